@@ -1,0 +1,70 @@
+// What moves bytes between ranks. Backends: local (ranks as threads of one process: the meaning), mpi; decorators:
+// checked, faulty. comm/conformance_test.cc holds the suite that every one of them passes.
+//
+// One verb, all-to-all-v; everything else (broadcast, gather, agreement) is built on it in comm/collectives.h.
+// All ranks make the same calls in the same order. One thread per rank calls. Every wait ends at the deadline with
+// DeadlineExceeded naming this rank, the call site, the sequence number, the ranks that are missing, the bytes expected
+// and arrived from each, and, for a rank of this host, its process's state. After an error the transport refuses every
+// further call with that error.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "core/device/device.h"
+#include "core/ids.h"
+#include "core/status.h"
+
+namespace tokenferry {
+
+// Where in the program a transfer belongs; for messages only. `phase` points to a string literal.
+struct CallSite {
+  const char* phase = "?";  // "plan counts", "dispatch rows", "combine rows", "step plan", ...
+  int layer = -1;           // model layer, -1 outside layers
+  int64_t step = -1;        // engine step, -1 outside steps
+};
+
+// "layer 3, combine rows, step 17"
+std::string ToString(const CallSite& site);
+
+// Rank r gets bytes [send_offsets[r], send_offsets[r + 1]) of `send`; what rank r sent arrives at
+// [recv_offsets[r], recv_offsets[r + 1]) of `recv`. Both offset arrays have num_ranks + 1 entries; both ends must agree
+// on every size. Nothing is sent for an empty range. send and recv do not overlap.
+struct AllToAllVArgs {
+  const void* send = nullptr;
+  absl::Span<const int64_t> send_offsets;
+  void* recv = nullptr;
+  absl::Span<const int64_t> recv_offsets;
+};
+
+class Transport {
+ public:
+  virtual ~Transport() = default;
+
+  virtual RankId rank() const = 0;
+  virtual int num_ranks() const = 0;
+  virtual std::string ToString() const = 0;  // "mpi rank 2 of 4 on host a"
+  virtual std::string host(RankId rank) const = 0;
+
+  // Moves host memory. On return `recv` is complete and `send` may be reused.
+  virtual absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) = 0;
+
+  // Moves memory of kind memory_kind() in stream order: after what was enqueued before, and before what is enqueued
+  // after the call. On a transport of host memory this synchronizes the stream and is complete on return.
+  virtual absl::Status AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args);
+  virtual MemoryKind memory_kind() const { return MemoryKind::kHost; }
+
+  // Ends the group: peers waiting for this rank, now or later, fail with `why` (local), or are ended (mpi: MPI_Abort,
+  // which does not return).
+  virtual void Abort(const absl::Status& why) = 0;
+
+  // Seconds this rank has spent waiting for each rank, [num_ranks]: from the start of a transfer until that rank's part
+  // was complete, counted for the last arrival only.
+  virtual absl::Span<const double> wait_seconds_per_rank() const = 0;
+};
+
+}  // namespace tokenferry

@@ -1,0 +1,164 @@
+// The Device: memory, in-order streams, events and declared operations. Engine, comm and model code see device memory
+// only through it. Backends: CpuDevice (core/device/cpu_device.h), CudaDevice (core/device/cuda_device.h).
+//
+// Rules that hold on every backend:
+//  * A pointer into kDevice memory may be dereferenced only inside an operation. kHost memory may also be read or
+//    written by the host, but only after everything enqueued that touches it has completed (Stream::Synchronize).
+//  * Work enqueued on a stream runs in order; it may run any time between its enqueueing and the next Synchronize.
+//    Nothing is ordered between streams but by events.
+//  * An operation's arguments are copied when it is launched; everything they point to must stay alive and unchanged
+//    until it has completed.
+//  * The first error of a stream sticks: later work is dropped and Synchronize returns that error for ever.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <type_traits>
+
+#include "absl/strings/string_view.h"
+#include "core/isa.h"
+#include "core/status.h"
+#include "core/thread_pool.h"
+
+namespace tokenferry {
+
+class Device;
+class Stream;
+
+enum class DeviceKind : uint8_t { kCpu, kCuda };
+
+enum class MemoryKind : uint8_t {
+  kDevice,  // reachable inside operations only
+  kHost,    // reachable inside operations and by the host (pinned memory on a GPU); what host transports move
+};
+
+// Owns device memory; move-only. Freed on destruction, after everything enqueued on the device has completed; the
+// Device must outlive it. Contents are undefined at first.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+  ~Buffer();
+
+  void* data() const { return data_; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  size_t num_bytes() const { return num_bytes_; }
+  MemoryKind kind() const { return kind_; }
+
+ private:
+  friend class Device;
+  Device* device_ = nullptr;
+  void* data_ = nullptr;
+  size_t num_bytes_ = 0;
+  MemoryKind kind_ = MemoryKind::kDevice;
+};
+
+// What a CPU kernel may use besides its arguments.
+struct CpuContext {
+  ThreadPool& pool;
+  Isa isa;
+};
+
+// A declared operation. Constants with static lifetime, one per operation, defined beside its kernels. Args is
+// trivially copyable: shapes and pointers, documented where it is declared.
+template <class Args>
+struct Op {
+  const char* name;
+  void (*reference)(const Args&);                             // plain, sequential: the meaning
+  void (*cpu)(const Args&, CpuContext&);                      // fast
+  absl::Status (*cuda)(const Args&, void* stream) = nullptr;  // launcher, stream is a cudaStream_t; null: none yet
+};
+
+// An Op without its type.
+struct ErasedOp {
+  const char* name;
+  const void* op;
+  void (*run_reference)(const void* op, const void* args);
+  void (*run_cpu)(const void* op, const void* args, CpuContext&);
+  absl::Status (*run_cuda)(const void* op, const void* args, void* stream);
+};
+
+// A point in a stream's work. Created by Device::CreateEvent; reusable.
+class Event {
+ public:
+  virtual ~Event() = default;
+};
+
+// An in-order queue of work. Not thread-safe: one thread uses a stream at a time.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual Device& device() = 0;
+
+  // Copies `num_bytes`. ToDevice: `src` (host memory) may be reused as soon as the call returns. ToHost: `dst` (host
+  // memory) holds the data after Synchronize. OnDevice: any two buffers of this device, not overlapping.
+  virtual void CopyToDevice(void* dst, const void* src, size_t num_bytes) = 0;
+  virtual void CopyToHost(void* dst, const void* src, size_t num_bytes) = 0;
+  virtual void CopyOnDevice(void* dst, const void* src, size_t num_bytes) = 0;
+  virtual void Fill(void* dst, uint8_t byte, size_t num_bytes) = 0;
+
+  // Enqueues `op`. Its Args are copied.
+  template <class Args>
+  void Launch(const Op<Args>& op, const Args& args) {
+    static_assert(std::is_trivially_copyable_v<Args>, "operation arguments travel by memcpy");
+    static_assert(sizeof(Args) <= kMaxArgsBytes, "operation arguments are too large");
+    const ErasedOp erased{
+        op.name, &op,
+        [](const void* o, const void* a) { static_cast<const Op<Args>*>(o)->reference(*static_cast<const Args*>(a)); },
+        [](const void* o, const void* a, CpuContext& c) {
+          static_cast<const Op<Args>*>(o)->cpu(*static_cast<const Args*>(a), c);
+        },
+        op.cuda == nullptr ? nullptr : +[](const void* o, const void* a, void* s) {
+          return static_cast<const Op<Args>*>(o)->cuda(*static_cast<const Args*>(a), s);
+        }};
+    LaunchErased(erased, &args, sizeof(Args));
+  }
+
+  // Marks this point of the stream / lets later work of this stream wait for the marked point.
+  virtual void Record(Event& event) = 0;
+  virtual void Wait(Event& event) = 0;
+
+  // Returns when everything enqueued has completed, with the stream's first error.
+  virtual absl::Status Synchronize() = 0;
+
+  static constexpr size_t kMaxArgsBytes = 512;
+
+ protected:
+  virtual void LaunchErased(const ErasedOp& op, const void* args, size_t num_bytes) = 0;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual DeviceKind kind() const = 0;
+  virtual std::string ToString() const = 0;
+
+  // `label` names the buffer in errors and in the memory report. At least 64-byte aligned; 0 bytes give a null pointer.
+  // ResourceExhausted, naming label and sizes, when there is not enough memory.
+  absl::StatusOr<Buffer> Allocate(size_t num_bytes, MemoryKind kind, absl::string_view label);
+
+  virtual absl::StatusOr<std::unique_ptr<Stream>> CreateStream() = 0;
+  virtual absl::StatusOr<std::unique_ptr<Event>> CreateEvent() = 0;
+
+  // Bytes of all live buffers, and the most there ever were.
+  size_t allocated_bytes() const { return allocated_bytes_; }
+  size_t peak_allocated_bytes() const { return peak_allocated_bytes_; }
+
+ protected:
+  friend class Buffer;
+  virtual absl::StatusOr<void*> AllocateMemory(size_t num_bytes, MemoryKind kind) = 0;
+  // Completes all enqueued work of the device first.
+  virtual void FreeMemory(void* data, size_t num_bytes, MemoryKind kind) = 0;
+
+ private:
+  size_t allocated_bytes_ = 0;
+  size_t peak_allocated_bytes_ = 0;
+};
+
+}  // namespace tokenferry

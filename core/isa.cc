@@ -1,0 +1,44 @@
+#include "core/isa.h"
+
+namespace tokenferry {
+namespace {
+constexpr absl::string_view kNames[] = {"portable", "neon", "avx2", "avx512", "avx512-bf16"};
+uint32_t Bit(Isa isa) { return 1u << static_cast<int>(isa); }
+}  // namespace
+
+uint32_t SupportedIsas() {
+  uint32_t mask = Bit(Isa::kPortable);
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    mask |= Bit(Isa::kAvx2);
+    // The AVX-512 kernels use F, BW, DQ, VL and CD (Highway's AVX3 baseline).
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd")) {
+      mask |= Bit(Isa::kAvx512);
+      if (__builtin_cpu_supports("avx512bf16")) mask |= Bit(Isa::kAvx512Bf16);
+    }
+  }
+#elif defined(__aarch64__)
+  mask |= Bit(Isa::kNeon);
+#endif
+  return mask;
+}
+
+Isa BestIsa(uint32_t mask) {
+  for (int i = static_cast<int>(Isa::kAvx512Bf16); i > 0; --i) {
+    if (mask & (1u << i)) return static_cast<Isa>(i);
+  }
+  return Isa::kPortable;
+}
+
+absl::string_view IsaName(Isa isa) { return kNames[static_cast<int>(isa)]; }
+
+absl::StatusOr<Isa> IsaFromName(absl::string_view name) {
+  for (int i = 0; i <= static_cast<int>(Isa::kAvx512Bf16); ++i) {
+    if (kNames[i] == name) return static_cast<Isa>(i);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown instruction set '", name, "': one of portable, neon, avx2, avx512, avx512-bf16"));
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,65 @@
+// Byte-level BPE tokenizers, read from a Hugging Face tokenizer.json (format: huggingface/tokenizers).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "core/status.h"
+
+namespace tokenferry {
+
+enum class SpecialTokens : uint8_t {
+  kParse,  // the text of an added token becomes that token
+  kText,   // special tokens in the text are plain text (untrusted input); non-special added tokens are still parsed
+};
+
+enum class ShowSpecial : uint8_t { kYes, kNo };  // whether special tokens appear in decoded text
+
+// Immutable after loading; all methods may be called from any thread.
+class Tokenizer {
+ public:
+  // Reads DIR/tokenizer.json and DIR/tokenizer_config.json (optional: bos, eos, add_bos_token). Errors name the file and
+  // the key. Refuses what it does not implement (other models, normalizers, pre-tokenizers) by name.
+  static absl::StatusOr<Tokenizer> Load(const std::string& model_dir);
+  // From the text of a tokenizer.json alone; `name` stands for the file in errors.
+  static absl::StatusOr<Tokenizer> FromJson(absl::string_view json, absl::string_view name);
+
+  // Never adds a begin-of-sentence token. `text` is taken as UTF-8; invalid bytes become U+FFFD first.
+  std::vector<int32_t> Encode(absl::string_view text, SpecialTokens special = SpecialTokens::kParse) const;
+
+  // All ids; unknown ids contribute nothing. Invalid UTF-8 becomes U+FFFD.
+  std::string Decode(absl::Span<const int32_t> ids, ShowSpecial show = ShowSpecial::kYes) const;
+
+  int32_t bos_id() const;                 // -1: none
+  bool add_bos() const;                   // whether a plain prompt starts with bos (tokenizer_config's add_bos_token)
+  int32_t max_id() const;                 // largest id of vocabulary and added tokens
+  bool IsSpecial(int32_t id) const;
+  absl::string_view TokenBytes(int32_t id) const;  // the bytes the token stands for; empty for an unknown id
+
+  struct Data;
+
+ private:
+  explicit Tokenizer(std::shared_ptr<const Data> data);
+  std::shared_ptr<const Data> data_;
+  friend class StreamingDecoder;
+};
+
+// Turns ids into text piece by piece, never emitting half a character: bytes are held back until a code point is
+// complete. The concatenation of all pieces equals Tokenizer::Decode of all ids.
+class StreamingDecoder {
+ public:
+  StreamingDecoder(Tokenizer tokenizer, ShowSpecial show);
+  std::string Push(int32_t id);
+  std::string Finish();  // what was held back, with U+FFFD for what never completed
+
+ private:
+  Tokenizer tokenizer_;
+  ShowSpecial show_;
+  std::string held_;
+};
+
+}  // namespace tokenferry
