@@ -85,7 +85,7 @@ void MoeLayer::Route(Stream& stream, const MoeWeights& weights, MatrixView<const
   MatMul(stream, {.x = x.data, .x_stride = x.stride, .num_rows = T, .w = weights.router, .y = logits.data, .y_stride = logits.stride});
   RouteArgs args;
   args.logits = logits;
-  args.bias = weights.router_bias;
+  args.bias = weights.e_score_correction_bias;
   args.scoring = Scoring::kSigmoid;
   args.renormalise = config_.norm_topk_prob ? Renormalise::kYes : Renormalise::kNo;
   args.group_score = GroupScore::kSumOfTwoLargest;
@@ -142,9 +142,9 @@ absl::StatusOr<MatrixView<float>> MoeLayer::RunExperts(Stream& stream, int moe_i
   ExpertFfn(stream, {.rows = rows,
                      .num_slots = static_cast<int64_t>(stats_.rows_per_slot[moe_idx].size()),
                      .intermediate = I,
-                     .gate = weights.gate,
-                     .up = weights.up,
-                     .down = weights.down,
+                     .gate = weights.gate.device,
+                     .up = weights.up.device,
+                     .down = weights.down.device,
                      .scratch = expert_scratch_.as<float>(),
                      .out = expert_out_.as<float>(),
                      .compute = options_.compute});

@@ -71,7 +71,7 @@ absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens
   for (int l = 0; l < config_.num_hidden_layers; ++l) {
     const LayerWeights& layer = weights_.layers[l];
     Attention(stream, layer, tokens, cache.Layer(l, tokens.block_table, tokens.max_blocks));
-    if (layer.is_moe()) {
+    if (layer.is_moe) {
       const CallSite site{"moe", l, step};
       TF_RETURN_IF_ERROR(MoeFfn(stream, site, layer, moe_idx++, T, observer));
     } else {
@@ -95,34 +95,34 @@ void Transformer::Attention(Stream& stream, const LayerWeights& layer, const Ste
   float* const query = query_.as<float>();
   const int64_t query_stride = int64_t{nh} * (nope + rope);
 
-  Norm(stream, hidden, layer.input_norm, normed, static_cast<float>(c.rms_norm_eps));
+  Norm(stream, hidden, layer.input_layernorm, normed, static_cast<float>(c.rms_norm_eps));
   if (c.q_lora_rank > 0) {
     const auto query_latent = MakeMatrix<float>(query_latent_.data(), T, c.q_lora_rank);
-    Project(stream, normed, w.q_a, query_latent.data);
-    Norm(stream, query_latent, w.q_a_norm, query_latent, kLatentNormEps);
-    Project(stream, query_latent, w.q_b, query);
+    Project(stream, normed, w.q_a_proj, query_latent.data);
+    Norm(stream, query_latent, w.q_a_layernorm, query_latent, kLatentNormEps);
+    Project(stream, query_latent, w.q_b_proj, query);
   } else {
-    Project(stream, normed, w.q, query);
+    Project(stream, normed, w.q_proj, query);
   }
-  Project(stream, normed, w.kv_a, key_value.data);
-  Norm(stream, latent, w.kv_a_norm, latent, kLatentNormEps);
+  Project(stream, normed, w.kv_a_proj_with_mqa, key_value.data);
+  Norm(stream, latent, w.kv_a_layernorm, latent, kLatentNormEps);
 
   RopeArgs rotate{query + nope, query_stride, nope + rope, nh, rope, rope_table_.as<float>(), tokens.positions};
   RopeInterleaved(stream, rotate);
   RopeInterleaved(stream, {rope_key.data, rope_key.stride, 0, 1, rope, rope_table_.as<float>(), tokens.positions});
   CacheWrite(stream, {latent.data, latent.stride, rope_key.data, rope_key.stride, tokens.positions, cache});
 
-  AbsorbQuery(stream, {query, T, nh, nope, rope, value, w.kv_b, absorbed_.as<float>(), options_.compute});
+  AbsorbQuery(stream, {query, T, nh, nope, rope, value, w.kv_b_proj, absorbed_.as<float>(), options_.compute});
   LatentAttention(stream, {absorbed_.as<float>(), query, nh, nope, rope, attention_scale_, tokens.positions, cache,
                            context_.as<float>(), options_.compute});
-  ExpandValue(stream, {context_.as<float>(), T, nh, nope, value, w.kv_b, heads_.as<float>(), options_.compute});
-  Project(stream, MakeMatrix<float>(heads_.data(), T, int64_t{nh} * value), w.o, hidden.data, Accumulate::kYes);
+  ExpandValue(stream, {context_.as<float>(), T, nh, nope, value, w.kv_b_proj, heads_.as<float>(), options_.compute});
+  Project(stream, MakeMatrix<float>(heads_.data(), T, int64_t{nh} * value), w.o_proj, hidden.data, Accumulate::kYes);
 }
 
 void Transformer::DenseFfn(Stream& stream, const LayerWeights& layer, int64_t num_tokens) {
   const auto hidden = MakeMatrix<float>(hidden_.data(), num_tokens, config_.hidden_size);
   const auto normed = MakeMatrix<float>(normed_.data(), num_tokens, config_.hidden_size);
-  Norm(stream, hidden, layer.post_attention_norm, normed, static_cast<float>(config_.rms_norm_eps));
+  Norm(stream, hidden, layer.post_attention_layernorm, normed, static_cast<float>(config_.rms_norm_eps));
   GatedFfn(stream, normed, layer.dense, hidden.data, Accumulate::kYes);
 }
 
@@ -132,7 +132,7 @@ absl::Status Transformer::MoeFfn(Stream& stream, const CallSite& site, const Lay
   const auto normed = MakeMatrix<float>(normed_.data(), num_tokens, config_.hidden_size);
   const auto routed = MakeMatrix<float>(moe_out_.data(), num_tokens, config_.hidden_size);
   MatrixView<const float> shared;
-  Norm(stream, hidden, layer.post_attention_norm, normed, static_cast<float>(config_.rms_norm_eps));
+  Norm(stream, hidden, layer.post_attention_layernorm, normed, static_cast<float>(config_.rms_norm_eps));
   if (config_.n_shared_experts > 0) {
     GatedFfn(stream, normed, layer.moe.shared, shared_out_.as<float>(), Accumulate::kNo);
     shared = MakeMatrix<const float>(shared_out_.data(), num_tokens, config_.hidden_size);
@@ -147,7 +147,7 @@ void Transformer::Logits(Stream& stream, const int32_t* row_idx, MatrixView<floa
   const auto hidden = MakeMatrix<const float>(hidden_.data(), options_.max_tokens, config_.hidden_size);
   const auto rows = MakeMatrix<float>(head_rows_.data(), logits.rows, config_.hidden_size);
   GatherRows(stream, {hidden, row_idx, rows});
-  Norm(stream, rows, weights_.final_norm, rows, static_cast<float>(config_.rms_norm_eps));
+  Norm(stream, rows, weights_.norm, rows, static_cast<float>(config_.rms_norm_eps));
   Project(stream, rows, weights_.lm_head, logits.data);
 }
 
