@@ -13,12 +13,6 @@ constexpr RankId kScheduler{0};
 
 }  // namespace
 
-// The step's host-side inputs, packed into one upload.
-struct Engine::Inputs {
-  std::vector<int32_t> ids, seq, position, block_table;
-  int64_t max_blocks = 0;
-};
-
 Engine::~Engine() = default;
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Device& device, const ModelConfig& config,
@@ -39,7 +33,8 @@ absl::Status Engine::Allocate() {
   cache.rope = config_.qk_rope_head_dim;
   cache.dtype = options_.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
   cache.num_blocks = options_.cache_tokens_per_rank / kCacheBlockTokens;
-  TF_ASSIGN_OR_RETURN(cache_, KvCache::Create(device_, cache));
+  TF_ASSIGN_OR_RETURN(KvCache created, KvCache::Create(device_, cache));
+  cache_ = std::move(created);
   // ids, seq, position and wanted rows; a block table row per sequence.
   const int64_t ints = 4 * max_tokens() + options_.max_sequences_per_rank * cache.num_blocks;
   TF_ASSIGN_OR_RETURN(inputs_, device_.Allocate(ints * sizeof(int32_t), MemoryKind::kDevice, "step inputs"));
@@ -95,32 +90,34 @@ absl::Status Engine::RunUntilIdle(Scheduler* scheduler, const std::function<absl
 
 absl::Status Engine::UpdateSequences(const StepPlan& plan) {
   for (int32_t seq : plan.released) {
-    if (sequences_.erase(seq) == 1) cache_->Free(seq);
+    const auto it = sequences_.find(seq);
+    if (it == sequences_.end()) continue;
+    cache_->Free(it->second.cache_id);
+    sequences_.erase(it);
   }
   for (const NewSequence& started : plan.started) {
     if (started.rank != transport_.rank()) continue;
-    TF_RETURN_IF_ERROR(cache_->Add(started.seq, started.max_tokens));
-    sequences_[started.seq] = {started, {{}, started.num_prompt_tokens}};
+    TF_ASSIGN_OR_RETURN(const SequenceId id, cache_->AddSequence(started.max_tokens));
+    sequences_[started.seq] = {started, id, {{}, started.num_prompt_tokens}};
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& mine) {
-  Inputs in;
-  for (const StepEntry* e : mine) in.max_blocks = std::max<int64_t>(in.max_blocks, cache_->block_table(e->seq).size());
+  std::vector<int32_t> ids, seq, position;
+  std::vector<SequenceId> cached;
   for (size_t i = 0; i < mine.size(); ++i) {
     const StepEntry& e = *mine[i];
+    RunningSequence& running = sequences_.at(e.seq);
+    cached.push_back(running.cache_id);
+    running.history.tokens.insert(running.history.tokens.end(), e.tokens.begin(), e.tokens.end());
     for (size_t t = 0; t < e.tokens.size(); ++t) {
-      in.ids.push_back(e.tokens[t]);
-      in.seq.push_back(static_cast<int32_t>(i));
-      in.position.push_back(static_cast<int32_t>(e.position + t));
+      ids.push_back(e.tokens[t]);
+      seq.push_back(static_cast<int32_t>(i));
+      position.push_back(static_cast<int32_t>(e.position + t));
     }
-    const absl::Span<const int32_t> table = cache_->block_table(e.seq);
-    in.block_table.insert(in.block_table.end(), table.begin(), table.end());
-    in.block_table.resize((i + 1) * in.max_blocks, -1);
-    TokenHistory& history = sequences_.at(e.seq).history;
-    history.tokens.insert(history.tokens.end(), e.tokens.begin(), e.tokens.end());
   }
+  const BlockTables tables = cache_->Tables(cached);
   int32_t* next = inputs_.as<int32_t>();
   const auto upload = [&](const std::vector<int32_t>& values, int64_t reserved) {
     int32_t* at = next;
@@ -129,13 +126,13 @@ absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& m
     return at;
   };
   StepTokens tokens;
-  tokens.ids = upload(in.ids, max_tokens());
-  tokens.positions.seq = upload(in.seq, max_tokens());
-  tokens.positions.position = upload(in.position, max_tokens());
-  tokens.positions.num_tokens = static_cast<int64_t>(in.ids.size());
+  tokens.ids = upload(ids, max_tokens());
+  tokens.positions.seq = upload(seq, max_tokens());
+  tokens.positions.position = upload(position, max_tokens());
+  tokens.positions.num_tokens = static_cast<int64_t>(ids.size());
   next += max_tokens();  // wanted rows, see Score
-  tokens.block_table = upload(in.block_table, 0);
-  tokens.max_blocks = in.max_blocks;
+  tokens.block_table = upload(tables.rows, 0);
+  tokens.max_blocks = tables.max_blocks;
   return tokens;
 }
 
@@ -229,6 +226,6 @@ SchedulerOptions Engine::scheduler_options() const {
 
 absl::StatusOr<MoeStats> Engine::moe_stats() { return transformer_->moe().Stats(*stream_); }
 
-int64_t Engine::cache_bytes() const { return cache_->num_bytes(); }
+int64_t Engine::cache_bytes() const { return cache_->options().num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache_->options()); }
 
 }  // namespace tokenferry

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "runtime/engine/scheduler.h"
@@ -53,9 +55,9 @@ class Engine {
  private:
   struct RunningSequence {
     NewSequence info;
+    SequenceId cache_id;
     TokenHistory history;
   };
-  struct Inputs;
 
   Engine(Transport& transport, Device& device, const ModelConfig& config, const EngineOptions& options)
       : transport_(transport), device_(device), config_(config), options_(options) {}
@@ -73,7 +75,7 @@ class Engine {
   EngineOptions options_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Transformer> transformer_;
-  std::unique_ptr<KvCache> cache_;
+  std::optional<KvCache> cache_;
   std::map<int32_t, RunningSequence> sequences_;
   Buffer inputs_, logits_;
   EngineStats stats_;
