@@ -19,19 +19,19 @@ std::string Operands(const A& a, const B& b) {
 
 }  // namespace tokenferry::internal
 
-#define TF_CHECK(cond)                                                                       \
-  do {                                                                                       \
-    if (!(cond)) ::tokenferry::internal::CheckFailed(__FILE__, __LINE__, #cond, "");         \
+#define TF_CHECK(cond)                                                               \
+  do {                                                                               \
+    if (!(cond)) ::tokenferry::internal::CheckFailed(__FILE__, __LINE__, #cond, ""); \
   } while (false)
 
-#define TF_CHECK_OP(op, a, b)                                                                          \
-  do {                                                                                                 \
-    const auto& tf_a_ = (a);                                                                           \
-    const auto& tf_b_ = (b);                                                                           \
-    if (!(tf_a_ op tf_b_)) {                                                                           \
-      ::tokenferry::internal::CheckFailed(__FILE__, __LINE__, #a " " #op " " #b,                       \
-                                          ::tokenferry::internal::Operands(tf_a_, tf_b_));             \
-    }                                                                                                  \
+#define TF_CHECK_OP(op, a, b)                                                              \
+  do {                                                                                     \
+    const auto& tf_a_ = (a);                                                               \
+    const auto& tf_b_ = (b);                                                               \
+    if (!(tf_a_ op tf_b_)) {                                                               \
+      ::tokenferry::internal::CheckFailed(__FILE__, __LINE__, #a " " #op " " #b,           \
+                                          ::tokenferry::internal::Operands(tf_a_, tf_b_)); \
+    }                                                                                      \
   } while (false)
 
 #define TF_CHECK_EQ(a, b) TF_CHECK_OP(==, a, b)

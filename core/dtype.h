@@ -10,8 +10,8 @@ namespace tokenferry {
 
 enum class DType : uint8_t { kF32, kF16, kBF16, kF8E4M3, kF8E5M2, kUE8M0, kI8, kU8, kI16, kI32, kI64, kBool };
 
-int64_t DTypeBytes(DType dtype);            // bytes per element
-absl::string_view DTypeName(DType dtype);   // the safetensors name: "F32", "BF16", "F8_E4M3", ...
+int64_t DTypeBytes(DType dtype);           // bytes per element
+absl::string_view DTypeName(DType dtype);  // the safetensors name: "F32", "BF16", "F8_E4M3", ...
 std::optional<DType> DTypeFromName(absl::string_view safetensors_name);
 
 // Precision of the matrix products (--compute). kF32: weights widened or dequantised to f32, f32 everywhere.

@@ -4,6 +4,9 @@
 #include <spdlog/spdlog.h>
 
 #include <memory>
+#include <string>
+
+#include "absl/strings/str_replace.h"
 
 namespace tokenferry {
 namespace {
@@ -21,7 +24,9 @@ spdlog::logger& Logger() {
 }
 
 void Write(spdlog::level::level_enum level, absl::string_view message) {
-  const spdlog::string_view_t text(message.data(), message.size());
+  if (!Logger().should_log(level)) return;
+  // One line per message, whatever a file or a peer put into it.
+  const std::string text = absl::StrReplaceAll(message, {{"\n", "\\n"}, {"\r", "\\r"}});
   if (log_rank < 0) {
     Logger().log(level, "{}", text);
   } else {
@@ -33,11 +38,21 @@ void Write(spdlog::level::level_enum level, absl::string_view message) {
 
 void SetLogLevel(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: Logger().set_level(spdlog::level::debug); break;
-    case LogLevel::kInfo: Logger().set_level(spdlog::level::info); break;
-    case LogLevel::kWarning: Logger().set_level(spdlog::level::warn); break;
-    case LogLevel::kError: Logger().set_level(spdlog::level::err); break;
-    case LogLevel::kOff: Logger().set_level(spdlog::level::off); break;
+    case LogLevel::kDebug:
+      Logger().set_level(spdlog::level::debug);
+      break;
+    case LogLevel::kInfo:
+      Logger().set_level(spdlog::level::info);
+      break;
+    case LogLevel::kWarning:
+      Logger().set_level(spdlog::level::warn);
+      break;
+    case LogLevel::kError:
+      Logger().set_level(spdlog::level::err);
+      break;
+    case LogLevel::kOff:
+      Logger().set_level(spdlog::level::off);
+      break;
   }
 }
 

@@ -18,12 +18,12 @@ struct Routing {
 // (source rank, token index). Selection s reads row row_idx[s] of `rows`. Device memory, owned by the exchange, valid
 // until the next Dispatch with the same exchange.
 struct ExpertRows {
-  const void* rows = nullptr;            // [num_rows, hidden] of `dtype`
-  DType dtype = DType::kF32;             // kF32 or kBF16
+  const void* rows = nullptr;  // [num_rows, hidden] of `dtype`
+  DType dtype = DType::kF32;   // kF32 or kBF16
   int64_t hidden = 0;
-  int64_t row_stride = 0;                // elements
-  const int32_t* row_idx = nullptr;      // [num_selections]
-  const int64_t* slot_offsets = nullptr; // [num_local_slots + 1], device copy of slot_offsets_host
+  int64_t row_stride = 0;                 // elements
+  const int32_t* row_idx = nullptr;       // [num_selections]
+  const int64_t* slot_offsets = nullptr;  // [num_local_slots + 1], device copy of slot_offsets_host
   const std::vector<int64_t>* slot_offsets_host = nullptr;
   int64_t num_selections = 0;
 };

@@ -1,12 +1,58 @@
 #include "core/placement.h"
 
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
-#include <sstream>
+#include <optional>
+
+#include "core/check.h"
 
 namespace tokenferry {
+namespace {
+
+using Json = nlohmann::json;
+
+// A value as an error message shows it: not more than a few words of it.
+std::string Shown(const Json& value) {
+  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
+  if (text.size() > 40) text = absl::StrCat(text.substr(0, 40), "..");
+  return text;
+}
+
+// nlohmann::json's own conversion to int would wrap numbers around silently.
+std::optional<int> AsExpert(const Json& value) {
+  if (!value.is_number_unsigned()) return std::nullopt;
+  const uint64_t number = value.get<uint64_t>();
+  if (number > static_cast<uint64_t>(std::numeric_limits<int>::max())) return std::nullopt;
+  return static_cast<int>(number);
+}
+
+absl::StatusOr<std::vector<std::vector<int>>> ParseTable(const Json& json) {
+  const auto rows = json.is_object() ? json.find("experts_per_rank") : json.end();
+  if (rows == json.end() || !rows->is_array()) {
+    return absl::InvalidArgumentError("not a JSON object with a list \"experts_per_rank\"");
+  }
+  std::vector<std::vector<int>> table;
+  for (const Json& row : *rows) {
+    if (!row.is_array()) return absl::InvalidArgumentError(absl::StrCat("row ", table.size(), " is not a list"));
+    auto& experts = table.emplace_back();
+    for (const Json& value : row) {
+      const std::optional<int> expert = AsExpert(value);
+      if (!expert.has_value()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("row ", table.size() - 1, " holds ", Shown(value), ", which is no expert number"));
+      }
+      experts.push_back(*expert);
+    }
+  }
+  return table;
+}
+
+}  // namespace
 
 Placement Placement::Linear(int num_experts, int num_ranks) {
+  TF_CHECK_GE(num_experts, 0);
+  TF_CHECK_GE(num_ranks, 1);
   std::vector<std::vector<int>> table(num_ranks);
   int next = 0;
   for (int r = 0; r < num_ranks; ++r) {
@@ -17,6 +63,7 @@ Placement Placement::Linear(int num_experts, int num_ranks) {
 }
 
 absl::StatusOr<Placement> Placement::FromTable(int num_experts, std::vector<std::vector<int>> experts_per_rank) {
+  if (num_experts < 0) return absl::InvalidArgumentError(absl::StrCat("placement: ", num_experts, " experts"));
   Placement p;
   p.locations_.resize(num_experts);
   for (size_t r = 0; r < experts_per_rank.size(); ++r) {
@@ -34,39 +81,25 @@ absl::StatusOr<Placement> Placement::FromTable(int num_experts, std::vector<std:
     }
   }
   for (int e = 0; e < num_experts; ++e) {
-    if (p.locations_[e].empty()) return absl::InvalidArgumentError(absl::StrCat("placement: expert ", e, " is on no rank"));
+    if (p.locations_[e].empty())
+      return absl::InvalidArgumentError(absl::StrCat("placement: expert ", e, " is on no rank"));
   }
   p.experts_per_rank_ = std::move(experts_per_rank);
   return p;
 }
 
 absl::StatusOr<Placement> Placement::FromFile(const std::string& path, int num_experts, int num_ranks) {
+  const std::string context = absl::StrCat("placement file ", path);
   std::ifstream file(path);
-  if (!file) return absl::NotFoundError(absl::StrCat("placement file ", path, ": cannot be read"));
-  const nlohmann::json json = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || !json.contains("experts_per_rank") || !json["experts_per_rank"].is_array()) {
-    return absl::InvalidArgumentError(absl::StrCat("placement file ", path, ": not JSON with a list \"experts_per_rank\""));
+  if (!file) return absl::NotFoundError(absl::StrCat(context, ": cannot be read"));
+  const Json json = Json::parse(file, nullptr, /*allow_exceptions=*/false);
+  auto table = ParseTable(json);
+  if (!table.ok()) return Annotate(table.status(), context);
+  if (table->size() != static_cast<size_t>(num_ranks)) {
+    return absl::InvalidArgumentError(absl::StrCat(context, ": ", table->size(), " rows for ", num_ranks, " ranks"));
   }
-  std::vector<std::vector<int>> table;
-  for (const auto& row : json["experts_per_rank"]) {
-    if (!row.is_array()) {
-      return absl::InvalidArgumentError(absl::StrCat("placement file ", path, ": row ", table.size(), " is not a list"));
-    }
-    table.emplace_back();
-    for (const auto& expert : row) {
-      if (!expert.is_number_integer()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("placement file ", path, ": row ", table.size() - 1, " holds ", expert.dump(), ", not an expert number"));
-      }
-      table.back().push_back(expert.get<int>());
-    }
-  }
-  if (static_cast<int>(table.size()) != num_ranks) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("placement file ", path, ": ", table.size(), " rows for ", num_ranks, " ranks"));
-  }
-  auto placement = FromTable(num_experts, std::move(table));
-  if (!placement.ok()) return Annotate(placement.status(), path);
+  auto placement = FromTable(num_experts, *std::move(table));
+  if (!placement.ok()) return Annotate(placement.status(), context);
   return placement;
 }
 

@@ -4,11 +4,10 @@
 // E5M2: 1-5-2, bias 15, IEEE-like infinities and NaN. UE8M0: 2^(code - 127), 255 = NaN (OCP MX scale).
 // Conversions to a narrow type round to nearest, ties to even. Overflow: bf16, fp16 and E5M2 give infinity,
 // E4M3 saturates to +-448 (as training frameworks' saturating casts do). NaN gives NaN (quiet, sign kept).
+// Conversions to float are exact; NaN gives NaN. They rely on subnormals: a thread must not flush them to zero.
 #pragma once
 
-#include <bit>
 #include <cstdint>
-#include <cmath>
 
 #if defined(__CUDACC__)
 #define TF_HOST_DEVICE __host__ __device__
@@ -40,8 +39,9 @@ struct UE8M0 {
 };
 
 namespace internal {
-TF_HOST_DEVICE inline float FloatFromBits(uint32_t bits) { return std::bit_cast<float>(bits); }
-TF_HOST_DEVICE inline uint32_t BitsFromFloat(float x) { return std::bit_cast<uint32_t>(x); }
+// The built-in, because std::bit_cast is no device function.
+TF_HOST_DEVICE inline float FloatFromBits(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+TF_HOST_DEVICE inline uint32_t BitsFromFloat(float x) { return __builtin_bit_cast(uint32_t, x); }
 
 // Rounds finite |x| (as f32 bits without sign) to `mantissa_bits` of a format with exponent bias `bias`, ties to even.
 // Returns the unsigned code; may exceed the format's largest finite code, which the caller clamps.
@@ -49,16 +49,16 @@ TF_HOST_DEVICE inline uint32_t RoundToSmallFloat(uint32_t magnitude, int mantiss
   const int exponent = static_cast<int>(magnitude >> 23) - 127;
   if (magnitude == 0 || exponent < -126 - 23) return 0;
   uint32_t significand = (magnitude & 0x7FFFFFu) | (magnitude >> 23 ? 0x800000u : 0u);
-  int shift = 23 - mantissa_bits;                      // bits to drop for a normal result
+  int shift = 23 - mantissa_bits;  // bits to drop for a normal result
   const int min_exponent = 1 - bias;
   const int e = magnitude >> 23 ? exponent : -126;
-  if (e < min_exponent) shift += min_exponent - e;     // subnormal result: drop more
+  if (e < min_exponent) shift += min_exponent - e;  // subnormal result: drop more
   if (shift > 25) return 0;
   const uint32_t half = 1u << (shift - 1);
   const uint32_t rest = significand & ((1u << shift) - 1);
   uint32_t q = significand >> shift;
   if (rest > half || (rest == half && (q & 1))) ++q;
-  if (e < min_exponent) return q;                      // may carry into the smallest normal, which is the right code
+  if (e < min_exponent) return q;  // may carry into the smallest normal, which is the right code
   return (static_cast<uint32_t>(e + bias) << mantissa_bits) + q - (1u << mantissa_bits);
 }
 }  // namespace internal
@@ -122,9 +122,10 @@ TF_HOST_DEVICE inline float ToFloat(UE8M0 x) {
 // Nearest power of two (ties to the even code), clamped to [2^-127, 2^127]; NaN, infinities and negatives give NaN.
 TF_HOST_DEVICE inline UE8M0 ToUE8M0(float x) {
   const uint32_t bits = internal::BitsFromFloat(x);
-  if (bits == 0) return UE8M0{0};
+  if (bits << 1 == 0) return UE8M0{0};  // both zeros
   if (bits >= 0x7F800000u) return UE8M0{0xFFu};
-  // Between 2^e and 2^(e+1) the midpoint is 1.5 * 2^e; below 2^-126 codes 0 (2^-127) and 1 (2^-126) meet at 1.5 * 2^-127.
+  // Between 2^e and 2^(e+1) the midpoint is 1.5 * 2^e; below 2^-126 codes 0 (2^-127) and 1 (2^-126) meet at 1.5 *
+  // 2^-127.
   if (bits < 0x00800000u) return UE8M0{static_cast<uint8_t>(bits > 0x00600000u ? 1 : 0)};
   const uint32_t e = bits >> 23, fraction = bits & 0x7FFFFFu;
   const uint32_t up = fraction > 0x400000u || (fraction == 0x400000u && (e & 1));

@@ -23,11 +23,11 @@ inline absl::Status Annotate(const absl::Status& status, absl::string_view conte
 #define TF_STATUS_CONCAT(a, b) TF_STATUS_CONCAT_INNER(a, b)
 
 // Returns from the enclosing function when `expr` (absl::Status) is not OK.
-#define TF_RETURN_IF_ERROR(expr)                                  \
-  do {                                                            \
-    if (absl::Status tf_status_ = (expr); !tf_status_.ok()) {     \
-      return tf_status_;                                          \
-    }                                                             \
+#define TF_RETURN_IF_ERROR(expr)                              \
+  do {                                                        \
+    if (absl::Status tf_status_ = (expr); !tf_status_.ok()) { \
+      return tf_status_;                                      \
+    }                                                         \
   } while (false)
 
 // TF_ASSIGN_OR_RETURN(auto x, F()): F returns absl::StatusOr<T>.

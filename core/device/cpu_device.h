@@ -11,12 +11,14 @@ namespace tokenferry {
 
 enum class CpuExecution : uint8_t {
   kEager,  // an operation has run when Launch returns
-  kLazy,   // operations run when a Synchronize, an event waited for, or a free needs them, and not before
+  kLazy,   // copies, fills and operations run when a Synchronize (of their stream, or of one that waits for an event
+           // recorded behind them) or a free needs them, and not before
 };
 
 enum class CpuMemory : uint8_t {
   kPlain,
-  kTrap,  // kDevice memory is unreadable (mprotect) while no operation of the device runs: SIGSEGV shows the culprit
+  kTrap,  // kDevice memory is inaccessible (mprotect) while no work of the device runs: SIGSEGV shows the culprit.
+          // New memory holds 0xA5 in every byte; 32 GiB per buffer and 64 GiB in all at most
 };
 
 enum class KernelSet : uint8_t { kFast, kReference };
@@ -30,7 +32,8 @@ struct CpuDeviceOptions {
   KernelSet kernels = KernelSet::kFast;
 };
 
-// The device may be used by one thread at a time (its operations use the pool's threads).
+// The device, with all its streams and buffers, may be used by one thread at a time (its operations use the pool's
+// threads). Devices are independent of each other: ranks that are threads of one process have one each.
 std::unique_ptr<Device> CreateCpuDevice(CpuDeviceOptions options);
 
 }  // namespace tokenferry

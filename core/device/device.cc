@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/check.h"
+
 namespace tokenferry {
 
 Buffer::Buffer(Buffer&& other) noexcept
@@ -12,18 +14,26 @@ Buffer::Buffer(Buffer&& other) noexcept
       kind_(other.kind_) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
-  std::swap(device_, other.device_);
-  std::swap(data_, other.data_);
-  std::swap(num_bytes_, other.num_bytes_);
-  std::swap(kind_, other.kind_);
+  if (this == &other) return *this;
+  Release();
+  device_ = std::exchange(other.device_, nullptr);
+  data_ = std::exchange(other.data_, nullptr);
+  num_bytes_ = std::exchange(other.num_bytes_, 0);
+  kind_ = other.kind_;
   return *this;
 }
 
-Buffer::~Buffer() {
+Buffer::~Buffer() { Release(); }
+
+void Buffer::Release() {
   if (data_ == nullptr) return;
   device_->FreeMemory(data_, num_bytes_, kind_);
   device_->allocated_bytes_ -= num_bytes_;
+  data_ = nullptr;
 }
+
+// A buffer that outlives its device would free into nothing: better to stop here, where the culprit is on the stack.
+Device::~Device() { TF_CHECK_EQ(allocated_bytes_, size_t{0}); }
 
 absl::StatusOr<Buffer> Device::Allocate(size_t num_bytes, MemoryKind kind, absl::string_view label) {
   Buffer buffer;
@@ -31,8 +41,8 @@ absl::StatusOr<Buffer> Device::Allocate(size_t num_bytes, MemoryKind kind, absl:
   if (num_bytes == 0) return buffer;
   auto data = AllocateMemory(num_bytes, kind);
   if (!data.ok()) {
-    return Annotate(data.status(), absl::StrCat("buffer '", label, "' of ", num_bytes, " bytes on ", ToString(), " with ",
-                                                allocated_bytes_, " bytes in use"));
+    return Annotate(data.status(), absl::StrCat("buffer '", label, "' of ", num_bytes, " bytes on ", ToString(),
+                                                " with ", allocated_bytes_, " bytes in use"));
   }
   buffer.device_ = this;
   buffer.data_ = *data;

@@ -8,7 +8,10 @@
 //    Nothing is ordered between streams but by events.
 //  * An operation's arguments are copied when it is launched; everything they point to must stay alive and unchanged
 //    until it has completed.
-//  * The first error of a stream sticks: later work is dropped and Synchronize returns that error for ever.
+//  * The first error of a stream sticks: later work is dropped and Synchronize returns that error for ever. An event
+//    recorded after the error carries it to the streams that wait for that event.
+//  * Copies and fills of 0 bytes do nothing; their pointers may be null.
+//  * Buffers, streams and events are destroyed before their Device; a stream completes its work first.
 #pragma once
 
 #include <cstddef>
@@ -34,8 +37,9 @@ enum class MemoryKind : uint8_t {
   kHost,    // reachable inside operations and by the host (pinned memory on a GPU); what host transports move
 };
 
-// Owns device memory; move-only. Freed on destruction, after everything enqueued on the device has completed; the
-// Device must outlive it. Contents are undefined at first.
+// Owns device memory; move-only. Freed on destruction, after everything enqueued on the device has completed.
+// Assignment frees what the target held in the same way; the source is empty afterwards. Contents are undefined at
+// first.
 class Buffer {
  public:
   Buffer() = default;
@@ -53,6 +57,8 @@ class Buffer {
 
  private:
   friend class Device;
+  void Release();
+
   Device* device_ = nullptr;
   void* data_ = nullptr;
   size_t num_bytes_ = 0;
@@ -71,7 +77,7 @@ template <class Args>
 struct Op {
   const char* name;
   void (*reference)(const Args&);                             // plain, sequential: the meaning
-  void (*cpu)(const Args&, CpuContext&);                      // fast
+  void (*cpu)(const Args&, CpuContext&);                      // fast; null: the reference is good enough
   absl::Status (*cuda)(const Args&, void* stream) = nullptr;  // launcher, stream is a cudaStream_t; null: none yet
 };
 
@@ -84,7 +90,8 @@ struct ErasedOp {
   absl::Status (*run_cuda)(const void* op, const void* args, void* stream);
 };
 
-// A point in a stream's work. Created by Device::CreateEvent; reusable.
+// A point in a stream's work. Created by Device::CreateEvent; used with the streams of that device; reusable: Record
+// marks a new point, which streams that wait already do not notice.
 class Event {
  public:
   virtual ~Event() = default;
@@ -96,8 +103,9 @@ class Stream {
   virtual ~Stream() = default;
   virtual Device& device() = 0;
 
-  // Copies `num_bytes`. ToDevice: `src` (host memory) may be reused as soon as the call returns. ToHost: `dst` (host
-  // memory) holds the data after Synchronize. OnDevice: any two buffers of this device, not overlapping.
+  // Copies `num_bytes`. ToDevice: `src` (any host memory) is read during the call, so it may be reused when the call
+  // returns, and work that writes it must have completed before. ToHost: `dst` (any host memory) holds the data after
+  // Synchronize. OnDevice: any two buffers of this device, of either kind, not overlapping, read in stream order.
   virtual void CopyToDevice(void* dst, const void* src, size_t num_bytes) = 0;
   virtual void CopyToHost(void* dst, const void* src, size_t num_bytes) = 0;
   virtual void CopyOnDevice(void* dst, const void* src, size_t num_bytes) = 0;
@@ -108,19 +116,23 @@ class Stream {
   void Launch(const Op<Args>& op, const Args& args) {
     static_assert(std::is_trivially_copyable_v<Args>, "operation arguments travel by memcpy");
     static_assert(sizeof(Args) <= kMaxArgsBytes, "operation arguments are too large");
+    static_assert(alignof(Args) <= alignof(std::max_align_t), "operation arguments are over-aligned");
     const ErasedOp erased{
         op.name, &op,
         [](const void* o, const void* a) { static_cast<const Op<Args>*>(o)->reference(*static_cast<const Args*>(a)); },
-        [](const void* o, const void* a, CpuContext& c) {
-          static_cast<const Op<Args>*>(o)->cpu(*static_cast<const Args*>(a), c);
-        },
-        op.cuda == nullptr ? nullptr : +[](const void* o, const void* a, void* s) {
-          return static_cast<const Op<Args>*>(o)->cuda(*static_cast<const Args*>(a), s);
-        }};
+        op.cpu == nullptr
+            ? nullptr
+            : +[](const void* o, const void* a,
+                  CpuContext& c) { static_cast<const Op<Args>*>(o)->cpu(*static_cast<const Args*>(a), c); },
+        op.cuda == nullptr
+            ? nullptr
+            : +[](const void* o, const void* a,
+                  void* s) { return static_cast<const Op<Args>*>(o)->cuda(*static_cast<const Args*>(a), s); }};
     LaunchErased(erased, &args, sizeof(Args));
   }
 
-  // Marks this point of the stream / lets later work of this stream wait for the marked point.
+  // Marks this point of the stream / lets later work of this stream wait for the point that `event` marks now. Waiting
+  // for an event that was never recorded is an error of this stream (FailedPrecondition): on a GPU it would not wait.
   virtual void Record(Event& event) = 0;
   virtual void Wait(Event& event) = 0;
 
@@ -135,7 +147,7 @@ class Stream {
 
 class Device {
  public:
-  virtual ~Device() = default;
+  virtual ~Device();
   virtual DeviceKind kind() const = 0;
   virtual std::string ToString() const = 0;
 

@@ -1,0 +1,72 @@
+#include "core/device/cuda_device.h"
+
+#include <cuda_runtime_api.h>
+
+#include "core/device/cuda_status.h"
+#include "core/device/cuda_stream.h"
+#include "core/log.h"
+
+namespace tokenferry {
+namespace {
+
+class CudaDevice : public Device {
+ public:
+  CudaDevice(int ordinal, std::string name) : ordinal_(ordinal), name_(std::move(name)) {}
+
+  DeviceKind kind() const override { return DeviceKind::kCuda; }
+  std::string ToString() const override { return absl::StrCat("cuda:", ordinal_, " (", name_, ")"); }
+
+  absl::StatusOr<std::unique_ptr<Stream>> CreateStream() override {
+    TF_RETURN_IF_CUDA_ERROR(cudaSetDevice(ordinal_));
+    cudaStream_t stream = nullptr;
+    TF_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    return std::make_unique<CudaStream>(*this, ordinal_, stream);
+  }
+
+  absl::StatusOr<std::unique_ptr<Event>> CreateEvent() override {
+    TF_RETURN_IF_CUDA_ERROR(cudaSetDevice(ordinal_));
+    cudaEvent_t event = nullptr;
+    TF_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    return std::make_unique<CudaEvent>(event);
+  }
+
+ protected:
+  absl::StatusOr<void*> AllocateMemory(size_t num_bytes, MemoryKind kind) override {
+    TF_RETURN_IF_CUDA_ERROR(cudaSetDevice(ordinal_));
+    void* data = nullptr;
+    const cudaError_t error =
+        kind == MemoryKind::kDevice ? cudaMalloc(&data, num_bytes) : cudaMallocHost(&data, num_bytes);
+    if (error == cudaErrorMemoryAllocation) cudaGetLastError();  // not sticky: a later launch must not find it
+    TF_RETURN_IF_ERROR(CudaStatus(error, kind == MemoryKind::kDevice ? "cudaMalloc" : "cudaMallocHost"));
+    return data;
+  }
+
+  void FreeMemory(void* data, size_t, MemoryKind kind) override {
+    cudaError_t error = cudaSetDevice(ordinal_);
+    if (error == cudaSuccess) error = cudaDeviceSynchronize();
+    if (error == cudaSuccess) error = kind == MemoryKind::kDevice ? cudaFree(data) : cudaFreeHost(data);
+    if (const absl::Status status = CudaStatus(error, "free of a buffer"); !status.ok()) LogWarning(status.message());
+  }
+
+ private:
+  const int ordinal_;
+  const std::string name_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(CudaDeviceOptions options) {
+  int num_devices = 0;
+  TF_RETURN_IF_ERROR(Annotate(CudaStatus(cudaGetDeviceCount(&num_devices), "cudaGetDeviceCount"), "no CUDA device"));
+  if (options.ordinal < 0 || options.ordinal >= num_devices) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no CUDA device: number ", options.ordinal, " was asked for, but there are ", num_devices));
+  }
+  cudaDeviceProp properties;
+  TF_RETURN_IF_ERROR(Annotate(
+      CudaStatus(cudaGetDeviceProperties(&properties, options.ordinal), "cudaGetDeviceProperties"), "no CUDA device"));
+  TF_RETURN_IF_ERROR(Annotate(CudaStatus(cudaSetDevice(options.ordinal), "cudaSetDevice"), "no CUDA device"));
+  return std::make_unique<CudaDevice>(options.ordinal, properties.name);
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,21 @@
+// Device on one NVIDIA GPU. This header needs no CUDA toolkit: a build without one has a stub that says so.
+#pragma once
+
+#include <memory>
+
+#include "core/device/device.h"
+
+namespace tokenferry {
+
+struct CudaDeviceOptions {
+  int ordinal = 0;  // as in cudaSetDevice; a rank uses one GPU, ranks may share one
+};
+
+// Memory: kDevice is cudaMalloc's, kHost is cudaMallocHost's. An operation without a cuda launcher is a sticky
+// Unimplemented error, with its name. Errors of the GPU come up at the next Synchronize and make every stream fail.
+// One thread at a time may use the device, any thread.
+// Fails, with a message that starts with "no CUDA device: ", when there is none, with Unimplemented when this build has
+// no CUDA.
+absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(CudaDeviceOptions options);
+
+}  // namespace tokenferry

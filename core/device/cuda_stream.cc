@@ -1,0 +1,103 @@
+#include "core/device/cuda_stream.h"
+
+#include <cstring>
+
+#include "core/device/cuda_status.h"
+#include "core/log.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr size_t kStagingBytes = size_t{4} << 20;
+constexpr size_t kStagingAlign = 256;
+
+void WarnOnError(cudaError_t error, absl::string_view what) {
+  if (const absl::Status status = CudaStatus(error, what); !status.ok()) LogWarning(status.message());
+}
+
+}  // namespace
+
+CudaEvent::~CudaEvent() { WarnOnError(cudaEventDestroy(event), "cudaEventDestroy"); }
+
+CudaStream::~CudaStream() {
+  WarnOnError(cudaSetDevice(ordinal_), "cudaSetDevice");
+  WarnOnError(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  if (staging_ != nullptr) WarnOnError(cudaFreeHost(staging_), "cudaFreeHost");
+  WarnOnError(cudaStreamDestroy(stream_), "cudaStreamDestroy");
+}
+
+template <class Work>
+void CudaStream::Try(Work work) {
+  if (!status_.ok()) return;
+  status_ = CudaStatus(cudaSetDevice(ordinal_), "cudaSetDevice");
+  if (status_.ok()) status_ = work();
+}
+
+void CudaStream::CopyToDevice(void* dst, const void* src, size_t num_bytes) {
+  if (num_bytes == 0) return;
+  Try([&] { return CopyStaged(dst, src, num_bytes); });
+}
+
+absl::Status CudaStream::CopyStaged(void* dst, const void* src, size_t num_bytes) {
+  if (num_bytes > kStagingBytes) {  // weights: waiting costs less than another pass over the bytes
+    TF_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(dst, src, num_bytes, cudaMemcpyDefault, stream_));
+    TF_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+    staging_used_ = 0;
+    return absl::OkStatus();
+  }
+  if (staging_ == nullptr) TF_RETURN_IF_CUDA_ERROR(cudaMallocHost(&staging_, kStagingBytes));
+  if (num_bytes > kStagingBytes - staging_used_) {
+    TF_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+    staging_used_ = 0;
+  }
+  void* staged = static_cast<char*>(staging_) + staging_used_;
+  std::memcpy(staged, src, num_bytes);
+  staging_used_ += (num_bytes + kStagingAlign - 1) / kStagingAlign * kStagingAlign;
+  TF_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(dst, staged, num_bytes, cudaMemcpyDefault, stream_));
+  return absl::OkStatus();
+}
+
+void CudaStream::Copy(void* dst, const void* src, size_t num_bytes) {
+  if (num_bytes == 0) return;
+  Try([&] { return CudaStatus(cudaMemcpyAsync(dst, src, num_bytes, cudaMemcpyDefault, stream_), "cudaMemcpyAsync"); });
+}
+
+void CudaStream::Fill(void* dst, uint8_t byte, size_t num_bytes) {
+  if (num_bytes == 0) return;
+  Try([&] { return CudaStatus(cudaMemsetAsync(dst, byte, num_bytes, stream_), "cudaMemsetAsync"); });
+}
+
+void CudaStream::LaunchErased(const ErasedOp& op, const void* args, size_t) {
+  Try([&]() -> absl::Status {
+    if (op.run_cuda == nullptr) {
+      return absl::UnimplementedError(absl::StrCat("operation '", op.name, "' has no CUDA kernel yet"));
+    }
+    return Annotate(op.run_cuda(op.op, args, stream_), absl::StrCat("operation '", op.name, "'"));
+  });
+}
+
+void CudaStream::Record(Event& event) {
+  auto& e = static_cast<CudaEvent&>(event);
+  Try([&] { return CudaStatus(cudaEventRecord(e.event, stream_), "cudaEventRecord"); });
+  e.recorded = true;
+  e.status = status_;
+}
+
+void CudaStream::Wait(Event& event) {
+  const auto& e = static_cast<CudaEvent&>(event);
+  Try([&]() -> absl::Status {
+    if (!e.recorded) return absl::FailedPreconditionError("a stream waits for an event that was never recorded");
+    TF_RETURN_IF_ERROR(e.status);
+    return CudaStatus(cudaStreamWaitEvent(stream_, e.event, 0), "cudaStreamWaitEvent");
+  });
+}
+
+absl::Status CudaStream::Synchronize() {
+  // Also after an error: what was enqueued before it has completed when this returns.
+  const cudaError_t error = cudaStreamSynchronize(stream_);
+  if (error == cudaSuccess) staging_used_ = 0;
+  if (status_.ok()) status_ = CudaStatus(error, "cudaStreamSynchronize");
+  return status_;
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,53 @@
+// Streams and events of the CUDA device. Private to core/device, compiled with CUDA only.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "core/device/device.h"
+
+namespace tokenferry {
+
+class CudaEvent : public Event {
+ public:
+  explicit CudaEvent(cudaEvent_t event) : event(event) {}
+  ~CudaEvent() override;
+
+  const cudaEvent_t event;
+  bool recorded = false;
+  absl::Status status;  // of its stream when it was recorded
+};
+
+class CudaStream : public Stream {
+ public:
+  CudaStream(Device& device, int ordinal, cudaStream_t stream) : device_(device), ordinal_(ordinal), stream_(stream) {}
+  ~CudaStream() override;
+
+  Device& device() override { return device_; }
+  void CopyToDevice(void* dst, const void* src, size_t num_bytes) override;
+  void CopyToHost(void* dst, const void* src, size_t num_bytes) override { Copy(dst, src, num_bytes); }
+  void CopyOnDevice(void* dst, const void* src, size_t num_bytes) override { Copy(dst, src, num_bytes); }
+  void Fill(void* dst, uint8_t byte, size_t num_bytes) override;
+  void Record(Event& event) override;
+  void Wait(Event& event) override;
+  absl::Status Synchronize() override;
+
+ protected:
+  void LaunchErased(const ErasedOp& op, const void* args, size_t num_bytes) override;
+
+ private:
+  // Runs `work` (returns Status) with the GPU current, unless the stream has failed; keeps the first error.
+  template <class Work>
+  void Try(Work work);
+  void Copy(void* dst, const void* src, size_t num_bytes);
+  absl::Status CopyStaged(void* dst, const void* src, size_t num_bytes);
+
+  Device& device_;
+  const int ordinal_;
+  const cudaStream_t stream_;
+  absl::Status status_;
+  // Pinned memory that copies to the device pass through, so that their source may be reused at once.
+  void* staging_ = nullptr;
+  size_t staging_used_ = 0;  // since the stream was last known to be idle
+};
+
+}  // namespace tokenferry
