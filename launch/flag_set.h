@@ -1,0 +1,78 @@
+// Declares flags on a CLI11 parser, one line each, with values checked and refused in one wording.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "core/status.h"
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
+
+namespace tokenferry {
+
+struct RealRange {
+  double low = 0;
+  double high = 0;
+  enum class Low : uint8_t { kIncluded, kExcluded } low_end = Low::kIncluded;
+};
+
+// The flags of one subcommand. The values pointed to must outlive the parser. A flag that is not given leaves its value
+// alone. Names are without dashes.
+class FlagSet {
+ public:
+  explicit FlagSet(CLI::App* app) : app_(app) {}
+
+  void Switch(const std::string& name, bool* value, const std::string& help);
+  void Text(const std::string& name, std::string* value, const std::string& help);                // not empty
+  void Texts(const std::string& name, std::vector<std::string>* value, const std::string& help);  // repeatable
+  void Real(const std::string& name, double* value, RealRange range, const std::string& help);
+  void Seed(const std::string& name, uint64_t* value, const std::string& help);
+  void Duration(const std::string& name, absl::Duration* value, const std::string& help);  // > 0, finite
+
+  template <class Int>
+  void Integer(const std::string& name, Int* value, int64_t low, int64_t high, const std::string& help) {
+    AddInteger(name, low, high, help, *value, [value](int64_t v) { *value = static_cast<Int>(v); });
+  }
+
+  template <class Enum>
+  void Choice(const std::string& name, Enum* value, const std::vector<std::pair<std::string, Enum>>& choices,
+              const std::string& help) {
+    std::vector<std::string> names;
+    std::string current;
+    for (const auto& [choice, e] : choices) {
+      names.push_back(choice);
+      if (e == *value) current = choice;
+    }
+    AddChoice(name, names, current, help, [value, choices](size_t i) { *value = choices[i].second; });
+  }
+
+  // All names, in order of declaration.
+  const std::vector<std::string>& names() const { return names_; }
+
+  // Whether the command line or SetIfAbsent has given it.
+  bool given(const std::string& name) const;
+
+  // Gives flag `name` these values as the command line would, unless the command line has given it.
+  absl::Status SetIfAbsent(const std::string& name, const std::vector<std::string>& values);
+
+ private:
+  using Parse = std::function<void(const std::string&)>;  // throws CLI::ValidationError
+  void AddInteger(const std::string& name, int64_t low, int64_t high, const std::string& help, int64_t current,
+                  std::function<void(int64_t)> set);
+  void AddChoice(const std::string& name, const std::vector<std::string>& choices, const std::string& current,
+                 const std::string& help, std::function<void(size_t)> set);
+  void AddValue(const std::string& name, const std::string& type, const std::string& help, Parse parse);
+
+  CLI::App* app_;
+  std::vector<std::string> names_;
+  std::map<std::string, CLI::Option*> options_;
+};
+
+}  // namespace tokenferry

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# quickstart.sh: from a clone to generated text. Installs the packages that are missing, builds the release program in
+# build/cpu and runs it with 4 ranks on the checkpoint that comes with the repository. Run again, it only runs.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/build.sh
+
+ranks=4
+bash launch/install_deps.sh
+
+# The tests share this build folder: what they have configured is kept, so that nothing is built twice.
+if [ ! -f build/cpu/build.ninja ] || ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$PWD" build/cpu/CMakeCache.txt; then
+  say "Configuring build/cpu"
+  tf_configure cpu -DTOKENFERRY_TESTS=OFF -DTOKENFERRY_BENCH=OFF
+fi
+say "Building build/cpu/tokenferry (a few minutes the first time)"
+tf_build cpu tokenferry
+
+export TF_NUM_RANKS=$ranks
+. launch/mpirun_env.sh
+cores=$(nproc)
+if [ "$cores" -lt "$ranks" ]; then
+  echo "$ranks ranks share $cores cores here: it works, but every rank waits for the others' turns."
+fi
+command=(mpirun -n "$ranks" build/cpu/tokenferry generate --model models/ferry-tiny-v3
+  --prompt "In the beginning God created" --max-tokens 64 --stats)
+printf '\n$'
+printf ' %q' "${command[@]}"
+printf '\n\n'
+"${command[@]}" || {
+  status=$?
+  echo "quickstart.sh: the run above failed with status $status" >&2
+  exit "$status"
+}
+printf '\nTry your own: . launch/mpirun_env.sh; mpirun -n 4 build/cpu/tokenferry generate --help\n'

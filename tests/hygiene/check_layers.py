@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Includes point down the layer diagram of docs/design.md, and code that differs by platform stays where it may."""
+
+import re
+import sys
+
+from common import lines_of, report, self_test, tree
+
+# Who may include whom. A box may always include itself.
+MAY_INCLUDE = {
+    "core": set(),
+    "comm": {"core"},
+    "experts": {"core"},
+    "runtime/model": {"core"},
+    "runtime/engine": {"core", "comm", "experts", "runtime/model"},
+    "runtime/serve": {"core", "comm", "experts", "runtime/model", "runtime/engine"},
+    "launch": {"core", "comm", "experts", "runtime/model", "runtime/engine", "runtime/serve"},
+    "bench": {"core", "comm", "experts", "runtime/model", "runtime/engine", "runtime/serve"},
+}
+# Tests may include anything below them, launch too: its flags are tested.
+MAY_INCLUDE["tests"] = set(MAY_INCLUDE)
+
+INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
+CONDITION = re.compile(r"^\s*#\s*(ifdef|ifndef|if|elif)\b(.*)")
+# Where code may ask for the platform: the devices, kernel files, and scalar code that host and device share.
+MAY_ASK = re.compile(r"^(core/device/|core/scalar\.h$|core/isa\.cc$|core/affinity|tests/|.*/kernels?/|.*_kernels?[._]|.*-inl\.h$|.*\.cuh?$)")
+
+
+def box_of(path):
+    for box in sorted(MAY_INCLUDE, key=len, reverse=True):
+        if path.startswith(box + "/"):
+            return box
+    return None
+
+
+def check_line(path, line):
+    """What is wrong with a line of the file `path`, or None."""
+    box = box_of(path)
+    include = INCLUDE.match(line)
+    if include:
+        target = box_of(include.group(1))
+        if target is not None and target != box and target not in MAY_INCLUDE[box]:
+            return f'{box} must not include "{include.group(1)}" of {target}'
+        if include.group(1).startswith("."):
+            return f'include "{include.group(1)}" from the root, not by a relative path'
+    condition = CONDITION.match(line)
+    if condition and not MAY_ASK.match(path):
+        # Highway's dispatch writes its conditions into the kernel file, whatever its name.
+        if "HWY_ONCE" not in condition.group(2):
+            return f"#{condition.group(1)} belongs into core/device and kernel files"
+    return None
+
+
+def main():
+    if sys.argv[1:] == ["--self-test"]:
+        self_test([
+            (("comm/a.cc", '#include "experts/router.h"'), True),
+            (("experts/a.cc", '#include "comm/transport.h"'), True),
+            (("core/a.h", '#include "comm/transport.h"'), True),
+            (("runtime/model/a.cc", '#include "runtime/engine/b.h"'), True),
+            (("runtime/model/a.cc", '  # include "experts/b.h"'), True),
+            (("runtime/engine/a.cc", '#include "launch/flags.h"'), True),
+            (("runtime/engine/a.cc", '#include "comm/transport.h"'), False),
+            (("launch/a.cc", '#include "runtime/engine/b.h"'), False),
+            (("bench/a.cc", '#include "launch/flags.h"'), True),
+            (("tests/launch/a.cc", '#include "launch/flags.h"'), False),
+            (("core/a.h", '#include "../b.h"'), True),
+            (("core/a.h", "#include <vector>"), False),
+            (("comm/a.cc", "#ifdef __x86_64__"), True),
+            (("comm/a.cc", "#if defined(__CUDACC__)"), True),
+            (("core/device/a.cc", "#ifdef __x86_64__"), False),
+            (("core/kernels/a.cc", "#if HWY_ONCE"), False),
+        ], check_line)
+    problems = []
+    files = [p for p in tree([".h", ".cc", ".cu", ".cuh"]) if box_of(p)]
+    for path in files:
+        for number, line in enumerate(lines_of(path), 1):
+            problem = check_line(path, line)
+            if problem:
+                problems.append(f"{path}:{number}: {problem}")
+        if path.endswith(".h") and "#pragma once" not in lines_of(path) and not path.endswith("-inl.h"):
+            problems.append(f"{path}:1: a header begins with #pragma once")
+    report(problems, len(files), "layering problems")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# run.sh [--full]: installs what is missing, builds, and runs every test; ends with one line "N passed, N failed" and
+# status 0 only when nothing failed. What it runs:
+#   cpu    every test on the release build
+#   asan   address + undefined behaviour sanitizers: every test that is not labelled `slow`     (--full: every test)
+#   tsan   thread sanitizer: the tests labelled `tsan`
+#   fuzz   every libFuzzer target, 10 seconds each                                              (--full: 5 minutes each)
+#   cuda   configured and built where nvcc is found
+# A part that does not build counts as one failed test, and the others still run.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/build.sh
+
+full=no
+case "${1:-}" in
+  "") ;;
+  --full) full=yes ;;
+  *) echo "run.sh: unknown argument '$1'; it takes --full" >&2; exit 2 ;;
+esac
+
+passed=0
+failed=0
+failures=()
+
+fail() {
+  failed=$((failed + 1))
+  failures+=("$1")
+}
+
+# run_ctest PRESET CTEST_ARG ..: adds the tests' results, from ctest's JUnit file, to the sums.
+run_ctest() {
+  local preset=$1 results=build/$1/results.xml numbers
+  shift
+  rm -f "$results"
+  ${TF_CTEST_PREFIX:-} ctest --preset "$preset" --parallel "$(nproc)" --progress --output-junit results.xml "$@"
+  numbers=$(sed -n 's/.*tests="\([0-9]*\)".*/tests=\1/p; s/.*failures="\([0-9]*\)".*/failures=\1/p' "$results" 2>/dev/null)
+  local tests failures_here
+  tests=$(sed -n 's/^tests=//p' <<<"$numbers" | head -1)
+  failures_here=$(sed -n 's/^failures=//p' <<<"$numbers" | head -1)
+  if [ -z "$tests" ] || [ "$tests" = 0 ]; then
+    fail "$preset: no test has run"
+    return
+  fi
+  passed=$((passed + tests - failures_here))
+  failed=$((failed + failures_here))
+  [ "$failures_here" = 0 ] || failures+=("$preset: $failures_here tests, named above")
+}
+
+# suite PRESET TARGET CMAKE_ARGS -- CTEST_ARG ..
+suite() {
+  local preset=$1 target=$2 start=$SECONDS cmake_args=()
+  shift 2
+  while [ "$1" != -- ]; do cmake_args+=("$1"); shift; done
+  shift
+  say "$preset: building"
+  if ! tf_configure "$preset" "${cmake_args[@]}" || ! tf_build "$preset" "$target"; then
+    fail "$preset: does not build"
+    return
+  fi
+  say "$preset: testing"
+  run_ctest "$preset" "$@"
+  echo "$preset took $((SECONDS - start)) s"
+}
+
+# The leak checker stops the other threads by ptrace, which container sandboxes forbid: then leaks go unchecked, and all
+# else is checked as usual.
+choose_asan_options() {
+  local dir
+  dir=$(mktemp -d)
+  echo 'int main() { return 0; }' >"$dir/probe.cc"
+  if g++ -fsanitize=address "$dir/probe.cc" -o "$dir/probe" && ! "$dir/probe" 2>/dev/null; then
+    export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0"
+    echo "asan: leaks are not checked, since ptrace is forbidden here"
+  fi
+  # GCC 12's thread sanitizer cannot start where the kernel spreads addresses too widely.
+  if g++ -fsanitize=thread "$dir/probe.cc" -o "$dir/probe" && ! "$dir/probe" 2>/dev/null; then
+    tsan_prefix="setarch $(uname -m) --addr-no-randomize"
+  fi
+  rm -r "$dir"
+}
+
+if ! bash launch/install_deps.sh --tests; then
+  printf '0 passed, 1 failed\n'
+  exit 1
+fi
+
+tsan_prefix=
+choose_asan_options
+
+suite cpu all -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON --
+if [ "$full" = yes ]; then
+  suite asan all --
+else
+  suite asan tests_quick -- --label-exclude slow
+fi
+TF_CTEST_PREFIX=$tsan_prefix
+suite tsan tests_tsan -- --label-regex '^tsan$'
+TF_CTEST_PREFIX=
+suite fuzz fuzzers -DTOKENFERRY_FUZZ_SECONDS="$([ "$full" = yes ] && echo 300 || echo 10)" --
+
+if command -v nvcc >/dev/null; then
+  say "cuda: building"
+  if tf_configure cuda -DTOKENFERRY_TESTS=OFF -DTOKENFERRY_BENCH=OFF && tf_build cuda tokenferry; then
+    passed=$((passed + 1))
+    echo "cuda: configured and built"
+  else
+    fail "cuda: does not build"
+  fi
+else
+  say "cuda: skipped, no nvcc here"
+fi
+
+say "Everything took $SECONDS s"
+for failure in "${failures[@]}"; do echo "FAILED $failure"; done
+printf '%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" = 0 ]
