@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 
+#include "core/kernels/matmul.h"
 #include "runtime/engine/moe_layer.h"
 #include "runtime/model/attention_ops.h"
 #include "runtime/model/kv_cache.h"

@@ -59,6 +59,11 @@ struct ModelConfig {
   bool IsMoeLayer(int64_t layer_idx) const {
     return layer_idx >= first_k_dense_replace && layer_idx % moe_layer_freq == 0;
   }
+  int64_t num_moe_layers() const {
+    int64_t count = 0;
+    for (int64_t l = 0; l < num_hidden_layers; ++l) count += IsMoeLayer(l);
+    return count;
+  }
   int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
 };
 
