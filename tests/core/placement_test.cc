@@ -99,7 +99,7 @@ TEST_F(PlacementFileTest, ReadsATable) {
 }
 
 TEST_F(PlacementFileTest, BadFilesAreRefused) {
-  for (const char* text : {"", "{", "[]", "nothing", "{}", R"({"experts_per_rank": 3})", R"({"experts_per_rank": {}})",
+  for (const char* text : {"{", "[]", "nothing", "{}", R"({"experts_per_rank": 3})", R"({"experts_per_rank": {}})",
                            R"({"experts_per_rank": null})", "{\"experts_per_rank\": [[0,1],[2]]", "\xFF\xFE\x00{}"}) {
     ExpectError(text, "experts_per_rank");
   }
@@ -117,7 +117,8 @@ TEST_F(PlacementFileTest, BadFilesAreRefused) {
 
 TEST_F(PlacementFileTest, MissingFilesAndFoldersAreErrors) {
   EXPECT_EQ(Placement::FromFile(path_ + ".none", 3, 2).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_FALSE(Placement::FromFile(testing::TempDir(), 3, 2).ok());
+  EXPECT_EQ(Placement::FromFile(testing::TempDir(), 3, 2).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Parse("").status().code(), absl::StatusCode::kNotFound);
 }
 
 }  // namespace
