@@ -33,7 +33,8 @@ void SiluMulRow(const float* gate, const float* up, float* out, int64_t size) {
   const hn::CappedTag<float, 16> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
-  for (; i + lanes <= size; i += lanes) hn::StoreU(SiluMulVec(hn::LoadU(d, gate + i), hn::LoadU(d, up + i)), d, out + i);
+  for (; i + lanes <= size; i += lanes)
+    hn::StoreU(SiluMulVec(hn::LoadU(d, gate + i), hn::LoadU(d, up + i)), d, out + i);
   if (i == size) return;
   float gate_tail[16] = {}, up_tail[16] = {}, out_tail[16];
   std::copy(gate + i, gate + size, gate_tail);

@@ -1,9 +1,9 @@
 // exp in f32 as a fixed sequence of operations, so that every instruction set gives the same bits. This scalar is the
 // meaning; core/kernels/exp-inl.h is its Highway twin.
 //
-// exp(x) = 2^n * exp(r), n = round(x / ln 2), r = x - n * ln 2 (Cody-Waite: ln 2 in two parts), |r| <= 0.3466, and exp(r)
-// by its Taylor series to r^7. Truncation: r^8 / 8! <= 5.2e-9, that is < 0.09 ulp; within 2 ulp of the exact value (1.04 seen) in
-// all, subnormal results included (tests/core/kernels/exp_test.cc).
+// exp(x) = 2^n * exp(r), n = round(x / ln 2), r = x - n * ln 2 (Cody-Waite: ln 2 in two parts), |r| <= 0.3466, and
+// exp(r) by its Taylor series to r^7. Truncation: r^8 / 8! <= 5.2e-9, that is < 0.09 ulp; within 2 ulp of the exact
+// value (1.04 seen) in all, subnormal results included (tests/core/kernels/exp_test.cc).
 #pragma once
 
 #include <bit>
@@ -16,10 +16,10 @@ namespace exp_internal {
 // Adding 1.5 * 2^23 rounds to an integer (ties to even) and leaves it in the low bits.
 inline constexpr float kRoundShift = 12582912.0f;
 inline constexpr float kLog2e = 1.44269504088896340736f;
-inline constexpr float kLn2High = 0x1.62e400p-1f;   // 15 leading bits of ln 2: n * kLn2High is exact
-inline constexpr float kLn2Low = 0x1.7f7d1cp-20f;   // ln 2 - kLn2High
-inline constexpr float kOverflow = 89.0f;           // above: infinity
-inline constexpr float kUnderflow = -104.0f;        // below: 0
+inline constexpr float kLn2High = 0x1.62e400p-1f;  // 15 leading bits of ln 2: n * kLn2High is exact
+inline constexpr float kLn2Low = 0x1.7f7d1cp-20f;  // ln 2 - kLn2High
+inline constexpr float kOverflow = 89.0f;          // above: infinity
+inline constexpr float kUnderflow = -104.0f;       // below: 0
 // 1 / k! for k = 7, 6, 5, 4, 3, 2.
 inline constexpr float kTaylor[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f};
 }  // namespace exp_internal
