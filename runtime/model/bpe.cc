@@ -7,13 +7,13 @@ namespace tokenferry {
 namespace {
 
 struct Symbol {
-  int32_t id;  // -1: merged into its left neighbour
+  int32_t id;          // -1: merged into its left neighbour
   int32_t prev, next;  // indices, -1 at the ends
 };
 
 struct Candidate {
   int32_t rank;
-  int32_t left, right;      // symbol indices
+  int32_t left, right;  // symbol indices
   int32_t left_id, right_id, id;
 
   // std::priority_queue pops the largest: lowest rank first, then leftmost.

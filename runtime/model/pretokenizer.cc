@@ -30,8 +30,8 @@ std::vector<Range> Joined(const std::vector<Range>& ranges, SplitBehavior behavi
   std::vector<Range> out;
   bool previous_match = false;
   for (const Range& range : ranges) {
-    bool join = behavior == SplitBehavior::kContiguous ? range.is_match == previous_match
-                                                       : range.is_match && !previous_match;
+    bool join =
+        behavior == SplitBehavior::kContiguous ? range.is_match == previous_match : range.is_match && !previous_match;
     if (join && !out.empty()) {
       out.back().begin = std::min(out.back().begin, range.begin);
       out.back().end = std::max(out.back().end, range.end);

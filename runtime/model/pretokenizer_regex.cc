@@ -80,8 +80,8 @@ size_t NextCodePoint(absl::string_view text, size_t pos) {
 
 absl::StatusOr<SplitRegex> SplitRegex::Compile(absl::string_view pattern) {
   if (pattern.size() > kMaxPatternBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("regular expression of ", pattern.size(), " bytes; at most ",
-                                                   kMaxPatternBytes, " are allowed"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("regular expression of ", pattern.size(), " bytes; at most ", kMaxPatternBytes, " are allowed"));
   }
   TF_ASSIGN_OR_RETURN(std::string translated, TranslateRegex(pattern));
   return CompilePcre2(translated);
@@ -101,9 +101,9 @@ absl::StatusOr<SplitRegex> SplitRegex::CompilePcre2(const std::string& pattern) 
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   int error = 0;
   PCRE2_SIZE offset = 0;
-  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                                   PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
-                                   context.get());
+  pcre2_code* code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                    PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset, context.get());
   if (code == nullptr) {
     PCRE2_UCHAR message[256] = {};
     pcre2_get_error_message(error, message, sizeof(message));

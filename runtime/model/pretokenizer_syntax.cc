@@ -107,7 +107,8 @@ class Translator {
     if (rest_.size() < 2) return Refuse("a \\ at the end");
     char c = rest_[1];
     if (c == 's' || c == 'S') {
-      if (in_class_ && rest_.size() > 3 && rest_[2] == '-' && rest_[3] != ']') return Refuse("a range that starts at \\s");
+      if (in_class_ && rest_.size() > 3 && rest_[2] == '-' && rest_[3] != ']')
+        return Refuse("a range that starts at \\s");
       rest_.remove_prefix(2);
       absl::string_view set = c == 's' ? kSpace : kNotSpace;
       absl::StrAppend(&out_, in_class_ ? "" : "[", set, in_class_ ? "" : "]");
@@ -119,12 +120,20 @@ class Translator {
       return Refuse(absl::ascii_isprint(c) ? absl::StrCat("\\", absl::string_view(&c, 1)) : "an unusual \\");
     }
     Take(2);
+    if ((c == 'p' || c == 'P' || c == 'x') && absl::StartsWith(rest_, "{")) {
+      size_t end = rest_.find('}');
+      if (end == absl::string_view::npos) return Refuse("a { without its }");
+      Take(end + 1);
+    } else if (c == 'p' || c == 'P') {
+      return Refuse("\\p without {");
+    }
     return absl::OkStatus();
   }
 
   absl::Status CodePoint() {  // \uHHHH
     absl::string_view hex = rest_.substr(2, 4);
-    if (hex.size() < 4 || !std::all_of(hex.begin(), hex.end(), absl::ascii_isxdigit)) return Refuse("a \\u without 4 digits");
+    if (hex.size() < 4 || !std::all_of(hex.begin(), hex.end(), absl::ascii_isxdigit))
+      return Refuse("a \\u without 4 digits");
     absl::StrAppend(&out_, "\\x{", hex, "}");
     rest_.remove_prefix(6);
     return absl::OkStatus();

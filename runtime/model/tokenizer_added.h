@@ -34,8 +34,8 @@ class AddedTokenMatcher {
   // `tokens`: contents not empty; of equal contents (normalization can make them so) the first counts.
   explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
 
-  // Appends the segments of `text` (valid UTF-8), which must outlive them. With kText the matches of special tokens stay
-  // text. O(bytes of text * longest content) at worst.
+  // Appends the segments of `text` (valid UTF-8), which must outlive them. With kText the matches of special tokens
+  // stay text. O(bytes of text * longest content) at worst.
   void Split(absl::string_view text, SpecialMatches special, std::vector<AddedTokenSegment>& out) const;
 
  private:

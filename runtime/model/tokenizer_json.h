@@ -13,19 +13,20 @@
 
 namespace tokenferry {
 
-// A value and the way to it, for errors: "DIR/tokenizer.json: model.vocab". Points into a JsonDocument that outlives it.
+// A value and the way to it, for errors: "DIR/tokenizer.json: model.vocab". Points into a JsonDocument that outlives
+// it.
 class JsonNode {
  public:
   JsonNode(const nlohmann::json* value, std::string path) : value_(value), path_(std::move(path)) {}
 
   const nlohmann::json& value() const { return *value_; }
   const std::string& path() const { return path_; }
-  absl::Status Error(absl::string_view what) const;          // InvalidArgument
-  absl::Status NotSupported(absl::string_view what) const;   // Unimplemented
+  absl::Status Error(absl::string_view what) const;         // InvalidArgument
+  absl::Status NotSupported(absl::string_view what) const;  // Unimplemented
 
-  absl::StatusOr<JsonNode> Child(absl::string_view key) const;                       // required, this an object
-  absl::StatusOr<std::optional<JsonNode>> Optional(absl::string_view key) const;     // absent and null: nullopt
-  absl::StatusOr<std::vector<JsonNode>> Elements() const;                            // this an array
+  absl::StatusOr<JsonNode> Child(absl::string_view key) const;                    // required, this an object
+  absl::StatusOr<std::optional<JsonNode>> Optional(absl::string_view key) const;  // absent and null: nullopt
+  absl::StatusOr<std::vector<JsonNode>> Elements() const;                         // this an array
   absl::StatusOr<std::string> String() const;
   absl::StatusOr<bool> Bool() const;
   absl::StatusOr<int32_t> TokenId() const;  // an integer in [0, 2^24)

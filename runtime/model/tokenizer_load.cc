@@ -142,7 +142,8 @@ absl::Status LoadMerge(const nlohmann::json& merge, const VocabIds& ids, int32_t
   if (parts.size() != 2) return absl::InvalidArgumentError("must be \"left right\" or [\"left\", \"right\"]");
   std::string merged = absl::StrCat(parts[0], parts[1]);
   for (absl::string_view token : {parts[0], parts[1], absl::string_view(merged)}) {
-    if (!ids.contains(token)) return absl::InvalidArgumentError(absl::StrCat(Shown(token), " is not in the vocabulary"));
+    if (!ids.contains(token))
+      return absl::InvalidArgumentError(absl::StrCat(Shown(token), " is not in the vocabulary"));
   }
   bpe.merges[BpeModel::PairKey(ids.at(parts[0]), ids.at(parts[1]))] = {rank, ids.at(merged)};
   return absl::OkStatus();
@@ -158,7 +159,8 @@ absl::Status CheckModelOptions(const JsonNode& model) {
     if (!affix.empty()) return model.NotSupported(key);
   }
   TF_ASSIGN_OR_RETURN(std::optional<JsonNode> dropout, model.Optional("dropout"));
-  if (dropout && !(dropout->value().is_number() && dropout->value() == 0)) return dropout->NotSupported("not 0 or null");
+  if (dropout && !(dropout->value().is_number() && dropout->value() == 0))
+    return dropout->NotSupported("not 0 or null");
   return absl::OkStatus();
 }
 

@@ -14,7 +14,7 @@ namespace {
 constexpr absl::string_view kReplacement = "\xEF\xBF\xBD";
 
 struct LeadByte {
-  int num_bytes;     // of the whole sequence; 0: no sequence starts like this
+  int num_bytes;      // of the whole sequence; 0: no sequence starts like this
   uint8_t low, high;  // what the second byte may be (Unicode table 3-7)
 };
 
