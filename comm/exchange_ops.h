@@ -1,0 +1,31 @@
+// Device operations of the exchange. Index arrays and rows are reachable inside operations (device or host memory).
+#pragma once
+
+#include "core/device/device.h"
+#include "core/tensor.h"
+
+namespace tokenferry {
+
+// out[i] = src[idx[i]], [num_rows, src.cols] contiguous, of `dtype`: kF32 (copied) or kBF16 (rounded to nearest even).
+struct GatherRowsArgs {
+  MatrixView<const float> src;
+  const int32_t* idx = nullptr;
+  int64_t num_rows = 0;
+  void* out = nullptr;
+  DType dtype = DType::kF32;
+};
+extern const Op<GatherRowsArgs> kGatherRows;
+
+// out[t] = fma chain from 0 over i in [offsets[t], offsets[t + 1]) of weight[t][k[i]] * rows[selection[i]], in that
+// order.
+struct CombineRowsArgs {
+  MatrixView<const float> rows;        // [n, H]
+  const int64_t* offsets = nullptr;    // [T + 1]
+  const int32_t* selection = nullptr;  // [n]
+  const int32_t* k = nullptr;          // [n]
+  MatrixView<const float> weight;      // [T, K]
+  MatrixView<float> out;               // [T, H]
+};
+extern const Op<CombineRowsArgs> kCombineRows;
+
+}  // namespace tokenferry

@@ -1,0 +1,204 @@
+#include "comm/exchange_plan.h"
+
+#include <limits>
+
+#include "core/check.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr int64_t kMaxItems = std::numeric_limits<int32_t>::max();  // indices of rows and selections are int32
+
+absl::Status ValidateRouting(const HostRouting& routing, const Placement& placement) {
+  if (routing.num_tokens < 0 || routing.top_k < 0 ||
+      (routing.top_k > 0 && routing.num_tokens > kMaxItems / routing.top_k)) {
+    return absl::InvalidArgumentError(absl::StrCat("routing of ", routing.num_tokens, " tokens with top-",
+                                                   routing.top_k, " is too large for one exchange"));
+  }
+  const int64_t num_entries = routing.num_tokens * routing.top_k;
+  TF_CHECK_EQ(static_cast<int64_t>(routing.expert_idx.size()), num_entries);
+  for (int64_t i = 0; i < num_entries; ++i) {
+    const int32_t expert = routing.expert_idx[i];
+    if (expert >= -1 && expert < placement.num_experts()) continue;
+    return absl::InvalidArgumentError(absl::StrCat("routing: token ", i / routing.top_k, " selects expert ", expert,
+                                                   " at position ", i % routing.top_k, ", but the experts are 0 to ",
+                                                   placement.num_experts() - 1, " (or -1 for none)"));
+  }
+  return absl::OkStatus();
+}
+
+// Counts rows and selections per rank into offsets.
+void CountPerRank(const HostRouting& routing, const Placement& placement, SendPlan& plan) {
+  const int num_ranks = placement.num_ranks();
+  plan.row_offsets.assign(num_ranks + 1, 0);
+  plan.selection_offsets.assign(num_ranks + 1, 0);
+  std::vector<int64_t> last_token(num_ranks, -1);
+  const int32_t* expert = routing.expert_idx.data();
+  for (int64_t t = 0; t < routing.num_tokens; ++t) {
+    for (int k = 0; k < routing.top_k; ++k, ++expert) {
+      if (*expert < 0) continue;
+      const int r = placement.Choose(ExpertId(*expert), t).rank.value;
+      ++plan.selection_offsets[r + 1];
+      if (last_token[r] == t) continue;
+      last_token[r] = t;
+      ++plan.row_offsets[r + 1];
+    }
+  }
+  for (int r = 0; r < num_ranks; ++r) {
+    plan.row_offsets[r + 1] += plan.row_offsets[r];
+    plan.selection_offsets[r + 1] += plan.selection_offsets[r];
+  }
+}
+
+// Puts the combine entries of one token, [begin, end), in increasing logical expert index; equal experts stay by k.
+void SortCombine(SendPlan& plan, int64_t begin, int64_t end) {
+  for (int64_t i = begin + 1; i < end; ++i) {  // insertion: there are top-k of them
+    const int32_t selection = plan.combine_selection[i], k = plan.combine_k[i];
+    int64_t j = i;
+    for (; j > begin; --j) {
+      const int32_t before = plan.combine_selection[j - 1];
+      if (plan.selection_expert[before] <= plan.selection_expert[selection]) break;
+      plan.combine_selection[j] = before;
+      plan.combine_k[j] = plan.combine_k[j - 1];
+    }
+    plan.combine_selection[j] = selection;
+    plan.combine_k[j] = k;
+  }
+}
+
+void Fill(const HostRouting& routing, const Placement& placement, SendPlan& plan) {
+  const int num_ranks = placement.num_ranks();
+  const int64_t n = plan.selection_offsets.back();
+  plan.row_token.resize(plan.row_offsets.back());
+  plan.selections.resize(n);
+  plan.selection_expert.resize(n);
+  plan.selection_k.resize(n);
+  plan.combine_offsets.assign(1, 0);
+  plan.combine_offsets.reserve(routing.num_tokens + 1);
+  plan.combine_selection.reserve(n);
+  plan.combine_k.reserve(n);
+  std::vector<int64_t> next_row(plan.row_offsets.begin(), plan.row_offsets.end() - 1);
+  std::vector<int64_t> next_selection(plan.selection_offsets.begin(), plan.selection_offsets.end() - 1);
+  std::vector<int64_t> last_token(num_ranks, -1);
+  const int32_t* expert = routing.expert_idx.data();
+  for (int64_t t = 0; t < routing.num_tokens; ++t) {
+    for (int k = 0; k < routing.top_k; ++k, ++expert) {
+      if (*expert < 0) continue;
+      const Placement::Location place = placement.Choose(ExpertId(*expert), t);
+      const int r = place.rank.value;
+      if (last_token[r] != t) {
+        last_token[r] = t;
+        plan.row_token[next_row[r]++] = static_cast<int32_t>(t);
+      }
+      const int64_t s = next_selection[r]++;
+      plan.selections[s] = {static_cast<int32_t>(next_row[r] - 1 - plan.row_offsets[r]), place.slot.value};
+      plan.selection_expert[s] = *expert;
+      plan.selection_k[s] = k;
+      plan.combine_selection.push_back(static_cast<int32_t>(s));
+      plan.combine_k.push_back(k);
+    }
+    const int64_t end = static_cast<int64_t>(plan.combine_selection.size());
+    SortCombine(plan, plan.combine_offsets.back(), end);
+    plan.combine_offsets.push_back(end);
+  }
+}
+
+// One peer's message: rows in order from 0, each with at least one selection, slots that exist.
+absl::Status ValidateMessage(int rank, int64_t num_rows, absl::Span<const WireSelection> selections, int num_slots) {
+  int64_t last_row = -1;
+  for (size_t i = 0; i < selections.size(); ++i) {
+    const WireSelection s = selections[i];
+    if (s.row_idx < last_row || s.row_idx > last_row + 1 || s.row_idx >= num_rows) {
+      return absl::DataLossError(absl::StrCat("plan from rank ", rank, ": its selection ", i, " names row ", s.row_idx,
+                                              " after row ", last_row, ", of ", num_rows, " rows"));
+    }
+    if (s.slot < 0 || s.slot >= num_slots) {
+      return absl::DataLossError(absl::StrCat("plan from rank ", rank, ": its selection ", i, " names slot ", s.slot,
+                                              ", but this rank has ", num_slots));
+    }
+    last_row = s.row_idx;
+  }
+  if (last_row + 1 == num_rows) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat("plan from rank ", rank, ": ", num_rows, " rows announced, but selections for ", last_row + 1));
+}
+
+}  // namespace
+
+absl::StatusOr<SendPlan> BuildSendPlan(const HostRouting& routing, const Placement& placement) {
+  TF_RETURN_IF_ERROR(ValidateRouting(routing, placement));
+  SendPlan plan;
+  plan.num_tokens = routing.num_tokens;
+  CountPerRank(routing, placement, plan);
+  Fill(routing, placement, plan);
+  return plan;
+}
+
+absl::Status ValidateCounts(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts) {
+  int64_t num_rows = 0, num_selections = 0;
+  for (size_t r = 0; r < row_counts.size(); ++r) {
+    const int64_t rows = row_counts[r], selections = selection_counts[r];
+    if (rows < 0 || selections < rows || (rows == 0 && selections > 0) || selections > kMaxItems) {
+      return absl::DataLossError(
+          absl::StrCat("plan from rank ", r, ": announces ", rows, " rows with ", selections, " selections"));
+    }
+    num_rows += rows;
+    num_selections += selections;
+    if (num_rows > kMaxItems || num_selections > kMaxItems) {
+      return absl::ResourceExhaustedError(absl::StrCat("plan: ranks 0 to ", r, " send this rank ", num_rows,
+                                                       " rows and ", num_selections, " selections; one exchange takes ",
+                                                       kMaxItems));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RecvPlan> BuildRecvPlan(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,
+                                       absl::Span<const WireSelection> selections, int num_local_slots) {
+  TF_CHECK_EQ(row_counts.size(), selection_counts.size());
+  TF_RETURN_IF_ERROR(ValidateCounts(row_counts, selection_counts));
+  const size_t num_ranks = row_counts.size();
+  RecvPlan plan;
+  plan.row_offsets.assign(1, 0);
+  plan.selection_offsets.assign(1, 0);
+  plan.slot_offsets.assign(num_local_slots + 1, 0);
+  for (size_t r = 0; r < num_ranks; ++r) {
+    plan.row_offsets.push_back(plan.row_offsets.back() + row_counts[r]);
+    plan.selection_offsets.push_back(plan.selection_offsets.back() + selection_counts[r]);
+  }
+  TF_CHECK_EQ(static_cast<int64_t>(selections.size()), plan.selection_offsets.back());
+  for (size_t r = 0; r < num_ranks; ++r) {
+    const auto message = selections.subspan(plan.selection_offsets[r], selection_counts[r]);
+    TF_RETURN_IF_ERROR(ValidateMessage(static_cast<int>(r), row_counts[r], message, num_local_slots));
+    for (const WireSelection s : message) ++plan.slot_offsets[s.slot + 1];
+  }
+  for (int s = 0; s < num_local_slots; ++s) plan.slot_offsets[s + 1] += plan.slot_offsets[s];
+  // A stable counting sort by slot: arrival order is (source rank, token index).
+  plan.row_idx.resize(selections.size());
+  plan.return_selection.resize(selections.size());
+  std::vector<int64_t> next(plan.slot_offsets.begin(), plan.slot_offsets.end() - 1);
+  for (size_t r = 0; r < num_ranks; ++r) {
+    for (int64_t i = plan.selection_offsets[r]; i < plan.selection_offsets[r + 1]; ++i) {
+      const int64_t at_expert = next[selections[i].slot]++;
+      plan.row_idx[at_expert] = static_cast<int32_t>(plan.row_offsets[r] + selections[i].row_idx);
+      plan.return_selection[i] = static_cast<int32_t>(at_expert);
+    }
+  }
+  return plan;
+}
+
+std::string ExchangePlan::ToString() const {
+  std::string out =
+      absl::StrCat("exchange plan of rank ", rank.value, " of ", num_ranks(), ": ", send.num_tokens, " tokens, sends ",
+                   num_send_rows(), " rows with ", num_send_selections(), " selections, receives ", num_recv_rows(),
+                   " rows with ", num_recv_selections(), " selections for ", recv.slot_offsets.size() - 1, " slots\n");
+  const auto count = [](const std::vector<int64_t>& offsets, int r) { return offsets[r + 1] - offsets[r]; };
+  for (int r = 0; r < num_ranks(); ++r) {
+    absl::StrAppend(&out, "  rank ", r, ": to ", count(send.row_offsets, r), " rows, ",
+                    count(send.selection_offsets, r), " selections; from ", count(recv.row_offsets, r), " rows, ",
+                    count(recv.selection_offsets, r), " selections\n");
+  }
+  return out;
+}
+
+}  // namespace tokenferry

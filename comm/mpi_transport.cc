@@ -1,0 +1,305 @@
+#include "comm/mpi_transport.h"
+
+#include <unistd.h>
+
+#include <cstring>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "comm/collectives.h"
+#include "comm/mpi_status.h"
+#include "comm/process_state.h"
+#include "comm/wait.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr absl::Duration kLivenessPeriod = absl::Milliseconds(100);
+constexpr int kNumTags = 16384;  // the standard promises 32767
+
+enum class Direction : uint8_t { kReceive, kSend };
+struct Piece {
+  Direction direction;
+  int rank;
+  int num_bytes;
+};
+
+// What is known about another rank's process.
+struct Peer {
+  std::string host = "?";
+  std::string process_namespace;
+  ProcessId process;
+  int num_times_gone = 0;  // seen in a row
+};
+
+class MpiTransport : public Transport {
+ public:
+  explicit MpiTransport(const MpiTransportOptions& options) : options_(options) {}
+
+  ~MpiTransport() override {
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    // After an error peers may be gone: freeing the communicator could wait for them.
+    if (!finalized && error_.ok() && comm_ != MPI_COMM_NULL) MPI_Comm_free(&comm_);
+  }
+
+  // Collective: own communicator, then everybody's host and process.
+  absl::Status Start() {
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
+    MPI_Comm_size(MPI_COMM_WORLD, &num_ranks_);
+    peers_.resize(num_ranks_);
+    wait_seconds_.resize(num_ranks_);
+    arrived_bytes_.resize(num_ranks_);
+    taken_bytes_.resize(num_ranks_);
+    TF_RETURN_IF_ERROR(DuplicateCommunicator());
+    MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
+    return ExchangePeers();
+  }
+
+  RankId rank() const override { return RankId(rank_); }
+  int num_ranks() const override { return num_ranks_; }
+  std::string ToString() const override {
+    return absl::StrCat("mpi rank ", rank_, " of ", num_ranks_, " on host ", peers_[rank_].host);
+  }
+  std::string host(RankId rank) const override { return peers_[rank.value].host; }
+  absl::Span<const double> wait_seconds_per_rank() const override { return wait_seconds_; }
+
+  absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) override {
+    if (!error_.ok()) return error_;
+    absl::Status status = ValidateArgs(*this, site, args);
+    if (status.ok()) status = Transfer(site, args);
+    if (!status.ok()) {
+      error_ = status;
+      CancelReceives();
+    }
+    return status;
+  }
+
+  void Abort(const absl::Status& why) override {
+    MPI_Abort(MPI_COMM_WORLD, 1);
+    _exit(why.ok() ? 1 : 1 + static_cast<int>(why.code()) % 100);  // MPI_Abort may return when mpirun has gone
+  }
+
+ private:
+  absl::Status DuplicateCommunicator() {
+    MPI_Request request = MPI_REQUEST_NULL;
+    TF_RETURN_IF_ERROR(MpiStatus(MPI_Comm_idup(MPI_COMM_WORLD, &comm_, &request), "MPI_Comm_idup"));
+    WaitLimit limit(options_.timeout);
+    Backoff backoff;
+    for (;;) {
+      int done = 0;
+      TF_RETURN_IF_ERROR(MpiStatus(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Comm_idup"));
+      if (done) return absl::OkStatus();
+      const absl::StatusCode code = limit.Check();
+      if (code != absl::StatusCode::kOk) {
+        return WaitError(code, options_.timeout,
+                         absl::StrCat("start: rank ", rank_, " of ", num_ranks_, " waits for the others to join"));
+      }
+      backoff.Pause();
+    }
+  }
+
+  absl::Status ExchangePeers() {
+    char name[256] = "";
+    gethostname(name, sizeof(name) - 1);
+    const ProcessId self = ThisProcess();
+    const std::string id(reinterpret_cast<const char*>(&self), sizeof(self));
+    const CallSite site{"start"};
+    TF_ASSIGN_OR_RETURN(std::vector<std::string> hosts, AllGather(*this, site, name));
+    TF_ASSIGN_OR_RETURN(std::vector<std::string> namespaces, AllGather(*this, site, ProcessNamespace()));
+    TF_ASSIGN_OR_RETURN(const std::vector<std::string> ids, AllGather(*this, site, id));
+    for (int r = 0; r < num_ranks_; ++r) {
+      if (ids[r].size() != sizeof(self)) {
+        return absl::DataLossError(absl::StrCat("start: rank ", r, " sent no process; is it the same program?"));
+      }
+      peers_[r].host = std::move(hosts[r]);
+      peers_[r].process_namespace = std::move(namespaces[r]);
+      std::memcpy(&peers_[r].process, ids[r].data(), sizeof(self));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Transfer(const CallSite& site, const AllToAllVArgs& args) {
+    ++sequence_;
+    requests_.clear();
+    pieces_.clear();
+    std::fill(arrived_bytes_.begin(), arrived_bytes_.end(), 0);
+    std::fill(taken_bytes_.begin(), taken_bytes_.end(), 0);
+    // Receives first, so that nothing arrives unexpected; peers in an order that spreads the load.
+    for (int i = 1; i < num_ranks_; ++i) {
+      TF_RETURN_IF_ERROR(Post(Direction::kReceive, (rank_ + num_ranks_ - i) % num_ranks_, site, args));
+    }
+    for (int i = 1; i < num_ranks_; ++i) {
+      TF_RETURN_IF_ERROR(Post(Direction::kSend, (rank_ + i) % num_ranks_, site, args));
+    }
+    const int64_t own = args.send_offsets[rank_ + 1] - args.send_offsets[rank_];
+    if (own > 0) {
+      std::memcpy(static_cast<char*>(args.recv) + args.recv_offsets[rank_],
+                  static_cast<const char*>(args.send) + args.send_offsets[rank_], own);
+    }
+    return Complete(site, args);
+  }
+
+  absl::Status Post(Direction direction, int r, const CallSite& site, const AllToAllVArgs& args) {
+    const bool receive = direction == Direction::kReceive;
+    const absl::Span<const int64_t> offsets = receive ? args.recv_offsets : args.send_offsets;
+    const int tag = static_cast<int>(sequence_ % kNumTags);
+    for (int64_t begin = offsets[r]; begin < offsets[r + 1]; begin += options_.max_message_bytes) {
+      const int n = static_cast<int>(std::min(options_.max_message_bytes, offsets[r + 1] - begin));
+      requests_.push_back(MPI_REQUEST_NULL);
+      pieces_.push_back({direction, r, n});
+      const int code =
+          receive
+              ? MPI_Irecv(static_cast<char*>(args.recv) + begin, n, MPI_BYTE, r, tag, comm_, &requests_.back())
+              : MPI_Isend(static_cast<const char*>(args.send) + begin, n, MPI_BYTE, r, tag, comm_, &requests_.back());
+      TF_RETURN_IF_ERROR(
+          MpiStatus(code, absl::StrCat(tokenferry::ToString(site), ", transfer ", sequence_, ": rank ", rank_,
+                                       receive ? " receiving from" : " sending to", " rank ", r)));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Complete(const CallSite& site, const AllToAllVArgs& args) {
+    const int num_requests = static_cast<int>(requests_.size());
+    done_.resize(requests_.size());
+    statuses_.resize(requests_.size());
+    WaitLimit limit(options_.timeout);
+    Backoff backoff;
+    absl::Time next_liveness = absl::Now() + kLivenessPeriod;
+    int last_arrival = -1;
+    double last_arrival_seconds = 0;
+    for (int num_open = num_requests; num_open > 0;) {
+      int num_done = 0;
+      const int code = MPI_Testsome(num_requests, requests_.data(), &num_done, done_.data(), statuses_.data());
+      if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS) {
+        return MpiStatus(code, absl::StrCat(tokenferry::ToString(site), ", transfer ", sequence_, ": rank ", rank_));
+      }
+      for (int i = 0; i < num_done; ++i) {
+        const Piece& piece = pieces_[done_[i]];
+        TF_RETURN_IF_ERROR(Account(piece, statuses_[i], code, site));
+        if (piece.direction == Direction::kReceive) {
+          last_arrival = piece.rank;
+          last_arrival_seconds = limit.seconds();
+        }
+      }
+      num_open -= num_done;
+      if (num_done > 0) {
+        backoff.Reset();
+        continue;
+      }
+      const absl::StatusCode give_up = limit.Check();
+      if (give_up != absl::StatusCode::kOk) {
+        return WaitError(give_up, options_.timeout, DescribeWait(*this, site, sequence_, Pending(args)));
+      }
+      if (absl::Now() >= next_liveness) {
+        TF_RETURN_IF_ERROR(CheckPeersAlive(site, args));
+        next_liveness = absl::Now() + kLivenessPeriod;
+      }
+      backoff.Pause();
+    }
+    if (last_arrival >= 0) wait_seconds_[last_arrival] += last_arrival_seconds;
+    return absl::OkStatus();
+  }
+
+  // A finished request. MPI sets the status's error field only when Testsome says MPI_ERR_IN_STATUS.
+  absl::Status Account(const Piece& piece, const MPI_Status& status, int testsome_code, const CallSite& site) {
+    const auto where = [&] {
+      return absl::StrCat(tokenferry::ToString(site), ", transfer ", sequence_, ": rank ", rank_, " expects ",
+                          piece.num_bytes, " bytes from rank ", piece.rank);
+    };
+    if (testsome_code == MPI_ERR_IN_STATUS && status.MPI_ERROR != MPI_SUCCESS && status.MPI_ERROR != MPI_ERR_PENDING) {
+      return MpiStatus(status.MPI_ERROR, piece.direction == Direction::kReceive
+                                             ? where()
+                                             : absl::StrCat(tokenferry::ToString(site), ": rank ", rank_,
+                                                            " sending to rank ", piece.rank));
+    }
+    if (piece.direction == Direction::kSend) {
+      taken_bytes_[piece.rank] += piece.num_bytes;
+      return absl::OkStatus();
+    }
+    int num_bytes = 0;
+    MPI_Get_count(&status, MPI_BYTE, &num_bytes);
+    if (num_bytes != piece.num_bytes) {
+      return absl::FailedPreconditionError(absl::StrCat(where(), ", but it sent ", num_bytes));
+    }
+    arrived_bytes_[piece.rank] += num_bytes;
+    return absl::OkStatus();
+  }
+
+  bool Waiting(int r, const AllToAllVArgs& args) const {
+    return r != rank_ && (arrived_bytes_[r] < args.recv_offsets[r + 1] - args.recv_offsets[r] ||
+                          taken_bytes_[r] < args.send_offsets[r + 1] - args.send_offsets[r]);
+  }
+
+  std::vector<PendingRank> Pending(const AllToAllVArgs& args) const {
+    std::vector<PendingRank> out;
+    for (int r = 0; r < num_ranks_; ++r) {
+      if (!Waiting(r, args)) continue;
+      PendingRank p{.rank = RankId(r)};
+      p.expected_bytes = args.recv_offsets[r + 1] - args.recv_offsets[r];
+      p.arrived_bytes = arrived_bytes_[r];
+      p.untaken_bytes = args.send_offsets[r + 1] - args.send_offsets[r] - taken_bytes_[r];
+      if (OnThisHost(r)) p.process_state = tokenferry::ToString(GetProcessState(peers_[r].process));
+      out.push_back(std::move(p));
+    }
+    return out;
+  }
+
+  bool OnThisHost(int r) const {
+    return !peers_[r].process_namespace.empty() && peers_[r].process_namespace == peers_[rank_].process_namespace;
+  }
+
+  // A process that has ended may have sent everything before: it is missed only when, a period later, its bytes have
+  // still not come.
+  absl::Status CheckPeersAlive(const CallSite& site, const AllToAllVArgs& args) {
+    for (int r = 0; r < num_ranks_; ++r) {
+      if (!Waiting(r, args) || !OnThisHost(r)) continue;
+      Peer& peer = peers_[r];
+      peer.num_times_gone = GetProcessState(peer.process) == ProcessState::kGone ? peer.num_times_gone + 1 : 0;
+      if (peer.num_times_gone < 2) continue;
+      return absl::UnavailableError(
+          absl::StrCat("the process of rank ", r, " has ended: ", DescribeWait(*this, site, sequence_, Pending(args))));
+    }
+    return absl::OkStatus();
+  }
+
+  void CancelReceives() {
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      if (requests_[i] == MPI_REQUEST_NULL) continue;
+      if (pieces_[i].direction == Direction::kReceive) MPI_Cancel(&requests_[i]);
+      MPI_Request_free(&requests_[i]);
+    }
+  }
+
+  const MpiTransportOptions options_;
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  int rank_ = 0;
+  int num_ranks_ = 1;
+  int64_t sequence_ = -1;
+  absl::Status error_;
+  std::vector<Peer> peers_;
+  std::vector<double> wait_seconds_;
+  // Of the current transfer.
+  std::vector<MPI_Request> requests_;
+  std::vector<Piece> pieces_;  // of each request
+  std::vector<int> done_;
+  std::vector<MPI_Status> statuses_;
+  std::vector<int64_t> arrived_bytes_, taken_bytes_;  // [R]
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transport>> CreateMpiTransport(const MpiTransportOptions& options) {
+  int initialized = 0;
+  MPI_Initialized(&initialized);
+  if (!initialized) return absl::FailedPreconditionError("the mpi transport needs MPI to be initialised first");
+  if (options.max_message_bytes < 1 || options.max_message_bytes > (int64_t{1} << 30)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_message_bytes is ", options.max_message_bytes, ", not 1 to 2^30"));
+  }
+  auto transport = std::make_unique<MpiTransport>(options);
+  TF_RETURN_IF_ERROR(transport->Start());
+  return transport;
+}
+
+}  // namespace tokenferry

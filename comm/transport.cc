@@ -1,0 +1,18 @@
+#include "comm/transport.h"
+
+namespace tokenferry {
+
+std::string ToString(const CallSite& site) {
+  std::string out;
+  if (site.layer >= 0) absl::StrAppend(&out, "layer ", site.layer, ", ");
+  absl::StrAppend(&out, site.phase);
+  if (site.step >= 0) absl::StrAppend(&out, ", step ", site.step);
+  return out;
+}
+
+absl::Status Transport::AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args) {
+  TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), tokenferry::ToString(site)));
+  return HostAllToAllV(site, args);
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,63 @@
+// What every waiting host transport shares: giving way while waiting, the stop flag, and the words of the error.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "comm/transport.h"
+
+namespace tokenferry {
+
+// Gives way while polling: spins for about a microsecond, then yields, and after a while sleeps between polls, so that
+// many ranks on few cores do not take each other's time.
+class Backoff {
+ public:
+  void Pause();
+  void Reset() { num_pauses_ = 0; }
+
+ private:
+  int num_pauses_ = 0;
+};
+
+// Asks every waiting transfer of this process to give up: it returns Cancelled, naming the call site and whom it waits
+// for, unless it completes within kStopGrace. May be called from a signal handler. mpirun sends SIGTERM to the
+// survivors when a rank dies and SIGKILL a second later: this is how they still say whom they were waiting for.
+void RequestStop();
+bool StopRequested();
+void ClearStopRequest();  // for tests
+inline constexpr absl::Duration kStopGrace = absl::Milliseconds(200);
+
+// A rank that a transfer still waits for.
+struct PendingRank {
+  RankId rank;
+  int64_t expected_bytes = 0;  // of what it sends us
+  int64_t arrived_bytes = 0;
+  int64_t untaken_bytes = 0;  // of what we send it: not taken yet
+  std::string process_state;  // "running", "stopped (SIGSTOP?)", "gone"; empty when unknown
+};
+
+// "layer 3, combine rows, transfer 12: rank 0 waits for rank 2 on host a (0 of 4096 bytes arrived, process gone)"
+std::string DescribeWait(const Transport& transport, const CallSite& site, int64_t sequence,
+                         const std::vector<PendingRank>& pending);
+
+// Decides while a transfer waits whether it has to give up. One per transfer.
+class WaitLimit {
+ public:
+  explicit WaitLimit(absl::Duration timeout) : start_(absl::Now()), timeout_(timeout) {}
+  // kOk: go on waiting.
+  absl::StatusCode Check();
+  double seconds() const { return absl::ToDoubleSeconds(absl::Now() - start_); }
+
+ private:
+  absl::Time start_;
+  absl::Duration timeout_;
+  absl::Time stop_seen_ = absl::InfiniteFuture();
+};
+
+// The error of a transfer that ended with `code` of WaitLimit::Check.
+absl::Status WaitError(absl::StatusCode code, absl::Duration timeout, const std::string& description);
+
+// Both offset arrays have num_ranks + 1 entries, start at 0 or more, and do not fall; own send and receive sizes agree.
+absl::Status ValidateArgs(const Transport& transport, const CallSite& site, const AllToAllVArgs& args);
+
+}  // namespace tokenferry
