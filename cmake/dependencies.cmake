@@ -1,6 +1,8 @@
 # Debian 12's packages; nothing is downloaded. docs/design.md says what each is for.
 find_package(Threads REQUIRED)
 find_package(MPI REQUIRED COMPONENTS C)
+# Only the C interface: the C++ one that mpi.h would declare has a library of its own, and is long gone from the standard.
+target_compile_definitions(MPI::MPI_C INTERFACE OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
 find_package(absl REQUIRED)
 find_package(spdlog REQUIRED)
 find_package(nlohmann_json REQUIRED)
