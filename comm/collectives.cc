@@ -2,10 +2,13 @@
 
 #include <cstring>
 
+#include "absl/strings/cord.h"
+
 namespace tokenferry {
 namespace {
 
 constexpr int64_t kMaxControlBytes = int64_t{1} << 32;  // per message: control messages are small
+constexpr char kAgreedPayload[] = "tokenferry/agreed";
 
 // Every rank sends send[r] to rank r: first the sizes, then the bytes. The ends agree on every size by construction.
 absl::StatusOr<std::vector<std::string>> Swap(Transport& transport, const CallSite& site,
@@ -86,10 +89,14 @@ absl::Status AgreeOnStatus(Transport& transport, const CallSite& site, const abs
     }
     std::memcpy(&theirs, all[r].data(), sizeof(theirs));
     if (theirs == 0) continue;
-    return absl::Status(static_cast<absl::StatusCode>(theirs),
+    absl::Status agreed(static_cast<absl::StatusCode>(theirs),
                         absl::StrCat("rank ", r, ": ", all[r].substr(sizeof(theirs))));
+    agreed.SetPayload(kAgreedPayload, absl::Cord());
+    return agreed;
   }
   return absl::OkStatus();
 }
+
+bool IsAgreedOn(const absl::Status& status) { return status.GetPayload(kAgreedPayload).has_value(); }
 
 }  // namespace tokenferry

@@ -6,6 +6,7 @@
 #include <atomic>
 
 #include "absl/time/clock.h"
+#include "core/wait.h"
 
 namespace tokenferry {
 namespace {
@@ -17,17 +18,11 @@ constexpr int kSpins = 64;     // polls in a row: about a microsecond
 constexpr int kYields = 2000;  // then polls with a yield between: a millisecond or more
 constexpr int kSleepNanos = 50'000;
 
-inline void CpuRelax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
-
 }  // namespace
 
 void Backoff::Pause() {
   if (num_pauses_ < kSpins) {
-    CpuRelax();
+    internal::CpuPause();
   } else if (num_pauses_ < kSpins + kYields) {
     sched_yield();
   } else {

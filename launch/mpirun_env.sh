@@ -15,9 +15,8 @@ export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
 export OMPI_MCA_pml="${OMPI_MCA_pml:-ob1}"
 export OMPI_MCA_btl="${OMPI_MCA_btl:-self,vader}"
 
-# Container sandboxes forbid one process to read another's memory (CMA, a kind of ptrace), and Open MPI notices only when
-# a transfer fails: go through shared memory instead.
-export OMPI_MCA_btl_vader_single_copy_mechanism="${OMPI_MCA_btl_vader_single_copy_mechanism:-none}"
+# Container sandboxes may forbid one process to read another's memory (CMA, a kind of ptrace), and Open MPI notices only
+# when a transfer fails. tokenferry tries it when it starts and tells Open MPI (comm/mpi_session.cc).
 
 # mpirun looks for ssh even when every rank is on this host.
 if ! command -v ssh >/dev/null 2>&1; then

@@ -22,8 +22,12 @@ MAY_INCLUDE["tests"] = set(MAY_INCLUDE)
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 CONDITION = re.compile(r"^\s*#\s*(ifdef|ifndef|if|elif)\b(.*)")
-# Where code may ask for the platform: the devices, kernel files, and scalar code that host and device share.
-MAY_ASK = re.compile(r"^(core/device/|core/scalar\.h$|core/isa\.cc$|core/affinity|tests/|.*/kernels?/|.*_kernels?[._]|.*-inl\.h$|.*\.cuh?$)")
+# Where code may ask for the platform: the devices, what core wraps of the processor, and kernel files, which are named
+# for it: *_ops.cc, *_kernels.cc, *_cpu.cc, *_simd.cc, *_<instruction set>.cc, and what they include.
+MAY_ASK = re.compile(r"^(core/device/|core/kernels/|core/(scalar\.h|isa\.cc|wait\.cc|affinity\.cc)$|tests/"
+                     r"|.*_(ops|kernels?|cpu|simd|avx\w+|neon)\.(cc|h)$|.*-inl\.h$|.*\.cuh?$)")
+# Conditions of Highway's dispatch, which compiles a kernel file several times, whatever its name.
+SIMD_CONDITION = re.compile(r"\b(HWY_\w+|TF_SIMD_\w+)\b")
 
 
 def box_of(path):
@@ -44,10 +48,8 @@ def check_line(path, line):
         if include.group(1).startswith("."):
             return f'include "{include.group(1)}" from the root, not by a relative path'
     condition = CONDITION.match(line)
-    if condition and not MAY_ASK.match(path):
-        # Highway's dispatch writes its conditions into the kernel file, whatever its name.
-        if "HWY_ONCE" not in condition.group(2):
-            return f"#{condition.group(1)} belongs into core/device and kernel files"
+    if condition and not MAY_ASK.match(path) and not SIMD_CONDITION.search(condition.group(2)):
+        return f"#{condition.group(1)} belongs into core/device and kernel files"
     return None
 
 
@@ -69,7 +71,9 @@ def main():
             (("comm/a.cc", "#ifdef __x86_64__"), True),
             (("comm/a.cc", "#if defined(__CUDACC__)"), True),
             (("core/device/a.cc", "#ifdef __x86_64__"), False),
-            (("core/kernels/a.cc", "#if HWY_ONCE"), False),
+            (("experts/a.cc", "#if HWY_ONCE"), False),
+            (("experts/a_ops.cc", "#if defined(__x86_64__)"), False),
+            (("experts/a.cc", "#elif defined(__aarch64__)"), True),
         ], check_line)
     problems = []
     files = [p for p in tree([".h", ".cc", ".cu", ".cuh"]) if box_of(p)]

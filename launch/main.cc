@@ -1,0 +1,55 @@
+// tokenferry: one program, one subcommand per run. launch/flags.h has the command line, launch/bootstrap.h the ranks.
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "absl/types/span.h"
+#include "launch/bootstrap.h"
+#include "launch/commands.h"
+#include "launch/flags.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr int kUsage = 2;
+
+int RefuseCommandLine(const absl::Status& status) {
+  if (GetLauncherInfo().rank == 0) {
+    PrintError(status.message());
+  } else {
+    usleep(500'000);  // mpirun ends all ranks when the first one fails: let rank 0 speak before
+  }
+  return kUsage;
+}
+
+absl::Status RunCommand(RankContext& context, const CommandLine& line) {
+  switch (line.command) {
+    case Command::kGenerate:
+      return RunGenerate(context, line.generate);
+    case Command::kEval:
+      return RunEval(context, line.eval);
+    case Command::kInspect:
+      return RunInspect(context, line.inspect);
+    case Command::kBenchEngine:
+      return RunBenchEngine(context, line.bench);
+  }
+  return absl::InternalError("a subcommand without an implementation");
+}
+
+int Main(int argc, char** argv) {
+  const auto line =
+      ParseCommandLine(absl::MakeConstSpan(const_cast<const char* const*>(argv) + 1, argc > 0 ? argc - 1 : 0));
+  if (!line.ok()) return RefuseCommandLine(line.status());
+  if (!line->text.empty()) {
+    if (GetLauncherInfo().rank == 0) std::fputs(line->text.c_str(), stdout);
+    return 0;
+  }
+  const auto plan = PlanRanks(line->shared, GetLauncherInfo());
+  if (!plan.ok()) return RefuseCommandLine(plan.status());
+  return RunRanks(line->shared, *plan, [&line](RankContext& context) { return RunCommand(context, *line); });
+}
+
+}  // namespace
+}  // namespace tokenferry
+
+int main(int argc, char** argv) { return tokenferry::Main(argc, argv); }

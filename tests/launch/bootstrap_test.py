@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""bootstrap_test.py PROBE MPIRUN: how jobs end, seen from outside: status, what is printed once, who ends with whom."""
+
+import os
+import subprocess
+import sys
+import time
+import unittest
+
+PROBE, MPIRUN = sys.argv[1], sys.argv[2]
+ERROR = "file x.safetensors, tensor w:\\nscale 3 is nan"  # one line, though the message has two
+LIMIT = 60  # seconds; far below the probe's own deadline of 60 s only because errors end jobs at once
+
+
+def run(body, transport, ranks, launched=None, more=()):
+    """`ranks` is the flag (0: not given); `launched` the number of ranks of mpirun, None: without it."""
+    command = [PROBE, body, transport, str(ranks), *more]
+    if launched is not None:
+        command = [MPIRUN, str(launched), *command]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM_", "PMI"))}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=environment)
+    ours = [line for line in done.stderr.splitlines() if line.startswith("tokenferry: ")]
+    return done.returncode, done.stdout.splitlines(), ours
+
+
+def processes():
+    """Probes that are still there (zombies of a foreign parent do not count)."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                if f.read().split(b"\0")[0] == PROBE.encode():
+                    found.append(pid)
+        except OSError:
+            pass  # it has ended meanwhile
+    return found
+
+
+class Bootstrap(unittest.TestCase):
+    def tearDown(self):
+        for _ in range(100):
+            if not processes():
+                break
+            time.sleep(0.1)
+        self.assertEqual(processes(), [], "orphans")
+
+    def test_ranks_as_threads_and_as_processes(self):
+        for ranks in 1, 2, 3, 5:
+            for case in ("local", ranks, None), ("auto", 0, ranks), ("mpi", ranks, ranks):
+                status, out, errors = run("ok", *case)
+                self.assertEqual((status, errors), (0, []), case)
+                self.assertEqual([line.split()[:4] for line in out], [["rank", str(r), "of", str(ranks)] for r in range(ranks)])
+                self.assertEqual(len({line.split()[4] for line in out}), 1, out)  # one instruction set for all
+
+    def test_alone_without_mpirun(self):
+        for transport in "auto", "mpi":
+            status, out, errors = run("ok", transport, 0)
+            self.assertEqual((status, errors, len(out)), (0, [], 1))
+
+    def test_instruction_set_is_restricted(self):
+        status, out, errors = run("ok", "local", 3, more=["portable"])
+        self.assertEqual((status, errors), (0, []))
+        self.assertEqual({line.split()[4] for line in out}, {"portable"})
+        other = "neon" if os.uname().machine == "x86_64" else "avx2"
+        status, out, errors = run("ok", "auto", 0, 2, [other])
+        self.assertNotEqual(status, 0)
+        self.assertEqual(len(errors), 1, errors)
+        self.assertIn(f"'{other}'", errors[0])
+
+    def test_flags_against_the_launcher(self):
+        status, _, errors = run("ok", "local", 0, 2)
+        self.assertNotEqual(status, 0)
+        self.assertIn("--ranks 2", errors[0])
+        status, _, errors = run("ok", "mpi", 3, 2)
+        self.assertNotEqual(status, 0)
+        self.assertIn("mpirun -n 3", errors[0])
+
+    def test_agreed_error_is_printed_once(self):
+        for case in ("local", 3, None), ("auto", 0, 3):
+            status, _, errors = run("agreed", *case)
+            self.assertEqual(errors, [f"tokenferry: load: rank 2: {ERROR}"], case)
+            self.assertEqual(status, 1, case)
+        status, _, errors = run("agreed", "local", 1)
+        self.assertEqual((status, errors), (1, [f"tokenferry: load: rank 0: {ERROR}"]))
+
+    def test_error_of_one_rank_ends_all(self):
+        for body in "alone", "busy":
+            for case in ("local", 3, None), ("auto", 0, 3):
+                status, _, errors = run(body, *case)
+                self.assertNotEqual(status, 0, case)
+                self.assertIn(f"tokenferry: rank 2: {ERROR}", errors, (body, case))
+
+    def test_lost_rank_is_named(self):
+        for body, state in ("killed", "gone"), ("stopped", "stopped"):
+            status, _, errors = run(body, "auto", 0, 3)
+            self.assertNotEqual(status, 0)
+            told = [e for e in errors if "layer 3, probe, step 17" in e and "rank 2" in e]
+            self.assertTrue(told, (body, errors))
+            if body == "stopped":  # a killed rank may be seen by mpirun before it is seen by its peers
+                self.assertIn(state, " ".join(told))
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)
