@@ -1,8 +1,7 @@
 #include "tests/support/checkpoint_writer.h"
 
-#include <unistd.h>
-
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -124,13 +123,15 @@ std::string ReadFile(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
 }
 
-std::string MakeTempDir(absl::string_view name) {
-  static int count = 0;
-  const auto base = std::filesystem::temp_directory_path();
-  const auto path = base / absl::StrCat("tokenferry_", getpid(), "_", count++, "_", name);
-  std::filesystem::remove_all(path);
-  std::filesystem::create_directories(path);
-  return path.string();
+TempDir::TempDir() {
+  std::string name = (std::filesystem::temp_directory_path() / "tokenferry_XXXXXX").string();
+  if (mkdtemp(name.data()) == nullptr) internal::CheckFailed(__FILE__, __LINE__, "mkdtemp", name);
+  path_ = name;
+}
+
+TempDir::~TempDir() {
+  std::error_code ignored;  // a leftover directory must not fail a test
+  std::filesystem::remove_all(path_, ignored);
 }
 
 ModelConfig TinyConfig() {

@@ -26,8 +26,19 @@ std::string SafetensorsBytes(const std::vector<FileTensor>& tensors);
 // Aborts the test program when the file system refuses.
 void WriteFile(const std::string& path, absl::string_view bytes);
 std::string ReadFile(const std::string& path);
-// A new empty directory below the test's temporary directory.
-std::string MakeTempDir(absl::string_view name);
+
+// A new empty directory, removed with everything in it on destruction.
+class TempDir {
+ public:
+  TempDir();
+  ~TempDir();
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
 
 struct RandomCheckpoint {
   ModelConfig config;  // shapes; config.dtype for what is not FP8, config.fp8_block > 0 for FP8 projections
