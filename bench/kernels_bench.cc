@@ -1,0 +1,304 @@
+// Matrix products and the expert FFN against this machine's own bounds, measured in the same run on the same threads:
+// read bandwidth (bytes of weights) and the fused multiply-add peak. `of_bound` = max(weight bytes / read bandwidth,
+// flops / FMA peak) / time. Weights cycle through more memory than the caches hold. Row 0 of every result is compared
+// with the reference before and after timing. Flags: Google Benchmark's; TF_BENCH_THREADS, TF_BENCH_ISA.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include "core/check.h"
+#include "core/device/cpu_device.h"
+#include "core/kernels/matmul.h"
+#include "experts/expert_ffn.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "bench/kernels_bench.cc"
+#include "core/kernels/simd_targets.h"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+#if TF_SIMD_TARGET
+HWY_BEFORE_NAMESPACE();
+namespace tokenferry {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Sums `num_floats` floats (a multiple of 128).
+float ReadAll(const float* p, int64_t num_floats) {
+  const hn::CappedTag<float, 16> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+  for (int64_t i = 0; i < num_floats; i += 4 * lanes) {
+    s0 = hn::Add(s0, hn::LoadU(d, p + i));
+    s1 = hn::Add(s1, hn::LoadU(d, p + i + lanes));
+    s2 = hn::Add(s2, hn::LoadU(d, p + i + 2 * lanes));
+    s3 = hn::Add(s3, hn::LoadU(d, p + i + 3 * lanes));
+  }
+  return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
+}
+
+// `steps` times 12 independent multiply-adds; returns the number of flops.
+double RunFmas(int64_t steps, float* out) {
+  const hn::CappedTag<float, 16> d;
+  using V = hn::Vec<decltype(d)>;
+  const V x = hn::Set(d, *out), y = hn::Set(d, 0.5f);
+  V a = y, b = y, c = y, e = y, f = y, g = y, h = y, i = y, j = y, k = y, l = y, m = y;
+  for (int64_t s = 0; s < steps; ++s) {
+    a = hn::MulAdd(a, x, y), b = hn::MulAdd(b, x, y), c = hn::MulAdd(c, x, y), e = hn::MulAdd(e, x, y);
+    f = hn::MulAdd(f, x, y), g = hn::MulAdd(g, x, y), h = hn::MulAdd(h, x, y), i = hn::MulAdd(i, x, y);
+    j = hn::MulAdd(j, x, y), k = hn::MulAdd(k, x, y), l = hn::MulAdd(l, x, y), m = hn::MulAdd(m, x, y);
+  }
+  const V s = a + b + c + e + f + g + h + i + j + k + l + m;
+  *out = hn::GetLane(hn::SumOfLanes(d, s));
+  return 12.0 * 2.0 * static_cast<double>(steps) * static_cast<double>(hn::Lanes(d));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace tokenferry
+HWY_AFTER_NAMESPACE();
+#endif  // TF_SIMD_TARGET
+
+#if HWY_ONCE
+namespace tokenferry {
+namespace {
+
+float PlainReadAll(const float* p, int64_t n) {
+  float s = 0;
+  for (int64_t i = 0; i < n; ++i) s += p[i];
+  return s;
+}
+double PlainRunFmas(int64_t steps, float* out) {
+  float a = 0.5f;
+  for (int64_t s = 0; s < steps; ++s) a = a * *out + 0.5f;
+  *out = a;
+  return 2.0 * static_cast<double>(steps);
+}
+
+int NumThreads() {
+  const char* text = std::getenv("TF_BENCH_THREADS");
+  return text == nullptr ? 1 : std::max(1, std::atoi(text));
+}
+
+Isa BenchIsa() {
+  const char* text = std::getenv("TF_BENCH_ISA");
+  if (text == nullptr) return BestIsa(SupportedIsas());
+  const absl::StatusOr<Isa> isa = IsaFromName(text);
+  TF_CHECK(isa.ok());
+  TF_CHECK(SupportedIsas() & (1u << static_cast<int>(*isa)));
+  return *isa;
+}
+
+double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// The machine's bounds with all threads: the best of several tries.
+struct Bounds {
+  double bytes_per_second = 0, flops_per_second = 0;
+};
+
+const Bounds& MeasuredBounds() {
+  static const Bounds bounds = [] {
+    ThreadPool pool(NumThreads());
+    const int64_t threads = pool.num_threads(), floats_each = int64_t{32} << 20;
+    std::vector<float> memory(floats_each * threads, 1.0f), sink(threads * 16, 0.999f);
+    std::vector<double> flops(threads);
+    Bounds best;
+    for (int i = 0; i < 7; ++i) {
+      const double start = Seconds();
+      pool.ParallelFor(threads, [&](int64_t t, int) {
+        benchmark::DoNotOptimize(
+            TF_SIMD_CHOOSE(BenchIsa(), ReadAll, PlainReadAll)(&memory[t * floats_each], floats_each));
+      });
+      const double middle = Seconds();
+      pool.ParallelFor(threads, [&](int64_t t, int) {
+        flops[t] = TF_SIMD_CHOOSE(BenchIsa(), RunFmas, PlainRunFmas)(10'000'000, &sink[t * 16]);
+      });
+      const double end = Seconds();
+      best.bytes_per_second = std::max(best.bytes_per_second, 4.0 * floats_each * threads / (middle - start));
+      best.flops_per_second = std::max(best.flops_per_second, flops[0] * threads / (end - middle));
+    }
+    return best;
+  }();
+  return bounds;
+}
+
+void Report(benchmark::State& state, double bytes, double flops) {
+  const Bounds& bounds = MeasuredBounds();
+  const double bound = std::max(bytes / bounds.bytes_per_second, flops / bounds.flops_per_second);
+  using benchmark::Counter;
+  state.counters["GB/s"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
+  state.counters["GFLOP/s"] = Counter(flops * 1e-9, Counter::kIsIterationInvariantRate);
+  state.counters["of_bound"] = Counter(bound, Counter::kIsIterationInvariantRate);
+}
+
+struct BenchDevice {
+  std::unique_ptr<Device> device;
+  std::vector<Buffer> buffers;
+  std::unique_ptr<Stream> stream;
+
+  explicit BenchDevice(CpuDeviceOptions options) : device(CreateCpuDevice(std::move(options))) {
+    stream = std::move(device->CreateStream()).value();
+  }
+  void* Allocate(size_t num_bytes) {
+    buffers.push_back(std::move(device->Allocate(num_bytes, MemoryKind::kDevice, "bench")).value());
+    return buffers.back().data();
+  }
+  template <class T>
+  T* Upload(const std::vector<T>& host) {
+    void* data = Allocate(host.size() * sizeof(T));
+    stream->CopyToDevice(data, host.data(), host.size() * sizeof(T));
+    return static_cast<T*>(data);
+  }
+  std::vector<float> Download(const float* data, size_t size) {
+    std::vector<float> host(size);
+    stream->CopyToHost(host.data(), data, size * sizeof(float));
+    TF_CHECK(stream->Synchronize().ok());
+    return host;
+  }
+};
+
+// Values within [-1, 1]; E4M3 codes below 1.
+WeightView MakeWeight(BenchDevice& device, DType dtype, int64_t rows, int64_t cols) {
+  static std::minstd_rand random(7);
+  std::vector<uint32_t> words(rows * cols * DTypeBytes(dtype) / 4);
+  for (uint32_t& word : words) {
+    const uint32_t bits = random() ^ (random() << 16);
+    word = dtype == DType::kF32 ? (bits & 0x80FFFFFFu) | 0x3E000000u
+                                : bits & (dtype == DType::kBF16 ? 0xBF7FBF7Fu : 0xB7B7B7B7u);
+    if (dtype == DType::kBF16) word |= 0x3C003C00u;
+  }
+  WeightView w = {.dtype = dtype, .rows = rows, .cols = cols};
+  w.data = device.Upload(words);
+  if (dtype == DType::kF8E4M3) {
+    w.scale_stride = (cols + 127) / 128;
+    w.scales = device.Upload(std::vector<float>(w.scale_stride * ((rows + 127) / 128), 0.37f));
+  }
+  return w;
+}
+
+std::vector<float> RandomRows(int64_t size) {
+  std::minstd_rand random(8);
+  std::vector<float> x(size);
+  for (float& v : x) v = static_cast<float>(random() % 2001) / 1000.0f - 1.0f;
+  return x;
+}
+
+// Row 0 of args.y against the reference: the same bits, but for vdpbf16ps (see core/kernels/matmul.h), which must agree
+// within the rounding of two f32 sums of terms of at most |x| |w| <= 1 each (2 * 2 * cols / 32 * 2^-23 * cols).
+void CheckRow(BenchDevice& device, const MatMulArgs& args) {
+  BenchDevice reference({.kernels = KernelSet::kReference});
+  MatMulArgs row = args;  // device memory of a CPU device is this process's
+  row.num_rows = 1;
+  row.y = static_cast<float*>(reference.Allocate(args.w.rows * sizeof(float)));
+  MatMul(*reference.stream, row);
+  const std::vector<float> expected = reference.Download(row.y, args.w.rows);
+  const std::vector<float> got = device.Download(args.y, args.w.rows);
+  const bool own_order = BenchIsa() == Isa::kAvx512Bf16 && args.compute == Compute::kBF16;
+  if (!own_order) TF_CHECK_EQ(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)), 0);
+  const double bound = 0.125 * static_cast<double>(args.w.cols) * static_cast<double>(args.w.cols) * 0x1p-23;
+  for (size_t i = 0; i < got.size(); ++i) TF_CHECK_LE(std::abs(got[i] - expected[i]), bound);
+}
+
+// Args: rows, dtype, compute.
+void BM_MatMul(benchmark::State& state) {
+  constexpr int64_t kSize = 2048, kWeightMemory = int64_t{192} << 20;
+  const int64_t rows = state.range(0);
+  const auto dtype = static_cast<DType>(state.range(1));
+  BenchDevice device({.num_threads = NumThreads(), .isa = BenchIsa()});
+  std::vector<WeightView> weights;
+  const int64_t weight_bytes = kSize * kSize * DTypeBytes(dtype);
+  const int64_t num_weights = rows <= 16 ? kWeightMemory / weight_bytes : 1;
+  for (int64_t i = 0; i < num_weights; ++i) weights.push_back(MakeWeight(device, dtype, kSize, kSize));
+  MatMulArgs args;
+  args.x = device.Upload(RandomRows(rows * kSize));
+  args.x_stride = args.y_stride = kSize;
+  args.num_rows = rows;
+  args.y = static_cast<float*>(device.Allocate(rows * kSize * sizeof(float)));
+  args.compute = static_cast<Compute>(state.range(2));
+  args.w = weights[0];
+  MatMul(*device.stream, args);
+  CheckRow(device, args);
+  size_t next = 0;
+  for (auto _ : state) {
+    args.w = weights[next++ % weights.size()];
+    MatMul(*device.stream, args);
+    TF_CHECK(device.stream->Synchronize().ok());
+  }
+  CheckRow(device, args);
+  Report(state, static_cast<double>(weight_bytes), 2.0 * rows * kSize * kSize);
+}
+
+void MatMulShapes(benchmark::internal::Benchmark* b) {
+  for (int64_t rows : {1, 2, 4, 8, 64, 512}) {
+    for (DType dtype : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
+      for (Compute compute : {Compute::kF32, Compute::kBF16}) {
+        b->Args({rows, static_cast<int64_t>(dtype), static_cast<int64_t>(compute)});
+      }
+    }
+  }
+}
+BENCHMARK(BM_MatMul)->Apply(MatMulShapes)->ArgNames({"rows", "dtype", "compute"})->UseRealTime()->MinTime(0.2);
+
+// Args: selections per slot, dtype. 16 experts of hidden 2048 and intermediate 1024, bf16 products.
+void BM_ExpertFfn(benchmark::State& state) {
+  constexpr int64_t kHidden = 2048, kInner = 1024, kSlots = 16;
+  const int64_t per_slot = state.range(0), num_selections = per_slot * kSlots;
+  const auto dtype = static_cast<DType>(state.range(1));
+  BenchDevice device({.num_threads = NumThreads(), .isa = BenchIsa()});
+  std::vector<WeightView> gate, up, down;
+  std::vector<int64_t> offsets = {0};
+  for (int64_t s = 0; s < kSlots; ++s) {
+    gate.push_back(MakeWeight(device, dtype, kInner, kHidden));
+    up.push_back(MakeWeight(device, dtype, kInner, kHidden));
+    down.push_back(MakeWeight(device, dtype, kHidden, kInner));
+    offsets.push_back(offsets.back() + per_slot);
+  }
+  std::vector<int32_t> row_idx(num_selections);
+  for (int64_t i = 0; i < num_selections; ++i) row_idx[i] = static_cast<int32_t>(i % per_slot);
+  ExpertFfnArgs args;
+  args.rows = {.rows = device.Upload(RandomRows(per_slot * kHidden)),
+               .hidden = kHidden,
+               .row_stride = kHidden,
+               .row_idx = device.Upload(row_idx),
+               .slot_offsets = device.Upload(offsets),
+               .slot_offsets_host = &offsets,
+               .num_selections = num_selections};
+  args.num_slots = kSlots;
+  args.intermediate = kInner;
+  args.gate = device.Upload(gate);
+  args.up = device.Upload(up);
+  args.down = device.Upload(down);
+  args.scratch = static_cast<float*>(device.Allocate(num_selections * 2 * kInner * sizeof(float)));
+  args.out = static_cast<float*>(device.Allocate(num_selections * kHidden * sizeof(float)));
+  args.compute = Compute::kBF16;
+  for (auto _ : state) {
+    ExpertFfn(*device.stream, args);
+    TF_CHECK(device.stream->Synchronize().ok());
+  }
+  const double parameters = 3.0 * kHidden * kInner;
+  Report(state, kSlots * parameters * DTypeBytes(dtype), 2.0 * num_selections * parameters);
+}
+BENCHMARK(BM_ExpertFfn)
+    ->ArgsProduct({{1, 4, 64}, {static_cast<int64_t>(DType::kBF16), static_cast<int64_t>(DType::kF8E4M3)}})
+    ->ArgNames({"per_slot", "dtype"})
+    ->UseRealTime()
+    ->MinTime(0.2);
+
+}  // namespace
+}  // namespace tokenferry
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  using namespace tokenferry;  // NOLINT
+  const Bounds& bounds = MeasuredBounds();
+  std::printf("%d thread(s), %s: read %.1f GB/s, f32 multiply-add peak %.1f GFLOP/s\n", NumThreads(),
+              std::string(IsaName(BenchIsa())).c_str(), bounds.bytes_per_second * 1e-9, bounds.flops_per_second * 1e-9);
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
+#endif  // HWY_ONCE
