@@ -4,7 +4,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/scalar.h"
+#include "core/kernels/matmul_values.h"
+#include "core/kernels/scratch.h"
 #include "runtime/model/attention_kernels.h"
 #include "runtime/model/row_kernels.h"
 #include "runtime/model/row_parallel.h"
@@ -18,13 +19,15 @@ constexpr int64_t kAbsorbCols = 64;      // columns of W_UK per panel
 constexpr int64_t kExpandRows = 16;      // rows of W_UV per panel
 constexpr int64_t kQueriesPerTask = 32;  // (token, head) pairs that share a walk over the keys
 
+float* ScratchFloats(int64_t size) { return static_cast<float*>(ThreadScratch(size * sizeof(float))); }
+
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void CopyRounded(const float* x, int64_t size, Compute compute, float* out) {
   if (compute == Compute::kF32) {
     std::copy_n(x, size, out);
   } else {
-    for (int64_t i = 0; i < size; ++i) out[i] = ToFloat(ToBF16(x[i]));
+    for (int64_t i = 0; i < size; ++i) out[i] = RoundToBF16(x[i]);
   }
 }
 
@@ -62,7 +65,7 @@ class AttentionWorker {
   AttentionWorker(const LatentAttentionArgs& args, const RowKernels& kernels, const AttentionTask& task)
       : args_(args), kernels_(kernels), task_(task), latent_(args.cache.latent), width_(latent_ + args.rope) {
     const int64_t n = task.num_tokens * task.num_heads;
-    float* next = ThreadScratch(n * (width_ + latent_ + kCacheBlockTokens + 3) + kCacheBlockTokens * width_);
+    float* next = ScratchFloats(n * (width_ + latent_ + kCacheBlockTokens + 3) + kCacheBlockTokens * width_);
     const auto take = [&next](int64_t size) { return std::exchange(next, next + size); };
     keys_ = take(kCacheBlockTokens * width_);
     queries_ = take(n * width_);
@@ -176,7 +179,7 @@ void AbsorbQuery(const AbsorbQueryArgs& args, CpuContext& context) {
     const int64_t begin = task / panels / args.heads * kTokensPerTask;
     const int64_t num_tokens = std::min(kTokensPerTask, args.num_tokens - begin);
     const int64_t cols = std::min(kAbsorbCols, latent - col);
-    float* panel = ThreadScratch(args.nope * (kAbsorbCols + kTokensPerTask));
+    float* panel = ScratchFloats(args.nope * (kAbsorbCols + kTokensPerTask));
     for (int64_t i = 0; i < args.nope; ++i) {
       kernels.widen(args.kv_b, h * (args.nope + args.value) + i, col, cols, args.compute, panel + i * kAbsorbCols);
     }
@@ -207,7 +210,7 @@ void ExpandValue(const ExpandValueArgs& args, CpuContext& context) {
     const int64_t begin = task / panels / args.heads * kTokensPerTask;
     const int64_t num_tokens = std::min(kTokensPerTask, args.num_tokens - begin);
     const int64_t rows = std::min<int64_t>(kExpandRows, args.value - v);
-    float* panel = ThreadScratch(latent * (kExpandRows + kTokensPerTask));
+    float* panel = ScratchFloats(latent * (kExpandRows + kTokensPerTask));
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t row = h * (args.nope + args.value) + args.nope + v + i;
       kernels.widen(args.kv_b, row, 0, latent, args.compute, panel + i * latent);

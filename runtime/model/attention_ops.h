@@ -30,7 +30,8 @@ struct TokenPositions {
   int64_t num_tokens = 0;
 };
 
-// Rotates interleaved pairs (2i, 2i + 1) in place: per token `heads` vectors of `dim`, at x + t * stride + h * head_stride.
+// Rotates interleaved pairs (2i, 2i + 1) in place, (a, b) -> (a * cos - b * sin, a * sin + b * cos) with every product
+// rounded: per token `heads` vectors of `dim`, at x + t * stride + h * head_stride.
 // cos_sin is [max_position, dim]: per position dim / 2 cosines, then dim / 2 sines, f32.
 struct RopeArgs {
   float* x = nullptr;
@@ -66,9 +67,12 @@ struct AbsorbQueryArgs {
 };
 void AbsorbQuery(Stream& stream, const AbsorbQueryArgs& args);
 
-// u[t, h, :]: causal attention of token t over positions 0 .. position[t] of its sequence. Dot products follow
-// core/kernels/matmul.h's lane order; the softmax runs online over the fixed key blocks in f32; sums over keys are fma
-// chains in key order. In kBF16 q~ and the rope query are rounded to bf16 before the scores.
+// u[t, h, :]: causal attention of token t over positions 0 .. position[t] of its sequence. A score is one dot product of
+// [q~ | rope query] with the cache row, r + p inputs in core/kernels/matmul.h's lane order, times scale. The softmax runs
+// online over the fixed key blocks in f32, with core/kernels/exp.h; with m the maximum so far and f = exp(m before - m):
+//   weight_j = exp(score_j - m); sum = fma(sum, f, the block's weights added up in lane order, key j of it in lane j % 16);
+//   acc = acc * f, then one fma chain over the block's keys in order; in the end u = acc / sum.
+// In kBF16 q~ and the rope query are rounded to bf16 before the scores.
 struct LatentAttentionArgs {
   const float* q_latent = nullptr;  // [T, heads, r]
   const float* q = nullptr;         // [T, heads, nope + rope]; the last `rope` of a head (rotated) are read

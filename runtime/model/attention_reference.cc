@@ -1,15 +1,13 @@
 // The meaning of attention_ops.h: plain, sequential, one element after the other.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "core/kernels/dot.h"
 #include "core/kernels/exp.h"
-#include "core/scalar.h"
+#include "core/kernels/matmul_values.h"
 #include "runtime/model/attention_kernels.h"
-#include "runtime/model/row_kernels.h"
 
 namespace tokenferry {
 
@@ -45,13 +43,7 @@ void WriteToken(const CacheWriteArgs& args, int64_t t) {
 namespace attention_reference {
 namespace {
 
-float Round(float x, Compute compute) { return compute == Compute::kBF16 ? ToFloat(ToBF16(x)) : x; }
-
-std::vector<float> WeightRow(const WeightView& w, int64_t row, Compute compute) {
-  std::vector<float> out(w.cols);
-  PortableRowKernels().widen(w, row, 0, w.cols, compute, out.data());
-  return out;
-}
+float Rounded(float x, Compute compute) { return compute == Compute::kBF16 ? RoundToBF16(x) : x; }
 
 std::vector<float> Widened(const LatentCacheView& cache, int64_t seq, int64_t position) {
   const int64_t row = CacheRow(cache, seq, position);
@@ -113,8 +105,10 @@ void AbsorbQuery(const AbsorbQueryArgs& args) {
       float* out = args.out + (t * args.heads + h) * latent;
       std::fill_n(out, latent, 0.0f);
       for (int64_t i = 0; i < args.nope; ++i) {
-        const std::vector<float> w = WeightRow(args.kv_b, h * (args.nope + args.value) + i, args.compute);
-        for (int64_t c = 0; c < latent; ++c) out[c] = std::fma(Round(q[i], args.compute), w[c], out[c]);
+        const int64_t row = h * (args.nope + args.value) + i;
+        for (int64_t c = 0; c < latent; ++c) {
+          out[c] = std::fma(Rounded(q[i], args.compute), WeightValue(args.kv_b, row, c, args.compute), out[c]);
+        }
       }
     }
   }
@@ -127,8 +121,8 @@ void LatentAttention(const LatentAttentionArgs& args) {
     for (int64_t h = 0; h < args.heads; ++h) {
       const int64_t row = t * args.heads + h;
       const float* q_rope = args.q + row * (args.nope + args.rope) + args.nope;
-      for (int64_t i = 0; i < latent; ++i) query[i] = Round(args.q_latent[row * latent + i], args.compute);
-      for (int64_t i = 0; i < args.rope; ++i) query[latent + i] = Round(q_rope[i], args.compute);
+      for (int64_t i = 0; i < latent; ++i) query[i] = Rounded(args.q_latent[row * latent + i], args.compute);
+      for (int64_t i = 0; i < args.rope; ++i) query[latent + i] = Rounded(q_rope[i], args.compute);
       Attend(args.cache, args.tokens.seq[t], args.tokens.position[t], query, args.scale, args.out + row * latent);
     }
   }
@@ -136,13 +130,14 @@ void LatentAttention(const LatentAttentionArgs& args) {
 
 void ExpandValue(const ExpandValueArgs& args) {
   const int64_t latent = args.kv_b.cols;
-  std::vector<float> u(latent);
+  std::vector<float> u(latent), w(latent);
   for (int64_t t = 0; t < args.num_tokens; ++t) {
     for (int64_t h = 0; h < args.heads; ++h) {
       const int64_t row = t * args.heads + h;
-      for (int64_t i = 0; i < latent; ++i) u[i] = Round(args.u[row * latent + i], args.compute);
+      for (int64_t i = 0; i < latent; ++i) u[i] = Rounded(args.u[row * latent + i], args.compute);
       for (int64_t v = 0; v < args.value; ++v) {
-        const std::vector<float> w = WeightRow(args.kv_b, h * (args.nope + args.value) + args.nope + v, args.compute);
+        const int64_t weight_row = h * (args.nope + args.value) + args.nope + v;
+        for (int64_t i = 0; i < latent; ++i) w[i] = WeightValue(args.kv_b, weight_row, i, args.compute);
         args.out[row * args.value + v] = DotF32(u.data(), w.data(), latent);
       }
     }

@@ -16,7 +16,7 @@ struct EmbedArgs {
 void Embed(Stream& stream, const EmbedArgs& args);
 
 // out = x * rsqrt(mean(x^2) + eps) * weight (Llama style). The sum of squares follows matmul.h's lane order; the root
-// is 1 / sqrt in f32. x and out may be the same memory. weight [cols] of weight_dtype (kF32 or kBF16).
+// is 1 / sqrt in f32, and x is multiplied by it first. x and out may be the same memory. weight [cols] of weight_dtype (kF32 or kBF16).
 struct RmsNormArgs {
   MatrixView<const float> x;
   const void* weight = nullptr;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/check.h"
 #include "core/kernels/exp.h"
 #include "core/kernels/simd_targets.h"
 
@@ -9,6 +10,9 @@
 #define HWY_TARGET_INCLUDE "runtime/model/row_kernels.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+
+// Behind foreach_target.h: once per target.
+#include "core/kernels/weight_reader-inl.h"
 #include "runtime/model/row_lanes-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -149,40 +153,39 @@ float SoftmaxBlock(float* scores, int64_t size, float scale, float* max, float* 
   return SumLanes(sum);
 }
 
-// Whole vectors of `count`; returns how many elements were done.
-template <Compute kCompute>
-HWY_INLINE int64_t WidenVectors(const WeightView& w, int64_t element, int64_t count, float scale, float* out) {
-  int64_t i = 0;
-  for (; i + kNumLanes <= count; i += kNumLanes) {
-    Lanes x;
-    switch (w.dtype) {
-      case DType::kF32:
-        x = LoadLanes(static_cast<const float*>(w.data) + element + i);
-        break;
-      case DType::kBF16:
-        x = LoadBF16(static_cast<const BF16*>(w.data) + element + i);
-        break;
-      default:
-        x = MulLanes(LoadE4M3(static_cast<const F8E4M3*>(w.data) + element + i), SetLanes(scale));
-        break;
+template <DType kDType, Compute kCompute>
+void WidenRow(const WeightView& w, int64_t row, int64_t begin, int64_t count, float* out) {
+  WeightReader<kDType, kCompute> reader(w, row);
+  const int64_t end = begin + count;
+  for (int64_t i = begin; i < end;) {
+    const int64_t segment_end = WeightReader<kDType, kCompute>::SegmentEnd(w, i, end);
+    const bool fast = reader.Begin(i, segment_end);
+    for (; i + kNumLanes <= segment_end; i += kNumLanes, out += kNumLanes) {
+      StoreLanes(fast ? reader.Load(i) : reader.LoadSlowly(i, segment_end), out);
     }
-    StoreLanes(kCompute == Compute::kBF16 ? RoundToBF16(x) : x, out + i);
+    if (i == segment_end) continue;
+    StoreFirst(segment_end - i, reader.LoadSlowly(i, segment_end), out);
+    out += segment_end - i;
+    i = segment_end;
   }
-  return i;
+}
+
+template <Compute kCompute>
+void WidenAs(const WeightView& w, int64_t row, int64_t begin, int64_t count, float* out) {
+  switch (w.dtype) {
+    case DType::kF32:
+      return WidenRow<DType::kF32, kCompute>(w, row, begin, count, out);
+    case DType::kBF16:
+      return WidenRow<DType::kBF16, kCompute>(w, row, begin, count, out);
+    default:
+      TF_CHECK(w.dtype == DType::kF8E4M3);
+      return WidenRow<DType::kF8E4M3, kCompute>(w, row, begin, count, out);
+  }
 }
 
 void Widen(const WeightView& w, int64_t row, int64_t begin, int64_t count, Compute compute, float* out) {
-  const bool blocked = w.dtype == DType::kF8E4M3;
-  while (count > 0) {
-    // One scale at a time.
-    const int64_t run = blocked ? std::min<int64_t>(count, w.block - begin % w.block) : count;
-    const float scale = blocked ? w.scales[(w.row_offset + row) / w.block * w.scale_stride + begin / w.block] : 1.0f;
-    const int64_t element = row * w.cols + begin;
-    const int64_t done = compute == Compute::kBF16 ? WidenVectors<Compute::kBF16>(w, element, run, scale, out)
-                                                   : WidenVectors<Compute::kF32>(w, element, run, scale, out);
-    if (done < run) PortableRowKernels().widen(w, row, begin + done, run - done, compute, out + done);
-    begin += run, count -= run, out += run;
-  }
+  compute == Compute::kBF16 ? WidenAs<Compute::kBF16>(w, row, begin, count, out)
+                            : WidenAs<Compute::kF32>(w, row, begin, count, out);
 }
 
 }  // namespace

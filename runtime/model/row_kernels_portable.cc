@@ -2,9 +2,9 @@
 #include <cmath>
 #include <limits>
 
-#include "core/check.h"
 #include "core/kernels/dot.h"
 #include "core/kernels/exp.h"
+#include "core/kernels/matmul_values.h"
 #include "runtime/model/row_kernels.h"
 
 namespace tokenferry {
@@ -47,25 +47,8 @@ float SoftmaxBlock(float* scores, int64_t size, float scale, float* max, float* 
   return SumLanes(lanes);
 }
 
-float Element(const WeightView& w, int64_t row, int64_t col) {
-  const int64_t i = row * w.cols + col;
-  switch (w.dtype) {
-    case DType::kF32:
-      return static_cast<const float*>(w.data)[i];
-    case DType::kBF16:
-      return ToFloat(static_cast<const BF16*>(w.data)[i]);
-    default:
-      TF_CHECK(w.dtype == DType::kF8E4M3);
-      return ToFloat(static_cast<const F8E4M3*>(w.data)[i]) *
-             w.scales[(w.row_offset + row) / w.block * w.scale_stride + col / w.block];
-  }
-}
-
 void Widen(const WeightView& w, int64_t row, int64_t begin, int64_t count, Compute compute, float* out) {
-  for (int64_t i = 0; i < count; ++i) {
-    const float x = Element(w, row, begin + i);
-    out[i] = compute == Compute::kBF16 ? ToFloat(ToBF16(x)) : x;
-  }
+  for (int64_t i = 0; i < count; ++i) out[i] = WeightValue(w, row, begin + i, compute);
 }
 
 }  // namespace

@@ -9,15 +9,11 @@
 
 #include "core/kernels/exp-inl.h"
 #include "core/kernels/lanes-inl.h"
-#include "core/scalar.h"
 
 #if TF_SIMD_TARGET
 HWY_BEFORE_NAMESPACE();
 namespace tokenferry {
 namespace HWY_NAMESPACE {
-
-using U32Tag = hn::RebindToUnsigned<F32Tag>;
-using U32Vec = hn::Vec<U32Tag>;
 
 // Of the first n of 16 lanes, those in vector v.
 HWY_INLINE hn::Mask<F32Tag> FirstMask(int64_t n, int v) {
@@ -83,47 +79,6 @@ HWY_INLINE float MaxOfLanes(const Lanes& a) {
   F32Vec top = a.v[0];
   for (int v = 1; v < kVecs; ++v) top = hn::Max(top, a.v[v]);
   return hn::GetLane(hn::MaxOfLanes(F32Tag(), top));
-}
-
-HWY_INLINE Lanes LoadBF16(const BF16* p) {
-  const hn::Rebind<uint16_t, F32Tag> narrow;
-  Lanes r;
-  for (int v = 0; v < kVecs; ++v) {
-    const auto bits = hn::LoadU(narrow, reinterpret_cast<const uint16_t*>(p) + v * kVecLanes);
-    r.v[v] = hn::BitCast(F32Tag(), hn::ShiftLeft<16>(hn::PromoteTo(U32Tag(), bits)));
-  }
-  return r;
-}
-
-// As ToFloat(F8E4M3): the fields shifted into place, times 2^120 for the difference of the exponents' biases.
-HWY_INLINE Lanes LoadE4M3(const F8E4M3* p) {
-  const U32Tag d;
-  const hn::Rebind<uint8_t, F32Tag> narrow;
-  Lanes r;
-  for (int v = 0; v < kVecs; ++v) {
-    const U32Vec code = hn::PromoteTo(d, hn::LoadU(narrow, reinterpret_cast<const uint8_t*>(p) + v * kVecLanes));
-    const U32Vec magnitude = hn::And(code, hn::Set(d, 0x7F));
-    const U32Vec sign = hn::ShiftLeft<24>(hn::And(code, hn::Set(d, 0x80)));
-    const F32Vec value = hn::Mul(hn::BitCast(F32Tag(), hn::ShiftLeft<20>(magnitude)), hn::Set(F32Tag(), 0x1p120f));
-    const auto is_nan = hn::Eq(magnitude, hn::Set(d, 0x7F));
-    r.v[v] =
-        hn::BitCast(F32Tag(), hn::Or(hn::IfThenElse(is_nan, hn::Set(d, 0x7FC00000u), hn::BitCast(d, value)), sign));
-  }
-  return r;
-}
-
-// ToFloat(ToBF16(x)): to nearest, ties to even; NaN stays a NaN.
-HWY_INLINE Lanes RoundToBF16(Lanes a) {
-  const U32Tag d;
-  for (int v = 0; v < kVecs; ++v) {
-    const U32Vec bits = hn::BitCast(d, a.v[v]);
-    const U32Vec odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1));
-    const U32Vec rounded = hn::Add(hn::Add(bits, hn::Set(d, 0x7FFF)), odd);
-    const U32Vec quiet = hn::Or(bits, hn::Set(d, 0x400000));
-    const U32Vec chosen = hn::IfThenElse(hn::RebindMask(d, hn::IsNaN(a.v[v])), quiet, rounded);
-    a.v[v] = hn::BitCast(F32Tag(), hn::And(chosen, hn::Set(d, 0xFFFF0000u)));
-  }
-  return a;
 }
 
 }  // namespace HWY_NAMESPACE
