@@ -1,7 +1,7 @@
 # Debian 12's packages; nothing is downloaded. docs/design.md says what each is for.
 find_package(Threads REQUIRED)
 find_package(MPI REQUIRED COMPONENTS C)
-# Only the C interface: the C++ one that mpi.h would declare has a library of its own, and is long gone from the standard.
+# The C interface only: mpi.h would otherwise bring in the removed C++ bindings, which need a library of their own.
 target_compile_definitions(MPI::MPI_C INTERFACE OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
 find_package(absl REQUIRED)
 find_package(spdlog REQUIRED)

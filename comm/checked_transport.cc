@@ -3,6 +3,8 @@
 #include <cstring>
 #include <vector>
 
+#include "comm/wait.h"
+
 namespace tokenferry {
 namespace {
 
@@ -56,14 +58,11 @@ class CheckedTransport : public Transport {
   }
 
  private:
-  // Swaps headers and compares. Wrong arguments are the inner transport's to refuse.
+  // Swaps headers and compares.
   absl::Status Agree(const CallSite& site, const AllToAllVArgs& args) {
     if (!error_.ok()) return error_;
     ++sequence_;
-    const size_t num_offsets = static_cast<size_t>(num_ranks()) + 1;
-    if (args.send_offsets.size() != num_offsets || args.recv_offsets.size() != num_offsets) {
-      return Keep(inner_->HostAllToAllV(site, args));
-    }
+    TF_RETURN_IF_ERROR(Keep(ValidateArgs(*this, site, args)));
     for (int r = 0; r < num_ranks(); ++r) {
       Header& h = sent_[r];
       h = Header{};

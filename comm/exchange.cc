@@ -80,6 +80,35 @@ class AllToAllVExchange : public Exchange {
 
   absl::StatusOr<ExchangePlan> Plan(Stream& stream, const CallSite& site, const Routing& routing,
                                     const Placement& placement) override {
+    if (!error_.ok()) return error_;
+    return Keep(MakePlan(stream, site, routing, placement));
+  }
+
+  absl::StatusOr<ExpertRows> Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                      MatrixView<const float> hidden) override {
+    if (!error_.ok()) return error_;
+    return Keep(SendRows(stream, site, plan, hidden));
+  }
+
+  absl::Status Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                       MatrixView<const float> expert_out, MatrixView<const float> weight,
+                       MatrixView<float> out) override {
+    if (error_.ok()) error_ = ReturnAndSum(stream, site, plan, expert_out, weight, out);
+    return error_;
+  }
+
+  const ExchangeStats& stats() const override { return stats_; }
+
+ private:
+  // After an error the ranks may be in different places: nothing more is tried.
+  template <class T>
+  absl::StatusOr<T> Keep(absl::StatusOr<T> result) {
+    if (!result.ok()) error_ = result.status();
+    return result;
+  }
+
+  absl::StatusOr<ExchangePlan> MakePlan(Stream& stream, const CallSite& site, const Routing& routing,
+                                        const Placement& placement) {
     const absl::Time start = absl::Now();
     absl::StatusOr<SendPlan> send = PlanHome(stream, routing, placement);
     TF_RETURN_IF_ERROR(SwapHeaders(At(site, "plan counts"), send, placement));
@@ -92,8 +121,8 @@ class AllToAllVExchange : public Exchange {
     return plan;
   }
 
-  absl::StatusOr<ExpertRows> Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                      MatrixView<const float> hidden) override {
+  absl::StatusOr<ExpertRows> SendRows(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                      MatrixView<const float> hidden) {
     const absl::Time start = absl::Now();
     TF_CHECK_EQ(hidden.rows, plan.send.num_tokens);
     TF_CHECK_EQ(hidden.cols, options_.hidden);
@@ -124,9 +153,8 @@ class AllToAllVExchange : public Exchange {
                       .num_selections = plan.num_recv_selections()};
   }
 
-  absl::Status Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                       MatrixView<const float> expert_out, MatrixView<const float> weight,
-                       MatrixView<float> out) override {
+  absl::Status ReturnAndSum(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                            MatrixView<const float> expert_out, MatrixView<const float> weight, MatrixView<float> out) {
     const absl::Time start = absl::Now();
     TF_CHECK_EQ(expert_out.rows, plan.num_recv_selections());
     TF_CHECK_EQ(expert_out.cols, options_.hidden);
@@ -155,9 +183,6 @@ class AllToAllVExchange : public Exchange {
     return absl::OkStatus();
   }
 
-  const ExchangeStats& stats() const override { return stats_; }
-
- private:
   // The half of the plan that needs nobody else.
   absl::StatusOr<SendPlan> PlanHome(Stream& stream, const Routing& routing, const Placement& placement) {
     if (placement.num_ranks() != transport_.num_ranks()) {
@@ -242,6 +267,7 @@ class AllToAllVExchange : public Exchange {
   const ExchangeOptions options_;
   const int64_t row_bytes_;  // of a dispatched row
   const int64_t out_bytes_;  // of an expert output
+  absl::Status error_;
   ExchangeStats stats_;
   GrowingBuffer send_rows_, recv_rows_, send_out_, recv_out_;
   GrowingBuffer row_token_{MemoryKind::kDevice, "exchange: token of each row"};

@@ -1,15 +1,27 @@
 #include "core/isa.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace tokenferry {
 namespace {
 constexpr absl::string_view kNames[] = {"portable", "neon", "avx2", "avx512", "avx512-bf16"};
 uint32_t Bit(Isa isa) { return 1u << static_cast<int>(isa); }
+
+#if defined(__x86_64__)
+// clang 14's __builtin_cpu_supports does not know f16c.
+bool HasF16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
 }  // namespace
 
 uint32_t SupportedIsas() {
   uint32_t mask = Bit(Isa::kPortable);
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c()) {
     mask |= Bit(Isa::kAvx2);
     // The AVX-512 kernels use F, BW, DQ, VL and CD (Highway's AVX3 baseline).
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&

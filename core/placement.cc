@@ -4,6 +4,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 
 #include "core/check.h"
 
@@ -91,8 +92,10 @@ absl::StatusOr<Placement> Placement::FromTable(int num_experts, std::vector<std:
 absl::StatusOr<Placement> Placement::FromFile(const std::string& path, int num_experts, int num_ranks) {
   const std::string context = absl::StrCat("placement file ", path);
   std::ifstream file(path);
-  if (!file) return absl::NotFoundError(absl::StrCat(context, ": cannot be read"));
-  const Json json = Json::parse(file, nullptr, /*allow_exceptions=*/false);
+  // Not parsed from the stream: reading a folder would throw there; operator<< turns that into a failed stream.
+  std::ostringstream text;
+  if (!file || !(text << file.rdbuf())) return absl::NotFoundError(absl::StrCat(context, ": cannot be read, or empty"));
+  const Json json = Json::parse(text.str(), nullptr, /*allow_exceptions=*/false);
   auto table = ParseTable(json);
   if (!table.ok()) return Annotate(table.status(), context);
   if (table->size() != static_cast<size_t>(num_ranks)) {

@@ -22,21 +22,26 @@ enum class ShowSpecial : uint8_t { kYes, kNo };  // whether special tokens appea
 // Immutable after loading; all methods may be called from any thread.
 class Tokenizer {
  public:
-  // Reads DIR/tokenizer.json and DIR/tokenizer_config.json (optional: bos, eos, add_bos_token). Errors name the file and
-  // the key. Refuses what it does not implement (other models, normalizers, pre-tokenizers) by name.
+  // Reads DIR/tokenizer.json and DIR/tokenizer_config.json (optional: bos, eos, add_bos_token, added_tokens_decoder,
+  // whose entries replace those of tokenizer.json by id). Errors name the file and the key. Refuses what it does not
+  // implement (other models, normalizers, pre-tokenizers, decoders) by name. Files up to 128 MiB, ids up to 2^24 - 1.
   static absl::StatusOr<Tokenizer> Load(const std::string& model_dir);
   // From the text of a tokenizer.json alone; `name` stands for the file in errors.
   static absl::StatusOr<Tokenizer> FromJson(absl::string_view json, absl::string_view name);
 
-  // Never adds a begin-of-sentence token. `text` is taken as UTF-8; invalid bytes become U+FFFD first.
+  // Never adds a begin-of-sentence token. `text` is taken as UTF-8; invalid bytes become U+FFFD first. With kText no
+  // special token comes out, whatever the text (but for the model's unk_token). Time is O(n log n) for n bytes; a text
+  // made to exhaust a splitting expression (pretokenizer_regex.h) is cut less finely than the expression says.
   std::vector<int32_t> Encode(absl::string_view text, SpecialTokens special = SpecialTokens::kParse) const;
 
   // All ids; unknown ids contribute nothing. Invalid UTF-8 becomes U+FFFD.
   std::string Decode(absl::Span<const int32_t> ids, ShowSpecial show = ShowSpecial::kYes) const;
 
-  int32_t bos_id() const;                 // -1: none
-  bool add_bos() const;                   // whether a plain prompt starts with bos (tokenizer_config's add_bos_token)
-  int32_t max_id() const;                 // largest id of vocabulary and added tokens
+  int32_t bos_id() const;  // -1: none
+  int32_t eos_id() const;  // tokenizer_config's; -1: none
+  bool add_bos() const;    // whether a plain prompt starts with bos: tokenizer_config's add_bos_token,
+                           // else whether tokenizer.json's TemplateProcessing puts it there
+  int32_t max_id() const;  // largest id of vocabulary and added tokens
   bool IsSpecial(int32_t id) const;
   absl::string_view TokenBytes(int32_t id) const;  // the bytes the token stands for; empty for an unknown id
 

@@ -1,0 +1,134 @@
+// Reads weight rows in vectors of 16 inputs, widened to f32. Per-target include: see core/kernels/simd_targets.h.
+#if defined(TOKENFERRY_CORE_KERNELS_WEIGHT_READER_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TOKENFERRY_CORE_KERNELS_WEIGHT_READER_INL_H_
+#undef TOKENFERRY_CORE_KERNELS_WEIGHT_READER_INL_H_
+#else
+#define TOKENFERRY_CORE_KERNELS_WEIGHT_READER_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "core/kernels/lanes-inl.h"
+#include "core/kernels/matmul_values.h"
+
+#if TF_SIMD_TARGET
+HWY_BEFORE_NAMESPACE();
+namespace tokenferry {
+namespace HWY_NAMESPACE {
+
+HWY_INLINE Lanes LoadBF16Lanes(const BF16* p) {
+  const hn::RebindToUnsigned<F32Tag> du;
+  const hn::Rebind<uint16_t, F32Tag> d16;
+  Lanes r;
+  for (int v = 0; v < kVecs; ++v) {
+    const auto bits = hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p + v * kVecLanes));
+    r.v[v] = hn::BitCast(F32Tag(), hn::ShiftLeft<16>(hn::PromoteTo(du, bits)));
+  }
+  return r;
+}
+
+// ToFloat(ToBF16(x)).
+HWY_INLINE Lanes RoundLanesToBF16(const Lanes& x) {
+  const F32Tag d;
+  const hn::RebindToUnsigned<F32Tag> du;
+  const auto high = hn::Set(du, 0xFFFF0000u);
+  Lanes r;
+  for (int v = 0; v < kVecs; ++v) {
+    const auto bits = hn::BitCast(du, x.v[v]);
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+    const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu)));
+    const auto quiet = hn::Or(bits, hn::Set(du, 0x00400000u));
+    const auto nan = hn::RebindMask(du, hn::IsNaN(x.v[v]));
+    r.v[v] = hn::BitCast(d, hn::And(hn::IfThenElse(nan, quiet, rounded), high));
+  }
+  return r;
+}
+
+// q * 2^-8 of 16 E4M3 codes that are not NaN: with its exponent field moved to that of fp16, a code is that number,
+// subnormals included.
+HWY_INLINE Lanes LoadF8Lanes(const uint8_t* p) {
+  const hn::Rebind<int8_t, F32Tag> d8;
+  const hn::Rebind<int16_t, F32Tag> d16;
+  const hn::Rebind<hwy::float16_t, F32Tag> df16;
+  Lanes r;
+  for (int v = 0; v < kVecs; ++v) {
+    const auto codes = hn::PromoteTo(d16, hn::LoadU(d8, reinterpret_cast<const int8_t*>(p + v * kVecLanes)));
+    const auto half = hn::And(hn::ShiftLeft<7>(codes), hn::Set(d16, static_cast<int16_t>(0xBFFF)));
+    r.v[v] = hn::PromoteTo(F32Tag(), hn::BitCast(df16, half));
+  }
+  return r;
+}
+
+// Row `o` of a weight matrix. A row is read in segments: up to SegmentEnd, after Begin, with Load where Begin says so.
+template <DType kDType, Compute kCompute>
+class WeightReader {
+ public:
+  WeightReader() = default;
+  WeightReader(const WeightView& w, int64_t o)
+      : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.cols * kBytes) {}
+
+  // A segment has one scale, unless steps of 16 inputs cross from scale to scale.
+  static int64_t SegmentEnd(const WeightView& w, int64_t begin, int64_t limit) {
+    if (kDType != DType::kF8E4M3 || w.block % kNumLanes != 0) return limit;
+    return std::min(limit, (begin / w.block + 1) * w.block);
+  }
+
+  // Whether Load works for [begin, end).
+  HWY_INLINE bool Begin(int64_t begin, int64_t end) {
+    if constexpr (kDType != DType::kF8E4M3) return true;
+    const float scale = WeightScale(*w_, o_, begin);
+    // Load multiplies q * 2^-8 by scale * 2^8: one rounding, as long as that is exact.
+    scale_ = scale * 256.0f;
+    return w_->block % kNumLanes == 0 && scale_ < 0x1p127f && scale_ > -0x1p127f && !HasNaN(begin, end);
+  }
+
+  // Inputs i .. i + 15.
+  HWY_INLINE Lanes Load(int64_t i) const {
+    if constexpr (kDType == DType::kBF16) return LoadBF16Lanes(reinterpret_cast<const BF16*>(row_) + i);
+    Lanes r;
+    if constexpr (kDType == DType::kF32) r = LoadLanes(reinterpret_cast<const float*>(row_) + i);
+    if constexpr (kDType == DType::kF8E4M3) {
+      r = LoadF8Lanes(row_ + i);
+      for (int v = 0; v < kVecs; ++v) r.v[v] = hn::Mul(r.v[v], hn::Set(F32Tag(), scale_));
+    }
+    return kCompute == Compute::kBF16 ? RoundLanesToBF16(r) : r;
+  }
+
+  // The same for anything, padded beyond `end`.
+  Lanes LoadSlowly(int64_t i, int64_t end) const {
+    float values[kNumLanes];
+    for (int l = 0; l < kNumLanes; ++l) values[l] = i + l < end ? WeightValue(*w_, o_, i + l, kCompute) : kPadWeight;
+    return LoadLanes(values);
+  }
+
+  // Asks for what the row `rows_ahead` below holds here.
+  HWY_INLINE void Prefetch(int64_t i, int64_t rows_ahead) const {
+    __builtin_prefetch(row_ + (i + rows_ahead * w_->cols) * kBytes, 0, 2);
+  }
+
+ private:
+  static constexpr int64_t kBytes = kDType == DType::kF32 ? 4 : kDType == DType::kBF16 ? 2 : 1;
+
+  bool HasNaN(int64_t begin, int64_t end) const {
+    const hn::CappedTag<uint8_t, 64> d;
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    auto largest = hn::Zero(d);
+    const auto sign = hn::Set(d, 0x80);
+    int64_t i = begin;
+    for (; i + lanes <= end; i += lanes) largest = hn::Max(largest, hn::Or(hn::LoadU(d, row_ + i), sign));
+    bool nan = !hn::AllFalse(d, hn::Eq(largest, hn::Set(d, 0xFF)));
+    for (; i < end; ++i) nan |= (row_[i] & 0x7F) == 0x7F;
+    return nan;
+  }
+
+  const WeightView* w_ = nullptr;
+  int64_t o_ = 0;
+  const uint8_t* row_ = nullptr;
+  float scale_ = 1.0f;
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace tokenferry
+HWY_AFTER_NAMESPACE();
+#endif  // TF_SIMD_TARGET
+#endif  // include guard

@@ -1,0 +1,11 @@
+// What a benchmark result was measured on.
+#pragma once
+
+#include <string>
+
+namespace tokenferry {
+
+// One line: processor, allowed CPUs, memory, kernel. For people; never parsed.
+std::string MachineDescription();
+
+}  // namespace tokenferry

@@ -1,0 +1,152 @@
+#include "launch/model_session.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "comm/collectives.h"
+#include "core/log.h"
+#include "core/memory_info.h"
+
+namespace tokenferry {
+namespace {
+
+absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, TokenizerUse use) {
+  const SharedFlags& flags = context.flags;
+  const int num_ranks = context.transport.num_ranks();
+  auto files = std::make_unique<ModelFiles>();
+  TF_ASSIGN_OR_RETURN(files->config, LoadModelConfig(flags.model));
+  TF_ASSIGN_OR_RETURN(files->generation, LoadGenerationConfig(flags.model, files->config));
+  TF_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(flags.model));
+  files->checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
+  TF_ASSIGN_OR_RETURN(files->plan, CheckCheckpoint(files->config, *files->checkpoint));
+  const int num_experts = static_cast<int>(files->config.n_routed_experts);
+  if (flags.placement == "linear") {
+    files->placement = Placement::Linear(num_experts, num_ranks);
+  } else {
+    TF_ASSIGN_OR_RETURN(files->placement, Placement::FromFile(flags.placement, num_experts, num_ranks));
+  }
+  if (use == TokenizerUse::kNone) return files;
+  TF_ASSIGN_OR_RETURN(files->tokenizer, Tokenizer::Load(flags.model));
+  if (files->tokenizer->max_id() >= files->config.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat(flags.model, "/tokenizer.json: its largest token is ", files->tokenizer->max_id(),
+                                                   ", but config.json's vocab_size is ", files->config.vocab_size));
+  }
+  return files;
+}
+
+// Loading seen from rank 0: on a terminal one line that is rewritten, elsewhere a line every few seconds.
+class LoadProgress {
+ public:
+  explicit LoadProgress(RankId rank) : shown_(rank == RankId(0)), terminal_(isatty(STDERR_FILENO) == 1) {}
+  void operator()(int64_t done, int64_t total) {
+    const absl::Time now = absl::Now();
+    if (!shown_ || now - last_ < (terminal_ ? absl::Milliseconds(100) : absl::Seconds(5))) return;
+    last_ = now;
+    const double seconds = absl::ToDoubleSeconds(now - start_), share = static_cast<double>(done) / static_cast<double>(total);
+    const std::string line = absl::StrFormat("rank 0 has read %.1f of %.1f MiB of its weights, %.0f s to go", Mib(done), Mib(total),
+                                             share > 0 ? seconds / share * (1 - share) : 0.0);
+    if (terminal_) {
+      absl::FPrintF(stderr, "\r\033[K%s", line);
+      wrote_ = true;
+    } else {
+      LogInfo(line);
+    }
+  }
+  void Done() {
+    if (wrote_) absl::FPrintF(stderr, "\r\033[K");
+  }
+
+ private:
+  static double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
+  bool shown_, terminal_, wrote_ = false;
+  absl::Time start_ = absl::Now(), last_ = absl::Now();
+};
+
+absl::StatusOr<ModelWeights> LoadLocally(RankContext& context, const ModelFiles& files, const LoadOptions& options) {
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, context.device.CreateStream());
+  return LoadWeights(*files.checkpoint, files.plan.plan, *stream, options);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, TokenizerUse tokenizer) {
+  auto files = OpenLocally(context, tokenizer);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"open model"}, files.status()));
+  const CheckedPlan& plan = (*files)->plan;
+  if (plan.num_unknown > 0 && context.transport.rank() == RankId(0)) {
+    std::string names;
+    for (const std::string& name : plan.unknown_names) absl::StrAppend(&names, names.empty() ? "" : ", ", name);
+    LogWarning(absl::StrCat("the checkpoint has ", plan.num_unknown, " tensors that the model does not use: ", names,
+                            plan.num_unknown > static_cast<int64_t>(plan.unknown_names.size()) ? ", .." : ""));
+  }
+  return files;
+}
+
+absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context, std::unique_ptr<ModelFiles> files,
+                                                           const SessionOptions& options) {
+  auto session = std::make_unique<ModelSession>();
+  session->files = std::move(files);
+  const ModelFiles& f = *session->files;
+  if (auto memory = ReadProcessMemory(); memory.ok()) session->resident_before_load = memory->resident_bytes;
+  const absl::Time start = absl::Now();
+  LoadProgress progress(context.transport.rank());
+  LoadOptions load;
+  load.placement = &f.placement;
+  load.rank = context.transport.rank();
+  load.progress = [&progress](int64_t done, int64_t total) { progress(done, total); };
+  auto weights = LoadLocally(context, f, load);
+  progress.Done();
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"load weights"}, weights.status()));
+  session->weights = *std::move(weights);
+  session->load_seconds = absl::ToDoubleSeconds(absl::Now() - start);
+
+  EngineOptions engine;
+  engine.compute = context.flags.compute;
+  engine.overflow = context.flags.overflow;
+  engine.capacity_factor = context.flags.capacity_factor;
+  engine.prefill_chunk = options.prefill_chunk;
+  engine.max_sequences_per_rank = options.max_sequences_per_rank;
+  engine.cache_tokens_per_rank = options.cache_tokens_per_rank;
+  auto created = Engine::Create(context.transport, context.device, f.config, session->weights, f.placement, engine);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"create engine"}, created.status()));
+  session->engine = *std::move(created);
+  return session;
+}
+
+SessionOptions FitRequests(absl::Span<const int64_t> tokens, int num_ranks, const SharedFlags& flags) {
+  SessionOptions options;
+  int64_t longest = 0, blocks = 0;
+  for (int64_t n : tokens) {
+    const int64_t b = (n + kCacheBlockTokens - 1) / kCacheBlockTokens;
+    longest = std::max(longest, b);
+    blocks += b;
+  }
+  // The scheduler fills the emptiest rank first, so no rank exceeds its share by more than one sequence.
+  options.cache_tokens_per_rank = std::min(blocks, blocks / num_ranks + longest) * kCacheBlockTokens;
+  if (flags.kv_cache_tokens > 0) options.cache_tokens_per_rank = flags.kv_cache_tokens;
+  options.max_sequences_per_rank = std::clamp<int64_t>((static_cast<int64_t>(tokens.size()) + num_ranks - 1) / num_ranks, 1, 256);
+  const int64_t whole = longest * kCacheBlockTokens;
+  options.prefill_chunk = flags.prefill_chunk > 0 ? std::min<int64_t>(flags.prefill_chunk, std::max<int64_t>(whole, 1)) : whole;
+  return options;
+}
+
+absl::StatusOr<std::vector<int64_t>> BroadcastNumbers(Transport& transport, absl::Span<const int64_t> numbers) {
+  const absl::string_view mine(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(int64_t));
+  TF_ASSIGN_OR_RETURN(const std::string bytes, Broadcast(transport, {"prompt lengths"}, RankId(0), mine));
+  std::vector<int64_t> all(bytes.size() / sizeof(int64_t));
+  std::memcpy(all.data(), bytes.data(), all.size() * sizeof(int64_t));
+  return all;
+}
+
+absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens, const ModelConfig& config) {
+  if (prompt_tokens == 0) return absl::InvalidArgumentError(absl::StrCat(what, " is empty: give at least one token"));
+  if (prompt_tokens + new_tokens <= config.max_position_embeddings) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(what, " has ", prompt_tokens, " tokens and ", new_tokens, " are to be generated, but the model's context is ",
+                                                 config.max_position_embeddings, " tokens"));
+}
+
+}  // namespace tokenferry

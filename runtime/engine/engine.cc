@@ -1,0 +1,231 @@
+#include "runtime/engine/engine.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/time/clock.h"
+#include "comm/collectives.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr RankId kScheduler{0};
+
+}  // namespace
+
+Engine::~Engine() = default;
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Device& device, const ModelConfig& config,
+                                                       const ModelWeights& weights, const Placement& placement,
+                                                       const EngineOptions& options) {
+  std::unique_ptr<Engine> engine(new Engine(transport, device, config, options));
+  const MoeOptions moe{options.compute, options.overflow, options.capacity_factor, engine->max_tokens()};
+  TF_ASSIGN_OR_RETURN(engine->stream_, device.CreateStream());
+  TF_ASSIGN_OR_RETURN(engine->transformer_, Transformer::Create(transport, device, config, weights, placement, moe));
+  TF_RETURN_IF_ERROR(engine->Allocate());
+  return engine;
+}
+
+absl::Status Engine::Allocate() {
+  KvCacheOptions cache;
+  cache.num_layers = config_.num_hidden_layers;
+  cache.latent = config_.kv_lora_rank;
+  cache.rope = config_.qk_rope_head_dim;
+  cache.dtype = options_.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
+  cache.num_blocks = options_.cache_tokens_per_rank / kCacheBlockTokens;
+  TF_ASSIGN_OR_RETURN(KvCache created, KvCache::Create(device_, cache));
+  cache_ = std::move(created);
+  // ids, seq, position and wanted rows; a block table row per sequence.
+  const int64_t ints = 4 * max_tokens() + options_.max_sequences_per_rank * cache.num_blocks;
+  TF_ASSIGN_OR_RETURN(inputs_, device_.Allocate(ints * sizeof(int32_t), MemoryKind::kDevice, "step inputs"));
+  TF_ASSIGN_OR_RETURN(logits_, device_.Allocate(Transformer::kLogitRows * config_.vocab_size * sizeof(float),
+                                                MemoryKind::kHost, "logits"));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Engine::Step(const StepPlan* plan, std::vector<EntryResult>* results) {
+  const CallSite site{"step plan", -1, next_step_};
+  TF_ASSIGN_OR_RETURN(const std::string bytes,
+                      Broadcast(transport_, site, kScheduler, plan == nullptr ? std::string() : Encode(*plan)));
+  TF_ASSIGN_OR_RETURN(const StepPlan agreed, DecodeStepPlan(bytes));
+  if (agreed.stop) return false;
+  next_step_ = agreed.step + 1;
+  const int64_t start = absl::GetCurrentTimeNanos();
+  TF_ASSIGN_OR_RETURN(const std::vector<EntryResult> mine, Execute(agreed));
+  TF_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                      Gather(transport_, {"step results", -1, agreed.step}, kScheduler, Encode(mine)));
+  bool prefill = false;
+  for (const StepEntry& e : agreed.entries) prefill |= e.want != Want::kToken || e.tokens.size() > 1 || e.position == 0;
+  const double seconds = static_cast<double>(absl::GetCurrentTimeNanos() - start) * 1e-9;
+  (prefill ? stats_.prefill_seconds : stats_.decode_seconds) += seconds;
+  (prefill ? stats_.prefill_tokens : stats_.decode_tokens) += agreed.num_tokens();
+  stats_.num_steps += 1;
+  if (results == nullptr) return true;
+  results->clear();
+  for (const std::string& part : all) {  // by rank, as the plan's entries are
+    TF_ASSIGN_OR_RETURN(std::vector<EntryResult> decoded, DecodeResults(part));
+    std::move(decoded.begin(), decoded.end(), std::back_inserter(*results));
+  }
+  return true;
+}
+
+absl::Status Engine::RunUntilIdle(Scheduler* scheduler, const std::function<absl::Status(const SequenceUpdate&)>& on_update) {
+  if (transport_.rank() != kScheduler) {
+    while (true) {
+      TF_ASSIGN_OR_RETURN(const bool more, Step(nullptr, nullptr));
+      if (!more) return absl::OkStatus();
+    }
+  }
+  std::vector<EntryResult> results;
+  while (!scheduler->idle()) {
+    const StepPlan plan = scheduler->Next();
+    TF_RETURN_IF_ERROR(Step(&plan, &results).status());
+    TF_ASSIGN_OR_RETURN(const std::vector<SequenceUpdate> updates, scheduler->Accept(results));
+    for (const SequenceUpdate& update : updates) TF_RETURN_IF_ERROR(on_update(update));
+  }
+  StepPlan stop;
+  stop.stop = true;
+  return Step(&stop, nullptr).status();
+}
+
+absl::Status Engine::UpdateSequences(const StepPlan& plan) {
+  for (int32_t seq : plan.released) {
+    const auto it = sequences_.find(seq);
+    if (it == sequences_.end()) continue;
+    cache_->Free(it->second.cache_id);
+    sequences_.erase(it);
+  }
+  for (const NewSequence& started : plan.started) {
+    if (started.rank != transport_.rank()) continue;
+    TF_ASSIGN_OR_RETURN(const SequenceId id, cache_->AddSequence(started.max_tokens));
+    sequences_[started.seq] = {started, id, {{}, started.num_prompt_tokens}};
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& mine) {
+  std::vector<int32_t> ids, seq, position;
+  std::vector<SequenceId> cached;
+  for (size_t i = 0; i < mine.size(); ++i) {
+    const StepEntry& e = *mine[i];
+    RunningSequence& running = sequences_.at(e.seq);
+    cached.push_back(running.cache_id);
+    running.history.tokens.insert(running.history.tokens.end(), e.tokens.begin(), e.tokens.end());
+    for (size_t t = 0; t < e.tokens.size(); ++t) {
+      ids.push_back(e.tokens[t]);
+      seq.push_back(static_cast<int32_t>(i));
+      position.push_back(static_cast<int32_t>(e.position + t));
+    }
+  }
+  const BlockTables tables = cache_->Tables(cached);
+  int32_t* next = inputs_.as<int32_t>();
+  const auto upload = [&](const std::vector<int32_t>& values, int64_t reserved) {
+    int32_t* at = next;
+    stream_->CopyToDevice(at, values.data(), values.size() * sizeof(int32_t));
+    next += reserved;
+    return at;
+  };
+  StepTokens tokens;
+  tokens.ids = upload(ids, max_tokens());
+  tokens.positions.seq = upload(seq, max_tokens());
+  tokens.positions.position = upload(position, max_tokens());
+  tokens.positions.num_tokens = static_cast<int64_t>(ids.size());
+  next += max_tokens();  // wanted rows, see Score
+  tokens.block_table = upload(tables.rows, 0);
+  tokens.max_blocks = tables.max_blocks;
+  return tokens;
+}
+
+absl::StatusOr<std::vector<EntryResult>> Engine::Execute(const StepPlan& plan) {
+  TF_RETURN_IF_ERROR(UpdateSequences(plan));
+  std::vector<const StepEntry*> mine;
+  bool observe = false;
+  for (const StepEntry& e : plan.entries) {
+    if (e.rank != transport_.rank()) continue;
+    mine.push_back(&e);
+    observe |= e.want == Want::kLogits;
+  }
+  TF_ASSIGN_OR_RETURN(const StepTokens tokens, Upload(mine));
+  const int64_t T = tokens.positions.num_tokens, K = config_.num_experts_per_tok, L = config_.num_moe_layers();
+  std::vector<int32_t> expert_idx(observe ? L * T * K : 0);
+  std::vector<float> expert_weight(observe ? L * T * K : 0);
+  const RoutingObserver observer = [&](int moe_idx, const Routing& routing) {
+    stream_->CopyToHost(expert_idx.data() + moe_idx * T * K, routing.expert_idx.data, T * K * sizeof(int32_t));
+    stream_->CopyToHost(expert_weight.data() + moe_idx * T * K, routing.weight.data, T * K * sizeof(float));
+  };
+  TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, plan.step, tokens, *cache_, observe ? observer : nullptr));
+  std::vector<EntryResult> results(mine.size());
+  TF_RETURN_IF_ERROR(Score(mine, results));
+  TF_RETURN_IF_ERROR(transformer_->moe().CheckRouting(*stream_, {"route", -1, plan.step}));
+  int64_t first_row = 0;
+  for (size_t i = 0; i < mine.size(); ++i) {
+    const int64_t n = static_cast<int64_t>(mine[i]->tokens.size());
+    for (int64_t l = 0; mine[i]->want == Want::kLogits && l < L; ++l) {
+      const int64_t begin = (l * T + first_row) * K;
+      results[i].expert_idx.insert(results[i].expert_idx.end(), expert_idx.begin() + begin, expert_idx.begin() + begin + n * K);
+      results[i].expert_weight.insert(results[i].expert_weight.end(), expert_weight.begin() + begin,
+                                      expert_weight.begin() + begin + n * K);
+    }
+    first_row += n;
+  }
+  return results;
+}
+
+// Computes the logits that the entries want, a slice of rows at a time, and what is wanted of them.
+absl::Status Engine::Score(const std::vector<const StepEntry*>& mine, std::vector<EntryResult>& results) {
+  struct Wanted {
+    int32_t row;
+    size_t entry;
+    int64_t token;  // within the entry
+  };
+  std::vector<Wanted> wanted;
+  int32_t row = 0;
+  for (size_t i = 0; i < mine.size(); ++i) {
+    results[i].seq = mine[i]->seq;
+    const int64_t n = static_cast<int64_t>(mine[i]->tokens.size());
+    const int64_t first = mine[i]->want == Want::kNothing ? n : mine[i]->want == Want::kToken ? n - 1 : 0;
+    for (int64_t t = first; t < n; ++t) wanted.push_back({row + static_cast<int32_t>(t), i, t});
+    row += static_cast<int32_t>(n);
+  }
+  const int64_t V = config_.vocab_size;
+  int32_t* const device_rows = inputs_.as<int32_t>() + 3 * max_tokens();
+  for (size_t begin = 0; begin < wanted.size(); begin += Transformer::kLogitRows) {
+    const size_t n = std::min<size_t>(Transformer::kLogitRows, wanted.size() - begin);
+    std::vector<int32_t> rows;
+    for (size_t i = begin; i < begin + n; ++i) rows.push_back(wanted[i].row);
+    stream_->CopyToDevice(device_rows, rows.data(), n * sizeof(int32_t));
+    transformer_->Logits(*stream_, device_rows, MakeMatrix<float>(logits_.data(), n, V));
+    TF_RETURN_IF_ERROR(stream_->Synchronize());
+    for (size_t i = 0; i < n; ++i) {
+      const Wanted& w = wanted[begin + i];
+      const absl::Span<const float> logits(logits_.as<float>() + i * V, V);
+      TF_RETURN_IF_ERROR(TakeLogits(*mine[w.entry], w.token, logits, results[w.entry]));
+    }
+  }
+  return stream_->Synchronize();
+}
+
+absl::Status Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result) {
+  if (entry.want == Want::kToken) {
+    const RunningSequence& s = sequences_.at(entry.seq);
+    TF_ASSIGN_OR_RETURN(result.sampled, Sample(logits, s.info.sampling, s.history, entry.position + token + 1));
+    return absl::OkStatus();
+  }
+  if (token < static_cast<int64_t>(entry.targets.size())) {
+    const int32_t target = entry.targets[token];
+    result.logprobs.push_back(static_cast<double>(logits[target]) - LogSumExp(logits));
+  }
+  if (entry.want == Want::kLogits) result.logits.insert(result.logits.end(), logits.begin(), logits.end());
+  return absl::OkStatus();
+}
+
+SchedulerOptions Engine::scheduler_options() const {
+  return {transport_.num_ranks(), options_.prefill_chunk, options_.max_sequences_per_rank,
+          options_.cache_tokens_per_rank / kCacheBlockTokens * kCacheBlockTokens};
+}
+
+absl::StatusOr<MoeStats> Engine::moe_stats() { return transformer_->moe().Stats(*stream_); }
+
+int64_t Engine::cache_bytes() const { return cache_->options().num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache_->options()); }
+
+}  // namespace tokenferry

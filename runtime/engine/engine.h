@@ -1,0 +1,85 @@
+// Lock-step execution: every rank enters every collective of every step. Engine::Step is the only place where a step
+// begins.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "runtime/engine/scheduler.h"
+#include "runtime/engine/step_plan.h"
+#include "runtime/engine/transformer.h"
+
+namespace tokenferry {
+
+struct EngineOptions {
+  Compute compute = Compute::kBF16;
+  Overflow overflow = Overflow::kDropless;
+  double capacity_factor = 1.0;
+  int64_t prefill_chunk = 512;          // most prompt tokens per rank and step
+  int64_t max_sequences_per_rank = 32;
+  int64_t cache_tokens_per_rank = 4096;
+};
+
+// What this rank did since creation.
+struct EngineStats {
+  int64_t num_steps = 0;
+  int64_t prefill_tokens = 0, decode_tokens = 0;    // of all ranks
+  double prefill_seconds = 0, decode_seconds = 0;   // a step with any prompt token counts as prefill
+};
+
+// One per rank. Owns cache and activations; transport, device, config and weights must outlive it.
+class Engine {
+ public:
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(Transport& transport, Device& device, const ModelConfig& config,
+                                                        const ModelWeights& weights, const Placement& placement,
+                                                        const EngineOptions& options);
+  ~Engine();
+
+  // Collective: one step. Rank 0 passes the plan and gets all results in the plan's order; the other ranks pass null and
+  // get none. Returns false when the plan was the one that stops.
+  absl::StatusOr<bool> Step(const StepPlan* plan, std::vector<EntryResult>* results);
+
+  // Collective: rank 0 runs the scheduler until it is idle, handing every update to `on_update` (which may call
+  // Scheduler::Add and Finish), then all ranks leave. The other ranks ignore both arguments.
+  absl::Status RunUntilIdle(Scheduler* scheduler, const std::function<absl::Status(const SequenceUpdate&)>& on_update);
+
+  SchedulerOptions scheduler_options() const;
+  const EngineStats& stats() const { return stats_; }
+  absl::StatusOr<MoeStats> moe_stats();
+  const ExchangeStats& exchange_stats() const { return transformer_->moe().exchange_stats(); }
+  int64_t cache_bytes() const;
+
+ private:
+  struct RunningSequence {
+    NewSequence info;
+    SequenceId cache_id;
+    TokenHistory history;
+  };
+
+  Engine(Transport& transport, Device& device, const ModelConfig& config, const EngineOptions& options)
+      : transport_(transport), device_(device), config_(config), options_(options) {}
+  int64_t max_tokens() const { return options_.prefill_chunk + options_.max_sequences_per_rank; }
+  absl::Status Allocate();
+  absl::Status UpdateSequences(const StepPlan& plan);
+  absl::StatusOr<StepTokens> Upload(const std::vector<const StepEntry*>& mine);
+  absl::StatusOr<std::vector<EntryResult>> Execute(const StepPlan& plan);
+  absl::Status Score(const std::vector<const StepEntry*>& mine, std::vector<EntryResult>& results);
+  absl::Status TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result);
+
+  Transport& transport_;
+  Device& device_;
+  const ModelConfig& config_;
+  EngineOptions options_;
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Transformer> transformer_;
+  std::optional<KvCache> cache_;
+  std::map<int32_t, RunningSequence> sequences_;
+  Buffer inputs_, logits_;
+  EngineStats stats_;
+  int64_t next_step_ = 0;
+};
+
+}  // namespace tokenferry

@@ -1,0 +1,160 @@
+#include "runtime/engine/scheduler.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "runtime/model/attention_ops.h"
+
+namespace tokenferry {
+namespace {
+
+int64_t Blocks(int64_t num_tokens) { return (num_tokens + kCacheBlockTokens - 1) / kCacheBlockTokens; }
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerOptions& options) : options_(options), ranks_(options.num_ranks) {
+  for (RankLoad& rank : ranks_) rank.free_blocks = options_.cache_tokens_per_rank / kCacheBlockTokens;
+}
+
+int64_t Scheduler::BlocksFor(const Request& request) const {
+  return Blocks(static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens);
+}
+
+absl::StatusOr<int32_t> Scheduler::Add(Request request) {
+  if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt is empty: give at least one token");
+  if (request.kind == RequestKind::kGenerate && request.max_new_tokens < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("max-tokens is ", request.max_new_tokens, ", but must be at least 1"));
+  }
+  const int64_t needed = BlocksFor(request), capacity = options_.cache_tokens_per_rank / kCacheBlockTokens;
+  if (needed > capacity) {
+    return absl::ResourceExhaustedError(absl::StrCat("a prompt of ", request.prompt.size(), " tokens with ", request.max_new_tokens,
+                                                     " to generate needs ", needed, " cache blocks of ", kCacheBlockTokens,
+                                                     " tokens, but a rank has ", capacity));
+  }
+  waiting_.emplace_back(next_seq_, std::move(request));
+  return next_seq_++;
+}
+
+void Scheduler::Admit(StepPlan& plan) {
+  while (!waiting_.empty()) {
+    auto& [seq, request] = waiting_.front();
+    const int64_t needed = BlocksFor(request);
+    int best = -1;
+    for (int r = 0; r < options_.num_ranks; ++r) {
+      if (ranks_[r].num_sequences >= options_.max_sequences_per_rank || ranks_[r].free_blocks < needed) continue;
+      if (best < 0 || ranks_[r].free_blocks > ranks_[best].free_blocks) best = r;
+    }
+    if (best < 0) return;  // in order of arrival: nobody overtakes
+    ranks_[best].free_blocks -= needed;
+    ranks_[best].num_sequences += 1;
+    Sequence s;
+    s.rank = RankId(best);
+    s.tokens = request.prompt;
+    s.num_prompt_tokens = static_cast<int64_t>(s.tokens.size());
+    plan.started.push_back({seq, s.rank, s.num_prompt_tokens + request.max_new_tokens, s.num_prompt_tokens, request.sampling});
+    s.request = std::move(request);
+    running_.emplace(seq, std::move(s));
+    waiting_.pop_front();
+  }
+}
+
+void Scheduler::AddEntry(StepPlan& plan, int32_t seq, Sequence& s, int64_t& prefill_left) {
+  const int64_t total = static_cast<int64_t>(s.tokens.size());
+  const int64_t left = total - s.num_done;
+  const bool decoding = s.num_done >= s.num_prompt_tokens;
+  const int64_t count = decoding ? left : std::min(left, prefill_left);
+  if (count == 0) return;
+  if (!decoding) prefill_left -= count;
+  StepEntry e;
+  e.seq = seq;
+  e.rank = s.rank;
+  e.position = s.num_done;
+  e.tokens.assign(s.tokens.begin() + s.num_done, s.tokens.begin() + s.num_done + count);
+  if (s.request.kind == RequestKind::kGenerate) {
+    e.want = count == left ? Want::kToken : Want::kNothing;
+  } else {
+    e.want = s.request.kind == RequestKind::kScore ? Want::kScores : Want::kLogits;
+    const int64_t target_end = std::min(s.num_done + count + 1, total);
+    e.targets.assign(s.tokens.begin() + s.num_done + 1, s.tokens.begin() + target_end);
+  }
+  s.num_in_flight = count;
+  plan.entries.push_back(std::move(e));
+}
+
+StepPlan Scheduler::Next() {
+  StepPlan plan;
+  plan.step = next_step_++;
+  plan.released = std::exchange(released_, {});
+  Admit(plan);
+  for (int r = 0; r < options_.num_ranks; ++r) {
+    int64_t prefill_left = options_.prefill_chunk;
+    for (auto& [seq, s] : running_) {
+      if (s.rank.value == r) AddEntry(plan, seq, s, prefill_left);
+    }
+  }
+  current_ = plan;
+  return plan;
+}
+
+absl::StatusOr<std::vector<SequenceUpdate>> Scheduler::Accept(const std::vector<EntryResult>& results) {
+  if (results.size() != current_.entries.size()) {
+    return absl::InternalError(absl::StrCat("step ", current_.step, " has ", current_.entries.size(), " entries, but ",
+                                            results.size(), " results came back"));
+  }
+  std::vector<SequenceUpdate> updates;
+  for (size_t i = 0; i < results.size(); ++i) {
+    const StepEntry& entry = current_.entries[i];
+    if (results[i].seq != entry.seq) {
+      return absl::InternalError(absl::StrCat("step ", current_.step, ": result ", i, " is of sequence ", results[i].seq,
+                                              " instead of ", entry.seq));
+    }
+    auto it = running_.find(entry.seq);
+    if (it == running_.end()) continue;
+    Sequence& s = it->second;
+    s.num_done += std::exchange(s.num_in_flight, 0);
+    if (entry.want == Want::kNothing) continue;
+    SequenceUpdate update;
+    update.seq = entry.seq;
+    if (entry.want == Want::kToken) {
+      update.has_token = true;
+      update.token = results[i].sampled;
+      s.tokens.push_back(update.token.token);
+      update.finished = static_cast<int64_t>(s.tokens.size()) - s.num_prompt_tokens >= s.request.max_new_tokens;
+    } else {
+      update.position = entry.position;
+      update.result = results[i];
+      update.finished = s.num_done == static_cast<int64_t>(s.tokens.size());
+    }
+    if (update.finished) Release(entry.seq);
+    updates.push_back(std::move(update));
+  }
+  return updates;
+}
+
+void Scheduler::Release(int32_t seq) {
+  auto it = running_.find(seq);
+  if (it == running_.end()) return;
+  RankLoad& load = ranks_[it->second.rank.value];
+  load.free_blocks += BlocksFor(it->second.request);
+  load.num_sequences -= 1;
+  released_.push_back(seq);
+  running_.erase(it);
+}
+
+void Scheduler::Finish(int32_t seq) {
+  for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
+    if (it->first == seq) {
+      waiting_.erase(it);
+      return;
+    }
+  }
+  Release(seq);
+}
+
+RankId Scheduler::rank_of(int32_t seq) const {
+  auto it = running_.find(seq);
+  TF_CHECK(it != running_.end());
+  return it->second.rank;
+}
+
+}  // namespace tokenferry

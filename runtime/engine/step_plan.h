@@ -1,0 +1,68 @@
+// What all ranks do in one step. Rank 0 makes it, broadcasts it, and every rank executes its part.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "core/ids.h"
+#include "core/status.h"
+#include "runtime/engine/sampler.h"
+
+namespace tokenferry {
+
+// A sequence that starts in this step, on the rank that keeps its cache until it is released.
+struct NewSequence {
+  int32_t seq = 0;                 // engine-wide number, never reused
+  RankId rank;
+  int64_t max_tokens = 0;          // prompt and output: cache reserved
+  int64_t num_prompt_tokens = 0;
+  SamplingParams sampling;
+};
+
+enum class Want : uint8_t {
+  kNothing,  // a piece of a prompt, not its last
+  kToken,    // sample the token after the last one
+  kScores,   // natural-log probability of each token of `targets`
+  kLogits,   // scores, and all logits and routing decisions
+};
+
+// Consecutive tokens of one sequence.
+struct StepEntry {
+  int32_t seq = 0;
+  RankId rank;
+  int64_t position = 0;            // of tokens[0]
+  std::vector<int32_t> tokens;     // at least one
+  Want want = Want::kNothing;
+  std::vector<int32_t> targets;    // kScores, kLogits: the token after each of `tokens`; may be one shorter
+};
+
+struct StepPlan {
+  int64_t step = 0;
+  bool stop = false;                    // the ranks leave the loop; nothing else is set
+  std::vector<NewSequence> started;
+  std::vector<StepEntry> entries;       // by rank, within a rank in the order of rows
+  std::vector<int32_t> released;        // sequences whose cache is freed before the step
+
+  int64_t num_tokens(RankId rank) const;
+  int64_t num_tokens() const;
+};
+
+// What a rank reports back about its entries, in the plan's order.
+struct EntryResult {
+  int32_t seq = 0;
+  SampledToken sampled;                 // kToken
+  std::vector<double> logprobs;         // kScores, kLogits: per target
+  std::vector<float> logits;            // kLogits: [tokens, V]
+  std::vector<int32_t> expert_idx;      // kLogits: [L, tokens, K]
+  std::vector<float> expert_weight;     // kLogits: [L, tokens, K]
+};
+
+// Byte strings for the wire. Decode refuses what is cut short or does not add up.
+std::string Encode(const StepPlan& plan);
+absl::StatusOr<StepPlan> DecodeStepPlan(absl::string_view bytes);
+std::string Encode(const std::vector<EntryResult>& results);
+absl::StatusOr<std::vector<EntryResult>> DecodeResults(absl::string_view bytes);
+
+}  // namespace tokenferry

@@ -1,0 +1,177 @@
+#include "runtime/engine/transformer.h"
+
+#include <algorithm>
+
+#include "core/kernels/matmul.h"
+#include "experts/expert_ffn.h"
+#include "runtime/model/norm_ops.h"
+#include "runtime/model/rope.h"
+
+namespace tokenferry {
+namespace {
+
+// Norms inside attention use this epsilon whatever rms_norm_eps says, as transformers does.
+constexpr float kLatentNormEps = 1e-6f;
+
+template <class T>
+MatrixView<T> Columns(MatrixView<T> m, int64_t begin, int64_t count) {
+  return {m.data + begin, m.rows, count, m.stride};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& transport, Device& device, const ModelConfig& config,
+                                                                 const ModelWeights& weights, const Placement& placement,
+                                                                 const MoeOptions& options) {
+  std::unique_ptr<Transformer> t(new Transformer(config, weights, options));
+  TF_RETURN_IF_ERROR(t->AllocateActivations(device));
+  TF_ASSIGN_OR_RETURN(t->moe_, MoeLayer::Create(transport, device, config, placement, options));
+  return t;
+}
+
+absl::Status Transformer::AllocateActivations(Device& device) {
+  const ModelConfig& c = config_;
+  const int64_t T = options_.max_tokens, nh = c.num_attention_heads;
+  const int64_t ffn = std::max(c.intermediate_size, c.n_shared_experts * c.moe_intermediate_size);
+  const struct {
+    Buffer& buffer;
+    int64_t rows, cols;
+    const char* label;
+  } all[] = {
+      {hidden_, T, c.hidden_size, "hidden states"},
+      {normed_, T, c.hidden_size, "normed hidden states"},
+      {query_latent_, T, c.q_lora_rank, "query latent"},
+      {query_, T, nh * c.qk_head_dim(), "query"},
+      {key_value_, T, c.kv_lora_rank + c.qk_rope_head_dim, "key-value latent"},
+      {absorbed_, T, nh * c.kv_lora_rank, "absorbed query"},
+      {context_, T, nh * c.kv_lora_rank, "attention context"},
+      {heads_, T, nh * c.v_head_dim, "attention heads"},
+      {gate_, T, ffn, "ffn gate"},
+      {up_, T, ffn, "ffn up"},
+      {shared_out_, T, c.hidden_size, "shared expert output"},
+      {moe_out_, T, c.hidden_size, "routed experts output"},
+      {head_rows_, kLogitRows, c.hidden_size, "head rows"},
+  };
+  for (const auto& a : all) {
+    TF_ASSIGN_OR_RETURN(a.buffer, device.Allocate(a.rows * a.cols * sizeof(float), MemoryKind::kDevice, a.label));
+  }
+  attention_scale_ = AttentionScale(c.rope, c.qk_head_dim());
+  TF_ASSIGN_OR_RETURN(const std::vector<float> table, RopeTable(c.rope));
+  TF_ASSIGN_OR_RETURN(rope_table_, device.Allocate(table.size() * sizeof(float), MemoryKind::kDevice, "rope table"));
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device.CreateStream());
+  stream->CopyToDevice(rope_table_.data(), table.data(), rope_table_.num_bytes());
+  return stream->Synchronize();
+}
+
+absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens& tokens, KvCache& cache,
+                                  const RoutingObserver& observer) {
+  const int64_t T = tokens.positions.num_tokens;
+  Embed(stream, {tokens.ids, T, weights_.embed_tokens, MakeMatrix<float>(hidden_.data(), T, config_.hidden_size)});
+  int moe_idx = 0;
+  for (int l = 0; l < config_.num_hidden_layers; ++l) {
+    const LayerWeights& layer = weights_.layers[l];
+    Attention(stream, layer, tokens, cache.Layer(l, tokens.block_table, tokens.max_blocks));
+    if (layer.is_moe) {
+      const CallSite site{"moe", l, step};
+      TF_RETURN_IF_ERROR(MoeFfn(stream, site, layer, moe_idx++, T, observer));
+    } else {
+      DenseFfn(stream, layer, T);
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Multi-head latent attention, absorbed form; adds its output to the hidden states.
+void Transformer::Attention(Stream& stream, const LayerWeights& layer, const StepTokens& tokens, const LatentCacheView& cache) {
+  const ModelConfig& c = config_;
+  const AttentionWeights& w = layer.attention;
+  const int64_t T = tokens.positions.num_tokens;
+  const auto nh = static_cast<int32_t>(c.num_attention_heads), nope = static_cast<int32_t>(c.qk_nope_head_dim);
+  const auto rope = static_cast<int32_t>(c.qk_rope_head_dim), value = static_cast<int32_t>(c.v_head_dim);
+  const auto hidden = MakeMatrix<float>(hidden_.data(), T, c.hidden_size);
+  const auto normed = MakeMatrix<float>(normed_.data(), T, c.hidden_size);
+  const auto key_value = MakeMatrix<float>(key_value_.data(), T, c.kv_lora_rank + rope);
+  const auto latent = Columns(key_value, 0, c.kv_lora_rank), rope_key = Columns(key_value, c.kv_lora_rank, rope);
+  float* const query = query_.as<float>();
+  const int64_t query_stride = int64_t{nh} * (nope + rope);
+
+  Norm(stream, hidden, layer.input_layernorm, normed, static_cast<float>(c.rms_norm_eps));
+  if (c.q_lora_rank > 0) {
+    const auto query_latent = MakeMatrix<float>(query_latent_.data(), T, c.q_lora_rank);
+    Project(stream, normed, w.q_a_proj, query_latent.data);
+    Norm(stream, query_latent, w.q_a_layernorm, query_latent, kLatentNormEps);
+    Project(stream, query_latent, w.q_b_proj, query);
+  } else {
+    Project(stream, normed, w.q_proj, query);
+  }
+  Project(stream, normed, w.kv_a_proj_with_mqa, key_value.data);
+  Norm(stream, latent, w.kv_a_layernorm, latent, kLatentNormEps);
+
+  RopeArgs rotate{query + nope, query_stride, nope + rope, nh, rope, rope_table_.as<float>(), tokens.positions};
+  RopeInterleaved(stream, rotate);
+  RopeInterleaved(stream, {rope_key.data, rope_key.stride, 0, 1, rope, rope_table_.as<float>(), tokens.positions});
+  CacheWrite(stream, {latent.data, latent.stride, rope_key.data, rope_key.stride, tokens.positions, cache});
+
+  AbsorbQuery(stream, {query, T, nh, nope, rope, value, w.kv_b_proj, absorbed_.as<float>(), options_.compute});
+  LatentAttention(stream, {absorbed_.as<float>(), query, nh, nope, rope, attention_scale_, tokens.positions, cache,
+                           context_.as<float>(), options_.compute});
+  ExpandValue(stream, {context_.as<float>(), T, nh, nope, value, w.kv_b_proj, heads_.as<float>(), options_.compute});
+  Project(stream, MakeMatrix<float>(heads_.data(), T, int64_t{nh} * value), w.o_proj, hidden.data, Accumulate::kYes);
+}
+
+void Transformer::DenseFfn(Stream& stream, const LayerWeights& layer, int64_t num_tokens) {
+  const auto hidden = MakeMatrix<float>(hidden_.data(), num_tokens, config_.hidden_size);
+  const auto normed = MakeMatrix<float>(normed_.data(), num_tokens, config_.hidden_size);
+  Norm(stream, hidden, layer.post_attention_layernorm, normed, static_cast<float>(config_.rms_norm_eps));
+  GatedFfn(stream, normed, layer.dense, hidden.data, Accumulate::kYes);
+}
+
+absl::Status Transformer::MoeFfn(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int64_t num_tokens,
+                                 const RoutingObserver& observer) {
+  const auto hidden = MakeMatrix<float>(hidden_.data(), num_tokens, config_.hidden_size);
+  const auto normed = MakeMatrix<float>(normed_.data(), num_tokens, config_.hidden_size);
+  const auto routed = MakeMatrix<float>(moe_out_.data(), num_tokens, config_.hidden_size);
+  MatrixView<const float> shared;
+  Norm(stream, hidden, layer.post_attention_layernorm, normed, static_cast<float>(config_.rms_norm_eps));
+  if (config_.n_shared_experts > 0) {
+    GatedFfn(stream, normed, layer.moe.shared, shared_out_.as<float>(), Accumulate::kNo);
+    shared = MakeMatrix<const float>(shared_out_.data(), num_tokens, config_.hidden_size);
+  }
+  TF_RETURN_IF_ERROR(moe_->Run(stream, site, moe_idx, layer.moe, normed, routed));
+  if (observer) observer(moe_idx, moe_->routing());
+  Add(stream, {hidden, routed, shared});
+  return absl::OkStatus();
+}
+
+void Transformer::Logits(Stream& stream, const int32_t* row_idx, MatrixView<float> logits) {
+  const auto hidden = MakeMatrix<const float>(hidden_.data(), options_.max_tokens, config_.hidden_size);
+  const auto rows = MakeMatrix<float>(head_rows_.data(), logits.rows, config_.hidden_size);
+  GatherRows(stream, {hidden, row_idx, rows});
+  Norm(stream, rows, weights_.norm, rows, static_cast<float>(config_.rms_norm_eps));
+  Project(stream, rows, weights_.lm_head, logits.data);
+}
+
+void Transformer::Project(Stream& stream, MatrixView<const float> x, const WeightView& w, float* y, Accumulate accumulate) {
+  MatMul(stream, {.x = x.data,
+                  .x_stride = x.stride,
+                  .num_rows = x.rows,
+                  .w = w,
+                  .y = y,
+                  .y_stride = w.rows,
+                  .compute = options_.compute,
+                  .accumulate = accumulate});
+}
+
+void Transformer::GatedFfn(Stream& stream, MatrixView<const float> x, const FfnWeights& ffn, float* y, Accumulate accumulate) {
+  const auto gate = MakeMatrix<float>(gate_.data(), x.rows, ffn.gate.rows), up = MakeMatrix<float>(up_.data(), x.rows, ffn.up.rows);
+  Project(stream, x, ffn.gate, gate.data);
+  Project(stream, x, ffn.up, up.data);
+  SiluMul(stream, {gate, up, gate});
+  Project(stream, gate, ffn.down, y, accumulate);
+}
+
+void Transformer::Norm(Stream& stream, MatrixView<const float> x, const NormWeight& weight, MatrixView<float> out, float eps) {
+  RmsNorm(stream, {x, weight.data, weight.dtype, eps, out});
+}
+
+}  // namespace tokenferry

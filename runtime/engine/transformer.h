@@ -1,0 +1,63 @@
+// The forward pass of a DeepSeek-V3 model on one rank: its own tokens' attention, everybody's experts.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "core/kernels/matmul.h"
+#include "runtime/engine/moe_layer.h"
+#include "runtime/model/attention_ops.h"
+#include "runtime/model/kv_cache.h"
+
+namespace tokenferry {
+
+// The tokens of this rank in one step; device memory, num_tokens may be 0.
+struct StepTokens {
+  const int32_t* ids = nullptr;          // [T]
+  TokenPositions positions;              // T = positions.num_tokens
+  const int32_t* block_table = nullptr;  // [num_seqs, max_blocks]
+  int64_t max_blocks = 0;
+};
+
+// Called after each MoE layer has routed; `routing` is device memory.
+using RoutingObserver = std::function<void(int moe_idx, const Routing& routing)>;
+
+class Transformer {
+ public:
+  static absl::StatusOr<std::unique_ptr<Transformer>> Create(Transport& transport, Device& device, const ModelConfig& config,
+                                                             const ModelWeights& weights, const Placement& placement,
+                                                             const MoeOptions& options);
+
+  // Collective. Runs all layers over the tokens, writing their keys into `cache`; hidden states stay here.
+  absl::Status Forward(Stream& stream, int64_t step, const StepTokens& tokens, KvCache& cache, const RoutingObserver& observer);
+
+  // logits [n, V] f32 (device memory) of the tokens row_idx [n] (device memory) of the last Forward. n <= kLogitRows.
+  void Logits(Stream& stream, const int32_t* row_idx, MatrixView<float> logits);
+  static constexpr int64_t kLogitRows = 64;
+
+  MoeLayer& moe() { return *moe_; }
+
+ private:
+  Transformer(const ModelConfig& config, const ModelWeights& weights, const MoeOptions& options)
+      : config_(config), weights_(weights), options_(options) {}
+  absl::Status AllocateActivations(Device& device);
+  void Attention(Stream& stream, const LayerWeights& layer, const StepTokens& tokens, const LatentCacheView& cache);
+  void DenseFfn(Stream& stream, const LayerWeights& layer, int64_t num_tokens);
+  absl::Status MoeFfn(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int64_t num_tokens,
+                      const RoutingObserver& observer);
+  void Project(Stream& stream, MatrixView<const float> x, const WeightView& w, float* y, Accumulate accumulate = Accumulate::kNo);
+  void GatedFfn(Stream& stream, MatrixView<const float> x, const FfnWeights& ffn, float* y, Accumulate accumulate);
+  void Norm(Stream& stream, MatrixView<const float> x, const NormWeight& weight, MatrixView<float> out, float eps);
+
+  const ModelConfig& config_;
+  const ModelWeights& weights_;
+  MoeOptions options_;
+  float attention_scale_ = 0;
+  std::unique_ptr<MoeLayer> moe_;
+  Buffer rope_table_;
+  // Activations of max_tokens rows, f32.
+  Buffer hidden_, normed_, query_latent_, query_, key_value_, absorbed_, context_, heads_, gate_, up_, shared_out_, moe_out_;
+  Buffer head_rows_;  // [kLogitRows, H]
+};
+
+}  // namespace tokenferry

@@ -1,0 +1,50 @@
+#include "runtime/model/model_summary.h"
+
+#include "core/check.h"
+
+namespace tokenferry {
+
+PartSummary ModelSummary::Total() const {
+  PartSummary total;
+  for (const PartSummary& p : parts) {
+    total.num_params += p.num_params;
+    total.num_active_params += p.num_active_params;
+    total.num_bytes += p.num_bytes;
+  }
+  return total;
+}
+
+ModelSummary SummarizeModel(const TensorPlan& plan) {
+  ModelSummary summary;
+  const ModelConfig& config = plan.config;
+  for (const TensorSpec& spec : plan.tensors) {
+    PartSummary& part = summary.parts[static_cast<int>(spec.part())];
+    const int64_t data_bytes = spec.data_bytes(), scale_bytes = spec.scale_bytes(config.fp8_block);
+    part.num_params += spec.num_elements();
+    // All experts of a layer have one shape, so the first top_k stand for any top_k.
+    if (spec.expert < config.num_experts_per_tok) part.num_active_params += spec.num_elements();
+    part.num_bytes += data_bytes + scale_bytes;
+    summary.bytes_by_dtype[spec.dtype] += data_bytes;
+    if (scale_bytes > 0) summary.bytes_by_dtype[DType::kF32] += scale_bytes;
+    if (spec.kind == WeightKind::kRouter) ++summary.num_moe_layers;
+  }
+  return summary;
+}
+
+std::vector<int64_t> BytesPerRank(const TensorPlan& plan, const Placement& placement) {
+  TF_CHECK_EQ(placement.num_experts(), plan.config.n_routed_experts);
+  int64_t everywhere = 0;
+  std::vector<int64_t> per_rank(placement.num_ranks(), 0);
+  for (const TensorSpec& spec : plan.tensors) {
+    const int64_t num_bytes = spec.data_bytes() + spec.scale_bytes(plan.config.fp8_block);
+    if (spec.expert < 0) {
+      everywhere += num_bytes;
+      continue;
+    }
+    for (const auto& location : placement.locations(ExpertId(spec.expert))) per_rank[location.rank.value] += num_bytes;
+  }
+  for (int64_t& num_bytes : per_rank) num_bytes += everywhere;
+  return per_rank;
+}
+
+}  // namespace tokenferry

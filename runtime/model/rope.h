@@ -1,0 +1,49 @@
+// Rotary position embedding: frequencies, the cos/sin table that RopeArgs reads, and the attention scale that goes with
+// it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "core/status.h"
+
+namespace tokenferry {
+
+enum class RopeScaling : uint8_t {
+  kNone,  // "default"
+  kYarn,  // YaRN (arXiv:2309.00071), as transformers computes it
+};
+
+// The numbers of a config.json that fix the rotation. `rope_theta` and `rope_scaling` of DeepSeek-V2/V3 and Kimi-K2.
+struct RopeConfig {
+  double theta = 10000;      // rope_theta
+  int64_t dim = 0;           // rotated dimensions (qk_rope_head_dim); even
+  int64_t max_position = 0;  // rows of the table: max_position_embeddings, or less where the job serves less
+  RopeScaling scaling = RopeScaling::kNone;
+
+  // YaRN only.
+  double factor = 1;
+  int64_t original_max_position = 0;  // original_max_position_embeddings
+  double beta_fast = 32, beta_slow = 1;
+  double mscale = 0, mscale_all_dim = 0;   // 0: absent
+  std::optional<double> attention_factor;  // multiplies cosines and sines; absent: derived from factor and the mscales
+  bool truncate = true;                    // ramp limits rounded outwards to integers
+};
+
+// InvalidArgument, naming the value, when a table cannot be made of `config`.
+absl::Status ValidateRope(const RopeConfig& config);
+
+// Radians per position of each pair, [dim / 2], rounded as the float32 reference rounds. `config` must be valid.
+std::vector<float> RopeInverseFrequencies(const RopeConfig& config);
+
+// [max_position, dim] f32: per position dim / 2 cosines, then dim / 2 sines, both times the attention factor. The angle
+// is f32(position) * f32(inverse frequency), rounded; its cosine is libm's double cosine rounded to f32, so that every
+// machine has the same table.
+absl::StatusOr<std::vector<float>> RopeTable(const RopeConfig& config);
+
+// What attention scores are multiplied by: head_dim^-0.5, head_dim = nope + rope of a query head, times m^2 with
+// m = 0.1 * mscale_all_dim * ln(factor) + 1 under YaRN (DeepSeek-V2/V3). `config` must be valid.
+float AttentionScale(const RopeConfig& config, int64_t head_dim);
+
+}  // namespace tokenferry

@@ -1,0 +1,362 @@
+#include "runtime/model/weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <string>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "core/check.h"
+#include "runtime/model/finite_check.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr int64_t kAlignment = 64;                        // of a tensor within its buffer: a cache line
+constexpr int64_t kMaxEnqueuedBytes = int64_t{64} << 20;  // copies a device may hold back before it is waited for
+
+int64_t AlignUp(int64_t num_bytes) { return (num_bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+// One buffer per layer and group.
+enum class Group : uint8_t { kEmbedding, kAttention, kFfn, kExperts, kHead };
+
+Group GroupOf(const TensorSpec& spec) {
+  switch (spec.part()) {
+    case ModelPart::kEmbedding:
+      return Group::kEmbedding;
+    case ModelPart::kHead:
+      return Group::kHead;
+    case ModelPart::kRoutedExpert:
+      return Group::kExperts;
+    case ModelPart::kDenseFfn:
+    case ModelPart::kSharedExpert:
+    case ModelPart::kRouter:
+      return Group::kFfn;
+    default:
+      return spec.layer < 0 ? Group::kHead : Group::kAttention;
+  }
+}
+
+const char* GroupName(Group group) {
+  constexpr const char* kNames[] = {"embedding", "attention", "ffn", "experts", "head"};
+  return kNames[static_cast<int>(group)];
+}
+
+using BufferKey = std::tuple<int32_t, Group>;  // layer, group
+
+// A tensor of the checkpoint and where it goes.
+struct Piece {
+  const TensorSpec* spec;
+  const Checkpoint::Tensor* source;
+  bool is_scales;
+  DType dtype;  // in the file
+  bool widen;   // BF16 in the file, F32 in memory
+  BufferKey buffer;
+  int64_t offset;     // in the buffer
+  int64_t num_bytes;  // in memory
+  uint8_t* dst = nullptr;
+};
+
+// What this rank needs, laid out in buffers.
+struct Layout {
+  std::vector<Piece> pieces;  // per needed tensor: the weight, then its scales if it has any
+  std::map<BufferKey, int64_t> buffer_bytes;
+  std::vector<int32_t> slot_of_expert;  // -1: not on this rank
+
+  absl::Status Add(const Checkpoint& checkpoint, const TensorSpec& spec, bool is_scales, int64_t num_bytes) {
+    const std::string name = is_scales ? spec.scale_name() : spec.name;
+    const Checkpoint::Tensor* source = checkpoint.Find(name);
+    if (source == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(checkpoint.dir(), ": tensor '", name, "' of the plan is missing"));
+    }
+    const DType dtype = is_scales ? DType::kF32 : spec.dtype;
+    const bool widen = spec.kind == WeightKind::kRouterBias && dtype == DType::kBF16;
+    if (widen) num_bytes *= 2;
+    const BufferKey key{spec.layer, GroupOf(spec)};
+    int64_t& end = buffer_bytes[key];
+    pieces.push_back({&spec, source, is_scales, dtype, widen, key, end, num_bytes});
+    end += AlignUp(num_bytes);
+    return absl::OkStatus();
+  }
+};
+
+absl::StatusOr<Layout> MakeLayout(const Checkpoint& checkpoint, const TensorPlan& plan, const LoadOptions& options) {
+  Layout layout;
+  layout.slot_of_expert.assign(static_cast<size_t>(plan.config.n_routed_experts), -1);
+  const auto experts = options.placement->local_experts(options.rank);
+  for (size_t slot = 0; slot < experts.size(); ++slot)
+    layout.slot_of_expert[experts[slot]] = static_cast<int32_t>(slot);
+  for (const TensorSpec& spec : plan.tensors) {
+    if (spec.expert >= 0 && layout.slot_of_expert[spec.expert] < 0) continue;
+    TF_RETURN_IF_ERROR(layout.Add(checkpoint, spec, /*is_scales=*/false, spec.data_bytes()));
+    if (!spec.has_scales()) continue;
+    TF_RETURN_IF_ERROR(layout.Add(checkpoint, spec, /*is_scales=*/true, spec.scale_bytes(plan.config.fp8_block)));
+  }
+  return layout;
+}
+
+absl::Status AllocateBuffers(Device& device, Layout& layout, ModelWeights& weights) {
+  std::map<BufferKey, uint8_t*> data;
+  for (const auto& [key, num_bytes] : layout.buffer_bytes) {
+    const auto& [layer, group] = key;
+    const std::string label = layer < 0 ? absl::StrCat("weights: ", GroupName(group))
+                                        : absl::StrCat("weights: layer ", layer, " ", GroupName(group));
+    TF_ASSIGN_OR_RETURN(Buffer buffer, device.Allocate(static_cast<size_t>(num_bytes), MemoryKind::kDevice, label));
+    data[key] = buffer.as<uint8_t>();
+    weights.stats.buffer_bytes += num_bytes;
+    weights.buffers.push_back(std::move(buffer));
+  }
+  for (Piece& piece : layout.pieces) piece.dst = data[piece.buffer] + piece.offset;
+  return absl::OkStatus();
+}
+
+// Streams tensors through a staging buffer into device memory.
+class Loader {
+ public:
+  Loader(const Checkpoint& checkpoint, Stream& stream, Buffer staging, const LoadOptions& options)
+      : checkpoint_(checkpoint), stream_(stream), staging_(std::move(staging)), options_(options) {}
+
+  absl::Status Run(const std::vector<Piece>& pieces, LoadStats& stats) {
+    std::vector<const Piece*> order;
+    for (const Piece& piece : pieces) {
+      order.push_back(&piece);
+      bytes_total_ += piece.source->info->num_bytes;
+      stats.bytes_kept += piece.num_bytes;
+      if (!piece.is_scales) ++stats.num_tensors;
+    }
+    std::sort(order.begin(), order.end(), [](const Piece* a, const Piece* b) { return OrderKey(*a) < OrderKey(*b); });
+    for (const Piece* piece : order) TF_RETURN_IF_ERROR(Load(*piece));
+    stats.bytes_read = bytes_done_;
+    return stream_.Synchronize();
+  }
+
+ private:
+  // Scales, norms and biases first, since they are quick to find fault with; then everything as it lies in the files.
+  static std::tuple<bool, int, int64_t> OrderKey(const Piece& piece) {
+    const bool is_large = !piece.is_scales && piece.spec->shape.size() > 1;
+    return {is_large, piece.source->shard_idx, piece.source->info->begin};
+  }
+
+  absl::Status Load(const Piece& piece) {
+    const int64_t num_bytes = piece.source->info->num_bytes;
+    // A widened piece needs three times its stored bytes in the staging buffer: itself and its widened copy.
+    const int64_t chunk_bytes = static_cast<int64_t>(staging_.num_bytes()) / (piece.widen ? 16 : 4) * 4;
+    for (int64_t offset = 0; offset < num_bytes; offset += chunk_bytes) {
+      const auto chunk = absl::MakeSpan(staging_.as<uint8_t>(), std::min(chunk_bytes, num_bytes - offset));
+      TF_RETURN_IF_ERROR(checkpoint_.Read(*piece.source, offset, chunk));
+      TF_RETURN_IF_ERROR(CheckFinite(piece, offset, chunk));
+      TF_RETURN_IF_ERROR(Send(piece, offset, chunk));
+      bytes_done_ += static_cast<int64_t>(chunk.size());
+      if (options_.progress) options_.progress(bytes_done_, bytes_total_);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckFinite(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) const {
+    const int64_t idx = FindNonFinite(piece.dtype, chunk);
+    if (idx < 0) return absl::OkStatus();
+    const TensorInfo& info = *piece.source->info;
+    const int64_t element = offset / DTypeBytes(piece.dtype) + idx;
+    const int64_t cols = info.shape.back();
+    return absl::DataLossError(absl::StrCat(checkpoint_.shard(piece.source->shard_idx).path(), ": tensor '", info.name,
+                                            "': element ", element, " (row ", element / cols, ", column ",
+                                            element % cols, ") of ", DescribeTensor(info.dtype, info.shape), " is ",
+                                            DescribeElement(piece.dtype, chunk, idx), "; the file is damaged"));
+  }
+
+  absl::Status Send(const Piece& piece, int64_t offset, absl::Span<uint8_t> chunk) {
+    if (piece.widen) {
+      uint8_t* wide = chunk.data() + AlignUp(static_cast<int64_t>(chunk.size()));
+      for (size_t i = 0; i < chunk.size() / sizeof(BF16); ++i) {
+        BF16 narrow;
+        std::memcpy(&narrow, chunk.data() + i * sizeof(BF16), sizeof(BF16));
+        const float value = ToFloat(narrow);
+        std::memcpy(wide + i * sizeof(float), &value, sizeof(float));
+      }
+      stream_.CopyToDevice(piece.dst + 2 * offset, wide, 2 * chunk.size());
+    } else {
+      stream_.CopyToDevice(piece.dst + offset, chunk.data(), chunk.size());
+    }
+    bytes_enqueued_ += static_cast<int64_t>(chunk.size());
+    if (bytes_enqueued_ < kMaxEnqueuedBytes) return absl::OkStatus();
+    bytes_enqueued_ = 0;
+    return stream_.Synchronize();
+  }
+
+  const Checkpoint& checkpoint_;
+  Stream& stream_;
+  const Buffer staging_;
+  const LoadOptions& options_;
+  int64_t bytes_total_ = 0, bytes_done_ = 0, bytes_enqueued_ = 0;
+};
+
+WeightView MakeWeight(const Piece& weight, const float* scales, int32_t block) {
+  const std::vector<int64_t>& shape = weight.spec->shape;
+  WeightView view{.dtype = weight.dtype, .data = weight.dst, .rows = shape[0], .cols = shape[1]};
+  if (scales == nullptr) return view;
+  view.scales = scales;
+  view.scale_stride = weight.spec->scale_shape(block)[1];
+  view.block = block;
+  return view;
+}
+
+// Where the view of a matrix belongs.
+WeightView* MatrixSlot(ModelWeights& weights, const TensorSpec& spec, int32_t slot) {
+  LayerWeights* layer = spec.layer < 0 ? nullptr : &weights.layers[static_cast<size_t>(spec.layer)];
+  switch (spec.kind) {
+    case WeightKind::kEmbedTokens:
+      return &weights.embed_tokens;
+    case WeightKind::kLmHead:
+      return &weights.lm_head;
+    case WeightKind::kQA:
+      return &layer->attention.q_a_proj;
+    case WeightKind::kQB:
+      return &layer->attention.q_b_proj;
+    case WeightKind::kQ:
+      return &layer->attention.q_proj;
+    case WeightKind::kKvA:
+      return &layer->attention.kv_a_proj_with_mqa;
+    case WeightKind::kKvB:
+      return &layer->attention.kv_b_proj;
+    case WeightKind::kO:
+      return &layer->attention.o_proj;
+    case WeightKind::kDenseGate:
+      return &layer->dense.gate;
+    case WeightKind::kDenseUp:
+      return &layer->dense.up;
+    case WeightKind::kDenseDown:
+      return &layer->dense.down;
+    case WeightKind::kRouter:
+      return &layer->moe.router;
+    case WeightKind::kSharedGate:
+      return &layer->moe.shared.gate;
+    case WeightKind::kSharedUp:
+      return &layer->moe.shared.up;
+    case WeightKind::kSharedDown:
+      return &layer->moe.shared.down;
+    case WeightKind::kExpertGate:
+      return &layer->moe.gate.host[static_cast<size_t>(slot)];
+    case WeightKind::kExpertUp:
+      return &layer->moe.up.host[static_cast<size_t>(slot)];
+    case WeightKind::kExpertDown:
+      return &layer->moe.down.host[static_cast<size_t>(slot)];
+    default:
+      return nullptr;
+  }
+}
+
+void SetVector(ModelWeights& weights, const Piece& piece) {
+  const TensorSpec& spec = *piece.spec;
+  const NormWeight norm{piece.dst, piece.dtype, spec.shape[0]};
+  LayerWeights* layer = spec.layer < 0 ? nullptr : &weights.layers[static_cast<size_t>(spec.layer)];
+  switch (spec.kind) {
+    case WeightKind::kInputNorm:
+      layer->input_layernorm = norm;
+      return;
+    case WeightKind::kPostNorm:
+      layer->post_attention_layernorm = norm;
+      return;
+    case WeightKind::kQANorm:
+      layer->attention.q_a_layernorm = norm;
+      return;
+    case WeightKind::kKvANorm:
+      layer->attention.kv_a_layernorm = norm;
+      return;
+    case WeightKind::kRouterBias:
+      layer->moe.e_score_correction_bias = reinterpret_cast<const float*>(piece.dst);
+      return;
+    default:
+      TF_CHECK(spec.kind == WeightKind::kFinalNorm);
+      weights.norm = norm;
+  }
+}
+
+void SetViews(const TensorPlan& plan, const Layout& layout, size_t num_slots, ModelWeights& weights) {
+  weights.layers.resize(static_cast<size_t>(plan.config.num_hidden_layers));
+  for (size_t i = 0; i < weights.layers.size(); ++i) {
+    LayerWeights& layer = weights.layers[i];
+    layer.is_moe = plan.config.IsMoeLayer(static_cast<int64_t>(i));
+    if (!layer.is_moe) continue;
+    for (ExpertMatrices* m : {&layer.moe.gate, &layer.moe.up, &layer.moe.down}) m->host.resize(num_slots);
+  }
+  for (size_t i = 0; i < layout.pieces.size(); ++i) {
+    const Piece& piece = layout.pieces[i];
+    if (piece.is_scales) continue;  // taken together with its weight, which stands before it
+    if (piece.spec->shape.size() == 1) {
+      SetVector(weights, piece);
+      continue;
+    }
+    const float* scales = piece.spec->has_scales() ? reinterpret_cast<const float*>(layout.pieces[i + 1].dst) : nullptr;
+    const int32_t slot = piece.spec->expert < 0 ? -1 : layout.slot_of_expert[static_cast<size_t>(piece.spec->expert)];
+    WeightView* view = MatrixSlot(weights, *piece.spec, slot);
+    TF_CHECK(view != nullptr);
+    *view = MakeWeight(piece, scales, plan.config.fp8_block);
+  }
+  if (plan.config.tie_word_embeddings) weights.lm_head = weights.embed_tokens;
+}
+
+// The views of all experts of all layers, in one buffer.
+absl::Status UploadExpertViews(Stream& stream, size_t num_slots, ModelWeights& weights) {
+  std::vector<ExpertMatrices*> all;
+  for (LayerWeights& layer : weights.layers) {
+    if (layer.is_moe) all.insert(all.end(), {&layer.moe.gate, &layer.moe.up, &layer.moe.down});
+  }
+  const size_t array_bytes = num_slots * sizeof(WeightView);
+  if (array_bytes == 0 || all.empty()) return absl::OkStatus();
+  TF_ASSIGN_OR_RETURN(Buffer buffer, stream.device().Allocate(all.size() * array_bytes, MemoryKind::kDevice,
+                                                              "weights: views of the experts"));
+  for (size_t i = 0; i < all.size(); ++i) {
+    uint8_t* dst = buffer.as<uint8_t>() + i * array_bytes;
+    stream.CopyToDevice(dst, all[i]->host.data(), array_bytes);
+    all[i]->device = reinterpret_cast<const WeightView*>(dst);
+  }
+  weights.buffers.push_back(std::move(buffer));
+  return stream.Synchronize();
+}
+
+absl::Status CheckOptions(const TensorPlan& plan, const LoadOptions& options) {
+  TF_CHECK(options.placement != nullptr);
+  const Placement& placement = *options.placement;
+  if (placement.num_experts() != plan.config.n_routed_experts) {
+    return absl::InvalidArgumentError(absl::StrCat("the placement is for ", placement.num_experts(),
+                                                   " experts, but the model has ", plan.config.n_routed_experts));
+  }
+  if (options.rank.value < 0 || options.rank.value >= placement.num_ranks()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rank ", options.rank.value, " is not one of the placement's ", placement.num_ranks(), " ranks"));
+  }
+  // Enough for the widened copy of a bias beside it, and for whole elements.
+  constexpr int64_t kMinStagingBytes = 1024;
+  if (options.staging_bytes < kMinStagingBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("staging_bytes is ", options.staging_bytes, ", less than ", kMinStagingBytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ModelWeights> LoadRank(const Checkpoint& checkpoint, const TensorPlan& plan, Stream& stream,
+                                      const LoadOptions& options) {
+  TF_RETURN_IF_ERROR(CheckOptions(plan, options));
+  TF_ASSIGN_OR_RETURN(Layout layout, MakeLayout(checkpoint, plan, options));
+  ModelWeights weights;
+  TF_RETURN_IF_ERROR(AllocateBuffers(stream.device(), layout, weights));
+  TF_ASSIGN_OR_RETURN(Buffer staging, stream.device().Allocate(static_cast<size_t>(options.staging_bytes),
+                                                               MemoryKind::kHost, "weights: staging"));
+  TF_RETURN_IF_ERROR(Loader(checkpoint, stream, std::move(staging), options).Run(layout.pieces, weights.stats));
+  const size_t num_slots = static_cast<size_t>(options.placement->num_local_slots(options.rank));
+  SetViews(plan, layout, num_slots, weights);
+  TF_RETURN_IF_ERROR(UploadExpertViews(stream, num_slots, weights));
+  return weights;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelWeights> LoadWeights(const Checkpoint& checkpoint, const TensorPlan& plan, Stream& stream,
+                                         const LoadOptions& options) {
+  auto weights = LoadRank(checkpoint, plan, stream, options);
+  if (!weights.ok()) return Annotate(weights.status(), absl::StrCat("rank ", options.rank.value));
+  return weights;
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,201 @@
+#include "tests/comm/exchange_case.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <random>
+
+#include "comm/exchange.h"
+
+namespace tokenferry {
+namespace {
+
+// The "expert": element h of expert e's output depends on all of a row's neighbours, the position and the expert.
+float ExpertOutput(int expert, const float* row, int64_t h, int64_t hidden) {
+  return row[h] * (1.0f + 0.37f * static_cast<float>(expert)) - 0.11f * row[(h + 1) % hidden];
+}
+
+float Rounded(float x, DType dtype) { return dtype == DType::kBF16 ? ToFloat(ToBF16(x)) : x; }
+
+struct TestExpertsArgs {
+  ExpertRows rows;
+  const int32_t* slot_expert;  // [num_slots]
+  int64_t num_slots;
+  float* out;  // [num_selections, H]
+};
+void TestExperts(const TestExpertsArgs& a) {
+  std::vector<float> row(a.rows.hidden);
+  for (int64_t slot = 0; slot < a.num_slots; ++slot) {
+    for (int64_t s = a.rows.slot_offsets[slot]; s < a.rows.slot_offsets[slot + 1]; ++s) {
+      const int64_t start = a.rows.row_idx[s] * a.rows.row_stride;
+      for (int64_t h = 0; h < a.rows.hidden; ++h) {
+        row[h] = a.rows.dtype == DType::kBF16 ? ToFloat(static_cast<const BF16*>(a.rows.rows)[start + h])
+                                              : static_cast<const float*>(a.rows.rows)[start + h];
+      }
+      for (int64_t h = 0; h < a.rows.hidden; ++h) {
+        a.out[s * a.rows.hidden + h] = ExpertOutput(a.slot_expert[slot], row.data(), h, a.rows.hidden);
+      }
+    }
+  }
+}
+const Op<TestExpertsArgs> kTestExperts{"test experts", TestExperts,
+                                       [](const TestExpertsArgs& a, CpuContext&) { TestExperts(a); }};
+
+template <class T>
+absl::StatusOr<Buffer> Upload(Device& device, Stream& stream, const T* values, int64_t count) {
+  TF_ASSIGN_OR_RETURN(Buffer buffer, device.Allocate(count * sizeof(T), MemoryKind::kDevice, "test"));
+  if (count > 0) stream.CopyToDevice(buffer.data(), values, count * sizeof(T));
+  return buffer;
+}
+
+// One exchange of this rank's tokens; the result is on the host.
+absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, Stream& stream, const ExchangeCase& c,
+                                           const Placement& placement, int rank, int64_t begin, int64_t end) {
+  const int64_t num_tokens = end - begin, h = c.hidden;
+  TF_ASSIGN_OR_RETURN(Buffer hidden, Upload(device, stream, c.rows.data() + begin * h, num_tokens * h));
+  TF_ASSIGN_OR_RETURN(Buffer experts,
+                      Upload(device, stream, c.expert_idx.data() + begin * c.top_k, num_tokens * c.top_k));
+  TF_ASSIGN_OR_RETURN(Buffer weight, Upload(device, stream, c.weight.data() + begin * c.top_k, num_tokens * c.top_k));
+  const auto local = placement.local_experts(RankId(rank));
+  TF_ASSIGN_OR_RETURN(Buffer slot_expert, Upload(device, stream, local.data(), static_cast<int64_t>(local.size())));
+  const Routing routing{MakeMatrix<int32_t>(experts.data(), num_tokens, c.top_k),
+                        MakeMatrix<float>(weight.data(), num_tokens, c.top_k)};
+  const CallSite site{"test", 2, 5};
+  TF_ASSIGN_OR_RETURN(const ExchangePlan plan, exchange.Plan(stream, site, routing, placement));
+  TF_ASSIGN_OR_RETURN(const ExpertRows rows,
+                      exchange.Dispatch(stream, site, plan, MakeMatrix<const float>(hidden.data(), num_tokens, h)));
+  if (*rows.slot_offsets_host != plan.recv.slot_offsets) return absl::InternalError("slot_offsets_host");
+  TF_ASSIGN_OR_RETURN(Buffer expert_out,
+                      device.Allocate(rows.num_selections * h * sizeof(float), MemoryKind::kDevice, "out"));
+  stream.Launch(kTestExperts,
+                {rows, slot_expert.as<int32_t>(), static_cast<int64_t>(local.size()), expert_out.as<float>()});
+  TF_ASSIGN_OR_RETURN(Buffer out, device.Allocate(num_tokens * h * sizeof(float), MemoryKind::kDevice, "combined"));
+  if (out.num_bytes() > 0) stream.Fill(out.data(), 0xFF, out.num_bytes());  // NaN: every row must be written
+  TF_RETURN_IF_ERROR(exchange.Combine(stream, site, plan,
+                                      MakeMatrix<const float>(expert_out.data(), rows.num_selections, h),
+                                      routing.weight, MakeMatrix<float>(out.data(), num_tokens, h)));
+  std::vector<float> host(num_tokens * h);
+  if (!host.empty()) stream.CopyToHost(host.data(), out.data(), host.size() * sizeof(float));
+  TF_RETURN_IF_ERROR(stream.Synchronize());
+  return host;
+}
+
+}  // namespace
+
+std::string ExchangeCase::ToString() const {
+  return absl::StrCat("seed ", seed, ": ", num_tokens(), " tokens, ", num_experts, " experts, top-", top_k, ", hidden ",
+                      hidden, ", ", DTypeName(row_dtype));
+}
+
+ExchangeCase RandomCase(uint32_t seed, int num_tokens, int num_experts, int top_k, int64_t hidden, DType row_dtype) {
+  ExchangeCase c{.seed = seed, .num_experts = num_experts, .top_k = top_k, .hidden = hidden, .row_dtype = row_dtype};
+  std::mt19937 random(seed);
+  std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
+  std::vector<int32_t> all(num_experts);
+  std::iota(all.begin(), all.end(), 0);
+  for (int t = 0; t < num_tokens; ++t) {
+    for (int64_t h = 0; h < hidden; ++h) c.rows.push_back(uniform(random) + static_cast<float>(t));
+    std::shuffle(all.begin(), all.end(), random);
+    const bool nothing = random() % 12 == 0;
+    for (int k = 0; k < top_k; ++k) {
+      const bool none = nothing || k >= num_experts || random() % 10 == 0;
+      c.expert_idx.push_back(none ? -1 : all[k]);
+      c.weight.push_back(none ? 0.0f : uniform(random));
+    }
+  }
+  return c;
+}
+
+std::vector<float> DenseReference(const ExchangeCase& c) {
+  std::vector<float> out(c.num_tokens() * c.hidden, 0.0f), row(c.hidden);
+  for (int64_t t = 0; t < c.num_tokens(); ++t) {
+    for (int64_t h = 0; h < c.hidden; ++h) row[h] = Rounded(c.rows[t * c.hidden + h], c.row_dtype);
+    for (int e = 0; e < c.num_experts; ++e) {
+      for (int k = 0; k < c.top_k; ++k) {
+        if (c.expert_idx[t * c.top_k + k] != e) continue;
+        for (int64_t h = 0; h < c.hidden; ++h) {
+          float& sum = out[t * c.hidden + h];
+          sum = std::fma(c.weight[t * c.top_k + k], ExpertOutput(e, row.data(), h, c.hidden), sum);
+        }
+      }
+    }
+  }
+  return out;
+}
+
+std::vector<int64_t> RandomTokenSplit(uint32_t seed, int64_t num_tokens, int num_ranks) {
+  std::mt19937 random(seed);
+  std::vector<int64_t> offsets = {0, num_tokens};
+  for (int r = 1; r < num_ranks; ++r) offsets.push_back(static_cast<int64_t>(random() % (num_tokens + 1)));
+  if (num_ranks > 2 && random() % 2) offsets.back() = offsets[2];  // a rank without tokens
+  std::sort(offsets.begin(), offsets.end());
+  return offsets;
+}
+
+Placement RandomPlacement(uint32_t seed, int num_experts, int num_ranks) {
+  std::mt19937 random(seed);
+  std::vector<std::vector<int>> table(num_ranks);
+  for (int e = 0; e < num_experts; ++e) {
+    const int home = static_cast<int>(random() % num_ranks);
+    for (int r = 0; r < num_ranks; ++r) {
+      if (r == home || random() % 5 == 0) table[r].push_back(e);
+    }
+  }
+  for (auto& row : table) std::shuffle(row.begin(), row.end(), random);
+  return *Placement::FromTable(num_experts, std::move(table));
+}
+
+void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placement& placement,
+                     const std::vector<int64_t>& token_offsets, const ExchangeRun& run) {
+  SCOPED_TRACE(absl::StrCat(transport.ToString(), ", ", c.ToString()));
+  auto device = CreateCpuDevice(run.device);
+  auto stream = *device->CreateStream();
+  auto exchange = CreateAllToAllVExchange(transport, *device, {.hidden = c.hidden, .row_dtype = c.row_dtype});
+  ASSERT_TRUE(exchange.ok()) << exchange.status();
+  const int me = transport.rank().value;
+  const int64_t begin = token_offsets[me], end = token_offsets[me + 1];
+  const std::vector<float> expected = DenseReference(c);
+  size_t steady_bytes = 0;
+  for (int round = 0; round < run.num_rounds; ++round) {
+    const auto out = RunOnce(**exchange, *device, *stream, c, placement, me, begin, end);
+    ASSERT_TRUE(out.ok()) << out.status();
+    if (!out->empty()) {
+      EXPECT_EQ(std::memcmp(out->data(), expected.data() + begin * c.hidden, out->size() * sizeof(float)), 0);
+    }
+    if (round == 0) steady_bytes = device->allocated_bytes();
+    EXPECT_EQ(device->allocated_bytes(), steady_bytes);
+  }
+  const ExchangeStats& stats = (*exchange)->stats();
+  EXPECT_EQ(stats.num_exchanges, run.num_rounds);
+  EXPECT_EQ(stats.num_tokens, run.num_rounds * (end - begin));
+  const int64_t row_bytes = c.hidden * DTypeBytes(c.row_dtype);
+  int64_t combine_bytes = 0;
+  for (int r = 0; r < transport.num_ranks(); ++r) {
+    EXPECT_EQ(stats.dispatch_bytes_per_rank[r], stats.dispatch_rows_per_rank[r] * row_bytes);
+    EXPECT_LE(stats.dispatch_rows_per_rank[r], stats.num_tokens);  // at most one row per token
+    combine_bytes += stats.combine_bytes_per_rank[r];
+  }
+  EXPECT_EQ(combine_bytes % (c.hidden * 4), 0);
+}
+
+void RunRandomCases(Transport& transport, uint32_t seed, int num_cases, const ExchangeRun& run) {
+  const int64_t kHidden[] = {1, 7, 16, 33, 256};
+  std::mt19937 random(seed);
+  for (int i = 0; i < num_cases && !testing::Test::HasFailure(); ++i) {
+    const int num_tokens = random() % 6 == 0 ? 0 : static_cast<int>(random() % 60);
+    const int num_experts = 1 + static_cast<int>(random() % 13), top_k = 1 + static_cast<int>(random() % 8);
+    const int64_t hidden = kHidden[random() % 5];
+    const DType dtype = random() % 2 ? DType::kBF16 : DType::kF32;
+    const uint32_t case_seed = static_cast<uint32_t>(random());
+    const ExchangeCase c = RandomCase(case_seed, num_tokens, num_experts, top_k, hidden, dtype);
+    const int num_ranks = transport.num_ranks();
+    const Placement placement =
+        i % 3 == 0 ? Placement::Linear(num_experts, num_ranks) : RandomPlacement(case_seed + 1, num_experts, num_ranks);
+    RunExchangeCase(transport, c, placement, RandomTokenSplit(case_seed + 2, num_tokens, num_ranks), run);
+  }
+}
+
+}  // namespace tokenferry

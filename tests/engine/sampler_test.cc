@@ -1,0 +1,140 @@
+#include "runtime/engine/sampler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+namespace tokenferry {
+namespace {
+
+using testing::HasSubstr;
+
+SampledToken Ok(const std::vector<float>& logits, const SamplingParams& p, const TokenHistory& h = {}, int64_t position = 7) {
+  const auto sampled = Sample(logits, p, h, position);
+  EXPECT_TRUE(sampled.ok()) << sampled.status();
+  return *sampled;
+}
+
+// How often each token is drawn over many positions.
+std::vector<double> Frequencies(const std::vector<float>& logits, SamplingParams p, int draws = 20000) {
+  std::vector<double> counts(logits.size());
+  for (int i = 0; i < draws; ++i) counts[Ok(logits, p, {}, i).token] += 1.0 / draws;
+  return counts;
+}
+
+TEST(Sampler, GreedyTakesTheLargestAndTheLowerOfEquals) {
+  EXPECT_EQ(Ok({1, 5, 2, 5}, {}).token, 1);
+  EXPECT_EQ(Ok({-3}, {}).token, 0);
+}
+
+TEST(Sampler, LogprobIsOfTheRawSoftmax) {
+  SamplingParams p;
+  p.temperature = 2;
+  const SampledToken t = Ok({0, std::log(3.0f)}, p);
+  EXPECT_NEAR(t.logprob, std::log(t.token == 1 ? 0.75 : 0.25), 1e-6);
+}
+
+TEST(Sampler, DrawsFollowTheSoftmaxAtTheTemperature) {
+  SamplingParams p;
+  p.temperature = 0.5;
+  // Squared odds 1 : 4 : 9. With 20,000 draws four standard deviations of a frequency are at most 0.0142.
+  const auto f = Frequencies({0, std::log(2.0f), std::log(3.0f)}, p);
+  EXPECT_NEAR(f[0], 1.0 / 14, 0.0142);
+  EXPECT_NEAR(f[1], 4.0 / 14, 0.0142);
+  EXPECT_NEAR(f[2], 9.0 / 14, 0.0142);
+}
+
+TEST(Sampler, TopKTopPAndMinPCutTheTail) {
+  const std::vector<float> logits = {std::log(0.1f), std::log(0.4f), std::log(0.2f), std::log(0.3f)};
+  SamplingParams p;
+  p.temperature = 1;
+  p.top_k = 2;
+  auto f = Frequencies(logits, p);
+  EXPECT_EQ(f[0] + f[2], 0);
+  EXPECT_NEAR(f[1], 4.0 / 7, 0.0142);
+  p.top_k = 0;
+  p.top_p = 0.69;  // 0.4 + 0.3 reaches it
+  f = Frequencies(logits, p);
+  EXPECT_EQ(f[0] + f[2], 0);
+  EXPECT_GT(f[3], 0);
+  p.top_p = 1;
+  p.min_p = 0.45;  // 0.2 is at least 0.45 * 0.4, 0.1 is not
+  f = Frequencies(logits, p);
+  EXPECT_EQ(f[0], 0);
+  EXPECT_GT(f[2], 0);
+}
+
+TEST(Sampler, RepetitionPenaltyLooksAtPromptAndOutput) {
+  SamplingParams p;
+  p.repetition_penalty = 2;
+  const TokenHistory history{{0, 1}, 1};
+  EXPECT_EQ(Ok({3, 3.5f, 2}, p, history).token, 2);       // 1.5, 1.75, 2
+  EXPECT_EQ(Ok({-1, -1.5f, -2.5f}, p, history).token, 0);  // -2, -3, -2.5
+}
+
+TEST(Sampler, PresencePenaltyLooksAtOutputOnceForEachToken) {
+  SamplingParams p;
+  p.presence_penalty = 1;
+  const TokenHistory history{{0, 1, 1}, 1};
+  EXPECT_EQ(Ok({3, 3.5f, 2}, p, history).token, 0);      // 3, 2.5, 2: the prompt's token 0 is left alone
+  EXPECT_EQ(Ok({1, 3.5f, 2}, p, history).token, 1);      // 2.5, though token 1 occurs twice
+}
+
+TEST(Sampler, TheDrawDependsOnSeedAndPositionAlone) {
+  const std::vector<float> logits(100, 0.0f);
+  SamplingParams p;
+  p.temperature = 1;
+  p.seed = 5;
+  const int32_t first = Ok(logits, p, {}, 3).token;
+  EXPECT_EQ(Ok(logits, p, {{1, 2, 3}, 2}, 3).token, first);
+  int other_position = 0, other_seed = 0;
+  for (int i = 0; i < 20; ++i) other_position += Ok(logits, p, {}, 100 + i).token != first;
+  for (int i = 0; i < 20; ++i) {
+    p.seed = 1000 + i;
+    other_seed += Ok(logits, p, {}, 3).token != first;
+  }
+  EXPECT_GT(other_position, 10);
+  EXPECT_GT(other_seed, 10);
+}
+
+TEST(Sampler, CounterUniformIsUniform) {
+  double sum = 0, squares = 0;
+  const int n = 100000;
+  for (int i = 0; i < n; ++i) {
+    const double u = CounterUniform(42, i);
+    ASSERT_GE(u, 0);
+    ASSERT_LT(u, 1);
+    sum += u;
+    squares += u * u;
+  }
+  // Standard error of the mean is 0.289 / sqrt(n) = 0.0009; five of them.
+  EXPECT_NEAR(sum / n, 0.5, 0.0046);
+  EXPECT_NEAR(squares / n, 1.0 / 3, 0.0047);
+}
+
+TEST(Sampler, RefusesNaNNamingTheToken) {
+  const auto sampled = Sample(std::vector<float>{0, std::numeric_limits<float>::quiet_NaN()}, {}, {}, 9);
+  ASSERT_FALSE(sampled.ok());
+  EXPECT_THAT(std::string(sampled.status().message()), HasSubstr("token 1 at position 9 is NaN"));
+}
+
+TEST(Sampler, ValidateNamesParameterValueAndRange) {
+  const auto message = [](auto set) {
+    SamplingParams p;
+    set(p);
+    return std::string(Validate(p).message());
+  };
+  EXPECT_TRUE(Validate({}).ok());
+  EXPECT_THAT(message([](auto& p) { p.temperature = -1; }), HasSubstr("temperature is -1"));
+  EXPECT_THAT(message([](auto& p) { p.temperature = std::nan(""); }), HasSubstr("temperature is nan"));
+  EXPECT_THAT(message([](auto& p) { p.top_k = -2; }), HasSubstr("top-k is -2"));
+  EXPECT_THAT(message([](auto& p) { p.top_p = 0; }), HasSubstr("top-p is 0"));
+  EXPECT_THAT(message([](auto& p) { p.min_p = 1; }), HasSubstr("min-p is 1"));
+  EXPECT_THAT(message([](auto& p) { p.repetition_penalty = 0; }), HasSubstr("repetition-penalty is 0"));
+  EXPECT_THAT(message([](auto& p) { p.presence_penalty = 101; }), HasSubstr("presence-penalty is 101"));
+}
+
+}  // namespace
+}  // namespace tokenferry

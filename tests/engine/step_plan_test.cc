@@ -1,0 +1,61 @@
+#include "runtime/engine/step_plan.h"
+
+#include <gtest/gtest.h>
+
+namespace tokenferry {
+namespace {
+
+StepPlan Example() {
+  StepPlan plan;
+  plan.step = 41;
+  SamplingParams sampling;
+  sampling.temperature = 0.25;
+  sampling.seed = 1ull << 63;
+  plan.started.push_back({3, RankId(2), 100, 7, sampling});
+  plan.entries.push_back({3, RankId(2), 5, {9, 8, 7}, Want::kLogits, {8, 7}});
+  plan.entries.push_back({4, RankId(3), 0, {1}, Want::kNothing, {}});
+  plan.released = {1, 2};
+  return plan;
+}
+
+TEST(StepPlan, SurvivesTheWire) {
+  const auto back = DecodeStepPlan(Encode(Example()));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->step, 41);
+  EXPECT_FALSE(back->stop);
+  EXPECT_EQ(back->started[0].sampling.seed, 1ull << 63);
+  EXPECT_EQ(back->started[0].sampling.temperature, 0.25);
+  EXPECT_EQ(back->entries[0].tokens, (std::vector<int32_t>{9, 8, 7}));
+  EXPECT_EQ(back->entries[0].want, Want::kLogits);
+  EXPECT_EQ(back->entries[0].targets, (std::vector<int32_t>{8, 7}));
+  EXPECT_EQ(back->entries[1].rank, RankId(3));
+  EXPECT_EQ(back->released, (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(Encode(*back), Encode(Example()));
+}
+
+TEST(StepPlan, EveryTruncationAndExtensionIsRefused) {
+  const std::string bytes = Encode(Example());
+  for (size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(DecodeStepPlan(bytes.substr(0, n)).ok()) << n;
+  EXPECT_FALSE(DecodeStepPlan(bytes + '\0').ok());
+}
+
+TEST(StepPlan, ResultsSurviveTheWire) {
+  EntryResult r;
+  r.seq = 5;
+  r.sampled = {17, -0.5f};
+  r.logprobs = {-1, -2};
+  r.logits = {0.1f, 0.2f, 0.3f};
+  r.expert_idx = {1, -1};
+  r.expert_weight = {0.75f, 0};
+  const std::string bytes = Encode(std::vector<EntryResult>{r, {}});
+  const auto back = DecodeResults(bytes);
+  ASSERT_TRUE(back.ok()) << back.status();
+  ASSERT_EQ(back->size(), 2u);
+  EXPECT_EQ((*back)[0].sampled.token, 17);
+  EXPECT_EQ((*back)[0].logits, r.logits);
+  EXPECT_EQ((*back)[0].expert_idx, r.expert_idx);
+  for (size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(DecodeResults(bytes.substr(0, n)).ok()) << n;
+}
+
+}  // namespace
+}  // namespace tokenferry
