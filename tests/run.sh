@@ -21,29 +21,30 @@ esac
 passed=0
 failed=0
 failures=()
+TF_CTEST_PREFIX=  # a command in front of ctest
 
 fail() {
   failed=$((failed + 1))
   failures+=("$1")
 }
 
-# run_ctest PRESET CTEST_ARG ..: adds the tests' results, from ctest's JUnit file, to the sums.
+# run_ctest PRESET CTEST_ARG ..: adds the tests' results, from ctest's JUnit file, to the sums. A test that could not be
+# started (`skipped` there) has failed.
 run_ctest() {
-  local preset=$1 results=build/$1/results.xml numbers
+  local preset=$1 results=build/$1/results.xml ran=0 bad=0 unstarted=0 skipped=0 status=0
   shift
   rm -f "$results"
-  ${TF_CTEST_PREFIX:-} ctest --preset "$preset" --parallel "$(nproc)" --progress --output-junit results.xml "$@"
-  numbers=$(sed -n 's/.*tests="\([0-9]*\)".*/tests=\1/p; s/.*failures="\([0-9]*\)".*/failures=\1/p' "$results" 2>/dev/null)
-  local tests failures_here
-  tests=$(sed -n 's/^tests=//p' <<<"$numbers" | head -1)
-  failures_here=$(sed -n 's/^failures=//p' <<<"$numbers" | head -1)
-  if [ -z "$tests" ] || [ "$tests" = 0 ]; then
-    fail "$preset: no test has run"
+  ${TF_CTEST_PREFIX:-} ctest --preset "$preset" --parallel "$(nproc)" --progress --output-junit results.xml "$@" || status=$?
+  read -r ran bad unstarted skipped < <(sed -n '/<testcase/q; s/^[^a-z]*\(tests\|failures\|disabled\|skipped\)="\([0-9]*\)".*/\2/p' \
+    "$results" 2>/dev/null | head -4 | tr '\n' ' '; echo)
+  bad=$((${bad:-0} + ${unstarted:-0} + ${skipped:-0}))
+  if [ "${ran:-0}" = 0 ] || { [ "$status" != 0 ] && [ "$bad" = 0 ]; }; then
+    fail "$preset: ctest ended with status $status, and no failing test"
     return
   fi
-  passed=$((passed + tests - failures_here))
-  failed=$((failed + failures_here))
-  [ "$failures_here" = 0 ] || failures+=("$preset: $failures_here tests, named above")
+  passed=$((passed + ran - bad))
+  failed=$((failed + bad))
+  [ "$bad" = 0 ] || failures+=("$preset: $bad tests, named above")
 }
 
 # suite PRESET TARGET CMAKE_ARGS -- CTEST_ARG ..
@@ -98,6 +99,7 @@ suite tsan tests_tsan -- --label-regex '^tsan$'
 TF_CTEST_PREFIX=
 suite fuzz fuzzers -DTOKENFERRY_FUZZ_SECONDS="$([ "$full" = yes ] && echo 300 || echo 10)" --
 
+if [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
 if command -v nvcc >/dev/null; then
   say "cuda: building"
   if tf_configure cuda -DTOKENFERRY_TESTS=OFF -DTOKENFERRY_BENCH=OFF && tf_build cuda tokenferry; then

@@ -14,7 +14,10 @@ namespace {
 std::string Shown(const nlohmann::json& value) {
   if (value.is_object()) return "an object";
   if (value.is_array()) return absl::StrCat("a list of ", value.size());
-  return Excerpt(value.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace));
+  constexpr size_t kMaxBytes = 120;
+  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
+  if (text.size() > kMaxBytes) text = text.substr(0, kMaxBytes) + "...";
+  return text;
 }
 
 }  // namespace
