@@ -108,7 +108,7 @@ absl::Status ValidateMessage(int rank, int64_t num_rows, absl::Span<const WireSe
   int64_t last_row = -1;
   for (size_t i = 0; i < selections.size(); ++i) {
     const WireSelection s = selections[i];
-    if (s.row_idx < last_row || s.row_idx > last_row + 1 || s.row_idx >= num_rows) {
+    if (s.row_idx < 0 || s.row_idx < last_row || s.row_idx > last_row + 1 || s.row_idx >= num_rows) {
       return absl::DataLossError(absl::StrCat("plan from rank ", rank, ": its selection ", i, " names row ", s.row_idx,
                                               " after row ", last_row, ", of ", num_rows, " rows"));
     }

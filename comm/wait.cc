@@ -17,6 +17,7 @@ static_assert(std::atomic<bool>::is_always_lock_free, "RequestStop runs in signa
 constexpr int kSpins = 64;     // polls in a row: about a microsecond
 constexpr int kYields = 2000;  // then polls with a yield between: a millisecond or more
 constexpr int kSleepNanos = 50'000;
+constexpr absl::Duration kNotRunning = absl::Milliseconds(500);  // between two polls
 
 }  // namespace
 
@@ -39,7 +40,9 @@ void ClearStopRequest() { stop_requested.store(false, std::memory_order_relaxed)
 
 absl::StatusCode WaitLimit::Check() {
   const absl::Time now = absl::Now();
-  if (now - start_ >= timeout_) return absl::StatusCode::kDeadlineExceeded;
+  if (now - last_check_ > kNotRunning) deadline_ += now - last_check_;
+  last_check_ = now;
+  if (now >= deadline_) return absl::StatusCode::kDeadlineExceeded;
   if (StopRequested()) {
     if (stop_seen_ == absl::InfiniteFuture()) stop_seen_ = now;
     if (now - stop_seen_ >= kStopGrace) return absl::StatusCode::kCancelled;

@@ -40,17 +40,17 @@ struct PendingRank {
 std::string DescribeWait(const Transport& transport, const CallSite& site, int64_t sequence,
                          const std::vector<PendingRank>& pending);
 
-// Decides while a transfer waits whether it has to give up. One per transfer.
+// Decides while a transfer waits whether it has to give up. One per transfer. Time in which this process did not run
+// (it was stopped, or the machine slept) does not count: it must not blame the others for it.
 class WaitLimit {
  public:
-  explicit WaitLimit(absl::Duration timeout) : start_(absl::Now()), timeout_(timeout) {}
+  explicit WaitLimit(absl::Duration timeout) : start_(absl::Now()), deadline_(start_ + timeout), last_check_(start_) {}
   // kOk: go on waiting.
   absl::StatusCode Check();
   double seconds() const { return absl::ToDoubleSeconds(absl::Now() - start_); }
 
  private:
-  absl::Time start_;
-  absl::Duration timeout_;
+  absl::Time start_, deadline_, last_check_;
   absl::Time stop_seen_ = absl::InfiniteFuture();
 };
 

@@ -193,6 +193,7 @@ TEST(ExchangePlan, NamesThePeerWhoseMessageIsWrong) {
       {build({1, 2}, {1, 3}, {{0, 0}, {0, 0}, {0, 0}, {0, 1}}), "rank 1: 2 rows announced, but selections for 1"},
       {build({1, 2}, {1, 3}, {{0, 0}, {0, 0}, {1, 0}, {0, 1}}), "names row 0 after row 1"},
       {build({1, 1}, {1, 1}, {{-1, 0}, {0, 0}}), "rank 0: its selection 0 names row -1"},
+      {build({1, 1}, {2, 1}, {{-1, 0}, {0, 0}, {0, 0}}), "rank 0: its selection 0 names row -1"},
       {build({0, -1}, {0, 0}, {}), "rank 1: announces -1 rows"},
       {build({2, 0}, {1, 0}, {}), "rank 0: announces 2 rows with 1 selections"},
       {build({0, 0}, {3, 0}, {}), "rank 0: announces 0 rows with 3 selections"},
