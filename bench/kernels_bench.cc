@@ -1,7 +1,8 @@
 // Matrix products and the expert FFN against this machine's own bounds, measured in the same run on the same threads:
 // read bandwidth (bytes of weights) and the fused multiply-add peak. `of_bound` = max(weight bytes / read bandwidth,
-// flops / FMA peak) / time. Weights cycle through more memory than the caches hold. Row 0 of every result is compared
-// with the reference before and after timing. Flags: Google Benchmark's; TF_BENCH_THREADS, TF_BENCH_ISA.
+// flops / FMA peak) / time (printed as a rate, like the others). Weights cycle through more memory than the caches
+// hold. Row 0 of every result is compared with the reference before and after timing. Flags: Google Benchmark's;
+// TF_BENCH_THREADS, TF_BENCH_ISA.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -147,8 +148,8 @@ void Report(benchmark::State& state, double bytes, double flops) {
   const Bounds& bounds = MeasuredBounds();
   const double bound = std::max(bytes / bounds.bytes_per_second, flops / bounds.flops_per_second);
   using benchmark::Counter;
-  state.counters["GB/s"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
-  state.counters["GFLOP/s"] = Counter(flops * 1e-9, Counter::kIsIterationInvariantRate);
+  state.counters["GB"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
+  state.counters["GFLOP"] = Counter(flops * 1e-9, Counter::kIsIterationInvariantRate);
   state.counters["of_bound"] = Counter(bound, Counter::kIsIterationInvariantRate);
 }
 
