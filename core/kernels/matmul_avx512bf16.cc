@@ -160,6 +160,7 @@ HWY_INLINE void AddStep(const __m512i (&w)[kOuts], const BF16* rows, int64_t str
 template <DType kDType, int kRows, int kOuts>
 HWY_INLINE void StreamTile(const WeightView& w, int64_t o, const BF16* rows, Output out) {
   const int64_t stride = (w.cols + kInputs - 1) / kInputs * kInputs;
+  constexpr int64_t kLine = kDType == DType::kF8E4M3 ? 64 : kInputs;  // inputs to a cache line, one step at least
   Reader<kDType> readers[kOuts];
   for (int j = 0; j < kOuts; ++j) readers[j] = Reader<kDType>(w, o + j);
   __m512 sums[kRows][kOuts];
@@ -172,11 +173,15 @@ HWY_INLINE void StreamTile(const WeightView& w, int64_t o, const BF16* rows, Out
     bool fast = true;
     for (int j = 0; j < kOuts; ++j) fast &= readers[j].Begin(begin, end);
     int64_t i = begin;
-    for (const int64_t fast_end = fast ? end - kInputs : begin - 1; i <= fast_end; i += kInputs) {
-      HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) {
-        readers[j].Prefetch(i, kOuts);
-        wide[j] = readers[j].LoadStep(i);
+    for (const int64_t last = fast ? end - kLine : begin - 1; i <= last; i += kLine) {
+      for (int j = 0; j < kOuts; ++j) readers[j].Prefetch(i, kOuts);
+      HWY_UNROLL(2) for (int64_t step = 0; step < kLine; step += kInputs) {
+        HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) wide[j] = readers[j].LoadStep(i + step);
+        AddStep<kRows, kOuts>(wide, rows, stride, i + step, sums);
       }
+    }
+    for (const int64_t last = fast ? end - kInputs : begin - 1; i <= last; i += kInputs) {
+      HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) wide[j] = readers[j].LoadStep(i);
       AddStep<kRows, kOuts>(wide, rows, stride, i, sums);
     }
     for (; i < end; i += kInputs) {
@@ -189,19 +194,25 @@ HWY_INLINE void StreamTile(const WeightView& w, int64_t o, const BF16* rows, Out
   }
 }
 
+// At most four rows and outputs.
 template <DType kDType, int kRows>
 void StreamOuts(const WeightView& w, int64_t o, int64_t num_outs, const BF16* rows, Output out) {
-  const int64_t end = o + num_outs;
-  for (; o + 4 <= end; o += 4) StreamTile<kDType, kRows, 4>(w, o, rows, out);
-  for (; o < end; ++o) StreamTile<kDType, kRows, 1>(w, o, rows, out);
+  if (num_outs == kTileOuts) return StreamTile<kDType, kRows, kTileOuts>(w, o, rows, out);
+  for (int64_t j = 0; j < num_outs; ++j) StreamTile<kDType, kRows, 1>(w, o + j, rows, out);
 }
 
+// Four rows at a time, for a few outputs whose weights stay in the first-level cache meanwhile.
 template <DType kDType>
 void StreamRows(const WeightView& w, int64_t o, int64_t num_outs, const BF16* rows, int64_t num_rows, Output out) {
-  if (num_rows == 1) return StreamOuts<kDType, 1>(w, o, num_outs, rows, out);
-  if (num_rows == 2) return StreamOuts<kDType, 2>(w, o, num_outs, rows, out);
-  if (num_rows == 3) return StreamOuts<kDType, 3>(w, o, num_outs, rows, out);
-  StreamOuts<kDType, 4>(w, o, num_outs, rows, out);
+  constexpr decltype(&StreamOuts<kDType, 1>) kQuads[] = {StreamOuts<kDType, 1>, StreamOuts<kDType, 2>,
+                                                         StreamOuts<kDType, 3>, StreamOuts<kDType, 4>};
+  const int64_t end = o + num_outs, stride = (w.cols + kInputs - 1) / kInputs * kInputs;
+  for (; o < end; o += kTileOuts) {
+    for (int64_t r = 0; r < num_rows; r += 4) {
+      kQuads[std::min<int64_t>(num_rows - r, 4) - 1](w, o, std::min(kTileOuts, end - o), rows + r * stride,
+                                                     {out.y + r * out.stride, out.stride, out.accumulate});
+    }
+  }
 }
 
 void StreamWeights(const WeightView& w, int64_t o, int64_t num_outs, const void* rows, int64_t num_rows, Output out) {

@@ -12,7 +12,7 @@ namespace tokenferry {
 
 inline constexpr int64_t kStepBytes = 64;
 inline constexpr int64_t kTileOuts = 4;
-inline constexpr int64_t kMaxStreamRows = 4;
+inline constexpr int64_t kMaxStreamRows = 8;
 inline constexpr int64_t kTileFloats = 4 * kTileOuts * 16;  // sums of one tile: at most 4 rows, 16 lanes each
 
 // Inputs [begin, begin + count) of a row or of weight rows; `num_steps` steps are written.

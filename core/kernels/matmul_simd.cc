@@ -123,11 +123,16 @@ HWY_INLINE void StreamTile(const WeightView& w, int64_t o, const float* rows, Ou
     bool fast = true;
     for (int j = 0; j < kOuts; ++j) fast &= readers[j].Begin(begin, end);
     int64_t i = begin;
-    for (const int64_t fast_end = fast ? end - kNumLanes : begin - 1; i <= fast_end; i += kNumLanes) {
-      HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) {
-        readers[j].Prefetch(i, kOuts);
-        wide[j] = readers[j].Load(i);
+    // A cache line of each weight row at a time.
+    for (const int64_t last = fast ? end - Reader::kLineInputs : begin - 1; i <= last; i += Reader::kLineInputs) {
+      for (int j = 0; j < kOuts; ++j) readers[j].Prefetch(i, kOuts);
+      HWY_UNROLL(4) for (int64_t step = 0; step < Reader::kLineInputs / kNumLanes; ++step) {
+        HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) wide[j] = readers[j].Load(i + step * kNumLanes);
+        AddStep<kRows, kOuts>(wide, rows, num_steps, i / kNumLanes + step, sums);
       }
+    }
+    for (const int64_t last = fast ? end - kNumLanes : begin - 1; i <= last; i += kNumLanes) {
+      HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) wide[j] = readers[j].Load(i);
       AddStep<kRows, kOuts>(wide, rows, num_steps, i / kNumLanes, sums);
     }
     for (; i < end; i += kNumLanes) {
@@ -140,7 +145,7 @@ HWY_INLINE void StreamTile(const WeightView& w, int64_t o, const float* rows, Ou
   }
 }
 
-// As many outputs at once as the registers hold.
+// At most four rows, as many outputs at once as the registers hold.
 template <class Reader, int kRows>
 HWY_INLINE void StreamOuts(const WeightView& w, int64_t o, int64_t num_outs, const float* rows, Output out) {
   constexpr int kOuts = HWY_TARGET == HWY_AVX2 ? (kRows == 1 ? 4 : kRows == 2 ? 2 : 1) : 4;
@@ -149,9 +154,20 @@ HWY_INLINE void StreamOuts(const WeightView& w, int64_t o, int64_t num_outs, con
   for (; o < end; ++o) StreamTile<Reader, kRows, 1>(w, o, rows, out);
 }
 
+// Four rows at a time, for a few outputs whose weights stay in the first-level cache meanwhile.
 template <class Reader>
 struct StreamRows {
   static void Run(const WeightView& w, int64_t o, int64_t num_outs, const float* rows, int64_t num_rows, Output out) {
+    const int64_t end = o + num_outs, row_floats = (w.cols + kNumLanes - 1) / kNumLanes * kNumLanes;
+    for (; o < end; o += kTileOuts) {
+      for (int64_t r = 0; r < num_rows; r += 4) {
+        Quad(w, o, HWY_MIN(kTileOuts, end - o), rows + r * row_floats, num_rows - r,
+             {out.y + r * out.stride, out.stride, out.accumulate});
+      }
+    }
+  }
+
+  static void Quad(const WeightView& w, int64_t o, int64_t num_outs, const float* rows, int64_t num_rows, Output out) {
     if (num_rows == 1) return StreamOuts<Reader, 1>(w, o, num_outs, rows, out);
     if (num_rows == 2) return StreamOuts<Reader, 2>(w, o, num_outs, rows, out);
     if (num_rows == 3) return StreamOuts<Reader, 3>(w, o, num_outs, rows, out);

@@ -63,6 +63,9 @@ HWY_INLINE Lanes LoadF8Lanes(const uint8_t* p) {
 template <DType kDType, Compute kCompute>
 class WeightReader {
  public:
+  static constexpr int64_t kBytes = kDType == DType::kF32 ? 4 : kDType == DType::kBF16 ? 2 : 1;
+  static constexpr int64_t kLineInputs = 64 / kBytes;
+
   WeightReader() = default;
   WeightReader(const WeightView& w, int64_t o)
       : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.cols * kBytes) {}
@@ -107,8 +110,6 @@ class WeightReader {
   }
 
  private:
-  static constexpr int64_t kBytes = kDType == DType::kF32 ? 4 : kDType == DType::kBF16 ? 2 : 1;
-
   bool HasNaN(int64_t begin, int64_t end) const {
     const hn::CappedTag<uint8_t, 64> d;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
