@@ -17,7 +17,7 @@ template <class T>
 std::vector<T> ReadTensor(const SafetensorsFile& file, const std::string& name) {
   const TensorInfo* info = file.Find(name);
   EXPECT_NE(info, nullptr) << name;
-  std::vector<T> values(info->num_bytes() / sizeof(T));
+  std::vector<T> values(info->num_bytes / sizeof(T));
   const auto bytes = absl::MakeSpan(reinterpret_cast<uint8_t*>(values.data()), values.size() * sizeof(T));
   EXPECT_TRUE(file.Read(*info, 0, bytes).ok());
   return values;

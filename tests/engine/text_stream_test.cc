@@ -22,7 +22,7 @@ struct Shown {
   size_t num_pushed = 0;
 };
 
-Shown Run(const std::string& text, StopRules rules, std::vector<int32_t> then = {}) {
+Shown Feed(const std::string& text, StopRules rules, std::vector<int32_t> then = {}) {
   TextStream stream(Ferry(), std::move(rules));
   std::vector<int32_t> ids = Ferry().Encode(text);
   ids.insert(ids.end(), then.begin(), then.end());
@@ -39,33 +39,33 @@ Shown Run(const std::string& text, StopRules rules, std::vector<int32_t> then = 
 
 TEST(TextStream, ShowsEverythingWithoutRules) {
   const std::string text = "naïve café 😀👨‍👩‍👧 end";
-  const Shown shown = Run(text, {});
+  const Shown shown = Feed(text, {});
   EXPECT_EQ(shown.text, text);
   EXPECT_EQ(shown.reason, FinishReason::kLength);
 }
 
 TEST(TextStream, StopTokenEndsAndIsNotShown) {
-  const Shown shown = Run("In the beginning", {{1}, {}}, {1, 20, 21});
+  const Shown shown = Feed("In the beginning", {{1}, {}}, {1, 20, 21});
   EXPECT_EQ(shown.text, "In the beginning");
   EXPECT_EQ(shown.reason, FinishReason::kStop);
 }
 
 TEST(TextStream, StopStringEndsEvenAcrossTokens) {
-  const Shown shown = Run("one two three four", {{}, {"o thr", "zzz"}});
+  const Shown shown = Feed("one two three four", {{}, {"o thr", "zzz"}});
   EXPECT_EQ(shown.text, "one tw");
   EXPECT_EQ(shown.reason, FinishReason::kStop);
   EXPECT_LT(shown.num_pushed, Ferry().Encode("one two three four").size());
 }
 
 TEST(TextStream, TheEarliestStopStringWins) {
-  EXPECT_EQ(Run("abcdef", {{}, {"ef", "cd"}}).text, "ab");
+  EXPECT_EQ(Feed("abcdef", {{}, {"ef", "cd"}}).text, "ab");
 }
 
 TEST(TextStream, AnUnfinishedStopStringIsShownAtTheEnd) {
-  const Shown shown = Run("almost sto", {{}, {"stop"}});
+  const Shown shown = Feed("almost sto", {{}, {"stop"}});
   EXPECT_EQ(shown.text, "almost sto");
   EXPECT_EQ(shown.reason, FinishReason::kLength);
-  EXPECT_EQ(Run("almost sto", {{1}, {"stop"}}, {1}).text, "almost sto");
+  EXPECT_EQ(Feed("almost sto", {{1}, {"stop"}}, {1}).text, "almost sto");
 }
 
 TEST(TextStream, NeverShowsHalfACharacter) {
