@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "comm/exchange_ops.h"
 #include "core/check.h"
+#include "core/kernels/gather_rows.h"
 
 namespace tokenferry {
 namespace {

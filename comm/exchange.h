@@ -31,7 +31,8 @@ struct ExchangeStats {
   double plan_seconds = 0, dispatch_seconds = 0, combine_seconds = 0;
 };
 
-// One per rank; all ranks make the same calls in the same order. Buffers grow to the largest exchange seen and are kept.
+// One per rank; all ranks make the same calls in the same order. Buffers grow to the largest exchange seen and are
+// kept.
 class Exchange {
  public:
   virtual ~Exchange() = default;
@@ -44,9 +45,9 @@ class Exchange {
   virtual absl::StatusOr<ExpertRows> Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                               MatrixView<const float> hidden) = 0;
 
-  // Collective. `expert_out` [num_selections, H] f32 in ExpertRows' order. out[t] = the sum over the token's selections,
-  // in increasing logical expert index, starting from 0, of fma(weight, expert output, sum): f32, [T, H], every row is
-  // written (a token with no selection gets zeros). `weight` is the Routing's.
+  // Collective. `expert_out` [num_selections, H] f32 in ExpertRows' order. out[t] = the sum over the token's
+  // selections, in increasing logical expert index, starting from 0, of fma(weight, expert output, sum): f32, [T, H],
+  // every row is written (a token with no selection gets zeros). `weight` is the Routing's.
   virtual absl::Status Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                MatrixView<const float> expert_out, MatrixView<const float> weight,
                                MatrixView<float> out) = 0;

@@ -15,28 +15,6 @@ int64_t RowsPerTask(int64_t floats_per_row) {
   return std::max<int64_t>(1, kMinTaskFloats / std::max<int64_t>(1, floats_per_row));
 }
 
-void GatherRange(const GatherRowsArgs& a, int64_t begin, int64_t end) {
-  const int64_t cols = a.src.cols;
-  for (int64_t i = begin; i < end; ++i) {
-    const float* src = a.src.row(a.idx[i]);
-    if (a.dtype == DType::kF32) {
-      std::memcpy(static_cast<float*>(a.out) + i * cols, src, cols * sizeof(float));
-    } else {
-      BF16* out = static_cast<BF16*>(a.out) + i * cols;
-      for (int64_t c = 0; c < cols; ++c) out[c] = ToBF16(src[c]);
-    }
-  }
-}
-
-void GatherReference(const GatherRowsArgs& a) { GatherRange(a, 0, a.num_rows); }
-
-void GatherCpu(const GatherRowsArgs& a, CpuContext& context) {
-  const int64_t per_task = RowsPerTask(a.src.cols);
-  context.pool.ParallelFor((a.num_rows + per_task - 1) / per_task, [&](int64_t task, int) {
-    GatherRange(a, task * per_task, std::min(a.num_rows, (task + 1) * per_task));
-  });
-}
-
 void CombineReference(const CombineRowsArgs& a) {
   for (int64_t t = 0; t < a.out.rows; ++t) {
     for (int64_t c = 0; c < a.out.cols; ++c) {
@@ -92,7 +70,6 @@ void CombineCpu(const CombineRowsArgs& a, CpuContext& context) {
 
 }  // namespace
 
-const Op<GatherRowsArgs> kGatherRows{"gather rows", GatherReference, GatherCpu};
 const Op<CombineRowsArgs> kCombineRows{"combine rows", CombineReference, CombineCpu};
 
 }  // namespace tokenferry

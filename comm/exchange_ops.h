@@ -6,16 +6,6 @@
 
 namespace tokenferry {
 
-// out[i] = src[idx[i]], [num_rows, src.cols] contiguous, of `dtype`: kF32 (copied) or kBF16 (rounded to nearest even).
-struct GatherRowsArgs {
-  MatrixView<const float> src;
-  const int32_t* idx = nullptr;
-  int64_t num_rows = 0;
-  void* out = nullptr;
-  DType dtype = DType::kF32;
-};
-extern const Op<GatherRowsArgs> kGatherRows;
-
 // out[t] = fma chain from 0 over i in [offsets[t], offsets[t + 1]) of weight[t][k[i]] * rows[selection[i]], in that
 // order.
 struct CombineRowsArgs {

@@ -27,8 +27,10 @@ std::string MachineDescription() {
   utsname system{};
   uname(&system);
   const auto memory = ReadMachineMemory();
-  return absl::StrFormat("%s, %d CPUs, %s, %.1f GiB memory, %s %s", ProcessorName(), AllowedCpus().size(), IsaName(BestIsa(SupportedIsas())),
-                         memory.ok() ? static_cast<double>(memory->total_bytes) / (1 << 30) : 0.0, system.sysname, system.release);
+  return absl::StrFormat("%s, %d CPUs, %s, %.1f GiB memory, %s %s", ProcessorName(), AllowedCpus().size(),
+                         IsaName(BestIsa(SupportedIsas())),
+                         memory.ok() ? static_cast<double>(memory->total_bytes) / (1 << 30) : 0.0, system.sysname,
+                         system.release);
 }
 
 }  // namespace tokenferry

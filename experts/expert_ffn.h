@@ -12,14 +12,14 @@ struct ExpertWeights {
 };
 
 struct ExpertFfnArgs {
-  ExpertRows rows;                        // selections grouped by local slot
+  ExpertRows rows;  // selections grouped by local slot
   int64_t num_slots = 0;
-  int64_t intermediate = 0;               // I
-  const WeightView* gate = nullptr;       // [num_slots] device memory, by slot
-  const WeightView* up = nullptr;         // [num_slots]
-  const WeightView* down = nullptr;       // [num_slots]
-  float* scratch = nullptr;               // [num_selections, 2 * I]
-  float* out = nullptr;                   // [num_selections, H] f32, in the order of `rows`
+  int64_t intermediate = 0;          // I
+  const WeightView* gate = nullptr;  // [num_slots] device memory, by slot
+  const WeightView* up = nullptr;    // [num_slots]
+  const WeightView* down = nullptr;  // [num_slots]
+  float* scratch = nullptr;          // [num_selections, 2 * I]
+  float* out = nullptr;              // [num_selections, H] f32, in the order of `rows`
   Compute compute = Compute::kF32;
 };
 

@@ -28,7 +28,7 @@ void CountSelections(Stream& stream, const CountSelectionsArgs& args);
 // the selections of lower ranks. A dropped selection becomes expert -1 with weight 0; the token's other weights stay
 // (Switch, Megatron). dropped[e] and lost_weight[e] are added to.
 struct ApplyCapacityArgs {
-  Routing routing;                     // changed in place
+  Routing routing;  // changed in place
   int32_t num_experts = 0;
   int64_t capacity = 0;
   const int32_t* taken_before = nullptr;  // [E]

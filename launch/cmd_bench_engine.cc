@@ -45,16 +45,21 @@ absl::StatusOr<Round> RunRound(Engine& engine, RankId rank, const std::vector<Re
   Round round;
   round.tokens.resize(requests.size());
   absl::Status added = absl::OkStatus();
-  for (size_t i = 0; rank == RankId(0) && added.ok() && i < requests.size(); ++i) added = scheduler.Add(requests[i]).status();
+  for (size_t i = 0; rank == RankId(0) && added.ok() && i < requests.size(); ++i)
+    added = scheduler.Add(requests[i]).status();
   TF_RETURN_IF_ERROR(added);
   TF_RETURN_IF_ERROR(engine.RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) {
     round.tokens[u.seq].push_back(u.token.token);
     return absl::OkStatus();
   }));
   const EngineStats& after = engine.stats();
-  const auto rate = [](int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; };
-  round.prefill_per_second = rate(after.prefill_tokens - before.prefill_tokens, after.prefill_seconds - before.prefill_seconds);
-  round.decode_per_second = rate(after.decode_tokens - before.decode_tokens, after.decode_seconds - before.decode_seconds);
+  const auto rate = [](int64_t tokens, double seconds) {
+    return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
+  };
+  round.prefill_per_second =
+      rate(after.prefill_tokens - before.prefill_tokens, after.prefill_seconds - before.prefill_seconds);
+  round.decode_per_second =
+      rate(after.decode_tokens - before.decode_tokens, after.decode_seconds - before.decode_seconds);
   return round;
 }
 
@@ -64,11 +69,13 @@ double MemoryRatio(const RankReport& r) {
 }
 
 void PrintTable(const BenchFlags& flags, const RunReport& report, double prefill, double decode) {
-  std::printf("%d sequences of %d + %d tokens on %zu ranks (%s), median of %d rounds\n", flags.num_sequences, flags.prompt_tokens,
-              flags.decode_tokens, report.ranks.size(), report.instruction_set.c_str(), flags.num_repeats);
-  std::printf("prefill %10.1f tokens/s\ndecode  %10.1f tokens/s\nbalancedness %.3f\n\n", prefill, decode, report.balancedness());
-  std::printf("%-5s %9s %10s %12s %11s %13s %13s %13s %7s %13s\n", "rank", "load s", "MiB/s", "weights MiB", "cache MiB",
-              "declared MiB", "resident MiB", "program MiB", "ratio", "peak MiB");
+  std::printf("%d sequences of %d + %d tokens on %zu ranks (%s), median of %d rounds\n", flags.num_sequences,
+              flags.prompt_tokens, flags.decode_tokens, report.ranks.size(), report.instruction_set.c_str(),
+              flags.num_repeats);
+  std::printf("prefill %10.1f tokens/s\ndecode  %10.1f tokens/s\nbalancedness %.3f\n\n", prefill, decode,
+              report.balancedness());
+  std::printf("%-5s %9s %10s %12s %11s %13s %13s %13s %7s %13s\n", "rank", "load s", "MiB/s", "weights MiB",
+              "cache MiB", "declared MiB", "resident MiB", "program MiB", "ratio", "peak MiB");
   for (size_t i = 0; i < report.ranks.size(); ++i) {
     const RankReport& r = report.ranks[i];
     std::printf("%-5zu %9.3f %10.1f %12.1f %11.1f %13.1f %13.1f %13.1f %7.3f %13.1f\n", i, r.load_seconds,
@@ -77,7 +84,8 @@ void PrintTable(const BenchFlags& flags, const RunReport& report, double prefill
   }
 }
 
-absl::Status WriteJson(const BenchFlags& flags, const SharedFlags& shared, const RunReport& report, const std::vector<Round>& rounds) {
+absl::Status WriteJson(const BenchFlags& flags, const SharedFlags& shared, const RunReport& report,
+                       const std::vector<Round>& rounds) {
   nlohmann::ordered_json json = {{"benchmark", "engine"},
                                  {"machine", MachineDescription()},
                                  {"model", shared.model},
@@ -87,14 +95,16 @@ absl::Status WriteJson(const BenchFlags& flags, const SharedFlags& shared, const
                                  {"prompt_tokens", flags.prompt_tokens},
                                  {"decode_tokens", flags.decode_tokens}};
   for (const Round& round : rounds) {
-    json["rounds"].push_back({{"prefill_tokens_per_second", round.prefill_per_second}, {"decode_tokens_per_second", round.decode_per_second}});
+    json["rounds"].push_back({{"prefill_tokens_per_second", round.prefill_per_second},
+                              {"decode_tokens_per_second", round.decode_per_second}});
   }
   for (const RankReport& r : report.ranks) json["memory_ratio_per_rank"].push_back(MemoryRatio(r));
   json["report"] = nlohmann::ordered_json::parse(report.JsonText());
   std::ofstream file(flags.json_file);
   file << json.dump(2) << "\n";
   file.close();
-  return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("--json ", flags.json_file, ": cannot be written"));
+  return file ? absl::OkStatus()
+              : absl::UnavailableError(absl::StrCat("--json ", flags.json_file, ": cannot be written"));
 }
 
 }  // namespace
@@ -104,15 +114,17 @@ absl::Status RunBenchEngine(RankContext& context, const BenchFlags& flags) {
   TF_RETURN_IF_ERROR(CheckContext("a sequence", flags.prompt_tokens, flags.decode_tokens, files->config));
   const std::vector<Request> requests = MakeRequests(flags, files->config.vocab_size);
   const std::vector<int64_t> lengths(requests.size(), flags.prompt_tokens + flags.decode_tokens);
-  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session,
-                      StartSession(context, std::move(files), FitRequests(lengths, context.num_ranks(), context.flags)));
+  TF_ASSIGN_OR_RETURN(
+      std::unique_ptr<ModelSession> session,
+      StartSession(context, std::move(files), FitRequests(lengths, context.num_ranks(), context.flags)));
   // The first round warms up and says what every other one must generate.
   TF_ASSIGN_OR_RETURN(const Round first, RunRound(*session->engine, context.rank(), requests));
   std::vector<Round> rounds;
   std::vector<double> prefill, decode;
   for (int i = 0; i < flags.num_repeats; ++i) {
     TF_ASSIGN_OR_RETURN(Round round, RunRound(*session->engine, context.rank(), requests));
-    if (round.tokens != first.tokens) return absl::InternalError(absl::StrCat("round ", i, " generated other tokens than the warm-up"));
+    if (round.tokens != first.tokens)
+      return absl::InternalError(absl::StrCat("round ", i, " generated other tokens than the warm-up"));
     prefill.push_back(round.prefill_per_second);
     decode.push_back(round.decode_per_second);
     rounds.push_back(std::move(round));

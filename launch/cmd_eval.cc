@@ -26,8 +26,11 @@ absl::StatusOr<std::string> ReadFile(const std::string& flag, const std::string&
 absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelConfig& config) {
   TF_ASSIGN_OR_RETURN(const std::string text, ReadFile("--ids", path));
   const auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  const auto error = [&](const std::string& what) { return absl::InvalidArgumentError(absl::StrCat("--ids ", path, ": ", what)); };
-  if (!json.is_object() || !json.contains("prompts") || !json["prompts"].is_array()) return error("not JSON with a list \"prompts\"");
+  const auto error = [&](const std::string& what) {
+    return absl::InvalidArgumentError(absl::StrCat("--ids ", path, ": ", what));
+  };
+  if (!json.is_object() || !json.contains("prompts") || !json["prompts"].is_array())
+    return error("not JSON with a list \"prompts\"");
   std::vector<Ids> prompts;
   for (const auto& prompt : json["prompts"]) {
     const std::string what = absl::StrCat("prompt ", prompts.size());
@@ -37,7 +40,8 @@ absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelCon
     Ids ids;
     for (const auto& id : prompt["input_ids"]) {
       if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= config.vocab_size) {
-        return error(absl::StrCat(what, " has token ", id.dump(), " at place ", ids.size(), ", but tokens are 0 to ", config.vocab_size - 1));
+        return error(absl::StrCat(what, " has token ", id.dump(), " at place ", ids.size(), ", but tokens are 0 to ",
+                                  config.vocab_size - 1));
       }
       ids.push_back(id.get<int32_t>());
     }
@@ -60,15 +64,18 @@ absl::StatusOr<std::vector<Ids>> ReadText(const std::string& path, const ModelFi
   std::vector<Ids> windows;
   for (size_t begin = 0; begin < all.size(); begin += window) {
     windows.push_back(start);
-    windows.back().insert(windows.back().end(), all.begin() + begin, all.begin() + std::min(begin + window, all.size()));
+    windows.back().insert(windows.back().end(), all.begin() + begin,
+                          all.begin() + std::min(begin + window, all.size()));
   }
   return windows;
 }
 
-// The file of --out: for prompt i logits.i [S, V] and, if the model has MoE layers, expert_idx.i and expert_weight.i [L, S, K].
+// The file of --out: for prompt i logits.i [S, V] and, if the model has MoE layers, expert_idx.i and expert_weight.i
+// [L, S, K].
 class OutFile {
  public:
-  static absl::StatusOr<std::unique_ptr<OutFile>> Create(const std::string& path, const std::vector<Ids>& prompts, const ModelConfig& c) {
+  static absl::StatusOr<std::unique_ptr<OutFile>> Create(const std::string& path, const std::vector<Ids>& prompts,
+                                                         const ModelConfig& c) {
     auto out = std::make_unique<OutFile>();
     out->vocab_ = c.vocab_size, out->num_layers_ = c.num_moe_layers(), out->top_k_ = c.num_experts_per_tok;
     std::vector<SafetensorsWriter::Spec> specs;
@@ -144,8 +151,8 @@ class Evaluation {
     nlohmann::ordered_json json;
     std::printf("%-8s %8s %10s %12s\n", "prompt", "tokens", "nll/token", "perplexity");
     const auto show = [](const std::string& name, const Score& s) {
-      std::printf("%-8s %8ld %10.5f %12.5f\n", name.c_str(), static_cast<long>(s.num_tokens), s.nll / static_cast<double>(s.num_tokens),
-                  s.perplexity());
+      std::printf("%-8s %8ld %10.5f %12.5f\n", name.c_str(), static_cast<long>(s.num_tokens),
+                  s.nll / static_cast<double>(s.num_tokens), s.perplexity());
       return nlohmann::ordered_json{{"tokens", s.num_tokens}, {"nll", s.nll}, {"perplexity", s.perplexity()}};
     };
     for (size_t i = 0; i < scores_.size(); ++i) {
@@ -178,10 +185,12 @@ absl::Status RunEval(RankContext& context, const EvalFlags& flags) {
   if (first) evaluation = Evaluation::Start(flags, *files);
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"eval input"}, evaluation.status()));
   std::vector<int64_t> lengths;
-  for (const Ids& ids : first ? (*evaluation)->prompts() : std::vector<Ids>()) lengths.push_back(static_cast<int64_t>(ids.size()));
+  for (const Ids& ids : first ? (*evaluation)->prompts() : std::vector<Ids>())
+    lengths.push_back(static_cast<int64_t>(ids.size()));
   TF_ASSIGN_OR_RETURN(lengths, BroadcastNumbers(transport, lengths));
-  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session,
-                      StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));
+  TF_ASSIGN_OR_RETURN(
+      std::unique_ptr<ModelSession> session,
+      StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));
   Scheduler scheduler(session->engine->scheduler_options());
   absl::Status added = absl::OkStatus();
   for (size_t i = 0; first && added.ok() && i < lengths.size(); ++i) {
@@ -192,7 +201,8 @@ absl::Status RunEval(RankContext& context, const EvalFlags& flags) {
   }
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"requests"}, added));
   // Sequences are numbered in the order of Add.
-  TF_RETURN_IF_ERROR(session->engine->RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) { return (*evaluation)->Take(u); }));
+  TF_RETURN_IF_ERROR(
+      session->engine->RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) { return (*evaluation)->Take(u); }));
   TF_ASSIGN_OR_RETURN(const RunReport report, CollectReport(context, *session));
   return first ? (*evaluation)->Finish(report) : absl::OkStatus();
 }

@@ -60,7 +60,8 @@ SamplingParams Sampling(const GenerateFlags& flags) {
 // Rank 0's side of a run: feeds tokens into text and shows it, the first unfinished prompt as it comes.
 class Printer {
  public:
-  Printer(const GenerateFlags& flags, const ModelFiles& files, const std::vector<Prompt>& prompts) : flags_(flags), prompts_(prompts) {
+  Printer(const GenerateFlags& flags, const ModelFiles& files, const std::vector<Prompt>& prompts)
+      : flags_(flags), prompts_(prompts) {
     const StopRules rules{flags.ignore_eos ? std::vector<int32_t>() : files.generation.eos_token_ids, flags.stop};
     for (size_t i = 0; i < prompts.size(); ++i) streams_.emplace_back(*files.tokenizer, rules);
     outputs_.resize(prompts.size());
@@ -134,8 +135,9 @@ absl::Status RunGenerate(RankContext& context, const GenerateFlags& flags) {
   std::vector<int64_t> lengths;
   for (const Prompt& p : *prompts) lengths.push_back(static_cast<int64_t>(p.ids.size()) + flags.max_tokens);
   TF_ASSIGN_OR_RETURN(lengths, BroadcastNumbers(transport, lengths));
-  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session,
-                      StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));
+  TF_ASSIGN_OR_RETURN(
+      std::unique_ptr<ModelSession> session,
+      StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));
   Engine& engine = *session->engine;
   Scheduler scheduler(engine.scheduler_options());
   absl::Status added = absl::OkStatus();

@@ -32,8 +32,9 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, To
   if (use == TokenizerUse::kNone) return files;
   TF_ASSIGN_OR_RETURN(files->tokenizer, Tokenizer::Load(flags.model));
   if (files->tokenizer->max_id() >= files->config.vocab_size) {
-    return absl::InvalidArgumentError(absl::StrCat(flags.model, "/tokenizer.json: its largest token is ", files->tokenizer->max_id(),
-                                                   ", but config.json's vocab_size is ", files->config.vocab_size));
+    return absl::InvalidArgumentError(absl::StrCat(flags.model, "/tokenizer.json: its largest token is ",
+                                                   files->tokenizer->max_id(), ", but config.json's vocab_size is ",
+                                                   files->config.vocab_size));
   }
   return files;
 }
@@ -46,9 +47,10 @@ class LoadProgress {
     const absl::Time now = absl::Now();
     if (!shown_ || now - last_ < (terminal_ ? absl::Milliseconds(100) : absl::Seconds(5))) return;
     last_ = now;
-    const double seconds = absl::ToDoubleSeconds(now - start_), share = static_cast<double>(done) / static_cast<double>(total);
-    const std::string line = absl::StrFormat("rank 0 has read %.1f of %.1f MiB of its weights, %.0f s to go", Mib(done), Mib(total),
-                                             share > 0 ? seconds / share * (1 - share) : 0.0);
+    const double seconds = absl::ToDoubleSeconds(now - start_),
+                 share = static_cast<double>(done) / static_cast<double>(total);
+    const std::string line = absl::StrFormat("rank 0 has read %.1f of %.1f MiB of its weights, %.0f s to go", Mib(done),
+                                             Mib(total), share > 0 ? seconds / share * (1 - share) : 0.0);
     if (terminal_) {
       absl::FPrintF(stderr, "\r\033[K%s", line);
       wrote_ = true;
@@ -128,9 +130,11 @@ SessionOptions FitRequests(absl::Span<const int64_t> tokens, int num_ranks, cons
   // The scheduler fills the emptiest rank first, so no rank exceeds its share by more than one sequence.
   options.cache_tokens_per_rank = std::min(blocks, blocks / num_ranks + longest) * kCacheBlockTokens;
   if (flags.kv_cache_tokens > 0) options.cache_tokens_per_rank = flags.kv_cache_tokens;
-  options.max_sequences_per_rank = std::clamp<int64_t>((static_cast<int64_t>(tokens.size()) + num_ranks - 1) / num_ranks, 1, 256);
+  options.max_sequences_per_rank =
+      std::clamp<int64_t>((static_cast<int64_t>(tokens.size()) + num_ranks - 1) / num_ranks, 1, 256);
   const int64_t whole = longest * kCacheBlockTokens;
-  options.prefill_chunk = flags.prefill_chunk > 0 ? std::min<int64_t>(flags.prefill_chunk, std::max<int64_t>(whole, 1)) : whole;
+  options.prefill_chunk =
+      flags.prefill_chunk > 0 ? std::min<int64_t>(flags.prefill_chunk, std::max<int64_t>(whole, 1)) : whole;
   return options;
 }
 
@@ -142,10 +146,12 @@ absl::StatusOr<std::vector<int64_t>> BroadcastNumbers(Transport& transport, absl
   return all;
 }
 
-absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens, const ModelConfig& config) {
+absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens,
+                          const ModelConfig& config) {
   if (prompt_tokens == 0) return absl::InvalidArgumentError(absl::StrCat(what, " is empty: give at least one token"));
   if (prompt_tokens + new_tokens <= config.max_position_embeddings) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(what, " has ", prompt_tokens, " tokens and ", new_tokens, " are to be generated, but the model's context is ",
+  return absl::InvalidArgumentError(absl::StrCat(what, " has ", prompt_tokens, " tokens and ", new_tokens,
+                                                 " are to be generated, but the model's context is ",
                                                  config.max_position_embeddings, " tokens"));
 }
 

@@ -32,7 +32,7 @@ struct ModelSession {
   std::unique_ptr<ModelFiles> files;
   ModelWeights weights;
   double load_seconds = 0;
-  int64_t resident_before_load = 0;   // of the process, bytes
+  int64_t resident_before_load = 0;  // of the process, bytes
   std::unique_ptr<Engine> engine;
 };
 

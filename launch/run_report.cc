@@ -19,7 +19,9 @@ T Sum(const std::vector<T>& values) {
 }
 
 // What left for other ranks.
-int64_t Remote(const std::vector<int64_t>& bytes_per_rank, RankId self) { return Sum(bytes_per_rank) - bytes_per_rank[self.value]; }
+int64_t Remote(const std::vector<int64_t>& bytes_per_rank, RankId self) {
+  return Sum(bytes_per_rank) - bytes_per_rank[self.value];
+}
 
 absl::StatusOr<RankReport> MakeReport(RankContext& context, ModelSession& session) {
   RankReport r;
@@ -128,15 +130,17 @@ double RunReport::balancedness() const {
 }
 
 std::string RunReport::Table() const {
-  std::string out = absl::StrFormat("prefill  %6d tokens  %8.1f tokens/s\ndecode   %6d tokens  %8.1f tokens/s\n", engine.prefill_tokens,
-                                    prefill_tokens_per_second(), engine.decode_tokens, decode_tokens_per_second());
+  std::string out = absl::StrFormat("prefill  %6d tokens  %8.1f tokens/s\ndecode   %6d tokens  %8.1f tokens/s\n",
+                                    engine.prefill_tokens, prefill_tokens_per_second(), engine.decode_tokens,
+                                    decode_tokens_per_second());
   absl::StrAppendFormat(&out, "ranks %d on %s, balancedness %.3f\n\n", ranks.size(), instruction_set, balancedness());
-  absl::StrAppendFormat(&out, "%-5s %8s %12s %14s %14s %10s %12s %12s\n", "rank", "experts", "expert rows", "dispatched", "combined",
-                        "waited", "weights", "peak memory");
+  absl::StrAppendFormat(&out, "%-5s %8s %12s %14s %14s %10s %12s %12s\n", "rank", "experts", "expert rows",
+                        "dispatched", "combined", "waited", "weights", "peak memory");
   for (size_t i = 0; i < ranks.size(); ++i) {
     const RankReport& r = ranks[i];
-    absl::StrAppendFormat(&out, "%-5d %8d %12d %14s %14s %8.3f s %12s %12s\n", i, r.num_experts, r.rows, Mib(r.dispatch_bytes),
-                          Mib(r.combine_bytes), Sum(r.wait_seconds), Mib(r.weight_bytes), Mib(r.peak_bytes));
+    absl::StrAppendFormat(&out, "%-5d %8d %12d %14s %14s %8.3f s %12s %12s\n", i, r.num_experts, r.rows,
+                          Mib(r.dispatch_bytes), Mib(r.combine_bytes), Sum(r.wait_seconds), Mib(r.weight_bytes),
+                          Mib(r.peak_bytes));
   }
   int64_t dropped = 0;
   double lost = 0;
@@ -146,13 +150,10 @@ std::string RunReport::Table() const {
 }
 
 std::string RunReport::JsonText() const {
-  Json json = {{"instruction_set", instruction_set},
-                           {"steps", engine.num_steps},
-                           {"prefill_tokens", engine.prefill_tokens},
-                           {"prefill_tokens_per_second", prefill_tokens_per_second()},
-                           {"decode_tokens", engine.decode_tokens},
-                           {"decode_tokens_per_second", decode_tokens_per_second()},
-                           {"balancedness", balancedness()}};
+  Json json = {{"instruction_set", instruction_set},      {"steps", engine.num_steps},
+               {"prefill_tokens", engine.prefill_tokens}, {"prefill_tokens_per_second", prefill_tokens_per_second()},
+               {"decode_tokens", engine.decode_tokens},   {"decode_tokens_per_second", decode_tokens_per_second()},
+               {"balancedness", balancedness()}};
   json["ranks"] = Json::array();
   for (const RankReport& r : ranks) json["ranks"].push_back(ToJson(r));
   return json.dump();

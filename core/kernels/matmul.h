@@ -18,13 +18,13 @@ namespace tokenferry {
 enum class Accumulate : uint8_t { kNo, kYes };  // y = product / y += product (one more rounding, after the sum)
 
 struct MatMulArgs {
-  const void* x = nullptr;           // [*, w.cols] of x_dtype, row stride x_stride elements
-  DType x_dtype = DType::kF32;       // kF32 or kBF16
+  const void* x = nullptr;      // [*, w.cols] of x_dtype, row stride x_stride elements
+  DType x_dtype = DType::kF32;  // kF32 or kBF16
   int64_t x_stride = 0;
   const int32_t* row_idx = nullptr;  // [num_rows]: row t of the product is row row_idx[t] of x; null: row t
   int64_t num_rows = 0;              // may be 0
   WeightView w;
-  float* y = nullptr;                // [num_rows, w.rows], row stride y_stride
+  float* y = nullptr;  // [num_rows, w.rows], row stride y_stride
   int64_t y_stride = 0;
   Compute compute = Compute::kF32;
   Accumulate accumulate = Accumulate::kNo;
@@ -37,11 +37,11 @@ struct GroupedMatMulArgs {
   const void* x = nullptr;
   DType x_dtype = DType::kF32;
   int64_t x_stride = 0;
-  const int32_t* row_idx = nullptr;      // [offsets[num_groups]], or null
-  const int64_t* offsets = nullptr;      // [num_groups + 1], increasing, offsets[0] = 0; device memory
+  const int32_t* row_idx = nullptr;  // [offsets[num_groups]], or null
+  const int64_t* offsets = nullptr;  // [num_groups + 1], increasing, offsets[0] = 0; device memory
   int64_t num_groups = 0;
-  const WeightView* weights = nullptr;   // [num_groups], device memory
-  float* y = nullptr;                    // [offsets[num_groups], weights[g].rows]
+  const WeightView* weights = nullptr;  // [num_groups], device memory
+  float* y = nullptr;                   // [offsets[num_groups], weights[g].rows]
   int64_t y_stride = 0;
   Compute compute = Compute::kF32;
 };

@@ -69,7 +69,8 @@ absl::StatusOr<bool> Engine::Step(const StepPlan* plan, std::vector<EntryResult>
   return true;
 }
 
-absl::Status Engine::RunUntilIdle(Scheduler* scheduler, const std::function<absl::Status(const SequenceUpdate&)>& on_update) {
+absl::Status Engine::RunUntilIdle(Scheduler* scheduler,
+                                  const std::function<absl::Status(const SequenceUpdate&)>& on_update) {
   if (transport_.rank() != kScheduler) {
     while (true) {
       TF_ASSIGN_OR_RETURN(const bool more, Step(nullptr, nullptr));
@@ -162,7 +163,8 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(const StepPlan& plan) {
     const int64_t n = static_cast<int64_t>(mine[i]->tokens.size());
     for (int64_t l = 0; mine[i]->want == Want::kLogits && l < L; ++l) {
       const int64_t begin = (l * T + first_row) * K;
-      results[i].expert_idx.insert(results[i].expert_idx.end(), expert_idx.begin() + begin, expert_idx.begin() + begin + n * K);
+      results[i].expert_idx.insert(results[i].expert_idx.end(), expert_idx.begin() + begin,
+                                   expert_idx.begin() + begin + n * K);
       results[i].expert_weight.insert(results[i].expert_weight.end(), expert_weight.begin() + begin,
                                       expert_weight.begin() + begin + n * K);
     }
@@ -205,7 +207,8 @@ absl::Status Engine::Score(const std::vector<const StepEntry*>& mine, std::vecto
   return stream_->Synchronize();
 }
 
-absl::Status Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result) {
+absl::Status Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits,
+                                EntryResult& result) {
   if (entry.want == Want::kToken) {
     const RunningSequence& s = sequences_.at(entry.seq);
     TF_ASSIGN_OR_RETURN(result.sampled, Sample(logits, s.info.sampling, s.history, entry.position + token + 1));
@@ -226,6 +229,8 @@ SchedulerOptions Engine::scheduler_options() const {
 
 absl::StatusOr<MoeStats> Engine::moe_stats() { return transformer_->moe().Stats(*stream_); }
 
-int64_t Engine::cache_bytes() const { return cache_->options().num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache_->options()); }
+int64_t Engine::cache_bytes() const {
+  return cache_->options().num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache_->options());
+}
 
 }  // namespace tokenferry

@@ -18,7 +18,7 @@ struct EngineOptions {
   Compute compute = Compute::kBF16;
   Overflow overflow = Overflow::kDropless;
   double capacity_factor = 1.0;
-  int64_t prefill_chunk = 512;          // most prompt tokens per rank and step
+  int64_t prefill_chunk = 512;  // most prompt tokens per rank and step
   int64_t max_sequences_per_rank = 32;
   int64_t cache_tokens_per_rank = 4096;
 };
@@ -26,8 +26,8 @@ struct EngineOptions {
 // What this rank did since creation.
 struct EngineStats {
   int64_t num_steps = 0;
-  int64_t prefill_tokens = 0, decode_tokens = 0;    // of all ranks
-  double prefill_seconds = 0, decode_seconds = 0;   // a step with any prompt token counts as prefill
+  int64_t prefill_tokens = 0, decode_tokens = 0;   // of all ranks
+  double prefill_seconds = 0, decode_seconds = 0;  // a step with any prompt token counts as prefill
 };
 
 // One per rank. Owns cache and activations; transport, device, config and weights must outlive it.
@@ -38,8 +38,8 @@ class Engine {
                                                         const EngineOptions& options);
   ~Engine();
 
-  // Collective: one step. Rank 0 passes the plan and gets all results in the plan's order; the other ranks pass null and
-  // get none. Returns false when the plan was the one that stops.
+  // Collective: one step. Rank 0 passes the plan and gets all results in the plan's order; the other ranks pass null
+  // and get none. Returns false when the plan was the one that stops.
   absl::StatusOr<bool> Step(const StepPlan* plan, std::vector<EntryResult>* results);
 
   // Collective: rank 0 runs the scheduler until it is idle, handing every update to `on_update` (which may call

@@ -29,8 +29,9 @@ class Stopwatch {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport, Device& device, const ModelConfig& config,
-                                                           const Placement& placement, const MoeOptions& options) {
+absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport, Device& device,
+                                                           const ModelConfig& config, const Placement& placement,
+                                                           const MoeOptions& options) {
   std::unique_ptr<MoeLayer> layer(new MoeLayer(transport, device, config, placement, options));
   TF_RETURN_IF_ERROR(layer->AllocateScratch());
   // Rows are rounded to bf16 anyway before they meet a weight in kBF16: sending them so loses nothing.
@@ -80,9 +81,15 @@ void MoeLayer::Route(Stream& stream, const MoeWeights& weights, MatrixView<const
   Stopwatch watch(stats_.route_seconds);
   const int64_t T = x.rows;
   const auto logits = MakeMatrix<float>(logits_.data(), T, config_.n_routed_experts);
-  routing_ = {MakeMatrix<int32_t>(expert_idx_.data(), T, config_.num_experts_per_tok), MakeMatrix<float>(expert_weight_.data(), T, config_.num_experts_per_tok)};
+  routing_ = {MakeMatrix<int32_t>(expert_idx_.data(), T, config_.num_experts_per_tok),
+              MakeMatrix<float>(expert_weight_.data(), T, config_.num_experts_per_tok)};
   // The router's product is f32 in every compute mode, as in DeepSeek-V3.
-  MatMul(stream, {.x = x.data, .x_stride = x.stride, .num_rows = T, .w = weights.router, .y = logits.data, .y_stride = logits.stride});
+  MatMul(stream, {.x = x.data,
+                  .x_stride = x.stride,
+                  .num_rows = T,
+                  .w = weights.router,
+                  .y = logits.data,
+                  .y_stride = logits.stride});
   RouteArgs args;
   args.logits = logits;
   args.bias = weights.e_score_correction_bias;
@@ -113,8 +120,8 @@ absl::Status MoeLayer::DropOverflow(Stream& stream, const CallSite& site, int mo
   int64_t num_tokens = 0;
   for (int r = 0; r < transport_.num_ranks(); ++r) {
     if (all[r].size() != bytes.size()) {
-      return absl::DataLossError(absl::StrCat(ToString(At(site, "capacity counts")), ": rank ", r, " sent ", all[r].size(),
-                                              " bytes of counts, expected ", bytes.size()));
+      return absl::DataLossError(absl::StrCat(ToString(At(site, "capacity counts")), ": rank ", r, " sent ",
+                                              all[r].size(), " bytes of counts, expected ", bytes.size()));
     }
     std::memcpy(theirs.data(), all[r].data(), bytes.size());
     num_tokens += theirs[E];
@@ -122,8 +129,10 @@ absl::Status MoeLayer::DropOverflow(Stream& stream, const CallSite& site, int mo
   }
   int32_t* taken_before = counts_.as<int32_t>() + E;
   stream.CopyToDevice(taken_before, before.data(), E * sizeof(int32_t));
-  ApplyCapacity(stream, {routing_, E, ExpertCapacity(options_.capacity_factor, static_cast<int>(config_.num_experts_per_tok), num_tokens, E), taken_before,
-                         dropped_.as<int64_t>() + moe_idx * E, lost_weight_.as<double>() + moe_idx * E});
+  ApplyCapacity(stream,
+                {routing_, E,
+                 ExpertCapacity(options_.capacity_factor, static_cast<int>(config_.num_experts_per_tok), num_tokens, E),
+                 taken_before, dropped_.as<int64_t>() + moe_idx * E, lost_weight_.as<double>() + moe_idx * E});
   return absl::OkStatus();
 }
 
@@ -159,8 +168,9 @@ absl::Status MoeLayer::CheckRouting(Stream& stream, const CallSite& site) {
   stream.CopyToHost(&bad, bad_tokens_.data(), sizeof(bad));
   TF_RETURN_IF_ERROR(stream.Synchronize());
   if (bad == 0) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat(ToString(At(site, "route")), ": ", bad,
-                                          " tokens have a NaN router logit: the checkpoint's weights or an earlier layer are broken"));
+  return absl::InternalError(
+      absl::StrCat(ToString(At(site, "route")), ": ", bad,
+                   " tokens have a NaN router logit: the checkpoint's weights or an earlier layer are broken"));
 }
 
 absl::StatusOr<MoeStats> MoeLayer::Stats(Stream& stream) {

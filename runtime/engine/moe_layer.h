@@ -21,22 +21,23 @@ struct MoeOptions {
 
 // Since creation, this rank's slots and tokens.
 struct MoeStats {
-  std::vector<std::vector<int64_t>> rows_per_slot;      // [MoE layer][local slot] selections computed here
-  std::vector<std::vector<int64_t>> dropped_per_expert; // [MoE layer][expert] selections of tokens at home; kCapacity
-  std::vector<double> lost_weight_per_layer;            // [MoE layer] routing weight of what was dropped
-  double route_seconds = 0, experts_seconds = 0;        // host time; on a GPU the time to enqueue
+  std::vector<std::vector<int64_t>> rows_per_slot;       // [MoE layer][local slot] selections computed here
+  std::vector<std::vector<int64_t>> dropped_per_expert;  // [MoE layer][expert] selections of tokens at home; kCapacity
+  std::vector<double> lost_weight_per_layer;             // [MoE layer] routing weight of what was dropped
+  double route_seconds = 0, experts_seconds = 0;         // host time; on a GPU the time to enqueue
 };
 
 // One per rank, for all MoE layers of a model: they share the scratch memory.
 class MoeLayer {
  public:
-  static absl::StatusOr<std::unique_ptr<MoeLayer>> Create(Transport& transport, Device& device, const ModelConfig& config,
-                                                          const Placement& placement, const MoeOptions& options);
+  static absl::StatusOr<std::unique_ptr<MoeLayer>> Create(Transport& transport, Device& device,
+                                                          const ModelConfig& config, const Placement& placement,
+                                                          const MoeOptions& options);
 
   // Collective; every rank takes part, with x.rows = 0 if need be. out[t] = sum of the token's experts, weighted; x and
   // out [T, H] f32, not the same memory. `moe_idx` counts MoE layers from 0; site.layer counts all layers.
-  absl::Status Run(Stream& stream, const CallSite& site, int moe_idx, const MoeWeights& weights, MatrixView<const float> x,
-                   MatrixView<float> out);
+  absl::Status Run(Stream& stream, const CallSite& site, int moe_idx, const MoeWeights& weights,
+                   MatrixView<const float> x, MatrixView<float> out);
 
   // Of the last Run: device memory.
   const Routing& routing() const { return routing_; }
@@ -52,7 +53,8 @@ class MoeLayer {
   absl::Status AllocateScratch();
   void Route(Stream& stream, const MoeWeights& weights, MatrixView<const float> x);
   absl::Status DropOverflow(Stream& stream, const CallSite& site, int moe_idx);
-  absl::StatusOr<MatrixView<float>> RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows);
+  absl::StatusOr<MatrixView<float>> RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights,
+                                               const ExpertRows& rows);
 
   Transport& transport_;
   Device& device_;

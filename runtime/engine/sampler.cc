@@ -85,7 +85,8 @@ absl::Status RangeError(absl::string_view name, double value, absl::string_view 
 
 absl::Status Validate(const SamplingParams& p) {
   // Written as !(in range), so that NaN is refused.
-  if (!(p.temperature >= 0 && p.temperature <= 100)) return RangeError("temperature", p.temperature, "between 0 and 100");
+  if (!(p.temperature >= 0 && p.temperature <= 100))
+    return RangeError("temperature", p.temperature, "between 0 and 100");
   if (p.top_k < 0) return RangeError("top-k", p.top_k, "0 (all tokens) or more");
   if (!(p.top_p > 0 && p.top_p <= 1)) return RangeError("top-p", p.top_p, "above 0 and at most 1");
   if (!(p.min_p >= 0 && p.min_p < 1)) return RangeError("min-p", p.min_p, "at least 0 and below 1");
@@ -116,8 +117,8 @@ double LogSumExp(absl::Span<const float> logits) {
   return top + std::log(sum);
 }
 
-absl::StatusOr<SampledToken> Sample(absl::Span<const float> logits, const SamplingParams& params, const TokenHistory& history,
-                                    int64_t position) {
+absl::StatusOr<SampledToken> Sample(absl::Span<const float> logits, const SamplingParams& params,
+                                    const TokenHistory& history, int64_t position) {
   for (size_t i = 0; i < logits.size(); ++i) {
     if (std::isnan(logits[i])) {
       return absl::InternalError(absl::StrCat("logit of token ", i, " at position ", position, " is NaN"));

@@ -11,12 +11,13 @@
 namespace tokenferry {
 
 struct SamplingParams {
-  double temperature = 0;         // 0: greedy
-  int32_t top_k = 0;              // 0: all
-  double top_p = 1.0;             // (0, 1]
-  double min_p = 0.0;             // [0, 1): drops tokens less likely than min_p times the likeliest
-  double repetition_penalty = 1;  // > 0: divides positive, multiplies negative logits of tokens in prompt or output (CTRL)
-  double presence_penalty = 0;    // subtracted from logits of tokens in the output (OpenAI)
+  double temperature = 0;  // 0: greedy
+  int32_t top_k = 0;       // 0: all
+  double top_p = 1.0;      // (0, 1]
+  double min_p = 0.0;      // [0, 1): drops tokens less likely than min_p times the likeliest
+  double repetition_penalty =
+      1;  // > 0: divides positive, multiplies negative logits of tokens in prompt or output (CTRL)
+  double presence_penalty = 0;  // subtracted from logits of tokens in the output (OpenAI)
   uint64_t seed = 0;
 };
 
@@ -34,10 +35,10 @@ struct SampledToken {
   float logprob = 0;  // natural log of the token's softmax probability over the raw logits
 };
 
-// Order: penalties, temperature, top-k, top-p, min-p (transformers' order), then one draw. `position` is the position of
-// the new token in its sequence. Greedy takes the largest logit, ties to the lower id. Internal when a logit is NaN.
-absl::StatusOr<SampledToken> Sample(absl::Span<const float> logits, const SamplingParams& params, const TokenHistory& history,
-                                    int64_t position);
+// Order: penalties, temperature, top-k, top-p, min-p (transformers' order), then one draw. `position` is the position
+// of the new token in its sequence. Greedy takes the largest logit, ties to the lower id. Internal when a logit is NaN.
+absl::StatusOr<SampledToken> Sample(absl::Span<const float> logits, const SamplingParams& params,
+                                    const TokenHistory& history, int64_t position);
 
 // Uniform in [0, 1): a pure function of its arguments (splitmix64 finaliser over seed and counter).
 double CounterUniform(uint64_t seed, uint64_t counter);

@@ -23,13 +23,14 @@ int64_t Scheduler::BlocksFor(const Request& request) const {
 absl::StatusOr<int32_t> Scheduler::Add(Request request) {
   if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt is empty: give at least one token");
   if (request.kind == RequestKind::kGenerate && request.max_new_tokens < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("max-tokens is ", request.max_new_tokens, ", but must be at least 1"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("max-tokens is ", request.max_new_tokens, ", but must be at least 1"));
   }
   const int64_t needed = BlocksFor(request), capacity = options_.cache_tokens_per_rank / kCacheBlockTokens;
   if (needed > capacity) {
-    return absl::ResourceExhaustedError(absl::StrCat("a prompt of ", request.prompt.size(), " tokens with ", request.max_new_tokens,
-                                                     " to generate needs ", needed, " cache blocks of ", kCacheBlockTokens,
-                                                     " tokens, but a rank has ", capacity));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "a prompt of ", request.prompt.size(), " tokens with ", request.max_new_tokens, " to generate needs ", needed,
+        " cache blocks of ", kCacheBlockTokens, " tokens, but a rank has ", capacity));
   }
   waiting_.emplace_back(next_seq_, std::move(request));
   return next_seq_++;
@@ -51,7 +52,8 @@ void Scheduler::Admit(StepPlan& plan) {
     s.rank = RankId(best);
     s.tokens = request.prompt;
     s.num_prompt_tokens = static_cast<int64_t>(s.tokens.size());
-    plan.started.push_back({seq, s.rank, s.num_prompt_tokens + request.max_new_tokens, s.num_prompt_tokens, request.sampling});
+    plan.started.push_back(
+        {seq, s.rank, s.num_prompt_tokens + request.max_new_tokens, s.num_prompt_tokens, request.sampling});
     s.request = std::move(request);
     running_.emplace(seq, std::move(s));
     waiting_.pop_front();
@@ -105,8 +107,8 @@ absl::StatusOr<std::vector<SequenceUpdate>> Scheduler::Accept(const std::vector<
   for (size_t i = 0; i < results.size(); ++i) {
     const StepEntry& entry = current_.entries[i];
     if (results[i].seq != entry.seq) {
-      return absl::InternalError(absl::StrCat("step ", current_.step, ": result ", i, " is of sequence ", results[i].seq,
-                                              " instead of ", entry.seq));
+      return absl::InternalError(absl::StrCat("step ", current_.step, ": result ", i, " is of sequence ",
+                                              results[i].seq, " instead of ", entry.seq));
     }
     auto it = running_.find(entry.seq);
     if (it == running_.end()) continue;

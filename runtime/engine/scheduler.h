@@ -13,28 +13,28 @@ namespace tokenferry {
 
 struct SchedulerOptions {
   int num_ranks = 1;
-  int64_t prefill_chunk = 512;            // most prompt tokens per rank and step, at least 1
-  int64_t max_sequences_per_rank = 32;    // running at once
-  int64_t cache_tokens_per_rank = 4096;   // whole cache blocks are counted
+  int64_t prefill_chunk = 512;           // most prompt tokens per rank and step, at least 1
+  int64_t max_sequences_per_rank = 32;   // running at once
+  int64_t cache_tokens_per_rank = 4096;  // whole cache blocks are counted
 };
 
 enum class RequestKind : uint8_t { kGenerate, kScore, kLogits };
 
 struct Request {
-  std::vector<int32_t> prompt;            // at least one token
+  std::vector<int32_t> prompt;  // at least one token
   RequestKind kind = RequestKind::kGenerate;
-  int64_t max_new_tokens = 0;             // kGenerate: at least 1
+  int64_t max_new_tokens = 0;  // kGenerate: at least 1
   SamplingParams sampling;
 };
 
 // What a step brought for one sequence.
 struct SequenceUpdate {
   int32_t seq = 0;
-  bool has_token = false;                 // kGenerate: a new token
+  bool has_token = false;  // kGenerate: a new token
   SampledToken token;
-  int64_t position = 0;                   // kScore, kLogits: of the first row of `result`
-  EntryResult result;                     // kScore, kLogits
-  bool finished = false;                  // max_new_tokens reached, or the last chunk scored
+  int64_t position = 0;   // kScore, kLogits: of the first row of `result`
+  EntryResult result;     // kScore, kLogits
+  bool finished = false;  // max_new_tokens reached, or the last chunk scored
 };
 
 class Scheduler {
@@ -45,8 +45,8 @@ class Scheduler {
   // could never fit into a rank's cache.
   absl::StatusOr<int32_t> Add(Request request);
 
-  // The next step: admits waiting requests in order of arrival onto the rank with the most free cache (ties to the lower
-  // rank), one token for every decoding sequence, and prompt pieces up to prefill_chunk tokens per rank.
+  // The next step: admits waiting requests in order of arrival onto the rank with the most free cache (ties to the
+  // lower rank), one token for every decoding sequence, and prompt pieces up to prefill_chunk tokens per rank.
   StepPlan Next();
 
   // Takes the results of the plan that Next returned last.
@@ -62,10 +62,10 @@ class Scheduler {
   struct Sequence {
     Request request;
     RankId rank;
-    int64_t num_done = 0;                 // tokens whose keys are in the cache
-    std::vector<int32_t> tokens;          // prompt, then output
+    int64_t num_done = 0;         // tokens whose keys are in the cache
+    std::vector<int32_t> tokens;  // prompt, then output
     int64_t num_prompt_tokens = 0;
-    int64_t num_in_flight = 0;            // tokens of the current plan
+    int64_t num_in_flight = 0;  // tokens of the current plan
   };
   struct RankLoad {
     int64_t free_blocks = 0;
@@ -80,7 +80,7 @@ class Scheduler {
   SchedulerOptions options_;
   std::vector<RankLoad> ranks_;
   std::deque<std::pair<int32_t, Request>> waiting_;
-  std::map<int32_t, Sequence> running_;   // by number: order of arrival
+  std::map<int32_t, Sequence> running_;  // by number: order of arrival
   std::vector<int32_t> released_;
   StepPlan current_;
   int32_t next_seq_ = 0;

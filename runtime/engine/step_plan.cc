@@ -112,7 +112,8 @@ absl::StatusOr<StepPlan> DecodeStepPlan(absl::string_view bytes) {
   StepPlan plan;
   Reader reader(bytes);
   Fields(reader, plan);
-  if (!reader.complete()) return absl::DataLossError(absl::StrCat("step plan of ", bytes.size(), " bytes does not decode"));
+  if (!reader.complete())
+    return absl::DataLossError(absl::StrCat("step plan of ", bytes.size(), " bytes does not decode"));
   return plan;
 }
 
@@ -126,7 +127,8 @@ absl::StatusOr<std::vector<EntryResult>> DecodeResults(absl::string_view bytes) 
   std::vector<EntryResult> results;
   Reader reader(bytes);
   reader(results);
-  if (!reader.complete()) return absl::DataLossError(absl::StrCat("step results of ", bytes.size(), " bytes do not decode"));
+  if (!reader.complete())
+    return absl::DataLossError(absl::StrCat("step results of ", bytes.size(), " bytes do not decode"));
   return results;
 }
 

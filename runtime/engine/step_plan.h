@@ -14,9 +14,9 @@ namespace tokenferry {
 
 // A sequence that starts in this step, on the rank that keeps its cache until it is released.
 struct NewSequence {
-  int32_t seq = 0;                 // engine-wide number, never reused
+  int32_t seq = 0;  // engine-wide number, never reused
   RankId rank;
-  int64_t max_tokens = 0;          // prompt and output: cache reserved
+  int64_t max_tokens = 0;  // prompt and output: cache reserved
   int64_t num_prompt_tokens = 0;
   SamplingParams sampling;
 };
@@ -32,18 +32,18 @@ enum class Want : uint8_t {
 struct StepEntry {
   int32_t seq = 0;
   RankId rank;
-  int64_t position = 0;            // of tokens[0]
-  std::vector<int32_t> tokens;     // at least one
+  int64_t position = 0;         // of tokens[0]
+  std::vector<int32_t> tokens;  // at least one
   Want want = Want::kNothing;
-  std::vector<int32_t> targets;    // kScores, kLogits: the token after each of `tokens`; may be one shorter
+  std::vector<int32_t> targets;  // kScores, kLogits: the token after each of `tokens`; may be one shorter
 };
 
 struct StepPlan {
   int64_t step = 0;
-  bool stop = false;                    // the ranks leave the loop; nothing else is set
+  bool stop = false;  // the ranks leave the loop; nothing else is set
   std::vector<NewSequence> started;
-  std::vector<StepEntry> entries;       // by rank, within a rank in the order of rows
-  std::vector<int32_t> released;        // sequences whose cache is freed before the step
+  std::vector<StepEntry> entries;  // by rank, within a rank in the order of rows
+  std::vector<int32_t> released;   // sequences whose cache is freed before the step
 
   int64_t num_tokens(RankId rank) const;
   int64_t num_tokens() const;
@@ -52,11 +52,11 @@ struct StepPlan {
 // What a rank reports back about its entries, in the plan's order.
 struct EntryResult {
   int32_t seq = 0;
-  SampledToken sampled;                 // kToken
-  std::vector<double> logprobs;         // kScores, kLogits: per target
-  std::vector<float> logits;            // kLogits: [tokens, V]
-  std::vector<int32_t> expert_idx;      // kLogits: [L, tokens, K]
-  std::vector<float> expert_weight;     // kLogits: [L, tokens, K]
+  SampledToken sampled;              // kToken
+  std::vector<double> logprobs;      // kScores, kLogits: per target
+  std::vector<float> logits;         // kLogits: [tokens, V]
+  std::vector<int32_t> expert_idx;   // kLogits: [L, tokens, K]
+  std::vector<float> expert_weight;  // kLogits: [L, tokens, K]
 };
 
 // Byte strings for the wire. Decode refuses what is cut short or does not add up.

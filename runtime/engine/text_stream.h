@@ -10,8 +10,8 @@
 namespace tokenferry {
 
 struct StopRules {
-  std::vector<int32_t> stop_tokens;        // end-of-sequence ids; not shown
-  std::vector<std::string> stop_strings;   // not empty; neither they nor what follows is shown
+  std::vector<int32_t> stop_tokens;       // end-of-sequence ids; not shown
+  std::vector<std::string> stop_strings;  // not empty; neither they nor what follows is shown
 };
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/kernels/gather_rows.h"
 #include "core/kernels/matmul.h"
 #include "experts/expert_ffn.h"
 #include "runtime/model/norm_ops.h"
@@ -20,8 +21,9 @@ MatrixView<T> Columns(MatrixView<T> m, int64_t begin, int64_t count) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& transport, Device& device, const ModelConfig& config,
-                                                                 const ModelWeights& weights, const Placement& placement,
+absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& transport, Device& device,
+                                                                 const ModelConfig& config, const ModelWeights& weights,
+                                                                 const Placement& placement,
                                                                  const MoeOptions& options) {
   std::unique_ptr<Transformer> t(new Transformer(config, weights, options));
   TF_RETURN_IF_ERROR(t->AllocateActivations(device));
@@ -82,7 +84,8 @@ absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens
 }
 
 // Multi-head latent attention, absorbed form; adds its output to the hidden states.
-void Transformer::Attention(Stream& stream, const LayerWeights& layer, const StepTokens& tokens, const LatentCacheView& cache) {
+void Transformer::Attention(Stream& stream, const LayerWeights& layer, const StepTokens& tokens,
+                            const LatentCacheView& cache) {
   const ModelConfig& c = config_;
   const AttentionWeights& w = layer.attention;
   const int64_t T = tokens.positions.num_tokens;
@@ -126,8 +129,8 @@ void Transformer::DenseFfn(Stream& stream, const LayerWeights& layer, int64_t nu
   GatedFfn(stream, normed, layer.dense, hidden.data, Accumulate::kYes);
 }
 
-absl::Status Transformer::MoeFfn(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int64_t num_tokens,
-                                 const RoutingObserver& observer) {
+absl::Status Transformer::MoeFfn(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx,
+                                 int64_t num_tokens, const RoutingObserver& observer) {
   const auto hidden = MakeMatrix<float>(hidden_.data(), num_tokens, config_.hidden_size);
   const auto normed = MakeMatrix<float>(normed_.data(), num_tokens, config_.hidden_size);
   const auto routed = MakeMatrix<float>(moe_out_.data(), num_tokens, config_.hidden_size);
@@ -146,12 +149,13 @@ absl::Status Transformer::MoeFfn(Stream& stream, const CallSite& site, const Lay
 void Transformer::Logits(Stream& stream, const int32_t* row_idx, MatrixView<float> logits) {
   const auto hidden = MakeMatrix<const float>(hidden_.data(), options_.max_tokens, config_.hidden_size);
   const auto rows = MakeMatrix<float>(head_rows_.data(), logits.rows, config_.hidden_size);
-  GatherRows(stream, {hidden, row_idx, rows});
+  stream.Launch(kGatherRows, {hidden, row_idx, rows.rows, rows.data, DType::kF32});
   Norm(stream, rows, weights_.norm, rows, static_cast<float>(config_.rms_norm_eps));
   Project(stream, rows, weights_.lm_head, logits.data);
 }
 
-void Transformer::Project(Stream& stream, MatrixView<const float> x, const WeightView& w, float* y, Accumulate accumulate) {
+void Transformer::Project(Stream& stream, MatrixView<const float> x, const WeightView& w, float* y,
+                          Accumulate accumulate) {
   MatMul(stream, {.x = x.data,
                   .x_stride = x.stride,
                   .num_rows = x.rows,
@@ -162,15 +166,18 @@ void Transformer::Project(Stream& stream, MatrixView<const float> x, const Weigh
                   .accumulate = accumulate});
 }
 
-void Transformer::GatedFfn(Stream& stream, MatrixView<const float> x, const FfnWeights& ffn, float* y, Accumulate accumulate) {
-  const auto gate = MakeMatrix<float>(gate_.data(), x.rows, ffn.gate.rows), up = MakeMatrix<float>(up_.data(), x.rows, ffn.up.rows);
+void Transformer::GatedFfn(Stream& stream, MatrixView<const float> x, const FfnWeights& ffn, float* y,
+                           Accumulate accumulate) {
+  const auto gate = MakeMatrix<float>(gate_.data(), x.rows, ffn.gate.rows),
+             up = MakeMatrix<float>(up_.data(), x.rows, ffn.up.rows);
   Project(stream, x, ffn.gate, gate.data);
   Project(stream, x, ffn.up, up.data);
   SiluMul(stream, {gate, up, gate});
   Project(stream, gate, ffn.down, y, accumulate);
 }
 
-void Transformer::Norm(Stream& stream, MatrixView<const float> x, const NormWeight& weight, MatrixView<float> out, float eps) {
+void Transformer::Norm(Stream& stream, MatrixView<const float> x, const NormWeight& weight, MatrixView<float> out,
+                       float eps) {
   RmsNorm(stream, {x, weight.data, weight.dtype, eps, out});
 }
 

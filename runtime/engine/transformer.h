@@ -24,12 +24,13 @@ using RoutingObserver = std::function<void(int moe_idx, const Routing& routing)>
 
 class Transformer {
  public:
-  static absl::StatusOr<std::unique_ptr<Transformer>> Create(Transport& transport, Device& device, const ModelConfig& config,
-                                                             const ModelWeights& weights, const Placement& placement,
-                                                             const MoeOptions& options);
+  static absl::StatusOr<std::unique_ptr<Transformer>> Create(Transport& transport, Device& device,
+                                                             const ModelConfig& config, const ModelWeights& weights,
+                                                             const Placement& placement, const MoeOptions& options);
 
   // Collective. Runs all layers over the tokens, writing their keys into `cache`; hidden states stay here.
-  absl::Status Forward(Stream& stream, int64_t step, const StepTokens& tokens, KvCache& cache, const RoutingObserver& observer);
+  absl::Status Forward(Stream& stream, int64_t step, const StepTokens& tokens, KvCache& cache,
+                       const RoutingObserver& observer);
 
   // logits [n, V] f32 (device memory) of the tokens row_idx [n] (device memory) of the last Forward. n <= kLogitRows.
   void Logits(Stream& stream, const int32_t* row_idx, MatrixView<float> logits);
@@ -45,7 +46,8 @@ class Transformer {
   void DenseFfn(Stream& stream, const LayerWeights& layer, int64_t num_tokens);
   absl::Status MoeFfn(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int64_t num_tokens,
                       const RoutingObserver& observer);
-  void Project(Stream& stream, MatrixView<const float> x, const WeightView& w, float* y, Accumulate accumulate = Accumulate::kNo);
+  void Project(Stream& stream, MatrixView<const float> x, const WeightView& w, float* y,
+               Accumulate accumulate = Accumulate::kNo);
   void GatedFfn(Stream& stream, MatrixView<const float> x, const FfnWeights& ffn, float* y, Accumulate accumulate);
   void Norm(Stream& stream, MatrixView<const float> x, const NormWeight& weight, MatrixView<float> out, float eps);
 
@@ -56,7 +58,8 @@ class Transformer {
   std::unique_ptr<MoeLayer> moe_;
   Buffer rope_table_;
   // Activations of max_tokens rows, f32.
-  Buffer hidden_, normed_, query_latent_, query_, key_value_, absorbed_, context_, heads_, gate_, up_, shared_out_, moe_out_;
+  Buffer hidden_, normed_, query_latent_, query_, key_value_, absorbed_, context_, heads_, gate_, up_, shared_out_,
+      moe_out_;
   Buffer head_rows_;  // [kLogitRows, H]
 };
 

@@ -79,22 +79,9 @@ void AddCpu(const AddArgs& a, CpuContext& context) {
   });
 }
 
-void GatherRow(const GatherRowsArgs& a, int64_t i) { std::copy_n(a.x.row(a.row_idx[i]), a.out.cols, a.out.row(i)); }
-
-void GatherRowsReference(const GatherRowsArgs& a) {
-  for (int64_t i = 0; i < a.out.rows; ++i) GatherRow(a, i);
-}
-
-void GatherRowsCpu(const GatherRowsArgs& a, CpuContext& context) {
-  ParallelRows(context, a.out.rows, a.out.cols, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) GatherRow(a, i);
-  });
-}
-
 constexpr Op<EmbedArgs> kEmbed{"embed", &EmbedReference, &EmbedCpu};
 constexpr Op<RmsNormArgs> kRmsNorm{"rms_norm", &RmsNormReference, &RmsNormCpu};
 constexpr Op<AddArgs> kAdd{"add", &AddReference, &AddCpu};
-constexpr Op<GatherRowsArgs> kGatherRows{"gather_rows", &GatherRowsReference, &GatherRowsCpu};
 
 bool IsF32OrBF16(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; }
 
@@ -117,11 +104,6 @@ void Add(Stream& stream, const AddArgs& args) {
   TF_CHECK_EQ(args.x.cols, args.a.cols);
   TF_CHECK_EQ(args.x.rows, args.a.rows);
   stream.Launch(kAdd, args);
-}
-
-void GatherRows(Stream& stream, const GatherRowsArgs& args) {
-  TF_CHECK_EQ(args.x.cols, args.out.cols);
-  stream.Launch(kGatherRows, args);
 }
 
 }  // namespace tokenferry

@@ -16,7 +16,8 @@ struct EmbedArgs {
 void Embed(Stream& stream, const EmbedArgs& args);
 
 // out = x * rsqrt(mean(x^2) + eps) * weight (Llama style). The sum of squares follows matmul.h's lane order; the root
-// is 1 / sqrt in f32, and x is multiplied by it first. x and out may be the same memory. weight [cols] of weight_dtype (kF32 or kBF16).
+// is 1 / sqrt in f32, and x is multiplied by it first. x and out may be the same memory. weight [cols] of weight_dtype
+// (kF32 or kBF16).
 struct RmsNormArgs {
   MatrixView<const float> x;
   const void* weight = nullptr;
@@ -32,13 +33,5 @@ struct AddArgs {
   MatrixView<const float> a, b;
 };
 void Add(Stream& stream, const AddArgs& args);
-
-// out[i] = x[row_idx[i]], [n, cols]. row_idx in device memory.
-struct GatherRowsArgs {
-  MatrixView<const float> x;
-  const int32_t* row_idx = nullptr;
-  MatrixView<float> out;
-};
-void GatherRows(Stream& stream, const GatherRowsArgs& args);
 
 }  // namespace tokenferry

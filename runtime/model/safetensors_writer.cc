@@ -16,7 +16,8 @@ absl::Status SafetensorsWriter::Error(const char* what) const {
   return absl::UnavailableError(absl::StrCat(path_, ": ", what, ": ", std::strerror(errno)));
 }
 
-absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(const std::string& path, std::vector<Spec> specs) {
+absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(const std::string& path,
+                                                                             std::vector<Spec> specs) {
   std::unique_ptr<SafetensorsWriter> writer(new SafetensorsWriter);
   writer->path_ = path;
   writer->partial_path_ = path + ".partial";
@@ -45,7 +46,8 @@ absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(con
     errno = e;
     return writer->Error(absl::StrCat("no room for ", writer->tensor_offsets_.back(), " bytes").c_str());
   }
-  if (pwrite(writer->fd_, head.data(), head.size(), 0) != static_cast<ssize_t>(head.size())) return writer->Error("write failed");
+  if (pwrite(writer->fd_, head.data(), head.size(), 0) != static_cast<ssize_t>(head.size()))
+    return writer->Error("write failed");
   return writer;
 }
 

@@ -10,6 +10,7 @@
 #include "comm/exchange.h"
 #include "comm/exchange_ops.h"
 #include "comm/faulty_transport.h"
+#include "core/kernels/gather_rows.h"
 #include "tests/comm/exchange_case.h"
 #include "tests/comm/rank_group.h"
 

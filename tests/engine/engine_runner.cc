@@ -48,7 +48,8 @@ Placement RandomPlacement(int num_experts, int num_ranks, int64_t seed) {
   return *Placement::FromTable(num_experts, table);
 }
 
-absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSetup& setup, const std::vector<Request>& requests) {
+absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSetup& setup,
+                                               const std::vector<Request>& requests) {
   const std::string dir = setup.model_dir.empty() ? SourceDir() + "/models/ferry-tiny-v3" : setup.model_dir;
   CpuDeviceOptions device_options = setup.device;
   if (!setup.portable_isa && device_options.isa == Isa::kPortable) device_options.isa = BestIsa(SupportedIsas());
@@ -57,7 +58,8 @@ absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSe
   TF_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(dir));
   TF_ASSIGN_OR_RETURN(const CheckedPlan plan, CheckCheckpoint(config, checkpoint));
   const int E = static_cast<int>(config.n_routed_experts), R = transport.num_ranks();
-  const Placement placement = setup.placement_seed < 0 ? Placement::Linear(E, R) : RandomPlacement(E, R, setup.placement_seed);
+  const Placement placement =
+      setup.placement_seed < 0 ? Placement::Linear(E, R) : RandomPlacement(E, R, setup.placement_seed);
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device->CreateStream());
   LoadOptions load;
   load.placement = &placement;
@@ -69,7 +71,8 @@ absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSe
   options.capacity_factor = setup.capacity_factor;
   options.prefill_chunk = setup.prefill_chunk;
   options.cache_tokens_per_rank = setup.cache_tokens_per_rank;
-  TF_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Create(transport, *device, config, weights, placement, options));
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
+                      Engine::Create(transport, *device, config, weights, placement, options));
   Scheduler scheduler(engine->scheduler_options());
   std::vector<RunResult> results(requests.size());
   if (transport.rank() == RankId(0)) {

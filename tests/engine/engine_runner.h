@@ -25,11 +25,11 @@ struct RunSetup {
 };
 
 struct RunResult {
-  std::vector<int32_t> tokens;        // kGenerate
-  std::vector<float> logits;          // kLogits: [S, V]
-  std::vector<int32_t> expert_idx;    // kLogits: [L, S, K]
-  std::vector<float> expert_weight;   // kLogits: [L, S, K]
-  double nll = 0;                     // kScore, kLogits
+  std::vector<int32_t> tokens;       // kGenerate
+  std::vector<float> logits;         // kLogits: [S, V]
+  std::vector<int32_t> expert_idx;   // kLogits: [L, S, K]
+  std::vector<float> expert_weight;  // kLogits: [L, S, K]
+  double nll = 0;                    // kScore, kLogits
   int64_t num_scored = 0;
 };
 
@@ -39,7 +39,8 @@ std::string SourceDir();
 std::vector<RunResult> RunLocally(const RunSetup& setup, const std::vector<Request>& requests);
 
 // One rank's part; results on rank 0.
-absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSetup& setup, const std::vector<Request>& requests);
+absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSetup& setup,
+                                               const std::vector<Request>& requests);
 
 // Random, not uniform, some ranks possibly without experts.
 Placement RandomPlacement(int num_experts, int num_ranks, int64_t seed);

@@ -24,7 +24,8 @@ std::vector<T> ReadTensor(const SafetensorsFile& file, const std::string& name) 
 }
 
 const SafetensorsFile& Golden() {
-  static const auto* file = new auto(SafetensorsFile::Open(SourceDir() + "/tests/data/ferry-tiny-v3/logits.safetensors"));
+  static const auto* file =
+      new auto(SafetensorsFile::Open(SourceDir() + "/tests/data/ferry-tiny-v3/logits.safetensors"));
   EXPECT_TRUE(file->ok()) << file->status();
   return ***file;
 }
@@ -54,7 +55,8 @@ TEST(Golden, Float32LogitsAndRoutingAgreeWithTransformers) {
     const auto logits = ReadTensor<float>(Golden(), domains[d] + ".logits");
     ASSERT_EQ(results[d].logits.size(), logits.size());
     double worst = 0;
-    for (size_t i = 0; i < logits.size(); ++i) worst = std::max<double>(worst, std::abs(logits[i] - results[d].logits[i]));
+    for (size_t i = 0; i < logits.size(); ++i)
+      worst = std::max<double>(worst, std::abs(logits[i] - results[d].logits[i]));
     // The bar of the issue; transformers against the training code, both float32, differ by up to 4.2e-5.
     EXPECT_LT(worst, 2e-4) << domains[d];
     RecordProperty("max_abs_diff_" + domains[d], std::to_string(worst));
@@ -81,7 +83,8 @@ TEST(Golden, GreedyContinuationsAreIdentical) {
   std::vector<std::vector<int32_t>> want;
   for (const auto& [name, entry] : golden.items()) {
     want.push_back(entry.at("ids").get<std::vector<int32_t>>());
-    requests.push_back(GenerateRequest(entry.at("prompt_ids").get<std::vector<int32_t>>(), static_cast<int64_t>(want.back().size())));
+    requests.push_back(
+        GenerateRequest(entry.at("prompt_ids").get<std::vector<int32_t>>(), static_cast<int64_t>(want.back().size())));
   }
   ASSERT_EQ(want.size(), 6u);
   RunSetup setup;
@@ -97,7 +100,8 @@ TEST_P(Heldout, PerplexityIsTheModelCards) {
   const std::string domain = GetParam();
   const double card = ReadJson("results.json").at("fp8").at(domain).at("ppl");
   std::vector<Request> requests;
-  for (auto& ids : ReadPrompts("ferry-tiny-v3/heldout_" + domain + ".json")) requests.push_back(ScoreRequest(std::move(ids)));
+  for (auto& ids : ReadPrompts("ferry-tiny-v3/heldout_" + domain + ".json"))
+    requests.push_back(ScoreRequest(std::move(ids)));
   for (const auto& [compute, tolerance] : {std::pair{Compute::kF32, 0.001}, std::pair{Compute::kBF16, 0.005}}) {
     RunSetup setup;
     setup.compute = compute;
@@ -107,7 +111,8 @@ TEST_P(Heldout, PerplexityIsTheModelCards) {
     for (const RunResult& r : RunLocally(setup, requests)) nll += r.nll, n += r.num_scored;
     ASSERT_EQ(n, static_cast<int64_t>(requests.size()) * 512);
     const double perplexity = std::exp(nll / static_cast<double>(n));
-    std::printf("%s %s: perplexity %.4f, card %.3f\n", domain.c_str(), compute == Compute::kF32 ? "f32" : "bf16", perplexity, card);
+    std::printf("%s %s: perplexity %.4f, card %.3f\n", domain.c_str(), compute == Compute::kF32 ? "f32" : "bf16",
+                perplexity, card);
     EXPECT_NEAR(perplexity / card, 1, tolerance);
   }
 }

@@ -1,5 +1,5 @@
-// One meaning everywhere: the bits of logits and routing do not depend on ranks, placement, batch, chunk, threads or the
-// mode of the device.
+// One meaning everywhere: the bits of logits and routing do not depend on ranks, placement, batch, chunk, threads or
+// the mode of the device.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -42,7 +42,8 @@ class Identity : public testing::TestWithParam<Compute> {
     return it->second;
   }
 
-  void ExpectSame(const RunSetup& setup, const std::vector<Request>& requests = {LogitsRequest(Prompt())}, size_t which = 0) {
+  void ExpectSame(const RunSetup& setup, const std::vector<Request>& requests = {LogitsRequest(Prompt())},
+                  size_t which = 0) {
     const RunResult got = RunLocally(setup, requests).at(which);
     ASSERT_FALSE(Expected().logits.empty());
     EXPECT_TRUE(SameBits(got.logits, Expected().logits));

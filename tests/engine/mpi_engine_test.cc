@@ -13,7 +13,8 @@ namespace {
 TEST(MpiEngine, LogitsAndRoutingEqualOneLocalRanks) {
   auto transport = CreateMpiTransport({.timeout = absl::Seconds(60)});
   ASSERT_TRUE(transport.ok()) << transport.status();
-  auto first = ReadPrompts("ferry-tiny-v3/heldout_docs.json").at(2), second = ReadPrompts("ferry-tiny-v3/heldout_bible.json").at(1);
+  auto first = ReadPrompts("ferry-tiny-v3/heldout_docs.json").at(2),
+       second = ReadPrompts("ferry-tiny-v3/heldout_bible.json").at(1);
   first.resize(100);
   second.resize(33);
   const std::vector<Request> requests = {LogitsRequest(first), LogitsRequest(second)};
@@ -29,7 +30,8 @@ TEST(MpiEngine, LogitsAndRoutingEqualOneLocalRanks) {
       const auto want = RunLocally(setup, requests);
       for (size_t i = 0; i < requests.size(); ++i) {
         ASSERT_EQ((*got)[i].logits.size(), want[i].logits.size());
-        EXPECT_EQ(std::memcmp((*got)[i].logits.data(), want[i].logits.data(), want[i].logits.size() * sizeof(float)), 0);
+        EXPECT_EQ(std::memcmp((*got)[i].logits.data(), want[i].logits.data(), want[i].logits.size() * sizeof(float)),
+                  0);
         EXPECT_EQ((*got)[i].expert_idx, want[i].expert_idx);
       }
     }

@@ -11,7 +11,8 @@ namespace {
 
 using testing::HasSubstr;
 
-SampledToken Ok(const std::vector<float>& logits, const SamplingParams& p, const TokenHistory& h = {}, int64_t position = 7) {
+SampledToken Ok(const std::vector<float>& logits, const SamplingParams& p, const TokenHistory& h = {},
+                int64_t position = 7) {
   const auto sampled = Sample(logits, p, h, position);
   EXPECT_TRUE(sampled.ok()) << sampled.status();
   return *sampled;
@@ -70,7 +71,7 @@ TEST(Sampler, RepetitionPenaltyLooksAtPromptAndOutput) {
   SamplingParams p;
   p.repetition_penalty = 2;
   const TokenHistory history{{0, 1}, 1};
-  EXPECT_EQ(Ok({3, 3.5f, 2}, p, history).token, 2);       // 1.5, 1.75, 2
+  EXPECT_EQ(Ok({3, 3.5f, 2}, p, history).token, 2);        // 1.5, 1.75, 2
   EXPECT_EQ(Ok({-1, -1.5f, -2.5f}, p, history).token, 0);  // -2, -3, -2.5
 }
 
@@ -78,8 +79,8 @@ TEST(Sampler, PresencePenaltyLooksAtOutputOnceForEachToken) {
   SamplingParams p;
   p.presence_penalty = 1;
   const TokenHistory history{{0, 1, 1}, 1};
-  EXPECT_EQ(Ok({3, 3.5f, 2}, p, history).token, 0);      // 3, 2.5, 2: the prompt's token 0 is left alone
-  EXPECT_EQ(Ok({1, 3.5f, 2}, p, history).token, 1);      // 2.5, though token 1 occurs twice
+  EXPECT_EQ(Ok({3, 3.5f, 2}, p, history).token, 0);  // 3, 2.5, 2: the prompt's token 0 is left alone
+  EXPECT_EQ(Ok({1, 3.5f, 2}, p, history).token, 1);  // 2.5, though token 1 occurs twice
 }
 
 TEST(Sampler, TheDrawDependsOnSeedAndPositionAlone) {

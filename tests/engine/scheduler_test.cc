@@ -100,7 +100,8 @@ TEST(Scheduler, RefusesWhatCanNeverRun) {
   Scheduler s({.num_ranks = 2, .cache_tokens_per_rank = 128});
   EXPECT_THAT(std::string(s.Add(Generate(0, 1)).status().message()), HasSubstr("prompt is empty"));
   EXPECT_THAT(std::string(s.Add(Generate(1, 0)).status().message()), HasSubstr("max-tokens is 0"));
-  EXPECT_THAT(std::string(s.Add(Generate(120, 9)).status().message()), HasSubstr("needs 3 cache blocks of 64 tokens, but a rank has 2"));
+  EXPECT_THAT(std::string(s.Add(Generate(120, 9)).status().message()),
+              HasSubstr("needs 3 cache blocks of 64 tokens, but a rank has 2"));
   EXPECT_TRUE(s.idle());
 }
 

@@ -57,9 +57,7 @@ TEST(TextStream, StopStringEndsEvenAcrossTokens) {
   EXPECT_LT(shown.num_pushed, Ferry().Encode("one two three four").size());
 }
 
-TEST(TextStream, TheEarliestStopStringWins) {
-  EXPECT_EQ(Feed("abcdef", {{}, {"ef", "cd"}}).text, "ab");
-}
+TEST(TextStream, TheEarliestStopStringWins) { EXPECT_EQ(Feed("abcdef", {{}, {"ef", "cd"}}).text, "ab"); }
 
 TEST(TextStream, AnUnfinishedStopStringIsShownAtTheEnd) {
   const Shown shown = Feed("almost sto", {{}, {"stop"}});

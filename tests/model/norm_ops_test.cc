@@ -4,6 +4,7 @@
 #include <random>
 
 #include "core/kernels/dot.h"
+#include "core/kernels/gather_rows.h"
 #include "tests/model/device_cases.h"
 
 namespace tokenferry {
@@ -135,9 +136,8 @@ TEST_P(NormOps, GatherRowsCopiesRows) {
     for (int32_t row : row_idx) want.insert(want.end(), &x[row * (kCols + kGap)], &x[row * (kCols + kGap)] + kCols);
     TestDevice device(GetParam());
     Buffer in = device.Upload(x), index = device.Upload(row_idx), out = device.Allocate<float>(n * kCols);
-    GatherRows(device.stream(), {.x = {in.as<float>(), kRows, kCols, kCols + kGap},
-                                 .row_idx = index.as<int32_t>(),
-                                 .out = MakeMatrix<float>(out.data(), n, kCols)});
+    device.stream().Launch(
+        kGatherRows, {{in.as<float>(), kRows, kCols, kCols + kGap}, index.as<int32_t>(), n, out.data(), DType::kF32});
     EXPECT_TRUE(SameBits(device.Download<float>(out), want));
   }
 }

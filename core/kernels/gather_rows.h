@@ -1,0 +1,20 @@
+// Copying chosen rows of a matrix side by side.
+#pragma once
+
+#include "core/device/device.h"
+#include "core/tensor.h"
+
+namespace tokenferry {
+
+// out[i] = src[idx[i]], [num_rows, src.cols] contiguous, of `dtype`: kF32 (copied) or kBF16 (rounded to nearest even).
+// idx in device memory.
+struct GatherRowsArgs {
+  MatrixView<const float> src;
+  const int32_t* idx = nullptr;
+  int64_t num_rows = 0;
+  void* out = nullptr;
+  DType dtype = DType::kF32;
+};
+extern const Op<GatherRowsArgs> kGatherRows;
+
+}  // namespace tokenferry
