@@ -26,11 +26,12 @@ absl::StatusOr<std::vector<TensorInfo>> Parse(absl::string_view header, int64_t 
 std::string OneTensor(absl::string_view fields) { return absl::StrCat("{\"a\":{", fields, "}}"); }
 
 TEST(SafetensorsHeader, ReadsTensorsInOrderOfTheirData) {
-  const auto tensors = Parse(
-      R"({"b":{"dtype":"BF16","shape":[3],"data_offsets":[24,30]},"__metadata__":{"format":"pt","x":"y"},)"
-      R"("a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"s":{"dtype":"F8_E4M3","shape":[],"data_offsets":[30,31]},)"
-      R"("e":{"dtype":"I64","shape":[0,7],"data_offsets":[31,31]}}    )",
-      31);
+  const auto tensors =
+      Parse(R"({"b":{"dtype":"BF16","shape":[3],"data_offsets":[24,30]},"__metadata__":{"format":"pt","x":"y"},)"
+            R"("a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
+            R"("s":{"dtype":"F8_E4M3","shape":[],"data_offsets":[30,31]},)"
+            R"("e":{"dtype":"I64","shape":[0,7],"data_offsets":[31,31]}}    )",
+            31);
   ASSERT_OK(tensors);
   ASSERT_EQ(tensors->size(), 4u);
   EXPECT_EQ((*tensors)[0].name, "a");
