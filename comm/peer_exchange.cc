@@ -290,10 +290,10 @@ class PeerExchange : public Exchange {
 
   // All rows, in order, into this rank's part.
   absl::Status WriteRows(Stream& stream, MatrixView<const float> hidden) {
-    for (int64_t t = static_cast<int64_t>(every_token_.size()); t < hidden.rows; ++t) {
-      every_token_.push_back(static_cast<int32_t>(t));
-    }
-    if (token_idx_.num_bytes() < hidden.rows * sizeof(int32_t)) {
+    if (static_cast<int64_t>(every_token_.size()) < hidden.rows) {
+      for (int64_t t = static_cast<int64_t>(every_token_.size()); t < hidden.rows; ++t) {
+        every_token_.push_back(static_cast<int32_t>(t));
+      }
       TF_RETURN_IF_ERROR(token_idx_.Upload(stream, every_token_));
     }
     stream.Launch(kGatherRows, {hidden, token_idx_.as<int32_t>(), hidden.rows, InPart<char>(rank_, layout_.rows),
@@ -373,7 +373,9 @@ absl::StatusOr<std::unique_ptr<Exchange>> CreatePeerExchange(Transport& transpor
   }
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
   auto exchange = std::make_unique<PeerExchange>(transport, device, options);
-  TF_RETURN_IF_ERROR(exchange->Start());
+  status = exchange->Start();
+  if (IsAgreedOn(status)) return status;
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
   return exchange;
 }
 

@@ -146,10 +146,12 @@ absl::StatusOr<std::shared_ptr<PeerMemory>> AllocateHostMemory(Transport& transp
   TF_ASSIGN_OR_RETURN(const std::string bytes, Broadcast(transport, site, RankId(0),
                                                          {reinterpret_cast<const char*>(&address), sizeof(address)}));
   status = OpenFile(bytes, num_bytes, file);
-  absl::StatusOr<std::shared_ptr<PeerMemory>> memory = status;
-  if (status.ok()) memory = MapFile(file, rank, num_bytes, bytes_per_rank, directory);
-  TF_RETURN_IF_ERROR(
-      AgreeOnStatus(transport, site, memory.status()));  // rank 0's file is open until all have mapped it
+  absl::StatusOr<std::shared_ptr<PeerMemory>> memory = absl::UnknownError("not mapped");
+  if (status.ok()) {
+    memory = MapFile(file, rank, num_bytes, bytes_per_rank, directory);
+    status = memory.status();
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, site, status));  // until here rank 0's file is open
   return memory;
 }
 
