@@ -1,7 +1,9 @@
 // tokenferry: one program, one subcommand per run. launch/flags.h has the command line, launch/bootstrap.h the ranks.
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "absl/types/span.h"
 #include "launch/bootstrap.h"
@@ -22,7 +24,7 @@ int RefuseCommandLine(const absl::Status& status) {
   return kUsage;
 }
 
-absl::Status RunCommand(RankContext& context, const CommandLine& line) {
+absl::Status Dispatch(RankContext& context, const CommandLine& line) {
   switch (line.command) {
     case Command::kGenerate:
       return RunGenerate(context, line.generate);
@@ -34,6 +36,12 @@ absl::Status RunCommand(RankContext& context, const CommandLine& line) {
       return RunBenchEngine(context, line.bench);
   }
   return absl::InternalError("a subcommand without an implementation");
+}
+
+absl::Status RunCommand(RankContext& context, const CommandLine& line) {
+  TF_RETURN_IF_ERROR(Dispatch(context, line));
+  if (context.rank() != RankId(0) || (std::fflush(stdout) == 0 && std::ferror(stdout) == 0)) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("the results cannot be written to stdout: ", std::strerror(errno)));
 }
 
 int Main(int argc, char** argv) {

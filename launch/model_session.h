@@ -53,6 +53,10 @@ SessionOptions FitRequests(absl::Span<const int64_t> tokens, int num_ranks, cons
 // Rank 0's numbers, on every rank: the lengths that FitRequests needs.
 absl::StatusOr<std::vector<int64_t>> BroadcastNumbers(Transport& transport, absl::Span<const int64_t> numbers);
 
+// A prompt's tokens. It starts with the begin-of-sentence token once if the tokenizer asks for one, also when the text
+// itself begins with it.
+std::vector<int32_t> EncodePrompt(const Tokenizer& tokenizer, absl::string_view text);
+
 // InvalidArgument naming the request when it does not fit into the model's context.
 absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens, const ModelConfig& config);
 
