@@ -1,9 +1,7 @@
 // tokenferry: one program, one subcommand per run. launch/flags.h has the command line, launch/bootstrap.h the ranks.
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 
 #include "absl/types/span.h"
 #include "launch/bootstrap.h"
@@ -41,7 +39,7 @@ absl::Status Dispatch(RankContext& context, const CommandLine& line) {
 absl::Status RunCommand(RankContext& context, const CommandLine& line) {
   TF_RETURN_IF_ERROR(Dispatch(context, line));
   if (context.rank() != RankId(0) || (std::fflush(stdout) == 0 && std::ferror(stdout) == 0)) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat("the results cannot be written to stdout: ", std::strerror(errno)));
+  return absl::UnavailableError("the results could not all be written to stdout; is its disk full?");
 }
 
 int Main(int argc, char** argv) {

@@ -27,7 +27,7 @@ class BadInput(ProgramTest):
         """Runs it and checks everything that holds for every error. Returns the error's line."""
         before = sorted(os.listdir(self.dir))
         done = run(*args, ranks=how[0], via=how[1])
-        context = f"{args} {how}\n{done.err}"
+        context = f"{str(args)[:400]} {how}\n{done.err}"
         self.assertEqual(done.status, status, context)
         self.assertEqual(len(done.errors), 1, context)
         self.assertEqual(done.out, b"", context)
@@ -54,8 +54,7 @@ class BadCheckpoint(BadInput):
 
     def test_truncated_shard(self):
         name = "model-00002-of-00004.safetensors"
-        size = os.path.getsize(os.path.join(MODEL, name)) - 1000
-        self.check(lambda m: m.write(name, m.read(name)[:-1000]), [name, str(size)])
+        self.check(lambda m: m.write(name, m.read(name)[:-1000]), [name, "reach beyond", "q_b_proj", "complete?"])
 
     def test_truncated_within_the_header(self):
         name = "model-00003-of-00004.safetensors"
@@ -114,13 +113,13 @@ class BadCheckpoint(BadInput):
 
     def test_nan_scale(self):
         self.check(lambda m: m.poke(SCALES, 4, struct.pack("<f", float("nan"))),
-                   ["model-0000", SCALES, "element 1", "nan"])
+                   ["model-0000", SCALES, "element 1 ", "NaN"])
 
     def test_infinite_norm(self):
         self.check(lambda m: m.poke(NORM, 2 * 17, b"\x80\x7f"), ["model-0000", NORM, "element 17", "inf"])
 
     def test_nan_weight_that_one_rank_alone_reads(self):
-        self.check(lambda m: m.poke(LAST_EXPERT, 1000, b"\x7f"), ["model-0000", LAST_EXPERT, "element 1000", "nan"],
+        self.check(lambda m: m.poke(LAST_EXPERT, 1000, b"\x7f"), ["model-0000", LAST_EXPERT, "element 1000 ", "NaN"],
                    rank=2)
 
     def test_unknown_architecture(self):
@@ -173,7 +172,7 @@ class BadRequest(BadInput):
         self.check(["generate", "--prompt-file", long, "--max-tokens", "1"], ["long.txt", "4096"],
                    [ALONE, THREADS, PROCESSES])
         self.check(["generate", "--prompt", "short", "--max-tokens", "4096"], ["prompt 0", "4096"], [THREADS])
-        self.check(["generate", "--prompt", "one", "--prompt", "two " * 3000], ["prompt 1", "4096"], [ALONE])
+        self.check(["generate", "--prompt", "one", "--prompt", "two " * 20000], ["prompt 1", "4096"], [ALONE])
         self.check(["generate", "--prompt", "one two three four five", "--max-tokens", "64", "--kv-cache-tokens", "16"],
                    ["16"], [THREADS])
         self.check(["generate", "--prompt", "one", "--kv-cache-tokens", "1"], ["1"], [ALONE])
@@ -238,7 +237,7 @@ class BadRequest(BadInput):
                 done = subprocess.run([PROGRAM, args[0], "--model", MODEL, *args[1:]], stdout=full,
                                       stderr=subprocess.PIPE, text=True)
             self.assertEqual(done.returncode, 1, args)
-            self.assertIn("No space left on device", done.stderr)
+            self.assertIn("tokenferry: rank 0: the results could not all be written to stdout", done.stderr)
 
     def test_failing_late_keeps_what_was_there(self):
         """A run that fails after its files were opened: the old file stays, nothing new lies beside it."""
@@ -256,8 +255,8 @@ class BadRequest(BadInput):
             file = self.write("placement.json", text)
             self.check(["generate", "--prompt", "a", "--placement", file], ["placement.json", *words], ways)
         good = [list(range(0, 11)), list(range(11, 22)), list(range(22, 32))]
-        bad("", "byte")
-        bad('{"experts_per_rank": [[0], [1]', "byte")
+        bad("", "empty")
+        bad('{"experts_per_rank": [[0], [1]', "JSON")
         bad('{"experts": []}', "experts_per_rank")
         bad(json.dumps({"experts_per_rank": [*good[:2], 7]}), "row 2")
         bad(json.dumps({"experts_per_rank": [*good[:2], ["x"]]}), "row 2", '"x"')
@@ -266,7 +265,7 @@ class BadRequest(BadInput):
         bad(json.dumps({"experts_per_rank": [*good[:2], good[2] + [22]]}), "expert 22", "twice")
         bad(json.dumps({"experts_per_rank": [*good[:2], good[2][1:]]}), "expert 22", "no rank")
         bad(json.dumps({"experts_per_rank": good[:2]}), "2 rows", "3 ranks", ways=(THREADS, PROCESSES))
-        self.check(["inspect", "--placement", self.path("none.json")], ["none.json", "No such file"])
+        self.check(["inspect", "--placement", self.path("none.json")], ["none.json", "cannot be read"])
 
 
 class BadCommandLine(BadInput):
@@ -289,7 +288,7 @@ class BadCommandLine(BadInput):
 
     def test_min_p_that_leaves_nothing(self):
         for how in ALONE, THREADS, PROCESSES:
-            self.refused(["generate", "--model", MODEL, "--prompt", "a", "--min-p", "1"], ["min_p", "1"], how)
+            self.refused(["generate", "--model", MODEL, "--prompt", "a", "--min-p", "1"], ["min-p", "1"], how)
 
     def test_words(self):
         for args, words in [

@@ -74,18 +74,18 @@ class Generate(ProgramTest):
         self.assertEqual(streamed.text(), "And God said" + plain["text"][:at] + "\n")
 
     def test_end_of_sentence(self):
-        """The chat prompts end by themselves, unless that is ignored."""
-        for name, case in greedy().items():
-            if case["ids"][-1] == 1:
+        """Some dialogues end by themselves, unless that is ignored. The end is not shown."""
+        for question in "Who?", "What is a list?", "Who is he?", "What does Genesis 1:3 say?", "Why?":
+            flags = ["--prompt", f"<｜User｜>{question}<｜Assistant｜>", "--compute", "f32", "--max-tokens", "200"]
+            ended = self.outputs(*flags)[0]
+            if ended["finish_reason"] == "stop":
                 break
-        else:
-            self.skipTest("no golden text ends by itself")
-        flags = ["--prompt", case["prompt"], "--compute", "f32", "--max-tokens", "70"]
-        ended = self.outputs(*flags)[0]
-        self.assertEqual((ended["finish_reason"], ended["ids"], ended["text"]), ("stop", case["ids"], case["text"]), name)
-        on = self.outputs(*flags, "--ignore-eos")[0]
-        self.assertEqual((on["finish_reason"], len(on["ids"])), ("length", 70))
-        self.assertEqual(on["ids"][:len(case["ids"])], case["ids"])
+        self.assertEqual((ended["finish_reason"], ended["ids"][-1]), ("stop", 1), "no dialogue ends by itself")
+        self.assertNotIn("end▁of▁sentence", ended["text"])
+        on = self.outputs(*flags, "--ignore-eos", ranks=2)[0]
+        self.assertEqual((on["finish_reason"], len(on["ids"])), ("length", 200))
+        self.assertEqual(on["ids"][:len(ended["ids"])], ended["ids"])
+        self.assertTrue(on["text"].startswith(ended["text"]))
 
     def test_seed(self):
         flags = ["--prompt", "It came to pass", "--prompt", "import os", "--max-tokens", "12", "--temperature", "1",
@@ -176,7 +176,7 @@ class Generate(ProgramTest):
         for piece in job.pieces:
             piece.decode()  # raises when it begins or ends within a character
         self.assertTrue(job.out.decode().startswith("Ö ä"))
-        self.assertGreater(sum(byte > 127 for byte in job.out), 20)
+        self.assertGreater(sum(byte > 127 for byte in job.out), 10)
 
 
 class StreamJob(Job):

@@ -3,6 +3,7 @@ whose first argument is the program."""
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -24,15 +25,15 @@ MPIRUN = ["sh", "-c", f'. "{ROOT}/launch/mpirun_env.sh"; exec mpirun -n "$TF_NUM
 class Job:
     """A running program: `ranks` threads of one process, or as many processes of mpirun."""
 
-    def __init__(self, args, ranks=1, via="local", env=None, user=None):
+    def __init__(self, args, ranks=1, via="local", env=None, user=None, program=PROGRAM):
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM_", "PMI"))}
         environment.update(env or {}, TF_NUM_RANKS=str(ranks))
-        command = [PROGRAM, *map(str, args)]
+        command = [program, *map(str, args)]
         if via == "mpi":
             command = MPIRUN + command
         elif ranks > 1:
             command += ["--transport", "local", "--ranks", str(ranks)]
-        self.out, self.err_lines, self.first_error = b"", [], None
+        self.via, self.out, self.err_lines, self.first_error = via, b"", [], None
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, env=environment, user=user)
         self.readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
@@ -50,20 +51,40 @@ class Job:
                 self.first_error = time.monotonic()
 
     def wait(self, limit=LIMIT):
-        try:
-            self.status = self.process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
+        start, end = time.monotonic(), None
+        while self.process.poll() is None and time.monotonic() < start + limit:
+            time.sleep(0.01)
+            if self.via == "mpi" and end is None and self.first_error is not None and not self.ranks():
+                end = time.monotonic()  # mpirun itself may take a while longer
+        if self.process.poll() is None:
             self.process.kill()
-            raise
-        finally:
-            end = time.monotonic()
-            for reader in self.readers:
-                reader.join()
-            self.process.stdout.close()
-            self.process.stderr.close()
+        self.status = self.process.wait()
+        end = end or time.monotonic()
+        for reader in self.readers:
+            reader.join()
+        self.process.stdout.close()
+        self.process.stderr.close()
         # From the first error to the end of all ranks.
         self.seconds_to_end = end - self.first_error if self.first_error is not None else 0.0
+        assert time.monotonic() < start + limit + 10, f"did not end:\n{self.err}"
         return self
+
+    def ranks(self):
+        """The processes of mpirun that have not ended, by rank."""
+        found = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/stat") as f:
+                    state, parent = f.read().rsplit(")", 1)[1].split()[:2]
+                if int(parent) != self.process.pid or state in "ZX":
+                    continue
+                with open(f"/proc/{pid}/environ", "rb") as f:
+                    rank = re.search(rb"(?:^|\0)OMPI_COMM_WORLD_RANK=(\d+)\0", f.read())
+                if rank:
+                    found[int(rank[1])] = int(pid)
+            except OSError:
+                pass  # it has ended meanwhile
+        return found
 
     @property
     def err(self):
@@ -152,14 +173,13 @@ class ModelCopy:
         return json.loads(self.read("model.safetensors.index.json"))["weight_map"][tensor]
 
     def change_header(self, shard, change):
-        """The data stays where it is: the new header is padded to the size of the old one."""
         content = self.read(shard)
         (size,) = struct.unpack_from("<Q", content)
         header = json.loads(content[8:8 + size])
         change(header)
-        text = json.dumps(header, separators=(",", ":")).encode()
-        assert len(text) <= size, "the changed header has outgrown the old one"
-        self.write(shard, content[:8] + text.ljust(size) + content[8 + size:])
+        text = json.dumps(header).encode()
+        text = text.ljust((len(text) + 7) // 8 * 8)
+        self.write(shard, struct.pack("<Q", len(text)) + text + content[8 + size:])
 
     def poke(self, tensor, offset, value):
         """Overwrites bytes of a tensor. Returns the shard's name."""

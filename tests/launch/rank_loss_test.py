@@ -17,11 +17,6 @@ RANKS = 4
 PLACES = r"(?:(?:layer \d+, )?[a-z ]+, step \d+, transfer \d+): rank (\d+) waits for (.*)"
 
 
-def rank_of(pid):
-    with open(f"/proc/{pid}/environ", "rb") as f:
-        return int(re.search(rb"(?:^|\0)OMPI_COMM_WORLD_RANK=(\d+)\0", f.read())[1])
-
-
 def mapped(pids):
     """Files of shared memory that the processes have mapped."""
     files = set()
@@ -36,28 +31,31 @@ class RankLoss(ProgramTest):
         super().setUp()
         self.shared_memory = set(os.listdir("/dev/shm"))
         os.mkdir(self.path("tmp"))
+        # A name of its own, by which this test knows its processes.
+        self.program = self.path("tokenferry")
+        os.symlink(PROGRAM, self.program)
 
     def start(self, *flags):
         """A job that would go on for a long time, in the middle of it. Returns it and its processes by rank."""
         job = Job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--ignore-eos", *flags], RANKS, "mpi",
-                  env={"TMPDIR": self.path("tmp")})
-        self.addCleanup(lambda: [os.kill(pid, signal.SIGKILL) for pid in processes_of(PROGRAM)])
+                  env={"TMPDIR": self.path("tmp")}, program=self.program)
+        self.addCleanup(lambda: [os.kill(pid, signal.SIGKILL) for pid in processes_of(self.program)])
         end = time.monotonic() + 60
         while len(job.out) < 80 and time.monotonic() < end:
             self.assertIsNone(job.process.poll(), job.err)
             time.sleep(0.02)
         self.assertGreaterEqual(len(job.out), 80, job.err)
-        pids = {rank_of(pid): pid for pid in processes_of(PROGRAM)}
+        pids = job.ranks()
         self.assertEqual(sorted(pids), list(range(RANKS)))
         self.files = mapped(pids.values())
         return job, pids
 
     def nothing_is_left(self):
         for _ in range(50):
-            if not processes_of(PROGRAM):
+            if not processes_of(self.program):
                 break
             time.sleep(0.05)
-        self.assertEqual(processes_of(PROGRAM), [], "processes remain")
+        self.assertEqual(processes_of(self.program), [], "processes remain")
         self.assertEqual([f for f in self.files if os.path.exists(f)], [], "shared memory remains")
         new = {f for f in set(os.listdir("/dev/shm")) - self.shared_memory if "vader" in f or "tokenferry" in f}
         self.assertEqual(new, set(), "shared memory remains")
@@ -116,15 +114,15 @@ class RankLoss(ProgramTest):
 
     def test_slow_within_the_deadline(self):
         """The text is the same, and the table says for whom the others waited."""
-        flags = ["--max-tokens", "60", "--json"]
+        flags = ["--max-tokens", "150", "--json"]
         alone = Job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--ignore-eos", *flags]).wait().json()
         job = Job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--ignore-eos", *flags], RANKS, "mpi",
-                  env={"TMPDIR": self.path("tmp")})
+                  env={"TMPDIR": self.path("tmp")}, program=self.program)
         end = time.monotonic() + 60
-        while len(processes_of(PROGRAM)) < RANKS and time.monotonic() < end:
+        while not any("ranks on 1 host" in line for line in job.err_lines) and time.monotonic() < end:
             time.sleep(0.02)
         self.files = set()
-        (victim,) = [pid for pid in processes_of(PROGRAM) if rank_of(pid) == 2]
+        victim = job.ranks()[2]
         stopped_s = 0.0
         while job.process.poll() is None and stopped_s < 3:
             os.kill(victim, signal.SIGSTOP)
@@ -134,13 +132,18 @@ class RankLoss(ProgramTest):
             time.sleep(0.02)
         job.wait()
         self.assertEqual(job.status, 0, job.err)
-        self.assertEqual(job.json()["outputs"], alone["outputs"])
+        got = job.json()
+        self.assertEqual(got["outputs"], alone["outputs"])
+        waits = [rank["wait_seconds_per_rank"] for rank in got["report"]["ranks"]]
+        for_victim = sum(wait[2] for wait in waits)
+        self.assertGreater(for_victim, stopped_s / 3, waits)  # three ranks wait while it is stopped, if it is not loading
         self.nothing_is_left()
 
     def test_local_ranks_end_with_the_process(self):
         """Ranks as threads: killing the process leaves nothing, and SIGTERM and SIGINT end it at once."""
         for how in signal.SIGKILL, signal.SIGTERM, signal.SIGINT:
-            job = Job(["generate", "--model", MODEL, "--prompt", "In the", "--ignore-eos", "--max-tokens", "3000"], RANKS)
+            job = Job(["generate", "--model", MODEL, "--prompt", "In the", "--ignore-eos", "--max-tokens", "3000"], RANKS,
+                      program=self.program)
             self.files = set()
             end = time.monotonic() + 60
             while len(job.out) < 40 and time.monotonic() < end:
