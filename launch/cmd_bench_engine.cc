@@ -116,7 +116,8 @@ absl::Status RunBenchEngine(RankContext& context, const BenchFlags& flags) {
   }
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"bench input"}, ready));
   const std::vector<Request> requests = MakeRequests(flags, files->config.vocab_size);
-  const std::vector<int64_t> lengths(requests.size(), flags.prompt_tokens + flags.decode_tokens);
+  std::vector<int64_t> lengths(requests.size(), flags.prompt_tokens + flags.decode_tokens);
+  TF_ASSIGN_OR_RETURN(lengths, BroadcastLengths(context, lengths));
   TF_ASSIGN_OR_RETURN(
       std::unique_ptr<ModelSession> session,
       StartSession(context, std::move(files), FitRequests(lengths, context.num_ranks(), context.flags)));

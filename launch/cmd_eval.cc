@@ -180,7 +180,7 @@ absl::Status RunEval(RankContext& context, const EvalFlags& flags) {
   std::vector<int64_t> lengths;
   for (const Ids& ids : first ? (*evaluation)->prompts() : std::vector<Ids>())
     lengths.push_back(static_cast<int64_t>(ids.size()));
-  TF_ASSIGN_OR_RETURN(lengths, BroadcastNumbers(transport, lengths));
+  TF_ASSIGN_OR_RETURN(lengths, BroadcastLengths(context, lengths));
   TF_ASSIGN_OR_RETURN(
       std::unique_ptr<ModelSession> session,
       StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));

@@ -133,7 +133,7 @@ absl::Status RunGenerate(RankContext& context, const GenerateFlags& flags) {
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"prompts"}, valid));
   std::vector<int64_t> lengths;
   for (const Prompt& p : *prompts) lengths.push_back(static_cast<int64_t>(p.ids.size()) + flags.max_tokens);
-  TF_ASSIGN_OR_RETURN(lengths, BroadcastNumbers(transport, lengths));
+  TF_ASSIGN_OR_RETURN(lengths, BroadcastLengths(context, lengths));
   TF_ASSIGN_OR_RETURN(
       std::unique_ptr<ModelSession> session,
       StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));

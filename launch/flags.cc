@@ -251,8 +251,7 @@ absl::StatusOr<const CommandInfo*> FindCommand(absl::Span<const char* const> arg
   }
   const std::string nearest = Nearest(word, candidates);
   const size_t idx = std::find(candidates.begin(), candidates.end(), nearest) - candidates.begin();
-  return absl::InvalidArgumentError(
-      absl::StrCat("unknown subcommand '", word, "'; the nearest is '", names[idx], "'"));
+  return absl::InvalidArgumentError(absl::StrCat("unknown subcommand '", word, "'; the nearest is '", names[idx], "'"));
 }
 
 }  // namespace

@@ -69,6 +69,8 @@ class LoadProgress {
   absl::Time start_ = absl::Now(), last_ = absl::Now();
 };
 
+int64_t WholeBlocks(int64_t tokens) { return (tokens + kCacheBlockTokens - 1) / kCacheBlockTokens * kCacheBlockTokens; }
+
 // --explain writes to stderr: stdout is for results.
 void Explain(const Placement& placement) {
   std::string text = absl::StrCat("placement of ", placement.num_experts(), " experts in every MoE layer\n");
@@ -150,7 +152,7 @@ SessionOptions FitRequests(absl::Span<const int64_t> tokens, int num_ranks, cons
   }
   // The scheduler fills the emptiest rank first, so no rank exceeds its share by more than one sequence.
   options.cache_tokens_per_rank = std::min(blocks, blocks / num_ranks + longest) * kCacheBlockTokens;
-  if (flags.kv_cache_tokens > 0) options.cache_tokens_per_rank = flags.kv_cache_tokens;
+  if (flags.kv_cache_tokens > 0) options.cache_tokens_per_rank = WholeBlocks(flags.kv_cache_tokens);
   options.max_sequences_per_rank =
       std::clamp<int64_t>((static_cast<int64_t>(tokens.size()) + num_ranks - 1) / num_ranks, 1, 256);
   const int64_t whole = longest * kCacheBlockTokens;
@@ -159,9 +161,18 @@ SessionOptions FitRequests(absl::Span<const int64_t> tokens, int num_ranks, cons
   return options;
 }
 
-absl::StatusOr<std::vector<int64_t>> BroadcastNumbers(Transport& transport, absl::Span<const int64_t> numbers) {
-  const absl::string_view mine(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(int64_t));
-  TF_ASSIGN_OR_RETURN(const std::string bytes, Broadcast(transport, {"prompt lengths"}, RankId(0), mine));
+absl::StatusOr<std::vector<int64_t>> BroadcastLengths(RankContext& context, absl::Span<const int64_t> tokens) {
+  const int64_t asked = context.flags.kv_cache_tokens;
+  absl::Status fits = absl::OkStatus();
+  for (size_t i = 0; asked > 0 && fits.ok() && i < tokens.size(); ++i) {
+    if (tokens[i] <= WholeBlocks(asked)) continue;
+    fits = absl::InvalidArgumentError(absl::StrCat("prompt ", i, " needs room for ", tokens[i],
+                                                   " tokens with what is to be generated, but --kv-cache-tokens ",
+                                                   asked, " gives a rank ", WholeBlocks(asked)));
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"prompt lengths"}, fits));
+  const absl::string_view mine(reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(int64_t));
+  TF_ASSIGN_OR_RETURN(const std::string bytes, Broadcast(context.transport, {"prompt lengths"}, RankId(0), mine));
   std::vector<int64_t> all(bytes.size() / sizeof(int64_t));
   std::memcpy(all.data(), bytes.data(), all.size() * sizeof(int64_t));
   return all;

@@ -338,7 +338,7 @@ absl::Status CheckOptions(const TensorPlan& plan, const LoadOptions& options) {
 }  // namespace
 
 absl::StatusOr<ModelWeights> LoadWeights(const Checkpoint& checkpoint, const TensorPlan& plan, Stream& stream,
-                                      const LoadOptions& options) {
+                                         const LoadOptions& options) {
   TF_RETURN_IF_ERROR(CheckOptions(plan, options));
   TF_ASSIGN_OR_RETURN(Layout layout, MakeLayout(checkpoint, plan, options));
   ModelWeights weights;
