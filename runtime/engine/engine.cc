@@ -49,7 +49,10 @@ absl::StatusOr<bool> Engine::Step(const StepPlan* plan, std::vector<EntryResult>
   TF_ASSIGN_OR_RETURN(const std::string bytes,
                       Broadcast(transport_, site, kScheduler, plan == nullptr ? std::string() : Encode(*plan)));
   TF_ASSIGN_OR_RETURN(const StepPlan agreed, DecodeStepPlan(bytes));
-  if (agreed.stop) return false;
+  if (agreed.stop) {
+    TF_RETURN_IF_ERROR(UpdateSequences(agreed));
+    return false;
+  }
   next_step_ = agreed.step + 1;
   const int64_t start = absl::GetCurrentTimeNanos();
   TF_ASSIGN_OR_RETURN(const std::vector<EntryResult> mine, Execute(agreed));
@@ -85,7 +88,7 @@ absl::Status Engine::RunUntilIdle(Scheduler* scheduler,
     TF_ASSIGN_OR_RETURN(const std::vector<SequenceUpdate> updates, scheduler->Accept(results));
     for (const SequenceUpdate& update : updates) TF_RETURN_IF_ERROR(on_update(update));
   }
-  StepPlan stop;
+  StepPlan stop = scheduler->Next();  // releases what ended last
   stop.stop = true;
   return Step(&stop, nullptr).status();
 }
