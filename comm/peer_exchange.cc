@@ -159,7 +159,7 @@ class PeerExchange : public Exchange {
           (plan.recv.selection_offsets[r + 1] - plan.recv.selection_offsets[r]) * out_bytes_;
     }
     TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kOutputs, sequence_, destinations_));
-    TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
+    TF_RETURN_IF_ERROR(transport_.EnterPhase(At(caller, "combine sums")));
     TF_RETURN_IF_ERROR(LocateOutputs(site, plan.send));
     TF_RETURN_IF_ERROR(combine_row_.Upload(stream, combine_location_));
     const auto outputs = MakeMatrix<const float>(data_->base() + layout_.outputs, num_ranks_ * layout_.outputs_per_rank,

@@ -98,6 +98,9 @@ def check(program, path, name, signal_number, timeout_s, state, victim, phase=No
     assert survivors, f"no survivor names rank {victim}, layer and phase"
     assert victim not in survivors
     assert any(state in text for _, text in lines), f"nobody says that its process is {state}"
+    end = time.monotonic() + 2  # mpirun does not wait for the processes that it has killed
+    while any(alive(pid) for pid in job.pids.values()) and time.monotonic() < end:
+        time.sleep(0.02)
     left = [pid for pid in job.pids.values() if alive(pid)]
     assert not left, f"processes remain: {left}"
     remaining = [file for file in files if os.path.exists(file)]
