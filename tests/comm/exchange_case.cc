@@ -68,15 +68,12 @@ absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, S
   TF_ASSIGN_OR_RETURN(const ExpertRows rows,
                       exchange.Dispatch(stream, site, plan, MakeMatrix<const float>(hidden.data(), num_tokens, h)));
   if (*rows.slot_offsets_host != plan.recv.slot_offsets) return absl::InternalError("slot_offsets_host");
-  TF_ASSIGN_OR_RETURN(Buffer expert_out,
-                      device.Allocate(rows.num_selections * h * sizeof(float), MemoryKind::kDevice, "out"));
-  stream.Launch(kTestExperts,
-                {rows, slot_expert.as<int32_t>(), static_cast<int64_t>(local.size()), expert_out.as<float>()});
+  TF_ASSIGN_OR_RETURN(const MatrixView<float> expert_out, exchange.ExpertOut(plan));
+  stream.Launch(kTestExperts, {rows, slot_expert.as<int32_t>(), static_cast<int64_t>(local.size()), expert_out.data});
   TF_ASSIGN_OR_RETURN(Buffer out, device.Allocate(num_tokens * h * sizeof(float), MemoryKind::kDevice, "combined"));
   if (out.num_bytes() > 0) stream.Fill(out.data(), 0xFF, out.num_bytes());  // NaN: every row must be written
-  TF_RETURN_IF_ERROR(exchange.Combine(stream, site, plan,
-                                      MakeMatrix<const float>(expert_out.data(), rows.num_selections, h),
-                                      routing.weight, MakeMatrix<float>(out.data(), num_tokens, h)));
+  TF_RETURN_IF_ERROR(
+      exchange.Combine(stream, site, plan, routing.weight, MakeMatrix<float>(out.data(), num_tokens, h)));
   std::vector<float> host(num_tokens * h);
   if (!host.empty()) stream.CopyToHost(host.data(), out.data(), host.size() * sizeof(float));
   TF_RETURN_IF_ERROR(stream.Synchronize());
@@ -153,7 +150,7 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
   SCOPED_TRACE(absl::StrCat(transport.ToString(), ", ", c.ToString()));
   auto device = CreateCpuDevice(run.device);
   auto stream = *device->CreateStream();
-  auto exchange = CreateAllToAllVExchange(transport, *device, {.hidden = c.hidden, .row_dtype = c.row_dtype});
+  auto exchange = CreateExchange(transport, *device, {.hidden = c.hidden, .row_dtype = c.row_dtype, .path = run.path});
   ASSERT_TRUE(exchange.ok()) << exchange.status();
   const int me = transport.rank().value;
   const int64_t begin = token_offsets[me], end = token_offsets[me + 1];
@@ -196,6 +193,45 @@ void RunRandomCases(Transport& transport, uint32_t seed, int num_cases, const Ex
         i % 3 == 0 ? Placement::Linear(num_experts, num_ranks) : RandomPlacement(case_seed + 1, num_experts, num_ranks);
     RunExchangeCase(transport, c, placement, RandomTokenSplit(case_seed + 2, num_tokens, num_ranks), run);
   }
+}
+
+void RunChangingCases(Transport& transport, uint32_t seed, int num_cases, const ExchangeRun& run) {
+  const int64_t kHidden[] = {1, 7, 16, 33, 256};
+  std::mt19937 random(seed);
+  const int num_experts = 1 + static_cast<int>(random() % 13), num_ranks = transport.num_ranks();
+  const int64_t hidden = kHidden[random() % 5];
+  const DType dtype = random() % 2 ? DType::kBF16 : DType::kF32;
+  auto device = CreateCpuDevice(run.device);
+  auto stream = *device->CreateStream();
+  auto exchange = CreateExchange(transport, *device, {.hidden = hidden, .row_dtype = dtype, .path = run.path});
+  ASSERT_TRUE(exchange.ok()) << exchange.status();
+  for (int i = 0; i < num_cases; ++i) {
+    const int num_tokens = random() % 6 == 0 ? 0 : static_cast<int>(random() % 40);
+    const int top_k = 1 + static_cast<int>(random() % 4);
+    const uint32_t case_seed = static_cast<uint32_t>(random());
+    const ExchangeCase c = RandomCase(case_seed, num_tokens, num_experts, top_k, hidden, dtype);
+    SCOPED_TRACE(absl::StrCat(transport.ToString(), ", case ", i, ", ", c.ToString()));
+    const Placement placement = RandomPlacement(case_seed + 1, num_experts, num_ranks);
+    const std::vector<int64_t> offsets = RandomTokenSplit(case_seed + 2, num_tokens, num_ranks);
+    const int64_t begin = offsets[transport.rank().value], end = offsets[transport.rank().value + 1];
+    const auto out = RunOnce(**exchange, *device, *stream, c, placement, transport.rank().value, begin, end);
+    ASSERT_TRUE(out.ok()) << out.status();
+    const std::vector<float> expected = DenseReference(c);
+    if (out->empty()) continue;
+    ASSERT_EQ(std::memcmp(out->data(), expected.data() + begin * hidden, out->size() * sizeof(float)), 0);
+  }
+}
+
+absl::Status RunOneCase(Transport& transport, ExchangePath path) {
+  const int num_ranks = transport.num_ranks(), me = transport.rank().value;
+  ExchangeCase c{.num_experts = num_ranks, .top_k = num_ranks, .hidden = 8, .row_dtype = DType::kF32};
+  c.rows.assign(num_ranks * c.hidden, 1.0f);
+  c.weight.assign(num_ranks * num_ranks, 0.5f);
+  for (int i = 0; i < num_ranks * num_ranks; ++i) c.expert_idx.push_back(i % num_ranks);
+  auto device = CreateCpuDevice({});
+  TF_ASSIGN_OR_RETURN(auto stream, device->CreateStream());
+  TF_ASSIGN_OR_RETURN(auto exchange, CreateExchange(transport, *device, {.hidden = c.hidden, .path = path}));
+  return RunOnce(*exchange, *device, *stream, c, Placement::Linear(num_ranks, num_ranks), me, me, me + 1).status();
 }
 
 }  // namespace tokenferry

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "comm/transport.h"
+#include "comm/exchange.h"
 #include "core/device/cpu_device.h"
 #include "core/dtype.h"
 #include "core/placement.h"
@@ -38,11 +38,18 @@ Placement RandomPlacement(uint32_t seed, int num_experts, int num_ranks);
 struct ExchangeRun {
   CpuDeviceOptions device;
   int num_rounds = 1;
+  ExchangePath path = ExchangePath::kAllToAllV;
 };
 void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placement& placement,
                      const std::vector<int64_t>& token_offsets, const ExchangeRun& run);
 
 // A list of cases over shapes, splits and placements, all made from `seed`; `run` as above.
 void RunRandomCases(Transport& transport, uint32_t seed, int num_cases, const ExchangeRun& run);
+
+// One Exchange over a list of cases that differ in tokens, top-k, splits, placements and data.
+void RunChangingCases(Transport& transport, uint32_t seed, int num_cases, const ExchangeRun& run);
+
+// This rank's part of one exchange with hidden size 8, in which every rank sends to every rank; site: layer 2, step 5.
+absl::Status RunOneCase(Transport& transport, ExchangePath path);
 
 }  // namespace tokenferry

@@ -1,13 +1,17 @@
 // A rank that exchanges for ever, as an engine would: the victim and the survivors of rank_death_test.py.
-//   exchange_loop TIMEOUT
+//   exchange_loop TIMEOUT PATH [RANK PHASE]
+// With RANK and PHASE that rank comes 100 ms late to that phase, every time.
 // Prints "rank R pid P" once, and rank 0 "step S" after each step. On an error it says so on stderr and ends the group.
 #include <unistd.h>
 
 #include <cstdio>
+#include <string>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/time/time.h"
 #include "comm/exchange.h"
+#include "comm/faulty_transport.h"
 #include "comm/mpi_session.h"
 #include "comm/mpi_transport.h"
 #include "core/device/cpu_device.h"
@@ -17,10 +21,10 @@ namespace {
 
 constexpr int kTokens = 8, kTopK = 2, kExperts = 6, kHidden = 64, kLayers = 4;
 
-absl::Status Loop(Transport& transport) {
+absl::Status Loop(Transport& transport, ExchangePath path) {
   auto device = CreateCpuDevice({});
   TF_ASSIGN_OR_RETURN(auto stream, device->CreateStream());
-  TF_ASSIGN_OR_RETURN(auto exchange, CreateAllToAllVExchange(transport, *device, {.hidden = kHidden}));
+  TF_ASSIGN_OR_RETURN(auto exchange, CreateExchange(transport, *device, {.hidden = kHidden, .path = path}));
   const Placement placement = Placement::Linear(kExperts, transport.num_ranks());
   std::vector<int32_t> experts;
   for (int i = 0; i < kTokens * kTopK; ++i) experts.push_back((i + transport.rank().value) % kExperts);
@@ -38,12 +42,9 @@ absl::Status Loop(Transport& transport) {
       const CallSite site{"moe", layer, step};
       TF_ASSIGN_OR_RETURN(const ExchangePlan plan, exchange->Plan(*stream, site, routing, placement));
       TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, plan, rows));
-      TF_ASSIGN_OR_RETURN(Buffer out,
-                          device->Allocate(arrived.num_selections * kHidden * 4, MemoryKind::kDevice, "outputs"));
-      stream->Fill(out.data(), 0, out.num_bytes());
-      TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, plan,
-                                           MakeMatrix<const float>(out.data(), arrived.num_selections, kHidden),
-                                           routing.weight, rows));
+      TF_ASSIGN_OR_RETURN(const MatrixView<float> out, exchange->ExpertOut(plan));
+      stream->Fill(out.data, 0, arrived.num_selections * kHidden * sizeof(float));
+      TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, plan, routing.weight, rows));
       TF_RETURN_IF_ERROR(stream->Synchronize());
     }
     if (transport.rank().value == 0) std::printf("step %lld\n", static_cast<long long>(step));
@@ -52,7 +53,7 @@ absl::Status Loop(Transport& transport) {
   }
 }
 
-int Main(absl::Duration timeout) {
+int Main(absl::Duration timeout, ExchangePath path, int slow_rank, const std::string& slow_phase) {
   auto session = MpiSession::Start(OnSigterm::kRequestStop);
   if (!session.ok()) {
     std::fprintf(stderr, "%s\n", session.status().ToString().c_str());
@@ -63,7 +64,13 @@ int Main(absl::Duration timeout) {
   if (status.ok()) {
     std::printf("rank %d pid %d\n", (*transport)->rank().value, static_cast<int>(getpid()));
     std::fflush(stdout);
-    status = Loop(**transport);
+    if ((*transport)->rank().value == slow_rank) {
+      FaultOptions faults;
+      faults.delay_phase = slow_phase;
+      faults.delay = absl::Milliseconds(100);
+      *transport = CreateFaultyTransport(*std::move(transport), faults);
+    }
+    status = Loop(**transport, path);
   }
   std::fprintf(stderr, "ended: %s\n", status.ToString().c_str());
   if (transport.ok()) (*transport)->Abort(status);
@@ -75,9 +82,15 @@ int Main(absl::Duration timeout) {
 
 int main(int argc, char** argv) {
   absl::Duration timeout;
-  if (argc != 2 || !absl::ParseDuration(argv[1], &timeout)) {
-    std::fprintf(stderr, "usage: exchange_loop TIMEOUT\n");
+  const bool complete = argc == 3 || argc == 5;
+  const std::string path = complete ? argv[2] : "";
+  int slow_rank = -1;
+  if (!complete || !absl::ParseDuration(argv[1], &timeout) || (path != "peer" && path != "alltoallv") ||
+      (argc == 5 && !absl::SimpleAtoi(argv[3], &slow_rank))) {
+    std::fprintf(stderr, "usage: exchange_loop TIMEOUT peer|alltoallv [RANK PHASE]\n");
     return 2;
   }
-  return tokenferry::Main(timeout);
+  using tokenferry::ExchangePath;
+  return tokenferry::Main(timeout, path == "peer" ? ExchangePath::kPeer : ExchangePath::kAllToAllV, slow_rank,
+                          argc == 5 ? argv[4] : "");
 }
