@@ -8,6 +8,19 @@ void ScaleOffsets(const std::vector<int64_t>& offsets, int64_t num_bytes, std::v
   for (size_t i = 0; i < offsets.size(); ++i) out[i] = offsets[i] * num_bytes;
 }
 
+namespace {
+
+// Rows side by side; complete after the next Synchronize. No data: an empty vector.
+void CopyToHost(Stream& stream, const MatrixView<int32_t>& from, std::vector<int32_t>& to) {
+  to.resize(from.data == nullptr ? 0 : from.rows * from.cols);
+  const size_t row_bytes = from.cols * sizeof(int32_t);
+  if (to.empty()) return;
+  if (from.stride == from.cols) return stream.CopyToHost(to.data(), from.data, from.rows * row_bytes);
+  for (int64_t t = 0; t < from.rows; ++t) stream.CopyToHost(to.data() + t * from.cols, from.row(t), row_bytes);
+}
+
+}  // namespace
+
 ExchangePlanner::ExchangePlanner(const Transport& transport, const ExchangeOptions& options)
     : rank_(transport.rank().value),
       num_ranks_(transport.num_ranks()),
@@ -27,17 +40,10 @@ absl::StatusOr<SendPlan> ExchangePlanner::PlanHome(Stream& stream, const Routing
         absl::StrCat("placement is for ", placement.num_ranks(), " ranks, but there are ", num_ranks_));
   }
   const MatrixView<int32_t>& experts = routing.expert_idx;
-  host_expert_idx_.resize(experts.rows * experts.cols);
-  const size_t row_bytes = experts.cols * sizeof(int32_t);
-  if (experts.stride == experts.cols && !host_expert_idx_.empty()) {
-    stream.CopyToHost(host_expert_idx_.data(), experts.data, experts.rows * row_bytes);
-  } else if (row_bytes > 0) {
-    for (int64_t t = 0; t < experts.rows; ++t) {
-      stream.CopyToHost(host_expert_idx_.data() + t * experts.cols, experts.row(t), row_bytes);
-    }
-  }
+  CopyToHost(stream, experts, host_expert_idx_);
+  CopyToHost(stream, routing.location, host_location_);
   TF_RETURN_IF_ERROR(stream.Synchronize());
-  return BuildSendPlan({host_expert_idx_, experts.rows, static_cast<int>(experts.cols)}, placement);
+  return BuildSendPlan({host_expert_idx_, experts.rows, static_cast<int>(experts.cols), host_location_}, placement);
 }
 
 const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const absl::StatusOr<SendPlan>& send,

@@ -51,7 +51,7 @@ class ExchangePlanner {
   const int rank_, num_ranks_;
   const int64_t hidden_;
   const DType row_dtype_;
-  std::vector<int32_t> host_expert_idx_;
+  std::vector<int32_t> host_expert_idx_, host_location_;
   std::vector<WireSelection> recv_selections_;
   std::vector<PlanHeader> send_headers_, recv_headers_;                // [R]
   std::vector<int64_t> header_offsets_, send_offsets_, recv_offsets_;  // [R + 1] bytes

@@ -109,7 +109,6 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   EngineOptions engine;
   engine.compute = context.flags.compute;
   engine.overflow = context.flags.overflow;
-  engine.capacity_factor = context.flags.capacity_factor;
   engine.prefill_chunk = options.prefill_chunk;
   engine.max_sequences_per_rank = options.max_sequences_per_rank;
   engine.cache_tokens_per_rank = options.cache_tokens_per_rank;

@@ -15,8 +15,7 @@ struct RankReport {
   std::vector<int64_t> rows_per_layer;
   int64_t dispatch_bytes = 0;  // sent to other ranks
   int64_t combine_bytes = 0;   // sent back to other ranks
-  int64_t dropped = 0;         // selections of tokens at home
-  double lost_weight = 0;
+  std::vector<OverflowCounts> overflow;  // [MoE layer] tokens at home
   std::vector<double> wait_seconds;  // for each rank
   int64_t weight_bytes = 0, cache_bytes = 0;
   int64_t declared_bytes = 0;  // the device's buffers at their peak, weights and cache included

@@ -19,7 +19,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
                                                        const ModelWeights& weights, const Placement& placement,
                                                        const EngineOptions& options) {
   std::unique_ptr<Engine> engine(new Engine(transport, device, config, options));
-  const MoeOptions moe{options.compute, options.overflow, options.capacity_factor, engine->max_tokens()};
+  const MoeOptions moe{options.compute, options.overflow, engine->max_tokens()};
   TF_ASSIGN_OR_RETURN(engine->stream_, device.CreateStream());
   TF_ASSIGN_OR_RETURN(engine->transformer_, Transformer::Create(transport, device, config, weights, placement, moe));
   TF_RETURN_IF_ERROR(engine->Allocate());
@@ -227,7 +227,6 @@ SchedulerOptions Engine::scheduler_options() const {
           options_.cache_tokens_per_rank / kCacheBlockTokens * kCacheBlockTokens};
 }
 
-absl::StatusOr<MoeStats> Engine::moe_stats() { return transformer_->moe().Stats(*stream_); }
 
 int64_t Engine::cache_bytes() const {
   return cache_->options().num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache_->options());
