@@ -109,6 +109,8 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   EngineOptions engine;
   engine.compute = context.flags.compute;
   engine.overflow = context.flags.overflow;
+  engine.dispatch_dtype = context.flags.dispatch_dtype;
+  engine.combine_dtype = context.flags.combine_dtype;
   engine.prefill_chunk = options.prefill_chunk;
   engine.max_sequences_per_rank = options.max_sequences_per_rank;
   engine.cache_tokens_per_rank = options.cache_tokens_per_rank;

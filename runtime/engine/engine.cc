@@ -19,7 +19,11 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
                                                        const ModelWeights& weights, const Placement& placement,
                                                        const EngineOptions& options) {
   std::unique_ptr<Engine> engine(new Engine(transport, device, config, options));
-  const MoeOptions moe{options.compute, options.overflow, engine->max_tokens()};
+  const MoeOptions moe{.compute = options.compute,
+                       .overflow = options.overflow,
+                       .max_tokens = engine->max_tokens(),
+                       .dispatch_dtype = options.dispatch_dtype,
+                       .combine_dtype = options.combine_dtype};
   TF_ASSIGN_OR_RETURN(engine->stream_, device.CreateStream());
   TF_ASSIGN_OR_RETURN(engine->transformer_, Transformer::Create(transport, device, config, weights, placement, moe));
   TF_RETURN_IF_ERROR(engine->Allocate());

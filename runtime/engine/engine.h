@@ -17,6 +17,8 @@ namespace tokenferry {
 struct EngineOptions {
   Compute compute = Compute::kBF16;
   OverflowPolicy overflow;
+  std::optional<DType> dispatch_dtype;  // see MoeOptions
+  DType combine_dtype = DType::kF32;
   int64_t prefill_chunk = 512;  // most prompt tokens per rank and step
   int64_t max_sequences_per_rank = 32;
   int64_t cache_tokens_per_rank = 4096;

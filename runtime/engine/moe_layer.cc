@@ -37,8 +37,11 @@ absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport,
                                       .max_tokens = options.max_tokens};
   TF_ASSIGN_OR_RETURN(layer->overflow_, OverflowStage::Create(transport, device, placement, overflow));
   // Rows are rounded to bf16 anyway before they meet a weight in kBF16: sending them so loses nothing.
+  const DType expert_dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
   const ExchangeOptions exchange{.hidden = config.hidden_size,
-                                 .row_dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32,
+                                 .row_dtype = options.dispatch_dtype.value_or(expert_dtype),
+                                 .expert_dtype = expert_dtype,
+                                 .output_dtype = options.combine_dtype,
                                  .path = options.path,
                                  .max_tokens = options.max_tokens,
                                  .max_top_k = static_cast<int>(config.num_experts_per_tok)};

@@ -20,6 +20,8 @@ struct RunSetup {
   CpuDeviceOptions device;      // isa kPortable stands for the best this machine has
   bool portable_isa = false;    // really kPortable
   OverflowPolicy overflow;
+  std::optional<DType> dispatch_dtype;
+  DType combine_dtype = DType::kF32;
   int64_t cache_tokens_per_rank = 4096;
 };
 

@@ -39,8 +39,8 @@ GlobalRouting RandomRouting(const Shape& shape, std::mt19937& random) {
   g.token_offsets[0] = 0;
   for (int r = 1; r < shape.num_ranks; ++r) g.token_offsets[r] = random() % (shape.num_tokens + 1);
   std::sort(g.token_offsets.begin(), g.token_offsets.end());
-  std::vector<int32_t> experts(shape.num_experts);
   for (int64_t t = 0; t < shape.num_tokens; ++t) {
+    std::vector<int32_t> experts(shape.num_experts);
     for (int e = 0; e < shape.num_experts; ++e) experts[e] = e;
     for (int k = 0; k < shape.top_k; ++k) {
       const size_t left = experts.size(), at = std::min<size_t>(random() % left, random() % left);
@@ -291,13 +291,17 @@ TEST_P(Policies, RerouteFindsTheNextBestExpertWithRoom) {
       std::set<int> experts;
       for (int64_t i = t * shape.top_k; i < (t + 1) * shape.top_k; ++i) {
         const int was = before.expert_idx[i], is = after.expert_idx[i];
-        if (is >= 0) EXPECT_TRUE(experts.insert(is).second) << "token " << t << " has expert " << is << " twice";
+        if (is >= 0) {
+          EXPECT_TRUE(experts.insert(is).second) << "token " << t << " has expert " << is << " twice";
+        }
         if (was < 0) continue;
         ++had, has += is >= 0;
         if (is < 0) ++dropped[was];
         if (is >= 0 && is != was) ++moved[was];
         if (is == was && after.location[i] >= 0) ++replica[was];
-        if (is >= 0) ASSERT_EQ(after.location[i], want.after.location[i]);
+        if (is >= 0) {
+          ASSERT_EQ(after.location[i], want.after.location[i]);
+        }
       }
       lost_tokens += had > 0 && has == 0;
     }
