@@ -58,7 +58,8 @@ class AllToAllVExchange : public Exchange {
     slot_offsets_host_ = plan.recv.slot_offsets;
     const void* rows = recv_rows_.data();
     if (IsQuantised(options_.row_dtype)) {
-      TF_RETURN_IF_ERROR(wide_rows_.Reserve(device_, plan.num_recv_rows() * RowBytes(options_.expert_dtype, options_.hidden)));
+      TF_RETURN_IF_ERROR(
+          wide_rows_.Reserve(device_, plan.num_recv_rows() * RowBytes(options_.expert_dtype, options_.hidden)));
       stream.Launch(kWidenRows, {recv_rows_.data(), options_.row_dtype, plan.num_recv_rows(), options_.hidden,
                                  wide_rows_.data(), options_.expert_dtype});
       rows = wide_rows_.data();
@@ -111,7 +112,7 @@ class AllToAllVExchange : public Exchange {
   Transport& transport_;
   Device& device_;
   const ExchangeOptions options_;
-  const int64_t row_bytes_;  // of a dispatched row
+  const int64_t row_bytes_;       // of a dispatched row
   const int64_t wire_out_bytes_;  // of an expert output on its way back
   const int64_t out_bytes_;       // of an expert output where it is computed and summed
   ExchangePlanner planner_;

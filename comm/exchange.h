@@ -28,8 +28,9 @@ struct ExchangeOptions {
   // Of dispatched rows, rank-local ones too: kF32, kBF16 (each element rounded once), kF8E4M3 or kI8 (quantised with a
   // scale per 128 values, comm/row_codec.h). Quantised rows are widened where they arrive, to expert_dtype.
   DType row_dtype = DType::kF32;
-  DType expert_dtype = DType::kF32;   // of ExpertRows when row_dtype is quantised: kF32 or kBF16; else it is row_dtype
-  DType output_dtype = DType::kF32;  // of expert outputs on the way back, rank-local ones too: kF32, or kBF16 (rounded once)
+  DType expert_dtype = DType::kF32;  // of ExpertRows when row_dtype is quantised: kF32 or kBF16; else it is row_dtype
+  DType output_dtype =
+      DType::kF32;  // of expert outputs on the way back, rank-local ones too: kF32, or kBF16 (rounded once)
   ExchangePath path = ExchangePath::kAuto;
   // What buffers are sized for at creation; larger exchanges grow them. 0: nothing in advance.
   int64_t max_tokens = 0;  // of any rank, in one exchange

@@ -27,7 +27,8 @@ absl::Status ValidateRouting(const HostRouting& routing, const Placement& placem
   if (!routing.location.empty()) TF_CHECK_EQ(static_cast<int64_t>(routing.location.size()), num_entries);
   for (size_t i = 0; i < routing.location.size(); ++i) {
     const int32_t expert = routing.expert_idx[i], location = routing.location[i];
-    if (expert < 0 || (location >= -1 && location < static_cast<int64_t>(placement.locations(ExpertId(expert)).size()))) continue;
+    if (expert < 0 || (location >= -1 && location < static_cast<int64_t>(placement.locations(ExpertId(expert)).size())))
+      continue;
     return absl::InvalidArgumentError(absl::StrCat("routing: token ", i / routing.top_k, " wants place ", location,
                                                    " of expert ", expert, ", which has ",
                                                    placement.locations(ExpertId(expert)).size()));

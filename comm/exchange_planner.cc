@@ -52,7 +52,8 @@ const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const absl::StatusOr
   const uint64_t digest = placement.Digest();
   for (int r = 0; r < num_ranks_; ++r) {
     PlanHeader& h = send_headers_[r];
-    h = {digest, hidden_, static_cast<int16_t>(row_dtype_), static_cast<int16_t>(output_dtype_), send.ok() ? 0 : 1, 0, 0};
+    h = {digest, hidden_, static_cast<int16_t>(row_dtype_), static_cast<int16_t>(output_dtype_), send.ok() ? 0 : 1,
+         0,      0};
     if (!send.ok()) continue;
     h.num_rows = send->row_offsets[r + 1] - send->row_offsets[r];
     h.num_selections = send->selection_offsets[r + 1] - send->selection_offsets[r];

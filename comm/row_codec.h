@@ -16,9 +16,9 @@ inline bool IsQuantised(DType dtype) { return dtype == DType::kF8E4M3 || dtype =
 int64_t RowBytes(DType dtype, int64_t hidden);
 
 // out[i] = src[idx[i]] as a row of `dtype`, kF8E4M3 or kI8. Per block: a = largest magnitude, scale = a / 448 (E4M3) or
-// a / 127 (int8), code = value / scale, both divisions in f32, rounded to nearest even and saturated. A block whose scale
-// is 0 (all zeros, or too small to matter) has codes 0; one with a NaN or an infinity has scale NaN, so that it stays
-// visible.
+// a / 127 (int8), code = value / scale, both divisions in f32, rounded to nearest even and saturated. A block whose
+// scale is 0 (all zeros, or too small to matter) has codes 0; one with a NaN or an infinity has scale NaN, so that it
+// stays visible.
 struct QuantiseRowsArgs {
   MatrixView<const float> src;   // [n, H]
   const int32_t* idx = nullptr;  // [num_rows]
@@ -34,7 +34,7 @@ struct WidenRowsArgs {
   DType dtype = DType::kF8E4M3;
   int64_t num_rows = 0;
   int64_t hidden = 0;
-  void* out = nullptr;  // [num_rows, H] contiguous
+  void* out = nullptr;            // [num_rows, H] contiguous
   DType out_dtype = DType::kF32;  // kF32 or kBF16
 };
 extern const Op<WidenRowsArgs> kWidenRows;

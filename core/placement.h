@@ -35,7 +35,8 @@ class Placement {
   absl::Span<const int> local_experts(RankId rank) const { return experts_per_rank_[rank.value]; }
   // All places of an expert, by rank; at least one.
   absl::Span<const Location> locations(ExpertId expert) const { return locations_[expert.value]; }
-  // The place that token `token_idx` (index within its rank's tokens) uses: replicas in turn. An index into locations().
+  // The place that token `token_idx` (index within its rank's tokens) uses: replicas in turn. An index into
+  // locations().
   int32_t ChooseIndex(ExpertId expert, int64_t token_idx) const {
     return static_cast<int32_t>(token_idx % static_cast<int64_t>(locations_[expert.value].size()));
   }

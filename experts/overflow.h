@@ -1,5 +1,6 @@
-// Overflow policies: what happens to selections beyond the room of an expert, a slot or a rank. Pure host functions over
-// the routings of all ranks, so that every rank decides the same and the result does not depend on who owns a token.
+// Overflow policies: what happens to selections beyond the room of an expert, a slot or a rank. Pure host functions
+// over the routings of all ranks, so that every rank decides the same and the result does not depend on who owns a
+// token.
 //
 // Sources: capacity and the order of positions from GShard (slot-major) and Switch; dropping by probability and the
 // budget of a rank from Megatron-Core; renormalising over the survivors from DeepSpeed.
@@ -58,12 +59,12 @@ struct GlobalRouting {
   int64_t num_selections() const { return num_tokens() * top_k; }
 };
 
-// Applies `policy` to `routing` in place: a dropped selection becomes expert -1 with weight 0. Who may stay is decided in
-// one order: by position, or by falling weight with ties to the lower (token, slot).
+// Applies `policy` to `routing` in place: a dropped selection becomes expert -1 with weight 0. Who may stay is decided
+// in one order: by position, or by falling weight with ties to the lower (token, slot).
 //  kReroute: first every selection asks its own slot in that order, so that nobody loses a place to one that was sent
 //  away. Then those without a place, in the same order, take the first with room of: the expert's other replicas, by
-//  rank; the experts that the token has not selected, by falling choice score (ties to the lower index), each at its own
-//  replica, then at its others. The weight goes along.
+//  rank; the experts that the token has not selected, by falling choice score (ties to the lower index), each at its
+//  own replica, then at its others. The weight goes along.
 // `capacity` is ExpertCapacity's. FailedPrecondition for kTrap, naming the expert, its selections and the capacity.
 // Time O(T K log(T K)), for kReroute O(E log E) more per selection sent away.
 absl::Status ApplyOverflow(const OverflowPolicy& policy, int64_t capacity, const Placement& placement,

@@ -8,7 +8,8 @@ namespace tokenferry {
 namespace {
 
 void PadSlot(const PadRowsArgs& a, int64_t s) {
-  const int64_t row_bytes = a.in.hidden * DTypeBytes(a.in.dtype), stride_bytes = a.in.row_stride * DTypeBytes(a.in.dtype);
+  const int64_t row_bytes = a.in.hidden * DTypeBytes(a.in.dtype),
+                stride_bytes = a.in.row_stride * DTypeBytes(a.in.dtype);
   const int64_t begin = a.in.slot_offsets[s], count = a.in.slot_offsets[s + 1] - begin;
   TF_CHECK_LE(count, a.capacity);
   char* out = static_cast<char*>(a.out) + s * a.capacity * row_bytes;
@@ -27,22 +28,21 @@ void UnpadSlot(const UnpadRowsArgs& a, int64_t s) {
   if (count > 0) std::memcpy(a.out.row(begin), a.padded.row(s * a.capacity), count * a.out.cols * sizeof(float));
 }
 
-constexpr Op<PadRowsArgs> kPadRows = {
-    "pad_rows",
-    [](const PadRowsArgs& a) {
-      for (int64_t s = 0; s < a.num_slots; ++s) PadSlot(a, s);
-    },
-    [](const PadRowsArgs& a, CpuContext& context) {
-      context.pool.ParallelFor(a.num_slots, [&](int64_t s, int) { PadSlot(a, s); });
-    }};
-constexpr Op<UnpadRowsArgs> kUnpadRows = {
-    "unpad_rows",
-    [](const UnpadRowsArgs& a) {
-      for (int64_t s = 0; s < a.num_slots; ++s) UnpadSlot(a, s);
-    },
-    [](const UnpadRowsArgs& a, CpuContext& context) {
-      context.pool.ParallelFor(a.num_slots, [&](int64_t s, int) { UnpadSlot(a, s); });
-    }};
+constexpr Op<PadRowsArgs> kPadRows = {"pad_rows",
+                                      [](const PadRowsArgs& a) {
+                                        for (int64_t s = 0; s < a.num_slots; ++s) PadSlot(a, s);
+                                      },
+                                      [](const PadRowsArgs& a, CpuContext& context) {
+                                        context.pool.ParallelFor(a.num_slots, [&](int64_t s, int) { PadSlot(a, s); });
+                                      }};
+constexpr Op<UnpadRowsArgs> kUnpadRows = {"unpad_rows",
+                                          [](const UnpadRowsArgs& a) {
+                                            for (int64_t s = 0; s < a.num_slots; ++s) UnpadSlot(a, s);
+                                          },
+                                          [](const UnpadRowsArgs& a, CpuContext& context) {
+                                            context.pool.ParallelFor(a.num_slots,
+                                                                     [&](int64_t s, int) { UnpadSlot(a, s); });
+                                          }};
 
 }  // namespace
 

@@ -39,13 +39,13 @@ void DeclareOverflow(FlagSet& set, OverflowPolicy* p) {
               {"trap", Overflow::kTrap}},
              "selections beyond an expert's capacity: none are; dropped; dropped beyond what a rank may receive; sent "
              "to a replica or the next-best expert with room, else dropped; an error");
-  set.Real("capacity-factor", &p->capacity_factor, {0, 1024, kExcluded},
-           "F: an expert takes ceil(F * top-k * tokens of all ranks / experts) selections, a rank (rank_budget) ceil(F * "
-           "top-k * tokens / ranks)");
+  set.Real(
+      "capacity-factor", &p->capacity_factor, {0, 1024, kExcluded},
+      "F: an expert takes ceil(F * top-k * tokens of all ranks / experts) selections, a rank (rank_budget) ceil(F * "
+      "top-k * tokens / ranks)");
   set.Choice("drop", &p->drop_by, {{"position", DropBy::kPosition}, {"probability", DropBy::kProbability}},
              "who has to go: the last ones, or those with the smallest weights");
-  set.Choice("drop-order", &p->order,
-             {{"slot", PositionOrder::kSlotMajor}, {"token", PositionOrder::kTokenMajor}},
+  set.Choice("drop-order", &p->order, {{"slot", PositionOrder::kSlotMajor}, {"token", PositionOrder::kTokenMajor}},
              "order of positions: all first choices, then all second ones (GShard); or token by token");
   set.Choice("renormalise", &p->renormalise, {{"no", Renormalise::kNo}, {"yes", Renormalise::kYes}},
              "scale what is left of a token's weights to the sum they had");

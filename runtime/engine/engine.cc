@@ -231,7 +231,6 @@ SchedulerOptions Engine::scheduler_options() const {
           options_.cache_tokens_per_rank / kCacheBlockTokens * kCacheBlockTokens};
 }
 
-
 int64_t Engine::cache_bytes() const {
   return cache_->options().num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache_->options());
 }

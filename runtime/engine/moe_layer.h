@@ -19,8 +19,8 @@ struct MoeOptions {
   OverflowPolicy overflow;
   int64_t max_tokens = 0;  // most tokens of this rank in a step
   ExchangePath path = ExchangePath::kAuto;
-  std::optional<DType> dispatch_dtype;   // ExchangeOptions::row_dtype; none: what `compute` rounds rows to anyway
-  DType combine_dtype = DType::kF32;  // ExchangeOptions::output_dtype
+  std::optional<DType> dispatch_dtype;  // ExchangeOptions::row_dtype; none: what `compute` rounds rows to anyway
+  DType combine_dtype = DType::kF32;    // ExchangeOptions::output_dtype
 };
 
 // Since creation, this rank's slots and tokens.

@@ -12,7 +12,7 @@ namespace tokenferry {
 
 struct OverflowStageOptions {
   OverflowPolicy policy;
-  int num_layers = 0;      // MoE layers
+  int num_layers = 0;  // MoE layers
   int top_k = 0;
   int64_t max_tokens = 0;  // most tokens of this rank in a step
 };
@@ -33,8 +33,10 @@ class OverflowStage {
   // DataLoss and FailedPrecondition when the ranks' messages or policies do not fit together; the same on every rank.
   absl::Status Run(Stream& stream, const CallSite& site, int moe_idx, Routing& routing);
 
-  int64_t capacity() const { return capacity_; }                            // of the last Run: of an expert or a rank
-  const std::vector<OverflowCounts>& counts() const { return counts_; }  // [MoE layer] this rank's tokens, since creation
+  int64_t capacity() const { return capacity_; }  // of the last Run: of an expert or a rank
+  const std::vector<OverflowCounts>& counts() const {
+    return counts_;
+  }  // [MoE layer] this rank's tokens, since creation
 
  private:
   OverflowStage(Transport& transport, const Placement& placement, const OverflowStageOptions& options);

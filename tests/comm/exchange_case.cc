@@ -105,7 +105,8 @@ absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, S
 
 std::string ExchangeCase::ToString() const {
   return absl::StrCat("seed ", seed, ": ", num_tokens(), " tokens, ", num_experts, " experts, top-", top_k, ", hidden ",
-                      hidden, ", ", DTypeName(row_dtype), " to ", DTypeName(expert_dtype), ", back ", DTypeName(output_dtype));
+                      hidden, ", ", DTypeName(row_dtype), " to ", DTypeName(expert_dtype), ", back ",
+                      DTypeName(output_dtype));
 }
 
 ExchangeCase RandomCase(uint32_t seed, int num_tokens, int num_experts, int top_k, int64_t hidden, DType row_dtype) {
@@ -172,11 +173,12 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
   SCOPED_TRACE(absl::StrCat(transport.ToString(), ", ", c.ToString()));
   auto device = CreateCpuDevice(run.device);
   auto stream = *device->CreateStream();
-  auto exchange = CreateExchange(transport, *device, {.hidden = c.hidden,
-                                                        .row_dtype = c.row_dtype,
-                                                        .expert_dtype = c.expert_dtype,
-                                                        .output_dtype = c.output_dtype,
-                                                        .path = run.path});
+  auto exchange = CreateExchange(transport, *device,
+                                 {.hidden = c.hidden,
+                                  .row_dtype = c.row_dtype,
+                                  .expert_dtype = c.expert_dtype,
+                                  .output_dtype = c.output_dtype,
+                                  .path = run.path});
   ASSERT_TRUE(exchange.ok()) << exchange.status();
   const int me = transport.rank().value;
   const int64_t begin = token_offsets[me], end = token_offsets[me + 1];

@@ -19,9 +19,9 @@ struct ExchangeCase {
   int top_k = 0;
   int64_t hidden = 0;
   DType row_dtype = DType::kF32, expert_dtype = DType::kF32, output_dtype = DType::kF32;  // see ExchangeOptions
-  std::vector<float> rows;          // [N, H]
-  std::vector<int32_t> expert_idx;  // [N, K]
-  std::vector<float> weight;        // [N, K]
+  std::vector<float> rows;                                                                // [N, H]
+  std::vector<int32_t> expert_idx;                                                        // [N, K]
+  std::vector<float> weight;                                                              // [N, K]
   int64_t num_tokens() const { return top_k == 0 ? 0 : static_cast<int64_t>(expert_idx.size()) / top_k; }
   std::string ToString() const;
 };

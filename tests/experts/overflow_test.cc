@@ -134,8 +134,8 @@ TEST_P(Policies, DropWhatThePlainReferencesDrop) {
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE(absl::StrCat("seed ", seed));
   std::mt19937 random(seed);
-  const Shape shapes[] = {{1, 8, 1, 60}, {1, 7, 2, 41}, {1, 13, 8, 30}, {1, 40, 32, 12}, {1, 1024, 8, 50}, {1, 5, 5, 0},
-                          {1, 3, 2, 1}};
+  const Shape shapes[] = {{1, 8, 1, 60},    {1, 7, 2, 41}, {1, 13, 8, 30}, {1, 40, 32, 12},
+                          {1, 1024, 8, 50}, {1, 5, 5, 0},  {1, 3, 2, 1}};
   for (Shape shape : shapes) {
     shape.num_ranks = GetParam();
     const GlobalRouting before = RandomRouting(shape, random);
