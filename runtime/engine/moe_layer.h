@@ -1,6 +1,7 @@
 // One Mixture-of-Experts layer, expert-parallel over all ranks: route, plan, dispatch, experts, combine.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -14,6 +15,9 @@
 
 namespace tokenferry {
 
+// Sees this rank's plan of every exchange before it is executed; null: nobody looks.
+using PlanObserver = std::function<void(const CallSite&, const ExchangePlan&)>;
+
 struct MoeOptions {
   Compute compute = Compute::kBF16;
   OverflowPolicy overflow;
@@ -21,6 +25,7 @@ struct MoeOptions {
   ExchangePath path = ExchangePath::kAuto;
   std::optional<DType> dispatch_dtype;  // ExchangeOptions::row_dtype; none: what `compute` rounds rows to anyway
   DType combine_dtype = DType::kF32;    // ExchangeOptions::output_dtype
+  PlanObserver on_plan;
 };
 
 // Since creation, this rank's slots and tokens.
