@@ -65,7 +65,7 @@ class AllToAllVExchange : public Exchange {
       rows = wide_rows_.data();
     }
     return ExpertRows{.rows = rows,
-                      .dtype = IsQuantised(options_.row_dtype) ? options_.expert_dtype : options_.row_dtype,
+                      .dtype = options_.rows_dtype(),
                       .hidden = options_.hidden,
                       .row_stride = options_.hidden,
                       .row_idx = row_idx_.as<int32_t>(),

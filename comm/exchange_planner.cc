@@ -26,6 +26,7 @@ ExchangePlanner::ExchangePlanner(const Transport& transport, const ExchangeOptio
       num_ranks_(transport.num_ranks()),
       hidden_(options.hidden),
       row_dtype_(options.row_dtype),
+      expert_dtype_(options.expert_dtype),
       output_dtype_(options.output_dtype),
       send_headers_(num_ranks_),
       recv_headers_(num_ranks_),
@@ -52,8 +53,14 @@ const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const absl::StatusOr
   const uint64_t digest = placement.Digest();
   for (int r = 0; r < num_ranks_; ++r) {
     PlanHeader& h = send_headers_[r];
-    h = {digest, hidden_, static_cast<int16_t>(row_dtype_), static_cast<int16_t>(output_dtype_), send.ok() ? 0 : 1,
-         0,      0};
+    h = {digest,
+         hidden_,
+         static_cast<int16_t>(row_dtype_),
+         static_cast<int8_t>(expert_dtype_),
+         static_cast<int8_t>(output_dtype_),
+         send.ok() ? 0 : 1,
+         0,
+         0};
     if (!send.ok()) continue;
     h.num_rows = send->row_offsets[r + 1] - send->row_offsets[r];
     h.num_selections = send->selection_offsets[r + 1] - send->selection_offsets[r];
@@ -77,8 +84,11 @@ absl::Status ExchangePlanner::CompareHeader(const CallSite& site, int r, const P
   };
   if (theirs.hidden != mine.hidden) return differ("hidden size", mine.hidden, theirs.hidden);
   if (theirs.row_dtype != mine.row_dtype) return differ("row dtype (number)", mine.row_dtype, theirs.row_dtype);
+  if (theirs.expert_dtype != mine.expert_dtype) {
+    return differ("experts' dtype (number)", int{mine.expert_dtype}, int{theirs.expert_dtype});
+  }
   if (theirs.output_dtype != mine.output_dtype) {
-    return differ("output dtype (number)", mine.output_dtype, theirs.output_dtype);
+    return differ("output dtype (number)", int{mine.output_dtype}, int{theirs.output_dtype});
   }
   if (theirs.placement_digest != mine.placement_digest) {
     return differ("placement (digest)", absl::Hex(mine.placement_digest), absl::Hex(theirs.placement_digest));

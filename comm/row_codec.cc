@@ -65,6 +65,10 @@ void QuantiseRange(const QuantiseRowsArgs& a, QuantiseBlockFn quantise, int64_t 
   }
 }
 
+void RoundRange(const RoundToBF16Args& a, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) a.values[i] = ToFloat(ToBF16(a.values[i]));
+}
+
 void WidenBF16(const WidenRowsArgs& a, int64_t begin, int64_t end) {
   const auto* in = static_cast<const BF16*>(a.rows);
   for (int64_t i = begin * a.hidden; i < end * a.hidden; ++i) Store(ToFloat(in[i]), a.out_dtype, a.out, i);
@@ -180,6 +184,12 @@ const Op<QuantiseRowsArgs> kQuantiseRows{
       InTasks(context, a.num_rows, a.src.cols,
               [&](int64_t begin, int64_t end) { QuantiseRange(a, quantise, begin, end); });
     }};
+
+const Op<RoundToBF16Args> kRoundToBF16{"round to bf16", [](const RoundToBF16Args& a) { RoundRange(a, 0, a.count); },
+                                       [](const RoundToBF16Args& a, CpuContext& context) {
+                                         InTasks(context, a.count, 1,
+                                                 [&](int64_t begin, int64_t end) { RoundRange(a, begin, end); });
+                                       }};
 
 const Op<WidenRowsArgs> kWidenRows{
     "widen rows", [](const WidenRowsArgs& a) { WidenRange(a, ReferenceWidenBlock, 0, a.num_rows); },

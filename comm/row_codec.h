@@ -39,4 +39,11 @@ struct WidenRowsArgs {
 };
 extern const Op<WidenRowsArgs> kWidenRows;
 
+// values[i] rounded to bf16, kept as f32.
+struct RoundToBF16Args {
+  float* values = nullptr;
+  int64_t count = 0;
+};
+extern const Op<RoundToBF16Args> kRoundToBF16;
+
 }  // namespace tokenferry

@@ -130,6 +130,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
 
   EngineOptions engine;
   engine.compute = context.flags.compute;
+  engine.path = context.flags.path;
   engine.overflow = context.flags.overflow;
   engine.dispatch_dtype = context.flags.dispatch_dtype;
   engine.combine_dtype = context.flags.combine_dtype;

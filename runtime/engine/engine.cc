@@ -22,6 +22,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
   const MoeOptions moe{.compute = options.compute,
                        .overflow = options.overflow,
                        .max_tokens = engine->max_tokens(),
+                       .path = options.path,
                        .dispatch_dtype = options.dispatch_dtype,
                        .combine_dtype = options.combine_dtype,
                        .on_plan = options.on_plan};

@@ -16,6 +16,7 @@ namespace tokenferry {
 
 struct EngineOptions {
   Compute compute = Compute::kBF16;
+  ExchangePath path = ExchangePath::kAuto;
   OverflowPolicy overflow;
   std::optional<DType> dispatch_dtype;  // see MoeOptions
   DType combine_dtype = DType::kF32;

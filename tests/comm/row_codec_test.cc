@@ -154,22 +154,24 @@ TEST(RowCodec, WhatIsNotFiniteStaysVisibleAndTinyBlocksAreZero) {
   }
 }
 
-class NarrowExchange : public testing::TestWithParam<int> {};
+class NarrowExchange : public testing::TestWithParam<std::tuple<ExchangePath, int>> {};
 
 TEST_P(NarrowExchange, EqualsTheDenseReference) {
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE(absl::StrCat("seed ", seed));
-  for (const Backend backend : {Backend::kLocal, Backend::kCheckedLocal}) {
-    RunThreads(backend, GetParam(), absl::Seconds(60), [&](Transport& t) {
-      ExchangeRun run{.device = {.num_threads = 2, .isa = BestIsa(SupportedIsas())}, .num_rounds = 2};
-      run.path = ExchangePath::kAllToAllV;
-      run.formats = Formats::kAll;
-      RunRandomCases(t, seed, 25, run);
-    });
+  const auto [path, num_ranks] = GetParam();
+  for (const CpuExecution execution : {CpuExecution::kEager, CpuExecution::kLazy}) {
+    ExchangeRun run{.device = {.num_threads = 2, .isa = BestIsa(SupportedIsas()), .execution = execution}};
+    run.num_rounds = 2;
+    run.path = path;
+    run.formats = Formats::kAll;
+    RunThreads(Backend::kLocal, num_ranks, absl::Seconds(60), [&](Transport& t) { RunRandomCases(t, seed, 25, run); });
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, NarrowExchange, testing::Values(1, 2, 3, 5));
+INSTANTIATE_TEST_SUITE_P(Ranks, NarrowExchange,
+                         testing::Combine(testing::Values(ExchangePath::kAllToAllV, ExchangePath::kPeer),
+                                          testing::Values(1, 2, 3, 5)));
 
 }  // namespace
 }  // namespace tokenferry

@@ -67,6 +67,7 @@ absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSe
   TF_ASSIGN_OR_RETURN(const ModelWeights weights, LoadWeights(checkpoint, plan.plan, *stream, load));
   EngineOptions options;
   options.compute = setup.compute;
+  options.path = setup.path;
   options.overflow = setup.overflow;
   options.dispatch_dtype = setup.dispatch_dtype;
   options.combine_dtype = setup.combine_dtype;

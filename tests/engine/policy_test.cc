@@ -94,6 +94,7 @@ TEST_P(NarrowIdentity, SameBitsOnAllRanksAndPlacements) {
   for (const int ranks : {2, 3, 5}) {
     setup.num_ranks = ranks;
     setup.placement_seed = ranks == 2 ? -1 : ranks;
+    setup.path = ranks == 3 ? ExchangePath::kAllToAllV : ExchangePath::kPeer;
     ExpectSame(RunLocally(setup, request), want, "ranks");
   }
 }
