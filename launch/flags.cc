@@ -30,7 +30,13 @@ constexpr CommandInfo kCommands[] = {
     {Command::kBenchEngine, "bench engine", "time loading, prefill and decode; memory per rank"},
 };
 
-void DeclareOverflow(FlagSet& set, OverflowPolicy* p) {
+// Flags without a value that stand for a choice of OverflowPolicy.
+struct OverflowSwitches {
+  bool renormalise = false;
+  bool padded = false;
+};
+
+void DeclareOverflow(FlagSet& set, OverflowPolicy* p, OverflowSwitches* switches) {
   set.Choice("overflow", &p->kind,
              {{"dropless", Overflow::kDropless},
               {"capacity", Overflow::kCapacity},
@@ -47,13 +53,12 @@ void DeclareOverflow(FlagSet& set, OverflowPolicy* p) {
              "who has to go: the last ones, or those with the smallest weights");
   set.Choice("drop-order", &p->order, {{"slot", PositionOrder::kSlotMajor}, {"token", PositionOrder::kTokenMajor}},
              "order of positions: all first choices, then all second ones (GShard); or token by token");
-  set.Choice("renormalise", &p->renormalise, {{"no", Renormalise::kNo}, {"yes", Renormalise::kYes}},
-             "scale what is left of a token's weights to the sum they had");
-  set.Choice("padded", &p->padding, {{"no", Padding::kNone}, {"yes", Padding::kCapacity}},
+  set.Switch("renormalise", &switches->renormalise, "scale what is left of a token's weights to the sum they had");
+  set.Switch("padded", &switches->padded,
              "every expert computes as many rows as its capacity, zeros beyond: static shapes");
 }
 
-void DeclareShared(FlagSet& set, SharedFlags* f) {
+void DeclareShared(FlagSet& set, SharedFlags* f, OverflowSwitches* switches) {
   set.Text("model", &f->model, "directory of the checkpoint (config.json, *.safetensors, tokenizer.json)");
   set.Choice("device", &f->device,
              {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}},
@@ -74,7 +79,7 @@ void DeclareShared(FlagSet& set, SharedFlags* f) {
               {"two_level", ExchangePath::kTwoLevel}},
              "path of the exchange; auto: peer when all ranks share a host's memory, else alltoallv");
   set.Text("placement", &f->placement, "linear, or a JSON file: which rank holds which experts [linear]");
-  DeclareOverflow(set, &f->overflow);
+  DeclareOverflow(set, &f->overflow, switches);
   set.Choice("dispatch-dtype", &f->dispatch_dtype,
              {{"auto", std::nullopt},
               {"bf16", DType::kBF16},
@@ -154,7 +159,7 @@ struct Parser {
         DeclareBench(own, &line.bench);
         break;
     }
-    DeclareShared(shared, &line.shared);
+    DeclareShared(shared, &line.shared, &switches);
   }
 
   std::vector<std::string> names() const {
@@ -173,6 +178,7 @@ struct Parser {
 
   std::string name;
   CommandLine line;
+  OverflowSwitches switches;
   CLI::App app;
   FlagSet own, shared;
 };
@@ -324,6 +330,9 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> args)
   if (!parser.line.text.empty()) return parser.line;
   if (!parser.line.shared.config_file.empty()) TF_RETURN_IF_ERROR(ApplyConfigFile(parser));
   TF_RETURN_IF_ERROR(CheckTogether(parser));
+  OverflowPolicy& overflow = parser.line.shared.overflow;
+  overflow.renormalise = parser.switches.renormalise ? Renormalise::kYes : Renormalise::kNo;
+  overflow.padding = parser.switches.padded ? Padding::kCapacity : Padding::kNone;
   return parser.line;
 }
 

@@ -90,9 +90,11 @@ TEST(Flags, EverySharedFlagArrives) {
                                    "--drop-order",
                                    "token",
                                    "--renormalise",
-                                   "yes",
                                    "--padded",
-                                   "yes",
+                                   "--dispatch-dtype",
+                                   "int8",
+                                   "--combine-dtype",
+                                   "bf16",
                                    "--comm-timeout",
                                    "500ms",
                                    "--prefill-chunk",
@@ -119,6 +121,8 @@ TEST(Flags, EverySharedFlagArrives) {
   EXPECT_EQ(f.overflow.order, PositionOrder::kTokenMajor);
   EXPECT_EQ(f.overflow.renormalise, Renormalise::kYes);
   EXPECT_EQ(f.overflow.padding, Padding::kCapacity);
+  EXPECT_EQ(f.dispatch_dtype, DType::kI8);
+  EXPECT_EQ(f.combine_dtype, DType::kBF16);
   EXPECT_EQ(f.comm_timeout, absl::Milliseconds(500));
   EXPECT_EQ(f.prefill_chunk, 7);
   EXPECT_EQ(f.kv_cache_tokens, 4096);
@@ -230,7 +234,7 @@ TEST(Flags, BadValuesAreRefusedWithTheNearest) {
       {{"--capacity-factor", "2"}, "--capacity-factor", "--overflow capacity"},
       {{"--overflow", "rerute"}, "--overflow 'rerute'", "'reroute'"},
       {{"--overflow", "trap", "--drop", "position"}, "--drop", "reroute"},
-      {{"--overflow", "rank_budget", "--padded", "yes"}, "--padded", "capacity and reroute"},
+      {{"--overflow", "rank_budget", "--padded"}, "--padded", "capacity and reroute"},
       {{"--instruction-set", "avx9"}, "--instruction-set", "avx2"},
       {{"--stop", ""}, "--stop", "empty"},
       {{"--prompt", ""}, "--prompt", "empty"},
