@@ -2,6 +2,7 @@
 
 #include "comm/exchange_ops.h"
 #include "comm/exchange_planner.h"
+#include "comm/row_codec.h"
 #include "core/device/growing_buffer.h"
 #include "core/kernels/gather_rows.h"
 
@@ -15,8 +16,9 @@ class AllToAllVExchange : public Exchange {
         transport_(transport),
         device_(device),
         options_(options),
-        row_bytes_(options.hidden * DTypeBytes(options.row_dtype)),
-        out_bytes_(options.hidden * static_cast<int64_t>(sizeof(float))),
+        row_bytes_(RowBytes(options.row_dtype, options.hidden)),
+        wire_out_bytes_(RowBytes(options.output_dtype, options.hidden)),
+        out_bytes_(RowBytes(DType::kF32, options.hidden)),
         planner_(transport, options),
         send_rows_(transport.memory_kind(), "exchange: rows to send"),
         recv_rows_(transport.memory_kind(), "exchange: rows received"),
@@ -38,8 +40,13 @@ class AllToAllVExchange : public Exchange {
     TF_RETURN_IF_ERROR(row_token_.Upload(stream, plan.send.row_token));
     TF_RETURN_IF_ERROR(row_idx_.Upload(stream, plan.recv.row_idx));
     TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
-    stream.Launch(kGatherRows,
-                  {hidden, row_token_.as<int32_t>(), plan.num_send_rows(), send_rows_.data(), options_.row_dtype});
+    if (IsQuantised(options_.row_dtype)) {
+      stream.Launch(kQuantiseRows,
+                    {hidden, row_token_.as<int32_t>(), plan.num_send_rows(), send_rows_.data(), options_.row_dtype});
+    } else {
+      stream.Launch(kGatherRows,
+                    {hidden, row_token_.as<int32_t>(), plan.num_send_rows(), send_rows_.data(), options_.row_dtype});
+    }
     ScaleOffsets(plan.send.row_offsets, row_bytes_, send_offsets_);
     ScaleOffsets(plan.recv.row_offsets, row_bytes_, recv_offsets_);
     TF_RETURN_IF_ERROR(transport_.AllToAllV(stream, At(site, "dispatch rows"),
@@ -49,8 +56,16 @@ class AllToAllVExchange : public Exchange {
       stats_.dispatch_bytes_per_rank[r] += send_offsets_[r + 1] - send_offsets_[r];
     }
     slot_offsets_host_ = plan.recv.slot_offsets;
-    return ExpertRows{.rows = recv_rows_.data(),
-                      .dtype = options_.row_dtype,
+    const void* rows = recv_rows_.data();
+    if (IsQuantised(options_.row_dtype)) {
+      TF_RETURN_IF_ERROR(
+          wide_rows_.Reserve(device_, plan.num_recv_rows() * RowBytes(options_.expert_dtype, options_.hidden)));
+      stream.Launch(kWidenRows, {recv_rows_.data(), options_.row_dtype, plan.num_recv_rows(), options_.hidden,
+                                 wide_rows_.data(), options_.expert_dtype});
+      rows = wide_rows_.data();
+    }
+    return ExpertRows{.rows = rows,
+                      .dtype = options_.rows_dtype(),
                       .hidden = options_.hidden,
                       .row_stride = options_.hidden,
                       .row_idx = row_idx_.as<int32_t>(),
@@ -66,20 +81,26 @@ class AllToAllVExchange : public Exchange {
 
   absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
                          MatrixView<float> out) override {
-    TF_RETURN_IF_ERROR(send_out_.Reserve(device_, plan.num_recv_selections() * out_bytes_));
-    TF_RETURN_IF_ERROR(recv_out_.Reserve(device_, plan.num_send_selections() * out_bytes_));
+    TF_RETURN_IF_ERROR(send_out_.Reserve(device_, plan.num_recv_selections() * wire_out_bytes_));
+    TF_RETURN_IF_ERROR(recv_out_.Reserve(device_, plan.num_send_selections() * wire_out_bytes_));
     TF_RETURN_IF_ERROR(return_selection_.Upload(stream, plan.recv.return_selection));
     TF_RETURN_IF_ERROR(combine_offsets_.Upload(stream, plan.send.combine_offsets));
     TF_RETURN_IF_ERROR(combine_selection_.Upload(stream, plan.send.combine_selection));
     TF_RETURN_IF_ERROR(combine_k_.Upload(stream, plan.send.combine_k));
     const auto expert_out = MakeMatrix<const float>(expert_out_.data(), plan.num_recv_selections(), options_.hidden);
     stream.Launch(kGatherRows, {expert_out, return_selection_.as<int32_t>(), plan.num_recv_selections(),
-                                send_out_.data(), DType::kF32});
-    ScaleOffsets(plan.recv.selection_offsets, out_bytes_, send_offsets_);
-    ScaleOffsets(plan.send.selection_offsets, out_bytes_, recv_offsets_);
+                                send_out_.data(), options_.output_dtype});
+    ScaleOffsets(plan.recv.selection_offsets, wire_out_bytes_, send_offsets_);
+    ScaleOffsets(plan.send.selection_offsets, wire_out_bytes_, recv_offsets_);
     TF_RETURN_IF_ERROR(transport_.AllToAllV(stream, At(site, "combine rows"),
                                             {send_out_.data(), send_offsets_, recv_out_.data(), recv_offsets_}));
-    const auto returned = MakeMatrix<const float>(recv_out_.data(), plan.num_send_selections(), options_.hidden);
+    auto returned = MakeMatrix<const float>(recv_out_.data(), plan.num_send_selections(), options_.hidden);
+    if (options_.output_dtype != DType::kF32) {
+      TF_RETURN_IF_ERROR(wide_out_.Reserve(device_, plan.num_send_selections() * out_bytes_));
+      stream.Launch(kWidenRows, {recv_out_.data(), options_.output_dtype, plan.num_send_selections(), options_.hidden,
+                                 wide_out_.data(), DType::kF32});
+      returned.data = wide_out_.as<float>();
+    }
     stream.Launch(kCombineRows, {returned, combine_offsets_.as<int64_t>(), combine_selection_.as<int32_t>(),
                                  combine_k_.as<int32_t>(), weight, out});
     for (int r = 0; r < transport_.num_ranks(); ++r) {
@@ -91,11 +112,14 @@ class AllToAllVExchange : public Exchange {
   Transport& transport_;
   Device& device_;
   const ExchangeOptions options_;
-  const int64_t row_bytes_;  // of a dispatched row
-  const int64_t out_bytes_;  // of an expert output
+  const int64_t row_bytes_;       // of a dispatched row
+  const int64_t wire_out_bytes_;  // of an expert output on its way back
+  const int64_t out_bytes_;       // of an expert output where it is computed and summed
   ExchangePlanner planner_;
   GrowingBuffer send_rows_, recv_rows_, send_out_, recv_out_;
   GrowingBuffer expert_out_{MemoryKind::kDevice, "exchange: expert outputs"};
+  GrowingBuffer wide_rows_{MemoryKind::kDevice, "exchange: widened rows"};
+  GrowingBuffer wide_out_{MemoryKind::kDevice, "exchange: widened expert outputs"};
   GrowingBuffer row_token_{MemoryKind::kDevice, "exchange: token of each row"};
   GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
   GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};

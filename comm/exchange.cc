@@ -4,6 +4,7 @@
 #include "comm/alltoallv_exchange.h"
 #include "comm/collectives.h"
 #include "comm/peer_exchange.h"
+#include "comm/row_codec.h"
 #include "comm/topology.h"
 #include "core/check.h"
 #include "core/log.h"
@@ -18,9 +19,15 @@ absl::Status CheckOptions(const ExchangeOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("exchange: hidden size ", options.hidden, " is not in 1 to ", kMaxHidden));
   }
-  if (options.row_dtype != DType::kF32 && options.row_dtype != DType::kBF16) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("exchange: rows of ", DTypeName(options.row_dtype), " cannot be dispatched; use F32 or BF16"));
+  const auto is_float = [](DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; };
+  if (!is_float(options.row_dtype) && !IsQuantised(options.row_dtype)) {
+    return absl::InvalidArgumentError(absl::StrCat("exchange: rows of ", DTypeName(options.row_dtype),
+                                                   " cannot be dispatched; use F32, BF16, F8_E4M3 or I8"));
+  }
+  if (!is_float(options.expert_dtype) || !is_float(options.output_dtype)) {
+    return absl::InvalidArgumentError(absl::StrCat("exchange: experts read ", DTypeName(options.expert_dtype),
+                                                   " and send back ", DTypeName(options.output_dtype),
+                                                   "; both must be F32 or BF16"));
   }
   if (options.max_tokens < 0 || options.max_top_k < 0) {
     return absl::InvalidArgumentError(absl::StrCat("exchange: max_tokens ", options.max_tokens, " and max_top_k ",

@@ -25,12 +25,21 @@ const char* ExchangePathName(ExchangePath path);  // "auto", "peer", "alltoallv"
 
 struct ExchangeOptions {
   int64_t hidden = 0;
-  DType row_dtype = DType::kF32;  // of dispatched rows: kF32, or kBF16 (each element rounded once, local rows too)
+  // Of dispatched rows, rank-local ones too: kF32, kBF16 (each element rounded once), kF8E4M3 or kI8 (quantised with a
+  // scale per 128 values, comm/row_codec.h). Quantised rows are widened to expert_dtype where they
+  // arrive, or, where memory is shared, before they are published.
+  DType row_dtype = DType::kF32;
+  DType expert_dtype = DType::kF32;  // of ExpertRows when row_dtype is quantised: kF32 or kBF16; else it is row_dtype
+  // Of expert outputs on the way back, rank-local ones too: kF32, or kBF16 (each element rounded once).
+  DType output_dtype = DType::kF32;
   ExchangePath path = ExchangePath::kAuto;
   // What buffers are sized for at creation; larger exchanges grow them. 0: nothing in advance.
   int64_t max_tokens = 0;  // of any rank, in one exchange
   int max_top_k = 0;
   int64_t max_peer_bytes = 0;  // path peer: most bytes of a rank's part; 0: no bound but the host's
+
+  // Of ExpertRows: rows are read as they travelled, unless they were quantised.
+  DType rows_dtype() const { return row_dtype == DType::kF32 || row_dtype == DType::kBF16 ? row_dtype : expert_dtype; }
 };
 
 // Since creation, this rank. Rows and bytes count what leaves for each rank, this one included.

@@ -12,7 +12,8 @@ namespace tokenferry {
 struct PlanHeader {
   uint64_t placement_digest = 0;
   int64_t hidden = 0;
-  int32_t row_dtype = 0;
+  int16_t row_dtype = 0;
+  int8_t expert_dtype = 0, output_dtype = 0;
   int32_t cannot_plan = 0;  // this rank has an error: all end together
   int64_t num_rows = 0;     // to the rank that reads the header
   int64_t num_selections = 0;
@@ -50,8 +51,8 @@ class ExchangePlanner {
 
   const int rank_, num_ranks_;
   const int64_t hidden_;
-  const DType row_dtype_;
-  std::vector<int32_t> host_expert_idx_;
+  const DType row_dtype_, expert_dtype_, output_dtype_;
+  std::vector<int32_t> host_expert_idx_, host_location_;
   std::vector<WireSelection> recv_selections_;
   std::vector<PlanHeader> send_headers_, recv_headers_;                // [R]
   std::vector<int64_t> header_offsets_, send_offsets_, recv_offsets_;  // [R + 1] bytes

@@ -132,7 +132,8 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   engine.compute = context.flags.compute;
   engine.path = context.flags.path;
   engine.overflow = context.flags.overflow;
-  engine.capacity_factor = context.flags.capacity_factor;
+  engine.dispatch_dtype = context.flags.dispatch_dtype;
+  engine.combine_dtype = context.flags.combine_dtype;
   engine.prefill_chunk = options.prefill_chunk;
   engine.max_sequences_per_rank = options.max_sequences_per_rank;
   engine.cache_tokens_per_rank = options.cache_tokens_per_rank;

@@ -18,10 +18,10 @@ struct ExchangeCase {
   int num_experts = 0;
   int top_k = 0;
   int64_t hidden = 0;
-  DType row_dtype = DType::kF32;
-  std::vector<float> rows;          // [N, H]
-  std::vector<int32_t> expert_idx;  // [N, K]
-  std::vector<float> weight;        // [N, K]
+  DType row_dtype = DType::kF32, expert_dtype = DType::kF32, output_dtype = DType::kF32;  // see ExchangeOptions
+  std::vector<float> rows;                                                                // [N, H]
+  std::vector<int32_t> expert_idx;                                                        // [N, K]
+  std::vector<float> weight;                                                              // [N, K]
   int64_t num_tokens() const { return top_k == 0 ? 0 : static_cast<int64_t>(expert_idx.size()) / top_k; }
   std::string ToString() const;
 };
@@ -35,9 +35,11 @@ std::vector<int64_t> RandomTokenSplit(uint32_t seed, int64_t num_tokens, int num
 Placement RandomPlacement(uint32_t seed, int num_experts, int num_ranks);
 
 // This rank's part, `num_rounds` times over one Exchange: its outputs must be the reference's bit for bit.
+enum class Formats { kFloats, kAll };  // kAll: quantised rows and rounded outputs too
 struct ExchangeRun {
   CpuDeviceOptions device;
   int num_rounds = 1;
+  Formats formats = Formats::kFloats;
   ExchangePath path = ExchangePath::kAllToAllV;
 };
 void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placement& placement,
