@@ -29,7 +29,7 @@ while [ $# -gt 0 ]; do
     --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
     --no-mpirun) use_mpirun=no; shift ;;
     --hosts | --ranks-per-host | --rate | --delay)
-      [ $# -gt 1 ] || refuse "$1 needs a value"
+      [ $# -gt 1 ] && [ "$2" != -- ] || refuse "$1 needs a value"
       case "$1" in
         --hosts) hosts=$2 ;;
         --ranks-per-host) ranks_per_host=$2 ;;
