@@ -1,6 +1,7 @@
 #include "comm/exchange.h"
 
 #include "absl/time/clock.h"
+#include "comm/allgather_exchange.h"
 #include "comm/alltoallv_exchange.h"
 #include "core/check.h"
 
@@ -110,9 +111,10 @@ absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, D
     case ExchangePath::kAuto:
     case ExchangePath::kAllToAllV:
       return CreateAllToAllVExchange(transport, device, options);
-    case ExchangePath::kPeer:
     case ExchangePath::kAllGather:
+      return CreateAllGatherExchange(transport, device, options);
     case ExchangePath::kTwoLevel:
+    case ExchangePath::kPeer:
       break;
   }
   return absl::UnimplementedError(
