@@ -3,6 +3,7 @@
 #include "absl/time/clock.h"
 #include "comm/allgather_exchange.h"
 #include "comm/alltoallv_exchange.h"
+#include "comm/two_level_exchange.h"
 #include "core/check.h"
 
 namespace tokenferry {
@@ -114,6 +115,7 @@ absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, D
     case ExchangePath::kAllGather:
       return CreateAllGatherExchange(transport, device, options);
     case ExchangePath::kTwoLevel:
+      return CreateTwoLevelExchange(transport, device, options, Topology::Of(transport));
     case ExchangePath::kPeer:
       break;
   }

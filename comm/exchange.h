@@ -23,10 +23,17 @@ enum class ExchangePath : uint8_t {
 };
 const char* ExchangePathName(ExchangePath path);  // "auto", "peer", "alltoallv", "allgather", "two_level"
 
+// Of the combine on path two_level. Other paths are always exact.
+enum class Reduction : uint8_t {
+  kExact,  // each selection's output travels home: the same bits as every other path
+  kNode,   // a host sums its own experts' outputs and sends one row per token: deterministic for a layout of ranks
+};
+
 struct ExchangeOptions {
   int64_t hidden = 0;
   DType row_dtype = DType::kF32;  // of dispatched rows: kF32, or kBF16 (each element rounded once, local rows too)
   ExchangePath path = ExchangePath::kAuto;
+  Reduction reduction = Reduction::kExact;
   // What buffers are sized for at creation; larger exchanges grow them. 0: nothing in advance.
   int64_t max_tokens = 0;  // of any rank, in one exchange
   int max_top_k = 0;

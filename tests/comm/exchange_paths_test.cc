@@ -5,8 +5,10 @@
 
 #include <random>
 
+#include "absl/strings/match.h"
 #include "comm/allgather_exchange.h"
 #include "comm/exchange.h"
+#include "comm/two_level_plan.h"
 #include "tests/comm/exchange_case.h"
 #include "tests/comm/hosted_transport.h"
 #include "tests/comm/rank_group.h"
@@ -56,6 +58,29 @@ INSTANTIATE_TEST_SUITE_P(AllGather, ExchangePaths,
                                                           Backend::kFaultyLocal),
                                           testing::Values("a", "aa", "aaa", "aaaa", "aaaaa", "aaaaaaaa")));
 
+constexpr const char* kLayouts[] = {"a",   "aa",    "ab",      "aab",      "abb",     "aba",
+                                    "abc", "aaabb", "abbcccc", "aabbccdd", "abcabcab"};
+INSTANTIATE_TEST_SUITE_P(TwoLevel, ExchangePaths,
+                         testing::Combine(testing::Values(ExchangePath::kTwoLevel),
+                                          testing::Values(Backend::kLocal, Backend::kCheckedLocal,
+                                                          Backend::kFaultyLocal),
+                                          testing::ValuesIn(kLayouts)));
+
+class NodeReduction : public testing::TestWithParam<const char*> {};
+
+TEST_P(NodeReduction, EqualsTheReferenceOfTheLayout) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(absl::StrCat("seed ", seed));
+  const std::string hosts = GetParam();
+  RunThreads(Backend::kCheckedLocal, static_cast<int>(hosts.size()), absl::Seconds(60), [&](Transport& t) {
+    HostedTransport hosted(t, hosts);
+    RunRandomCases(
+        hosted, seed, 30,
+        {.device = FastDevice(), .num_rounds = 2, .path = ExchangePath::kTwoLevel, .reduction = Reduction::kNode});
+  });
+}
+INSTANTIATE_TEST_SUITE_P(Layouts, NodeReduction, testing::ValuesIn(kLayouts));
+
 class ExchangePathsOnDevice
     : public testing::TestWithParam<std::tuple<ExchangePath, CpuExecution, CpuMemory, KernelSet>> {};
 
@@ -72,10 +97,45 @@ TEST_P(ExchangePathsOnDevice, EqualTheDenseReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, ExchangePathsOnDevice,
-                         testing::Combine(testing::Values(ExchangePath::kAllGather),
+                         testing::Combine(testing::Values(ExchangePath::kAllGather, ExchangePath::kTwoLevel),
                                           testing::Values(CpuExecution::kEager, CpuExecution::kLazy),
                                           testing::Values(CpuMemory::kPlain, CpuMemory::kTrap),
                                           testing::Values(KernelSet::kFast, KernelSet::kReference)));
+
+TEST(TwoLevelRoutes, ServersHaveTheSameLocalIndexModuloTheirHostsRanks) {
+  const Topology topology = Topology::FromHosts({"a", "a", "a", "b", "b", "c"});
+  const TwoLevelRoutes second = TwoLevelRoutes::Make(topology, RankId(1));
+  EXPECT_THAT(second.server_per_host, ElementsAre(1, 4, 5));
+  EXPECT_THAT(second.sources, ElementsAre(ElementsAre(0, 3, 5), ElementsAre(1, 4), ElementsAre(2)));
+  const TwoLevelRoutes alone = TwoLevelRoutes::Make(topology, RankId(5));
+  EXPECT_THAT(alone.server_per_host, ElementsAre(0, 3, 5));
+  EXPECT_THAT(alone.my_sources(), ElementsAre(0, 1, 2, 3, 4, 5));
+}
+
+TEST(TwoLevelPlan, RefusesWhatAPeerCannotMean) {
+  const std::vector<int32_t> counts = {2, 1, 1, 2,
+                                       3};  // 2 rows; 1 row, 1 selection for one rank, 2 and 3 for the other
+  const std::vector<int32_t> lists = {1, 0, 1, 1, 3, 2, 0, 1, 3};
+  const auto check = [](std::vector<int32_t> counts, std::vector<int32_t> lists) {
+    ServedSource served{.source = 6, .counts = counts};
+    absl::Status status = ValidateCounts(served);
+    served.lists = lists;
+    if (status.ok()) status = ValidateLists(served, Reduction::kNode);
+    EXPECT_TRUE(status.ok() || absl::StrContains(status.message(), "plan from rank 6")) << status;
+    return status.code();
+  };
+  EXPECT_EQ(check(counts, lists), absl::StatusCode::kOk);
+  for (const auto& [at, value] : {std::pair{0, -1}, {0, 1}, {1, 3}, {1, -2}, {2, 0}, {4, 1}}) {
+    std::vector<int32_t> bad = counts;
+    bad[at] = value;
+    EXPECT_EQ(check(bad, lists), absl::StatusCode::kDataLoss) << at << " " << value;
+  }
+  for (const auto& [at, value] : {std::pair{0, 2}, {2, -1}, {3, 0}, {3, -1}, {5, 4}, {8, -1}}) {
+    std::vector<int32_t> bad = lists;
+    bad[at] = value;
+    EXPECT_EQ(check(counts, bad), absl::StatusCode::kDataLoss) << at << " " << value;
+  }
+}
 
 TEST(GatheredRecvPlan, PicksWhatThisRankServes) {
   const Placement placement = *Placement::FromTable(3, {{2}, {0, 1}});
