@@ -43,8 +43,13 @@ void DeclareShared(FlagSet& set, SharedFlags* f) {
              "what moves bytes between ranks; auto: mpi under mpirun or srun, else local");
   set.Integer("ranks", &f->num_ranks, 0, 4096,
               "ranks; with the local transport, threads of this process; 0: as started");
-  set.Choice("path", &f->path, {{"auto", PathChoice::kAuto}, {"alltoallv", PathChoice::kAllToAllV}},
-             "path of the exchange");
+  set.Choice("path", &f->path,
+             {{"auto", ExchangePath::kAuto},
+              {"peer", ExchangePath::kPeer},
+              {"alltoallv", ExchangePath::kAllToAllV},
+              {"allgather", ExchangePath::kAllGather},
+              {"two_level", ExchangePath::kTwoLevel}},
+             "path of the exchange; auto: peer when all ranks share a host's memory, else alltoallv");
   set.Text("placement", &f->placement, "linear, or a JSON file: which rank holds which experts [linear]");
   set.Choice("overflow", &f->overflow, {{"dropless", Overflow::kDropless}, {"capacity", Overflow::kCapacity}},
              "what happens to selections beyond an expert's capacity");
