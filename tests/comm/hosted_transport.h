@@ -1,6 +1,7 @@
 // Ranks of one process that say they are on several hosts.
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "comm/transport.h"
@@ -25,6 +26,14 @@ class HostedTransport : public Transport {
   MemoryKind memory_kind() const override { return transport_.memory_kind(); }
   void Abort(const absl::Status& why) override { transport_.Abort(why); }
   absl::Span<const double> wait_seconds_per_rank() const override { return transport_.wait_seconds_per_rank(); }
+  absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site, int64_t bytes) override {
+    return transport_.AllocatePeerMemory(site, bytes);
+  }
+  absl::Status EnterPhase(const CallSite& site) override { return transport_.EnterPhase(site); }
+  absl::Duration timeout() const override { return transport_.timeout(); }
+  absl::Status PeerStatus(RankId rank) const override { return transport_.PeerStatus(rank); }
+  std::string PeerState(RankId rank) const override { return transport_.PeerState(rank); }
+  void AddWaitSeconds(RankId rank, double seconds) override { transport_.AddWaitSeconds(rank, seconds); }
 
  private:
   Transport& transport_;
