@@ -15,7 +15,7 @@
 namespace tokenferry {
 
 enum class ExchangePath : uint8_t {
-  kAuto,       // peer when all ranks can map each other's memory, else alltoallv
+  kAuto,       // peer when all ranks can map each other's memory, else what the cost model expects to be fastest
   kPeer,       // rows and outputs are read where they lie, in the memory of the rank that wrote them
   kAllToAllV,  // one packed message per peer: works everywhere, the reference
   kAllGather,  // everyone gets all rows

@@ -2,7 +2,7 @@
 """Jobs on emulated hosts (launch/local_cluster.sh): the same bits as on one, and what survivors say when a host or its
 link fails.
 
-  cluster_test.py TOKENFERRY EXCHANGE_LOOP [unittest arguments]
+  cluster_test.py TOKENFERRY EXCHANGE_LOOP EXCHANGE_TRAFFIC [unittest arguments]
 """
 import json
 import os
@@ -20,7 +20,7 @@ MODEL = os.path.join(ROOT, "models", "ferry-tiny-v3")
 SKIPPED = 77
 LINE = re.compile(r"layer \d+, (?:plan counts|plan selections|dispatch rows|combine rows), step \d+, transfer \d+: "
                   r"rank (\d+) waits for (.*)")
-TOKENFERRY = EXCHANGE_LOOP = ""
+TOKENFERRY = EXCHANGE_LOOP = EXCHANGE_TRAFFIC = ""
 
 
 def cluster_args(options, command):
@@ -90,6 +90,21 @@ class SameBits(unittest.TestCase):
                 self.assertEqual(len(traffic(done.stderr)), int(options[1]))
         done = run_cluster(["--hosts", "2", "--ranks-per-host", "2"], generate)
         self.assertEqual((done.returncode, done.stdout), (0, text.stdout), done.stderr)
+
+
+class Traffic(unittest.TestCase):
+    def test_bytes_on_the_wire_are_the_formula(self):
+        for path, reduction in (("alltoallv", "exact"), ("two_level", "exact"), ("two_level", "node")):
+            with self.subTest(path=path, reduction=reduction):
+                done = run_cluster(["--hosts", "4", "--ranks-per-host", "2", "--rate", "2gbit"],
+                                   [EXCHANGE_TRAFFIC, path, reduction, "64", "2048", "64", "8", "2"])
+                self.assertEqual(done.returncode, 0, done.stderr)
+                report = json.loads(done.stdout)
+                print(json.dumps(report), file=sys.stderr)
+                self.assertEqual((report["path"], report["hosts"]), (path, 4))
+                # Headers of Ethernet, IP and TCP, of up to 64 KiB segments, and acknowledgements: under 3 %.
+                self.assertGreater(report["sent_bytes"], report["expected_bytes"])
+                self.assertLess(report["sent_bytes"], 1.03 * report["expected_bytes"])
 
 
 class Faults(unittest.TestCase):
@@ -164,5 +179,5 @@ class Script(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    TOKENFERRY, EXCHANGE_LOOP = (os.path.abspath(path) for path in sys.argv[1:3])
-    unittest.main(argv=sys.argv[:1] + sys.argv[3:], verbosity=2)
+    TOKENFERRY, EXCHANGE_LOOP, EXCHANGE_TRAFFIC = (os.path.abspath(path) for path in sys.argv[1:4])
+    unittest.main(argv=sys.argv[:1] + sys.argv[4:], verbosity=2)
