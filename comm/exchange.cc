@@ -141,7 +141,14 @@ absl::StatusOr<ExchangePath> FastestPath(Transport& transport, const ExchangeOpt
                             .reduction = options.reduction};
   TF_ASSIGN_OR_RETURN(const LinkCosts costs, MeasureLinks(transport, topology));
   const PathChoice choice = ChoosePath(shape, costs, topology);
-  if (transport.rank() == RankId(0)) LogDebug(Explain(choice, shape, costs, topology));
+  if (transport.rank() == RankId(0)) {
+    const std::string why = Explain(choice, shape, costs, topology);
+    if (options.on_choice) {
+      options.on_choice(why);
+    } else {
+      LogDebug(why);
+    }
+  }
   // Rank 0's word: another kind of machine might round a prediction differently.
   const char mine = static_cast<char>(choice.path());
   TF_ASSIGN_OR_RETURN(const std::string chosen, Broadcast(transport, {"path"}, RankId(0), std::string(1, mine)));

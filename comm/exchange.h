@@ -4,7 +4,9 @@
 // the exchange executes it. How is its path; every path gives the same bits.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "comm/exchange_plan.h"
@@ -40,6 +42,8 @@ struct ExchangeOptions {
   DType output_dtype = DType::kF32;
   ExchangePath path = ExchangePath::kAuto;
   Reduction reduction = Reduction::kExact;
+  // Sees, on rank 0, why kAuto took a path between hosts: links, predictions, choice. Null: the log, at debug level.
+  std::function<void(const std::string&)> on_choice;
   // What buffers are sized for at creation; larger exchanges grow them. 0: nothing in advance.
   int64_t max_tokens = 0;  // of any rank, in one exchange
   int max_top_k = 0;

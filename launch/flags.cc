@@ -77,7 +77,10 @@ void DeclareShared(FlagSet& set, SharedFlags* f, OverflowSwitches* switches) {
               {"alltoallv", ExchangePath::kAllToAllV},
               {"allgather", ExchangePath::kAllGather},
               {"two_level", ExchangePath::kTwoLevel}},
-             "path of the exchange; auto: peer when all ranks share a host's memory, else alltoallv");
+             "path of the exchange; auto: peer when all ranks share a host's memory, else what measured links predict");
+  set.Choice(
+      "reduction", &f->reduction, {{"exact", Reduction::kExact}, {"node", Reduction::kNode}},
+      "of --path two_level: outputs travel one by one, with the bits of every path, or are summed on each host first");
   set.Text("placement", &f->placement, "linear, or a JSON file: which rank holds which experts [linear]");
   DeclareOverflow(set, &f->overflow, switches);
   set.Choice("dispatch-dtype", &f->dispatch_dtype,

@@ -29,6 +29,7 @@ struct SharedFlags {
   TransportChoice transport = TransportChoice::kAuto;
   int num_ranks = 0;  // 0: what mpirun started, else one. With the local transport: ranks as threads of this process
   ExchangePath path = ExchangePath::kAuto;
+  Reduction reduction = Reduction::kExact;
   std::string placement = "linear";  // or a JSON file, see Placement::FromFile
   OverflowPolicy overflow;
   std::optional<DType> dispatch_dtype;  // of rows sent to experts; none: as `compute`

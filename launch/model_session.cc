@@ -131,13 +131,17 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   EngineOptions engine;
   engine.compute = context.flags.compute;
   engine.path = context.flags.path;
+  engine.reduction = context.flags.reduction;
   engine.overflow = context.flags.overflow;
   engine.dispatch_dtype = context.flags.dispatch_dtype;
   engine.combine_dtype = context.flags.combine_dtype;
   engine.prefill_chunk = options.prefill_chunk;
   engine.max_sequences_per_rank = options.max_sequences_per_rank;
   engine.cache_tokens_per_rank = options.cache_tokens_per_rank;
-  if (context.flags.explain && context.rank() == RankId(0)) engine.on_plan = ExplainFirstPlan();
+  if (context.flags.explain && context.rank() == RankId(0)) {
+    engine.on_plan = ExplainFirstPlan();
+    engine.on_path = [](const std::string& why) { absl::FPrintF(stderr, "%s", why); };
+  }
   auto created = Engine::Create(context.transport, context.device, f.config, session->weights, f.placement, engine);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"create engine"}, created.status()));
   session->engine = *std::move(created);

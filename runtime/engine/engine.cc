@@ -25,7 +25,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
                        .path = options.path,
                        .dispatch_dtype = options.dispatch_dtype,
                        .combine_dtype = options.combine_dtype,
-                       .on_plan = options.on_plan};
+                       .reduction = options.reduction,
+                       .on_plan = options.on_plan,
+                       .on_path = options.on_path};
   TF_ASSIGN_OR_RETURN(engine->stream_, device.CreateStream());
   TF_ASSIGN_OR_RETURN(engine->transformer_, Transformer::Create(transport, device, config, weights, placement, moe));
   TF_RETURN_IF_ERROR(engine->Allocate());

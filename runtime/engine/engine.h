@@ -23,7 +23,9 @@ struct EngineOptions {
   int64_t prefill_chunk = 512;  // most prompt tokens per rank and step
   int64_t max_sequences_per_rank = 32;
   int64_t cache_tokens_per_rank = 4096;
+  Reduction reduction = Reduction::kExact;
   PlanObserver on_plan;
+  std::function<void(const std::string&)> on_path;  // ExchangeOptions::on_choice
 };
 
 // What this rank did since creation.

@@ -43,6 +43,8 @@ absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport,
                                  .expert_dtype = expert_dtype,
                                  .output_dtype = options.combine_dtype,
                                  .path = options.path,
+                                 .reduction = options.reduction,
+                                 .on_choice = options.on_path,
                                  .max_tokens = options.max_tokens,
                                  .max_top_k = static_cast<int>(config.num_experts_per_tok)};
   TF_ASSIGN_OR_RETURN(layer->exchange_, CreateExchange(transport, device, exchange));

@@ -25,7 +25,9 @@ struct MoeOptions {
   ExchangePath path = ExchangePath::kAuto;
   std::optional<DType> dispatch_dtype;  // ExchangeOptions::row_dtype; none: what `compute` rounds rows to anyway
   DType combine_dtype = DType::kF32;    // ExchangeOptions::output_dtype
+  Reduction reduction = Reduction::kExact;
   PlanObserver on_plan;
+  std::function<void(const std::string&)> on_path;  // ExchangeOptions::on_choice
 };
 
 // Since creation, this rank's slots and tokens.

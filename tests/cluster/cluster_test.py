@@ -67,9 +67,9 @@ class SameBits(unittest.TestCase):
     def tearDown(self):
         self.dir.cleanup()
 
-    def eval(self, run, name):
+    def eval(self, run, name, *flags):
         out = os.path.join(self.dir.name, name)
-        done = run([TOKENFERRY, "eval", "--model", MODEL, "--ids", self.ids, "--out", out])
+        done = run([TOKENFERRY, "eval", "--model", MODEL, "--ids", self.ids, "--out", out, *flags])
         self.assertEqual(done.returncode, 0, done.stderr)
         with open(out, "rb") as f:
             return f.read(), done
@@ -80,9 +80,12 @@ class SameBits(unittest.TestCase):
         generate = [TOKENFERRY, "generate", "--model", MODEL, "--prompt", "The river", "--max-tokens", "12"]
         text = alone(generate)
         self.assertEqual(text.returncode, 0, text.stderr)
-        for options in (["--hosts", "2", "--ranks-per-host", "2"], ["--hosts", "3", "--ranks-per-host", "1,3,1"]):
-            with self.subTest(options=options):
-                bits, done = self.eval(lambda command: run_cluster(options, command), "cluster")
+        even, uneven = ["--hosts", "2", "--ranks-per-host", "2"], ["--hosts", "3", "--ranks-per-host", "1,3,1"]
+        for options, path in ((even, "auto"), (even, "two_level"), (even, "allgather"), (uneven, "two_level")):
+            with self.subTest(options=options, path=path):
+                bits, done = self.eval(lambda command: run_cluster(options, command), "cluster", "--path", path, "--explain")
+                if path == "auto":
+                    self.assertRegex(done.stderr, r"network +latency [\d.]+ us.*\n(.*\n)* +two_level +\d+ us.*\n(.*\n)*path \w+: ")
                 self.assertEqual(bits, expected)
                 self.assertIn(f"on {options[1]} hosts", done.stderr)
                 for host, (sent, received) in traffic(done.stderr).items():

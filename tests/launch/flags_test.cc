@@ -79,6 +79,8 @@ TEST(Flags, EverySharedFlagArrives) {
                                    "5",
                                    "--path",
                                    "alltoallv",
+                                   "--reduction",
+                                   "node",
                                    "--placement",
                                    "p.json",
                                    "--overflow",
@@ -114,6 +116,7 @@ TEST(Flags, EverySharedFlagArrives) {
   EXPECT_EQ(f.transport, TransportChoice::kLocal);
   EXPECT_EQ(f.num_ranks, 5);
   EXPECT_EQ(f.path, ExchangePath::kAllToAllV);
+  EXPECT_EQ(f.reduction, Reduction::kNode);
   EXPECT_EQ(f.placement, "p.json");
   EXPECT_EQ(f.overflow.kind, Overflow::kCapacity);
   EXPECT_EQ(f.overflow.capacity_factor, 1.5);
