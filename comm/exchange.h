@@ -1,8 +1,7 @@
 // Dispatch and combine: token rows to the ranks that own their experts, expert outputs back home.
 //
 // The plan says what moves (comm/exchange_plan.h, a value built without I/O but for one count swap and one index swap);
-// the exchange executes it on a transport. Path: alltoallv, one packed message per peer, one row per (token,
-// destination rank) whatever number of that rank's experts the token has chosen.
+// the exchange executes it. How is its path; every path gives the same bits.
 #pragma once
 
 #include <memory>
@@ -15,13 +14,27 @@
 
 namespace tokenferry {
 
+enum class ExchangePath : uint8_t {
+  kAuto,       // peer when all ranks can map each other's memory, else alltoallv
+  kPeer,       // rows and outputs are read where they lie, in the memory of the rank that wrote them
+  kAllToAllV,  // one packed message per peer: works everywhere, the reference
+  kAllGather,  // everyone gets all rows
+  kTwoLevel,   // one row per token and host over the wire
+};
+const char* ExchangePathName(ExchangePath path);  // "auto", "peer", "alltoallv", "allgather", "two_level"
+
 struct ExchangeOptions {
   int64_t hidden = 0;
   DType row_dtype = DType::kF32;  // of dispatched rows: kF32, or kBF16 (each element rounded once, local rows too)
+  ExchangePath path = ExchangePath::kAuto;
+  // What buffers are sized for at creation; larger exchanges grow them. 0: nothing in advance.
+  int64_t max_tokens = 0;  // of any rank, in one exchange
+  int max_top_k = 0;
 };
 
 // Since creation, this rank. Rows and bytes count what leaves for each rank, this one included.
 struct ExchangeStats {
+  ExchangePath path = ExchangePath::kAllToAllV;
   int64_t num_exchanges = 0;
   int64_t num_tokens = 0;                        // tokens routed at home
   int64_t num_selections = 0;                    // (token, expert) pairs of them
@@ -31,31 +44,55 @@ struct ExchangeStats {
   double plan_seconds = 0, dispatch_seconds = 0, combine_seconds = 0;
 };
 
-// One per rank; all ranks make the same calls in the same order. Buffers grow to the largest exchange seen and are
-// kept.
+// One per rank; all ranks make the same calls in the same order: Plan, Dispatch, ExpertOut, Combine. Buffers grow to
+// the largest exchange seen and are kept. After an error it refuses further calls with that error: the ranks may be in
+// different places.
 class Exchange {
  public:
   virtual ~Exchange() = default;
 
   // Collective. `routing` is of this rank's T >= 0 tokens (device memory); synchronizes the stream.
-  virtual absl::StatusOr<ExchangePlan> Plan(Stream& stream, const CallSite& site, const Routing& routing,
-                                            const Placement& placement) = 0;
+  absl::StatusOr<ExchangePlan> Plan(Stream& stream, const CallSite& site, const Routing& routing,
+                                    const Placement& placement);
 
   // Collective. `hidden` [T, H] f32, device memory. The result is valid until the next Dispatch.
-  virtual absl::StatusOr<ExpertRows> Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                              MatrixView<const float> hidden) = 0;
+  absl::StatusOr<ExpertRows> Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                      MatrixView<const float> hidden);
 
-  // Collective. `expert_out` [num_selections, H] f32 in ExpertRows' order. out[t] = the sum over the token's
-  // selections, in increasing logical expert index, starting from 0, of fma(weight, expert output, sum): f32, [T, H],
-  // every row is written (a token with no selection gets zeros). `weight` is the Routing's.
-  virtual absl::Status Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                               MatrixView<const float> expert_out, MatrixView<const float> weight,
-                               MatrixView<float> out) = 0;
+  // Where the experts write: [num_selections, H] f32 in ExpertRows' order; device memory of the exchange, undefined at
+  // first. After Dispatch; valid until the next Plan.
+  absl::StatusOr<MatrixView<float>> ExpertOut(const ExchangePlan& plan);
 
-  virtual const ExchangeStats& stats() const = 0;
+  // Collective. Takes what ExpertOut holds. out[t] = the sum over the token's selections, in increasing logical expert
+  // index, starting from 0, of fma(weight, expert output, sum): f32, [T, H], every row is written (a token with no
+  // selection gets zeros). `weight` [T, K] is the Routing's.
+  absl::Status Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
+                       MatrixView<float> out);
+
+  const ExchangeStats& stats() const { return stats_; }
+
+ protected:
+  Exchange(ExchangePath path, int num_ranks, const ExchangeOptions& options);
+
+  // What a path does. Shapes have been checked; the caller keeps errors and times.
+  virtual absl::StatusOr<ExchangePlan> DoPlan(Stream& stream, const CallSite& site, const Routing& routing,
+                                              const Placement& placement) = 0;
+  virtual absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                                MatrixView<const float> hidden) = 0;
+  virtual absl::StatusOr<MatrixView<float>> DoExpertOut(const ExchangePlan& plan) = 0;
+  virtual absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                 MatrixView<const float> weight, MatrixView<float> out) = 0;
+
+  ExchangeStats stats_;  // paths count rows and bytes
+
+ private:
+  const int64_t hidden_;
+  absl::Status error_;
 };
 
-absl::StatusOr<std::unique_ptr<Exchange>> CreateAllToAllVExchange(Transport& transport, Device& device,
-                                                                  const ExchangeOptions& options);
+// Collective. Unimplemented for a path that is not there yet; FailedPrecondition, naming why, for one that these ranks
+// cannot take. `transport` and `device` must outlive it.
+absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, Device& device,
+                                                         const ExchangeOptions& options);
 
 }  // namespace tokenferry

@@ -35,8 +35,12 @@ absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport,
   std::unique_ptr<MoeLayer> layer(new MoeLayer(transport, device, config, placement, options));
   TF_RETURN_IF_ERROR(layer->AllocateScratch());
   // Rows are rounded to bf16 anyway before they meet a weight in kBF16: sending them so loses nothing.
-  const ExchangeOptions exchange{config.hidden_size, options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32};
-  TF_ASSIGN_OR_RETURN(layer->exchange_, CreateAllToAllVExchange(transport, device, exchange));
+  const ExchangeOptions exchange{.hidden = config.hidden_size,
+                                 .row_dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32,
+                                 .path = options.path,
+                                 .max_tokens = options.max_tokens,
+                                 .max_top_k = static_cast<int>(config.num_experts_per_tok)};
+  TF_ASSIGN_OR_RETURN(layer->exchange_, CreateExchange(transport, device, exchange));
   return layer;
 }
 
@@ -73,8 +77,9 @@ absl::Status MoeLayer::Run(Stream& stream, const CallSite& site, int moe_idx, co
   TF_RETURN_IF_ERROR(DropOverflow(stream, site, moe_idx));
   TF_ASSIGN_OR_RETURN(const ExchangePlan plan, exchange_->Plan(stream, At(site, "plan"), routing_, placement_));
   TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_->Dispatch(stream, At(site, "dispatch"), plan, x));
-  TF_ASSIGN_OR_RETURN(const MatrixView<float> expert_out, RunExperts(stream, moe_idx, weights, rows));
-  return exchange_->Combine(stream, At(site, "combine"), plan, expert_out, routing_.weight, out);
+  TF_ASSIGN_OR_RETURN(const MatrixView<float> expert_out, exchange_->ExpertOut(plan));
+  TF_RETURN_IF_ERROR(RunExperts(stream, moe_idx, weights, rows, expert_out));
+  return exchange_->Combine(stream, At(site, "combine"), plan, routing_.weight, out);
 }
 
 void MoeLayer::Route(Stream& stream, const MoeWeights& weights, MatrixView<const float> x) {
@@ -136,18 +141,12 @@ absl::Status MoeLayer::DropOverflow(Stream& stream, const CallSite& site, int mo
   return absl::OkStatus();
 }
 
-absl::StatusOr<MatrixView<float>> MoeLayer::RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights,
-                                                       const ExpertRows& rows) {
+absl::Status MoeLayer::RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
+                                  MatrixView<float> out) {
   Stopwatch watch(stats_.experts_seconds);
-  const int64_t n = rows.num_selections, H = config_.hidden_size, I = config_.moe_intermediate_size;
-  const auto reserve = [&](Buffer& buffer, size_t num_bytes, absl::string_view label) -> absl::Status {
-    if (buffer.num_bytes() >= num_bytes) return absl::OkStatus();
-    buffer = Buffer();  // never old and new at once
-    TF_ASSIGN_OR_RETURN(buffer, device_.Allocate(num_bytes + num_bytes / 4, MemoryKind::kDevice, label));
-    return absl::OkStatus();
-  };
-  TF_RETURN_IF_ERROR(reserve(expert_scratch_, n * 2 * I * sizeof(float), "expert scratch"));
-  TF_RETURN_IF_ERROR(reserve(expert_out_, n * H * sizeof(float), "expert outputs"));
+  const int64_t I = config_.moe_intermediate_size;
+  TF_RETURN_IF_ERROR(
+      expert_scratch_.Reserve(device_, rows.num_selections * 2 * I * static_cast<int64_t>(sizeof(float))));
   ExpertFfn(stream, {.rows = rows,
                      .num_slots = static_cast<int64_t>(stats_.rows_per_slot[moe_idx].size()),
                      .intermediate = I,
@@ -155,12 +154,12 @@ absl::StatusOr<MatrixView<float>> MoeLayer::RunExperts(Stream& stream, int moe_i
                      .up = weights.up.device,
                      .down = weights.down.device,
                      .scratch = expert_scratch_.as<float>(),
-                     .out = expert_out_.as<float>(),
+                     .out = out.data,
                      .compute = options_.compute});
   for (size_t s = 0; s < stats_.rows_per_slot[moe_idx].size(); ++s) {
     stats_.rows_per_slot[moe_idx][s] += (*rows.slot_offsets_host)[s + 1] - (*rows.slot_offsets_host)[s];
   }
-  return MakeMatrix<float>(expert_out_.data(), n, H);
+  return absl::OkStatus();
 }
 
 absl::Status MoeLayer::CheckRouting(Stream& stream, const CallSite& site) {

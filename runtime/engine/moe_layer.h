@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "comm/exchange.h"
+#include "core/device/growing_buffer.h"
 #include "core/placement.h"
 #include "experts/overflow.h"
 #include "runtime/model/model_config.h"
@@ -17,6 +18,7 @@ struct MoeOptions {
   Overflow overflow = Overflow::kDropless;
   double capacity_factor = 1.0;  // kCapacity
   int64_t max_tokens = 0;        // most tokens of this rank in a step
+  ExchangePath path = ExchangePath::kAuto;
 };
 
 // Since creation, this rank's slots and tokens.
@@ -53,8 +55,8 @@ class MoeLayer {
   absl::Status AllocateScratch();
   void Route(Stream& stream, const MoeWeights& weights, MatrixView<const float> x);
   absl::Status DropOverflow(Stream& stream, const CallSite& site, int moe_idx);
-  absl::StatusOr<MatrixView<float>> RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights,
-                                               const ExpertRows& rows);
+  absl::Status RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
+                          MatrixView<float> out);
 
   Transport& transport_;
   Device& device_;
@@ -64,7 +66,7 @@ class MoeLayer {
   std::unique_ptr<Exchange> exchange_;
   Routing routing_;
   Buffer logits_, expert_idx_, expert_weight_, bad_tokens_, counts_, dropped_, lost_weight_;
-  Buffer expert_scratch_, expert_out_;  // grow to the most selections seen
+  GrowingBuffer expert_scratch_{MemoryKind::kDevice, "expert scratch"};
   MoeStats stats_;
 };
 

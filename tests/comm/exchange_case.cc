@@ -68,15 +68,12 @@ absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, S
   TF_ASSIGN_OR_RETURN(const ExpertRows rows,
                       exchange.Dispatch(stream, site, plan, MakeMatrix<const float>(hidden.data(), num_tokens, h)));
   if (*rows.slot_offsets_host != plan.recv.slot_offsets) return absl::InternalError("slot_offsets_host");
-  TF_ASSIGN_OR_RETURN(Buffer expert_out,
-                      device.Allocate(rows.num_selections * h * sizeof(float), MemoryKind::kDevice, "out"));
-  stream.Launch(kTestExperts,
-                {rows, slot_expert.as<int32_t>(), static_cast<int64_t>(local.size()), expert_out.as<float>()});
+  TF_ASSIGN_OR_RETURN(const MatrixView<float> expert_out, exchange.ExpertOut(plan));
+  stream.Launch(kTestExperts, {rows, slot_expert.as<int32_t>(), static_cast<int64_t>(local.size()), expert_out.data});
   TF_ASSIGN_OR_RETURN(Buffer out, device.Allocate(num_tokens * h * sizeof(float), MemoryKind::kDevice, "combined"));
   if (out.num_bytes() > 0) stream.Fill(out.data(), 0xFF, out.num_bytes());  // NaN: every row must be written
-  TF_RETURN_IF_ERROR(exchange.Combine(stream, site, plan,
-                                      MakeMatrix<const float>(expert_out.data(), rows.num_selections, h),
-                                      routing.weight, MakeMatrix<float>(out.data(), num_tokens, h)));
+  TF_RETURN_IF_ERROR(
+      exchange.Combine(stream, site, plan, routing.weight, MakeMatrix<float>(out.data(), num_tokens, h)));
   std::vector<float> host(num_tokens * h);
   if (!host.empty()) stream.CopyToHost(host.data(), out.data(), host.size() * sizeof(float));
   TF_RETURN_IF_ERROR(stream.Synchronize());
@@ -153,7 +150,7 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
   SCOPED_TRACE(absl::StrCat(transport.ToString(), ", ", c.ToString()));
   auto device = CreateCpuDevice(run.device);
   auto stream = *device->CreateStream();
-  auto exchange = CreateAllToAllVExchange(transport, *device, {.hidden = c.hidden, .row_dtype = c.row_dtype});
+  auto exchange = CreateExchange(transport, *device, {.hidden = c.hidden, .row_dtype = c.row_dtype, .path = run.path});
   ASSERT_TRUE(exchange.ok()) << exchange.status();
   const int me = transport.rank().value;
   const int64_t begin = token_offsets[me], end = token_offsets[me + 1];

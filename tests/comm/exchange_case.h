@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "comm/transport.h"
+#include "comm/exchange.h"
 #include "core/device/cpu_device.h"
 #include "core/dtype.h"
 #include "core/placement.h"
@@ -38,6 +38,7 @@ Placement RandomPlacement(uint32_t seed, int num_experts, int num_ranks);
 struct ExchangeRun {
   CpuDeviceOptions device;
   int num_rounds = 1;
+  ExchangePath path = ExchangePath::kAllToAllV;
 };
 void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placement& placement,
                      const std::vector<int64_t>& token_offsets, const ExchangeRun& run);

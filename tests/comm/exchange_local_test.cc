@@ -131,7 +131,7 @@ std::vector<absl::Status> PlanWith(const std::function<void(int rank, PlanInputs
     change(t.rank().value, in);
     auto device = CreateCpuDevice({});
     auto stream = *device->CreateStream();
-    auto exchange = *CreateAllToAllVExchange(t, *device, in.options);
+    auto exchange = *CreateExchange(t, *device, in.options);
     auto buffer = *device->Allocate(in.experts.size() * 4, MemoryKind::kDevice, "experts");
     stream->CopyToDevice(buffer.data(), in.experts.data(), in.experts.size() * 4);
     const Routing routing{MakeMatrix<int32_t>(buffer.data(), 2, 2), {}};
@@ -167,8 +167,8 @@ TEST(Exchange, ARankWithABadRoutingEndsAllOfThem) {
 TEST(Exchange, RefusesOptionsThatCannotWork) {
   RunThreads(Backend::kLocal, 1, absl::Seconds(10), [](Transport& t) {
     auto device = CreateCpuDevice({});
-    EXPECT_FALSE(CreateAllToAllVExchange(t, *device, {.hidden = 0}).ok());
-    EXPECT_FALSE(CreateAllToAllVExchange(t, *device, {.hidden = 8, .row_dtype = DType::kI32}).ok());
+    EXPECT_FALSE(CreateExchange(t, *device, {.hidden = 0}).ok());
+    EXPECT_FALSE(CreateExchange(t, *device, {.hidden = 8, .row_dtype = DType::kI32}).ok());
   });
 }
 

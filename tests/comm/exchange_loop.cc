@@ -20,7 +20,8 @@ constexpr int kTokens = 8, kTopK = 2, kExperts = 6, kHidden = 64, kLayers = 4;
 absl::Status Loop(Transport& transport) {
   auto device = CreateCpuDevice({});
   TF_ASSIGN_OR_RETURN(auto stream, device->CreateStream());
-  TF_ASSIGN_OR_RETURN(auto exchange, CreateAllToAllVExchange(transport, *device, {.hidden = kHidden}));
+  TF_ASSIGN_OR_RETURN(auto exchange,
+                      CreateExchange(transport, *device, {.hidden = kHidden, .path = ExchangePath::kAllToAllV}));
   const Placement placement = Placement::Linear(kExperts, transport.num_ranks());
   std::vector<int32_t> experts;
   for (int i = 0; i < kTokens * kTopK; ++i) experts.push_back((i + transport.rank().value) % kExperts);
@@ -38,12 +39,9 @@ absl::Status Loop(Transport& transport) {
       const CallSite site{"moe", layer, step};
       TF_ASSIGN_OR_RETURN(const ExchangePlan plan, exchange->Plan(*stream, site, routing, placement));
       TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, plan, rows));
-      TF_ASSIGN_OR_RETURN(Buffer out,
-                          device->Allocate(arrived.num_selections * kHidden * 4, MemoryKind::kDevice, "outputs"));
-      stream->Fill(out.data(), 0, out.num_bytes());
-      TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, plan,
-                                           MakeMatrix<const float>(out.data(), arrived.num_selections, kHidden),
-                                           routing.weight, rows));
+      TF_ASSIGN_OR_RETURN(const MatrixView<float> out, exchange->ExpertOut(plan));
+      stream->Fill(out.data, 0, arrived.num_selections * kHidden * sizeof(float));
+      TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, plan, routing.weight, rows));
       TF_RETURN_IF_ERROR(stream->Synchronize());
     }
     if (transport.rank().value == 0) std::printf("step %lld\n", static_cast<long long>(step));

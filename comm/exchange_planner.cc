@@ -1,0 +1,113 @@
+#include "comm/exchange_planner.h"
+
+#include <numeric>
+
+namespace tokenferry {
+
+void ScaleOffsets(const std::vector<int64_t>& offsets, int64_t num_bytes, std::vector<int64_t>& out) {
+  for (size_t i = 0; i < offsets.size(); ++i) out[i] = offsets[i] * num_bytes;
+}
+
+ExchangePlanner::ExchangePlanner(const Transport& transport, const ExchangeOptions& options)
+    : rank_(transport.rank().value),
+      num_ranks_(transport.num_ranks()),
+      hidden_(options.hidden),
+      row_dtype_(options.row_dtype),
+      send_headers_(num_ranks_),
+      recv_headers_(num_ranks_),
+      header_offsets_(num_ranks_ + 1),
+      send_offsets_(num_ranks_ + 1),
+      recv_offsets_(num_ranks_ + 1) {
+  for (size_t r = 0; r < header_offsets_.size(); ++r) header_offsets_[r] = static_cast<int64_t>(r * sizeof(PlanHeader));
+}
+
+absl::StatusOr<SendPlan> ExchangePlanner::PlanHome(Stream& stream, const Routing& routing, const Placement& placement) {
+  if (placement.num_ranks() != num_ranks_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("placement is for ", placement.num_ranks(), " ranks, but there are ", num_ranks_));
+  }
+  const MatrixView<int32_t>& experts = routing.expert_idx;
+  host_expert_idx_.resize(experts.rows * experts.cols);
+  const size_t row_bytes = experts.cols * sizeof(int32_t);
+  if (experts.stride == experts.cols && !host_expert_idx_.empty()) {
+    stream.CopyToHost(host_expert_idx_.data(), experts.data, experts.rows * row_bytes);
+  } else if (row_bytes > 0) {
+    for (int64_t t = 0; t < experts.rows; ++t) {
+      stream.CopyToHost(host_expert_idx_.data() + t * experts.cols, experts.row(t), row_bytes);
+    }
+  }
+  TF_RETURN_IF_ERROR(stream.Synchronize());
+  return BuildSendPlan({host_expert_idx_, experts.rows, static_cast<int>(experts.cols)}, placement);
+}
+
+const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const absl::StatusOr<SendPlan>& send,
+                                                            const Placement& placement) {
+  const uint64_t digest = placement.Digest();
+  for (int r = 0; r < num_ranks_; ++r) {
+    PlanHeader& h = send_headers_[r];
+    h = {digest, hidden_, static_cast<int32_t>(row_dtype_), send.ok() ? 0 : 1, 0, 0};
+    if (!send.ok()) continue;
+    h.num_rows = send->row_offsets[r + 1] - send->row_offsets[r];
+    h.num_selections = send->selection_offsets[r + 1] - send->selection_offsets[r];
+  }
+  return send_headers_;
+}
+
+absl::Status ExchangePlanner::CheckHeaders(const CallSite& site, const absl::Status& send,
+                                           absl::Span<const PlanHeader> theirs) const {
+  if (!send.ok()) return Annotate(send, absl::StrCat(ToString(site), ": rank ", rank_));
+  for (int r = 0; r < num_ranks_; ++r) TF_RETURN_IF_ERROR(CompareHeader(site, r, theirs[r]));
+  return absl::OkStatus();
+}
+
+absl::Status ExchangePlanner::CompareHeader(const CallSite& site, int r, const PlanHeader& theirs) const {
+  const PlanHeader& mine = send_headers_[r];
+  const auto differ = [&](absl::string_view what, const auto& my_value, const auto& their_value) {
+    return absl::FailedPreconditionError(absl::StrCat(ToString(site), ": ranks disagree on the ", what, ": rank ",
+                                                      rank_, " has ", my_value, ", rank ", r, " has ", their_value,
+                                                      "; start all ranks with the same model and options"));
+  };
+  if (theirs.hidden != mine.hidden) return differ("hidden size", mine.hidden, theirs.hidden);
+  if (theirs.row_dtype != mine.row_dtype) return differ("row dtype (number)", mine.row_dtype, theirs.row_dtype);
+  if (theirs.placement_digest != mine.placement_digest) {
+    return differ("placement (digest)", absl::Hex(mine.placement_digest), absl::Hex(theirs.placement_digest));
+  }
+  if (theirs.cannot_plan == 0) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat(ToString(site), ": rank ", r, " could not plan this exchange; see its error"));
+}
+
+absl::StatusOr<ExchangePlan> ExchangePlanner::Plan(Transport& transport, Stream& stream, const CallSite& site,
+                                                   const Routing& routing, const Placement& placement) {
+  const CallSite counts = At(site, "plan counts");
+  absl::StatusOr<SendPlan> send = PlanHome(stream, routing, placement);
+  const absl::Status swapped = transport.HostAllToAllV(
+      counts, {MakeHeaders(send, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
+  if (send.ok()) TF_RETURN_IF_ERROR(swapped);
+  TF_RETURN_IF_ERROR(CheckHeaders(counts, send.status(), recv_headers_));
+  ExchangePlan plan{transport.rank(), *std::move(send), {}};
+  TF_ASSIGN_OR_RETURN(plan.recv, SwapSelections(transport, At(site, "plan selections"), plan.send, placement));
+  return plan;
+}
+
+absl::StatusOr<RecvPlan> ExchangePlanner::SwapSelections(Transport& transport, const CallSite& site,
+                                                         const SendPlan& send, const Placement& placement) {
+  std::vector<int64_t> row_counts(num_ranks_), selection_counts(num_ranks_);
+  for (int r = 0; r < num_ranks_; ++r) {
+    row_counts[r] = recv_headers_[r].num_rows;
+    selection_counts[r] = recv_headers_[r].num_selections;
+  }
+  TF_RETURN_IF_ERROR(Annotate(ValidateCounts(row_counts, selection_counts), ToString(site)));
+  ScaleOffsets(send.selection_offsets, sizeof(WireSelection), send_offsets_);
+  recv_offsets_[0] = 0;
+  for (int r = 0; r < num_ranks_; ++r) {
+    recv_offsets_[r + 1] = recv_offsets_[r] + selection_counts[r] * static_cast<int64_t>(sizeof(WireSelection));
+  }
+  recv_selections_.resize(std::accumulate(selection_counts.begin(), selection_counts.end(), int64_t{0}));
+  TF_RETURN_IF_ERROR(
+      transport.HostAllToAllV(site, {send.selections.data(), send_offsets_, recv_selections_.data(), recv_offsets_}));
+  auto plan = BuildRecvPlan(row_counts, selection_counts, recv_selections_, placement.num_local_slots(RankId(rank_)));
+  if (!plan.ok()) return Annotate(plan.status(), ToString(site));
+  return plan;
+}
+
+}  // namespace tokenferry

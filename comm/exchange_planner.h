@@ -1,0 +1,60 @@
+// The half of every path that is the same: this rank's tokens become a SendPlan, ranks compare what must be equal and
+// swap counts and selections, and what arrives becomes a RecvPlan.
+#pragma once
+
+#include <vector>
+
+#include "comm/exchange.h"
+
+namespace tokenferry {
+
+// What every rank tells every other before anything else: what must be equal, and what it will send. Travels as bytes.
+struct PlanHeader {
+  uint64_t placement_digest = 0;
+  int64_t hidden = 0;
+  int32_t row_dtype = 0;
+  int32_t cannot_plan = 0;  // this rank has an error: all end together
+  int64_t num_rows = 0;     // to the rank that reads the header
+  int64_t num_selections = 0;
+};
+static_assert(sizeof(PlanHeader) == 40, "headers travel as bytes");
+
+// The site of one phase of an exchange. `phase` is a string literal.
+inline CallSite At(const CallSite& site, const char* phase) { return {phase, site.layer, site.step}; }
+
+// out[i] = offsets[i] * num_bytes.
+void ScaleOffsets(const std::vector<int64_t>& offsets, int64_t num_bytes, std::vector<int64_t>& out);
+
+class ExchangePlanner {
+ public:
+  ExchangePlanner(const Transport& transport, const ExchangeOptions& options);
+
+  // Needs nobody else: copies the routing to the host (synchronizes the stream) and builds this rank's half.
+  absl::StatusOr<SendPlan> PlanHome(Stream& stream, const Routing& routing, const Placement& placement);
+
+  // [R] what each rank is told, valid until the next call.
+  const std::vector<PlanHeader>& MakeHeaders(const absl::StatusOr<SendPlan>& send, const Placement& placement);
+
+  // Compares this rank's last headers with `theirs` [R]; FailedPrecondition naming what differs and both values, and
+  // `send`'s own error, named, before that.
+  absl::Status CheckHeaders(const CallSite& site, const absl::Status& send, absl::Span<const PlanHeader> theirs) const;
+
+  // All of it over the transport: one small all-to-all of headers, one all-to-all-v of selections.
+  absl::StatusOr<ExchangePlan> Plan(Transport& transport, Stream& stream, const CallSite& site, const Routing& routing,
+                                    const Placement& placement);
+
+ private:
+  absl::Status CompareHeader(const CallSite& site, int r, const PlanHeader& theirs) const;
+  absl::StatusOr<RecvPlan> SwapSelections(Transport& transport, const CallSite& site, const SendPlan& send,
+                                          const Placement& placement);
+
+  const int rank_, num_ranks_;
+  const int64_t hidden_;
+  const DType row_dtype_;
+  std::vector<int32_t> host_expert_idx_;
+  std::vector<WireSelection> recv_selections_;
+  std::vector<PlanHeader> send_headers_, recv_headers_;                // [R]
+  std::vector<int64_t> header_offsets_, send_offsets_, recv_offsets_;  // [R + 1] bytes
+};
+
+}  // namespace tokenferry
