@@ -92,7 +92,7 @@ absl::Status CheckPoints(const std::vector<PointAndTrace>& points, int num_ranks
 }
 
 // Whether a path that cannot be used is a result and not an error.
-bool IsUnavailable(const absl::Status& status) {
+bool CannotRun(const absl::Status& status) {
   return absl::IsUnimplemented(status) || absl::IsFailedPrecondition(status);
 }
 
@@ -104,7 +104,7 @@ absl::StatusOr<PathResult> RunPath(const BenchContext& context, BenchProblem& pr
       context.transport, context.device,
       {.hidden = p.hidden, .row_dtype = p.dtype, .path = path, .max_tokens = p.tokens, .max_top_k = p.top_k});
   const absl::Status created = AgreeOnStatus(context.transport, kAgree, exchange.status());
-  if (IsUnavailable(created)) {
+  if (CannotRun(created)) {
     result.unavailable = std::string(created.message());
     return result;
   }
@@ -123,7 +123,7 @@ absl::StatusOr<BaselineResult> RunBaseline(const BenchContext& context, BenchPro
   BaselineResult result{.kind = kind};
   auto baseline = CreateBaseline(kind, context.transport, context.device, problem);
   const absl::Status created = AgreeOnStatus(context.transport, kAgree, baseline.status());
-  if (IsUnavailable(created)) {
+  if (CannotRun(created)) {
     result.unavailable = std::string(created.message());
     return result;
   }

@@ -334,6 +334,7 @@ class PackedBaseline : public BaselineBase {
                                      .num_slots = static_cast<int64_t>(factors.size()),
                                      .hidden = problem_.point().hidden,
                                      .out = grouped_.data(),
+                                     .out_stride = problem_.point().hidden,
                                      .out_dtype = dtype_});
     return stream_->Synchronize();
   }

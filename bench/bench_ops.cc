@@ -57,7 +57,7 @@ void TransformRange(const TransformRowsArgs& a, int64_t begin, int64_t end) {
       return a.dtype == DType::kF32 ? reinterpret_cast<const float*>(row)[c]
                                     : ToFloat(reinterpret_cast<const BF16*>(row)[c]);
     };
-    uint8_t* out = Row(a.out, s, a.hidden * DTypeBytes(a.out_dtype));
+    uint8_t* out = Row(a.out, s, a.out_stride * DTypeBytes(a.out_dtype));
     for (int64_t c = 0; c < a.hidden; ++c) {
       const float y = factor * value(c);
       if (a.out_dtype == DType::kF32) {

@@ -33,6 +33,7 @@ struct TransformRowsArgs {
   int64_t num_slots = 0;
   int64_t hidden = 0;
   void* out = nullptr;                    // [num_selections, hidden]; may be `rows` when row_idx is null
+  int64_t out_stride = 0;                 // elements
   DType out_dtype = DType::kF32;          // kF32, or kBF16 (rounded to nearest even)
 };
 extern const Op<TransformRowsArgs> kTransformRows;

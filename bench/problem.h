@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bench/traffic.h"
+#include "comm/exchange_plan.h"
 #include "comm/transport.h"
 #include "core/moe_types.h"
 #include "core/placement.h"

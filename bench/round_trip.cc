@@ -74,7 +74,8 @@ absl::StatusOr<PhaseSeconds> RoundTrip::Run() {
                                    .slot_factor = slot_factor_.as<float>(),
                                    .num_slots = problem_.placement().num_local_slots(problem_.rank()),
                                    .hidden = rows.hidden,
-                                   .out = expert_out.data});
+                                   .out = expert_out.data,
+                                   .out_stride = expert_out.stride});
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   uint64_t checksum = 0;  // by position, so that exchanged rows show
   for (const uint64_t sum : sums) checksum = checksum * 0x9E3779B97F4A7C15u + sum;

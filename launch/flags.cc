@@ -28,9 +28,15 @@ constexpr CommandInfo kCommands[] = {
     {Command::kEval, "eval", "logits, routing and perplexity of given tokens or text"},
     {Command::kInspect, "inspect", "architecture, parameters, bytes by dtype and placement of a checkpoint"},
     {Command::kBenchEngine, "bench engine", "time loading, prefill and decode; memory per rank"},
+    {Command::kBenchAllToAll, "bench alltoall", "time dispatch and combine with MoE-shaped traffic, beside MPI"},
+    {Command::kBenchMoe, "bench moe", "time a whole MoE layer with random weights"},
 };
 
-void DeclareShared(FlagSet& set, SharedFlags* f) {
+// `own` are the subcommand's flags: it may give a name a meaning of its own.
+void DeclareShared(FlagSet& set, const FlagSet& own, SharedFlags* f) {
+  const auto is_free = [&own](const char* name) {
+    return std::find(own.names().begin(), own.names().end(), name) == own.names().end();
+  };
   set.Text("model", &f->model, "directory of the checkpoint (config.json, *.safetensors, tokenizer.json)");
   set.Choice("device", &f->device,
              {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}},
@@ -43,9 +49,9 @@ void DeclareShared(FlagSet& set, SharedFlags* f) {
              "what moves bytes between ranks; auto: mpi under mpirun or srun, else local");
   set.Integer("ranks", &f->num_ranks, 0, 4096,
               "ranks; with the local transport, threads of this process; 0: as started");
-  set.Choice("path", &f->path, {{"auto", PathChoice::kAuto}, {"alltoallv", PathChoice::kAllToAllV}},
+  if (is_free("path")) set.Choice("path", &f->path, {{"auto", PathChoice::kAuto}, {"alltoallv", PathChoice::kAllToAllV}},
              "path of the exchange");
-  set.Text("placement", &f->placement, "linear, or a JSON file: which rank holds which experts [linear]");
+  if (is_free("placement")) set.Text("placement", &f->placement, "linear, or a JSON file: which rank holds which experts [linear]");
   set.Choice("overflow", &f->overflow, {{"dropless", Overflow::kDropless}, {"capacity", Overflow::kCapacity}},
              "what happens to selections beyond an expert's capacity");
   set.Real("capacity-factor", &f->capacity_factor, {0, 1024, kExcluded}, "of --overflow capacity");
@@ -79,6 +85,7 @@ void DeclareGenerate(FlagSet& set, GenerateFlags* f) {
   set.Texts("stop", &f->stop, "text that ends a sequence; repeatable");
   set.Switch("json", &f->json, "print one JSON document instead of streaming");
   set.Switch("stats", &f->stats, "close with a table of speed, traffic, load and memory");
+  set.Text("record-routing", &f->record_routing, "file to write: the experts that every token chose, for bench alltoall");
 }
 
 void DeclareEval(FlagSet& set, EvalFlags* f) {
@@ -118,8 +125,14 @@ struct Parser {
       case Command::kBenchEngine:
         DeclareBench(own, &line.bench);
         break;
+      case Command::kBenchAllToAll:
+        DeclareBenchAllToAll(own, &line.bench_alltoall);
+        break;
+      case Command::kBenchMoe:
+        DeclareBenchMoe(own, &line.bench_moe);
+        break;
     }
-    DeclareShared(shared, &line.shared);
+    DeclareShared(shared, own, &line.shared);
   }
 
   std::vector<std::string> names() const {
@@ -198,7 +211,8 @@ absl::Status ApplyConfigFile(Parser& parser) {
 
 absl::Status CheckTogether(const Parser& parser) {
   const CommandLine& line = parser.line;
-  if (line.shared.model.empty()) {
+  const bool needs_model = line.command != Command::kBenchAllToAll && line.command != Command::kBenchMoe;
+  if (needs_model && line.shared.model.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(parser.name, " needs --model DIR, a directory with a checkpoint"));
   }
   if (parser.shared.given("capacity-factor") && line.shared.overflow != Overflow::kCapacity) {
@@ -269,6 +283,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> args)
   if (!parser.line.text.empty()) return parser.line;
   if (!parser.line.shared.config_file.empty()) TF_RETURN_IF_ERROR(ApplyConfigFile(parser));
   TF_RETURN_IF_ERROR(CheckTogether(parser));
+  ApplyPreset(parser.own, &parser.line.bench_alltoall);
   return parser.line;
 }
 
