@@ -40,9 +40,10 @@ struct Rates {
 };
 
 Rates RatesOf(const PointResult& p, const PathResult& path) {
-  return {Gbps(static_cast<double>(p.skew.busiest_rank_rows * p.point.hidden * DTypeBytes(p.point.dtype)),
-               path.us.dispatch.median * 1e-6),
-          Gbps(static_cast<double>(p.skew.busiest_rank_selections * p.point.hidden * 4), path.us.combine.median * 1e-6)};
+  return {
+      Gbps(static_cast<double>(p.skew.busiest_rank_rows * p.point.hidden * DTypeBytes(p.point.dtype)),
+           path.us.dispatch.median * 1e-6),
+      Gbps(static_cast<double>(p.skew.busiest_rank_selections * p.point.hidden * 4), path.us.combine.median * 1e-6)};
 }
 
 // Time that reading and writing the least bytes takes at the measured bandwidth, over the round trip's.
@@ -101,9 +102,8 @@ Json ResultJson(const AllToAllReport& r, const PointResult& p, const PathResult&
                         {"combine", BusBandwidth(rates.combine_algbw, r.num_ranks)}};
   json["of_memory_bound"] = OfBound(r, p, path);
   json["padding_waste"] = p.skew.padding_waste;
-  json["imbalance"] = {{"rank", p.skew.rank_imbalance},
-                       {"expert", p.skew.expert_imbalance},
-                       {"pair", p.skew.pair_imbalance}};
+  json["imbalance"] = {
+      {"rank", p.skew.rank_imbalance}, {"expert", p.skew.expert_imbalance}, {"pair", p.skew.pair_imbalance}};
   json["missing_selections"] = p.num_missing;
   for (const BaselineResult& b : p.baselines) json["baselines"][BaselineName(b.kind)] = BaselineJson(b, path);
   return json;
@@ -115,21 +115,20 @@ std::string PathLabel(const PathResult& path) {
 }
 
 std::string PathRow(const AllToAllReport& r, const PointResult& p, const PathResult& path) {
-  std::string row = absl::StrFormat("%7d %6d %4d/%-4d %-5s %-12s %-14s ", p.point.tokens, p.point.hidden, p.point.top_k,
-                                    p.point.num_experts, DTypeFlag(p.point.dtype), p.point.placement,
-                                    p.point.traffic.text);
+  std::string row =
+      absl::StrFormat("%7d %6d %4d/%-4d %-5s %-12s %-14s ", p.point.tokens, p.point.hidden, p.point.top_k,
+                      p.point.num_experts, DTypeFlag(p.point.dtype), p.point.placement, p.point.traffic.text);
   if (!path.unavailable.empty()) {
-    return absl::StrCat(row, absl::StrFormat("%-14s", ExchangePathName(path.path)), " not available: ",
-                        path.unavailable, "\n");
+    return absl::StrCat(row, absl::StrFormat("%-14s", ExchangePathName(path.path)),
+                        " not available: ", path.unavailable, "\n");
   }
   const Rates rates = RatesOf(p, path);
   const BaselineResult* per_rank = p.baseline(BaselineKind::kPerRank);
-  absl::StrAppend(&row,
-                  absl::StrFormat("%-14s %9.1f %10.1f %10.1f %10.1f %11.1f %11.1f %10.1f %7.2f %7.2f %5.0f%%",
-                                  PathLabel(path), path.us.plan.median, path.us.dispatch.median,
-                                  path.us.expert_read.median, path.us.combine.median, path.us.round_trip.median,
-                                  path.us.round_trip.p95, path.us.overhead(), rates.dispatch_algbw, rates.combine_algbw,
-                                  100 * OfBound(r, p, path)));
+  absl::StrAppend(
+      &row, absl::StrFormat("%-14s %9.1f %10.1f %10.1f %10.1f %11.1f %11.1f %10.1f %7.2f %7.2f %5.0f%%",
+                            PathLabel(path), path.us.plan.median, path.us.dispatch.median, path.us.expert_read.median,
+                            path.us.combine.median, path.us.round_trip.median, path.us.round_trip.p95,
+                            path.us.overhead(), rates.dispatch_algbw, rates.combine_algbw, 100 * OfBound(r, p, path)));
   if (per_rank != nullptr) {
     absl::StrAppend(&row, absl::StrFormat(" %8.2f", per_rank->round_trip.median / path.us.round_trip.median));
   }
@@ -144,11 +143,11 @@ std::string ReportTable(const AllToAllReport& r) {
       "two-core ratio %.2f before, %.2f after; all ranks together read %.1f GB/s\n\n",
       r.machine, r.topology, r.num_threads, r.instruction_set, r.iters, r.warmup, r.core_ratio_before,
       r.core_ratio_after, r.read_bytes_per_second * 1e-9);
-  absl::StrAppend(&table,
-                  absl::StrFormat("%7s %6s %9s %-5s %-12s %-14s %-14s %9s %10s %10s %10s %11s %11s %10s %7s %7s %6s %8s\n",
-                                  "tokens", "hidden", "top-k/of", "dtype", "placement", "traffic", "path", "plan",
-                                  "dispatch", "read", "combine", "round trip", "p95", "overhead", "d.GB/s", "c.GB/s",
-                                  "bound", "vs MPI"));
+  absl::StrAppend(
+      &table,
+      absl::StrFormat("%7s %6s %9s %-5s %-12s %-14s %-14s %9s %10s %10s %10s %11s %11s %10s %7s %7s %6s %8s\n",
+                      "tokens", "hidden", "top-k/of", "dtype", "placement", "traffic", "path", "plan", "dispatch",
+                      "read", "combine", "round trip", "p95", "overhead", "d.GB/s", "c.GB/s", "bound", "vs MPI"));
   for (const PointResult& p : r.points) {
     for (const PathResult& path : p.paths) absl::StrAppend(&table, PathRow(r, p, path));
     for (const BaselineResult& b : p.baselines) {
@@ -157,11 +156,11 @@ std::string ReportTable(const AllToAllReport& r) {
         absl::StrAppend(&table, " not available: ", b.unavailable, "\n");
         continue;
       }
-      absl::StrAppend(&table, absl::StrFormat("%5.1f %10.1f %10.1f %10.1f %11.1f %11.1f\n", b.median.plan * 1e6,
-                                              (b.median.pack + b.median.forward + b.median.unpack) * 1e6,
-                                              b.median.read * 1e6,
-                                              (b.median.reduce + b.median.back + b.median.sum) * 1e6,
-                                              b.round_trip.median, b.round_trip.p95));
+      absl::StrAppend(&table,
+                      absl::StrFormat("%5.1f %10.1f %10.1f %10.1f %11.1f %11.1f\n", b.median.plan * 1e6,
+                                      (b.median.pack + b.median.forward + b.median.unpack) * 1e6, b.median.read * 1e6,
+                                      (b.median.reduce + b.median.back + b.median.sum) * 1e6, b.round_trip.median,
+                                      b.round_trip.p95));
     }
   }
   return table;
@@ -189,10 +188,10 @@ std::string ReportSvg(const AllToAllReport& r) {
   std::vector<PlotSeries> series;
   std::map<std::string, size_t> by_name;
   const auto add = [&](const PointResult& p, const std::string& what, double us) {
-    const std::string name = absl::StrCat(what, ", ", DTypeFlag(p.point.dtype), ", ", p.point.traffic.text,
-                                          p.point.placement == "linear" ? "" : ", ",
-                                          p.point.placement == "linear" ? "" : p.point.placement, ", ", p.point.top_k,
-                                          "/", p.point.num_experts, " x ", p.point.hidden);
+    const std::string name =
+        absl::StrCat(what, ", ", DTypeFlag(p.point.dtype), ", ", p.point.traffic.text,
+                     p.point.placement == "linear" ? "" : ", ", p.point.placement == "linear" ? "" : p.point.placement,
+                     ", ", p.point.top_k, "/", p.point.num_experts, " x ", p.point.hidden);
     const auto [it, is_new] = by_name.emplace(name, series.size());
     if (is_new) series.push_back({name, {}});
     series[it->second].points.emplace_back(static_cast<double>(p.point.tokens), us);

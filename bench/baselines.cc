@@ -64,8 +64,8 @@ absl::StatusOr<BaselinePlan> MakePlan(const BenchProblem& problem) {
     mine[2 * r] = plan.send.row_offsets[r + 1] - plan.send.row_offsets[r];
     mine[2 * r + 1] = plan.send.selection_offsets[r + 1] - plan.send.selection_offsets[r];
   }
-  TF_RETURN_IF_ERROR(MpiStatus(
-      MPI_Alltoall(mine.data(), 2, MPI_INT64_T, theirs.data(), 2, MPI_INT64_T, MPI_COMM_WORLD), "MPI_Alltoall"));
+  TF_RETURN_IF_ERROR(MpiStatus(MPI_Alltoall(mine.data(), 2, MPI_INT64_T, theirs.data(), 2, MPI_INT64_T, MPI_COMM_WORLD),
+                               "MPI_Alltoall"));
   for (int r = 0; r < R; ++r) {
     rows[r] = theirs[2 * r];
     selections[r] = theirs[2 * r + 1];
@@ -85,8 +85,8 @@ absl::StatusOr<BaselinePlan> MakePlan(const BenchProblem& problem) {
   plan.recv_weight.resize(arrived.size());
   TF_RETURN_IF_ERROR(AllToAll(plan.send_weight.data(), Blocks(plan.send.selection_offsets, sizeof(float)),
                               plan.recv_weight.data(), Blocks(offsets, sizeof(float))));
-  TF_ASSIGN_OR_RETURN(plan.recv, BuildRecvPlan(rows, selections, arrived,
-                                               problem.placement().num_local_slots(problem.rank())));
+  TF_ASSIGN_OR_RETURN(plan.recv,
+                      BuildRecvPlan(rows, selections, arrived, problem.placement().num_local_slots(problem.rank())));
   return plan;
 }
 

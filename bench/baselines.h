@@ -27,7 +27,7 @@ struct BaselineSeconds {
   double read = 0;     // every selected row once
   double reduce = 0;   // expert outputs into the return buffer
   double back = 0;
-  double sum = 0;      // at home
+  double sum = 0;  // at home
   double round_trip() const { return plan + pack + forward + unpack + read + reduce + back + sum; }
 };
 

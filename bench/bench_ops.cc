@@ -118,8 +118,9 @@ using SumFn = void (*)(const SumRowsArgs&, int64_t, int64_t);
 [[gnu::target("avx2,fma")]] void SumRangeAvx2(const SumRowsArgs& a, int64_t begin, int64_t end) {
   SumRange(a, begin, end);
 }
-[[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]] void SumRangeAvx512(
-    const SumRowsArgs& a, int64_t begin, int64_t end) {
+[[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]] void SumRangeAvx512(const SumRowsArgs& a,
+                                                                                                  int64_t begin,
+                                                                                                  int64_t end) {
   SumRange(a, begin, end);
 }
 SumFn SumFor(Isa isa) {
@@ -131,11 +132,11 @@ SumFn SumFor(Isa) { return SumRangePortable; }
 
 }  // namespace
 
-const Op<ReadRowsArgs> kReadRows{
-    "bench: read rows", [](const ReadRowsArgs& a) { ReadRange(a, 0, a.num_selections); },
-    [](const ReadRowsArgs& a, CpuContext& context) {
-      ForRows(context, a.num_selections, a.row_bytes, [&](int64_t begin, int64_t end) { ReadRange(a, begin, end); });
-    }};
+const Op<ReadRowsArgs> kReadRows{"bench: read rows", [](const ReadRowsArgs& a) { ReadRange(a, 0, a.num_selections); },
+                                 [](const ReadRowsArgs& a, CpuContext& context) {
+                                   ForRows(context, a.num_selections, a.row_bytes,
+                                           [&](int64_t begin, int64_t end) { ReadRange(a, begin, end); });
+                                 }};
 
 const Op<TransformRowsArgs> kTransformRows{
     "bench: transform rows", [](const TransformRowsArgs& a) { TransformRange(a, 0, a.slot_offsets[a.num_slots]); },
@@ -144,17 +145,17 @@ const Op<TransformRowsArgs> kTransformRows{
               [&](int64_t begin, int64_t end) { TransformRange(a, begin, end); });
     }};
 
-const Op<MoveRowsArgs> kMoveRows{
-    "bench: move rows", [](const MoveRowsArgs& a) { MoveRange(a, 0, a.num_rows); },
-    [](const MoveRowsArgs& a, CpuContext& context) {
-      ForRows(context, a.num_rows, a.row_bytes, [&](int64_t begin, int64_t end) { MoveRange(a, begin, end); });
-    }};
+const Op<MoveRowsArgs> kMoveRows{"bench: move rows", [](const MoveRowsArgs& a) { MoveRange(a, 0, a.num_rows); },
+                                 [](const MoveRowsArgs& a, CpuContext& context) {
+                                   ForRows(context, a.num_rows, a.row_bytes,
+                                           [&](int64_t begin, int64_t end) { MoveRange(a, begin, end); });
+                                 }};
 
-const Op<SumRowsArgs> kSumRows{
-    "bench: sum rows", [](const SumRowsArgs& a) { SumRangePortable(a, 0, a.num_out); },
-    [](const SumRowsArgs& a, CpuContext& context) {
-      const SumFn sum = SumFor(context.isa);
-      ForRows(context, a.num_out, a.hidden * 16, [&](int64_t begin, int64_t end) { sum(a, begin, end); });
-    }};
+const Op<SumRowsArgs> kSumRows{"bench: sum rows", [](const SumRowsArgs& a) { SumRangePortable(a, 0, a.num_out); },
+                               [](const SumRowsArgs& a, CpuContext& context) {
+                                 const SumFn sum = SumFor(context.isa);
+                                 ForRows(context, a.num_out, a.hidden * 16,
+                                         [&](int64_t begin, int64_t end) { sum(a, begin, end); });
+                               }};
 
 }  // namespace tokenferry

@@ -14,11 +14,11 @@ inline float ExpertFactor(int32_t expert) { return 1.0f + static_cast<float>(exp
 // of the row's bytes, as 8-byte words starting at the row's begin, the rest zero-extended.
 struct ReadRowsArgs {
   const void* rows = nullptr;
-  int64_t row_stride = 0;            // bytes
+  int64_t row_stride = 0;  // bytes
   int64_t row_bytes = 0;
   const int32_t* row_idx = nullptr;  // [num_selections]; null: row s
   int64_t num_selections = 0;
-  uint64_t* checksum = nullptr;      // [num_selections]
+  uint64_t* checksum = nullptr;  // [num_selections]
 };
 extern const Op<ReadRowsArgs> kReadRows;
 
@@ -32,9 +32,9 @@ struct TransformRowsArgs {
   const float* slot_factor = nullptr;     // [num_slots]
   int64_t num_slots = 0;
   int64_t hidden = 0;
-  void* out = nullptr;                    // [num_selections, hidden]; may be `rows` when row_idx is null
-  int64_t out_stride = 0;                 // elements
-  DType out_dtype = DType::kF32;          // kF32, or kBF16 (rounded to nearest even)
+  void* out = nullptr;            // [num_selections, hidden]; may be `rows` when row_idx is null
+  int64_t out_stride = 0;         // elements
+  DType out_dtype = DType::kF32;  // kF32, or kBF16 (rounded to nearest even)
 };
 extern const Op<TransformRowsArgs> kTransformRows;
 
@@ -59,7 +59,7 @@ struct SumRowsArgs {
   const int32_t* idx = nullptr;
   const float* weight = nullptr;
   int64_t num_out = 0;
-  void* out = nullptr;               // [num_out, hidden] of `dtype`
+  void* out = nullptr;  // [num_out, hidden] of `dtype`
 };
 extern const Op<SumRowsArgs> kSumRows;
 

@@ -48,8 +48,8 @@ RowSkew MeasureSkew(const std::vector<RowCounts>& per_rank);
 double Gbps(double num_bytes, double seconds);
 double BusBandwidth(double algbw, int num_ranks);
 
-// Expected number of distinct groups, of `num_groups` equal ones, that `top_k` of `num_experts` experts chosen uniformly
-// fall into: M (1 - C(E - E/M, k) / C(E, k)).
+// Expected number of distinct groups, of `num_groups` equal ones, that `top_k` of `num_experts` experts chosen
+// uniformly fall into: M (1 - C(E - E/M, k) / C(E, k)).
 double ExpectedGroups(int num_experts, int top_k, int num_groups);
 
 }  // namespace tokenferry

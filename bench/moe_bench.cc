@@ -93,8 +93,9 @@ absl::StatusOr<MachineBounds> GroupBounds(const BenchContext& context) {
   ThreadPool pool(context.num_threads);
   TF_RETURN_IF_ERROR(Barrier(context.transport, kAgree));
   const MachineBounds mine = MeasureBounds(pool, context.isa, MonotonicSeconds);
-  TF_ASSIGN_OR_RETURN(const auto all, GatherNumbers(context.transport, {static_cast<int64_t>(mine.read_bytes_per_second),
-                                                                        static_cast<int64_t>(mine.flops_per_second)}));
+  TF_ASSIGN_OR_RETURN(const auto all,
+                      GatherNumbers(context.transport, {static_cast<int64_t>(mine.read_bytes_per_second),
+                                                        static_cast<int64_t>(mine.flops_per_second)}));
   MachineBounds sum;
   for (const auto& theirs : all) {
     sum.read_bytes_per_second += static_cast<double>(theirs[0]);
@@ -146,13 +147,14 @@ absl::StatusOr<MoeReport> RunMoeBench(const BenchContext& context, const MoeBenc
 std::string MoeTable(const MoeReport& r) {
   std::string table = absl::StrFormat(
       "%s\n%s, %d threads each, %s; median microseconds of the slowest rank, results verified\n"
-      "two-core ratio %.2f before, %.2f after; all ranks together read %.1f GB/s, %.0f GFLOP/s of f32 multiply-adds\n\n",
+      "two-core ratio %.2f before, %.2f after; all ranks together read %.1f GB/s, %.0f GFLOP/s of f32 "
+      "multiply-adds\n\n",
       r.machine, r.topology, r.num_threads, r.instruction_set, r.core_ratio_before, r.core_ratio_after,
       r.bounds.read_bytes_per_second * 1e-9, r.bounds.flops_per_second * 1e-9);
-  absl::StrAppend(&table, absl::StrFormat("%7s %6s %6s %9s %-5s %-12s %9s %9s %10s %11s %10s %11s %10s %9s %8s %6s\n",
-                                          "tokens", "hidden", "inner", "top-k/of", "dtype", "path", "route", "plan",
-                                          "dispatch", "experts", "combine", "layer", "tokens/s", "GFLOP/s", "w.GB/s",
-                                          "bound"));
+  absl::StrAppend(
+      &table, absl::StrFormat("%7s %6s %6s %9s %-5s %-12s %9s %9s %10s %11s %10s %11s %10s %9s %8s %6s\n", "tokens",
+                              "hidden", "inner", "top-k/of", "dtype", "path", "route", "plan", "dispatch", "experts",
+                              "combine", "layer", "tokens/s", "GFLOP/s", "w.GB/s", "bound"));
   for (const MoeResult& m : r.results) {
     absl::StrAppend(&table, absl::StrFormat("%7d %6d %6d %4d/%-4d %-5s %-12s ", m.tokens, m.shape.hidden,
                                             m.shape.intermediate, m.shape.top_k, m.shape.num_experts,
@@ -162,10 +164,10 @@ std::string MoeTable(const MoeReport& r) {
       continue;
     }
     const MoeRates rates = RatesOf(r, m);
-    absl::StrAppend(&table, absl::StrFormat("%9.1f %9.1f %10.1f %11.1f %10.1f %11.1f %10.0f %9.1f %8.2f %5.0f%%\n",
-                                            m.route.median, m.plan.median, m.dispatch.median, m.experts.median,
-                                            m.combine.median, m.layer.median, rates.tokens_per_second, rates.gflops,
-                                            rates.weight_gbps, 100 * rates.of_bound));
+    absl::StrAppend(
+        &table, absl::StrFormat("%9.1f %9.1f %10.1f %11.1f %10.1f %11.1f %10.0f %9.1f %8.2f %5.0f%%\n", m.route.median,
+                                m.plan.median, m.dispatch.median, m.experts.median, m.combine.median, m.layer.median,
+                                rates.tokens_per_second, rates.gflops, rates.weight_gbps, 100 * rates.of_bound));
   }
   return table;
 }
@@ -199,9 +201,9 @@ std::string MoeJson(const MoeReport& r) {
       const MoeRates rates = RatesOf(r, m);
       result["chosen_path"] = ExchangePathName(m.chosen);
       result["verified"] = true;  // a run whose results are wrong ends with an error
-      result["phases"] = {{"route", summary(m.route)},     {"plan", summary(m.plan)},
+      result["phases"] = {{"route", summary(m.route)},       {"plan", summary(m.plan)},
                           {"dispatch", summary(m.dispatch)}, {"experts", summary(m.experts)},
-                          {"combine", summary(m.combine)}, {"layer", summary(m.layer)}};
+                          {"combine", summary(m.combine)},   {"layer", summary(m.layer)}};
       result["tokens_per_second"] = rates.tokens_per_second;
       result["expert_gflops"] = rates.gflops;
       result["weight_gbps"] = rates.weight_gbps;

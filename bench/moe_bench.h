@@ -31,7 +31,7 @@ struct MoeResult {
   MoeShape shape;
   int64_t tokens = 0;  // of every rank
   ExchangePath path = ExchangePath::kAuto, chosen = ExchangePath::kAuto;
-  std::string unavailable;  // why this path was not run; empty: it was
+  std::string unavailable;                                 // why this path was not run; empty: it was
   Summary route, plan, dispatch, experts, combine, layer;  // microseconds, as PhaseSummaries
   int64_t weight_bytes = 0;  // of the experts that were chosen by any token, all ranks together
   double flops = 0;          // of the experts, all ranks together

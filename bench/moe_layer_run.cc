@@ -33,8 +33,8 @@ std::vector<uint64_t> RandomWords(DType dtype, int64_t num_bytes, uint64_t strea
 std::vector<float> RandomFloats(int64_t size, uint64_t stream, int64_t first) {
   std::vector<float> values(size);
   for (int64_t i = 0; i < size; ++i) {
-    values[i] = static_cast<float>(static_cast<int32_t>(HashKey(kWeightSeed, stream, first + i) >> 40) - (1 << 23)) *
-                0x1p-23f;
+    values[i] =
+        static_cast<float>(static_cast<int32_t>(HashKey(kWeightSeed, stream, first + i) >> 40) - (1 << 23)) * 0x1p-23f;
   }
   return values;
 }
@@ -45,7 +45,9 @@ absl::Status UploadNew(Stream& stream, const void* data, size_t num_bytes, const
   return absl::OkStatus();
 }
 
-int64_t NumScales(int64_t rows, int64_t cols) { return ((rows + kBlock - 1) / kBlock) * ((cols + kBlock - 1) / kBlock); }
+int64_t NumScales(int64_t rows, int64_t cols) {
+  return ((rows + kBlock - 1) / kBlock) * ((cols + kBlock - 1) / kBlock);
+}
 
 }  // namespace
 
@@ -227,7 +229,8 @@ absl::Status MoeLayerRun::CheckFirstToken() {
   TF_RETURN_IF_ERROR(UploadNew(*stream_, x.data(), H * sizeof(float), "bench: row", &row));
   const int64_t numbers[] = {0, 1, 0};  // offsets, and row 0
   TF_RETURN_IF_ERROR(UploadNew(*stream_, numbers, sizeof(numbers), "bench: row index", &index));
-  TF_ASSIGN_OR_RETURN(scratch, context_.device.Allocate(2 * shape.intermediate * sizeof(float), MemoryKind::kDevice, "bench: scratch"));
+  TF_ASSIGN_OR_RETURN(
+      scratch, context_.device.Allocate(2 * shape.intermediate * sizeof(float), MemoryKind::kDevice, "bench: scratch"));
   TF_ASSIGN_OR_RETURN(out, context_.device.Allocate(H * sizeof(float), MemoryKind::kDevice, "bench: output"));
   std::vector<int> order(shape.top_k);
   for (int k = 0; k < shape.top_k; ++k) order[k] = k;

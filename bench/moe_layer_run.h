@@ -35,9 +35,9 @@ class MoeLayerWeights {
 
   MoeShape shape;
   Placement placement = Placement::Linear(1, 1);
-  std::vector<RandomExpert> experts;                               // by slot
+  std::vector<RandomExpert> experts;                                 // by slot
   const WeightView *gate = nullptr, *up = nullptr, *down = nullptr;  // [slots] device memory
-  WeightView router;                                               // [E, H] f32
+  WeightView router;                                                 // [E, H] f32
 
  private:
   Buffer views_, router_memory_;

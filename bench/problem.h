@@ -18,8 +18,8 @@ struct BenchPoint {
   int64_t hidden = 0;
   int num_experts = 0;
   int top_k = 0;
-  DType dtype = DType::kBF16;         // of dispatched rows: kBF16 or kF32
-  std::string placement = "linear";   // or random:SEED, or a JSON file
+  DType dtype = DType::kBF16;        // of dispatched rows: kBF16 or kF32
+  std::string placement = "linear";  // or random:SEED, or a JSON file
   TrafficSpec traffic;
   uint64_t seed = 1;
   std::string ToString() const;
@@ -54,8 +54,8 @@ class BenchProblem {
 
   // `rows` [T, H] host memory against the plain meaning: token t gets the sum over its choices, in increasing expert
   // index, starting from 0, of fma(weight, ExpertFactor(expert) * x, sum), x being the hidden value rounded to the
-  // row dtype. kExact: the same bits. kRounded: rows, outputs and sums of `dtype` were each rounded to it, and sums are in any
-  // order. DataLoss naming the first wrong element and how many there are.
+  // row dtype. kExact: the same bits. kRounded: rows, outputs and sums of `dtype` were each rounded to it, and sums are
+  // in any order. DataLoss naming the first wrong element and how many there are.
   enum class Match : uint8_t { kExact, kRounded };
   absl::Status CheckRows(const std::vector<float>& rows, Match match) const;
 

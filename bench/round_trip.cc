@@ -93,8 +93,9 @@ absl::StatusOr<PhaseSeconds> RoundTrip::Run() {
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   lap(&seconds.combine);
   if (same) return seconds;
-  return absl::DataLossError(absl::StrCat("rank ", problem_.rank().value, " was given other rows than in the first run (",
-                                          problem_.point().ToString(), ")"));
+  return absl::DataLossError(absl::StrCat("rank ", problem_.rank().value,
+                                          " was given other rows than in the first run (", problem_.point().ToString(),
+                                          ")"));
 }
 
 absl::Status RoundTrip::Verify() {
@@ -106,7 +107,8 @@ absl::Status RoundTrip::Verify() {
   TF_RETURN_IF_ERROR(Run().status());
   stream_->CopyToHost(results.data(), out.data, results.size() * sizeof(float));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
-  return AgreeOnStatus(transport_, {.phase = "bench: verify"}, problem_.CheckRows(results, BenchProblem::Match::kExact));
+  return AgreeOnStatus(transport_, {.phase = "bench: verify"},
+                       problem_.CheckRows(results, BenchProblem::Match::kExact));
 }
 
 absl::StatusOr<double> RoundTrip::LocalRead() {

@@ -45,8 +45,7 @@ absl::Status ReadRecord(const Json& line, RoutingTrace* trace) {
   for (const Json& expert : *it) {
     const int64_t e = expert.is_number_integer() ? expert.get<int64_t>() : INT64_MIN;
     if (e < -1 || e >= trace->num_experts) {
-      return absl::DataLossError(
-          absl::StrCat("expert ", expert.dump(), " is not in -1 to ", trace->num_experts - 1));
+      return absl::DataLossError(absl::StrCat("expert ", expert.dump(), " is not in -1 to ", trace->num_experts - 1));
     }
     record.expert_idx.push_back(static_cast<int32_t>(e));
   }

@@ -8,8 +8,8 @@
 
 namespace tokenferry {
 
-// Of a sorted list v of n values: median is v[n/2] (the mean of the two middle ones when n is even), p95 is the smallest
-// value that at least 95 % of all are not above (nearest rank: v[ceil(0.95 n) - 1]).
+// Of a sorted list v of n values: median is v[n/2] (the mean of the two middle ones when n is even), p95 is the
+// smallest value that at least 95 % of all are not above (nearest rank: v[ceil(0.95 n) - 1]).
 struct Summary {
   double min = 0, median = 0, p95 = 0, max = 0;
 };

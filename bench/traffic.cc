@@ -52,7 +52,11 @@ double Normal(KeyedRandom& random) {  // Box and Muller
 class Chooser {
  public:
   Chooser(const TrafficSpec& spec, const TrafficShape& shape)
-      : spec_(spec), shape_(shape), popularity_(Popularity(shape)), order_(shape.num_experts), score_(shape.num_experts) {
+      : spec_(spec),
+        shape_(shape),
+        popularity_(Popularity(shape)),
+        order_(shape.num_experts),
+        score_(shape.num_experts) {
     if (spec.kind != TrafficSpec::Kind::kZipf) return;
     weight_.resize(shape.num_experts);
     for (int i = 0; i < shape.num_experts; ++i) weight_[popularity_[i]] = std::pow(i + 1.0, -spec.exponent);

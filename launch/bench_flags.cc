@@ -27,8 +27,7 @@ void DeclareBenchAllToAll(FlagSet& set, BenchAllToAllFlags* f) {
   set.Choices("dtype", &f->dtypes, {{"bf16", DType::kBF16}, {"f32", DType::kF32}}, "of dispatched rows");
   set.Choices("path", &f->paths, PathNames(), "paths of the exchange");
   set.Words("placement", &f->placements, "linear, random:SEED, or a JSON file");
-  set.Words("traffic", &f->traffics,
-            "uniform, zipf:S, hot:N, grouped, grouped:GROUPS:KEPT, silent-rank, trace:FILE");
+  set.Words("traffic", &f->traffics, "uniform, zipf:S, hot:N, grouped, grouped:GROUPS:KEPT, silent-rank, trace:FILE");
   set.Integer("warmup", &f->warmup, 0, kMaxIters, "round trips before the timed ones");
   set.Integer("iters", &f->iters, 1, kMaxIters, "timed round trips");
   set.Switch("no-baselines", &f->no_baselines, "time the exchange alone");

@@ -4,8 +4,8 @@
 
 #include "bench/alltoall_report.h"
 #include "comm/collectives.h"
-#include "launch/commands.h"
 #include "launch/bench_command.h"
+#include "launch/commands.h"
 
 namespace tokenferry {
 namespace {

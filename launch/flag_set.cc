@@ -37,9 +37,9 @@ size_t ParseChoice(const std::string& flag, const std::string& text, const std::
   for (size_t i = 0; i < choices.size(); ++i) {
     if (choices[i] == text) return i;
   }
-  Refuse(flag, text,
-         absl::StrCat("must be one of ", absl::StrJoin(choices, ", "), "; the nearest is '", Nearest(text, choices),
-                      "'"));
+  Refuse(
+      flag, text,
+      absl::StrCat("must be one of ", absl::StrJoin(choices, ", "), "; the nearest is '", Nearest(text, choices), "'"));
 }
 
 }  // namespace

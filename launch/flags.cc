@@ -49,9 +49,11 @@ void DeclareShared(FlagSet& set, const FlagSet& own, SharedFlags* f) {
              "what moves bytes between ranks; auto: mpi under mpirun or srun, else local");
   set.Integer("ranks", &f->num_ranks, 0, 4096,
               "ranks; with the local transport, threads of this process; 0: as started");
-  if (is_free("path")) set.Choice("path", &f->path, {{"auto", PathChoice::kAuto}, {"alltoallv", PathChoice::kAllToAllV}},
-             "path of the exchange");
-  if (is_free("placement")) set.Text("placement", &f->placement, "linear, or a JSON file: which rank holds which experts [linear]");
+  if (is_free("path"))
+    set.Choice("path", &f->path, {{"auto", PathChoice::kAuto}, {"alltoallv", PathChoice::kAllToAllV}},
+               "path of the exchange");
+  if (is_free("placement"))
+    set.Text("placement", &f->placement, "linear, or a JSON file: which rank holds which experts [linear]");
   set.Choice("overflow", &f->overflow, {{"dropless", Overflow::kDropless}, {"capacity", Overflow::kCapacity}},
              "what happens to selections beyond an expert's capacity");
   set.Real("capacity-factor", &f->capacity_factor, {0, 1024, kExcluded}, "of --overflow capacity");
@@ -85,7 +87,8 @@ void DeclareGenerate(FlagSet& set, GenerateFlags* f) {
   set.Texts("stop", &f->stop, "text that ends a sequence; repeatable");
   set.Switch("json", &f->json, "print one JSON document instead of streaming");
   set.Switch("stats", &f->stats, "close with a table of speed, traffic, load and memory");
-  set.Text("record-routing", &f->record_routing, "file to write: the experts that every token chose, for bench alltoall");
+  set.Text("record-routing", &f->record_routing,
+           "file to write: the experts that every token chose, for bench alltoall");
 }
 
 void DeclareEval(FlagSet& set, EvalFlags* f) {

@@ -46,7 +46,7 @@ TEST(Bytes, AFewTokensByHand) {
   EXPECT_EQ(bases.node, 4);
   EXPECT_EQ(bases.wire, 2);
   const RowSkew skew = MeasureSkew(all);
-  EXPECT_EQ(skew.busiest_rank_rows, 5);        // what rank 0 sends
+  EXPECT_EQ(skew.busiest_rank_rows, 5);  // what rank 0 sends
   EXPECT_EQ(skew.busiest_rank_selections, 8);
   EXPECT_DOUBLE_EQ(skew.rank_imbalance, 3 * 3 / 8.0);
   EXPECT_DOUBLE_EQ(skew.expert_imbalance, 2 * 6 / 8.0);
