@@ -37,6 +37,14 @@ class CheckedTransport : public Transport {
   MemoryKind memory_kind() const override { return inner_->memory_kind(); }
   void Abort(const absl::Status& why) override { inner_->Abort(why); }
   absl::Span<const double> wait_seconds_per_rank() const override { return inner_->wait_seconds_per_rank(); }
+  absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site, int64_t num_bytes) override {
+    return inner_->AllocatePeerMemory(site, num_bytes);
+  }
+  absl::Status EnterPhase(const CallSite& site) override { return inner_->EnterPhase(site); }
+  absl::Duration timeout() const override { return inner_->timeout(); }
+  absl::Status PeerStatus(RankId rank) const override { return inner_->PeerStatus(rank); }
+  std::string PeerState(RankId rank) const override { return inner_->PeerState(rank); }
+  void AddWaitSeconds(RankId rank, double seconds) override { inner_->AddWaitSeconds(rank, seconds); }
 
   absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) override {
     TF_RETURN_IF_ERROR(Agree(site, args));

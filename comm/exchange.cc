@@ -2,7 +2,11 @@
 
 #include "absl/time/clock.h"
 #include "comm/alltoallv_exchange.h"
+#include "comm/collectives.h"
+#include "comm/peer_exchange.h"
+#include "comm/topology.h"
 #include "core/check.h"
+#include "core/log.h"
 
 namespace tokenferry {
 namespace {
@@ -107,16 +111,23 @@ absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, D
                                                          const ExchangeOptions& options) {
   TF_RETURN_IF_ERROR(CheckOptions(options));
   switch (options.path) {
-    case ExchangePath::kAuto:
+    case ExchangePath::kAuto: {
+      if (Topology::Of(transport).num_hosts() > 1) return CreateAllToAllVExchange(transport, device, options);
+      auto peer = CreatePeerExchange(transport, device, options);
+      if (peer.ok() || !IsAgreedOn(peer.status())) return peer;  // all ranks go the same way
+      if (transport.rank() == RankId(0)) LogWarning(absl::StrCat("taking path alltoallv: ", peer.status().message()));
+      return CreateAllToAllVExchange(transport, device, options);
+    }
+    case ExchangePath::kPeer:
+      return CreatePeerExchange(transport, device, options);
     case ExchangePath::kAllToAllV:
       return CreateAllToAllVExchange(transport, device, options);
-    case ExchangePath::kPeer:
     case ExchangePath::kAllGather:
     case ExchangePath::kTwoLevel:
       break;
   }
-  return absl::UnimplementedError(
-      absl::StrCat("exchange: path ", ExchangePathName(options.path), " is not there yet; use auto or alltoallv"));
+  return absl::UnimplementedError(absl::StrCat("exchange: path ", ExchangePathName(options.path),
+                                               " is not there yet; use auto, peer or alltoallv"));
 }
 
 }  // namespace tokenferry

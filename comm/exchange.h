@@ -30,6 +30,7 @@ struct ExchangeOptions {
   // What buffers are sized for at creation; larger exchanges grow them. 0: nothing in advance.
   int64_t max_tokens = 0;  // of any rank, in one exchange
   int max_top_k = 0;
+  int64_t max_peer_bytes = 0;  // path peer: most bytes of a rank's part; 0: no bound but the host's
 };
 
 // Since creation, this rank. Rows and bytes count what leaves for each rank, this one included.

@@ -5,6 +5,8 @@
 #include <mutex>
 
 #include "absl/time/clock.h"
+#include "comm/collectives.h"
+#include "comm/peer_memory.h"
 #include "comm/wait.h"
 #include "core/check.h"
 
@@ -35,6 +37,7 @@ struct Group {
   const int num_ranks;
   std::vector<RankState> ranks;
   std::vector<Mailbox> mailboxes;
+  std::shared_ptr<PeerMemory> peer_memory;  // while rank 0 hands it out
 };
 
 class LocalTransport : public Transport {
@@ -53,6 +56,28 @@ class LocalTransport : public Transport {
   std::string ToString() const override { return absl::StrCat("local rank ", rank_, " of ", group_->num_ranks); }
   std::string host(RankId) const override { return "(this process)"; }
   absl::Span<const double> wait_seconds_per_rank() const override { return wait_seconds_; }
+  absl::Duration timeout() const override { return options_.timeout; }
+  std::string PeerState(RankId) const override { return ""; }
+  void AddWaitSeconds(RankId rank, double seconds) override { wait_seconds_[rank.value] += seconds; }
+  absl::Status PeerStatus(RankId rank) const override {
+    const RankState& peer = group_->ranks[rank.value];
+    return peer.failed.load(std::memory_order_acquire) ? peer.error : absl::OkStatus();
+  }
+
+  absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site,
+                                                                 int64_t bytes_per_rank) override {
+    absl::Status status;
+    if (rank_ == 0) {
+      auto memory = AllocateProcessMemory(group_->num_ranks, bytes_per_rank);
+      status = memory.status();
+      if (status.ok()) group_->peer_memory = *std::move(memory);
+    }
+    TF_RETURN_IF_ERROR(AgreeOnStatus(*this, site, status));  // from here on all see it
+    std::shared_ptr<PeerMemory> memory = group_->peer_memory;
+    TF_RETURN_IF_ERROR(Barrier(*this, site));  // all have it
+    if (rank_ == 0) group_->peer_memory.reset();
+    return memory;
+  }
 
   absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) override {
     if (!error_.ok()) return error_;

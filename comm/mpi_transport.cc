@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "comm/collectives.h"
 #include "comm/mpi_status.h"
+#include "comm/peer_memory.h"
 #include "comm/process_state.h"
 #include "comm/wait.h"
 
@@ -63,6 +64,29 @@ class MpiTransport : public Transport {
   }
   std::string host(RankId rank) const override { return peers_[rank.value].host; }
   absl::Span<const double> wait_seconds_per_rank() const override { return wait_seconds_; }
+  absl::Duration timeout() const override { return options_.timeout; }
+  void AddWaitSeconds(RankId rank, double seconds) override { wait_seconds_[rank.value] += seconds; }
+  std::string PeerState(RankId rank) const override {
+    return OnThisHost(rank.value) ? tokenferry::ToString(GetProcessState(peers_[rank.value].process)) : "";
+  }
+  absl::Status PeerStatus(RankId rank) const override {
+    if (!OnThisHost(rank.value) || GetProcessState(peers_[rank.value].process) != ProcessState::kGone) {
+      return absl::OkStatus();
+    }
+    return absl::UnavailableError(absl::StrCat("the process of rank ", rank.value, " has ended"));
+  }
+
+  // The same answer on every rank: who is on whose host is known to all.
+  absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site,
+                                                                 int64_t bytes_per_rank) override {
+    for (int r = 1; r < num_ranks_; ++r) {
+      if (!peers_[r].process_namespace.empty() && peers_[r].process_namespace == peers_[0].process_namespace) continue;
+      return absl::FailedPreconditionError(absl::StrCat(
+          "peer memory: rank ", r, " on host ", peers_[r].host, " cannot reach the memory of rank 0 on host ",
+          peers_[0].host, ": not the same host, or not the same PID namespace; choose --path alltoallv"));
+    }
+    return AllocateHostMemory(*this, site, bytes_per_rank);
+  }
 
   absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) override {
     if (!error_.ok()) return error_;

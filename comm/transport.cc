@@ -1,5 +1,7 @@
 #include "comm/transport.h"
 
+#include "comm/peer_memory.h"
+
 namespace tokenferry {
 
 std::string ToString(const CallSite& site) {
@@ -13,6 +15,10 @@ std::string ToString(const CallSite& site) {
 absl::Status Transport::AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args) {
   TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), tokenferry::ToString(site)));
   return HostAllToAllV(site, args);
+}
+
+absl::StatusOr<std::shared_ptr<PeerMemory>> Transport::AllocatePeerMemory(const CallSite&, int64_t) {
+  return absl::FailedPreconditionError(absl::StrCat(ToString(), " has no peer memory; choose --path alltoallv"));
 }
 
 }  // namespace tokenferry

@@ -28,6 +28,8 @@ struct CallSite {
   int64_t step = -1;        // engine step, -1 outside steps
 };
 
+class PeerMemory;
+
 // "layer 3, combine rows, step 17"
 std::string ToString(const CallSite& site);
 
@@ -65,6 +67,21 @@ class Transport {
   // Seconds this rank has spent waiting for each rank, [num_ranks]: from the start of a transfer until that rank's part
   // was complete, counted for the last arrival only.
   virtual absl::Span<const double> wait_seconds_per_rank() const = 0;
+
+  // The rest is for paths that go around messages (comm/peer_exchange.h), with the same manners.
+
+  // Collective; all ranks pass the same size and get the same status. FailedPrecondition when ranks cannot reach each
+  // other's memory, ResourceExhausted when there is not enough.
+  virtual absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site, int64_t bytes_per_rank);
+  // Called where a transfer would begin. Only the faulty transport does something: what it does to transfers.
+  virtual absl::Status EnterPhase(const CallSite&) { return absl::OkStatus(); }
+  // The deadline of every wait.
+  virtual absl::Duration timeout() const = 0;
+  // OK while `rank` may still do its part; its error (local), or Unavailable when its process has ended. What it did
+  // before is then visible.
+  virtual absl::Status PeerStatus(RankId rank) const = 0;
+  virtual std::string PeerState(RankId rank) const = 0;  // of its process: "running", ...; empty when unknown
+  virtual void AddWaitSeconds(RankId rank, double seconds) = 0;
 };
 
 }  // namespace tokenferry

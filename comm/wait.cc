@@ -66,7 +66,11 @@ std::string DescribeWait(const Transport& transport, const CallSite& site, int64
       absl::StrAppend(&out, comma, p.untaken_bytes, " bytes for it not taken");
       comma = ", ";
     }
-    if (!p.process_state.empty()) absl::StrAppend(&out, comma, "its process is ", p.process_state);
+    if (!p.process_state.empty()) {
+      absl::StrAppend(&out, comma, "its process is ", p.process_state);
+      comma = ", ";
+    }
+    if (!p.last_sign.empty()) absl::StrAppend(&out, comma, p.last_sign);
     absl::StrAppend(&out, ")");
     separator = ", ";
   }

@@ -34,6 +34,7 @@ struct PendingRank {
   int64_t arrived_bytes = 0;
   int64_t untaken_bytes = 0;  // of what we send it: not taken yet
   std::string process_state;  // "running", "stopped (SIGSTOP?)", "gone"; empty when unknown
+  std::string last_sign;      // "last seen 1.2s ago in ..."; empty when unknown
 };
 
 // "layer 3, combine rows, transfer 12: rank 0 waits for rank 2 on host a (0 of 4096 bytes arrived, process gone)"

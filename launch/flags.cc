@@ -49,11 +49,13 @@ void DeclareShared(FlagSet& set, const FlagSet& own, SharedFlags* f) {
              "what moves bytes between ranks; auto: mpi under mpirun or srun, else local");
   set.Integer("ranks", &f->num_ranks, 0, 4096,
               "ranks; with the local transport, threads of this process; 0: as started");
-  if (is_free("path"))
-    set.Choice("path", &f->path, {{"auto", PathChoice::kAuto}, {"alltoallv", PathChoice::kAllToAllV}},
-               "path of the exchange");
-  if (is_free("placement"))
+  if (is_free("path")) {
+    set.Choice("path", &f->path, kPathChoices,
+               "path of the exchange; auto: peer when all ranks share a host's memory, else alltoallv");
+  }
+  if (is_free("placement")) {
     set.Text("placement", &f->placement, "linear, or a JSON file: which rank holds which experts [linear]");
+  }
   set.Choice("overflow", &f->overflow, {{"dropless", Overflow::kDropless}, {"capacity", Overflow::kCapacity}},
              "what happens to selections beyond an expert's capacity");
   set.Real("capacity-factor", &f->capacity_factor, {0, 1024, kExcluded}, "of --overflow capacity");

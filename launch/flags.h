@@ -8,6 +8,7 @@
 
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "comm/exchange.h"
 #include "core/dtype.h"
 #include "core/log.h"
 #include "core/status.h"
@@ -18,7 +19,6 @@ namespace tokenferry {
 
 enum class DeviceChoice : uint8_t { kAuto, kCpu, kCuda };
 enum class TransportChoice : uint8_t { kAuto, kLocal, kMpi };
-enum class PathChoice : uint8_t { kAuto, kAllToAllV };
 
 // Of every subcommand.
 struct SharedFlags {
@@ -28,7 +28,7 @@ struct SharedFlags {
   int num_threads = 0;  // kernel threads of a rank; 0: this rank's share of the cores it may use
   TransportChoice transport = TransportChoice::kAuto;
   int num_ranks = 0;  // 0: what mpirun started, else one. With the local transport: ranks as threads of this process
-  PathChoice path = PathChoice::kAuto;
+  ExchangePath path = ExchangePath::kAuto;
   std::string placement = "linear";  // or a JSON file, see Placement::FromFile
   Overflow overflow = Overflow::kDropless;
   double capacity_factor = 1.25;  // kCapacity only

@@ -108,6 +108,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
 
   EngineOptions engine;
   engine.compute = context.flags.compute;
+  engine.path = context.flags.path;
   engine.overflow = context.flags.overflow;
   engine.capacity_factor = context.flags.capacity_factor;
   engine.prefill_chunk = options.prefill_chunk;

@@ -19,7 +19,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
                                                        const ModelWeights& weights, const Placement& placement,
                                                        const EngineOptions& options) {
   std::unique_ptr<Engine> engine(new Engine(transport, device, config, options));
-  const MoeOptions moe{options.compute, options.overflow, options.capacity_factor, engine->max_tokens()};
+  const MoeOptions moe{options.compute, options.overflow, options.capacity_factor, engine->max_tokens(), options.path};
   TF_ASSIGN_OR_RETURN(engine->stream_, device.CreateStream());
   TF_ASSIGN_OR_RETURN(engine->transformer_, Transformer::Create(transport, device, config, weights, placement, moe));
   TF_RETURN_IF_ERROR(engine->Allocate());

@@ -17,6 +17,7 @@ namespace tokenferry {
 
 struct EngineOptions {
   Compute compute = Compute::kBF16;
+  ExchangePath path = ExchangePath::kAuto;
   Overflow overflow = Overflow::kDropless;
   double capacity_factor = 1.0;
   int64_t prefill_chunk = 512;  // most prompt tokens per rank and step

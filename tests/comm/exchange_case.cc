@@ -195,4 +195,43 @@ void RunRandomCases(Transport& transport, uint32_t seed, int num_cases, const Ex
   }
 }
 
+void RunChangingCases(Transport& transport, uint32_t seed, int num_cases, const ExchangeRun& run) {
+  const int64_t kHidden[] = {1, 7, 16, 33, 256};
+  std::mt19937 random(seed);
+  const int num_experts = 1 + static_cast<int>(random() % 13), num_ranks = transport.num_ranks();
+  const int64_t hidden = kHidden[random() % 5];
+  const DType dtype = random() % 2 ? DType::kBF16 : DType::kF32;
+  auto device = CreateCpuDevice(run.device);
+  auto stream = *device->CreateStream();
+  auto exchange = CreateExchange(transport, *device, {.hidden = hidden, .row_dtype = dtype, .path = run.path});
+  ASSERT_TRUE(exchange.ok()) << exchange.status();
+  for (int i = 0; i < num_cases; ++i) {
+    const int num_tokens = random() % 6 == 0 ? 0 : static_cast<int>(random() % 40);
+    const int top_k = 1 + static_cast<int>(random() % 4);
+    const uint32_t case_seed = static_cast<uint32_t>(random());
+    const ExchangeCase c = RandomCase(case_seed, num_tokens, num_experts, top_k, hidden, dtype);
+    SCOPED_TRACE(absl::StrCat(transport.ToString(), ", case ", i, ", ", c.ToString()));
+    const Placement placement = RandomPlacement(case_seed + 1, num_experts, num_ranks);
+    const std::vector<int64_t> offsets = RandomTokenSplit(case_seed + 2, num_tokens, num_ranks);
+    const int64_t begin = offsets[transport.rank().value], end = offsets[transport.rank().value + 1];
+    const auto out = RunOnce(**exchange, *device, *stream, c, placement, transport.rank().value, begin, end);
+    ASSERT_TRUE(out.ok()) << out.status();
+    const std::vector<float> expected = DenseReference(c);
+    if (out->empty()) continue;
+    ASSERT_EQ(std::memcmp(out->data(), expected.data() + begin * hidden, out->size() * sizeof(float)), 0);
+  }
+}
+
+absl::Status RunOneCase(Transport& transport, ExchangePath path) {
+  const int num_ranks = transport.num_ranks(), me = transport.rank().value;
+  ExchangeCase c{.num_experts = num_ranks, .top_k = num_ranks, .hidden = 8, .row_dtype = DType::kF32};
+  c.rows.assign(num_ranks * c.hidden, 1.0f);
+  c.weight.assign(num_ranks * num_ranks, 0.5f);
+  for (int i = 0; i < num_ranks * num_ranks; ++i) c.expert_idx.push_back(i % num_ranks);
+  auto device = CreateCpuDevice({});
+  TF_ASSIGN_OR_RETURN(auto stream, device->CreateStream());
+  TF_ASSIGN_OR_RETURN(auto exchange, CreateExchange(transport, *device, {.hidden = c.hidden, .path = path}));
+  return RunOnce(*exchange, *device, *stream, c, Placement::Linear(num_ranks, num_ranks), me, me, me + 1).status();
+}
+
 }  // namespace tokenferry

@@ -46,4 +46,10 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
 // A list of cases over shapes, splits and placements, all made from `seed`; `run` as above.
 void RunRandomCases(Transport& transport, uint32_t seed, int num_cases, const ExchangeRun& run);
 
+// One Exchange over a list of cases that differ in tokens, top-k, splits, placements and data.
+void RunChangingCases(Transport& transport, uint32_t seed, int num_cases, const ExchangeRun& run);
+
+// This rank's part of one exchange with hidden size 8, in which every rank sends to every rank; site: layer 2, step 5.
+absl::Status RunOneCase(Transport& transport, ExchangePath path);
+
 }  // namespace tokenferry

@@ -6,10 +6,12 @@
 #include <cstring>
 #include <mutex>
 #include <random>
+#include <thread>
 
 #include "comm/exchange.h"
 #include "comm/exchange_ops.h"
 #include "comm/faulty_transport.h"
+#include "comm/local_transport.h"
 #include "core/kernels/gather_rows.h"
 #include "tests/comm/exchange_case.h"
 #include "tests/comm/rank_group.h"
@@ -22,47 +24,89 @@ using testing::HasSubstr;
 
 CpuDeviceOptions FastDevice() { return {.num_threads = 2, .isa = BestIsa(SupportedIsas())}; }
 
-class ExchangeOnRanks : public testing::TestWithParam<std::tuple<Backend, int>> {};
+constexpr ExchangePath kPaths[] = {ExchangePath::kAllToAllV, ExchangePath::kPeer};
+
+class ExchangeOnRanks : public testing::TestWithParam<std::tuple<Backend, int, ExchangePath>> {};
 
 TEST_P(ExchangeOnRanks, EqualsTheDenseReference) {
-  const auto [backend, num_ranks] = GetParam();
+  const auto [backend, num_ranks, path] = GetParam();
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE(absl::StrCat("seed ", seed));
-  RunThreads(backend, num_ranks, absl::Seconds(60),
-             [&](Transport& t) { RunRandomCases(t, seed, 25, {.device = FastDevice(), .num_rounds = 2}); });
-}
-
-TEST_P(ExchangeOnRanks, NoTokensAnywhereAndMoreRanksThanExperts) {
-  const auto [backend, num_ranks] = GetParam();
-  RunThreads(backend, num_ranks, absl::Seconds(60), [&](Transport& t) {
-    const ExchangeCase none = RandomCase(1, 0, 3, 2, 16, DType::kF32);
-    RunExchangeCase(t, none, Placement::Linear(3, t.num_ranks()), std::vector<int64_t>(t.num_ranks() + 1, 0), {});
-    const ExchangeCase some = RandomCase(2, 50, 3, 2, 33, DType::kBF16);
-    RunExchangeCase(t, some, Placement::Linear(3, t.num_ranks()), RandomTokenSplit(3, 50, t.num_ranks()), {});
+  RunThreads(backend, num_ranks, absl::Seconds(60), [&, path = path](Transport& t) {
+    RunRandomCases(t, seed, 15, {.device = FastDevice(), .num_rounds = 2, .path = path});
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Threads, ExchangeOnRanks,
-    testing::Combine(testing::Values(Backend::kLocal, Backend::kCheckedLocal, Backend::kFaultyLocal),
-                     testing::Values(1, 2, 3, 4, 5, 8)),
-    [](const auto& info) { return absl::StrCat(BackendName(std::get<0>(info.param)), "_", std::get<1>(info.param)); });
+TEST_P(ExchangeOnRanks, EqualsTheDenseReferenceWhileShapesAndDataChange) {
+  const auto [backend, num_ranks, path] = GetParam();
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(absl::StrCat("seed ", seed));
+  RunThreads(backend, num_ranks, absl::Seconds(60),
+             [&, path = path](Transport& t) { RunChangingCases(t, seed, 15, {.device = FastDevice(), .path = path}); });
+}
 
-class ExchangeOnDevice : public testing::TestWithParam<std::tuple<CpuExecution, CpuMemory, KernelSet>> {};
+TEST_P(ExchangeOnRanks, NoTokensAnywhereAndMoreRanksThanExperts) {
+  const auto [backend, num_ranks, path] = GetParam();
+  RunThreads(backend, num_ranks, absl::Seconds(60), [&, path = path](Transport& t) {
+    const ExchangeCase none = RandomCase(1, 0, 3, 2, 16, DType::kF32);
+    RunExchangeCase(t, none, Placement::Linear(3, t.num_ranks()), std::vector<int64_t>(t.num_ranks() + 1, 0),
+                    {.path = path});
+    const ExchangeCase some = RandomCase(2, 50, 3, 2, 33, DType::kBF16);
+    RunExchangeCase(t, some, Placement::Linear(3, t.num_ranks()), RandomTokenSplit(3, 50, t.num_ranks()),
+                    {.path = path});
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Threads, ExchangeOnRanks,
+                         testing::Combine(testing::Values(Backend::kLocal, Backend::kCheckedLocal,
+                                                          Backend::kFaultyLocal),
+                                          testing::Values(1, 2, 3, 4, 5, 8), testing::ValuesIn(kPaths)),
+                         [](const auto& info) {
+                           return absl::StrCat(BackendName(std::get<0>(info.param)), "_", std::get<1>(info.param), "_",
+                                               ExchangePathName(std::get<2>(info.param)));
+                         });
+
+// Ranks that are early and late by turns, in every phase: memory that others still read must not be written again.
+TEST(PeerExchange, RandomSkews) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(absl::StrCat("seed ", seed));
+  for (const CpuExecution execution : {CpuExecution::kEager, CpuExecution::kLazy}) {
+    auto group = CreateLocalGroup(4, {.timeout = absl::Seconds(60)});
+    std::vector<std::thread> threads;
+    for (auto& local : group) {
+      FaultOptions faults;
+      faults.max_skew = absl::Milliseconds(2);
+      faults.skew_seed = seed;
+      local = CreateFaultyTransport(std::move(local), faults);
+      threads.emplace_back([&local, seed, execution] {
+        CpuDeviceOptions device;
+        device.execution = execution;
+        RunChangingCases(*local, seed, 80, {.device = device, .path = ExchangePath::kPeer});
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+}
+
+class ExchangeOnDevice : public testing::TestWithParam<std::tuple<CpuExecution, CpuMemory, KernelSet, ExchangePath>> {};
 
 TEST_P(ExchangeOnDevice, EqualsTheDenseReference) {
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE(absl::StrCat("seed ", seed));
   CpuDeviceOptions device = FastDevice();
-  std::tie(device.execution, device.memory, device.kernels) = GetParam();
-  RunThreads(Backend::kLocal, 3, absl::Seconds(60),
-             [&](Transport& t) { RunRandomCases(t, seed, 15, {.device = device, .num_rounds = 3}); });
+  ExchangePath path;
+  std::tie(device.execution, device.memory, device.kernels, path) = GetParam();
+  RunThreads(Backend::kLocal, 3, absl::Seconds(60), [&](Transport& t) {
+    RunRandomCases(t, seed, 10, {.device = device, .num_rounds = 3, .path = path});
+    RunChangingCases(t, seed, 10, {.device = device, .path = path});
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, ExchangeOnDevice,
                          testing::Combine(testing::Values(CpuExecution::kEager, CpuExecution::kLazy),
                                           testing::Values(CpuMemory::kPlain, CpuMemory::kTrap),
-                                          testing::Values(KernelSet::kFast, KernelSet::kReference)));
+                                          testing::Values(KernelSet::kFast, KernelSet::kReference),
+                                          testing::ValuesIn(kPaths)));
 
 template <class Args>
 void RunOn(Isa isa, const Op<Args>& op, const Args& args) {
@@ -124,11 +168,12 @@ struct PlanInputs {
   Placement placement = Placement::Linear(4, 3);
   std::vector<int32_t> experts = {0, 1, 2, 3};  // 2 tokens, top-2
 };
-std::vector<absl::Status> PlanWith(const std::function<void(int rank, PlanInputs&)>& change) {
+std::vector<absl::Status> PlanWith(ExchangePath path, const std::function<void(int rank, PlanInputs&)>& change) {
   std::vector<absl::Status> out(3);
   RunThreads(Backend::kLocal, 3, absl::Seconds(10), [&](Transport& t) {
     PlanInputs in;
     change(t.rank().value, in);
+    in.options.path = path;
     auto device = CreateCpuDevice({});
     auto stream = *device->CreateStream();
     auto exchange = *CreateExchange(t, *device, in.options);
@@ -141,11 +186,15 @@ std::vector<absl::Status> PlanWith(const std::function<void(int rank, PlanInputs
   return out;
 }
 
-TEST(Exchange, NamesRanksThatDisagree) {
-  const auto hidden = PlanWith([](int r, PlanInputs& in) { in.options.hidden = r == 1 ? 16 : 8; });
+class ExchangeErrors : public testing::TestWithParam<ExchangePath> {};
+INSTANTIATE_TEST_SUITE_P(Paths, ExchangeErrors, testing::ValuesIn(kPaths),
+                         [](const auto& info) { return ExchangePathName(info.param); });
+
+TEST_P(ExchangeErrors, NamesRanksThatDisagree) {
+  const auto hidden = PlanWith(GetParam(), [](int r, PlanInputs& in) { in.options.hidden = r == 1 ? 16 : 8; });
   const auto dtype =
-      PlanWith([](int r, PlanInputs& in) { in.options.row_dtype = r == 2 ? DType::kBF16 : DType::kF32; });
-  const auto placement = PlanWith([](int r, PlanInputs& in) {
+      PlanWith(GetParam(), [](int r, PlanInputs& in) { in.options.row_dtype = r == 2 ? DType::kBF16 : DType::kF32; });
+  const auto placement = PlanWith(GetParam(), [](int r, PlanInputs& in) {
     if (r == 0) in.placement = *Placement::FromTable(4, {{0}, {1, 2}, {3}});
   });
   for (int r = 0; r < 3; ++r) {
@@ -156,8 +205,8 @@ TEST(Exchange, NamesRanksThatDisagree) {
   }
 }
 
-TEST(Exchange, ARankWithABadRoutingEndsAllOfThem) {
-  const auto status = PlanWith([](int r, PlanInputs& in) {
+TEST_P(ExchangeErrors, ARankWithABadRoutingEndsAllOfThem) {
+  const auto status = PlanWith(GetParam(), [](int r, PlanInputs& in) {
     if (r == 1) in.experts[2] = 99;
   });
   EXPECT_THAT(std::string(status[1].message()), AllOf(HasSubstr("rank 1"), HasSubstr("token 1 selects expert 99")));
@@ -169,7 +218,62 @@ TEST(Exchange, RefusesOptionsThatCannotWork) {
     auto device = CreateCpuDevice({});
     EXPECT_FALSE(CreateExchange(t, *device, {.hidden = 0}).ok());
     EXPECT_FALSE(CreateExchange(t, *device, {.hidden = 8, .row_dtype = DType::kI32}).ok());
+    EXPECT_EQ(CreateExchange(t, *device, {.hidden = 8, .path = ExchangePath::kTwoLevel}).status().code(),
+              absl::StatusCode::kUnimplemented);
+    EXPECT_EQ((*CreateExchange(t, *device, {.hidden = 8}))->stats().path, ExchangePath::kPeer);
+    // More than is allowed: peer says so, auto takes another path.
+    const ExchangeOptions large{.hidden = 64, .max_tokens = 100, .max_top_k = 2, .max_peer_bytes = 1000};
+    ExchangeOptions peer = large;
+    peer.path = ExchangePath::kPeer;
+    EXPECT_THAT(std::string(CreateExchange(t, *device, peer).status().message()), HasSubstr("more than the 1000"));
+    EXPECT_EQ((*CreateExchange(t, *device, large))->stats().path, ExchangePath::kAllToAllV);
   });
+}
+
+// A rank that does not come to a phase is named, with the phase, at the deadline; a rank that has ended, earlier.
+TEST(PeerExchange, NamesTheRankThatIsMissing) {
+  for (const char* phase : {"plan counts", "dispatch rows", "combine rows"}) {
+    SCOPED_TRACE(phase);
+    auto group = CreateLocalGroup(3, {.timeout = absl::Milliseconds(300)});
+    FaultOptions faults;
+    faults.delay_phase = phase;
+    faults.delay = absl::Milliseconds(1500);
+    group[1] = CreateFaultyTransport(std::move(group[1]), faults);
+    std::vector<absl::Status> status(3);
+    std::vector<std::thread> threads;
+    for (int r = 0; r < 3; ++r) {
+      threads.emplace_back([&, r] { status[r] = RunOneCase(*group[r], ExchangePath::kPeer); });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (int r : {0, 2}) {
+      EXPECT_EQ(status[r].code(), absl::StatusCode::kDeadlineExceeded) << status[r];
+      EXPECT_THAT(std::string(status[r].message()),
+                  AllOf(HasSubstr(absl::StrCat("layer 2, ", phase, ", step 5, transfer 1: rank ", r, " waits for")),
+                        HasSubstr("rank 1 on host")));
+    }
+  }
+}
+
+TEST(PeerExchange, ARankThatEndsIsNamedBeforeTheDeadline) {
+  auto group = CreateLocalGroup(3, {.timeout = absl::Minutes(5)});
+  std::vector<absl::Status> status(3);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 3; ++r) {
+    threads.emplace_back([&, r] {
+      if (r == 2) {
+        auto device = CreateCpuDevice({});
+        ASSERT_TRUE(CreateExchange(*group[r], *device, {.hidden = 8, .path = ExchangePath::kPeer}).ok());
+        group[r]->Abort(absl::InternalError("its disk is full"));
+        return;
+      }
+      status[r] = RunOneCase(*group[r], ExchangePath::kPeer);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (int r : {0, 1}) {
+    EXPECT_THAT(std::string(status[r].message()),
+                AllOf(HasSubstr("plan counts"), HasSubstr("rank 2"), HasSubstr("its disk is full")));
+  }
 }
 
 }  // namespace

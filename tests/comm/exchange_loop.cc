@@ -1,9 +1,10 @@
 // A rank that exchanges for ever, as an engine would: the victim and the survivors of rank_death_test.py.
-//   exchange_loop TIMEOUT
+//   exchange_loop TIMEOUT PATH
 // Prints "rank R pid P" once, and rank 0 "step S" after each step. On an error it says so on stderr and ends the group.
 #include <unistd.h>
 
 #include <cstdio>
+#include <string>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -17,11 +18,10 @@ namespace {
 
 constexpr int kTokens = 8, kTopK = 2, kExperts = 6, kHidden = 64, kLayers = 4;
 
-absl::Status Loop(Transport& transport) {
+absl::Status Loop(Transport& transport, ExchangePath path) {
   auto device = CreateCpuDevice({});
   TF_ASSIGN_OR_RETURN(auto stream, device->CreateStream());
-  TF_ASSIGN_OR_RETURN(auto exchange,
-                      CreateExchange(transport, *device, {.hidden = kHidden, .path = ExchangePath::kAllToAllV}));
+  TF_ASSIGN_OR_RETURN(auto exchange, CreateExchange(transport, *device, {.hidden = kHidden, .path = path}));
   const Placement placement = Placement::Linear(kExperts, transport.num_ranks());
   std::vector<int32_t> experts;
   for (int i = 0; i < kTokens * kTopK; ++i) experts.push_back((i + transport.rank().value) % kExperts);
@@ -50,7 +50,7 @@ absl::Status Loop(Transport& transport) {
   }
 }
 
-int Main(absl::Duration timeout) {
+int Main(absl::Duration timeout, ExchangePath path) {
   auto session = MpiSession::Start(OnSigterm::kRequestStop);
   if (!session.ok()) {
     std::fprintf(stderr, "%s\n", session.status().ToString().c_str());
@@ -61,7 +61,7 @@ int Main(absl::Duration timeout) {
   if (status.ok()) {
     std::printf("rank %d pid %d\n", (*transport)->rank().value, static_cast<int>(getpid()));
     std::fflush(stdout);
-    status = Loop(**transport);
+    status = Loop(**transport, path);
   }
   std::fprintf(stderr, "ended: %s\n", status.ToString().c_str());
   if (transport.ok()) (*transport)->Abort(status);
@@ -73,9 +73,11 @@ int Main(absl::Duration timeout) {
 
 int main(int argc, char** argv) {
   absl::Duration timeout;
-  if (argc != 2 || !absl::ParseDuration(argv[1], &timeout)) {
-    std::fprintf(stderr, "usage: exchange_loop TIMEOUT\n");
+  const std::string path = argc == 3 ? argv[2] : "";
+  if (!absl::ParseDuration(argc == 3 ? argv[1] : "", &timeout) || (path != "peer" && path != "alltoallv")) {
+    std::fprintf(stderr, "usage: exchange_loop TIMEOUT peer|alltoallv\n");
     return 2;
   }
-  return tokenferry::Main(timeout);
+  return tokenferry::Main(timeout,
+                          path == "peer" ? tokenferry::ExchangePath::kPeer : tokenferry::ExchangePath::kAllToAllV);
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kills or stops one rank of a running job and looks at what the others say.
 
-  rank_death_test.py EXCHANGE_LOOP
+  rank_death_test.py EXCHANGE_LOOP PATH
 
 The survivors must name the rank, the layer and the phase; the job must end within the deadline and two seconds; no
 process and no shared memory of it may remain.
@@ -21,12 +21,12 @@ PHASES = "plan counts|plan selections|dispatch rows|combine rows"
 class Job:
     """The processes of one mpirun, and everything they print."""
 
-    def __init__(self, program, timeout_s):
+    def __init__(self, program, path, timeout_s):
         env = dict(os.environ)
         # What a test in a container on a small machine needs; all else is mpirun as a user calls it.
         env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="1")
         self.pids, self.step, self.err = {}, -1, ""
-        self.proc = subprocess.Popen(["mpirun", "-n", str(RANKS), program, f"{timeout_s}s"], stdout=subprocess.PIPE,
+        self.proc = subprocess.Popen(["mpirun", "-n", str(RANKS), program, f"{timeout_s}s", path], stdout=subprocess.PIPE,
                                      stderr=subprocess.PIPE, text=True, env=env)
         self.readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
         for reader in self.readers:
@@ -56,7 +56,8 @@ class Job:
         files = set()
         for pid in self.pids.values():
             with open(f"/proc/{pid}/maps") as maps:
-                files |= set(re.findall(r"(/dev/shm/\S+)", maps.read()))
+                # Without what has no name any more ("... (deleted)").
+                files |= set(re.findall(r"(/dev/shm/\S+)$", maps.read(), re.MULTILINE))
         return files
 
 
@@ -68,8 +69,8 @@ def alive(pid):
         return False
 
 
-def check(program, name, signal_number, timeout_s, state, victim):
-    job = Job(program, timeout_s)
+def check(program, path, name, signal_number, timeout_s, state, victim):
+    job = Job(program, path, timeout_s)
     try:
         job.wait_for_step(20)
         files = job.shared_memory()
@@ -102,10 +103,10 @@ def check(program, name, signal_number, timeout_s, state, victim):
 
 
 def main():
-    program = sys.argv[1]
+    program, path = sys.argv[1:]
     for victim in (2, 0):
-        check(program, "SIGKILL", signal.SIGKILL, 20, "gone", victim)
-        check(program, "SIGSTOP", signal.SIGSTOP, 2, "stopped (SIGSTOP?)", victim)
+        check(program, path, "SIGKILL", signal.SIGKILL, 20, "gone", victim)
+        check(program, path, "SIGSTOP", signal.SIGSTOP, 2, "stopped (SIGSTOP?)", victim)
 
 
 if __name__ == "__main__":

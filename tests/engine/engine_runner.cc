@@ -67,6 +67,7 @@ absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSe
   TF_ASSIGN_OR_RETURN(const ModelWeights weights, LoadWeights(checkpoint, plan.plan, *stream, load));
   EngineOptions options;
   options.compute = setup.compute;
+  options.path = setup.path;
   options.overflow = setup.overflow;
   options.capacity_factor = setup.capacity_factor;
   options.prefill_chunk = setup.prefill_chunk;

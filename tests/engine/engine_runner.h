@@ -19,6 +19,7 @@ struct RunSetup {
   int64_t placement_seed = -1;  // -1: linear; else a random placement of that seed
   CpuDeviceOptions device;      // isa kPortable stands for the best this machine has
   bool portable_isa = false;    // really kPortable
+  ExchangePath path = ExchangePath::kAuto;
   Overflow overflow = Overflow::kDropless;
   double capacity_factor = 1;
   int64_t cache_tokens_per_rank = 4096;

@@ -1,5 +1,5 @@
-// One meaning everywhere: the bits of logits and routing do not depend on ranks, placement, batch, chunk, threads or
-// the mode of the device.
+// One meaning everywhere: the bits of logits and routing do not depend on ranks, placement, path of the exchange,
+// batch, chunk, threads or the mode of the device.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -57,6 +57,24 @@ TEST_P(Identity, RankCounts) {
     SCOPED_TRACE(ranks);
     RunSetup setup = Base();
     setup.num_ranks = ranks;
+    ExpectSame(setup);
+  }
+}
+
+// The same ranks, placements and device modes over the path that is not the automatic one (peer: ranks are threads).
+TEST_P(Identity, Paths) {
+  for (int ranks : {1, 3, 8}) {
+    SCOPED_TRACE(ranks);
+    RunSetup setup = Base();
+    setup.num_ranks = ranks;
+    setup.path = ExchangePath::kAllToAllV;
+    ExpectSame(setup);
+    setup.placement_seed = ranks;
+    setup.prefill_chunk = 64;
+    setup.device.execution = CpuExecution::kLazy;
+    setup.device.memory = CpuMemory::kTrap;
+    ExpectSame(setup);
+    setup.path = ExchangePath::kPeer;
     ExpectSame(setup);
   }
 }

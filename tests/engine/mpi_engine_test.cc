@@ -18,11 +18,14 @@ TEST(MpiEngine, LogitsAndRoutingEqualOneLocalRanks) {
   first.resize(100);
   second.resize(33);
   const std::vector<Request> requests = {LogitsRequest(first), LogitsRequest(second)};
-  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+  for (const auto [compute, path] :
+       {std::pair(Compute::kF32, ExchangePath::kPeer), std::pair(Compute::kBF16, ExchangePath::kPeer),
+        std::pair(Compute::kBF16, ExchangePath::kAllToAllV)}) {
     RunSetup setup;
     setup.compute = compute;
     setup.prefill_chunk = 64;
     setup.placement_seed = compute == Compute::kF32 ? -1 : 3;
+    setup.path = path;
     const auto got = RunRank(**transport, setup, requests);
     ASSERT_TRUE(got.ok()) << got.status();
     if ((*transport)->rank() == RankId(0)) {

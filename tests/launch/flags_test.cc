@@ -103,7 +103,7 @@ TEST(Flags, EverySharedFlagArrives) {
   EXPECT_EQ(f.num_threads, 3);
   EXPECT_EQ(f.transport, TransportChoice::kLocal);
   EXPECT_EQ(f.num_ranks, 5);
-  EXPECT_EQ(f.path, PathChoice::kAllToAllV);
+  EXPECT_EQ(f.path, ExchangePath::kAllToAllV);
   EXPECT_EQ(f.placement, "p.json");
   EXPECT_EQ(f.overflow, Overflow::kCapacity);
   EXPECT_EQ(f.capacity_factor, 1.5);

@@ -1,0 +1,39 @@
+// What lies where in a rank's part of the memory that ranks share. A value, the same on every rank.
+#pragma once
+
+#include <cstdint>
+
+#include "core/status.h"
+
+namespace tokenferry {
+
+// The largest exchange a part has room for; of any rank.
+struct PeerCapacity {
+  int64_t tokens = 0;
+  int64_t send_rows = 0;        // (token, rank) pairs
+  int64_t send_selections = 0;  // of its tokens
+  int64_t recv_selections = 0;  // of its experts
+
+  bool Holds(const PeerCapacity& needed) const;
+  // `needed`, and a quarter more than before of what grows, so that sizes that creep up do not grow it each time.
+  PeerCapacity GrownTo(const PeerCapacity& needed) const;
+};
+
+// Byte offsets within a part, multiples of 64. The sizes of a row and of an output divide bytes_per_rank: so the rows
+// of all ranks are one matrix with a common stride, row i of rank r being its row r * rows_per_rank + i; outputs too.
+struct PeerLayout {
+  int64_t row_token[2] = {};   // [send_rows] int32 each; of even and of odd exchanges
+  int64_t selections[2] = {};  // [send_selections] WireSelection each
+  int64_t return_idx = 0;      // [recv_selections] int32
+  int64_t rows = 0;            // [tokens, H]
+  int64_t outputs = 0;         // [recv_selections, H] f32
+  int64_t bytes_per_rank = 0;
+  int64_t rows_per_rank = 0;
+  int64_t outputs_per_rank = 0;
+};
+
+// ResourceExhausted when indices of rows over all ranks would not fit 31 bits.
+absl::StatusOr<PeerLayout> MakePeerLayout(const PeerCapacity& capacity, int num_ranks, int64_t row_bytes,
+                                          int64_t out_bytes);
+
+}  // namespace tokenferry
