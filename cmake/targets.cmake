@@ -1,13 +1,15 @@
 # tf_library(NAME name SOURCES .. DEPS ..)       one box of the layer diagram: target tokenferry_<name>
-# tf_test(NAME name SOURCES .. DEPS .. [RANKS 1 2 3] [LABELS ..] [TIMEOUT s] [PROGRAMS target ..])
+# tf_test(NAME name SOURCES .. DEPS .. [RANKS 1 2 3] [LABELS ..] [TIMEOUT s] [PROGRAMS target ..] [QUICK gtest-filter])
 #   without RANKS: one process. With RANKS: one ctest per rank count, under mpirun, with tests/support's MPI main.
 #   Test names: <name> or <name>.np<ranks>. PROGRAMS are built with it, for tests that start them.
-#   LABELS: `slow` (not in the short sanitizer runs), `tsan` (also run under the thread sanitizer).
+#   QUICK: in sanitizer builds, test <name>.quick is the part of a `slow` test that the short runs do.
+#   LABELS: `slow` (not in the short sanitizer runs), `tsan` (also run under the thread sanitizer), `gpu` (all that the
+#   cuda preset's short run builds and runs; they pass without a GPU).
 # tf_script_test(NAME name COMMAND .. [LABELS ..] [TIMEOUT s] [PROGRAMS target ..])   a test that is not GoogleTest
 # tf_fuzz(NAME name SOURCES .. DEPS .. [SEEDS folder])   a libFuzzer target, built in preset `fuzz` only; its test runs it
 #   for TOKENFERRY_FUZZ_SECONDS from the files in SEEDS
 #
-# tests_quick: every test that is not `slow`; tests_tsan: those labelled `tsan`; fuzzers: every libFuzzer target.
+# tests_quick: every test that is not `slow`; tests_tsan, tests_gpu: those with that label; fuzzers: every libFuzzer target.
 
 set(TF_WARNINGS -Wall -Wextra -Wno-missing-field-initializers)
 set(TOKENFERRY_FUZZ_SECONDS 10 CACHE STRING "how long the test of a libFuzzer target runs")
@@ -16,7 +18,8 @@ add_library(tf_options INTERFACE)
 target_include_directories(tf_options INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_options(tf_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${TF_WARNINGS}>)
 # A product and a sum are contracted only where the code says fma: results must not depend on the compiler's mood.
-target_compile_options(tf_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
+target_compile_options(tf_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off> "$<$<COMPILE_LANGUAGE:CUDA>:-fmad=false;-Xcompiler=-ffp-contract=off>")
 if(TOKENFERRY_SANITIZE)
   target_compile_options(tf_options INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${TOKENFERRY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
@@ -29,6 +32,7 @@ endif()
 if(TOKENFERRY_TESTS)
   add_custom_target(tests_quick)
   add_custom_target(tests_tsan)
+  add_custom_target(tests_gpu)
 endif()
 if(TOKENFERRY_FUZZ)
   add_custom_target(fuzzers)
@@ -40,10 +44,35 @@ set(TF_TEST_ENVIRONMENT
   "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0"
   "UBSAN_OPTIONS=print_stacktrace=1")
 
+# What nearly every source file includes is parsed once: half of the time of a build from nothing. Every header and, in
+# builds with a compiler cache, every source file still has to name what it uses: such a cache replaces this.
+if(CMAKE_CXX_COMPILER_LAUNCHER OR CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  set(CMAKE_DISABLE_PRECOMPILE_HEADERS ON)
+endif()
+
+# tf_precompiled(NAME name HEADERS header .. DEPS ..): compiles `headers`; others use them with REUSE_FROM.
+function(tf_precompiled)
+  cmake_parse_arguments(A "" "NAME" "HEADERS;DEPS" ${ARGN})
+  file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/${A_NAME}.cc CONTENT "\n")
+  add_library(${A_NAME} OBJECT ${CMAKE_CURRENT_BINARY_DIR}/${A_NAME}.cc)
+  target_link_libraries(${A_NAME} PRIVATE tf_options ${A_DEPS})
+  target_precompile_headers(${A_NAME} PRIVATE ${A_HEADERS})
+endfunction()
+
+set(TF_COMMON_HEADERS <algorithm> <cstdint> <functional> <memory> <string> <vector>
+  <absl/status/statusor.h> <absl/strings/str_cat.h> <absl/strings/str_format.h> <absl/time/time.h> <absl/types/span.h>)
+set(TF_COMMON_DEPS absl::status absl::statusor absl::strings absl::str_format absl::time absl::span Threads::Threads)
+tf_precompiled(NAME tf_common_headers HEADERS ${TF_COMMON_HEADERS} DEPS ${TF_COMMON_DEPS})
+if(TOKENFERRY_TESTS)
+  tf_precompiled(NAME tf_test_headers HEADERS <gmock/gmock.h> <gtest/gtest.h> ${TF_COMMON_HEADERS}
+    DEPS GTest::gtest GTest::gmock ${TF_COMMON_DEPS})
+endif()
+
 function(tf_library)
   cmake_parse_arguments(A "" "NAME" "SOURCES;DEPS" ${ARGN})
   add_library(tokenferry_${A_NAME} STATIC ${A_SOURCES})
   target_link_libraries(tokenferry_${A_NAME} PUBLIC tf_options ${A_DEPS})
+  target_precompile_headers(tokenferry_${A_NAME} REUSE_FROM tf_common_headers)
 endfunction()
 
 # Builds `target` with the groups that `labels` put it in.
@@ -51,22 +80,35 @@ function(tf_join_groups target labels)
   if(NOT "slow" IN_LIST labels)
     add_dependencies(tests_quick ${target})
   endif()
-  if("tsan" IN_LIST labels)
-    add_dependencies(tests_tsan ${target})
-  endif()
+  foreach(label tsan gpu)
+    if(label IN_LIST labels)
+      add_dependencies(tests_${label} ${target})
+    endif()
+  endforeach()
 endfunction()
 
 function(tf_test)
-  cmake_parse_arguments(A "" "NAME;TIMEOUT" "SOURCES;DEPS;RANKS;LABELS;PROGRAMS" ${ARGN})
+  cmake_parse_arguments(A "" "NAME;TIMEOUT;QUICK" "SOURCES;DEPS;RANKS;LABELS;PROGRAMS" ${ARGN})
   if(NOT A_TIMEOUT)
     set(A_TIMEOUT 120)
   endif()
+  if(TOKENFERRY_SANITIZE)
+    math(EXPR A_TIMEOUT "10 * ${A_TIMEOUT}")
+  endif()
   add_executable(${A_NAME} ${A_SOURCES})
   target_link_libraries(${A_NAME} PRIVATE tf_options ${A_DEPS} GTest::gtest GTest::gmock)
+  target_precompile_headers(${A_NAME} REUSE_FROM tf_test_headers)
   if(A_PROGRAMS)
     add_dependencies(${A_NAME} ${A_PROGRAMS})
   endif()
-  tf_join_groups(${A_NAME} "${A_LABELS}")
+  set(quick_labels ${A_LABELS})
+  if(A_QUICK AND TOKENFERRY_SANITIZE)
+    list(REMOVE_ITEM quick_labels slow)
+    add_test(NAME ${A_NAME}.quick COMMAND ${A_NAME} --gtest_filter=${A_QUICK})
+    set_tests_properties(${A_NAME}.quick PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${quick_labels}"
+                         ENVIRONMENT "${TF_TEST_ENVIRONMENT}")
+  endif()
+  tf_join_groups(${A_NAME} "${quick_labels}")
   if(NOT A_RANKS)
     target_link_libraries(${A_NAME} PRIVATE GTest::gtest_main)
     add_test(NAME ${A_NAME} COMMAND ${A_NAME})

@@ -27,7 +27,8 @@ uint32_t SupportedIsas() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd")) {
       mask |= Bit(Isa::kAvx512);
-      if (__builtin_cpu_supports("avx512bf16")) mask |= Bit(Isa::kAvx512Bf16);
+      // Its kernels look FP8 codes up with VBMI: Zen 4, Sapphire Rapids and later; Cooper Lake has no VBMI.
+      if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi")) mask |= Bit(Isa::kAvx512Bf16);
     }
   }
 #elif defined(__aarch64__)

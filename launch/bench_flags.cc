@@ -8,13 +8,16 @@ namespace {
 constexpr int64_t kMaxTokens = 1 << 20, kMaxHidden = 1 << 20;
 constexpr int kMaxExperts = 1 << 16, kMaxTopK = 32, kMaxIters = 1 << 20;
 
-std::vector<std::pair<std::string, std::string>> PathNames() {
-  std::vector<std::pair<std::string, std::string>> names;
-  for (const char* name : {"auto", "peer", "alltoallv", "allgather", "two_level"}) names.emplace_back(name, name);
-  return names;
-}
-
 }  // namespace
+
+// Spelled out, so that the flags need nothing of comm but its header.
+std::vector<std::pair<std::string, ExchangePath>> PathChoices() {
+  return {{"auto", ExchangePath::kAuto},
+          {"peer", ExchangePath::kPeer},
+          {"alltoallv", ExchangePath::kAllToAllV},
+          {"allgather", ExchangePath::kAllGather},
+          {"two_level", ExchangePath::kTwoLevel}};
+}
 
 void DeclareBenchAllToAll(FlagSet& set, BenchAllToAllFlags* f) {
   set.Choice<std::string>("preset", &f->preset,
@@ -25,7 +28,7 @@ void DeclareBenchAllToAll(FlagSet& set, BenchAllToAllFlags* f) {
   set.Integers("experts", &f->experts, 1, kMaxExperts, "experts; without it 256, or the trace's");
   set.Integers("top-k", &f->top_k, 1, kMaxTopK, "experts of a token; without it 8, or the trace's");
   set.Choices("dtype", &f->dtypes, {{"bf16", DType::kBF16}, {"f32", DType::kF32}}, "of dispatched rows");
-  set.Choices("path", &f->paths, PathNames(), "paths of the exchange");
+  set.Choices("path", &f->paths, PathChoices(), "paths of the exchange");
   set.Words("placement", &f->placements, "linear, random:SEED, or a JSON file");
   set.Words("traffic", &f->traffics, "uniform, zipf:S, hot:N, grouped, grouped:GROUPS:KEPT, silent-rank, trace:FILE");
   set.Integer("warmup", &f->warmup, 0, kMaxIters, "round trips before the timed ones");
@@ -43,7 +46,7 @@ void DeclareBenchMoe(FlagSet& set, BenchMoeFlags* f) {
   set.Integers("top-k", &f->top_k, 1, kMaxTopK, "experts of a token");
   set.Choices("weights", &f->weight_dtypes, {{"bf16", DType::kBF16}, {"fp8", DType::kF8E4M3}, {"f32", DType::kF32}},
               "precision of the experts' weights");
-  set.Choices("path", &f->paths, PathNames(), "paths of the exchange");
+  set.Choices("path", &f->paths, PathChoices(), "paths of the exchange");
   set.Integer("warmup", &f->warmup, 0, kMaxIters, "layers before the timed ones");
   set.Integer("iters", &f->iters, 1, kMaxIters, "timed layers");
   set.Text("json", &f->json_file, "JSON file to write");

@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "comm/exchange.h"
 #include "core/dtype.h"
 #include "core/status.h"
 
@@ -19,7 +21,7 @@ struct BenchAllToAllFlags {
   std::vector<int> experts;  // empty: 256, or the trace's
   std::vector<int> top_k;    // empty: 8, or the trace's
   std::vector<DType> dtypes = {DType::kBF16};
-  std::vector<std::string> paths = {"auto"};  // names of comm/exchange.h
+  std::vector<ExchangePath> paths = {ExchangePath::kAuto};
   std::vector<std::string> placements = {"linear"};
   std::vector<std::string> traffics = {"uniform"};
   std::string preset = "none";  // already applied to the lists
@@ -36,11 +38,14 @@ struct BenchMoeFlags {
   std::vector<int> experts = {64};
   std::vector<int> top_k = {8};
   std::vector<DType> weight_dtypes = {DType::kBF16};
-  std::vector<std::string> paths = {"auto"};
+  std::vector<ExchangePath> paths = {ExchangePath::kAuto};
   int warmup = 3;
   int iters = 20;
   std::string json_file;
 };
+
+// The names of --path, here and elsewhere.
+std::vector<std::pair<std::string, ExchangePath>> PathChoices();
 
 void DeclareBenchAllToAll(FlagSet& set, BenchAllToAllFlags* f);
 void DeclareBenchMoe(FlagSet& set, BenchMoeFlags* f);

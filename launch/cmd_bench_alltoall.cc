@@ -17,7 +17,7 @@ absl::StatusOr<AllToAllBenchOptions> MakeOptions(const BenchAllToAllFlags& flags
   options.experts = flags.experts;
   options.top_k = flags.top_k;
   options.dtypes = flags.dtypes;
-  options.paths = PathsFromNames(flags.paths);
+  options.paths = flags.paths;
   options.placements = flags.placements;
   options.warmup = flags.warmup;
   options.iters = flags.iters;
@@ -31,17 +31,6 @@ absl::StatusOr<AllToAllBenchOptions> MakeOptions(const BenchAllToAllFlags& flags
 }
 
 }  // namespace
-
-std::vector<ExchangePath> PathsFromNames(const std::vector<std::string>& names) {
-  std::vector<ExchangePath> paths;
-  for (const std::string& name : names) {
-    for (const ExchangePath path : {ExchangePath::kAuto, ExchangePath::kPeer, ExchangePath::kAllToAllV,
-                                    ExchangePath::kAllGather, ExchangePath::kTwoLevel}) {
-      if (name == ExchangePathName(path)) paths.push_back(path);
-    }
-  }
-  return paths;
-}
 
 absl::Status WriteFile(const std::string& flag, const std::string& path, const std::string& text) {
   if (path.empty()) return absl::OkStatus();

@@ -2,7 +2,6 @@
 // defines every number.
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -11,6 +10,7 @@
 #include "core/machine.h"
 #include "launch/commands.h"
 #include "launch/run_report.h"
+#include "launch/text_file.h"
 
 namespace tokenferry {
 namespace {
@@ -84,8 +84,8 @@ void PrintTable(const BenchFlags& flags, const RunReport& report, double prefill
   }
 }
 
-absl::Status WriteJson(const BenchFlags& flags, const SharedFlags& shared, const RunReport& report,
-                       const std::vector<Round>& rounds) {
+std::string JsonText(const BenchFlags& flags, const SharedFlags& shared, const RunReport& report,
+                     const std::vector<Round>& rounds) {
   nlohmann::ordered_json json = {{"benchmark", "engine"},
                                  {"machine", MachineDescription()},
                                  {"model", shared.model},
@@ -100,20 +100,24 @@ absl::Status WriteJson(const BenchFlags& flags, const SharedFlags& shared, const
   }
   for (const RankReport& r : report.ranks) json["memory_ratio_per_rank"].push_back(MemoryRatio(r));
   json["report"] = nlohmann::ordered_json::parse(report.JsonText());
-  std::ofstream file(flags.json_file);
-  file << json.dump(2) << "\n";
-  file.close();
-  return file ? absl::OkStatus()
-              : absl::UnavailableError(absl::StrCat("--json ", flags.json_file, ": cannot be written"));
+  return json.dump(2) + "\n";
 }
 
 }  // namespace
 
 absl::Status RunBenchEngine(RankContext& context, const BenchFlags& flags) {
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNone));
-  TF_RETURN_IF_ERROR(CheckContext("a sequence", flags.prompt_tokens, flags.decode_tokens, files->config));
+  std::unique_ptr<TextFileWriter> json_file;
+  absl::Status ready = CheckContext("a sequence", flags.prompt_tokens, flags.decode_tokens, files->config);
+  if (ready.ok() && context.rank() == RankId(0) && !flags.json_file.empty()) {
+    auto created = TextFileWriter::Create("--json", flags.json_file);
+    ready = created.status();
+    if (created.ok()) json_file = *std::move(created);
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"bench input"}, ready));
   const std::vector<Request> requests = MakeRequests(flags, files->config.vocab_size);
-  const std::vector<int64_t> lengths(requests.size(), flags.prompt_tokens + flags.decode_tokens);
+  std::vector<int64_t> lengths(requests.size(), flags.prompt_tokens + flags.decode_tokens);
+  TF_ASSIGN_OR_RETURN(lengths, BroadcastLengths(context, lengths));
   TF_ASSIGN_OR_RETURN(
       std::unique_ptr<ModelSession> session,
       StartSession(context, std::move(files), FitRequests(lengths, context.num_ranks(), context.flags)));
@@ -132,7 +136,7 @@ absl::Status RunBenchEngine(RankContext& context, const BenchFlags& flags) {
   TF_ASSIGN_OR_RETURN(const RunReport report, CollectReport(context, *session));
   if (context.rank() != RankId(0)) return absl::OkStatus();
   PrintTable(flags, report, Median(prefill), Median(decode));
-  return flags.json_file.empty() ? absl::OkStatus() : WriteJson(flags, context.flags, report, rounds);
+  return json_file ? json_file->Commit(JsonText(flags, context.flags, report, rounds)) : absl::OkStatus();
 }
 
 }  // namespace tokenferry

@@ -15,7 +15,7 @@ absl::Status RunBenchMoe(RankContext& context, const BenchMoeFlags& flags) {
                                 .experts = flags.experts,
                                 .top_k = flags.top_k,
                                 .weight_dtypes = flags.weight_dtypes,
-                                .paths = PathsFromNames(flags.paths),
+                                .paths = flags.paths,
                                 .compute = context.flags.compute,
                                 .warmup = flags.warmup,
                                 .iters = flags.iters};

@@ -1,14 +1,14 @@
 // tokenferry eval: perplexity, and on request logits and routing decisions, of given tokens.
 #include <cmath>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
 #include "comm/collectives.h"
 #include "launch/commands.h"
 #include "launch/run_report.h"
+#include "launch/text_file.h"
+#include "runtime/model/json_file.h"
 #include "runtime/model/safetensors_writer.h"
 
 namespace tokenferry {
@@ -16,21 +16,15 @@ namespace {
 
 using Ids = std::vector<int32_t>;
 
-absl::StatusOr<std::string> ReadFile(const std::string& flag, const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file) return absl::NotFoundError(absl::StrCat(flag, " ", path, ": cannot be read"));
-  return text;
-}
-
 absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelConfig& config) {
-  TF_ASSIGN_OR_RETURN(const std::string text, ReadFile("--ids", path));
-  const auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const std::string name = absl::StrCat("--ids '", path, "'");
+  TF_ASSIGN_OR_RETURN(const std::string text, ReadTextFile("--ids", path));
+  TF_ASSIGN_OR_RETURN(const nlohmann::json json, ParseJson(text, name));
   const auto error = [&](const std::string& what) {
-    return absl::InvalidArgumentError(absl::StrCat("--ids ", path, ": ", what));
+    return absl::InvalidArgumentError(absl::StrCat(name, ": ", what));
   };
   if (!json.is_object() || !json.contains("prompts") || !json["prompts"].is_array())
-    return error("not JSON with a list \"prompts\"");
+    return error("not an object with a list \"prompts\"");
   std::vector<Ids> prompts;
   for (const auto& prompt : json["prompts"]) {
     const std::string what = absl::StrCat("prompt ", prompts.size());
@@ -56,10 +50,11 @@ absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelCon
 
 // The text in windows of the model's context, each starting with the begin-of-sentence token if the tokenizer has one.
 absl::StatusOr<std::vector<Ids>> ReadText(const std::string& path, const ModelFiles& files) {
-  TF_ASSIGN_OR_RETURN(const std::string text, ReadFile("--text", path));
-  const Ids all = files.tokenizer->Encode(text);
-  if (all.empty()) return absl::InvalidArgumentError(absl::StrCat("--text ", path, ": no tokens in it"));
+  TF_ASSIGN_OR_RETURN(const std::string text, ReadTextFile("--text", path));
+  Ids all = files.tokenizer->Encode(text);
   const Ids start = files.tokenizer->add_bos() ? Ids{files.tokenizer->bos_id()} : Ids{};
+  if (!start.empty() && !all.empty() && all[0] == start[0]) all.erase(all.begin());
+  if (all.empty()) return absl::InvalidArgumentError(absl::StrCat("--text '", path, "': no tokens in it"));
   const size_t window = static_cast<size_t>(files.config.max_position_embeddings) - start.size();
   std::vector<Ids> windows;
   for (size_t begin = 0; begin < all.size(); begin += window) {
@@ -126,11 +121,12 @@ class Evaluation {
       TF_ASSIGN_OR_RETURN(e->prompts_, ReadText(flags.text_file, files));
     }
     if (!flags.out_file.empty()) {
-      TF_ASSIGN_OR_RETURN(e->out_, OutFile::Create(flags.out_file, e->prompts_, files.config));
+      auto out = OutFile::Create(flags.out_file, e->prompts_, files.config);
+      if (!out.ok()) return Annotate(out.status(), "--out");
+      e->out_ = *std::move(out);
     }
     if (!flags.json_file.empty()) {
-      e->json_.open(flags.json_file);
-      if (!e->json_) return absl::UnavailableError(absl::StrCat("--json ", flags.json_file, ": cannot be written"));
+      TF_ASSIGN_OR_RETURN(e->json_, TextFileWriter::Create("--json", flags.json_file));
     }
     e->scores_.resize(e->prompts_.size());
     return e;
@@ -161,17 +157,14 @@ class Evaluation {
     }
     json["total"] = show("total", total);
     json["report"] = nlohmann::ordered_json::parse(report.JsonText());
-    if (!json_.is_open()) return absl::OkStatus();
-    json_ << json.dump(2) << "\n";
-    json_.close();
-    return json_ ? absl::OkStatus() : absl::UnavailableError("--json: write failed");
+    return json_ ? json_->Commit(json.dump(2) + "\n") : absl::OkStatus();
   }
 
  private:
   std::vector<Ids> prompts_;
   std::vector<Score> scores_;
   std::unique_ptr<OutFile> out_;
-  std::ofstream json_;
+  std::unique_ptr<TextFileWriter> json_;
 };
 
 }  // namespace
@@ -187,7 +180,7 @@ absl::Status RunEval(RankContext& context, const EvalFlags& flags) {
   std::vector<int64_t> lengths;
   for (const Ids& ids : first ? (*evaluation)->prompts() : std::vector<Ids>())
     lengths.push_back(static_cast<int64_t>(ids.size()));
-  TF_ASSIGN_OR_RETURN(lengths, BroadcastNumbers(transport, lengths));
+  TF_ASSIGN_OR_RETURN(lengths, BroadcastLengths(context, lengths));
   TF_ASSIGN_OR_RETURN(
       std::unique_ptr<ModelSession> session,
       StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));

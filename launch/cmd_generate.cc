@@ -2,9 +2,6 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <map>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
@@ -12,12 +9,14 @@
 #include "comm/collectives.h"
 #include "launch/commands.h"
 #include "launch/run_report.h"
+#include "launch/text_file.h"
 #include "runtime/engine/text_stream.h"
 
 namespace tokenferry {
 namespace {
 
 struct Prompt {
+  std::string name;  // for errors
   std::string text;
   std::vector<int32_t> ids;
 };
@@ -31,19 +30,16 @@ struct Output {
 
 absl::StatusOr<std::vector<Prompt>> ReadPrompts(const GenerateFlags& flags, const ModelFiles& files) {
   std::vector<Prompt> prompts;
-  for (const std::string& text : flags.prompts) prompts.push_back({text, {}});
+  for (const std::string& text : flags.prompts) prompts.push_back({absl::StrCat("prompt ", prompts.size()), text, {}});
   if (!flags.prompt_file.empty()) {
-    std::ifstream file(flags.prompt_file, std::ios::binary);
-    std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-    if (!file) return absl::NotFoundError(absl::StrCat("--prompt-file ", flags.prompt_file, ": cannot be read"));
-    prompts.push_back({std::move(text), {}});
+    TF_ASSIGN_OR_RETURN(std::string text, ReadTextFile("--prompt-file", flags.prompt_file));
+    prompts.push_back({absl::StrCat("--prompt-file '", flags.prompt_file, "'"), std::move(text), {}});
   }
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    const std::string what = absl::StrCat("prompt ", i);
-    if (prompts[i].text.empty()) return absl::InvalidArgumentError(absl::StrCat(what, " is empty"));
-    prompts[i].ids = files.tokenizer->Encode(prompts[i].text);
-    if (files.tokenizer->add_bos()) prompts[i].ids.insert(prompts[i].ids.begin(), files.tokenizer->bos_id());
-    TF_RETURN_IF_ERROR(CheckContext(what, static_cast<int64_t>(prompts[i].ids.size()), flags.max_tokens, files.config));
+  for (Prompt& prompt : prompts) {
+    if (prompt.text.empty()) return absl::InvalidArgumentError(absl::StrCat(prompt.name, " is empty"));
+    prompt.ids = EncodePrompt(*files.tokenizer, prompt.text);
+    TF_RETURN_IF_ERROR(
+        CheckContext(prompt.name, static_cast<int64_t>(prompt.ids.size()), flags.max_tokens, files.config));
   }
   return prompts;
 }
@@ -184,12 +180,15 @@ absl::Status RunGenerate(RankContext& context, const GenerateFlags& flags) {
   const bool first = transport.rank() == RankId(0);
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNeeded));
   absl::StatusOr<std::vector<Prompt>> prompts = std::vector<Prompt>();
-  if (first) prompts = ReadPrompts(flags, *files);
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"prompts"}, prompts.status()));
-  TF_RETURN_IF_ERROR(Validate(Sampling(flags)));
+  absl::Status valid = Validate(Sampling(flags));
+  if (first && valid.ok()) {
+    prompts = ReadPrompts(flags, *files);
+    valid = prompts.status();
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"prompts"}, valid));
   std::vector<int64_t> lengths;
   for (const Prompt& p : *prompts) lengths.push_back(static_cast<int64_t>(p.ids.size()) + flags.max_tokens);
-  TF_ASSIGN_OR_RETURN(lengths, BroadcastNumbers(transport, lengths));
+  TF_ASSIGN_OR_RETURN(lengths, BroadcastLengths(context, lengths));
   TF_ASSIGN_OR_RETURN(
       std::unique_ptr<ModelSession> session,
       StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));

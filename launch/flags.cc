@@ -50,7 +50,7 @@ void DeclareShared(FlagSet& set, const FlagSet& own, SharedFlags* f) {
   set.Integer("ranks", &f->num_ranks, 0, 4096,
               "ranks; with the local transport, threads of this process; 0: as started");
   if (is_free("path")) {
-    set.Choice("path", &f->path, kPathChoices,
+    set.Choice("path", &f->path, PathChoices(),
                "path of the exchange; auto: peer when all ranks share a host's memory, else alltoallv");
   }
   if (is_free("placement")) {
@@ -263,8 +263,14 @@ absl::StatusOr<const CommandInfo*> FindCommand(absl::Span<const char* const> arg
                                                    " ..`, and see `tokenferry --help`"));
   }
   if (word == "bench" && args.size() > 1) absl::StrAppend(&word, " ", args[1]);
-  return absl::InvalidArgumentError(
-      absl::StrCat("unknown subcommand '", word, "'; the nearest is '", Nearest(word, names), "'"));
+  // What was meant by one word may be the first of two.
+  std::vector<std::string> candidates = names;
+  if (!absl::StrContains(word, ' ')) {
+    for (std::string& name : candidates) name = name.substr(0, name.find(' '));
+  }
+  const std::string nearest = Nearest(word, candidates);
+  const size_t idx = std::find(candidates.begin(), candidates.end(), nearest) - candidates.begin();
+  return absl::InvalidArgumentError(absl::StrCat("unknown subcommand '", word, "'; the nearest is '", names[idx], "'"));
 }
 
 }  // namespace

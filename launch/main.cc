@@ -22,7 +22,7 @@ int RefuseCommandLine(const absl::Status& status) {
   return kUsage;
 }
 
-absl::Status RunCommand(RankContext& context, const CommandLine& line) {
+absl::Status Dispatch(RankContext& context, const CommandLine& line) {
   switch (line.command) {
     case Command::kGenerate:
       return RunGenerate(context, line.generate);
@@ -38,6 +38,12 @@ absl::Status RunCommand(RankContext& context, const CommandLine& line) {
       return RunBenchMoe(context, line.bench_moe);
   }
   return absl::InternalError("a subcommand without an implementation");
+}
+
+absl::Status RunCommand(RankContext& context, const CommandLine& line) {
+  TF_RETURN_IF_ERROR(Dispatch(context, line));
+  if (context.rank() != RankId(0) || (std::fflush(stdout) == 0 && std::ferror(stdout) == 0)) return absl::OkStatus();
+  return absl::UnavailableError("the results could not all be written to stdout; is its disk full?");
 }
 
 int Main(int argc, char** argv) {

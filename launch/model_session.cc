@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "comm/collectives.h"
 #include "core/log.h"
@@ -68,6 +69,26 @@ class LoadProgress {
   absl::Time start_ = absl::Now(), last_ = absl::Now();
 };
 
+int64_t WholeBlocks(int64_t tokens) { return (tokens + kCacheBlockTokens - 1) / kCacheBlockTokens * kCacheBlockTokens; }
+
+// --explain writes to stderr: stdout is for results.
+void Explain(const Placement& placement) {
+  std::string text = absl::StrCat("placement of ", placement.num_experts(), " experts in every MoE layer\n");
+  for (int r = 0; r < placement.num_ranks(); ++r) {
+    const auto experts = placement.local_experts(RankId(r));
+    absl::StrAppend(&text, "  rank ", r, ": ", experts.size(), " experts", experts.empty() ? "" : ": ");
+    absl::StrAppend(&text, absl::StrJoin(experts, " "), "\n");
+  }
+  absl::FPrintF(stderr, "%s", text);
+}
+
+std::function<void(const CallSite&, const ExchangePlan&)> ExplainFirstPlan() {
+  return [explained = false](const CallSite& site, const ExchangePlan& plan) mutable {
+    if (!explained) absl::FPrintF(stderr, "%s: %s", ToString(site), plan.ToString());
+    explained = true;
+  };
+}
+
 absl::StatusOr<ModelWeights> LoadLocally(RankContext& context, const ModelFiles& files, const LoadOptions& options) {
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, context.device.CreateStream());
   return LoadWeights(*files.checkpoint, files.plan.plan, *stream, options);
@@ -78,6 +99,7 @@ absl::StatusOr<ModelWeights> LoadLocally(RankContext& context, const ModelFiles&
 absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, TokenizerUse tokenizer) {
   auto files = OpenLocally(context, tokenizer);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"open model"}, files.status()));
+  if (context.flags.explain && context.rank() == RankId(0)) Explain((*files)->placement);
   const CheckedPlan& plan = (*files)->plan;
   if (plan.num_unknown > 0 && context.transport.rank() == RankId(0)) {
     std::string names;
@@ -114,6 +136,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   engine.prefill_chunk = options.prefill_chunk;
   engine.max_sequences_per_rank = options.max_sequences_per_rank;
   engine.cache_tokens_per_rank = options.cache_tokens_per_rank;
+  if (context.flags.explain && context.rank() == RankId(0)) engine.on_plan = ExplainFirstPlan();
   auto created = Engine::Create(context.transport, context.device, f.config, session->weights, f.placement, engine);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"create engine"}, created.status()));
   session->engine = *std::move(created);
@@ -130,7 +153,7 @@ SessionOptions FitRequests(absl::Span<const int64_t> tokens, int num_ranks, cons
   }
   // The scheduler fills the emptiest rank first, so no rank exceeds its share by more than one sequence.
   options.cache_tokens_per_rank = std::min(blocks, blocks / num_ranks + longest) * kCacheBlockTokens;
-  if (flags.kv_cache_tokens > 0) options.cache_tokens_per_rank = flags.kv_cache_tokens;
+  if (flags.kv_cache_tokens > 0) options.cache_tokens_per_rank = WholeBlocks(flags.kv_cache_tokens);
   options.max_sequences_per_rank =
       std::clamp<int64_t>((static_cast<int64_t>(tokens.size()) + num_ranks - 1) / num_ranks, 1, 256);
   const int64_t whole = longest * kCacheBlockTokens;
@@ -139,12 +162,28 @@ SessionOptions FitRequests(absl::Span<const int64_t> tokens, int num_ranks, cons
   return options;
 }
 
-absl::StatusOr<std::vector<int64_t>> BroadcastNumbers(Transport& transport, absl::Span<const int64_t> numbers) {
-  const absl::string_view mine(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(int64_t));
-  TF_ASSIGN_OR_RETURN(const std::string bytes, Broadcast(transport, {"prompt lengths"}, RankId(0), mine));
+absl::StatusOr<std::vector<int64_t>> BroadcastLengths(RankContext& context, absl::Span<const int64_t> tokens) {
+  const int64_t asked = context.flags.kv_cache_tokens;
+  absl::Status fits = absl::OkStatus();
+  for (size_t i = 0; asked > 0 && fits.ok() && i < tokens.size(); ++i) {
+    if (tokens[i] <= WholeBlocks(asked)) continue;
+    fits = absl::InvalidArgumentError(absl::StrCat("prompt ", i, " needs room for ", tokens[i],
+                                                   " tokens with what is to be generated, but --kv-cache-tokens ",
+                                                   asked, " gives a rank ", WholeBlocks(asked)));
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"prompt lengths"}, fits));
+  const absl::string_view mine(reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(int64_t));
+  TF_ASSIGN_OR_RETURN(const std::string bytes, Broadcast(context.transport, {"prompt lengths"}, RankId(0), mine));
   std::vector<int64_t> all(bytes.size() / sizeof(int64_t));
   std::memcpy(all.data(), bytes.data(), all.size() * sizeof(int64_t));
   return all;
+}
+
+std::vector<int32_t> EncodePrompt(const Tokenizer& tokenizer, absl::string_view text) {
+  std::vector<int32_t> ids = tokenizer.Encode(text);
+  const bool has_bos = !ids.empty() && ids[0] == tokenizer.bos_id();
+  if (tokenizer.add_bos() && !has_bos) ids.insert(ids.begin(), tokenizer.bos_id());
+  return ids;
 }
 
 absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens,

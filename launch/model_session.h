@@ -47,11 +47,16 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
                                                            const SessionOptions& options);
 
 // What the ranks need so that every request fits: sequences are spread evenly. `tokens` [n]: prompt and output of each.
-// `kv_cache_tokens` > 0 (--kv-cache-tokens) overrides.
+// `kv_cache_tokens` > 0 (--kv-cache-tokens) (whole blocks) overrides.
 SessionOptions FitRequests(absl::Span<const int64_t> tokens, int num_ranks, const SharedFlags& flags);
 
-// Rank 0's numbers, on every rank: the lengths that FitRequests needs.
-absl::StatusOr<std::vector<int64_t>> BroadcastNumbers(Transport& transport, absl::Span<const int64_t> numbers);
+// Rank 0's lengths, on every rank: what FitRequests needs. InvalidArgument when one does not fit into the cache that
+// --kv-cache-tokens asks for.
+absl::StatusOr<std::vector<int64_t>> BroadcastLengths(RankContext& context, absl::Span<const int64_t> tokens);
+
+// A prompt's tokens. It starts with the begin-of-sentence token once if the tokenizer asks for one, also when the text
+// itself begins with it.
+std::vector<int32_t> EncodePrompt(const Tokenizer& tokenizer, absl::string_view text);
 
 // InvalidArgument naming the request when it does not fit into the model's context.
 absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens, const ModelConfig& config);

@@ -3,9 +3,9 @@
 # status 0 only when nothing failed. What it runs:
 #   cpu    every test on the release build
 #   asan   address + undefined behaviour sanitizers: every test that is not labelled `slow`     (--full: every test)
-#   tsan   thread sanitizer: the tests labelled `tsan`
+#   tsan   thread sanitizer: the tests labelled `tsan` that are not `slow`                      (--full: the slow ones too)
 #   fuzz   every libFuzzer target, 10 seconds each                                              (--full: 5 minutes each)
-#   cuda   configured and built where nvcc is found
+#   cuda   where nvcc is found: the program and the tests labelled `gpu` (they pass without a GPU)
 # A part that does not build counts as one failed test, and the others still run.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -47,20 +47,20 @@ run_ctest() {
   [ "$bad" = 0 ] || failures+=("$preset: $bad tests, named above")
 }
 
-# suite PRESET TARGET CMAKE_ARGS -- CTEST_ARG ..
+# suite PRESET "TARGET .." CMAKE_ARGS -- CTEST_ARG ..
 suite() {
-  local preset=$1 target=$2 start=$SECONDS cmake_args=()
+  local preset=$1 targets=$2 start=$SECONDS cmake_args=()
   shift 2
   while [ "$1" != -- ]; do cmake_args+=("$1"); shift; done
   shift
   say "$preset: building"
-  if ! tf_configure "$preset" "${cmake_args[@]}" || ! tf_build "$preset" "$target"; then
+  if ! tf_configure "$preset" "${cmake_args[@]}" || ! tf_build "$preset" $targets; then
     fail "$preset: does not build"
     return
   fi
-  say "$preset: testing"
+  say "$preset: built in $((SECONDS - start)) s, testing"
   run_ctest "$preset" "$@"
-  echo "$preset took $((SECONDS - start)) s"
+  echo "$preset took $((SECONDS - start)) s in all"
 }
 
 # The leak checker stops the other threads by ptrace, which container sandboxes forbid: then leaks go unchecked, and all
@@ -95,19 +95,17 @@ else
   suite asan tests_quick -- --label-exclude slow
 fi
 TF_CTEST_PREFIX=$tsan_prefix
-suite tsan tests_tsan -- --label-regex '^tsan$'
+if [ "$full" = yes ]; then
+  suite tsan tests_tsan -- --label-regex '^tsan$'
+else
+  suite tsan tests_tsan -- --label-regex '^tsan$' --label-exclude slow
+fi
 TF_CTEST_PREFIX=
 suite fuzz fuzzers -DTOKENFERRY_FUZZ_SECONDS="$([ "$full" = yes ] && echo 300 || echo 10)" --
 
 if [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
 if command -v nvcc >/dev/null; then
-  say "cuda: building"
-  if tf_configure cuda -DTOKENFERRY_TESTS=OFF -DTOKENFERRY_BENCH=OFF && tf_build cuda tokenferry; then
-    passed=$((passed + 1))
-    echo "cuda: configured and built"
-  else
-    fail "cuda: does not build"
-  fi
+  suite cuda 'tokenferry tests_gpu' -DTOKENFERRY_BENCH=OFF -- --label-regex '^gpu$'
 else
   say "cuda: skipped, no nvcc here"
 fi

@@ -18,7 +18,7 @@ const MatMulKernels* Avx512Bf16MatMulKernels() { return nullptr; }
 #include "core/kernels/matmul_values.h"
 #include "hwy/base.h"
 
-HWY_PUSH_ATTRIBUTES("avx,avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+HWY_PUSH_ATTRIBUTES("avx,avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16")
 namespace tokenferry {
 namespace {
 
@@ -194,9 +194,95 @@ HWY_INLINE void StreamTile(const WeightView& w, int64_t o, const BF16* rows, Out
   }
 }
 
-// At most four rows and outputs.
+// Blocked FP8 has 256 codes and one scale per block: the bf16 value of every code is looked up instead of computed. A
+// table holds the low bytes, then the high bytes, of the values of codes 0 .. 127; bit 7 of a code flips the sign.
+constexpr int64_t kTableBytes = 256, kMaxTables = 160;
+
+// Whether StreamCodedTile can read `w`.
+bool HasTables(const WeightView& w) {
+  return w.dtype == DType::kF8E4M3 && w.block % 64 == 0 && (w.cols + w.block - 1) / w.block <= kMaxTables;
+}
+
+void MakeTable(float scale, uint8_t* table) {
+  alignas(64) BF16 values[128];
+  for (int code = 0; code < 128; ++code) {
+    values[code] = ToBF16(ToFloat(F8E4M3{static_cast<uint8_t>(code)}) * scale);
+  }
+  for (int half = 0; half < 2; ++half) {
+    const __m512i low = Load(values + half * 64), high = Load(values + half * 64 + 32);
+    const __m512i low_bytes =
+        _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi16_epi8(low)), _mm512_cvtepi16_epi8(high), 1);
+    const __m512i high_bytes =
+        _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi16_epi8(_mm512_srli_epi16(low, 8))),
+                           _mm512_cvtepi16_epi8(_mm512_srli_epi16(high, 8)), 1);
+    _mm512_storeu_si512(table + half * 64, low_bytes);
+    _mm512_storeu_si512(table + 128 + half * 64, high_bytes);
+  }
+}
+
+// The tables of the blocks that weight row `o` crosses.
+void MakeTables(const WeightView& w, int64_t o, uint8_t* tables) {
+  for (int64_t i = 0; i < w.cols; i += w.block, tables += kTableBytes) MakeTable(WeightScale(w, o, i), tables);
+}
+
+struct CodeTable {
+  explicit CodeTable(const uint8_t* t)
+      : low0(Load(t)), low1(Load(t + 64)), high0(Load(t + 128)), high1(Load(t + 192)) {}
+
+  // The values of 64 codes: 0 .. 31 in `first`, 32 .. 63 in `second`.
+  HWY_INLINE void Widen(const uint8_t* codes, __m512i& first, __m512i& second) const {
+    // Unpacking works within 128 bits: bring the eight bytes that belong there side by side.
+    const __m512i c = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), Load(codes));
+    const __m512i low = _mm512_permutex2var_epi8(low0, c, low1);
+    const __m512i high = _mm512_xor_si512(_mm512_permutex2var_epi8(high0, c, high1),
+                                          _mm512_and_si512(c, _mm512_set1_epi8(static_cast<char>(0x80))));
+    first = _mm512_unpacklo_epi8(low, high);
+    second = _mm512_unpackhi_epi8(low, high);
+  }
+
+  __m512i low0, low1, high0, high1;
+};
+
+// StreamTile for weight rows that share their scales, whose tables are given.
+template <int kRows, int kOuts>
+HWY_INLINE void StreamCodedTile(const WeightView& w, int64_t o, const uint8_t* tables, const BF16* rows, Output out) {
+  const int64_t stride = (w.cols + kInputs - 1) / kInputs * kInputs;
+  const uint8_t* const codes = static_cast<const uint8_t*>(w.data) + o * w.cols;
+  __m512 sums[kRows][kOuts];
+  __m512i first[kOuts], second[kOuts];
+  HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) sums[r][j] = _mm512_setzero_ps();
+  }
+  for (int64_t begin = 0; begin < w.cols; begin += w.block, tables += kTableBytes) {
+    const CodeTable table(tables);
+    const int64_t end = std::min<int64_t>(begin + w.block, w.cols);
+    int64_t i = begin;
+    for (; i + 64 <= end; i += 64) {
+      HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) {
+        __builtin_prefetch(codes + i + (j + kOuts) * w.cols, 0, 2);
+        table.Widen(codes + i + j * w.cols, first[j], second[j]);
+      }
+      AddStep<kRows, kOuts>(first, rows, stride, i, sums);
+      AddStep<kRows, kOuts>(second, rows, stride, i + kInputs, sums);
+    }
+    for (; i < end; i += kInputs) {
+      HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) first[j] = Reader<DType::kF8E4M3>(w, o + j).LoadSlowly(i, end);
+      AddStep<kRows, kOuts>(first, rows, stride, i, sums);
+    }
+  }
+  HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) StoreSum(out, r, o + j, SumLanes(sums[r][j]));
+  }
+}
+
+// At most four rows and outputs. `tables` are those of these outputs, or null.
 template <DType kDType, int kRows>
-void StreamOuts(const WeightView& w, int64_t o, int64_t num_outs, const BF16* rows, Output out) {
+void StreamOuts(const WeightView& w, int64_t o, int64_t num_outs, const uint8_t* tables, const BF16* rows, Output out) {
+  if (kDType == DType::kF8E4M3 && tables != nullptr) {
+    if (num_outs == kTileOuts) return StreamCodedTile<kRows, kTileOuts>(w, o, tables, rows, out);
+    for (int64_t j = 0; j < num_outs; ++j) StreamCodedTile<kRows, 1>(w, o + j, tables, rows, out);
+    return;
+  }
   if (num_outs == kTileOuts) return StreamTile<kDType, kRows, kTileOuts>(w, o, rows, out);
   for (int64_t j = 0; j < num_outs; ++j) StreamTile<kDType, kRows, 1>(w, o + j, rows, out);
 }
@@ -207,9 +293,19 @@ void StreamRows(const WeightView& w, int64_t o, int64_t num_outs, const BF16* ro
   constexpr decltype(&StreamOuts<kDType, 1>) kQuads[] = {StreamOuts<kDType, 1>, StreamOuts<kDType, 2>,
                                                          StreamOuts<kDType, 3>, StreamOuts<kDType, 4>};
   const int64_t end = o + num_outs, stride = (w.cols + kInputs - 1) / kInputs * kInputs;
-  for (; o < end; o += kTileOuts) {
+  const bool coded = HasTables(w);
+  alignas(64) uint8_t tables[kDType == DType::kF8E4M3 ? kMaxTables * kTableBytes : 1];
+  int64_t band = -1;  // of blocks, whose tables these are
+  for (int64_t count; o < end; o += count) {
+    count = std::min(kTileOuts, end - o);
+    if (coded) {
+      const int64_t at = w.row_offset + o;
+      count = std::min(count, (at / w.block + 1) * w.block - at);  // a tile stays within a band
+      if (at / w.block != band) MakeTables(w, o, tables);
+      band = at / w.block;
+    }
     for (int64_t r = 0; r < num_rows; r += 4) {
-      kQuads[std::min<int64_t>(num_rows - r, 4) - 1](w, o, std::min(kTileOuts, end - o), rows + r * stride,
+      kQuads[std::min<int64_t>(num_rows - r, 4) - 1](w, o, count, coded ? tables : nullptr, rows + r * stride,
                                                      {out.y + r * out.stride, out.stride, out.accumulate});
     }
   }

@@ -97,8 +97,8 @@ class WeightReader {
     return kCompute == Compute::kBF16 ? RoundLanesToBF16(r) : r;
   }
 
-  // The same for anything, padded beyond `end`.
-  Lanes LoadSlowly(int64_t i, int64_t end) const {
+  // The same for anything, padded beyond `end`. Never inlined: it is the rare case of every loop.
+  HWY_NOINLINE Lanes LoadSlowly(int64_t i, int64_t end) const {
     float values[kNumLanes];
     for (int l = 0; l < kNumLanes; ++l) values[l] = i + l < end ? WeightValue(*w_, o_, i + l, kCompute) : kPadWeight;
     return LoadLanes(values);

@@ -19,7 +19,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
                                                        const ModelWeights& weights, const Placement& placement,
                                                        const EngineOptions& options) {
   std::unique_ptr<Engine> engine(new Engine(transport, device, config, options));
-  const MoeOptions moe{options.compute, options.overflow, options.capacity_factor, engine->max_tokens(), options.path};
+  const MoeOptions moe{options.compute,      options.overflow, options.capacity_factor,
+                       engine->max_tokens(), options.path,     options.on_plan};
   TF_ASSIGN_OR_RETURN(engine->stream_, device.CreateStream());
   TF_ASSIGN_OR_RETURN(engine->transformer_, Transformer::Create(transport, device, config, weights, placement, moe));
   TF_RETURN_IF_ERROR(engine->Allocate());
@@ -48,7 +49,10 @@ absl::StatusOr<bool> Engine::Step(const StepPlan* plan, std::vector<EntryResult>
   TF_ASSIGN_OR_RETURN(const std::string bytes,
                       Broadcast(transport_, site, kScheduler, plan == nullptr ? std::string() : Encode(*plan)));
   TF_ASSIGN_OR_RETURN(const StepPlan agreed, DecodeStepPlan(bytes));
-  if (agreed.stop) return false;
+  if (agreed.stop) {
+    TF_RETURN_IF_ERROR(UpdateSequences(agreed));
+    return false;
+  }
   next_step_ = agreed.step + 1;
   const int64_t start = absl::GetCurrentTimeNanos();
   TF_ASSIGN_OR_RETURN(const std::vector<EntryResult> mine, Execute(agreed));
@@ -84,7 +88,7 @@ absl::Status Engine::RunUntilIdle(Scheduler* scheduler,
     TF_ASSIGN_OR_RETURN(const std::vector<SequenceUpdate> updates, scheduler->Accept(results));
     for (const SequenceUpdate& update : updates) TF_RETURN_IF_ERROR(on_update(update));
   }
-  StepPlan stop;
+  StepPlan stop = scheduler->Next();  // releases what ended last
   stop.stop = true;
   return Step(&stop, nullptr).status();
 }

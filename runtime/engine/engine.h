@@ -23,6 +23,7 @@ struct EngineOptions {
   int64_t prefill_chunk = 512;  // most prompt tokens per rank and step
   int64_t max_sequences_per_rank = 32;
   int64_t cache_tokens_per_rank = 4096;
+  PlanObserver on_plan;
 };
 
 // What this rank did since creation.

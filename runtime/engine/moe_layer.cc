@@ -76,6 +76,7 @@ absl::Status MoeLayer::Run(Stream& stream, const CallSite& site, int moe_idx, co
   Route(stream, weights, x);
   TF_RETURN_IF_ERROR(DropOverflow(stream, site, moe_idx));
   TF_ASSIGN_OR_RETURN(const ExchangePlan plan, exchange_->Plan(stream, At(site, "plan"), routing_, placement_));
+  if (options_.on_plan) options_.on_plan(At(site, "plan"), plan);
   TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_->Dispatch(stream, At(site, "dispatch"), plan, x));
   TF_ASSIGN_OR_RETURN(const MatrixView<float> expert_out, exchange_->ExpertOut(plan));
   TF_RETURN_IF_ERROR(RunExperts(stream, moe_idx, weights, rows, expert_out));

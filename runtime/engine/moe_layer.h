@@ -1,6 +1,7 @@
 // One Mixture-of-Experts layer, expert-parallel over all ranks: route, plan, dispatch, experts, combine.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -13,12 +14,16 @@
 
 namespace tokenferry {
 
+// Sees this rank's plan of every exchange before it is executed; null: nobody looks.
+using PlanObserver = std::function<void(const CallSite&, const ExchangePlan&)>;
+
 struct MoeOptions {
   Compute compute = Compute::kBF16;
   Overflow overflow = Overflow::kDropless;
   double capacity_factor = 1.0;  // kCapacity
   int64_t max_tokens = 0;        // most tokens of this rank in a step
   ExchangePath path = ExchangePath::kAuto;
+  PlanObserver on_plan;
 };
 
 // Since creation, this rank's slots and tokens.

@@ -40,7 +40,7 @@ struct StepEntry {
 
 struct StepPlan {
   int64_t step = 0;
-  bool stop = false;  // the ranks leave the loop; nothing else is set
+  bool stop = false;  // the ranks release `released` and leave the loop; no entries
   std::vector<NewSequence> started;
   std::vector<StepEntry> entries;  // by rank, within a rank in the order of rows
   std::vector<int32_t> released;   // sequences whose cache is freed before the step

@@ -1,6 +1,7 @@
 #include "runtime/model/safetensors_writer.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -20,6 +21,11 @@ absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(con
                                                                              std::vector<Spec> specs) {
   std::unique_ptr<SafetensorsWriter> writer(new SafetensorsWriter);
   writer->path_ = path;
+  struct stat info = {};
+  if (stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": is ", S_ISDIR(info.st_mode) ? "a directory" : "a device or pipe", ", not a file"));
+  }
   writer->partial_path_ = path + ".partial";
   nlohmann::ordered_json header;
   std::vector<int64_t> offsets = {0};

@@ -335,8 +335,10 @@ absl::Status CheckOptions(const TensorPlan& plan, const LoadOptions& options) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ModelWeights> LoadRank(const Checkpoint& checkpoint, const TensorPlan& plan, Stream& stream,
-                                      const LoadOptions& options) {
+}  // namespace
+
+absl::StatusOr<ModelWeights> LoadWeights(const Checkpoint& checkpoint, const TensorPlan& plan, Stream& stream,
+                                         const LoadOptions& options) {
   TF_RETURN_IF_ERROR(CheckOptions(plan, options));
   TF_ASSIGN_OR_RETURN(Layout layout, MakeLayout(checkpoint, plan, options));
   ModelWeights weights;
@@ -347,15 +349,6 @@ absl::StatusOr<ModelWeights> LoadRank(const Checkpoint& checkpoint, const Tensor
   const size_t num_slots = static_cast<size_t>(options.placement->num_local_slots(options.rank));
   SetViews(plan, layout, num_slots, weights);
   TF_RETURN_IF_ERROR(UploadExpertViews(stream, num_slots, weights));
-  return weights;
-}
-
-}  // namespace
-
-absl::StatusOr<ModelWeights> LoadWeights(const Checkpoint& checkpoint, const TensorPlan& plan, Stream& stream,
-                                         const LoadOptions& options) {
-  auto weights = LoadRank(checkpoint, plan, stream, options);
-  if (!weights.ok()) return Annotate(weights.status(), absl::StrCat("rank ", options.rank.value));
   return weights;
 }
 

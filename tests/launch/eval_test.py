@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""eval_test.py PROGRAM: logits, routing and perplexities of the program against the golden files, and the same bits for
+every number and kind of ranks."""
+
+import array
+import json
+import math
+import os
+import unittest
+
+from program import DATA, MODEL, ProgramTest, main, read_safetensors
+
+DOMAINS = ["bible", "source", "docs"]
+# 2e-4 (max abs) is what the project promises for f32: noise of another order of summation over at most 512 terms of
+# magnitude up to 10, times five layers.
+GOLDEN_TOLERANCE = 2e-4
+# The card's perplexities have five digits; another order of f32 sums changes less than 0.1 %.
+PERPLEXITY_TOLERANCE = 1e-3
+MPI_1, MPI_2, MPI_3, MPI_5 = [{"ranks": n, "via": "mpi"} for n in (1, 2, 3, 5)]
+
+
+def floats(tensor):
+    dtype, _, content = tensor
+    assert dtype == "F32", dtype
+    return array.array("f", content)
+
+
+def ints(tensor):
+    dtype, _, content = tensor
+    assert dtype == "I32", dtype
+    return array.array("i", content)
+
+
+def heldout(domain):
+    with open(os.path.join(DATA, f"heldout_{domain}.json")) as f:
+        return [prompt["input_ids"] for prompt in json.load(f)["prompts"]]
+
+
+class Eval(ProgramTest):
+    def evaluate(self, ids, *flags, **how):
+        """The bytes of the file that eval writes."""
+        out = self.path("out.safetensors")
+        self.succeed("eval", "--model", MODEL, "--ids", ids, "--out", out, *flags, **how)
+        with open(out, "rb") as f:
+            content = f.read()
+        os.unlink(out)
+        self.assertFalse(os.path.exists(out + ".partial"))
+        return content
+
+    def test_golden_prompts_in_the_same_bits_everywhere(self):
+        golden = read_safetensors(os.path.join(DATA, "logits.safetensors"))
+        ids = self.write_ids("ids.json", *(ints(golden[f"{d}.input_ids"]) for d in DOMAINS))
+        alone = self.evaluate(ids, "--compute", "f32")
+        for how in MPI_1, MPI_2, MPI_3, MPI_5, {"ranks": 2}, {"ranks": 3}, {"ranks": 5}:
+            self.assertEqual(self.evaluate(ids, "--compute", "f32", **how), alone, how)
+        self.assertEqual(self.evaluate(ids, "--compute", "f32", "--prefill-chunk", "7", "--threads", "2", ranks=2), alone)
+        mine = read_safetensors(self.write("alone.safetensors", alone))
+        self.assertEqual(sorted(mine), sorted(f"{kind}.{i}" for i in range(3)
+                                              for kind in ("logits", "expert_idx", "expert_weight")))
+        for i, domain in enumerate(DOMAINS):
+            self.assertEqual(mine[f"logits.{i}"][:2], golden[f"{domain}.logits"][:2])
+            furthest = max(abs(a - b) for a, b in zip(floats(mine[f"logits.{i}"]), floats(golden[f"{domain}.logits"])))
+            print(f"{domain}: logits differ from the golden ones by at most {furthest:.2e}", flush=True)
+            self.assertLessEqual(furthest, GOLDEN_TOLERANCE)
+            self.check_routing(mine, golden, i, domain)
+
+    def check_routing(self, mine, golden, i, domain):
+        """The golden files list a token's experts by falling weight: they are compared as sets with their weights."""
+        _, shape, _ = golden[f"{domain}.router_indices"]
+        self.assertEqual(mine[f"expert_idx.{i}"][1], shape)
+        self.assertEqual(mine[f"expert_weight.{i}"][1], shape)
+        k = shape[-1]
+        columns = [ints(mine[f"expert_idx.{i}"]), floats(mine[f"expert_weight.{i}"]),
+                   ints(golden[f"{domain}.router_indices"]), floats(golden[f"{domain}.router_weights"])]
+        for t in range(0, len(columns[0]), k):
+            idx, weight, golden_idx, golden_weight = (c[t:t + k] for c in columns)
+            weight_of = dict(zip(golden_idx, golden_weight))
+            self.assertEqual(sorted(idx), sorted(golden_idx), f"{domain}, selection {t // k}")
+            for e, w in zip(idx, weight):
+                self.assertAlmostEqual(w, weight_of[e], delta=GOLDEN_TOLERANCE)
+
+    def test_beyond_the_original_context(self):
+        """1600 tokens, where YaRN's original length is 1024: the same bits for ranks, chunks, threads and company."""
+        windows = heldout("docs")
+        long = [0] + [token for window in windows for token in window[1:]][:1599]
+        ids = self.write_ids("long.json", long)
+        scores = []
+        for flags, how in ([], {}), (["--prefill-chunk", "64"], {"ranks": 3}), (["--prefill-chunk", "0"], MPI_2):
+            out = self.path("scores.json")
+            self.succeed("eval", "--model", MODEL, "--compute", "f32", "--ids", ids, "--json", out, *flags, **how)
+            with open(out) as f:
+                scores.append(json.load(f)["prompts"])
+        self.assertEqual(scores[0][0]["tokens"], 1599)
+        self.assertEqual(scores[1:], scores[:1] * 2)
+        with_others = self.write_ids("more.json", windows[5][:100], long, windows[6][:33])
+        self.succeed("eval", "--model", MODEL, "--compute", "f32", "--ids", with_others, "--json", out, ranks=2)
+        with open(out) as f:
+            self.assertEqual(json.load(f)["prompts"][1], scores[0][0])
+
+    def test_logits_beyond_the_original_context(self):
+        ids = self.write_ids("long.json", [0] + [token for window in heldout("docs") for token in window[1:]][:1199])
+        alone = self.evaluate(ids)
+        self.assertEqual(self.evaluate(ids, "--prefill-chunk", "100", ranks=3), alone)
+
+    def test_perplexity_of_the_model_card(self):
+        with open(os.path.join(DATA, "results.json")) as f:
+            card = json.load(f)["fp8"]["bible"]
+        ids, out = os.path.join(DATA, "heldout_bible.json"), self.path("scores.json")
+        done = self.succeed("eval", "--model", MODEL, "--compute", "f32", "--ids", ids, "--json", out, ranks=2)
+        with open(out) as f:
+            total = json.load(f)["total"]
+        print(f"bible: perplexity {total['perplexity']:.4f}, by the card {card['ppl']}", flush=True)
+        self.assertEqual(total["tokens"], card["tokens"])
+        self.assertLess(abs(total["perplexity"] / card["ppl"] - 1), PERPLEXITY_TOLERANCE)
+        self.assertAlmostEqual(total["perplexity"], math.exp(total["nll"] / total["tokens"]))
+        shown = done.text().splitlines()[-1].split()
+        self.assertEqual(shown[:2], ["total", str(card["tokens"])])
+        self.assertAlmostEqual(float(shown[3]), total["perplexity"], places=4)
+
+    def test_text(self):
+        """--text is what --ids is with the ids of the text, in windows of the model's context."""
+        with open(os.path.join(DATA, "greedy.json")) as f:
+            prompt = json.load(f)["bible"]
+        scores = []
+        bos = "<｜begin▁of▁sentence｜>"
+        self.assertTrue(prompt["prompt"].startswith(bos))
+        for flag, file in [("--ids", self.write_ids("ids.json", prompt["prompt_ids"])),
+                           ("--text", self.write("with_bos.txt", prompt["prompt"])),
+                           ("--text", self.write("without.txt", prompt["prompt"][len(bos):]))]:
+            out = self.path("scores.json")
+            self.succeed("eval", "--model", MODEL, flag, file, "--json", out)
+            with open(out) as f:
+                scores.append(json.load(f)["prompts"])
+        self.assertEqual(scores[0][0]["tokens"], len(prompt["prompt_ids"]) - 1)
+        self.assertEqual(scores[1:], scores[:1] * 2)
+
+    def test_text_longer_than_the_context(self):
+        text = self.write("long.txt", "\n".join(f"{i} And it came to pass." for i in range(600)))
+        out = self.path("scores.json")
+        self.succeed("eval", "--model", MODEL, "--text", text, "--json", out, ranks=2)
+        with open(out) as f:
+            windows = json.load(f)["prompts"]
+        self.assertGreater(len(windows), 1)
+        self.assertEqual([w["tokens"] for w in windows[:-1]], [4095] * (len(windows) - 1))
+
+
+if __name__ == "__main__":
+    main()

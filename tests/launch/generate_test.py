@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""generate_test.py PROGRAM: text from prompts, as a user asks for it."""
+
+import json
+import os
+import random
+import re
+import unittest
+
+from program import DATA, MODEL, Job, ProgramTest, main
+
+BOS = "<｜begin▁of▁sentence｜>"
+
+
+def greedy():
+    with open(os.path.join(DATA, "greedy.json")) as f:
+        return json.load(f)
+
+
+class Generate(ProgramTest):
+    def generate(self, *flags, **how):
+        return self.succeed("generate", "--model", MODEL, *flags, **how)
+
+    def outputs(self, *flags, **how):
+        return self.generate("--json", *flags, **how).json()["outputs"]
+
+    def test_golden_texts(self):
+        """All golden prompts in one batch; they begin with the text of the begin-of-sentence token, which is not added
+        a second time."""
+        golden = greedy()
+        flags = [word for case in golden.values() for word in ("--prompt", case["prompt"])]
+        for how in {}, {"ranks": 3, "via": "mpi"}:
+            got = self.outputs(*flags, "--compute", "f32", "--max-tokens", "64", **how)
+            self.assertEqual(len(got), len(golden))
+            for (name, case), output in zip(golden.items(), got):
+                self.assertEqual(output["prompt"], case["prompt"], name)
+                self.assertEqual(output["prompt_ids"], case["prompt_ids"], name)
+                eos = output["finish_reason"] == "stop"
+                self.assertEqual(output["ids"], case["ids"], name)
+                self.assertEqual(output["text"], case["text"], name)
+                self.assertEqual(eos, output["ids"][-1] == 1, name)
+                self.assertEqual(len(output["logprobs"]), len(output["ids"]))
+                self.assertTrue(all(p <= 0 for p in output["logprobs"]), name)
+
+    def test_begin_of_sentence_stands_once(self):
+        with_it, without = self.outputs("--prompt", BOS + "In the", "--prompt", "In the", "--max-tokens", "4")
+        self.assertEqual(with_it["prompt_ids"], without["prompt_ids"])
+        self.assertEqual((without["prompt_ids"][0], without["prompt_ids"].count(0)), (0, 1))
+        self.assertEqual(with_it["ids"], without["ids"])
+        twice = self.outputs("--prompt", BOS + BOS + "In the", "--max-tokens", "1")[0]
+        self.assertEqual(twice["prompt_ids"].count(0), 2)  # what the user writes stays
+
+    def test_prompt_file_and_stream(self):
+        """Streamed, and from a file: the prompt, then the text, then the end of a line."""
+        case = greedy()["bible"]
+        file = self.write("prompt.txt", case["prompt"])
+        done = self.generate("--prompt-file", file, "--compute", "f32", "--max-tokens", "64", ranks=2)
+        self.assertEqual(done.text(), case["prompt"] + case["text"] + "\n")
+        two = self.generate("--prompt", "In the", "--prompt-file", file, "--compute", "f32", "--max-tokens", "64", ranks=2)
+        first, second = two.text().split("\n[1] ", 1)
+        self.assertTrue(first.startswith("[0] In the"))
+        self.assertEqual(second, case["prompt"] + case["text"] + "\n")
+
+    def test_stop(self):
+        plain = self.outputs("--prompt", "And God said", "--max-tokens", "24")[0]
+        self.assertEqual((plain["finish_reason"], len(plain["ids"])), ("length", 24))
+        stop = plain["text"][10:14]  # wherever its tokens begin
+        at = plain["text"].index(stop)
+        stopped = self.outputs("--prompt", "And God said", "--max-tokens", "24", "--stop", "no such text", "--stop", stop)[0]
+        self.assertEqual((stopped["finish_reason"], stopped["text"]), ("stop", plain["text"][:at]))
+        self.assertEqual(stopped["ids"], plain["ids"][:len(stopped["ids"])])
+        self.assertLess(len(stopped["ids"]), 24)
+        streamed = self.generate("--prompt", "And God said", "--max-tokens", "24", "--stop", stop, ranks=2)
+        self.assertEqual(streamed.text(), "And God said" + plain["text"][:at] + "\n")
+
+    def test_end_of_sentence(self):
+        """Some dialogues end by themselves, unless that is ignored. The end is not shown."""
+        for question in "Who?", "What is a list?", "Who is he?", "What does Genesis 1:3 say?", "Why?":
+            flags = ["--prompt", f"<｜User｜>{question}<｜Assistant｜>", "--compute", "f32", "--max-tokens", "200"]
+            ended = self.outputs(*flags)[0]
+            if ended["finish_reason"] == "stop":
+                break
+        self.assertEqual((ended["finish_reason"], ended["ids"][-1]), ("stop", 1), "no dialogue ends by itself")
+        self.assertNotIn("end▁of▁sentence", ended["text"])
+        on = self.outputs(*flags, "--ignore-eos", ranks=2)[0]
+        self.assertEqual((on["finish_reason"], len(on["ids"])), ("length", 200))
+        self.assertEqual(on["ids"][:len(ended["ids"])], ended["ids"])
+        self.assertTrue(on["text"].startswith(ended["text"]))
+
+    def test_seed(self):
+        flags = ["--prompt", "It came to pass", "--prompt", "import os", "--max-tokens", "12", "--temperature", "1",
+                 "--top-k", "50", "--top-p", "0.95"]
+        first = self.outputs(*flags, "--seed", "7")
+        for how in {"ranks": 3}, {"ranks": 2, "via": "mpi"}, {"ranks": 40}:
+            self.assertEqual(self.outputs(*flags, "--seed", "7", **how), first, how)
+        other = self.outputs(*flags, "--seed", str(2**64 - 1))
+        self.assertNotEqual([o["ids"] for o in other], [o["ids"] for o in first])
+
+    def test_more_ranks_than_experts(self):
+        flags = ["--prompt", "In the beginning", "--max-tokens", "6", "--json"]
+        alone = self.generate(*flags).json()
+        for how in {"ranks": 40}, {"ranks": 40, "via": "mpi"}:
+            many = self.generate(*flags, **how).json()
+            self.assertEqual(many["outputs"], alone["outputs"])
+            ranks = many["report"]["ranks"]
+            self.assertEqual([r["experts_per_layer"] for r in ranks], [1] * 32 + [0] * 8)
+            self.assertEqual(sum(r["expert_rows"] for r in ranks), alone["report"]["ranks"][0]["expert_rows"])
+            self.assertEqual(sum(r["expert_rows"] for r in ranks[32:]), 0)
+
+    def test_placement_and_threads(self):
+        flags = ["--prompt", "In the beginning", "--max-tokens", "8"]
+        alone = self.outputs(*flags)
+        seed = random.randrange(2**32)
+        shuffled = list(range(32))
+        random.Random(seed).shuffle(shuffled)
+        table = [shuffled[:3], shuffled[3:], [], shuffled[:5]]  # uneven, an idle rank, replicas
+        file = self.write("placement.json", json.dumps({"experts_per_rank": table}))
+        self.assertEqual(self.outputs(*flags, "--placement", file, ranks=4), alone, f"seed {seed}")
+        self.assertEqual(self.outputs(*flags, "--placement", file, ranks=4, via="mpi"), alone, f"seed {seed}")
+        self.assertEqual(self.outputs(*flags, "--threads", "2"), alone)
+        self.assertEqual(self.outputs(*flags, "--threads", "2", "--prefill-chunk", "1", ranks=3), alone)
+
+    def test_capacity(self):
+        """The same drops for any number of ranks, counted and shown."""
+        flags = ["--prompt", "In the beginning God created the heaven and the earth.", "--max-tokens", "4",
+                 "--overflow", "capacity", "--capacity-factor", "0.5"]
+        alone = self.generate(*flags, "--json").json()
+        ranks = self.generate(*flags, "--json", ranks=3).json()
+        self.assertEqual(ranks["outputs"], alone["outputs"])
+        dropped, lost = ([sum(r[key] for r in report["report"]["ranks"]) for report in (alone, ranks)]
+                         for key in ("dropped_selections", "lost_weight"))
+        self.assertGreater(dropped[0], 0)
+        self.assertEqual(dropped[0], dropped[1])
+        self.assertAlmostEqual(lost[0], lost[1], places=9)
+        table = self.generate(*flags, "--stats", ranks=3).text()
+        self.assertIn(f"dropped {dropped[0]} selections", table)
+
+    def test_stats(self):
+        text = self.generate("--prompt", "In the", "--max-tokens", "4", "--stats", ranks=3, via="mpi").text()
+        words, table = text.split("\n\n", 1)
+        self.assertTrue(words.startswith("In the"))
+        self.assertRegex(table, r"(?m)^prefill +\d+ tokens +\d+\.\d tokens/s$")
+        self.assertRegex(table, r"(?m)^decode +3 tokens +\d+\.\d tokens/s$")
+        self.assertRegex(table, r"(?m)^ranks 3 on \S+, balancedness [01]\.\d+$")
+        rows = re.findall(r"(?m)^(\d) +(\d+) +(\d+) +[\d.]+ MiB +[\d.]+ MiB +[\d.]+ s +([\d.]+) MiB +[\d.]+ MiB$", table)
+        self.assertEqual([row[:2] for row in rows], [("0", "11"), ("1", "11"), ("2", "10")], table)
+
+    def test_explain(self):
+        flags = ["--prompt", "In the beginning", "--max-tokens", "2", "--json"]
+        plain = self.generate(*flags, ranks=2)
+        told = self.generate(*flags, "--explain", ranks=2)
+        self.assertEqual(told.json()["outputs"], plain.json()["outputs"])
+        self.assertIn("placement of 32 experts", told.err)
+        self.assertIn("  rank 1: 16 experts: 16 17 18", told.err)
+        plans = re.findall(r"layer 1, plan, step 0: exchange plan of rank 0 of 2: (\d+) tokens, sends (\d+) rows", told.err)
+        self.assertEqual(len(plans), 1, told.err)
+        self.assertEqual(plans[0][0], str(len(plain.json()["outputs"][0]["prompt_ids"])))
+        sent = re.findall(r"(?m)^  rank \d: to (\d+) rows, (\d+) selections; from", told.err)
+        self.assertEqual(sum(int(rows) for rows, _ in sent), int(plans[0][1]))
+        self.assertEqual(sum(int(n) for _, n in sent), 4 * int(plans[0][0]))
+        self.assertNotIn("plan", plain.err)
+
+    def test_invalid_utf8_prompt(self):
+        """Bytes that are no text become U+FFFD; the JSON stays JSON."""
+        file = self.write("latin1.txt", b"caf\xe9 and na\xefve")
+        output = self.outputs("--prompt-file", file, "--max-tokens", "2")[0]
+        self.assertEqual(output["prompt"], "caf\ufffd and na\ufffdve")
+
+    def test_every_flush_is_text(self):
+        """Sampling at a high temperature yields many halves of characters: none is ever shown."""
+        job = StreamJob(["generate", "--model", MODEL, "--prompt", "Ö ä", "--max-tokens", "200", "--temperature", "4",
+                         "--seed", "3", "--ignore-eos"])
+        job.wait()
+        self.assertEqual(job.status, 0, job.err)
+        self.assertGreater(len(job.pieces), 20)
+        for piece in job.pieces:
+            piece.decode()  # raises when it begins or ends within a character
+        self.assertTrue(job.out.decode().startswith("Ö ä"))
+        self.assertGreater(sum(byte > 127 for byte in job.out), 10)
+
+
+class StreamJob(Job):
+    """Keeps what every read of the program's output brought. Its writes are far apart, each after a step of the model,
+    and smaller than a pipe's, so that a read brings whole writes."""
+
+    def _read_out(self):
+        self.pieces = []
+        while piece := os.read(self.process.stdout.fileno(), 65536):
+            self.pieces.append(piece)
+            self.out += piece
+
+
+if __name__ == "__main__":
+    main()

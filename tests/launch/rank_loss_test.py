@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""rank_loss_test.py PROGRAM: a rank of a generating job is killed, stopped, slowed down, or fails.
+
+The others name it, the layer and the phase; all end within the deadline and two seconds; no process, no shared memory
+and no temporary file of the job remains. A rank that is only slow changes nothing but the time.
+"""
+
+import os
+import re
+import signal
+import time
+import unittest
+
+from program import MODEL, PROGRAM, Job, ProgramTest, main, processes_of
+
+RANKS = 4
+PLACES = r"(?:(?:layer \d+, )?[a-z ]+, step \d+, transfer \d+): rank (\d+) waits for (.*)"
+
+
+def mapped(pids):
+    """Files of shared memory that the processes have mapped."""
+    files = set()
+    for pid in pids:
+        with open(f"/proc/{pid}/maps") as maps:
+            files |= set(re.findall(r"(/dev/shm/\S+)", maps.read()))
+    return files
+
+
+class RankLoss(ProgramTest):
+    def setUp(self):
+        super().setUp()
+        self.shared_memory = set(os.listdir("/dev/shm"))
+        os.mkdir(self.path("tmp"))
+        # A name of its own, by which this test knows its processes.
+        self.program = self.path("tokenferry")
+        os.symlink(PROGRAM, self.program)
+
+    def start(self, *flags):
+        """A job that would go on for a long time, in the middle of it. Returns it and its processes by rank."""
+        job = Job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--ignore-eos", *flags], RANKS, "mpi",
+                  env={"TMPDIR": self.path("tmp")}, program=self.program)
+        self.addCleanup(lambda: [os.kill(pid, signal.SIGKILL) for pid in processes_of(self.program)])
+        end = time.monotonic() + 60
+        while len(job.out) < 80 and time.monotonic() < end:
+            self.assertIsNone(job.process.poll(), job.err)
+            time.sleep(0.02)
+        self.assertGreaterEqual(len(job.out), 80, job.err)
+        pids = job.ranks()
+        self.assertEqual(sorted(pids), list(range(RANKS)))
+        self.files = mapped(pids.values())
+        return job, pids
+
+    def nothing_is_left(self):
+        for _ in range(50):
+            if not processes_of(self.program):
+                break
+            time.sleep(0.05)
+        self.assertEqual(processes_of(self.program), [], "processes remain")
+        self.assertEqual([f for f in self.files if os.path.exists(f)], [], "shared memory remains")
+        new = {f for f in set(os.listdir("/dev/shm")) - self.shared_memory if "vader" in f or "tokenferry" in f}
+        self.assertEqual(new, set(), "shared memory remains")
+        left = [os.path.join(d, f) for d, _, files in os.walk(self.path("tmp")) for f in files]
+        self.assertEqual(left, [], "temporary files remain")
+
+    def lose(self, how, victim, deadline_s, state):
+        job, pids = self.start("--max-tokens", "3000", "--comm-timeout", f"{deadline_s}s")
+        start = time.monotonic()
+        os.kill(pids[victim], how)
+        job.wait()
+        seconds = time.monotonic() - start
+        context = f"{how!r} of rank {victim}: {seconds:.2f} s\n{job.err}"
+        print(context, flush=True)
+        self.assertNotEqual(job.status, 0, context)
+        self.assertLess(seconds, deadline_s + 2, context)
+        told = [m for m in (re.search(PLACES, line) for line in job.errors) if m and f"rank {victim} on host" in m[2]]
+        self.assertTrue(told, f"nobody names rank {victim}, the phase and the step: {context}")
+        self.assertNotIn(str(victim), [m[1] for m in told], context)
+        self.assertTrue(any(state in m[2] for m in told), context)
+        self.assertTrue(any(m[0].startswith("layer ") or "step " in m[0] for m in told), context)
+        self.nothing_is_left()
+
+    def test_killed(self):
+        self.lose(signal.SIGKILL, 2, 20, "gone")
+
+    def test_first_rank_killed(self):
+        self.lose(signal.SIGKILL, 0, 20, "gone")
+
+    def test_stopped(self):
+        self.lose(signal.SIGSTOP, 3, 2, "stopped")
+
+    def test_first_rank_stopped(self):
+        self.lose(signal.SIGSTOP, 0, 2, "stopped")
+
+    def test_too_slow(self):
+        """Runs for a moment every two seconds, which is too rarely for a deadline of one."""
+        job, pids = self.start("--max-tokens", "3000", "--comm-timeout", "1s")
+        start = time.monotonic()
+        while job.process.poll() is None and time.monotonic() < start + 20:
+            os.kill(pids[1], signal.SIGSTOP)
+            time.sleep(2)
+            try:
+                os.kill(pids[1], signal.SIGCONT)
+            except ProcessLookupError:
+                break
+            time.sleep(0.01)
+        seconds = time.monotonic() - start
+        job.wait()
+        context = f"slow rank 1: {seconds:.2f} s\n{job.err}"
+        print(context, flush=True)
+        self.assertNotEqual(job.status, 0, context)
+        self.assertLess(seconds, 1 + 2 + 2, context)  # the deadline, the pause it may have to wait out, and two seconds
+        self.assertTrue(any(re.search(PLACES, line) and "rank 1 on host" in line for line in job.errors), context)
+        self.nothing_is_left()
+
+    def test_slow_within_the_deadline(self):
+        """The text is the same, and the table says for whom the others waited."""
+        flags = ["--max-tokens", "150", "--json"]
+        alone = Job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--ignore-eos", *flags]).wait().json()
+        job = Job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--ignore-eos", *flags], RANKS, "mpi",
+                  env={"TMPDIR": self.path("tmp")}, program=self.program)
+        end = time.monotonic() + 60
+        while not any("ranks on 1 host" in line for line in job.err_lines) and time.monotonic() < end:
+            time.sleep(0.02)
+        self.files = set()
+        victim = job.ranks()[2]
+        stopped_s = 0.0
+        while job.process.poll() is None and stopped_s < 3:
+            os.kill(victim, signal.SIGSTOP)
+            time.sleep(0.3)
+            stopped_s += 0.3
+            os.kill(victim, signal.SIGCONT)
+            time.sleep(0.02)
+        job.wait()
+        self.assertEqual(job.status, 0, job.err)
+        got = job.json()
+        self.assertEqual(got["outputs"], alone["outputs"])
+        waits = [rank["wait_seconds_per_rank"] for rank in got["report"]["ranks"]]
+        for_victim = sum(wait[2] for wait in waits)
+        self.assertGreater(for_victim, stopped_s / 3, waits)  # three ranks wait while it is stopped, if it is not loading
+        self.nothing_is_left()
+
+    def test_local_ranks_end_with_the_process(self):
+        """Ranks as threads: killing the process leaves nothing, and SIGTERM and SIGINT end it at once."""
+        for how in signal.SIGKILL, signal.SIGTERM, signal.SIGINT:
+            job = Job(["generate", "--model", MODEL, "--prompt", "In the", "--ignore-eos", "--max-tokens", "3000"], RANKS,
+                      program=self.program)
+            self.files = set()
+            end = time.monotonic() + 60
+            while len(job.out) < 40 and time.monotonic() < end:
+                time.sleep(0.02)
+            start = time.monotonic()
+            job.process.send_signal(how)
+            job.wait()
+            self.assertEqual(job.status, -how, job.err)
+            self.assertLess(time.monotonic() - start, 2)
+            self.nothing_is_left()
+
+
+if __name__ == "__main__":
+    main()
