@@ -1,6 +1,5 @@
 // tokenferry bench alltoall: the exchange alone, beside MPI's. bench/README.md defines every number.
 #include <cstdio>
-#include <fstream>
 
 #include "bench/alltoall_report.h"
 #include "comm/collectives.h"
@@ -32,23 +31,30 @@ absl::StatusOr<AllToAllBenchOptions> MakeOptions(const BenchAllToAllFlags& flags
 
 }  // namespace
 
-absl::Status WriteFile(const std::string& flag, const std::string& path, const std::string& text) {
-  if (path.empty()) return absl::OkStatus();
-  std::ofstream file(path);
-  file << text;
-  file.close();
-  return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("--", flag, " ", path, ": cannot be written"));
+absl::StatusOr<std::unique_ptr<TextFileWriter>> OpenResultFile(RankContext& context, absl::string_view flag,
+                                                               const std::string& path) {
+  std::unique_ptr<TextFileWriter> writer;
+  absl::Status status = absl::OkStatus();
+  if (!path.empty() && context.rank() == RankId(0)) {
+    auto created = TextFileWriter::Create(flag, path);
+    status = created.status();
+    if (created.ok()) writer = *std::move(created);
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {.phase = "result files"}, status));
+  return writer;
 }
 
 absl::Status RunBenchAllToAll(RankContext& context, const BenchAllToAllFlags& flags) {
   auto options = MakeOptions(flags);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {.phase = "flags"}, options.status()));
+  TF_ASSIGN_OR_RETURN(const auto json, OpenResultFile(context, "--json", flags.json_file));
+  TF_ASSIGN_OR_RETURN(const auto plot, OpenResultFile(context, "--plot", flags.plot_file));
   const BenchContext bench{context.transport, context.device, context.topology, context.isa, context.num_threads};
   TF_ASSIGN_OR_RETURN(const AllToAllReport report, RunAllToAllBench(bench, *options));
   if (context.rank() != RankId(0)) return absl::OkStatus();
   std::fputs(ReportTable(report).c_str(), stdout);
-  TF_RETURN_IF_ERROR(WriteFile("json", flags.json_file, ReportJson(report)));
-  return WriteFile("plot", flags.plot_file, ReportSvg(report));
+  if (json != nullptr) TF_RETURN_IF_ERROR(json->Commit(ReportJson(report)));
+  return plot == nullptr ? absl::OkStatus() : plot->Commit(ReportSvg(report));
 }
 
 }  // namespace tokenferry

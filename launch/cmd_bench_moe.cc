@@ -8,6 +8,7 @@
 namespace tokenferry {
 
 absl::Status RunBenchMoe(RankContext& context, const BenchMoeFlags& flags) {
+  TF_ASSIGN_OR_RETURN(const auto json, OpenResultFile(context, "--json", flags.json_file));
   const BenchContext bench{context.transport, context.device, context.topology, context.isa, context.num_threads};
   const MoeBenchOptions options{.tokens = flags.tokens,
                                 .hidden = flags.hidden,
@@ -22,7 +23,7 @@ absl::Status RunBenchMoe(RankContext& context, const BenchMoeFlags& flags) {
   TF_ASSIGN_OR_RETURN(const MoeReport report, RunMoeBench(bench, options));
   if (context.rank() != RankId(0)) return absl::OkStatus();
   std::fputs(MoeTable(report).c_str(), stdout);
-  return WriteFile("json", flags.json_file, MoeJson(report));
+  return json == nullptr ? absl::OkStatus() : json->Commit(MoeJson(report));
 }
 
 }  // namespace tokenferry
