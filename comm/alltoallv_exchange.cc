@@ -1,7 +1,7 @@
 #include "comm/alltoallv_exchange.h"
 
-#include "comm/exchange_ops.h"
 #include "comm/exchange_planner.h"
+#include "comm/output_return.h"
 #include "comm/row_codec.h"
 #include "core/device/growing_buffer.h"
 #include "core/kernels/gather_rows.h"
@@ -17,13 +17,10 @@ class AllToAllVExchange : public Exchange {
         device_(device),
         options_(options),
         row_bytes_(RowBytes(options.row_dtype, options.hidden)),
-        wire_out_bytes_(RowBytes(options.output_dtype, options.hidden)),
-        out_bytes_(RowBytes(DType::kF32, options.hidden)),
         planner_(transport, options),
+        output_return_(transport, device, options),
         send_rows_(transport.memory_kind(), "exchange: rows to send"),
         recv_rows_(transport.memory_kind(), "exchange: rows received"),
-        send_out_(transport.memory_kind(), "exchange: expert outputs to send back"),
-        recv_out_(transport.memory_kind(), "exchange: expert outputs received back"),
         send_offsets_(transport.num_ranks() + 1),
         recv_offsets_(transport.num_ranks() + 1) {}
 
@@ -75,58 +72,25 @@ class AllToAllVExchange : public Exchange {
   }
 
   absl::StatusOr<MatrixView<float>> DoExpertOut(const ExchangePlan& plan) override {
-    TF_RETURN_IF_ERROR(expert_out_.Reserve(device_, plan.num_recv_selections() * out_bytes_));
-    return MakeMatrix<float>(expert_out_.data(), plan.num_recv_selections(), options_.hidden);
+    return output_return_.ExpertOut(plan);
   }
 
   absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
                          MatrixView<float> out) override {
-    TF_RETURN_IF_ERROR(send_out_.Reserve(device_, plan.num_recv_selections() * wire_out_bytes_));
-    TF_RETURN_IF_ERROR(recv_out_.Reserve(device_, plan.num_send_selections() * wire_out_bytes_));
-    TF_RETURN_IF_ERROR(return_selection_.Upload(stream, plan.recv.return_selection));
-    TF_RETURN_IF_ERROR(combine_offsets_.Upload(stream, plan.send.combine_offsets));
-    TF_RETURN_IF_ERROR(combine_selection_.Upload(stream, plan.send.combine_selection));
-    TF_RETURN_IF_ERROR(combine_k_.Upload(stream, plan.send.combine_k));
-    const auto expert_out = MakeMatrix<const float>(expert_out_.data(), plan.num_recv_selections(), options_.hidden);
-    stream.Launch(kGatherRows, {expert_out, return_selection_.as<int32_t>(), plan.num_recv_selections(),
-                                send_out_.data(), options_.output_dtype});
-    ScaleOffsets(plan.recv.selection_offsets, wire_out_bytes_, send_offsets_);
-    ScaleOffsets(plan.send.selection_offsets, wire_out_bytes_, recv_offsets_);
-    TF_RETURN_IF_ERROR(transport_.AllToAllV(stream, At(site, "combine rows"),
-                                            {send_out_.data(), send_offsets_, recv_out_.data(), recv_offsets_}));
-    auto returned = MakeMatrix<const float>(recv_out_.data(), plan.num_send_selections(), options_.hidden);
-    if (options_.output_dtype != DType::kF32) {
-      TF_RETURN_IF_ERROR(wide_out_.Reserve(device_, plan.num_send_selections() * out_bytes_));
-      stream.Launch(kWidenRows, {recv_out_.data(), options_.output_dtype, plan.num_send_selections(), options_.hidden,
-                                 wide_out_.data(), DType::kF32});
-      returned.data = wide_out_.as<float>();
-    }
-    stream.Launch(kCombineRows, {returned, combine_offsets_.as<int64_t>(), combine_selection_.as<int32_t>(),
-                                 combine_k_.as<int32_t>(), weight, out});
-    for (int r = 0; r < transport_.num_ranks(); ++r) {
-      stats_.combine_bytes_per_rank[r] += send_offsets_[r + 1] - send_offsets_[r];
-    }
-    return absl::OkStatus();
+    return output_return_.Combine(stream, site, plan, weight, out, stats_);
   }
 
   Transport& transport_;
   Device& device_;
   const ExchangeOptions options_;
-  const int64_t row_bytes_;       // of a dispatched row
-  const int64_t wire_out_bytes_;  // of an expert output on its way back
-  const int64_t out_bytes_;       // of an expert output where it is computed and summed
+  const int64_t row_bytes_;  // of a dispatched row
   ExchangePlanner planner_;
-  GrowingBuffer send_rows_, recv_rows_, send_out_, recv_out_;
-  GrowingBuffer expert_out_{MemoryKind::kDevice, "exchange: expert outputs"};
+  OutputReturn output_return_;
+  GrowingBuffer send_rows_, recv_rows_;
   GrowingBuffer wide_rows_{MemoryKind::kDevice, "exchange: widened rows"};
-  GrowingBuffer wide_out_{MemoryKind::kDevice, "exchange: widened expert outputs"};
   GrowingBuffer row_token_{MemoryKind::kDevice, "exchange: token of each row"};
   GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
   GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};
-  GrowingBuffer return_selection_{MemoryKind::kDevice, "exchange: return order"};
-  GrowingBuffer combine_offsets_{MemoryKind::kDevice, "exchange: combine offsets"};
-  GrowingBuffer combine_selection_{MemoryKind::kDevice, "exchange: combine order"};
-  GrowingBuffer combine_k_{MemoryKind::kDevice, "exchange: combine weights' positions"};
   std::vector<int64_t> slot_offsets_host_;            // of the last Dispatch
   std::vector<int64_t> send_offsets_, recv_offsets_;  // [R + 1] bytes
 };

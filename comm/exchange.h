@@ -15,13 +15,19 @@
 namespace tokenferry {
 
 enum class ExchangePath : uint8_t {
-  kAuto,       // peer when all ranks can map each other's memory, else alltoallv
+  kAuto,       // peer when all ranks can map each other's memory, else what the cost model expects to be fastest
   kPeer,       // rows and outputs are read where they lie, in the memory of the rank that wrote them
   kAllToAllV,  // one packed message per peer: works everywhere, the reference
   kAllGather,  // everyone gets all rows
   kTwoLevel,   // one row per token and host over the wire
 };
 const char* ExchangePathName(ExchangePath path);  // "auto", "peer", "alltoallv", "allgather", "two_level"
+
+// Of the combine on path two_level. Other paths are always exact.
+enum class Reduction : uint8_t {
+  kExact,  // each selection's output travels home: the same bits as every other path
+  kNode,   // a host sums its own experts' outputs and sends one row per token: deterministic for a layout of ranks
+};
 
 struct ExchangeOptions {
   int64_t hidden = 0;
@@ -33,6 +39,7 @@ struct ExchangeOptions {
   // Of expert outputs on the way back, rank-local ones too: kF32, or kBF16 (each element rounded once).
   DType output_dtype = DType::kF32;
   ExchangePath path = ExchangePath::kAuto;
+  Reduction reduction = Reduction::kExact;
   // What buffers are sized for at creation; larger exchanges grow them. 0: nothing in advance.
   int64_t max_tokens = 0;  // of any rank, in one exchange
   int max_top_k = 0;

@@ -33,6 +33,9 @@ class ExchangePlanner {
   // Needs nobody else: copies the routing to the host (synchronizes the stream) and builds this rank's half.
   absl::StatusOr<SendPlan> PlanHome(Stream& stream, const Routing& routing, const Placement& placement);
 
+  // The last PlanHome's routing, [num_tokens, top_k].
+  absl::Span<const int32_t> host_expert_idx() const { return host_expert_idx_; }
+
   // [R] what each rank is told, valid until the next call.
   const std::vector<PlanHeader>& MakeHeaders(const absl::StatusOr<SendPlan>& send, const Placement& placement);
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "comm/exchange.h"
+#include "comm/topology.h"
 #include "core/device/cpu_device.h"
 #include "core/dtype.h"
 #include "core/placement.h"
@@ -30,6 +31,10 @@ ExchangeCase RandomCase(uint32_t seed, int num_tokens, int num_experts, int top_
 // Output [N, H]: every token alone, experts in increasing order.
 std::vector<float> DenseReference(const ExchangeCase& c);
 
+// The same with Reduction::kNode: a token's experts of one host are summed first, then the hosts' sums.
+std::vector<float> NodeReference(const ExchangeCase& c, const Placement& placement, const Topology& topology,
+                                 const std::vector<int64_t>& token_offsets);
+
 // Which rank owns which tokens: [R + 1], random, with empty ranks; and experts on random ranks, some of them twice.
 std::vector<int64_t> RandomTokenSplit(uint32_t seed, int64_t num_tokens, int num_ranks);
 Placement RandomPlacement(uint32_t seed, int num_experts, int num_ranks);
@@ -41,6 +46,7 @@ struct ExchangeRun {
   int num_rounds = 1;
   Formats formats = Formats::kFloats;
   ExchangePath path = ExchangePath::kAllToAllV;
+  Reduction reduction = Reduction::kExact;
 };
 void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placement& placement,
                      const std::vector<int64_t>& token_offsets, const ExchangeRun& run);
