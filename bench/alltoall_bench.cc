@@ -184,9 +184,8 @@ absl::StatusOr<PointResult> RunPoint(const BenchContext& context, const PointAnd
 absl::StatusOr<double> GroupReadRate(const BenchContext& context) {
   ThreadPool pool(context.num_threads);
   TF_RETURN_IF_ERROR(Barrier(context.transport, kAgree));
-  const MachineBounds mine = MeasureBounds(pool, context.isa, MonotonicSeconds);
-  TF_ASSIGN_OR_RETURN(const auto all,
-                      GatherNumbers(context.transport, {static_cast<int64_t>(mine.read_bytes_per_second)}));
+  const double mine = MeasureReadRate(pool, context.isa, MonotonicSeconds);
+  TF_ASSIGN_OR_RETURN(const auto all, GatherNumbers(context.transport, {static_cast<int64_t>(mine)}));
   double sum = 0;
   for (const auto& theirs : all) sum += static_cast<double>(theirs[0]);
   return sum;

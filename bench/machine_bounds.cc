@@ -64,7 +64,8 @@ HWY_AFTER_NAMESPACE();
 namespace tokenferry {
 namespace {
 
-constexpr int64_t kReadFloats = int64_t{32} << 20, kFmaSteps = 10'000'000;
+constexpr int64_t kReadFloats = int64_t{32} << 20, kFmaSteps = 2'000'000;
+constexpr int kTries = 5;
 constexpr double kRatioSeconds = 0.06;
 
 float PlainReadAll(const float* p, int64_t n) {
@@ -127,24 +128,32 @@ double MiddleOf(std::vector<double> values) {
 
 }  // namespace
 
-MachineBounds MeasureBounds(ThreadPool& pool, Isa isa, double (*seconds)()) {
+double MeasureReadRate(ThreadPool& pool, Isa isa, double (*seconds)()) {
   const int64_t threads = pool.num_threads();
-  std::vector<float> memory(kReadFloats * threads, 1.0f), sink(threads * 16, 0.999f), sums(threads * 16);
-  std::vector<double> flops(threads), read_rates, flop_rates;
-  for (int i = 0; i < 9; ++i) {
+  std::vector<float> memory(kReadFloats * threads, 1.0f), sums(threads * 16);
+  std::vector<double> rates;
+  for (int i = 0; i < kTries; ++i) {
     const double start = seconds();
     pool.ParallelFor(threads, [&](int64_t t, int) {
       sums[t * 16] += TF_SIMD_CHOOSE(isa, ReadAll, PlainReadAll)(&memory[t * kReadFloats], kReadFloats);
     });
-    const double middle = seconds();
+    rates.push_back(4.0 * kReadFloats * threads / (seconds() - start));
+  }
+  return MiddleOf(rates);
+}
+
+MachineBounds MeasureBounds(ThreadPool& pool, Isa isa, double (*seconds)()) {
+  const int64_t threads = pool.num_threads();
+  std::vector<float> sink(threads * 16, 0.999f);
+  std::vector<double> flops(threads), rates;
+  for (int i = 0; i < kTries; ++i) {
+    const double start = seconds();
     pool.ParallelFor(threads, [&](int64_t t, int) {
       flops[t] = TF_SIMD_CHOOSE(isa, RunFmas, PlainRunFmas)(kFmaSteps, &sink[t * 16]);
     });
-    const double end = seconds();
-    read_rates.push_back(4.0 * kReadFloats * threads / (middle - start));
-    flop_rates.push_back(flops[0] * threads / (end - middle));
+    rates.push_back(flops[0] * threads / (seconds() - start));
   }
-  return {MiddleOf(read_rates), MiddleOf(flop_rates)};
+  return {MeasureReadRate(pool, isa, seconds), MiddleOf(rates)};
 }
 
 double TwoCoreRatio(Isa isa) {

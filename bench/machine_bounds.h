@@ -12,7 +12,8 @@ struct MachineBounds {
   double read_bytes_per_second = 0;  // of memory beyond the caches, all threads of the pool
   double flops_per_second = 0;       // f32 fused multiply-adds in registers
 };
-// The median of several tries of a few milliseconds each. `seconds` is the clock.
+// Medians of several tries of a few milliseconds each. `seconds` is the clock.
+double MeasureReadRate(ThreadPool& pool, Isa isa, double (*seconds)());
 MachineBounds MeasureBounds(ThreadPool& pool, Isa isa, double (*seconds)());
 
 // Multiply-adds of two threads on two CPUs at once over those of one alone: 2 when they have a core each, 1 when they

@@ -60,24 +60,24 @@ void CheckResult(const nlohmann::json& result, int num_ranks) {
 void RunSmallAllToAllBench(Transport& transport) {
   TestRank rank(transport);
   AllToAllBenchOptions options;
-  options.tokens = {1, 7};
+  options.tokens = {7};
   options.hidden = {33};
   options.experts = {8};
   options.top_k = {3};
   options.dtypes = {DType::kBF16, DType::kF32};
   options.paths = {ExchangePath::kAllToAllV, ExchangePath::kAuto};
-  options.placements = {"linear", "random:5"};
+  options.placements = {"random:5"};
   options.traffics.clear();
   for (const char* text : {"uniform", "zipf:1", "hot:1", "grouped:4:2", "silent-rank"}) {
     options.traffics.push_back(*ParseTraffic(text));
   }
-  options.warmup = 1;
+  options.warmup = 0;
   options.iters = 2;
   const auto report = RunAllToAllBench(rank.context, options);
   ASSERT_TRUE(report.ok()) << report.status();
   const auto json = nlohmann::json::parse(ReportJson(*report));
   EXPECT_EQ(json.at("machine").at("ranks"), transport.num_ranks());
-  ASSERT_EQ(json.at("results").size(), 2u * 2 * 2 * 2 * 5);
+  ASSERT_EQ(json.at("results").size(), 2u * 2 * 5);
   const bool mpi = transport.ToString().find("mpi") != std::string::npos;
   for (const auto& result : json["results"]) {
     CheckResult(result, transport.num_ranks());
@@ -95,7 +95,7 @@ void RunSmallAllToAllBench(Transport& transport) {
 void RunSmallMoeBench(Transport& transport) {
   TestRank rank(transport);
   MoeBenchOptions options;
-  options.tokens = {0, 1, 5};
+  options.tokens = {0, 5};
   options.hidden = {32};
   options.intermediate = {48};
   options.experts = {7};
@@ -108,7 +108,7 @@ void RunSmallMoeBench(Transport& transport) {
     const auto report = RunMoeBench(rank.context, options);
     ASSERT_TRUE(report.ok()) << report.status();
     const auto json = nlohmann::json::parse(MoeJson(*report));
-    ASSERT_EQ(json.at("results").size(), 9u);
+    ASSERT_EQ(json.at("results").size(), 6u);
     for (const auto& result : json["results"]) {
       for (const char* phase : {"route", "plan", "dispatch", "experts", "combine", "layer"}) {
         CheckSummary(result.at("phases").at(phase));
