@@ -28,6 +28,8 @@ constexpr CommandInfo kCommands[] = {
     {Command::kEval, "eval", "logits, routing and perplexity of given tokens or text"},
     {Command::kInspect, "inspect", "architecture, parameters, bytes by dtype and placement of a checkpoint"},
     {Command::kBenchEngine, "bench engine", "time loading, prefill and decode; memory per rank"},
+    {Command::kBenchAllToAll, "bench alltoall", "time dispatch and combine with MoE-shaped traffic, beside MPI"},
+    {Command::kBenchMoe, "bench moe", "time a whole MoE layer with random weights"},
 };
 
 // Flags without a value that stand for a choice of OverflowPolicy.
@@ -58,7 +60,11 @@ void DeclareOverflow(FlagSet& set, OverflowPolicy* p, OverflowSwitches* switches
              "every expert computes as many rows as its capacity, zeros beyond: static shapes");
 }
 
-void DeclareShared(FlagSet& set, SharedFlags* f, OverflowSwitches* switches) {
+// `own` are the subcommand's flags: it may give a name a meaning of its own.
+void DeclareShared(FlagSet& set, const FlagSet& own, SharedFlags* f, OverflowSwitches* switches) {
+  const auto is_free = [&own](const char* name) {
+    return std::find(own.names().begin(), own.names().end(), name) == own.names().end();
+  };
   set.Text("model", &f->model, "directory of the checkpoint (config.json, *.safetensors, tokenizer.json)");
   set.Choice("device", &f->device,
              {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}},
@@ -71,17 +77,19 @@ void DeclareShared(FlagSet& set, SharedFlags* f, OverflowSwitches* switches) {
              "what moves bytes between ranks; auto: mpi under mpirun or srun, else local");
   set.Integer("ranks", &f->num_ranks, 0, 4096,
               "ranks; with the local transport, threads of this process; 0: as started");
-  set.Choice("path", &f->path,
-             {{"auto", ExchangePath::kAuto},
-              {"peer", ExchangePath::kPeer},
-              {"alltoallv", ExchangePath::kAllToAllV},
-              {"allgather", ExchangePath::kAllGather},
-              {"two_level", ExchangePath::kTwoLevel}},
-             "path of the exchange; auto: peer when all ranks share a host's memory, else what measured links predict");
-  set.Choice(
-      "reduction", &f->reduction, {{"exact", Reduction::kExact}, {"node", Reduction::kNode}},
-      "of --path two_level: outputs travel one by one, with the bits of every path, or are summed on each host first");
-  set.Text("placement", &f->placement, "linear, or a JSON file: which rank holds which experts [linear]");
+  if (is_free("path")) {
+    set.Choice(
+        "path", &f->path, PathChoices(),
+        "path of the exchange; auto: peer when all ranks share a host's memory, else what measured links predict");
+  }
+  if (is_free("reduction")) {
+    set.Choice("reduction", &f->reduction, {{"exact", Reduction::kExact}, {"node", Reduction::kNode}},
+               "of --path two_level: outputs travel one by one, with the bits of every path, or are summed on each "
+               "host first");
+  }
+  if (is_free("placement")) {
+    set.Text("placement", &f->placement, "linear, or a JSON file: which rank holds which experts [linear]");
+  }
   DeclareOverflow(set, &f->overflow, switches);
   set.Choice("dispatch-dtype", &f->dispatch_dtype,
              {{"auto", std::nullopt},
@@ -122,6 +130,8 @@ void DeclareGenerate(FlagSet& set, GenerateFlags* f) {
   set.Texts("stop", &f->stop, "text that ends a sequence; repeatable");
   set.Switch("json", &f->json, "print one JSON document instead of streaming");
   set.Switch("stats", &f->stats, "close with a table of speed, traffic, load and memory");
+  set.Text("record-routing", &f->record_routing,
+           "file to write: the experts that every token chose, for bench alltoall");
 }
 
 void DeclareEval(FlagSet& set, EvalFlags* f) {
@@ -161,8 +171,14 @@ struct Parser {
       case Command::kBenchEngine:
         DeclareBench(own, &line.bench);
         break;
+      case Command::kBenchAllToAll:
+        DeclareBenchAllToAll(own, &line.bench_alltoall);
+        break;
+      case Command::kBenchMoe:
+        DeclareBenchMoe(own, &line.bench_moe);
+        break;
     }
-    DeclareShared(shared, &line.shared, &switches);
+    DeclareShared(shared, own, &line.shared, &switches);
   }
 
   std::vector<std::string> names() const {
@@ -258,7 +274,8 @@ absl::Status CheckOverflow(const Parser& parser) {
 
 absl::Status CheckTogether(const Parser& parser) {
   const CommandLine& line = parser.line;
-  if (line.shared.model.empty()) {
+  const bool needs_model = line.command != Command::kBenchAllToAll && line.command != Command::kBenchMoe;
+  if (needs_model && line.shared.model.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(parser.name, " needs --model DIR, a directory with a checkpoint"));
   }
   TF_RETURN_IF_ERROR(CheckOverflow(parser));
@@ -336,6 +353,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> args)
   OverflowPolicy& overflow = parser.line.shared.overflow;
   overflow.renormalise = parser.switches.renormalise ? Renormalise::kYes : Renormalise::kNo;
   overflow.padding = parser.switches.padded ? Padding::kCapacity : Padding::kNone;
+  ApplyPreset(parser.own, &parser.line.bench_alltoall);
   return parser.line;
 }
 

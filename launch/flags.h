@@ -14,6 +14,7 @@
 #include "core/log.h"
 #include "core/status.h"
 #include "experts/overflow.h"
+#include "launch/bench_flags.h"
 
 namespace tokenferry {
 
@@ -58,6 +59,7 @@ struct GenerateFlags {
   std::vector<std::string> stop;  // texts that end a sequence, none empty
   bool json = false;              // one JSON document on stdout instead of streamed text
   bool stats = false;             // the closing table
+  std::string record_routing;     // file for the experts that every token chose, see bench/routing_trace.h; empty: none
 };
 
 // Exactly one of ids_file and text_file is set.
@@ -81,7 +83,7 @@ struct BenchFlags {
   std::string json_file;  // empty: none
 };
 
-enum class Command : uint8_t { kGenerate, kEval, kInspect, kBenchEngine };
+enum class Command : uint8_t { kGenerate, kEval, kInspect, kBenchEngine, kBenchAllToAll, kBenchMoe };
 
 struct CommandLine {
   Command command = Command::kGenerate;
@@ -90,6 +92,8 @@ struct CommandLine {
   EvalFlags eval;
   InspectFlags inspect;
   BenchFlags bench;
+  BenchAllToAllFlags bench_alltoall;
+  BenchMoeFlags bench_moe;
   std::string text;  // not empty: --help or --version was asked for; print this and do nothing else
 };
 

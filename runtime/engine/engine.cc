@@ -151,7 +151,7 @@ absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& m
 absl::StatusOr<std::vector<EntryResult>> Engine::Execute(const StepPlan& plan) {
   TF_RETURN_IF_ERROR(UpdateSequences(plan));
   std::vector<const StepEntry*> mine;
-  bool observe = false;
+  bool observe = recorder_ != nullptr;
   for (const StepEntry& e : plan.entries) {
     if (e.rank != transport_.rank()) continue;
     mine.push_back(&e);
@@ -169,6 +169,9 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(const StepPlan& plan) {
   std::vector<EntryResult> results(mine.size());
   TF_RETURN_IF_ERROR(Score(mine, results));
   TF_RETURN_IF_ERROR(transformer_->moe().CheckRouting(*stream_, {"route", -1, plan.step}));
+  for (int64_t l = 0; recorder_ != nullptr && l < L; ++l) {
+    recorder_(plan.step, static_cast<int>(l), absl::MakeConstSpan(expert_idx).subspan(l * T * K, T * K));
+  }
   int64_t first_row = 0;
   for (size_t i = 0; i < mine.size(); ++i) {
     const int64_t n = static_cast<int64_t>(mine[i]->tokens.size());

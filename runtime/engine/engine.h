@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/step_plan.h"
 #include "runtime/engine/transformer.h"
@@ -35,6 +36,9 @@ struct EngineStats {
   double prefill_seconds = 0, decode_seconds = 0;  // a step with any prompt token counts as prefill
 };
 
+// The experts that this rank's tokens of a step chose in one MoE layer, [tokens, top_k], host memory for the call.
+using RoutingRecorder = std::function<void(int64_t step, int moe_idx, absl::Span<const int32_t> expert_idx)>;
+
 // One per rank. Owns cache and activations; transport, device, config and weights must outlive it.
 class Engine {
  public:
@@ -50,6 +54,9 @@ class Engine {
   // Collective: rank 0 runs the scheduler until it is idle, handing every update to `on_update` (which may call
   // Scheduler::Add and Finish), then all ranks leave. The other ranks ignore both arguments.
   absl::Status RunUntilIdle(Scheduler* scheduler, const std::function<absl::Status(const SequenceUpdate&)>& on_update);
+
+  // From the next step on; costs a copy to the host per layer.
+  void RecordRouting(RoutingRecorder recorder) { recorder_ = std::move(recorder); }
 
   SchedulerOptions scheduler_options() const;
   const EngineStats& stats() const { return stats_; }
@@ -84,6 +91,7 @@ class Engine {
   std::map<int32_t, RunningSequence> sequences_;
   Buffer inputs_, logits_;
   EngineStats stats_;
+  RoutingRecorder recorder_;
   int64_t next_step_ = 0;
 };
 

@@ -32,7 +32,7 @@ absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport,
   std::unique_ptr<MoeLayer> layer(new MoeLayer(transport, device, config, placement, options));
   TF_RETURN_IF_ERROR(layer->AllocateScratch());
   const OverflowStageOptions overflow{.policy = options.overflow,
-                                      .num_layers = config.num_moe_layers(),
+                                      .num_layers = static_cast<int>(config.num_moe_layers()),
                                       .top_k = static_cast<int>(config.num_experts_per_tok),
                                       .max_tokens = options.max_tokens};
   TF_ASSIGN_OR_RETURN(layer->overflow_, OverflowStage::Create(transport, device, placement, overflow));

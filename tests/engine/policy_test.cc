@@ -150,9 +150,35 @@ TEST(NarrowDispatch, PerplexityMovesLittle) {
   std::printf("bf16 dispatch: perplexity %.4f\n", std::exp(plain));
   for (const auto& c : cases) {
     const double l = loss(c.dispatch, c.combine);
-    std::printf("%s: perplexity %.4f, %+.3f %%\n", c.name, std::exp(l), 100 * (std::exp(l - plain) - 1));
+    std::printf("%s: perplexity %.6f, %+.4f %%\n", c.name, std::exp(l), 100 * (std::exp(l - plain) - 1));
     EXPECT_LT(std::abs(l - plain), LossBound(c.error, num_scored)) << c.name;
   }
+}
+
+// Root mean square of the change of one text's logits.
+double LogitChange(Compute compute, DType dispatch, DType combine) {
+  const std::vector<Request> request = {LogitsRequest(Text("bible", 2, 120))};
+  RunSetup setup;
+  setup.compute = compute;
+  const auto plain = RunLocally(setup, request)[0].logits;
+  setup.dispatch_dtype = dispatch;
+  setup.combine_dtype = combine;
+  const auto narrow = RunLocally(setup, request)[0].logits;
+  EXPECT_EQ(plain.size(), narrow.size());
+  double sum = 0;
+  for (size_t i = 0; i < plain.size(); ++i) sum += (narrow[i] - plain[i]) * (narrow[i] - plain[i]);
+  return std::sqrt(sum / static_cast<double>(plain.size()));
+}
+
+// In f32, where nothing else is rounded: the error follows the formats' steps, 2^-4, 1/254 of a block's largest, 2^-9.
+TEST(NarrowDispatch, CoarserFormatsChangeLogitsMore) {
+  const double fp8 = LogitChange(Compute::kF32, DType::kF8E4M3, DType::kF32);
+  const double int8 = LogitChange(Compute::kF32, DType::kI8, DType::kF32);
+  const double bf16 = LogitChange(Compute::kF32, DType::kBF16, DType::kF32);
+  std::printf("logits change by %.6f (fp8), %.6f (int8), %.6f (bf16)\n", fp8, int8, bf16);
+  EXPECT_GT(fp8, 2 * int8);
+  EXPECT_GT(int8, 2 * bf16);
+  EXPECT_GT(bf16, 0);
 }
 
 }  // namespace
