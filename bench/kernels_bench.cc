@@ -15,75 +15,14 @@
 #include <string>
 #include <vector>
 
+#include "bench/machine_bounds.h"
 #include "core/check.h"
 #include "core/device/cpu_device.h"
 #include "core/kernels/matmul.h"
 #include "experts/expert_ffn.h"
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "bench/kernels_bench.cc"
-#include "core/kernels/simd_targets.h"
-#include "hwy/foreach_target.h"
-#include "hwy/highway.h"
-
-#if TF_SIMD_TARGET
-HWY_BEFORE_NAMESPACE();
-namespace tokenferry {
-namespace HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-
-// Sums `num_floats` floats (a multiple of 128).
-float ReadAll(const float* p, int64_t num_floats) {
-  const hn::CappedTag<float, 16> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
-  for (int64_t i = 0; i < num_floats; i += 4 * lanes) {
-    s0 = hn::Add(s0, hn::LoadU(d, p + i));
-    s1 = hn::Add(s1, hn::LoadU(d, p + i + lanes));
-    s2 = hn::Add(s2, hn::LoadU(d, p + i + 2 * lanes));
-    s3 = hn::Add(s3, hn::LoadU(d, p + i + 3 * lanes));
-  }
-  return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
-}
-
-// `steps` times 12 independent multiply-adds; returns the number of flops.
-double RunFmas(int64_t steps, float* out) {
-  const hn::CappedTag<float, 16> d;
-  using V = hn::Vec<decltype(d)>;
-  const V x = hn::Set(d, *out), y = hn::Set(d, 0.5f);
-  // Different starts: equal chains would be computed once.
-  V a = hn::Set(d, 0.1f), b = a + a, c = b + a, e = c + a, f = e + a, g = f + a, h = g + a, i = h + a, j = i + a,
-    k = j + a, l = k + a, m = l + a;
-  for (int64_t s = 0; s < steps; ++s) {
-    a = hn::MulAdd(a, x, y), b = hn::MulAdd(b, x, y), c = hn::MulAdd(c, x, y), e = hn::MulAdd(e, x, y);
-    f = hn::MulAdd(f, x, y), g = hn::MulAdd(g, x, y), h = hn::MulAdd(h, x, y), i = hn::MulAdd(i, x, y);
-    j = hn::MulAdd(j, x, y), k = hn::MulAdd(k, x, y), l = hn::MulAdd(l, x, y), m = hn::MulAdd(m, x, y);
-  }
-  const V s = a + b + c + e + f + g + h + i + j + k + l + m;
-  *out = hn::GetLane(hn::SumOfLanes(d, s));
-  return 12.0 * 2.0 * static_cast<double>(steps) * static_cast<double>(hn::Lanes(d));
-}
-
-}  // namespace HWY_NAMESPACE
-}  // namespace tokenferry
-HWY_AFTER_NAMESPACE();
-#endif  // TF_SIMD_TARGET
-
-#if HWY_ONCE
 namespace tokenferry {
 namespace {
-
-float PlainReadAll(const float* p, int64_t n) {
-  float s = 0;
-  for (int64_t i = 0; i < n; ++i) s += p[i];
-  return s;
-}
-double PlainRunFmas(int64_t steps, float* out) {
-  float a = 0.5f;
-  for (int64_t s = 0; s < steps; ++s) a = a * *out + 0.5f;
-  *out = a;
-  return 2.0 * static_cast<double>(steps);
-}
 
 int NumThreads() {
   const char* text = std::getenv("TF_BENCH_THREADS");
@@ -111,41 +50,17 @@ void UseClock(benchmark::internal::Benchmark* b) {
   if (NumThreads() > 1) b->UseRealTime();
 }
 
-// The machine's bounds with all threads: the median of several tries.
-struct Bounds {
-  double bytes_per_second = 0, flops_per_second = 0;
-};
-
-const Bounds& MeasuredBounds() {
-  static const Bounds bounds = [] {
+// With all threads.
+const MachineBounds& MeasuredBounds() {
+  static const MachineBounds bounds = [] {
     ThreadPool pool(NumThreads());
-    const int64_t threads = pool.num_threads(), floats_each = int64_t{32} << 20;
-    std::vector<float> memory(floats_each * threads, 1.0f), sink(threads * 16, 0.999f);
-    std::vector<double> flops(threads);
-    std::vector<double> read_rates, flop_rates;
-    for (int i = 0; i < 9; ++i) {
-      const double start = Seconds();
-      pool.ParallelFor(threads, [&](int64_t t, int) {
-        benchmark::DoNotOptimize(
-            TF_SIMD_CHOOSE(BenchIsa(), ReadAll, PlainReadAll)(&memory[t * floats_each], floats_each));
-      });
-      const double middle = Seconds();
-      pool.ParallelFor(threads, [&](int64_t t, int) {
-        flops[t] = TF_SIMD_CHOOSE(BenchIsa(), RunFmas, PlainRunFmas)(10'000'000, &sink[t * 16]);
-      });
-      const double end = Seconds();
-      read_rates.push_back(4.0 * floats_each * threads / (middle - start));
-      flop_rates.push_back(flops[0] * threads / (end - middle));
-    }
-    std::sort(read_rates.begin(), read_rates.end());
-    std::sort(flop_rates.begin(), flop_rates.end());
-    return Bounds{read_rates[4], flop_rates[4]};
+    return MeasureBounds(pool, BenchIsa(), Seconds);
   }();
   return bounds;
 }
 
 void Report(benchmark::State& state, double bytes, double flops) {
-  const Bounds& bounds = MeasuredBounds();
+  const MachineBounds& bounds = MeasuredBounds();
   const double bound = std::max(bytes / bounds.bytes_per_second, flops / bounds.flops_per_second);
   using benchmark::Counter;
   state.counters["GB"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
@@ -313,10 +228,9 @@ int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   using namespace tokenferry;  // NOLINT
-  const Bounds& bounds = MeasuredBounds();
+  const MachineBounds& bounds = MeasuredBounds();
   std::printf("%d thread(s), %s: read %.1f GB/s, f32 multiply-add peak %.1f GFLOP/s\n", NumThreads(),
               std::string(IsaName(BenchIsa())).c_str(), bounds.bytes_per_second * 1e-9, bounds.flops_per_second * 1e-9);
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }
-#endif  // HWY_ONCE

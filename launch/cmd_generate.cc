@@ -1,8 +1,11 @@
 // tokenferry generate: text from prompts.
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
+#include "bench/routing_trace.h"
 #include "comm/collectives.h"
 #include "launch/commands.h"
 #include "launch/run_report.h"
@@ -118,6 +121,58 @@ class Printer {
   size_t current_ = 0, shown_ = std::string::npos;
 };
 
+// Collects the experts that tokens choose, for --record-routing.
+class RoutingCollector {
+ public:
+  explicit RoutingCollector(Engine& engine) {
+    engine.RecordRouting([this](int64_t step, int layer, absl::Span<const int32_t> expert_idx) {
+      mine_.push_back({step, layer, {expert_idx.begin(), expert_idx.end()}});
+    });
+  }
+
+  // Collective: rank 0 writes the file. The ranks have recorded the same steps and layers.
+  absl::Status Write(Transport& transport, const ModelConfig& config, const std::string& model,
+                     const std::string& path) const {
+    std::string bytes;  // per record: number of experts, then they
+    for (const RoutingTrace::Record& r : mine_) {
+      const auto size = static_cast<int64_t>(r.expert_idx.size());
+      bytes.append(reinterpret_cast<const char*>(&size), sizeof(size));
+      bytes.append(reinterpret_cast<const char*>(r.expert_idx.data()), size * sizeof(int32_t));
+    }
+    TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, Gather(transport, {"routing"}, RankId(0), bytes));
+    absl::Status written = absl::OkStatus();
+    if (transport.rank() == RankId(0)) written = WriteAll(all, config, model, path);
+    return AgreeOnStatus(transport, {"routing"}, written);
+  }
+
+ private:
+  absl::Status WriteAll(const std::vector<std::string>& all, const ModelConfig& config, const std::string& model,
+                        const std::string& path) const {
+    RoutingTrace trace{.num_experts = static_cast<int>(config.n_routed_experts),
+                       .top_k = static_cast<int>(config.num_experts_per_tok),
+                       .source = std::filesystem::path(model).lexically_normal().filename().string(),
+                       .records = mine_};
+    for (RoutingTrace::Record& record : trace.records) record.expert_idx.clear();
+    for (size_t rank = 0; rank < all.size(); ++rank) {
+      absl::string_view rest = all[rank];
+      for (RoutingTrace::Record& record : trace.records) {
+        int64_t size = -1;
+        if (rest.size() >= sizeof(size)) std::memcpy(&size, rest.data(), sizeof(size));
+        if (size < 0 || size > static_cast<int64_t>((rest.size() - sizeof(size)) / sizeof(int32_t))) {
+          return absl::DataLossError(absl::StrCat("rank ", rank, " has recorded other steps than rank 0"));
+        }
+        const size_t begin = record.expert_idx.size();
+        record.expert_idx.resize(begin + size);
+        if (size > 0) std::memcpy(&record.expert_idx[begin], rest.data() + sizeof(size), size * sizeof(int32_t));
+        rest.remove_prefix(sizeof(size) + size * sizeof(int32_t));
+      }
+    }
+    return Annotate(WriteRoutingTrace(path, trace), "--record-routing");
+  }
+
+  std::vector<RoutingTrace::Record> mine_;
+};
+
 }  // namespace
 
 absl::Status RunGenerate(RankContext& context, const GenerateFlags& flags) {
@@ -138,6 +193,8 @@ absl::Status RunGenerate(RankContext& context, const GenerateFlags& flags) {
       std::unique_ptr<ModelSession> session,
       StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));
   Engine& engine = *session->engine;
+  std::optional<RoutingCollector> collector;
+  if (!flags.record_routing.empty()) collector.emplace(engine);
   Scheduler scheduler(engine.scheduler_options());
   absl::Status added = absl::OkStatus();
   for (size_t i = 0; first && added.ok() && i < prompts->size(); ++i) {
@@ -151,6 +208,9 @@ absl::Status RunGenerate(RankContext& context, const GenerateFlags& flags) {
     if (u.has_token && !printer->Take(u.seq, u.token, u.finished)) scheduler.Finish(u.seq);
     return absl::OkStatus();
   }));
+  if (collector) {
+    TF_RETURN_IF_ERROR(collector->Write(transport, session->files->config, context.flags.model, flags.record_routing));
+  }
   TF_ASSIGN_OR_RETURN(const RunReport report, CollectReport(context, *session));
   if (!first) return absl::OkStatus();
   if (flags.json) std::printf("%s\n", printer->JsonText(report).c_str());

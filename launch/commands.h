@@ -11,5 +11,7 @@ absl::Status RunGenerate(RankContext& context, const GenerateFlags& flags);
 absl::Status RunEval(RankContext& context, const EvalFlags& flags);
 absl::Status RunInspect(RankContext& context, const InspectFlags& flags);
 absl::Status RunBenchEngine(RankContext& context, const BenchFlags& flags);
+absl::Status RunBenchAllToAll(RankContext& context, const BenchAllToAllFlags& flags);
+absl::Status RunBenchMoe(RankContext& context, const BenchMoeFlags& flags);
 
 }  // namespace tokenferry

@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "launch/nearest.h"
 
 namespace tokenferry {
@@ -18,6 +19,28 @@ namespace {
 }
 
 std::string Number(double v) { return absl::StrCat(v); }
+
+int64_t ParseInteger(const std::string& flag, const std::string& text, int64_t low, int64_t high) {
+  const std::string range = absl::StrCat("an integer from ", low, " to ", high);
+  double real = 0;
+  int64_t v = 0;
+  if (!absl::SimpleAtod(text, &real) || std::isnan(real)) Refuse(flag, text, absl::StrCat("must be ", range));
+  if (real < static_cast<double>(low)) Refuse(flag, text, absl::StrCat("must be ", range, "; the nearest is ", low));
+  if (real > static_cast<double>(high)) Refuse(flag, text, absl::StrCat("must be ", range, "; the nearest is ", high));
+  if (!absl::SimpleAtoi(text, &v) || v < low || v > high) {
+    Refuse(flag, text, absl::StrCat("must be ", range, "; the nearest is ", std::llround(real)));
+  }
+  return v;
+}
+
+size_t ParseChoice(const std::string& flag, const std::string& text, const std::vector<std::string>& choices) {
+  for (size_t i = 0; i < choices.size(); ++i) {
+    if (choices[i] == text) return i;
+  }
+  Refuse(
+      flag, text,
+      absl::StrCat("must be one of ", absl::StrJoin(choices, ", "), "; the nearest is '", Nearest(text, choices), "'"));
+}
 
 }  // namespace
 
@@ -55,19 +78,7 @@ void FlagSet::Texts(const std::string& name, std::vector<std::string>* value, co
 
 void FlagSet::AddInteger(const std::string& name, int64_t low, int64_t high, const std::string& help, int64_t current,
                          std::function<void(int64_t)> set) {
-  auto parse = [=](const std::string& text) {
-    const std::string range = absl::StrCat("an integer from ", low, " to ", high);
-    double real = 0;
-    int64_t v = 0;
-    if (!absl::SimpleAtod(text, &real) || std::isnan(real)) Refuse(name, text, absl::StrCat("must be ", range));
-    if (real < static_cast<double>(low)) Refuse(name, text, absl::StrCat("must be ", range, "; the nearest is ", low));
-    if (real > static_cast<double>(high))
-      Refuse(name, text, absl::StrCat("must be ", range, "; the nearest is ", high));
-    if (!absl::SimpleAtoi(text, &v) || v < low || v > high) {
-      Refuse(name, text, absl::StrCat("must be ", range, "; the nearest is ", std::llround(real)));
-    }
-    set(v);
-  };
+  auto parse = [=](const std::string& text) { set(ParseInteger(name, text, low, high)); };
   AddValue(name, "N", absl::StrCat(help, " [", current, "]"), parse);
 }
 
@@ -109,15 +120,53 @@ void FlagSet::Duration(const std::string& name, absl::Duration* value, const std
 
 void FlagSet::AddChoice(const std::string& name, const std::vector<std::string>& choices, const std::string& current,
                         const std::string& help, std::function<void(size_t)> set) {
-  auto parse = [=](const std::string& text) {
-    for (size_t i = 0; i < choices.size(); ++i) {
-      if (choices[i] == text) return set(i);
-    }
-    Refuse(name, text,
-           absl::StrCat("must be one of ", absl::StrJoin(choices, ", "), "; the nearest is '", Nearest(text, choices),
-                        "'"));
-  };
+  auto parse = [=](const std::string& text) { set(ParseChoice(name, text, choices)); };
   AddValue(name, absl::StrJoin(choices, "|"), absl::StrCat(help, " [", current, "]"), parse);
+}
+
+void FlagSet::AddList(const std::string& name, const std::string& type, const std::string& help,
+                      std::function<void(const std::vector<std::string>&)> parse) {
+  auto set = [name, parse](const std::vector<std::string>& texts) {
+    std::vector<std::string> items;
+    for (const std::string& text : texts) {
+      for (const absl::string_view item : absl::StrSplit(text, ',')) {
+        if (item.empty()) Refuse(name, text, "has an empty item");
+        items.emplace_back(item);
+      }
+    }
+    parse(items);
+  };
+  options_[name] = app_->add_option_function<std::vector<std::string>>("--" + name, set, help)
+                       ->type_name(type)
+                       ->allow_extra_args(false);
+  names_.push_back(name);
+}
+
+void FlagSet::Words(const std::string& name, std::vector<std::string>* value, const std::string& help) {
+  AddList(name, "TEXT,..", absl::StrCat(help, " [", absl::StrJoin(*value, ","), "]"),
+          [value](const std::vector<std::string>& items) { *value = items; });
+}
+
+void FlagSet::AddIntegers(const std::string& name, int64_t low, int64_t high, const std::string& help,
+                          const std::vector<int64_t>& current, std::function<void(const std::vector<int64_t>&)> set) {
+  auto parse = [=](const std::vector<std::string>& items) {
+    std::vector<int64_t> values;
+    for (const std::string& item : items) values.push_back(ParseInteger(name, item, low, high));
+    set(values);
+  };
+  AddList(name, "N,..", current.empty() ? help : absl::StrCat(help, " [", absl::StrJoin(current, ","), "]"), parse);
+}
+
+void FlagSet::AddChoices(const std::string& name, const std::vector<std::string>& choices,
+                         const std::vector<std::string>& current, const std::string& help,
+                         std::function<void(const std::vector<size_t>&)> set) {
+  auto parse = [=](const std::vector<std::string>& items) {
+    std::vector<size_t> chosen;
+    for (const std::string& item : items) chosen.push_back(ParseChoice(name, item, choices));
+    set(chosen);
+  };
+  AddList(name, absl::StrCat(absl::StrJoin(choices, "|"), ",.."),
+          absl::StrCat(help, " [", absl::StrJoin(current, ","), "]"), parse);
 }
 
 bool FlagSet::given(const std::string& name) const { return options_.at(name)->count() > 0; }

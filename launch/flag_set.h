@@ -53,6 +53,29 @@ class FlagSet {
     AddChoice(name, names, current, help, [value, choices](size_t i) { *value = choices[i].second; });
   }
 
+  // Lists: "1,8,64", or the flag several times, which adds up.
+  template <class Int>
+  void Integers(const std::string& name, std::vector<Int>* value, int64_t low, int64_t high, const std::string& help) {
+    AddIntegers(name, low, high, help, {value->begin(), value->end()},
+                [value](const std::vector<int64_t>& v) { value->assign(v.begin(), v.end()); });
+  }
+  void Words(const std::string& name, std::vector<std::string>* value, const std::string& help);  // none empty
+  template <class Enum>
+  void Choices(const std::string& name, std::vector<Enum>* value,
+               const std::vector<std::pair<std::string, Enum>>& choices, const std::string& help) {
+    std::vector<std::string> names, current;
+    for (const auto& [choice, e] : choices) {
+      names.push_back(choice);
+      for (const Enum& v : *value) {
+        if (v == e) current.push_back(choice);
+      }
+    }
+    AddChoices(name, names, current, help, [value, choices](const std::vector<size_t>& chosen) {
+      value->clear();
+      for (const size_t i : chosen) value->push_back(choices[i].second);
+    });
+  }
+
   // All names, in order of declaration.
   const std::vector<std::string>& names() const { return names_; }
 
@@ -68,6 +91,13 @@ class FlagSet {
                   std::function<void(int64_t)> set);
   void AddChoice(const std::string& name, const std::vector<std::string>& choices, const std::string& current,
                  const std::string& help, std::function<void(size_t)> set);
+  void AddIntegers(const std::string& name, int64_t low, int64_t high, const std::string& help,
+                   const std::vector<int64_t>& current, std::function<void(const std::vector<int64_t>&)> set);
+  void AddChoices(const std::string& name, const std::vector<std::string>& choices,
+                  const std::vector<std::string>& current, const std::string& help,
+                  std::function<void(const std::vector<size_t>&)> set);
+  void AddList(const std::string& name, const std::string& type, const std::string& help,
+               std::function<void(const std::vector<std::string>&)> parse);
   void AddValue(const std::string& name, const std::string& type, const std::string& help, Parse parse);
 
   CLI::App* app_;

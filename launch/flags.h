@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "core/log.h"
 #include "core/status.h"
 #include "experts/overflow.h"
+#include "launch/bench_flags.h"
 
 namespace tokenferry {
 
@@ -28,9 +30,11 @@ struct SharedFlags {
   TransportChoice transport = TransportChoice::kAuto;
   int num_ranks = 0;  // 0: what mpirun started, else one. With the local transport: ranks as threads of this process
   ExchangePath path = ExchangePath::kAuto;
+  Reduction reduction = Reduction::kExact;
   std::string placement = "linear";  // or a JSON file, see Placement::FromFile
-  Overflow overflow = Overflow::kDropless;
-  double capacity_factor = 1.25;  // kCapacity only
+  OverflowPolicy overflow;
+  std::optional<DType> dispatch_dtype;  // of rows sent to experts; none: as `compute`
+  DType combine_dtype = DType::kF32;    // of expert outputs sent back
   absl::Duration comm_timeout = absl::Seconds(60);
   int prefill_chunk = 256;      // prompt tokens of one sequence per step; 0: the whole prompt
   int64_t kv_cache_tokens = 0;  // of this rank, over all its sequences; 0: what the requests need
@@ -55,6 +59,7 @@ struct GenerateFlags {
   std::vector<std::string> stop;  // texts that end a sequence, none empty
   bool json = false;              // one JSON document on stdout instead of streamed text
   bool stats = false;             // the closing table
+  std::string record_routing;     // file for the experts that every token chose, see bench/routing_trace.h; empty: none
 };
 
 // Exactly one of ids_file and text_file is set.
@@ -78,7 +83,7 @@ struct BenchFlags {
   std::string json_file;  // empty: none
 };
 
-enum class Command : uint8_t { kGenerate, kEval, kInspect, kBenchEngine };
+enum class Command : uint8_t { kGenerate, kEval, kInspect, kBenchEngine, kBenchAllToAll, kBenchMoe };
 
 struct CommandLine {
   Command command = Command::kGenerate;
@@ -87,6 +92,8 @@ struct CommandLine {
   EvalFlags eval;
   InspectFlags inspect;
   BenchFlags bench;
+  BenchAllToAllFlags bench_alltoall;
+  BenchMoeFlags bench_moe;
   std::string text;  // not empty: --help or --version was asked for; print this and do nothing else
 };
 

@@ -32,6 +32,10 @@ absl::Status Dispatch(RankContext& context, const CommandLine& line) {
       return RunInspect(context, line.inspect);
     case Command::kBenchEngine:
       return RunBenchEngine(context, line.bench);
+    case Command::kBenchAllToAll:
+      return RunBenchAllToAll(context, line.bench_alltoall);
+    case Command::kBenchMoe:
+      return RunBenchMoe(context, line.bench_moe);
   }
   return absl::InternalError("a subcommand without an implementation");
 }

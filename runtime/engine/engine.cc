@@ -19,8 +19,15 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
                                                        const ModelWeights& weights, const Placement& placement,
                                                        const EngineOptions& options) {
   std::unique_ptr<Engine> engine(new Engine(transport, device, config, options));
-  const MoeOptions moe{options.compute,      options.overflow, options.capacity_factor,
-                       engine->max_tokens(), options.path,     options.on_plan};
+  const MoeOptions moe{.compute = options.compute,
+                       .overflow = options.overflow,
+                       .max_tokens = engine->max_tokens(),
+                       .path = options.path,
+                       .dispatch_dtype = options.dispatch_dtype,
+                       .combine_dtype = options.combine_dtype,
+                       .reduction = options.reduction,
+                       .on_plan = options.on_plan,
+                       .on_path = options.on_path};
   TF_ASSIGN_OR_RETURN(engine->stream_, device.CreateStream());
   TF_ASSIGN_OR_RETURN(engine->transformer_, Transformer::Create(transport, device, config, weights, placement, moe));
   TF_RETURN_IF_ERROR(engine->Allocate());
@@ -144,7 +151,7 @@ absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& m
 absl::StatusOr<std::vector<EntryResult>> Engine::Execute(const StepPlan& plan) {
   TF_RETURN_IF_ERROR(UpdateSequences(plan));
   std::vector<const StepEntry*> mine;
-  bool observe = false;
+  bool observe = recorder_ != nullptr;
   for (const StepEntry& e : plan.entries) {
     if (e.rank != transport_.rank()) continue;
     mine.push_back(&e);
@@ -162,6 +169,9 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(const StepPlan& plan) {
   std::vector<EntryResult> results(mine.size());
   TF_RETURN_IF_ERROR(Score(mine, results));
   TF_RETURN_IF_ERROR(transformer_->moe().CheckRouting(*stream_, {"route", -1, plan.step}));
+  for (int64_t l = 0; recorder_ != nullptr && l < L; ++l) {
+    recorder_(plan.step, static_cast<int>(l), absl::MakeConstSpan(expert_idx).subspan(l * T * K, T * K));
+  }
   int64_t first_row = 0;
   for (size_t i = 0; i < mine.size(); ++i) {
     const int64_t n = static_cast<int64_t>(mine[i]->tokens.size());
@@ -230,8 +240,6 @@ SchedulerOptions Engine::scheduler_options() const {
   return {transport_.num_ranks(), options_.prefill_chunk, options_.max_sequences_per_rank,
           options_.cache_tokens_per_rank / kCacheBlockTokens * kCacheBlockTokens};
 }
-
-absl::StatusOr<MoeStats> Engine::moe_stats() { return transformer_->moe().Stats(*stream_); }
 
 int64_t Engine::cache_bytes() const {
   return cache_->options().num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache_->options());

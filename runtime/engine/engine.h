@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/step_plan.h"
 #include "runtime/engine/transformer.h"
@@ -17,12 +18,15 @@ namespace tokenferry {
 struct EngineOptions {
   Compute compute = Compute::kBF16;
   ExchangePath path = ExchangePath::kAuto;
-  Overflow overflow = Overflow::kDropless;
-  double capacity_factor = 1.0;
+  OverflowPolicy overflow;
+  std::optional<DType> dispatch_dtype;  // see MoeOptions
+  DType combine_dtype = DType::kF32;
   int64_t prefill_chunk = 512;  // most prompt tokens per rank and step
   int64_t max_sequences_per_rank = 32;
   int64_t cache_tokens_per_rank = 4096;
+  Reduction reduction = Reduction::kExact;
   PlanObserver on_plan;
+  std::function<void(const std::string&)> on_path;  // ExchangeOptions::on_choice
 };
 
 // What this rank did since creation.
@@ -31,6 +35,9 @@ struct EngineStats {
   int64_t prefill_tokens = 0, decode_tokens = 0;   // of all ranks
   double prefill_seconds = 0, decode_seconds = 0;  // a step with any prompt token counts as prefill
 };
+
+// The experts that this rank's tokens of a step chose in one MoE layer, [tokens, top_k], host memory for the call.
+using RoutingRecorder = std::function<void(int64_t step, int moe_idx, absl::Span<const int32_t> expert_idx)>;
 
 // One per rank. Owns cache and activations; transport, device, config and weights must outlive it.
 class Engine {
@@ -48,9 +55,12 @@ class Engine {
   // Scheduler::Add and Finish), then all ranks leave. The other ranks ignore both arguments.
   absl::Status RunUntilIdle(Scheduler* scheduler, const std::function<absl::Status(const SequenceUpdate&)>& on_update);
 
+  // From the next step on; costs a copy to the host per layer.
+  void RecordRouting(RoutingRecorder recorder) { recorder_ = std::move(recorder); }
+
   SchedulerOptions scheduler_options() const;
   const EngineStats& stats() const { return stats_; }
-  absl::StatusOr<MoeStats> moe_stats();
+  MoeStats moe_stats() const { return transformer_->moe().Stats(); }
   const ExchangeStats& exchange_stats() const { return transformer_->moe().exchange_stats(); }
   int64_t cache_bytes() const;
 
@@ -81,6 +91,7 @@ class Engine {
   std::map<int32_t, RunningSequence> sequences_;
   Buffer inputs_, logits_;
   EngineStats stats_;
+  RoutingRecorder recorder_;
   int64_t next_step_ = 0;
 };
 

@@ -176,8 +176,8 @@ TEST_P(Identity, CapacityDropsDoNotDependOnRanks) {
   std::vector<Request> requests;
   for (size_t i = 0; i < 4; ++i) requests.push_back(LogitsRequest(Text("docs", i, 48)));
   RunSetup setup = Base();
-  setup.overflow = Overflow::kCapacity;
-  setup.capacity_factor = 0.5;
+  setup.overflow.kind = Overflow::kCapacity;
+  setup.overflow.capacity_factor = 0.5;
   const auto want = RunLocally(setup, requests);
   EXPECT_NE(std::count(want[3].expert_idx.begin(), want[3].expert_idx.end(), -1), 0);
   EXPECT_FALSE(SameBits(want[0].logits, RunLocally(Base(), requests)[0].logits));

@@ -14,7 +14,7 @@ MAY_INCLUDE = {
     "runtime/model": {"core"},
     "runtime/engine": {"core", "comm", "experts", "runtime/model"},
     "runtime/serve": {"core", "comm", "experts", "runtime/model", "runtime/engine"},
-    "launch": {"core", "comm", "experts", "runtime/model", "runtime/engine", "runtime/serve"},
+    "launch": {"core", "comm", "experts", "runtime/model", "runtime/engine", "runtime/serve", "bench"},
     "bench": {"core", "comm", "experts", "runtime/model", "runtime/engine", "runtime/serve"},
 }
 # Tests may include anything below them, launch too: its flags are tested.

@@ -1,0 +1,257 @@
+#include "bench/alltoall_bench.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "bench/round_trip.h"
+#include "comm/collectives.h"
+#include "core/machine.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr int kDefaultExperts = 256, kDefaultTopK = 8;
+constexpr CallSite kAgree{.phase = "bench: agree"};
+
+// `num_values` numbers of every iteration, largest over ranks: [num_values][iters].
+absl::StatusOr<std::vector<std::vector<double>>> ByValue(Transport& transport, const std::vector<double>& samples,
+                                                         size_t num_values) {
+  TF_ASSIGN_OR_RETURN(const std::vector<double> largest, MaxOverRanks(transport, samples));
+  std::vector<std::vector<double>> values(num_values);
+  for (size_t i = 0; i < largest.size(); ++i) values[i % num_values].push_back(largest[i]);
+  return values;
+}
+
+Summary Micros(std::vector<double> seconds) {
+  for (double& s : seconds) s *= 1e6;
+  return Summarize(std::move(seconds));
+}
+
+// A trace is read once, by every rank.
+struct Traces {
+  std::vector<std::optional<RoutingTrace>> by_traffic;
+  const RoutingTrace* at(size_t i) const { return by_traffic[i] ? &*by_traffic[i] : nullptr; }
+};
+
+absl::StatusOr<Traces> ReadTraces(const std::vector<TrafficSpec>& traffics) {
+  Traces traces;
+  traces.by_traffic.resize(traffics.size());
+  for (size_t i = 0; i < traffics.size(); ++i) {
+    if (traffics[i].kind != TrafficSpec::Kind::kTrace) continue;
+    TF_ASSIGN_OR_RETURN(traces.by_traffic[i], ReadRoutingTrace(traffics[i].file));
+  }
+  return traces;
+}
+
+struct PointAndTrace {
+  BenchPoint point;
+  const RoutingTrace* trace = nullptr;
+};
+
+std::vector<PointAndTrace> MakePoints(const AllToAllBenchOptions& options, const Traces& traces) {
+  std::vector<PointAndTrace> points;
+  for (size_t i = 0; i < options.traffics.size(); ++i) {
+    const RoutingTrace* trace = traces.at(i);
+    const std::vector<int> experts = !options.experts.empty() ? options.experts
+                                     : trace != nullptr       ? std::vector<int>{trace->num_experts}
+                                                              : std::vector<int>{kDefaultExperts};
+    const std::vector<int> top_k = !options.top_k.empty() ? options.top_k
+                                   : trace != nullptr     ? std::vector<int>{trace->top_k}
+                                                          : std::vector<int>{kDefaultTopK};
+    for (const DType dtype : options.dtypes) {
+      for (const std::string& placement : options.placements) {
+        for (const int64_t hidden : options.hidden) {
+          for (const int e : experts) {
+            for (const int k : top_k) {
+              for (const int64_t tokens : options.tokens) {
+                points.push_back({{.tokens = tokens,
+                                   .hidden = hidden,
+                                   .num_experts = e,
+                                   .top_k = k,
+                                   .dtype = dtype,
+                                   .placement = placement,
+                                   .traffic = options.traffics[i]},
+                                  trace});
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+  return points;
+}
+
+// Everything that can be refused is refused before anything is timed.
+absl::Status CheckPoints(const std::vector<PointAndTrace>& points, int num_ranks) {
+  for (const auto& [point, trace] : points) {
+    TF_RETURN_IF_ERROR(CheckTraffic(point.traffic, {point.num_experts, point.top_k, point.seed}, trace));
+    TF_RETURN_IF_ERROR(MakePlacement(point.placement, point.num_experts, num_ranks).status());
+  }
+  return absl::OkStatus();
+}
+
+// Whether a path that cannot be used is a result and not an error.
+bool CannotRun(const absl::Status& status) {
+  return absl::IsUnimplemented(status) || absl::IsFailedPrecondition(status);
+}
+
+absl::StatusOr<PathResult> RunPath(const BenchContext& context, BenchProblem& problem, ExchangePath path,
+                                   const AllToAllBenchOptions& options) {
+  PathResult result{.path = path};
+  const BenchPoint& p = problem.point();
+  auto exchange = CreateExchange(
+      context.transport, context.device,
+      {.hidden = p.hidden, .row_dtype = p.dtype, .path = path, .max_tokens = p.tokens, .max_top_k = p.top_k});
+  const absl::Status created = AgreeOnStatus(context.transport, kAgree, exchange.status());
+  if (CannotRun(created)) {
+    result.unavailable = std::string(created.message());
+    return result;
+  }
+  TF_RETURN_IF_ERROR(created);
+  TF_ASSIGN_OR_RETURN(result.us, TimeExchange(context, **exchange, problem, options));
+  result.chosen = (*exchange)->stats().path;
+  return result;
+}
+
+constexpr double BaselineSeconds::*kSteps[] = {
+    &BaselineSeconds::plan, &BaselineSeconds::pack,   &BaselineSeconds::forward, &BaselineSeconds::unpack,
+    &BaselineSeconds::read, &BaselineSeconds::reduce, &BaselineSeconds::back,    &BaselineSeconds::sum};
+
+absl::StatusOr<BaselineResult> RunBaseline(const BenchContext& context, BenchProblem& problem, BaselineKind kind,
+                                           const AllToAllBenchOptions& options) {
+  BaselineResult result{.kind = kind};
+  auto baseline = CreateBaseline(kind, context.transport, context.device, problem);
+  const absl::Status created = AgreeOnStatus(context.transport, kAgree, baseline.status());
+  if (CannotRun(created)) {
+    result.unavailable = std::string(created.message());
+    return result;
+  }
+  TF_RETURN_IF_ERROR(created);
+  TF_RETURN_IF_ERROR((*baseline)->Verify());
+  std::vector<double> samples;
+  for (int i = -options.warmup; i < options.iters; ++i) {
+    TF_ASSIGN_OR_RETURN(const BaselineSeconds seconds, (*baseline)->Run());
+    if (i < 0) continue;
+    for (const auto step : kSteps) samples.push_back(seconds.*step);
+    samples.push_back(seconds.round_trip());
+  }
+  TF_RETURN_IF_ERROR((*baseline)->Verify());
+  TF_ASSIGN_OR_RETURN(const auto values, ByValue(context.transport, samples, std::size(kSteps) + 1));
+  for (size_t s = 0; s < std::size(kSteps); ++s) result.median.*kSteps[s] = Summarize(values[s]).median;
+  result.round_trip = Micros(values.back());
+  return result;
+}
+
+absl::Status CountPoint(const BenchContext& context, const BenchProblem& problem, PointResult* result) {
+  const std::vector<int64_t> mine =
+      EncodeCounts(CountRows(problem.host_routing(), problem.placement(), context.topology));
+  TF_ASSIGN_OR_RETURN(const auto all, GatherNumbers(context.transport, mine));
+  std::vector<RowCounts> counts;
+  for (const std::vector<int64_t>& theirs : all) {
+    counts.push_back(DecodeCounts(theirs, context.topology, problem.point().num_experts));
+    result->num_missing += counts.back().num_missing;
+  }
+  TF_ASSIGN_OR_RETURN(const auto tokens, GatherNumbers(context.transport, {problem.num_tokens()}));
+  for (const auto& theirs : tokens) result->num_tokens += theirs[0];
+  result->rows = SumBases(counts, context.topology);
+  result->skew = MeasureSkew(counts);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PointResult> RunPoint(const BenchContext& context, const PointAndTrace& point_and_trace,
+                                     const AllToAllBenchOptions& options) {
+  const auto& [point, trace] = point_and_trace;
+  TF_ASSIGN_OR_RETURN(Placement placement,
+                      MakePlacement(point.placement, point.num_experts, context.transport.num_ranks()));
+  auto problem = BenchProblem::Create(context.transport, context.device, point, std::move(placement), trace);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, problem.status()));
+  PointResult result{.point = point};
+  TF_RETURN_IF_ERROR(CountPoint(context, **problem, &result));
+  for (const ExchangePath path : options.paths) {
+    TF_ASSIGN_OR_RETURN(PathResult path_result, RunPath(context, **problem, path, options));
+    result.paths.push_back(std::move(path_result));
+  }
+  if (options.baselines == RunBaselines::kNo) return result;
+  for (const BaselineKind kind :
+       {BaselineKind::kMemcpy, BaselineKind::kAllToAllV, BaselineKind::kPerRank, BaselineKind::kPerExpert}) {
+    TF_ASSIGN_OR_RETURN(BaselineResult baseline, RunBaseline(context, **problem, kind, options));
+    result.baselines.push_back(std::move(baseline));
+  }
+  return result;
+}
+
+absl::StatusOr<double> GroupReadRate(const BenchContext& context) {
+  ThreadPool pool(context.num_threads);
+  TF_RETURN_IF_ERROR(Barrier(context.transport, kAgree));
+  const double mine = MeasureReadRate(pool, context.isa, MonotonicSeconds);
+  TF_ASSIGN_OR_RETURN(const auto all, GatherNumbers(context.transport, {static_cast<int64_t>(mine)}));
+  double sum = 0;
+  for (const auto& theirs : all) sum += static_cast<double>(theirs[0]);
+  return sum;
+}
+
+}  // namespace
+
+int64_t PointResult::least_bytes() const {
+  const int64_t row_bytes = point.hidden * DTypeBytes(point.dtype), f32_bytes = point.hidden * 4;
+  return num_tokens * (f32_bytes + row_bytes + f32_bytes) + rows.selection * (row_bytes + f32_bytes);
+}
+
+const BaselineResult* PointResult::baseline(BaselineKind kind) const {
+  for (const BaselineResult& b : baselines) {
+    if (b.kind == kind && b.unavailable.empty()) return &b;
+  }
+  return nullptr;
+}
+
+absl::StatusOr<PhaseSummaries> TimeExchange(const BenchContext& context, Exchange& exchange, BenchProblem& problem,
+                                            const AllToAllBenchOptions& options) {
+  RoundTrip round_trip(context.transport, context.device, exchange, problem);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, round_trip.Prepare()));
+  TF_RETURN_IF_ERROR(round_trip.Verify());
+  std::vector<double> samples, local;
+  for (int i = -options.warmup; i < options.iters; ++i) {
+    TF_ASSIGN_OR_RETURN(const PhaseSeconds s, round_trip.Run());
+    if (i < 0) continue;
+    for (const double value : {s.plan, s.dispatch, s.expert_read, s.combine, s.round_trip()}) samples.push_back(value);
+  }
+  for (int i = -options.warmup; i < options.iters; ++i) {
+    TF_ASSIGN_OR_RETURN(const double seconds, round_trip.LocalRead());
+    if (i >= 0) local.push_back(seconds);
+  }
+  TF_RETURN_IF_ERROR(round_trip.Verify());
+  TF_ASSIGN_OR_RETURN(auto values, ByValue(context.transport, samples, 5));
+  TF_ASSIGN_OR_RETURN(auto local_values, MaxOverRanks(context.transport, local));
+  return PhaseSummaries{.plan = Micros(values[0]),
+                        .dispatch = Micros(values[1]),
+                        .expert_read = Micros(values[2]),
+                        .combine = Micros(values[3]),
+                        .round_trip = Micros(values[4]),
+                        .local_read = Micros(std::move(local_values))};
+}
+
+absl::StatusOr<AllToAllReport> RunAllToAllBench(const BenchContext& context, const AllToAllBenchOptions& options) {
+  auto traces = ReadTraces(options.traffics);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, traces.status()));
+  const std::vector<PointAndTrace> points = MakePoints(options, *traces);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, CheckPoints(points, context.transport.num_ranks())));
+  AllToAllReport report{.num_ranks = context.transport.num_ranks(),
+                        .topology = context.topology.ToString(),
+                        .transport = context.transport.ToString(),
+                        .instruction_set = std::string(IsaName(context.isa)),
+                        .machine = MachineDescription(),
+                        .num_threads = context.num_threads,
+                        .warmup = options.warmup,
+                        .iters = options.iters};
+  TF_ASSIGN_OR_RETURN(report.core_ratio_before, TwoCoreRatioOfGroup(context.transport, context.isa));
+  TF_ASSIGN_OR_RETURN(report.read_bytes_per_second, GroupReadRate(context));
+  for (const PointAndTrace& point : points) {
+    TF_ASSIGN_OR_RETURN(PointResult result, RunPoint(context, point, options));
+    report.points.push_back(std::move(result));
+  }
+  TF_ASSIGN_OR_RETURN(report.core_ratio_after, TwoCoreRatioOfGroup(context.transport, context.isa));
+  return report;
+}
+
+}  // namespace tokenferry

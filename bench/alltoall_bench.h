@@ -1,0 +1,96 @@
+// tokenferry bench alltoall: the exchange alone, over axes of shapes, traffics and paths, beside its baselines.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bench/baselines.h"
+#include "bench/bytes.h"
+#include "bench/machine_bounds.h"
+#include "bench/problem.h"
+#include "bench/statistics.h"
+#include "comm/exchange.h"
+
+namespace tokenferry {
+
+// What a benchmark runs on; the same kind of thing on every rank.
+struct BenchContext {
+  Transport& transport;
+  Device& device;
+  const Topology& topology;
+  Isa isa = Isa::kPortable;
+  int num_threads = 1;
+};
+
+enum class RunBaselines : uint8_t { kYes, kNo };
+
+// Every combination of the lists is a point; every path is run at every point.
+struct AllToAllBenchOptions {
+  std::vector<int64_t> tokens = {1, 8, 64, 512, 4096};
+  std::vector<int64_t> hidden = {7168};
+  std::vector<int> experts = {};  // empty: 256, or the trace's
+  std::vector<int> top_k = {};    // empty: 8, or the trace's
+  std::vector<DType> dtypes = {DType::kBF16};
+  std::vector<ExchangePath> paths = {ExchangePath::kAuto};
+  std::vector<std::string> placements = {"linear"};
+  std::vector<TrafficSpec> traffics = {TrafficSpec()};
+  int warmup = 3;
+  int iters = 20;
+  RunBaselines baselines = RunBaselines::kYes;
+};
+
+// Microseconds: over the iterations of the largest of all ranks.
+struct PhaseSummaries {
+  Summary plan, dispatch, expert_read, combine, round_trip;
+  Summary local_read;  // the expert side's reads alone, from own memory
+  double overhead() const { return round_trip.median - local_read.median; }
+};
+
+struct PathResult {
+  ExchangePath path = ExchangePath::kAuto;
+  ExchangePath chosen = ExchangePath::kAuto;  // what kAuto has become
+  std::string unavailable;                    // why this path was not run; empty: it was
+  PhaseSummaries us;
+};
+
+struct BaselineResult {
+  BaselineKind kind = BaselineKind::kMemcpy;
+  std::string unavailable;
+  Summary round_trip;      // microseconds, as above
+  BaselineSeconds median;  // of each step over the iterations, of the largest of all ranks; seconds
+};
+
+struct PointResult {
+  BenchPoint point;
+  int64_t num_tokens = 0;  // of all ranks
+  int64_t num_missing = 0;
+  RowBases rows;
+  RowSkew skew;
+  std::vector<PathResult> paths;
+  std::vector<BaselineResult> baselines;
+
+  // Bytes that one round trip cannot avoid: every token read and rounded once, every selected row read once, every
+  // expert output read once, every sum written once.
+  int64_t least_bytes() const;
+  const BaselineResult* baseline(BaselineKind kind) const;  // null when it was not run
+};
+
+struct AllToAllReport {
+  int num_ranks = 1;
+  std::string topology, transport, instruction_set, machine;
+  int num_threads = 1;
+  int warmup = 0, iters = 0;
+  double core_ratio_before = 0, core_ratio_after = 0;  // TwoCoreRatio
+  double read_bytes_per_second = 0;                    // of all ranks together, all reading at once
+  std::vector<PointResult> points;
+};
+
+// Collective; the same report on every rank. Results are verified before and after they are timed. An error that all
+// ranks have is marked as AgreeOnStatus does.
+absl::StatusOr<AllToAllReport> RunAllToAllBench(const BenchContext& context, const AllToAllBenchOptions& options);
+
+// One path at one point, over an exchange that the caller made.
+absl::StatusOr<PhaseSummaries> TimeExchange(const BenchContext& context, Exchange& exchange, BenchProblem& problem,
+                                            const AllToAllBenchOptions& options);
+
+}  // namespace tokenferry

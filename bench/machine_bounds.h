@@ -1,0 +1,26 @@
+// What this machine can do right now: the bounds that figures are compared with, and whether its processors are really
+// there (on a virtual machine two of them may share a core for minutes).
+#pragma once
+
+#include "comm/transport.h"
+#include "core/isa.h"
+#include "core/thread_pool.h"
+
+namespace tokenferry {
+
+struct MachineBounds {
+  double read_bytes_per_second = 0;  // of memory beyond the caches, all threads of the pool
+  double flops_per_second = 0;       // f32 fused multiply-adds in registers
+};
+// Medians of several tries of a few milliseconds each. `seconds` is the clock.
+double MeasureReadRate(ThreadPool& pool, Isa isa, double (*seconds)());
+MachineBounds MeasureBounds(ThreadPool& pool, Isa isa, double (*seconds)());
+
+// Multiply-adds of two threads on two CPUs at once over those of one alone: 2 when they have a core each, 1 when they
+// share one; 0 where there are no two CPUs to use. Takes a quarter of a second.
+double TwoCoreRatio(Isa isa);
+
+// Collective: rank 0's TwoCoreRatio while the other ranks sleep; the same on every rank. 0 with ranks on other hosts.
+absl::StatusOr<double> TwoCoreRatioOfGroup(Transport& transport, Isa isa);
+
+}  // namespace tokenferry

@@ -1,0 +1,60 @@
+// One exchange there and back over a problem, timed by phase. bench/README.md defines the phases.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "bench/problem.h"
+#include "comm/exchange.h"
+
+namespace tokenferry {
+
+// This rank's seconds in each phase of one round trip.
+struct PhaseSeconds {
+  double plan = 0;
+  double dispatch = 0;
+  double expert_read = 0;
+  double combine = 0;
+  double round_trip() const { return plan + dispatch + expert_read + combine; }
+};
+
+// One per rank and exchange; everything must outlive it. Between the expert side's reading and the combine the experts'
+// outputs are written and all ranks meet again: neither is timed, since both are the work of experts.
+class RoundTrip {
+ public:
+  RoundTrip(Transport& transport, Device& device, Exchange& exchange, BenchProblem& problem)
+      : transport_(transport), device_(device), exchange_(exchange), problem_(problem) {}
+
+  // Collective. Allocates what does not belong to the exchange.
+  absl::Status Prepare();
+
+  // Collective. DataLoss when the rows that the expert side reads are not those of the first run.
+  absl::StatusOr<PhaseSeconds> Run();
+
+  // Collective. A run whose results are compared with the plain meaning; the error of any rank is that of all.
+  absl::Status Verify();
+
+  // Collective: seconds for reading the same number of rows, in the same order, from this rank's own memory.
+  absl::StatusOr<double> LocalRead();
+
+ private:
+  absl::Status ReadRows(const ExpertRows& rows);
+
+  Transport& transport_;
+  Device& device_;
+  Exchange& exchange_;
+  BenchProblem& problem_;
+  std::unique_ptr<Stream> stream_;
+  Buffer slot_factor_, checksum_;
+  int64_t num_selections_ = -1;  // of the first run
+  uint64_t first_checksum_ = 0;
+  // For LocalRead: of the last run's plan.
+  std::vector<int32_t> row_idx_;
+  int64_t num_recv_rows_ = 0;
+  Buffer local_rows_, local_idx_;
+};
+
+// A clock for durations, in seconds.
+double MonotonicSeconds();
+
+}  // namespace tokenferry

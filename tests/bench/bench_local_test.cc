@@ -1,0 +1,118 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "bench/round_trip.h"
+#include "core/device/cpu_device.h"
+#include "tests/bench/bench_run.h"
+#include "tests/comm/rank_group.h"
+
+namespace tokenferry {
+namespace {
+
+using testing::HasSubstr;
+
+class BenchLocal : public testing::TestWithParam<int> {};
+
+TEST_P(BenchLocal, AllToAll) { RunThreads(Backend::kLocal, GetParam(), absl::Seconds(60), RunSmallAllToAllBench); }
+TEST_P(BenchLocal, Moe) { RunThreads(Backend::kCheckedLocal, GetParam(), absl::Seconds(60), RunSmallMoeBench); }
+
+INSTANTIATE_TEST_SUITE_P(Ranks, BenchLocal, testing::Values(1, 2, 3));
+
+// What an exchange does wrong on rank 0, from its `from_run`-th dispatch or combine on.
+enum class Fault { kNone, kTwoRowsSwapped, kRowOfAnotherToken, kOneBitOfASum, kTokenNotWritten };
+
+class FaultyExchange : public Exchange {
+ public:
+  FaultyExchange(Transport& transport, const ExchangeOptions& options, std::unique_ptr<Exchange> inner, Fault fault,
+                 int from_run)
+      : Exchange(ExchangePath::kAllToAllV, transport.num_ranks(), options),
+        inner_(std::move(inner)),
+        fault_(transport.rank() == RankId(0) ? fault : Fault::kNone),
+        from_run_(from_run) {}
+
+ private:
+  absl::StatusOr<ExchangePlan> DoPlan(Stream& stream, const CallSite& site, const Routing& routing,
+                                      const Placement& placement) override {
+    return inner_->Plan(stream, site, routing, placement);
+  }
+  // Device memory of a CPU device in plain mode is this process's.
+  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                        MatrixView<const float> hidden) override {
+    TF_ASSIGN_OR_RETURN(const ExpertRows rows, inner_->Dispatch(stream, site, plan, hidden));
+    if (run_++ < from_run_) return rows;
+    auto* row_idx = const_cast<int32_t*>(rows.row_idx);
+    for (int64_t s = 1; s < rows.num_selections; ++s) {
+      if (row_idx[s] == row_idx[0]) continue;
+      if (fault_ == Fault::kTwoRowsSwapped) std::swap(row_idx[0], row_idx[s]);
+      if (fault_ == Fault::kRowOfAnotherToken) row_idx[0] = row_idx[s];
+      break;
+    }
+    return rows;
+  }
+  absl::StatusOr<MatrixView<float>> DoExpertOut(const ExchangePlan& plan) override { return inner_->ExpertOut(plan); }
+  absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
+                         MatrixView<float> out) override {
+    const std::vector<float> before(out.row(1), out.row(2));
+    TF_RETURN_IF_ERROR(inner_->Combine(stream, site, plan, weight, out));
+    if (run_ <= from_run_) return absl::OkStatus();
+    if (fault_ == Fault::kOneBitOfASum) reinterpret_cast<uint32_t*>(out.row(2))[3] ^= 1;
+    if (fault_ == Fault::kTokenNotWritten) std::copy(before.begin(), before.end(), out.row(1));
+    return absl::OkStatus();
+  }
+
+  std::unique_ptr<Exchange> inner_;
+  const Fault fault_;
+  const int from_run_;
+  int run_ = 0;
+};
+
+// Of rank 0; the first wrong run is `from_run`.
+absl::Status TimeFaultyExchange(Fault fault, int from_run) {
+  absl::Status status;
+  RunThreads(Backend::kLocal, 2, absl::Seconds(20), [&](Transport& transport) {
+    auto device = CreateCpuDevice({});
+    const Topology topology = Topology::Of(transport);
+    const BenchContext context{transport, *device, topology, Isa::kPortable, 1};
+    const BenchPoint point{.tokens = 6, .hidden = 16, .num_experts = 6, .top_k = 2};
+    auto problem = BenchProblem::Create(transport, *device, point, Placement::Linear(6, 2), nullptr);
+    ASSERT_TRUE(problem.ok()) << problem.status();
+    const ExchangeOptions options{.hidden = 16, .row_dtype = DType::kBF16, .path = ExchangePath::kAllToAllV};
+    auto inner = CreateExchange(transport, *device, options);
+    ASSERT_TRUE(inner.ok()) << inner.status();
+    FaultyExchange exchange(transport, options, *std::move(inner), fault, from_run);
+    AllToAllBenchOptions bench;
+    bench.warmup = 1;
+    bench.iters = 3;
+    const absl::Status timed = TimeExchange(context, exchange, **problem, bench).status();
+    if (!timed.ok()) transport.Abort(timed);
+    if (transport.rank() == RankId(0)) status = timed;
+  });
+  return status;
+}
+
+TEST(BenchVerification, ASoundExchangePasses) {
+  const absl::Status status = TimeFaultyExchange(Fault::kNone, 0);
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST(BenchVerification, CatchesMisroutedRowsAndWrongSumsBeforeTiming) {
+  for (const Fault fault :
+       {Fault::kTwoRowsSwapped, Fault::kRowOfAnotherToken, Fault::kOneBitOfASum, Fault::kTokenNotWritten}) {
+    const absl::Status status = TimeFaultyExchange(fault, 0);
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << static_cast<int>(fault) << ": " << status;
+    EXPECT_THAT(status.message(), HasSubstr("results are wrong")) << static_cast<int>(fault);
+  }
+}
+
+TEST(BenchVerification, CatchesRowsThatGoWrongWhileTiming) {
+  const absl::Status status = TimeFaultyExchange(Fault::kTwoRowsSwapped, 3);
+  EXPECT_THAT(status.message(), HasSubstr("other rows than in the first run")) << status;
+}
+
+TEST(BenchVerification, CatchesSumsThatAreWrongAfterTiming) {
+  const absl::Status status = TimeFaultyExchange(Fault::kOneBitOfASum, 5);
+  EXPECT_THAT(status.message(), HasSubstr("results are wrong")) << status;
+}
+
+}  // namespace
+}  // namespace tokenferry

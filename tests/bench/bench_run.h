@@ -1,0 +1,12 @@
+// Small runs of bench alltoall and bench moe on a group of ranks, with what their reports must say.
+#pragma once
+
+#include "bench/alltoall_bench.h"
+
+namespace tokenferry {
+
+// Every traffic, both dtypes, several shapes: results verified (or it is an error), counts add up, JSON complete.
+void RunSmallAllToAllBench(Transport& transport);
+void RunSmallMoeBench(Transport& transport);
+
+}  // namespace tokenferry

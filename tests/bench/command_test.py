@@ -1,0 +1,140 @@
+"""bench alltoall and bench moe as commands: ranks as threads and under mpirun, JSON and plot, traces, refused flags."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+import xml.etree.ElementTree
+
+PROGRAM = os.path.abspath(sys.argv.pop(1))
+SOURCE = os.environ["TF_SOURCE_DIR"]
+MPIRUN = os.path.join(SOURCE, "tests/support/mpirun.sh")
+SMALL = ["--hidden", "64", "--experts", "8", "--top-k", "2", "--warmup", "1", "--iters", "2"]
+
+
+def run(*args, ranks=None):
+    """Ranks under mpirun, or none."""
+    command = ([MPIRUN, str(ranks)] if ranks else []) + [PROGRAM, *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+class BenchCommands(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+
+    def path(self, name):
+        return os.path.join(self.folder.name, name)
+
+    def run_json(self, *args, ranks=None):
+        result = run(*args, "--json", self.path("out.json"), ranks=ranks)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        with open(self.path("out.json"), encoding="utf-8") as file:
+            return json.load(file), result.stdout
+
+    def test_axes_are_crossed_and_plotted(self):
+        report, table = self.run_json("bench", "alltoall", *SMALL, "--ranks", "3", "--tokens", "1,4", "--dtype", "bf16,f32",
+                                      "--path", "alltoallv,auto", "--traffic", "uniform,zipf:1.5", "--plot",
+                                      self.path("out.svg"))
+        axes = {(r["tokens"], r["dtype"], r["path"], r["traffic"]) for r in report["results"]}
+        self.assertEqual(len(axes), 16)
+        self.assertEqual(len(report["results"]), 16)
+        for r in report["results"]:
+            self.assertTrue(r["verified"])
+            self.assertEqual(r["ranks"], 3)
+            self.assertIn("unavailable", r["baselines"]["mpi_row_per_rank"])
+        self.assertIn("zipf:1.5", table)
+        root = xml.etree.ElementTree.parse(self.path("out.svg")).getroot()
+        self.assertTrue(root.tag.endswith("svg"))
+
+    def test_under_mpirun_with_baselines(self):
+        report, _ = self.run_json("bench", "alltoall", *SMALL, "--tokens", "5", "--path", "alltoallv", ranks=2)
+        (result,) = report["results"]
+        self.assertEqual(result["ranks"], 2)
+        for name in ("memcpy", "mpi_alltoallv", "mpi_row_per_rank", "mpi_row_per_expert"):
+            self.assertGreater(result["baselines"][name]["round_trip"]["median_us"], 0)
+        self.assertGreater(result["baselines"]["mpi_row_per_rank"]["round_trip_over_this"], 0)
+        self.assertEqual(result["bytes"]["dispatch"]["selection"], 2 * 5 * 2 * 64 * 2)
+
+    def test_paths_that_are_not_there_are_reported(self):
+        report, table = self.run_json("bench", "alltoall", *SMALL, "--tokens", "3", "--path",
+                                      "alltoallv,peer,allgather,two_level", "--no-baselines", "--ranks", "2")
+        self.assertEqual([r["path"] for r in report["results"]], ["alltoallv", "peer", "allgather", "two_level"])
+        self.assertNotIn("unavailable", report["results"][0])
+        for r in report["results"]:
+            self.assertNotEqual("unavailable" in r, "phases" in r)
+            if "unavailable" in r:
+                self.assertIn("not available", table)
+
+    def test_presets_give_way_to_flags(self):
+        report, _ = self.run_json("bench", "alltoall", "--preset", "deepep-ll", "--tokens", "2", "--warmup", "0", "--iters",
+                                  "1", "--no-baselines")
+        (r,) = report["results"]
+        self.assertEqual((r["tokens"], r["hidden"], r["top_k"], r["experts"]), (2, 7168, 8, 256))
+
+    def test_moe(self):
+        report, _ = self.run_json("bench", "moe", "--tokens", "1,3", "--hidden", "64", "--intermediate", "32", "--experts",
+                                  "5", "--top-k", "2", "--weights", "bf16,fp8", "--warmup", "0", "--iters", "2", ranks=3)
+        self.assertEqual(len(report["results"]), 4)
+        for r in report["results"]:
+            self.assertTrue(r["verified"])
+            self.assertGreater(r["tokens_per_second"], 0)
+            self.assertGreater(r["expert_gflops"], 0)
+
+    def test_recorded_routing_is_traffic(self):
+        traces = []
+        for ranks in (1, 2):
+            path = self.path(f"trace{ranks}.jsonl")
+            result = run("generate", "--model", os.path.join(SOURCE, "models/ferry-tiny-v3"), "--prompt", "Hello there",
+                         "--prompt", "One two", "--max-tokens", "4", "--ignore-eos", "--ranks", str(ranks), "--record-routing",
+                         path)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            with open(path, encoding="utf-8") as file:
+                lines = [json.loads(line) for line in file]
+            # Tokens of a step come rank by rank: the same rows, in another order.
+            k = lines[0]["top_k"]
+            rows = sorted((r["layer"], *r["expert_idx"][i:i + k]) for r in lines[1:]
+                          for i in range(0, len(r["expert_idx"]), k))
+            traces.append((lines[0]["num_experts"], k, rows))
+        self.assertEqual(traces[0], traces[1])
+        report, _ = self.run_json("bench", "alltoall", "--traffic", f"trace:{path}", "--tokens", "16", "--hidden", "32",
+                                  "--warmup", "0", "--iters", "1", "--ranks", "2")
+        (r,) = report["results"]
+        self.assertEqual((r["experts"], r["top_k"]), traces[0][:2])
+
+    def test_shipped_trace(self):
+        trace = os.path.join(SOURCE, "bench/traces/ferry-tiny-v3.jsonl")
+        self.assertLess(os.path.getsize(trace), 200_000)
+        report, _ = self.run_json("bench", "alltoall", "--traffic", f"trace:{trace}", "--tokens", "512", "--hidden", "32",
+                                  "--warmup", "0", "--iters", "1", "--ranks", "2", "--no-baselines")
+        (r,) = report["results"]
+        self.assertGreater(r["imbalance"]["expert"], 1.05)  # a real model's load is not even
+
+    def test_bad_flags_are_refused(self):
+        for args, why in (
+            (["alltoall", "--tokens", "1,x"], "--tokens 'x': must be an integer"),
+            (["alltoall", "--tokens", "1,,2"], "--tokens '1,,2': has an empty item"),
+            (["alltoall", "--tokens", "-1"], "the nearest is 0"),
+            (["alltoall", "--path", "per"], "the nearest is 'peer'"),
+            (["alltoall", "--dtype", "fp16"], "must be one of bf16, f32"),
+            (["alltoall", "--traffic", "zip:1"], "--traffic 'zip:1' is none of"),
+            (["alltoall", "--placement", "random:x"], "--placement 'random:x' is none of"),
+            (["alltoall", "--experts", "4", "--top-k", "5"], "cannot choose so many"),
+            (["alltoall", "--traffic", "trace:/nowhere"], "/nowhere"),
+            (["alltoall", "--preset", "deepep"], "must be one of none, deepep-normal, deepep-ll"),
+            (["alltoall", "--iters", "0"], "the nearest is 1"),
+            (["alltoal"], "the nearest is 'bench alltoall'"),
+            (["moe", "--experts", "2", "--top-k", "3"], "there are not so many"),
+            (["moe", "--traffic", "uniform"], "unknown flag '--traffic'"),
+        ):
+            with self.subTest(args=args):
+                result = run("bench", *args, "--ranks", "2")
+                self.assertNotEqual(result.returncode, 0)
+                self.assertIn(why, result.stderr)
+                self.assertEqual(result.stdout, "")
+
+
+if __name__ == "__main__":
+    unittest.main()
