@@ -4,7 +4,6 @@
 
 #include "comm/peer_memory.h"
 #include "comm/wait.h"
-#include "core/wait.h"
 
 namespace tokenferry {
 namespace {
@@ -45,7 +44,7 @@ absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t se
   }
   if (pending_.empty()) return absl::OkStatus();
   WaitLimit limit(transport_.timeout());
-  SpinWait turn;
+  Backoff turn;  // as in the transports: sleeps cost more than a phase of a small batch takes
   int64_t next_liveness = MonotonicNanos() + kLivenessPeriodNs;
   int last_arrival = -1;
   while (!pending_.empty()) {
@@ -56,7 +55,7 @@ absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t se
       return true;
     });
     if (pending_.size() < num_before) {
-      turn = SpinWait();
+      turn.Reset();
       continue;
     }
     if (const absl::StatusCode code = limit.Check(); code != absl::StatusCode::kOk) {

@@ -36,7 +36,7 @@ class PeerFlags {
   void Raise(PeerSignal signal, int64_t sequence);
 
   // Until each rank r with wanted[r] != 0 has raised `signal` for `sequence`; sequences start at 1. Ends like a
-  // transport's wait: deadline, a rank that has ended, RequestStop. Spins, then yields, then sleeps.
+  // transport's wait: deadline, a rank that has ended, RequestStop. Spins, then yields, then sleeps (Backoff).
   absl::Status Wait(const CallSite& site, PeerSignal signal, int64_t sequence, absl::Span<const char> wanted);
 
  private:
