@@ -68,6 +68,15 @@ if(TOKENFERRY_TESTS)
     DEPS GTest::gtest GTest::gmock ${TF_COMMON_DEPS})
 endif()
 
+# MPI_Finalize of the sanitizer builds comes before that of the MPI library.
+if(TOKENFERRY_SANITIZE MATCHES "address")
+  add_library(tf_finalize_leak_check STATIC ${PROJECT_SOURCE_DIR}/tests/support/finalize_leak_check.cc)
+  target_link_libraries(tf_finalize_leak_check PUBLIC tf_options MPI::MPI_C)
+  set(TF_MPI tf_finalize_leak_check)
+else()
+  set(TF_MPI MPI::MPI_C)
+endif()
+
 function(tf_library)
   cmake_parse_arguments(A "" "NAME" "SOURCES;DEPS" ${ARGN})
   add_library(tokenferry_${A_NAME} STATIC ${A_SOURCES})

@@ -1,10 +1,14 @@
 #include "comm/exchange.h"
 
 #include "absl/time/clock.h"
+#include "comm/allgather_exchange.h"
 #include "comm/alltoallv_exchange.h"
 #include "comm/collectives.h"
+#include "comm/cost_model.h"
 #include "comm/peer_exchange.h"
+#include "comm/row_codec.h"
 #include "comm/topology.h"
+#include "comm/two_level_exchange.h"
 #include "core/check.h"
 #include "core/log.h"
 
@@ -18,9 +22,26 @@ absl::Status CheckOptions(const ExchangeOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("exchange: hidden size ", options.hidden, " is not in 1 to ", kMaxHidden));
   }
-  if (options.row_dtype != DType::kF32 && options.row_dtype != DType::kBF16) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("exchange: rows of ", DTypeName(options.row_dtype), " cannot be dispatched; use F32 or BF16"));
+  const auto is_float = [](DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; };
+  if (!is_float(options.row_dtype) && !IsQuantised(options.row_dtype)) {
+    return absl::InvalidArgumentError(absl::StrCat("exchange: rows of ", DTypeName(options.row_dtype),
+                                                   " cannot be dispatched; use F32, BF16, F8_E4M3 or I8"));
+  }
+  if (!is_float(options.expert_dtype) || !is_float(options.output_dtype)) {
+    return absl::InvalidArgumentError(absl::StrCat("exchange: experts read ", DTypeName(options.expert_dtype),
+                                                   " and send back ", DTypeName(options.output_dtype),
+                                                   "; both must be F32 or BF16"));
+  }
+  const bool wide_rows_only = options.path == ExchangePath::kAllGather || options.path == ExchangePath::kTwoLevel;
+  if (wide_rows_only && IsQuantised(options.row_dtype)) {
+    return absl::UnimplementedError(absl::StrCat("exchange: path ", ExchangePathName(options.path),
+                                                 " dispatches F32 or BF16 rows, not ", DTypeName(options.row_dtype),
+                                                 "; use path alltoallv or peer"));
+  }
+  if (options.path == ExchangePath::kTwoLevel && options.output_dtype != DType::kF32) {
+    return absl::UnimplementedError(absl::StrCat("exchange: path two_level sends outputs back as F32, not ",
+                                                 DTypeName(options.output_dtype),
+                                                 "; use path alltoallv, allgather or peer"));
   }
   if (options.max_tokens < 0 || options.max_top_k < 0) {
     return absl::InvalidArgumentError(absl::StrCat("exchange: max_tokens ", options.max_tokens, " and max_top_k ",
@@ -107,27 +128,66 @@ absl::Status Exchange::Combine(Stream& stream, const CallSite& site, const Excha
   return error_;
 }
 
+namespace {
+
+// What the cost model expects to be the fastest of the paths that send messages. Collective; the same on every rank.
+absl::StatusOr<ExchangePath> FastestPath(Transport& transport, const ExchangeOptions& options) {
+  constexpr int64_t kUsualTokens = 64, kUsualTopK = 8;  // when the caller has not said
+  const Topology topology = Topology::Of(transport);
+  const ExchangeShape shape{.tokens_per_rank = options.max_tokens > 0 ? options.max_tokens : kUsualTokens,
+                            .top_k = static_cast<int>(options.max_top_k > 0 ? options.max_top_k : kUsualTopK),
+                            .hidden = options.hidden,
+                            .row_element_bytes = static_cast<int64_t>(DTypeBytes(options.row_dtype)),
+                            .reduction = options.reduction};
+  TF_ASSIGN_OR_RETURN(const LinkCosts costs, MeasureLinks(transport, topology));
+  const PathChoice choice = ChoosePath(shape, costs, topology);
+  if (transport.rank() == RankId(0)) {
+    const std::string why = Explain(choice, shape, costs, topology);
+    if (options.on_choice) {
+      options.on_choice(why);
+    } else {
+      LogDebug(why);
+    }
+  }
+  // Rank 0's word: another kind of machine might round a prediction differently.
+  const char mine = static_cast<char>(choice.path());
+  TF_ASSIGN_OR_RETURN(const std::string chosen, Broadcast(transport, {"path"}, RankId(0), std::string(1, mine)));
+  for (const PathPrediction& p : choice.predictions) {
+    if (chosen.size() == 1 && chosen[0] == static_cast<char>(p.path)) return p.path;
+  }
+  return absl::DataLossError("path: rank 0 chose none that this rank knows; is it the same program?");
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, Device& device,
                                                          const ExchangeOptions& options) {
   TF_RETURN_IF_ERROR(CheckOptions(options));
   switch (options.path) {
     case ExchangePath::kAuto: {
-      if (Topology::Of(transport).num_hosts() > 1) return CreateAllToAllVExchange(transport, device, options);
-      auto peer = CreatePeerExchange(transport, device, options);
-      if (peer.ok() || !IsAgreedOn(peer.status())) return peer;  // all ranks go the same way
-      if (transport.rank() == RankId(0)) LogWarning(absl::StrCat("taking path alltoallv: ", peer.status().message()));
-      return CreateAllToAllVExchange(transport, device, options);
+      if (Topology::Of(transport).num_hosts() == 1) {
+        auto peer = CreatePeerExchange(transport, device, options);
+        if (peer.ok() || !IsAgreedOn(peer.status())) return peer;  // all ranks go the same way
+        if (transport.rank() == RankId(0)) LogWarning(absl::StrCat("not taking path peer: ", peer.status().message()));
+      }
+      ExchangeOptions chosen = options;
+      if (IsQuantised(options.row_dtype) || options.output_dtype != DType::kF32) {
+        chosen.path = ExchangePath::kAllToAllV;  // the path of narrow rows between hosts
+        return CreateExchange(transport, device, chosen);
+      }
+      TF_ASSIGN_OR_RETURN(chosen.path, FastestPath(transport, options));
+      return CreateExchange(transport, device, chosen);
     }
     case ExchangePath::kPeer:
       return CreatePeerExchange(transport, device, options);
     case ExchangePath::kAllToAllV:
       return CreateAllToAllVExchange(transport, device, options);
     case ExchangePath::kAllGather:
+      return CreateAllGatherExchange(transport, device, options);
     case ExchangePath::kTwoLevel:
-      break;
+      return CreateTwoLevelExchange(transport, device, options, Topology::Of(transport));
   }
-  return absl::UnimplementedError(absl::StrCat("exchange: path ", ExchangePathName(options.path),
-                                               " is not there yet; use auto, peer or alltoallv"));
+  return absl::InternalError(absl::StrCat("exchange: unknown path ", static_cast<int>(options.path)));
 }
 
 }  // namespace tokenferry

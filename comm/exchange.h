@@ -4,7 +4,9 @@
 // the exchange executes it. How is its path; every path gives the same bits.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "comm/exchange_plan.h"
@@ -15,7 +17,7 @@
 namespace tokenferry {
 
 enum class ExchangePath : uint8_t {
-  kAuto,       // peer when all ranks can map each other's memory, else alltoallv
+  kAuto,       // peer when all ranks can map each other's memory, else what the cost model expects to be fastest
   kPeer,       // rows and outputs are read where they lie, in the memory of the rank that wrote them
   kAllToAllV,  // one packed message per peer: works everywhere, the reference
   kAllGather,  // everyone gets all rows
@@ -23,14 +25,32 @@ enum class ExchangePath : uint8_t {
 };
 const char* ExchangePathName(ExchangePath path);  // "auto", "peer", "alltoallv", "allgather", "two_level"
 
+// Of the combine on path two_level. Other paths are always exact.
+enum class Reduction : uint8_t {
+  kExact,  // each selection's output travels home: the same bits as every other path
+  kNode,   // a host sums its own experts' outputs and sends one row per token: deterministic for a layout of ranks
+};
+
 struct ExchangeOptions {
   int64_t hidden = 0;
-  DType row_dtype = DType::kF32;  // of dispatched rows: kF32, or kBF16 (each element rounded once, local rows too)
+  // Of dispatched rows, rank-local ones too: kF32, kBF16 (each element rounded once), kF8E4M3 or kI8 (quantised with a
+  // scale per 128 values, comm/row_codec.h). Quantised rows are widened to expert_dtype where they
+  // arrive, or, where memory is shared, before they are published.
+  DType row_dtype = DType::kF32;
+  DType expert_dtype = DType::kF32;  // of ExpertRows when row_dtype is quantised: kF32 or kBF16; else it is row_dtype
+  // Of expert outputs on the way back, rank-local ones too: kF32, or kBF16 (each element rounded once).
+  DType output_dtype = DType::kF32;
   ExchangePath path = ExchangePath::kAuto;
+  Reduction reduction = Reduction::kExact;
+  // Sees, on rank 0, why kAuto took a path between hosts: links, predictions, choice. Null: the log, at debug level.
+  std::function<void(const std::string&)> on_choice;
   // What buffers are sized for at creation; larger exchanges grow them. 0: nothing in advance.
   int64_t max_tokens = 0;  // of any rank, in one exchange
   int max_top_k = 0;
   int64_t max_peer_bytes = 0;  // path peer: most bytes of a rank's part; 0: no bound but the host's
+
+  // Of ExpertRows: rows are read as they travelled, unless they were quantised.
+  DType rows_dtype() const { return row_dtype == DType::kF32 || row_dtype == DType::kBF16 ? row_dtype : expert_dtype; }
 };
 
 // Since creation, this rank. Rows and bytes count what leaves for each rank, this one included.

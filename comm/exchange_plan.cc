@@ -24,7 +24,23 @@ absl::Status ValidateRouting(const HostRouting& routing, const Placement& placem
                                                    " at position ", i % routing.top_k, ", but the experts are 0 to ",
                                                    placement.num_experts() - 1, " (or -1 for none)"));
   }
+  if (!routing.location.empty()) TF_CHECK_EQ(static_cast<int64_t>(routing.location.size()), num_entries);
+  for (size_t i = 0; i < routing.location.size(); ++i) {
+    const int32_t expert = routing.expert_idx[i], location = routing.location[i];
+    if (expert < 0 || (location >= -1 && location < static_cast<int64_t>(placement.locations(ExpertId(expert)).size())))
+      continue;
+    return absl::InvalidArgumentError(absl::StrCat("routing: token ", i / routing.top_k, " wants place ", location,
+                                                   " of expert ", expert, ", which has ",
+                                                   placement.locations(ExpertId(expert)).size()));
+  }
   return absl::OkStatus();
+}
+
+// Where selection `i` of the routing, which has an expert, is computed.
+Placement::Location PlaceOf(const HostRouting& routing, const Placement& placement, int64_t i) {
+  const ExpertId expert(routing.expert_idx[i]);
+  if (!routing.location.empty() && routing.location[i] >= 0) return placement.locations(expert)[routing.location[i]];
+  return placement.Choose(expert, i / routing.top_k);
 }
 
 // Counts rows and selections per rank into offsets.
@@ -33,11 +49,10 @@ void CountPerRank(const HostRouting& routing, const Placement& placement, SendPl
   plan.row_offsets.assign(num_ranks + 1, 0);
   plan.selection_offsets.assign(num_ranks + 1, 0);
   std::vector<int64_t> last_token(num_ranks, -1);
-  const int32_t* expert = routing.expert_idx.data();
-  for (int64_t t = 0; t < routing.num_tokens; ++t) {
-    for (int k = 0; k < routing.top_k; ++k, ++expert) {
-      if (*expert < 0) continue;
-      const int r = placement.Choose(ExpertId(*expert), t).rank.value;
+  for (int64_t t = 0, i = 0; t < routing.num_tokens; ++t) {
+    for (int k = 0; k < routing.top_k; ++k, ++i) {
+      if (routing.expert_idx[i] < 0) continue;
+      const int r = PlaceOf(routing, placement, i).rank.value;
       ++plan.selection_offsets[r + 1];
       if (last_token[r] == t) continue;
       last_token[r] = t;
@@ -80,11 +95,10 @@ void Fill(const HostRouting& routing, const Placement& placement, SendPlan& plan
   std::vector<int64_t> next_row(plan.row_offsets.begin(), plan.row_offsets.end() - 1);
   std::vector<int64_t> next_selection(plan.selection_offsets.begin(), plan.selection_offsets.end() - 1);
   std::vector<int64_t> last_token(num_ranks, -1);
-  const int32_t* expert = routing.expert_idx.data();
-  for (int64_t t = 0; t < routing.num_tokens; ++t) {
-    for (int k = 0; k < routing.top_k; ++k, ++expert) {
-      if (*expert < 0) continue;
-      const Placement::Location place = placement.Choose(ExpertId(*expert), t);
+  for (int64_t t = 0, i = 0; t < routing.num_tokens; ++t) {
+    for (int k = 0; k < routing.top_k; ++k, ++i) {
+      if (routing.expert_idx[i] < 0) continue;
+      const Placement::Location place = PlaceOf(routing, placement, i);
       const int r = place.rank.value;
       if (last_token[r] != t) {
         last_token[r] = t;
@@ -92,7 +106,7 @@ void Fill(const HostRouting& routing, const Placement& placement, SendPlan& plan
       }
       const int64_t s = next_selection[r]++;
       plan.selections[s] = {static_cast<int32_t>(next_row[r] - 1 - plan.row_offsets[r]), place.slot.value};
-      plan.selection_expert[s] = *expert;
+      plan.selection_expert[s] = routing.expert_idx[i];
       plan.selection_k[s] = k;
       plan.combine_selection.push_back(static_cast<int32_t>(s));
       plan.combine_k.push_back(k);

@@ -22,6 +22,7 @@ struct HostRouting {
   absl::Span<const int32_t> expert_idx;
   int64_t num_tokens = 0;
   int top_k = 0;
+  absl::Span<const int32_t> location = {};  // a host copy of Routing::location; empty: all -1
 };
 
 // What a rank tells the owner of an expert about one selection. Travels as bytes.
@@ -72,7 +73,7 @@ struct ExchangePlan {
 };
 
 // Pure. InvalidArgument, naming token and value, when an expert index is neither -1 nor an expert of the placement, or
-// when there are 2^31 or more selections.
+// a location neither -1 nor one of the expert's, or when there are 2^31 or more selections.
 absl::StatusOr<SendPlan> BuildSendPlan(const HostRouting& routing, const Placement& placement);
 
 // Pure. `row_counts` and `selection_counts` are [R], as told by each rank; `selections` are everybody's messages, rank

@@ -8,11 +8,26 @@ void ScaleOffsets(const std::vector<int64_t>& offsets, int64_t num_bytes, std::v
   for (size_t i = 0; i < offsets.size(); ++i) out[i] = offsets[i] * num_bytes;
 }
 
+namespace {
+
+// Rows side by side; complete after the next Synchronize. No data: an empty vector.
+void CopyToHost(Stream& stream, const MatrixView<int32_t>& from, std::vector<int32_t>& to) {
+  to.resize(from.data == nullptr ? 0 : from.rows * from.cols);
+  const size_t row_bytes = from.cols * sizeof(int32_t);
+  if (to.empty()) return;
+  if (from.stride == from.cols) return stream.CopyToHost(to.data(), from.data, from.rows * row_bytes);
+  for (int64_t t = 0; t < from.rows; ++t) stream.CopyToHost(to.data() + t * from.cols, from.row(t), row_bytes);
+}
+
+}  // namespace
+
 ExchangePlanner::ExchangePlanner(const Transport& transport, const ExchangeOptions& options)
     : rank_(transport.rank().value),
       num_ranks_(transport.num_ranks()),
       hidden_(options.hidden),
       row_dtype_(options.row_dtype),
+      expert_dtype_(options.expert_dtype),
+      output_dtype_(options.output_dtype),
       send_headers_(num_ranks_),
       recv_headers_(num_ranks_),
       header_offsets_(num_ranks_ + 1),
@@ -27,17 +42,10 @@ absl::StatusOr<SendPlan> ExchangePlanner::PlanHome(Stream& stream, const Routing
         absl::StrCat("placement is for ", placement.num_ranks(), " ranks, but there are ", num_ranks_));
   }
   const MatrixView<int32_t>& experts = routing.expert_idx;
-  host_expert_idx_.resize(experts.rows * experts.cols);
-  const size_t row_bytes = experts.cols * sizeof(int32_t);
-  if (experts.stride == experts.cols && !host_expert_idx_.empty()) {
-    stream.CopyToHost(host_expert_idx_.data(), experts.data, experts.rows * row_bytes);
-  } else if (row_bytes > 0) {
-    for (int64_t t = 0; t < experts.rows; ++t) {
-      stream.CopyToHost(host_expert_idx_.data() + t * experts.cols, experts.row(t), row_bytes);
-    }
-  }
+  CopyToHost(stream, experts, host_expert_idx_);
+  CopyToHost(stream, routing.location, host_location_);
   TF_RETURN_IF_ERROR(stream.Synchronize());
-  return BuildSendPlan({host_expert_idx_, experts.rows, static_cast<int>(experts.cols)}, placement);
+  return BuildSendPlan({host_expert_idx_, experts.rows, static_cast<int>(experts.cols), host_location_}, placement);
 }
 
 const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const absl::StatusOr<SendPlan>& send,
@@ -45,7 +53,14 @@ const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const absl::StatusOr
   const uint64_t digest = placement.Digest();
   for (int r = 0; r < num_ranks_; ++r) {
     PlanHeader& h = send_headers_[r];
-    h = {digest, hidden_, static_cast<int32_t>(row_dtype_), send.ok() ? 0 : 1, 0, 0};
+    h = {digest,
+         hidden_,
+         static_cast<int16_t>(row_dtype_),
+         static_cast<int8_t>(expert_dtype_),
+         static_cast<int8_t>(output_dtype_),
+         send.ok() ? 0 : 1,
+         0,
+         0};
     if (!send.ok()) continue;
     h.num_rows = send->row_offsets[r + 1] - send->row_offsets[r];
     h.num_selections = send->selection_offsets[r + 1] - send->selection_offsets[r];
@@ -69,6 +84,12 @@ absl::Status ExchangePlanner::CompareHeader(const CallSite& site, int r, const P
   };
   if (theirs.hidden != mine.hidden) return differ("hidden size", mine.hidden, theirs.hidden);
   if (theirs.row_dtype != mine.row_dtype) return differ("row dtype (number)", mine.row_dtype, theirs.row_dtype);
+  if (theirs.expert_dtype != mine.expert_dtype) {
+    return differ("experts' dtype (number)", int{mine.expert_dtype}, int{theirs.expert_dtype});
+  }
+  if (theirs.output_dtype != mine.output_dtype) {
+    return differ("output dtype (number)", int{mine.output_dtype}, int{theirs.output_dtype});
+  }
   if (theirs.placement_digest != mine.placement_digest) {
     return differ("placement (digest)", absl::Hex(mine.placement_digest), absl::Hex(theirs.placement_digest));
   }

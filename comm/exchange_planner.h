@@ -12,7 +12,8 @@ namespace tokenferry {
 struct PlanHeader {
   uint64_t placement_digest = 0;
   int64_t hidden = 0;
-  int32_t row_dtype = 0;
+  int16_t row_dtype = 0;
+  int8_t expert_dtype = 0, output_dtype = 0;
   int32_t cannot_plan = 0;  // this rank has an error: all end together
   int64_t num_rows = 0;     // to the rank that reads the header
   int64_t num_selections = 0;
@@ -32,6 +33,9 @@ class ExchangePlanner {
   // Needs nobody else: copies the routing to the host (synchronizes the stream) and builds this rank's half.
   absl::StatusOr<SendPlan> PlanHome(Stream& stream, const Routing& routing, const Placement& placement);
 
+  // The last PlanHome's routing, [num_tokens, top_k].
+  absl::Span<const int32_t> host_expert_idx() const { return host_expert_idx_; }
+
   // [R] what each rank is told, valid until the next call.
   const std::vector<PlanHeader>& MakeHeaders(const absl::StatusOr<SendPlan>& send, const Placement& placement);
 
@@ -50,8 +54,8 @@ class ExchangePlanner {
 
   const int rank_, num_ranks_;
   const int64_t hidden_;
-  const DType row_dtype_;
-  std::vector<int32_t> host_expert_idx_;
+  const DType row_dtype_, expert_dtype_, output_dtype_;
+  std::vector<int32_t> host_expert_idx_, host_location_;
   std::vector<WireSelection> recv_selections_;
   std::vector<PlanHeader> send_headers_, recv_headers_;                // [R]
   std::vector<int64_t> header_offsets_, send_offsets_, recv_offsets_;  // [R + 1] bytes

@@ -3,10 +3,13 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <optional>
 #include <vector>
 
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "comm/collectives.h"
+#include "comm/last_words.h"
 #include "comm/mpi_status.h"
 #include "comm/peer_memory.h"
 #include "comm/process_state.h"
@@ -54,7 +57,9 @@ class MpiTransport : public Transport {
     taken_bytes_.resize(num_ranks_);
     TF_RETURN_IF_ERROR(DuplicateCommunicator());
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
-    return ExchangePeers();
+    TF_RETURN_IF_ERROR(ExchangePeers());
+    last_words_.emplace([this] { return DescribeInFlight(); });
+    return absl::OkStatus();
   }
 
   RankId rank() const override { return RankId(rank_); }
@@ -91,7 +96,11 @@ class MpiTransport : public Transport {
   absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) override {
     if (!error_.ok()) return error_;
     absl::Status status = ValidateArgs(*this, site, args);
-    if (status.ok()) status = Transfer(site, args);
+    if (status.ok()) {
+      SetInFlight({&site, &args});
+      status = Transfer(site, args);
+      SetInFlight({});
+    }
     if (!status.ok()) {
       error_ = status;
       CancelReceives();
@@ -143,12 +152,28 @@ class MpiTransport : public Transport {
     return absl::OkStatus();
   }
 
-  absl::Status Transfer(const CallSite& site, const AllToAllVArgs& args) {
+  // The caller's site and arguments while a transfer runs.
+  struct InFlight {
+    const CallSite* site = nullptr;
+    const AllToAllVArgs* args = nullptr;
+  };
+  void SetInFlight(InFlight in_flight) {
+    absl::MutexLock lock(&mutex_);
+    in_flight_ = in_flight;
+    if (in_flight.site == nullptr) return;
     ++sequence_;
-    requests_.clear();
-    pieces_.clear();
     std::fill(arrived_bytes_.begin(), arrived_bytes_.end(), 0);
     std::fill(taken_bytes_.begin(), taken_bytes_.end(), 0);
+  }
+  std::string DescribeInFlight() {
+    absl::MutexLock lock(&mutex_);
+    if (in_flight_.site == nullptr) return "";
+    return DescribeWait(*this, *in_flight_.site, sequence_, Pending(*in_flight_.args));
+  }
+
+  absl::Status Transfer(const CallSite& site, const AllToAllVArgs& args) {
+    requests_.clear();
+    pieces_.clear();
     // Receives first, so that nothing arrives unexpected; peers in an order that spreads the load.
     for (int i = 1; i < num_ranks_; ++i) {
       TF_RETURN_IF_ERROR(Post(Direction::kReceive, (rank_ + num_ranks_ - i) % num_ranks_, site, args));
@@ -238,6 +263,7 @@ class MpiTransport : public Transport {
                                                             " sending to rank ", piece.rank));
     }
     if (piece.direction == Direction::kSend) {
+      absl::MutexLock lock(&mutex_);
       taken_bytes_[piece.rank] += piece.num_bytes;
       return absl::OkStatus();
     }
@@ -246,6 +272,7 @@ class MpiTransport : public Transport {
     if (num_bytes != piece.num_bytes) {
       return absl::FailedPreconditionError(absl::StrCat(where(), ", but it sent ", num_bytes));
     }
+    absl::MutexLock lock(&mutex_);
     arrived_bytes_[piece.rank] += num_bytes;
     return absl::OkStatus();
   }
@@ -308,7 +335,11 @@ class MpiTransport : public Transport {
   std::vector<Piece> pieces_;  // of each request
   std::vector<int> done_;
   std::vector<MPI_Status> statuses_;
+  // Also read by last_words_'s thread: written under the mutex, which that thread holds while it reads.
+  absl::Mutex mutex_;
+  InFlight in_flight_;
   std::vector<int64_t> arrived_bytes_, taken_bytes_;  // [R]
+  std::optional<LastWords> last_words_;               // last: its thread uses all of the above
 };
 
 }  // namespace

@@ -25,6 +25,7 @@
 #include "comm/peer_flags.h"
 #include "comm/peer_layout.h"
 #include "comm/peer_memory.h"
+#include "comm/row_codec.h"
 #include "core/device/growing_buffer.h"
 #include "core/kernels/gather_rows.h"
 
@@ -53,7 +54,7 @@ class PeerExchange : public Exchange {
         options_(options),
         rank_(transport.rank().value),
         num_ranks_(transport.num_ranks()),
-        row_bytes_(options.hidden * DTypeBytes(options.row_dtype)),
+        row_bytes_(RowBytes(options.rows_dtype(), options.hidden)),
         out_bytes_(options.hidden * static_cast<int64_t>(sizeof(float))),
         planner_(transport, options),
         headers_(static_cast<size_t>(num_ranks_) * num_ranks_),
@@ -132,7 +133,7 @@ class PeerExchange : public Exchange {
     TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kRows, sequence_, sources_));
     slot_offsets_host_ = plan.recv.slot_offsets;
     return ExpertRows{.rows = data_->base() + layout_.rows,
-                      .dtype = options_.row_dtype,
+                      .dtype = options_.rows_dtype(),
                       .hidden = options_.hidden,
                       .row_stride = options_.hidden,
                       .row_idx = row_idx_.as<int32_t>(),
@@ -148,6 +149,10 @@ class PeerExchange : public Exchange {
   absl::Status DoCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
                          MatrixView<const float> weight, MatrixView<float> out) override {
     const CallSite site = At(caller, "combine rows");
+    if (options_.output_dtype == DType::kBF16) {
+      stream.Launch(kRoundToBF16,
+                    {InPart<float>(rank_, layout_.outputs), plan.num_recv_selections() * options_.hidden});
+    }
     TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), ToString(site)));  // the experts are done
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kOutputs, sequence_);
@@ -296,8 +301,17 @@ class PeerExchange : public Exchange {
       }
       TF_RETURN_IF_ERROR(token_idx_.Upload(stream, every_token_));
     }
-    stream.Launch(kGatherRows, {hidden, token_idx_.as<int32_t>(), hidden.rows, InPart<char>(rank_, layout_.rows),
-                                options_.row_dtype});
+    char* rows = InPart<char>(rank_, layout_.rows);
+    if (!IsQuantised(options_.row_dtype)) {
+      stream.Launch(kGatherRows, {hidden, token_idx_.as<int32_t>(), hidden.rows, rows, options_.row_dtype});
+      return absl::OkStatus();
+    }
+    // Nothing crosses a wire here: what others read are the values that a quantised message would have brought them.
+    TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, hidden.rows * RowBytes(options_.row_dtype, options_.hidden)));
+    stream.Launch(kQuantiseRows,
+                  {hidden, token_idx_.as<int32_t>(), hidden.rows, narrow_rows_.data(), options_.row_dtype});
+    stream.Launch(kWidenRows,
+                  {narrow_rows_.data(), options_.row_dtype, hidden.rows, options_.hidden, rows, options_.expert_dtype});
     return absl::OkStatus();
   }
 
@@ -354,6 +368,7 @@ class PeerExchange : public Exchange {
   const std::vector<char> all_;                                 // [R] whom to wait for
   std::vector<char> sources_, destinations_;                    // [R]
   std::vector<int32_t> every_token_;                            // 0, 1, ..
+  GrowingBuffer narrow_rows_{MemoryKind::kDevice, "exchange: quantised rows"};
   GrowingBuffer token_idx_{MemoryKind::kDevice, "exchange: tokens in order"};
   GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
   GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};

@@ -6,6 +6,7 @@
 #include <atomic>
 
 #include "absl/time/clock.h"
+#include "comm/last_words.h"
 #include "core/wait.h"
 
 namespace tokenferry {
@@ -34,7 +35,10 @@ void Backoff::Pause() {
   ++num_pauses_;
 }
 
-void RequestStop() { stop_requested.store(true, std::memory_order_relaxed); }
+void RequestStop() {
+  stop_requested.store(true, std::memory_order_relaxed);
+  WakeLastWords();
+}
 bool StopRequested() { return stop_requested.load(std::memory_order_relaxed); }
 void ClearStopRequest() { stop_requested.store(false, std::memory_order_relaxed); }
 

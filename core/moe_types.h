@@ -12,6 +12,8 @@ namespace tokenferry {
 struct Routing {
   MatrixView<int32_t> expert_idx;  // [T, K] logical experts; -1 = none. Within a row by falling weight, ties by index
   MatrixView<float> weight;        // [T, K] applied in the combine; 0 where expert_idx is -1
+  // [T, K] index into Placement::locations(expert), -1 = Placement::Choose's; data null: all -1.
+  MatrixView<int32_t> location = {};
 };
 
 // What an expert-parallel rank works on: the selections that arrived, grouped by local slot, within a slot by

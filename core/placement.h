@@ -35,10 +35,13 @@ class Placement {
   absl::Span<const int> local_experts(RankId rank) const { return experts_per_rank_[rank.value]; }
   // All places of an expert, by rank; at least one.
   absl::Span<const Location> locations(ExpertId expert) const { return locations_[expert.value]; }
-  // The place that token `token_idx` (index within its rank's tokens) uses: replicas in turn.
+  // The place that token `token_idx` (index within its rank's tokens) uses: replicas in turn. An index into
+  // locations().
+  int32_t ChooseIndex(ExpertId expert, int64_t token_idx) const {
+    return static_cast<int32_t>(token_idx % static_cast<int64_t>(locations_[expert.value].size()));
+  }
   Location Choose(ExpertId expert, int64_t token_idx) const {
-    const auto& all = locations_[expert.value];
-    return all.size() == 1 ? all[0] : all[token_idx % static_cast<int64_t>(all.size())];
+    return locations_[expert.value][ChooseIndex(expert, token_idx)];
   }
   // The same for equal tables, on every rank and machine.
   uint64_t Digest() const;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "core/check.h"
@@ -83,6 +84,8 @@ bool AnyNaN(const float* x, int64_t size) {
 void ChooseNothing(const RouteArgs& a, int64_t t) {
   std::fill(a.out.expert_idx.row(t), a.out.expert_idx.row(t) + a.top_k, -1);
   std::fill(a.out.weight.row(t), a.out.weight.row(t) + a.top_k, 0.0f);
+  if (a.choice.data == nullptr) return;
+  std::fill(a.choice.row(t), a.choice.row(t) + a.choice.cols, -std::numeric_limits<float>::infinity());
 }
 
 void WriteRow(const RouteArgs& a, int64_t t, const TopList& top, const float* scores) {
@@ -113,6 +116,9 @@ bool RouteToken(const RouteArgs& a, int64_t t, ScoreFn score, void* scratch) {
   TopList top(a.top_k);
   for (int32_t g = 0; g < a.num_groups; ++g) {
     if (!kept[g]) continue;
+    if (a.choice.data != nullptr) {
+      std::copy(choice + g * group_size, choice + (g + 1) * group_size, a.choice.row(t) + g * group_size);
+    }
     for (int64_t e = g * group_size; e < (g + 1) * group_size; ++e) top.Offer(static_cast<int32_t>(e), choice[e]);
   }
   TF_CHECK_EQ(top.count(), a.top_k);
@@ -155,6 +161,10 @@ void Route(Stream& stream, const RouteArgs& args) {
   TF_CHECK_LE(args.top_k, args.groups_kept * (args.logits.cols / args.num_groups));
   TF_CHECK_EQ(args.out.expert_idx.cols, args.top_k);
   TF_CHECK_EQ(args.out.weight.cols, args.top_k);
+  if (args.choice.data != nullptr) {
+    TF_CHECK_EQ(args.choice.rows, args.logits.rows);
+    TF_CHECK_EQ(args.choice.cols, args.logits.cols);
+  }
   stream.Launch(kRoute, args);
 }
 

@@ -24,7 +24,10 @@ struct RouteArgs {
   int32_t groups_kept = 1;
   int32_t top_k = 0;  // 1 .. 32, at most groups_kept * (E / num_groups)
   float scaling = 1.0f;
-  Routing out;                        // [T, top_k], sorted by falling choice c, ties by lower index
+  Routing out;  // [T, top_k], sorted by falling choice c, ties by lower index
+  // [T, E] c of every expert, -infinity for those of groups that were not kept and of tokens that choose nothing; data
+  // null: not wanted.
+  MatrixView<float> choice = {};
   int64_t* num_bad_tokens = nullptr;  // one counter, added to
 };
 

@@ -136,6 +136,7 @@ absl::Status RunBenchEngine(RankContext& context, const BenchFlags& flags) {
   TF_ASSIGN_OR_RETURN(const RunReport report, CollectReport(context, *session));
   if (context.rank() != RankId(0)) return absl::OkStatus();
   PrintTable(flags, report, Median(prefill), Median(decode));
+  std::fflush(stdout);
   return json_file ? json_file->Commit(JsonText(flags, context.flags, report, rounds)) : absl::OkStatus();
 }
 

@@ -157,6 +157,7 @@ class Evaluation {
     }
     json["total"] = show("total", total);
     json["report"] = nlohmann::ordered_json::parse(report.JsonText());
+    std::fflush(stdout);  // --json /dev/stdout comes after the table
     return json_ ? json_->Commit(json.dump(2) + "\n") : absl::OkStatus();
   }
 

@@ -32,8 +32,36 @@ constexpr CommandInfo kCommands[] = {
     {Command::kBenchMoe, "bench moe", "time a whole MoE layer with random weights"},
 };
 
+// Flags without a value that stand for a choice of OverflowPolicy.
+struct OverflowSwitches {
+  bool renormalise = false;
+  bool padded = false;
+};
+
+void DeclareOverflow(FlagSet& set, OverflowPolicy* p, OverflowSwitches* switches) {
+  set.Choice("overflow", &p->kind,
+             {{"dropless", Overflow::kDropless},
+              {"capacity", Overflow::kCapacity},
+              {"rank_budget", Overflow::kRankBudget},
+              {"reroute", Overflow::kReroute},
+              {"trap", Overflow::kTrap}},
+             "selections beyond an expert's capacity: none are; dropped; dropped beyond what a rank may receive; sent "
+             "to a replica or the next-best expert with room, else dropped; an error");
+  set.Real(
+      "capacity-factor", &p->capacity_factor, {0, 1024, kExcluded},
+      "F: an expert takes ceil(F * top-k * tokens of all ranks / experts) selections, a rank (rank_budget) ceil(F * "
+      "top-k * tokens / ranks)");
+  set.Choice("drop", &p->drop_by, {{"position", DropBy::kPosition}, {"probability", DropBy::kProbability}},
+             "who has to go: the last ones, or those with the smallest weights");
+  set.Choice("drop-order", &p->order, {{"slot", PositionOrder::kSlotMajor}, {"token", PositionOrder::kTokenMajor}},
+             "order of positions: all first choices, then all second ones (GShard); or token by token");
+  set.Switch("renormalise", &switches->renormalise, "scale what is left of a token's weights to the sum they had");
+  set.Switch("padded", &switches->padded,
+             "every expert computes as many rows as its capacity, zeros beyond: static shapes");
+}
+
 // `own` are the subcommand's flags: it may give a name a meaning of its own.
-void DeclareShared(FlagSet& set, const FlagSet& own, SharedFlags* f) {
+void DeclareShared(FlagSet& set, const FlagSet& own, SharedFlags* f, OverflowSwitches* switches) {
   const auto is_free = [&own](const char* name) {
     return std::find(own.names().begin(), own.names().end(), name) == own.names().end();
   };
@@ -50,15 +78,28 @@ void DeclareShared(FlagSet& set, const FlagSet& own, SharedFlags* f) {
   set.Integer("ranks", &f->num_ranks, 0, 4096,
               "ranks; with the local transport, threads of this process; 0: as started");
   if (is_free("path")) {
-    set.Choice("path", &f->path, PathChoices(),
-               "path of the exchange; auto: peer when all ranks share a host's memory, else alltoallv");
+    set.Choice(
+        "path", &f->path, PathChoices(),
+        "path of the exchange; auto: peer when all ranks share a host's memory, else what measured links predict");
+  }
+  if (is_free("reduction")) {
+    set.Choice("reduction", &f->reduction, {{"exact", Reduction::kExact}, {"node", Reduction::kNode}},
+               "of --path two_level: outputs travel one by one, with the bits of every path, or are summed on each "
+               "host first");
   }
   if (is_free("placement")) {
     set.Text("placement", &f->placement, "linear, or a JSON file: which rank holds which experts [linear]");
   }
-  set.Choice("overflow", &f->overflow, {{"dropless", Overflow::kDropless}, {"capacity", Overflow::kCapacity}},
-             "what happens to selections beyond an expert's capacity");
-  set.Real("capacity-factor", &f->capacity_factor, {0, 1024, kExcluded}, "of --overflow capacity");
+  DeclareOverflow(set, &f->overflow, switches);
+  set.Choice("dispatch-dtype", &f->dispatch_dtype,
+             {{"auto", std::nullopt},
+              {"bf16", DType::kBF16},
+              {"f32", DType::kF32},
+              {"fp8", DType::kF8E4M3},
+              {"int8", DType::kI8}},
+             "rows sent to experts; fp8 (E4M3) and int8 with a scale per 128 values; auto: as --compute");
+  set.Choice("combine-dtype", &f->combine_dtype, {{"f32", DType::kF32}, {"bf16", DType::kBF16}},
+             "expert outputs sent back");
   set.Duration("comm-timeout", &f->comm_timeout, "longest wait for another rank");
   set.Integer("prefill-chunk", &f->prefill_chunk, 0, kMaxTokens, "prompt tokens of a sequence per step; 0: all");
   set.Integer("kv-cache-tokens", &f->kv_cache_tokens, 0, kMaxTokens, "size of a rank's KV cache; 0: as needed");
@@ -137,7 +178,7 @@ struct Parser {
         DeclareBenchMoe(own, &line.bench_moe);
         break;
     }
-    DeclareShared(shared, own, &line.shared);
+    DeclareShared(shared, own, &line.shared, &switches);
   }
 
   std::vector<std::string> names() const {
@@ -156,6 +197,7 @@ struct Parser {
 
   std::string name;
   CommandLine line;
+  OverflowSwitches switches;
   CLI::App app;
   FlagSet own, shared;
 };
@@ -214,15 +256,29 @@ absl::Status ApplyConfigFile(Parser& parser) {
   return absl::OkStatus();
 }
 
+// A flag that the policy has no use for is refused: it would promise something.
+absl::Status CheckOverflow(const Parser& parser) {
+  const Overflow kind = parser.line.shared.overflow.kind;
+  const bool has_room = kind == Overflow::kCapacity || kind == Overflow::kReroute;
+  const bool drops = has_room || kind == Overflow::kRankBudget;
+  const auto refuse = [&](const char* flag, bool allowed, const char* policies) -> absl::Status {
+    if (allowed || !parser.shared.given(flag)) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("--", flag, " is of --overflow ", policies, ", not chosen"));
+  };
+  TF_RETURN_IF_ERROR(refuse("capacity-factor", kind != Overflow::kDropless, "capacity, rank_budget, reroute and trap"));
+  for (const char* flag : {"drop", "drop-order", "renormalise"}) {
+    TF_RETURN_IF_ERROR(refuse(flag, drops, "capacity, rank_budget and reroute"));
+  }
+  return refuse("padded", has_room, "capacity and reroute");
+}
+
 absl::Status CheckTogether(const Parser& parser) {
   const CommandLine& line = parser.line;
   const bool needs_model = line.command != Command::kBenchAllToAll && line.command != Command::kBenchMoe;
   if (needs_model && line.shared.model.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(parser.name, " needs --model DIR, a directory with a checkpoint"));
   }
-  if (parser.shared.given("capacity-factor") && line.shared.overflow != Overflow::kCapacity) {
-    return absl::InvalidArgumentError("--capacity-factor is of --overflow capacity, which is not chosen");
-  }
+  TF_RETURN_IF_ERROR(CheckOverflow(parser));
   if (line.command == Command::kGenerate && line.generate.prompts.empty() && line.generate.prompt_file.empty()) {
     return absl::InvalidArgumentError("generate needs --prompt TEXT or --prompt-file F");
   }
@@ -294,6 +350,9 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> args)
   if (!parser.line.text.empty()) return parser.line;
   if (!parser.line.shared.config_file.empty()) TF_RETURN_IF_ERROR(ApplyConfigFile(parser));
   TF_RETURN_IF_ERROR(CheckTogether(parser));
+  OverflowPolicy& overflow = parser.line.shared.overflow;
+  overflow.renormalise = parser.switches.renormalise ? Renormalise::kYes : Renormalise::kNo;
+  overflow.padding = parser.switches.padded ? Padding::kCapacity : Padding::kNone;
   ApplyPreset(parser.own, &parser.line.bench_alltoall);
   return parser.line;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,9 +30,11 @@ struct SharedFlags {
   TransportChoice transport = TransportChoice::kAuto;
   int num_ranks = 0;  // 0: what mpirun started, else one. With the local transport: ranks as threads of this process
   ExchangePath path = ExchangePath::kAuto;
+  Reduction reduction = Reduction::kExact;
   std::string placement = "linear";  // or a JSON file, see Placement::FromFile
-  Overflow overflow = Overflow::kDropless;
-  double capacity_factor = 1.25;  // kCapacity only
+  OverflowPolicy overflow;
+  std::optional<DType> dispatch_dtype;  // of rows sent to experts; none: as `compute`
+  DType combine_dtype = DType::kF32;    // of expert outputs sent back
   absl::Duration comm_timeout = absl::Seconds(60);
   int prefill_chunk = 256;      // prompt tokens of one sequence per step; 0: the whole prompt
   int64_t kv_cache_tokens = 0;  // of this rank, over all its sequences; 0: what the requests need

@@ -26,7 +26,7 @@ int64_t Remote(const std::vector<int64_t>& bytes_per_rank, RankId self) {
 absl::StatusOr<RankReport> MakeReport(RankContext& context, ModelSession& session) {
   RankReport r;
   const RankId self = context.transport.rank();
-  TF_ASSIGN_OR_RETURN(const MoeStats moe, session.engine->moe_stats());
+  MoeStats moe = session.engine->moe_stats();
   TF_ASSIGN_OR_RETURN(const ProcessMemory memory, ReadProcessMemory());
   const ExchangeStats& exchange = session.engine->exchange_stats();
   r.host = context.transport.host(self);
@@ -35,8 +35,7 @@ absl::StatusOr<RankReport> MakeReport(RankContext& context, ModelSession& sessio
   r.rows = Sum(r.rows_per_layer);
   r.dispatch_bytes = Remote(exchange.dispatch_bytes_per_rank, self);
   r.combine_bytes = Remote(exchange.combine_bytes_per_rank, self);
-  for (const auto& layer : moe.dropped_per_expert) r.dropped += Sum(layer);
-  r.lost_weight = Sum(moe.lost_weight_per_layer);
+  r.overflow = std::move(moe.overflow);
   const auto waits = context.transport.wait_seconds_per_rank();
   r.wait_seconds.assign(waits.begin(), waits.end());
   r.weight_bytes = session.weights.stats.bytes_kept;
@@ -50,6 +49,28 @@ absl::StatusOr<RankReport> MakeReport(RankContext& context, ModelSession& sessio
   return r;
 }
 
+Json ToJson(const std::vector<OverflowCounts>& layers) {
+  Json json = Json::array();
+  for (const OverflowCounts& c : layers) {
+    json.push_back({{"dropped_per_expert", c.dropped},
+                    {"rerouted_per_expert", c.rerouted},
+                    {"to_replica_per_expert", c.to_replica},
+                    {"lost_weight_per_expert", c.lost_weight},
+                    {"lost_tokens", c.num_lost_tokens}});
+  }
+  return json;
+}
+
+OverflowCounts OverflowFromJson(const Json& json) {
+  OverflowCounts c;
+  json.at("dropped_per_expert").get_to(c.dropped);
+  json.at("rerouted_per_expert").get_to(c.rerouted);
+  json.at("to_replica_per_expert").get_to(c.to_replica);
+  json.at("lost_weight_per_expert").get_to(c.lost_weight);
+  json.at("lost_tokens").get_to(c.num_lost_tokens);
+  return c;
+}
+
 Json ToJson(const RankReport& r) {
   return {{"host", r.host},
           {"experts_per_layer", r.num_experts},
@@ -57,8 +78,7 @@ Json ToJson(const RankReport& r) {
           {"expert_rows_per_layer", r.rows_per_layer},
           {"dispatch_bytes", r.dispatch_bytes},
           {"combine_bytes", r.combine_bytes},
-          {"dropped_selections", r.dropped},
-          {"lost_weight", r.lost_weight},
+          {"overflow_per_layer", ToJson(r.overflow)},
           {"wait_seconds_per_rank", r.wait_seconds},
           {"weight_bytes", r.weight_bytes},
           {"cache_bytes", r.cache_bytes},
@@ -79,8 +99,7 @@ RankReport FromJson(const Json& json) {
   json.at("expert_rows_per_layer").get_to(r.rows_per_layer);
   json.at("dispatch_bytes").get_to(r.dispatch_bytes);
   json.at("combine_bytes").get_to(r.combine_bytes);
-  json.at("dropped_selections").get_to(r.dropped);
-  json.at("lost_weight").get_to(r.lost_weight);
+  for (const Json& layer : json.at("overflow_per_layer")) r.overflow.push_back(OverflowFromJson(layer));
   json.at("wait_seconds_per_rank").get_to(r.wait_seconds);
   json.at("weight_bytes").get_to(r.weight_bytes);
   json.at("cache_bytes").get_to(r.cache_bytes);
@@ -96,6 +115,23 @@ RankReport FromJson(const Json& json) {
 double PerSecond(int64_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
 
 std::string Mib(int64_t num_bytes) { return absl::StrFormat("%.1f MiB", static_cast<double>(num_bytes) / (1 << 20)); }
+
+// Empty when no policy had to do anything.
+std::string OverflowLine(const std::vector<RankReport>& ranks) {
+  int64_t dropped = 0, rerouted = 0, to_replica = 0, lost_tokens = 0;
+  double lost_weight = 0;
+  for (const RankReport& r : ranks) {
+    for (const OverflowCounts& c : r.overflow) {
+      dropped += Sum(c.dropped), rerouted += Sum(c.rerouted), to_replica += Sum(c.to_replica);
+      lost_weight += Sum(c.lost_weight), lost_tokens += c.num_lost_tokens;
+    }
+  }
+  if (dropped + rerouted + to_replica == 0) return "";
+  return absl::StrFormat(
+      "\noverflow, all layers: %d selections dropped with routing weight %.3f, %d rerouted, %d sent to a replica, %d "
+      "times a token lost all\n",
+      dropped, lost_weight, rerouted, to_replica, lost_tokens);
+}
 
 }  // namespace
 
@@ -142,10 +178,7 @@ std::string RunReport::Table() const {
                           Mib(r.dispatch_bytes), Mib(r.combine_bytes), Sum(r.wait_seconds), Mib(r.weight_bytes),
                           Mib(r.peak_bytes));
   }
-  int64_t dropped = 0;
-  double lost = 0;
-  for (const RankReport& r : ranks) dropped += r.dropped, lost += r.lost_weight;
-  if (dropped > 0) absl::StrAppendFormat(&out, "\ndropped %d selections with routing weight %.3f\n", dropped, lost);
+  absl::StrAppend(&out, OverflowLine(ranks));
   return out;
 }
 

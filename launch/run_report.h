@@ -13,11 +13,10 @@ struct RankReport {
   int64_t num_experts = 0;  // local slots per MoE layer
   int64_t rows = 0;         // selections computed here, all layers
   std::vector<int64_t> rows_per_layer;
-  int64_t dispatch_bytes = 0;  // sent to other ranks
-  int64_t combine_bytes = 0;   // sent back to other ranks
-  int64_t dropped = 0;         // selections of tokens at home
-  double lost_weight = 0;
-  std::vector<double> wait_seconds;  // for each rank
+  int64_t dispatch_bytes = 0;            // sent to other ranks
+  int64_t combine_bytes = 0;             // sent back to other ranks
+  std::vector<OverflowCounts> overflow;  // [MoE layer] tokens at home
+  std::vector<double> wait_seconds;      // for each rank
   int64_t weight_bytes = 0, cache_bytes = 0;
   int64_t declared_bytes = 0;  // the device's buffers at their peak, weights and cache included
   int64_t base_bytes = 0;      // resident before the weights were read: program and libraries

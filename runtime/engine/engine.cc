@@ -19,8 +19,15 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
                                                        const ModelWeights& weights, const Placement& placement,
                                                        const EngineOptions& options) {
   std::unique_ptr<Engine> engine(new Engine(transport, device, config, options));
-  const MoeOptions moe{options.compute,      options.overflow, options.capacity_factor,
-                       engine->max_tokens(), options.path,     options.on_plan};
+  const MoeOptions moe{.compute = options.compute,
+                       .overflow = options.overflow,
+                       .max_tokens = engine->max_tokens(),
+                       .path = options.path,
+                       .dispatch_dtype = options.dispatch_dtype,
+                       .combine_dtype = options.combine_dtype,
+                       .reduction = options.reduction,
+                       .on_plan = options.on_plan,
+                       .on_path = options.on_path};
   TF_ASSIGN_OR_RETURN(engine->stream_, device.CreateStream());
   TF_ASSIGN_OR_RETURN(engine->transformer_, Transformer::Create(transport, device, config, weights, placement, moe));
   TF_RETURN_IF_ERROR(engine->Allocate());
@@ -233,8 +240,6 @@ SchedulerOptions Engine::scheduler_options() const {
   return {transport_.num_ranks(), options_.prefill_chunk, options_.max_sequences_per_rank,
           options_.cache_tokens_per_rank / kCacheBlockTokens * kCacheBlockTokens};
 }
-
-absl::StatusOr<MoeStats> Engine::moe_stats() { return transformer_->moe().Stats(*stream_); }
 
 int64_t Engine::cache_bytes() const {
   return cache_->options().num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache_->options());

@@ -18,12 +18,15 @@ namespace tokenferry {
 struct EngineOptions {
   Compute compute = Compute::kBF16;
   ExchangePath path = ExchangePath::kAuto;
-  Overflow overflow = Overflow::kDropless;
-  double capacity_factor = 1.0;
+  OverflowPolicy overflow;
+  std::optional<DType> dispatch_dtype;  // see MoeOptions
+  DType combine_dtype = DType::kF32;
   int64_t prefill_chunk = 512;  // most prompt tokens per rank and step
   int64_t max_sequences_per_rank = 32;
   int64_t cache_tokens_per_rank = 4096;
+  Reduction reduction = Reduction::kExact;
   PlanObserver on_plan;
+  std::function<void(const std::string&)> on_path;  // ExchangeOptions::on_choice
 };
 
 // What this rank did since creation.
@@ -57,7 +60,7 @@ class Engine {
 
   SchedulerOptions scheduler_options() const;
   const EngineStats& stats() const { return stats_; }
-  absl::StatusOr<MoeStats> moe_stats();
+  MoeStats moe_stats() const { return transformer_->moe().Stats(); }
   const ExchangeStats& exchange_stats() const { return transformer_->moe().exchange_stats(); }
   int64_t cache_bytes() const;
 

@@ -1,12 +1,9 @@
 #include "runtime/engine/moe_layer.h"
 
-#include <algorithm>
-#include <cstring>
-
 #include "absl/time/clock.h"
-#include "comm/collectives.h"
 #include "core/kernels/matmul.h"
 #include "experts/expert_ffn.h"
+#include "experts/padded_rows.h"
 #include "experts/router.h"
 
 namespace tokenferry {
@@ -34,10 +31,20 @@ absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport,
                                                            const MoeOptions& options) {
   std::unique_ptr<MoeLayer> layer(new MoeLayer(transport, device, config, placement, options));
   TF_RETURN_IF_ERROR(layer->AllocateScratch());
+  const OverflowStageOptions overflow{.policy = options.overflow,
+                                      .num_layers = static_cast<int>(config.num_moe_layers()),
+                                      .top_k = static_cast<int>(config.num_experts_per_tok),
+                                      .max_tokens = options.max_tokens};
+  TF_ASSIGN_OR_RETURN(layer->overflow_, OverflowStage::Create(transport, device, placement, overflow));
   // Rows are rounded to bf16 anyway before they meet a weight in kBF16: sending them so loses nothing.
+  const DType expert_dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
   const ExchangeOptions exchange{.hidden = config.hidden_size,
-                                 .row_dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32,
+                                 .row_dtype = options.dispatch_dtype.value_or(expert_dtype),
+                                 .expert_dtype = expert_dtype,
+                                 .output_dtype = options.combine_dtype,
                                  .path = options.path,
+                                 .reduction = options.reduction,
+                                 .on_choice = options.on_path,
                                  .max_tokens = options.max_tokens,
                                  .max_top_k = static_cast<int>(config.num_experts_per_tok)};
   TF_ASSIGN_OR_RETURN(layer->exchange_, CreateExchange(transport, device, exchange));
@@ -49,8 +56,6 @@ MoeLayer::MoeLayer(Transport& transport, Device& device, const ModelConfig& conf
     : transport_(transport), device_(device), config_(config), placement_(placement), options_(options) {
   const int num_layers = config.num_moe_layers();
   stats_.rows_per_slot.assign(num_layers, std::vector<int64_t>(placement.num_local_slots(transport.rank()), 0));
-  stats_.dropped_per_expert.assign(num_layers, std::vector<int64_t>(config.n_routed_experts, 0));
-  stats_.lost_weight_per_layer.assign(num_layers, 0);
 }
 
 absl::Status MoeLayer::AllocateScratch() {
@@ -63,18 +68,15 @@ absl::Status MoeLayer::AllocateScratch() {
   TF_RETURN_IF_ERROR(allocate(expert_idx_, T * K * sizeof(int32_t), "expert indices"));
   TF_RETURN_IF_ERROR(allocate(expert_weight_, T * K * sizeof(float), "expert weights"));
   TF_RETURN_IF_ERROR(allocate(bad_tokens_, sizeof(int64_t), "bad token count"));
-  TF_RETURN_IF_ERROR(allocate(counts_, 2 * E * sizeof(int32_t), "selection counts"));
-  TF_RETURN_IF_ERROR(allocate(dropped_, config_.num_moe_layers() * E * sizeof(int64_t), "dropped counts"));
-  TF_RETURN_IF_ERROR(allocate(lost_weight_, config_.num_moe_layers() * E * sizeof(double), "lost weight"));
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device_.CreateStream());
-  for (const Buffer* b : {&bad_tokens_, &dropped_, &lost_weight_}) stream->Fill(b->data(), 0, b->num_bytes());
+  stream->Fill(bad_tokens_.data(), 0, bad_tokens_.num_bytes());
   return stream->Synchronize();
 }
 
 absl::Status MoeLayer::Run(Stream& stream, const CallSite& site, int moe_idx, const MoeWeights& weights,
                            MatrixView<const float> x, MatrixView<float> out) {
   Route(stream, weights, x);
-  TF_RETURN_IF_ERROR(DropOverflow(stream, site, moe_idx));
+  TF_RETURN_IF_ERROR(overflow_->Run(stream, At(site, "overflow"), moe_idx, routing_));
   TF_ASSIGN_OR_RETURN(const ExchangePlan plan, exchange_->Plan(stream, At(site, "plan"), routing_, placement_));
   if (options_.on_plan) options_.on_plan(At(site, "plan"), plan);
   TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_->Dispatch(stream, At(site, "dispatch"), plan, x));
@@ -107,44 +109,24 @@ void MoeLayer::Route(Stream& stream, const MoeWeights& weights, MatrixView<const
   args.top_k = static_cast<int32_t>(config_.num_experts_per_tok);
   args.scaling = static_cast<float>(config_.routed_scaling_factor);
   args.out = routing_;
+  args.choice = overflow_->choice(T);
   args.num_bad_tokens = bad_tokens_.as<int64_t>();
   tokenferry::Route(stream, args);
-}
-
-// The capacity counts the tokens of all ranks, and positions run over ranks: the same drops for any number of ranks.
-absl::Status MoeLayer::DropOverflow(Stream& stream, const CallSite& site, int moe_idx) {
-  if (options_.overflow == Overflow::kDropless) return absl::OkStatus();
-  const auto E = static_cast<int32_t>(config_.n_routed_experts);
-  CountSelections(stream, {routing_.expert_idx, E, counts_.as<int32_t>()});
-  std::vector<int32_t> mine(E + 1);
-  stream.CopyToHost(mine.data(), counts_.data(), E * sizeof(int32_t));
-  TF_RETURN_IF_ERROR(stream.Synchronize());
-  mine[E] = static_cast<int32_t>(routing_.expert_idx.rows);
-  const absl::string_view bytes(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(int32_t));
-  TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, AllGather(transport_, At(site, "capacity counts"), bytes));
-  std::vector<int32_t> before(E, 0), theirs(E + 1);
-  int64_t num_tokens = 0;
-  for (int r = 0; r < transport_.num_ranks(); ++r) {
-    if (all[r].size() != bytes.size()) {
-      return absl::DataLossError(absl::StrCat(ToString(At(site, "capacity counts")), ": rank ", r, " sent ",
-                                              all[r].size(), " bytes of counts, expected ", bytes.size()));
-    }
-    std::memcpy(theirs.data(), all[r].data(), bytes.size());
-    num_tokens += theirs[E];
-    for (int e = 0; r < transport_.rank().value && e < E; ++e) before[e] += theirs[e];
-  }
-  int32_t* taken_before = counts_.as<int32_t>() + E;
-  stream.CopyToDevice(taken_before, before.data(), E * sizeof(int32_t));
-  ApplyCapacity(stream,
-                {routing_, E,
-                 ExpertCapacity(options_.capacity_factor, static_cast<int>(config_.num_experts_per_tok), num_tokens, E),
-                 taken_before, dropped_.as<int64_t>() + moe_idx * E, lost_weight_.as<double>() + moe_idx * E});
-  return absl::OkStatus();
 }
 
 absl::Status MoeLayer::RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
                                   MatrixView<float> out) {
   Stopwatch watch(stats_.experts_seconds);
+  std::vector<int64_t>& rows_per_slot = stats_.rows_per_slot[moe_idx];
+  for (size_t s = 0; s < rows_per_slot.size(); ++s) {
+    rows_per_slot[s] += (*rows.slot_offsets_host)[s + 1] - (*rows.slot_offsets_host)[s];
+  }
+  if (options_.overflow.padding == Padding::kCapacity) return RunPadded(stream, moe_idx, weights, rows, out);
+  return RunFfn(stream, moe_idx, weights, rows, out.data);
+}
+
+absl::Status MoeLayer::RunFfn(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
+                              float* out) {
   const int64_t I = config_.moe_intermediate_size;
   TF_RETURN_IF_ERROR(
       expert_scratch_.Reserve(device_, rows.num_selections * 2 * I * static_cast<int64_t>(sizeof(float))));
@@ -155,11 +137,32 @@ absl::Status MoeLayer::RunExperts(Stream& stream, int moe_idx, const MoeWeights&
                      .up = weights.up.device,
                      .down = weights.down.device,
                      .scratch = expert_scratch_.as<float>(),
-                     .out = out.data,
+                     .out = out,
                      .compute = options_.compute});
-  for (size_t s = 0; s < stats_.rows_per_slot[moe_idx].size(); ++s) {
-    stats_.rows_per_slot[moe_idx][s] += (*rows.slot_offsets_host)[s + 1] - (*rows.slot_offsets_host)[s];
-  }
+  return absl::OkStatus();
+}
+
+// Every slot computes `capacity` rows: the shapes of all launches depend on the number of tokens alone.
+absl::Status MoeLayer::RunPadded(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
+                                 MatrixView<float> out) {
+  const int64_t C = overflow_->capacity(), S = static_cast<int64_t>(stats_.rows_per_slot[moe_idx].size()), n = S * C;
+  padded_offsets_host_.resize(S + 1);
+  for (int64_t s = 0; s <= S; ++s) padded_offsets_host_[s] = s * C;
+  TF_RETURN_IF_ERROR(padded_rows_.Reserve(device_, n * rows.hidden * DTypeBytes(rows.dtype)));
+  TF_RETURN_IF_ERROR(padded_idx_.Reserve(device_, n * static_cast<int64_t>(sizeof(int32_t))));
+  TF_RETURN_IF_ERROR(padded_out_.Reserve(device_, n * rows.hidden * static_cast<int64_t>(sizeof(float))));
+  TF_RETURN_IF_ERROR(padded_offsets_.Upload(stream, padded_offsets_host_));
+  PadRows(stream, {rows, S, C, padded_rows_.data(), padded_idx_.as<int32_t>()});
+  const ExpertRows padded{.rows = padded_rows_.data(),
+                          .dtype = rows.dtype,
+                          .hidden = rows.hidden,
+                          .row_stride = rows.hidden,
+                          .row_idx = padded_idx_.as<int32_t>(),
+                          .slot_offsets = padded_offsets_.as<int64_t>(),
+                          .slot_offsets_host = &padded_offsets_host_,
+                          .num_selections = n};
+  TF_RETURN_IF_ERROR(RunFfn(stream, moe_idx, weights, padded, padded_out_.as<float>()));
+  UnpadRows(stream, {MakeMatrix<const float>(padded_out_.data(), n, rows.hidden), rows.slot_offsets, S, C, out});
   return absl::OkStatus();
 }
 
@@ -173,18 +176,9 @@ absl::Status MoeLayer::CheckRouting(Stream& stream, const CallSite& site) {
                    " tokens have a NaN router logit: the checkpoint's weights or an earlier layer are broken"));
 }
 
-absl::StatusOr<MoeStats> MoeLayer::Stats(Stream& stream) {
-  std::vector<double> lost(lost_weight_.num_bytes() / sizeof(double));
-  std::vector<int64_t> dropped(dropped_.num_bytes() / sizeof(int64_t));
-  stream.CopyToHost(lost.data(), lost_weight_.data(), lost_weight_.num_bytes());
-  stream.CopyToHost(dropped.data(), dropped_.data(), dropped_.num_bytes());
-  TF_RETURN_IF_ERROR(stream.Synchronize());
+MoeStats MoeLayer::Stats() const {
   MoeStats stats = stats_;
-  const int64_t E = config_.n_routed_experts;
-  for (size_t l = 0; l < stats.dropped_per_expert.size(); ++l) {
-    std::copy_n(dropped.begin() + l * E, E, stats.dropped_per_expert[l].begin());
-    for (int64_t e = 0; e < E; ++e) stats.lost_weight_per_layer[l] += lost[l * E + e];
-  }
+  stats.overflow = overflow_->counts();
   return stats;
 }
 

@@ -148,7 +148,7 @@ class Loader {
       TF_RETURN_IF_ERROR(CheckFinite(piece, offset, chunk));
       TF_RETURN_IF_ERROR(Send(piece, offset, chunk));
       bytes_done_ += static_cast<int64_t>(chunk.size());
-      if (options_.progress) options_.progress(bytes_done_, bytes_total_);
+      if (options_.progress) TF_RETURN_IF_ERROR(options_.progress(bytes_done_, bytes_total_));
     }
     return absl::OkStatus();
   }

@@ -79,7 +79,8 @@ struct LoadOptions {
   const Placement* placement = nullptr;  // which experts; the same for all layers. Required
   RankId rank{0};
   int64_t staging_bytes = int64_t{8} << 20;  // host memory in use besides the weights; a multiple of 4
-  std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;  // may be empty; called from the same thread
+  // May be empty. Called from the same thread, the last time with bytes_done == bytes_total; an error ends the loading.
+  std::function<absl::Status(int64_t bytes_done, int64_t bytes_total)> progress;
 };
 
 // Reads what `options.rank` needs and nothing else. `plan` comes from CheckCheckpoint of the same checkpoint.

@@ -20,6 +20,27 @@ float ExpertOutput(int expert, const float* row, int64_t h, int64_t hidden) {
 
 float Rounded(float x, DType dtype) { return dtype == DType::kBF16 ? ToFloat(ToBF16(x)) : x; }
 
+// What an expert sees of a row that was sent as `dtype` and widened to `wide`: every value by itself.
+std::vector<float> SeenRow(const float* row, int64_t hidden, DType dtype, DType wide) {
+  std::vector<float> seen(hidden);
+  for (int64_t h = 0; h < hidden; ++h) {
+    seen[h] = Rounded(row[h], dtype);
+    if (dtype != DType::kF8E4M3 && dtype != DType::kI8) continue;
+    float largest = 0;
+    for (int64_t i = h / 128 * 128; i < std::min(hidden, h / 128 * 128 + 128); ++i) {
+      largest = std::max(largest, std::abs(row[i]));
+    }
+    const float scale = largest / (dtype == DType::kI8 ? 127.0f : 448.0f);
+    if (scale == 0) {
+      seen[h] = 0;
+    } else {
+      const float code = row[h] / scale;
+      seen[h] = Rounded((dtype == DType::kI8 ? std::nearbyint(code) : ToFloat(ToF8E4M3(code))) * scale, wide);
+    }
+  }
+  return seen;
+}
+
 struct TestExpertsArgs {
   ExpertRows rows;
   const int32_t* slot_expert;  // [num_slots]
@@ -84,7 +105,8 @@ absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, S
 
 std::string ExchangeCase::ToString() const {
   return absl::StrCat("seed ", seed, ": ", num_tokens(), " tokens, ", num_experts, " experts, top-", top_k, ", hidden ",
-                      hidden, ", ", DTypeName(row_dtype));
+                      hidden, ", ", DTypeName(row_dtype), " to ", DTypeName(expert_dtype), ", back ",
+                      DTypeName(output_dtype));
 }
 
 ExchangeCase RandomCase(uint32_t seed, int num_tokens, int num_experts, int top_k, int64_t hidden, DType row_dtype) {
@@ -107,17 +129,39 @@ ExchangeCase RandomCase(uint32_t seed, int num_tokens, int num_experts, int top_
 }
 
 std::vector<float> DenseReference(const ExchangeCase& c) {
-  std::vector<float> out(c.num_tokens() * c.hidden, 0.0f), row(c.hidden);
+  std::vector<float> out(c.num_tokens() * c.hidden, 0.0f);
   for (int64_t t = 0; t < c.num_tokens(); ++t) {
-    for (int64_t h = 0; h < c.hidden; ++h) row[h] = Rounded(c.rows[t * c.hidden + h], c.row_dtype);
+    const std::vector<float> row = SeenRow(c.rows.data() + t * c.hidden, c.hidden, c.row_dtype, c.expert_dtype);
     for (int e = 0; e < c.num_experts; ++e) {
       for (int k = 0; k < c.top_k; ++k) {
         if (c.expert_idx[t * c.top_k + k] != e) continue;
         for (int64_t h = 0; h < c.hidden; ++h) {
           float& sum = out[t * c.hidden + h];
-          sum = std::fma(c.weight[t * c.top_k + k], ExpertOutput(e, row.data(), h, c.hidden), sum);
+          const float output = Rounded(ExpertOutput(e, row.data(), h, c.hidden), c.output_dtype);
+          sum = std::fma(c.weight[t * c.top_k + k], output, sum);
         }
       }
+    }
+  }
+  return out;
+}
+
+std::vector<float> NodeReference(const ExchangeCase& c, const Placement& placement, const Topology& topology,
+                                 const std::vector<int64_t>& token_offsets) {
+  std::vector<float> out(c.num_tokens() * c.hidden, 0.0f);
+  for (int64_t t = 0; t < c.num_tokens(); ++t) {
+    const auto owner = std::upper_bound(token_offsets.begin(), token_offsets.end(), t);
+    const int64_t local = t - *(owner - 1);
+    for (int host = 0; host < topology.num_hosts(); ++host) {
+      ExchangeCase part = c;  // this token alone, with the experts of this host
+      part.rows.assign(c.rows.begin() + t * c.hidden, c.rows.begin() + (t + 1) * c.hidden);
+      part.expert_idx.assign(c.expert_idx.begin() + t * c.top_k, c.expert_idx.begin() + (t + 1) * c.top_k);
+      part.weight.assign(c.weight.begin() + t * c.top_k, c.weight.begin() + (t + 1) * c.top_k);
+      for (int32_t& e : part.expert_idx) {
+        if (e >= 0 && topology.host_idx_per_rank[placement.Choose(ExpertId(e), local).rank.value] != host) e = -1;
+      }
+      const std::vector<float> sum = DenseReference(part);
+      for (int64_t h = 0; h < c.hidden; ++h) out[t * c.hidden + h] += sum[h];
     }
   }
   return out;
@@ -150,11 +194,19 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
   SCOPED_TRACE(absl::StrCat(transport.ToString(), ", ", c.ToString()));
   auto device = CreateCpuDevice(run.device);
   auto stream = *device->CreateStream();
-  auto exchange = CreateExchange(transport, *device, {.hidden = c.hidden, .row_dtype = c.row_dtype, .path = run.path});
+  auto exchange = CreateExchange(transport, *device,
+                                 {.hidden = c.hidden,
+                                  .row_dtype = c.row_dtype,
+                                  .expert_dtype = c.expert_dtype,
+                                  .output_dtype = c.output_dtype,
+                                  .path = run.path,
+                                  .reduction = run.reduction});
   ASSERT_TRUE(exchange.ok()) << exchange.status();
   const int me = transport.rank().value;
   const int64_t begin = token_offsets[me], end = token_offsets[me + 1];
-  const std::vector<float> expected = DenseReference(c);
+  const std::vector<float> expected = run.reduction == Reduction::kExact
+                                          ? DenseReference(c)
+                                          : NodeReference(c, placement, Topology::Of(transport), token_offsets);
   size_t steady_bytes = 0;
   for (int round = 0; round < run.num_rounds; ++round) {
     const auto out = RunOnce(**exchange, *device, *stream, c, placement, me, begin, end);
@@ -168,26 +220,38 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
   const ExchangeStats& stats = (*exchange)->stats();
   EXPECT_EQ(stats.num_exchanges, run.num_rounds);
   EXPECT_EQ(stats.num_tokens, run.num_rounds * (end - begin));
-  const int64_t row_bytes = c.hidden * DTypeBytes(c.row_dtype);
+  const bool has_scales = c.row_dtype == DType::kF8E4M3 || c.row_dtype == DType::kI8,
+             peer = run.path == ExchangePath::kPeer;
+  int64_t row_bytes = c.hidden * DTypeBytes(c.row_dtype) + (has_scales ? (c.hidden + 127) / 128 * 4 : 0);
+  if (has_scales && peer) row_bytes = c.hidden * DTypeBytes(c.expert_dtype);  // no wire: widened in memory
   int64_t combine_bytes = 0;
   for (int r = 0; r < transport.num_ranks(); ++r) {
     EXPECT_EQ(stats.dispatch_bytes_per_rank[r], stats.dispatch_rows_per_rank[r] * row_bytes);
-    EXPECT_LE(stats.dispatch_rows_per_rank[r], stats.num_tokens);  // at most one row per token
+    if (run.path == ExchangePath::kAllToAllV || run.path == ExchangePath::kPeer) {
+      EXPECT_LE(stats.dispatch_rows_per_rank[r], stats.num_tokens);  // at most one row per token
+    }
     combine_bytes += stats.combine_bytes_per_rank[r];
   }
-  EXPECT_EQ(combine_bytes % (c.hidden * 4), 0);
+  if (run.reduction == Reduction::kExact) {
+    EXPECT_EQ(combine_bytes % (c.hidden * DTypeBytes(peer ? DType::kF32 : c.output_dtype)), 0);
+  }
 }
 
 void RunRandomCases(Transport& transport, uint32_t seed, int num_cases, const ExchangeRun& run) {
-  const int64_t kHidden[] = {1, 7, 16, 33, 256};
+  const int64_t kHidden[] = {1, 7, 16, 33, 256, 300};
   std::mt19937 random(seed);
   for (int i = 0; i < num_cases && !testing::Test::HasFailure(); ++i) {
     const int num_tokens = random() % 6 == 0 ? 0 : static_cast<int>(random() % 60);
     const int num_experts = 1 + static_cast<int>(random() % 13), top_k = 1 + static_cast<int>(random() % 8);
-    const int64_t hidden = kHidden[random() % 5];
+    const int64_t hidden = kHidden[random() % 6];
     const DType dtype = random() % 2 ? DType::kBF16 : DType::kF32;
     const uint32_t case_seed = static_cast<uint32_t>(random());
-    const ExchangeCase c = RandomCase(case_seed, num_tokens, num_experts, top_k, hidden, dtype);
+    ExchangeCase c = RandomCase(case_seed, num_tokens, num_experts, top_k, hidden, dtype);
+    if (run.formats == Formats::kAll) {
+      if (random() % 4) c.row_dtype = random() % 2 ? DType::kF8E4M3 : DType::kI8;
+      if (random() % 2) c.expert_dtype = DType::kBF16;
+      if (random() % 2) c.output_dtype = DType::kBF16;
+    }
     const int num_ranks = transport.num_ranks();
     const Placement placement =
         i % 3 == 0 ? Placement::Linear(num_experts, num_ranks) : RandomPlacement(case_seed + 1, num_experts, num_ranks);

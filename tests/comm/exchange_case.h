@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "comm/exchange.h"
+#include "comm/topology.h"
 #include "core/device/cpu_device.h"
 #include "core/dtype.h"
 #include "core/placement.h"
@@ -18,10 +19,10 @@ struct ExchangeCase {
   int num_experts = 0;
   int top_k = 0;
   int64_t hidden = 0;
-  DType row_dtype = DType::kF32;
-  std::vector<float> rows;          // [N, H]
-  std::vector<int32_t> expert_idx;  // [N, K]
-  std::vector<float> weight;        // [N, K]
+  DType row_dtype = DType::kF32, expert_dtype = DType::kF32, output_dtype = DType::kF32;  // see ExchangeOptions
+  std::vector<float> rows;                                                                // [N, H]
+  std::vector<int32_t> expert_idx;                                                        // [N, K]
+  std::vector<float> weight;                                                              // [N, K]
   int64_t num_tokens() const { return top_k == 0 ? 0 : static_cast<int64_t>(expert_idx.size()) / top_k; }
   std::string ToString() const;
 };
@@ -30,15 +31,22 @@ ExchangeCase RandomCase(uint32_t seed, int num_tokens, int num_experts, int top_
 // Output [N, H]: every token alone, experts in increasing order.
 std::vector<float> DenseReference(const ExchangeCase& c);
 
+// The same with Reduction::kNode: a token's experts of one host are summed first, then the hosts' sums.
+std::vector<float> NodeReference(const ExchangeCase& c, const Placement& placement, const Topology& topology,
+                                 const std::vector<int64_t>& token_offsets);
+
 // Which rank owns which tokens: [R + 1], random, with empty ranks; and experts on random ranks, some of them twice.
 std::vector<int64_t> RandomTokenSplit(uint32_t seed, int64_t num_tokens, int num_ranks);
 Placement RandomPlacement(uint32_t seed, int num_experts, int num_ranks);
 
 // This rank's part, `num_rounds` times over one Exchange: its outputs must be the reference's bit for bit.
+enum class Formats { kFloats, kAll };  // kAll: quantised rows and rounded outputs too
 struct ExchangeRun {
   CpuDeviceOptions device;
   int num_rounds = 1;
+  Formats formats = Formats::kFloats;
   ExchangePath path = ExchangePath::kAllToAllV;
+  Reduction reduction = Reduction::kExact;
 };
 void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placement& placement,
                      const std::vector<int64_t>& token_offsets, const ExchangeRun& run);

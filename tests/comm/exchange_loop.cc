@@ -1,5 +1,6 @@
 // A rank that exchanges for ever, as an engine would: the victim and the survivors of rank_death_test.py.
-//   exchange_loop TIMEOUT PATH
+//   exchange_loop TIMEOUT PATH [RANK PHASE]
+// With RANK and PHASE that rank comes 100 ms late to that phase, every time.
 // Prints "rank R pid P" once, and rank 0 "step S" after each step. On an error it says so on stderr and ends the group.
 #include <unistd.h>
 
@@ -7,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/time/time.h"
 #include "comm/exchange.h"
+#include "comm/faulty_transport.h"
 #include "comm/mpi_session.h"
 #include "comm/mpi_transport.h"
 #include "core/device/cpu_device.h"
@@ -50,7 +53,7 @@ absl::Status Loop(Transport& transport, ExchangePath path) {
   }
 }
 
-int Main(absl::Duration timeout, ExchangePath path) {
+int Main(absl::Duration timeout, ExchangePath path, int slow_rank, const std::string& slow_phase) {
   auto session = MpiSession::Start(OnSigterm::kRequestStop);
   if (!session.ok()) {
     std::fprintf(stderr, "%s\n", session.status().ToString().c_str());
@@ -61,6 +64,12 @@ int Main(absl::Duration timeout, ExchangePath path) {
   if (status.ok()) {
     std::printf("rank %d pid %d\n", (*transport)->rank().value, static_cast<int>(getpid()));
     std::fflush(stdout);
+    if ((*transport)->rank().value == slow_rank) {
+      FaultOptions faults;
+      faults.delay_phase = slow_phase;
+      faults.delay = absl::Milliseconds(100);
+      *transport = CreateFaultyTransport(*std::move(transport), faults);
+    }
     status = Loop(**transport, path);
   }
   std::fprintf(stderr, "ended: %s\n", status.ToString().c_str());
@@ -73,11 +82,15 @@ int Main(absl::Duration timeout, ExchangePath path) {
 
 int main(int argc, char** argv) {
   absl::Duration timeout;
-  const std::string path = argc == 3 ? argv[2] : "";
-  if (!absl::ParseDuration(argc == 3 ? argv[1] : "", &timeout) || (path != "peer" && path != "alltoallv")) {
-    std::fprintf(stderr, "usage: exchange_loop TIMEOUT peer|alltoallv\n");
+  const bool complete = argc == 3 || argc == 5;
+  const std::string path = complete ? argv[2] : "";
+  int slow_rank = -1;
+  if (!complete || !absl::ParseDuration(argv[1], &timeout) || (path != "peer" && path != "alltoallv") ||
+      (argc == 5 && !absl::SimpleAtoi(argv[3], &slow_rank))) {
+    std::fprintf(stderr, "usage: exchange_loop TIMEOUT peer|alltoallv [RANK PHASE]\n");
     return 2;
   }
-  return tokenferry::Main(timeout,
-                          path == "peer" ? tokenferry::ExchangePath::kPeer : tokenferry::ExchangePath::kAllToAllV);
+  using tokenferry::ExchangePath;
+  return tokenferry::Main(timeout, path == "peer" ? ExchangePath::kPeer : ExchangePath::kAllToAllV, slow_rank,
+                          argc == 5 ? argv[4] : "");
 }

@@ -203,5 +203,19 @@ TEST(ExchangePlan, NamesThePeerWhoseMessageIsWrong) {
   for (const auto& [status, text] : bad) EXPECT_THAT(std::string(status.message()), HasSubstr(text));
 }
 
+TEST(ExchangePlan, AReplicaThatWasChosenIsUsed) {
+  const Placement placement = *Placement::FromTable(2, {{0}, {1, 0}, {0}});  // expert 0: places 0, 1, 2
+  const std::vector<int32_t> experts = {0, 0, 0, 0, 1, -1}, location = {2, -1, 1, 0, -1, 5};
+  const auto plan = BuildSendPlan({experts, 6, 1, location}, placement);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->row_token, (std::vector<int32_t>{3, 1, 2, 4, 0}));  // token 1 goes where Choose says: place 1
+  EXPECT_EQ(plan->row_offsets, (std::vector<int64_t>{0, 1, 4, 5}));
+  EXPECT_EQ(plan->selections[1].slot, 1);
+  EXPECT_EQ(plan->selections[3].slot, 0);
+  const std::vector<int32_t> wrong = {0, 0, 3, 0, 0, 0};
+  const auto error = BuildSendPlan({experts, 6, 1, wrong}, placement);
+  EXPECT_EQ(error.status().message(), "routing: token 2 wants place 3 of expert 0, which has 3");
+}
+
 }  // namespace
 }  // namespace tokenferry

@@ -15,18 +15,18 @@ import threading
 import time
 
 RANKS = 3
-PHASES = "plan counts|plan selections|dispatch rows|combine rows"
+PHASES = ["plan counts", "plan selections", "dispatch rows", "combine rows"]
 
 
 class Job:
     """The processes of one mpirun, and everything they print."""
 
-    def __init__(self, program, path, timeout_s):
+    def __init__(self, program, path, timeout_s, delay):
         env = dict(os.environ)
         # What a test in a container on a small machine needs; all else is mpirun as a user calls it.
         env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="1")
         self.pids, self.step, self.err = {}, -1, ""
-        self.proc = subprocess.Popen(["mpirun", "-n", str(RANKS), program, f"{timeout_s}s", path], stdout=subprocess.PIPE,
+        self.proc = subprocess.Popen(["mpirun", "-n", str(RANKS), program, f"{timeout_s}s", path, *delay], stdout=subprocess.PIPE,
                                      stderr=subprocess.PIPE, text=True, env=env)
         self.readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
         for reader in self.readers:
@@ -69,11 +69,14 @@ def alive(pid):
         return False
 
 
-def check(program, path, name, signal_number, timeout_s, state, victim):
-    job = Job(program, path, timeout_s)
+def check(program, path, name, signal_number, timeout_s, state, victim, phase=None):
+    """With `phase`, the victim is slow in that phase, so that the signal finds it there."""
+    job = Job(program, path, timeout_s, [str(victim), phase] if phase else [])
     try:
-        job.wait_for_step(20)
+        job.wait_for_step(2 if phase else 20)
         files = job.shared_memory()
+        if phase:
+            time.sleep(0.05)  # a step has just ended: now the victim is late to the phase in the next one's first layer
         start = time.monotonic()
         os.kill(job.pids[victim], signal_number)
         job.proc.wait(timeout=timeout_s + 60)
@@ -89,8 +92,8 @@ def check(program, path, name, signal_number, timeout_s, state, victim):
     print(f"{name} of rank {victim}: ended after {seconds:.2f} s with {job.proc.returncode}\n{job.err}", flush=True)
     assert job.proc.returncode != 0
     assert seconds < timeout_s + 2, f"took {seconds:.2f} s with a deadline of {timeout_s} s"
-    lines = re.findall(rf"layer \d+, (?:{PHASES}), step \d+, transfer \d+: rank (\d+) waits for .*rank {victim} on host "
-                       rf"[^,]*\((.*)\)", job.err)
+    lines = re.findall(rf"layer \d+, (?:{phase or '|'.join(PHASES)}), step \d+, transfer \d+: rank (\d+) waits for .*rank {victim} on host "
+                       rf"\S+ \((.*)\)", job.err)
     survivors = {int(rank) for rank, _ in lines}
     assert survivors, f"no survivor names rank {victim}, layer and phase"
     assert victim not in survivors
@@ -104,9 +107,14 @@ def check(program, path, name, signal_number, timeout_s, state, victim):
 
 def main():
     program, path = sys.argv[1:]
+    kill, stop = ("SIGKILL", signal.SIGKILL, 20, "gone"), ("SIGSTOP", signal.SIGSTOP, 2, "stopped (SIGSTOP?)")
     for victim in (2, 0):
-        check(program, path, "SIGKILL", signal.SIGKILL, 20, "gone", victim)
-        check(program, path, "SIGSTOP", signal.SIGSTOP, 2, "stopped (SIGSTOP?)", victim)
+        check(program, path, *kill, victim)
+        check(program, path, *stop, victim)
+    if path == "peer":
+        for phase in ("plan counts", "dispatch rows", "combine rows"):
+            check(program, path, *kill, 1, phase)
+            check(program, path, *stop, 1, phase)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSe
   options.compute = setup.compute;
   options.path = setup.path;
   options.overflow = setup.overflow;
-  options.capacity_factor = setup.capacity_factor;
+  options.dispatch_dtype = setup.dispatch_dtype;
+  options.combine_dtype = setup.combine_dtype;
   options.prefill_chunk = setup.prefill_chunk;
   options.cache_tokens_per_rank = setup.cache_tokens_per_rank;
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,

@@ -20,8 +20,9 @@ struct RunSetup {
   CpuDeviceOptions device;      // isa kPortable stands for the best this machine has
   bool portable_isa = false;    // really kPortable
   ExchangePath path = ExchangePath::kAuto;
-  Overflow overflow = Overflow::kDropless;
-  double capacity_factor = 1;
+  OverflowPolicy overflow;
+  std::optional<DType> dispatch_dtype;
+  DType combine_dtype = DType::kF32;
   int64_t cache_tokens_per_rank = 4096;
 };
 

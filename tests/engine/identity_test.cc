@@ -61,7 +61,7 @@ TEST_P(Identity, RankCounts) {
   }
 }
 
-// The same ranks, placements and device modes over the path that is not the automatic one (peer: ranks are threads).
+// The other tests take the automatic path, which is peer where ranks are threads.
 TEST_P(Identity, Paths) {
   for (int ranks : {1, 3, 8}) {
     SCOPED_TRACE(ranks);
@@ -69,12 +69,15 @@ TEST_P(Identity, Paths) {
     setup.num_ranks = ranks;
     setup.path = ExchangePath::kAllToAllV;
     ExpectSame(setup);
-    setup.placement_seed = ranks;
+  }
+  for (const ExchangePath path : {ExchangePath::kAllToAllV, ExchangePath::kPeer}) {
+    SCOPED_TRACE(ExchangePathName(path));
+    RunSetup setup = Base();
+    setup.num_ranks = 3;
+    setup.path = path;
+    setup.placement_seed = 3;
     setup.prefill_chunk = 64;
     setup.device.execution = CpuExecution::kLazy;
-    setup.device.memory = CpuMemory::kTrap;
-    ExpectSame(setup);
-    setup.path = ExchangePath::kPeer;
     ExpectSame(setup);
   }
 }
@@ -173,8 +176,8 @@ TEST_P(Identity, CapacityDropsDoNotDependOnRanks) {
   std::vector<Request> requests;
   for (size_t i = 0; i < 4; ++i) requests.push_back(LogitsRequest(Text("docs", i, 48)));
   RunSetup setup = Base();
-  setup.overflow = Overflow::kCapacity;
-  setup.capacity_factor = 0.5;
+  setup.overflow.kind = Overflow::kCapacity;
+  setup.overflow.capacity_factor = 0.5;
   const auto want = RunLocally(setup, requests);
   EXPECT_NE(std::count(want[3].expert_idx.begin(), want[3].expert_idx.end(), -1), 0);
   EXPECT_FALSE(SameBits(want[0].logits, RunLocally(Base(), requests)[0].logits));

@@ -14,6 +14,7 @@ struct Routed {
   std::vector<int32_t> idx;  // [T, top_k]
   std::vector<float> weight;
   int64_t num_bad = 0;
+  std::vector<float> choice;  // [T, E]
 };
 
 // `args` without pointers; bias empty: none.
@@ -26,9 +27,11 @@ Routed RunRoute(RouteArgs args, const std::vector<float>& logits, const std::vec
   args.out.expert_idx = MakeMatrix<int32_t>(device.Upload(std::vector<int32_t>(size, 77)), rows, args.top_k);
   args.out.weight = MakeMatrix<float>(device.Upload(std::vector<float>(size, 77.0f)), rows, args.top_k);
   args.num_bad_tokens = device.Upload(std::vector<int64_t>{5});
+  const int64_t num_scores = rows * args.logits.cols;
+  args.choice = MakeMatrix<float>(device.Upload(std::vector<float>(num_scores, 77.0f)), rows, args.logits.cols);
   Route(device.stream(), args);
   return {device.Download(args.out.expert_idx.data, size), device.Download(args.out.weight.data, size),
-          device.Download(args.num_bad_tokens, 1)[0] - 5};
+          device.Download(args.num_bad_tokens, 1)[0] - 5, device.Download(args.choice.data, num_scores)};
 }
 
 void ExpectEverywhere(const RouteArgs& args, const std::vector<float>& logits, const std::vector<float>& bias,
@@ -38,6 +41,7 @@ void ExpectEverywhere(const RouteArgs& args, const std::vector<float>& logits, c
       const Routed got = RunRoute(args, logits, bias, FastOptions(isa, threads));
       EXPECT_TRUE(SameBytes(got.idx, expected.idx)) << IsaName(isa);
       EXPECT_TRUE(SameBytes(got.weight, expected.weight)) << IsaName(isa);
+      EXPECT_TRUE(SameBytes(got.choice, expected.choice)) << IsaName(isa);
       EXPECT_EQ(got.num_bad, expected.num_bad);
     }
   }
@@ -149,6 +153,7 @@ TEST(Route, ABadTokenChoosesNothing) {
     for (int t : {1, 3}) {
       EXPECT_EQ(got.idx[t * 4 + k], -1);
       EXPECT_EQ(got.weight[t * 4 + k], 0.0f);
+      EXPECT_EQ(got.choice[t * 20 + k], -inf);
     }
     EXPECT_GE(got.idx[k], 0);
   }
@@ -245,6 +250,14 @@ TEST(Route, ChoosesWhatSortingChooses) {
       }
       std::vector<int32_t> groups = by_value(group);
       groups.resize(shape.groups_kept);
+      for (int64_t e = 0; e < shape.num_experts; ++e) {
+        const float seen = got.choice[t * shape.num_experts + e];
+        if (std::count(groups.begin(), groups.end(), e / group_size)) {
+          ASSERT_NEAR(seen, choice[e], 1e-6);
+        } else {
+          ASSERT_EQ(seen, -std::numeric_limits<float>::infinity());
+        }
+      }
       std::vector<int32_t> expected;
       for (int32_t e : by_value(choice)) {
         if (std::count(groups.begin(), groups.end(), e / group_size)) expected.push_back(e);

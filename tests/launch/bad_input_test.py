@@ -214,6 +214,16 @@ class BadRequest(BadInput):
             self.check(["eval", "--ids", ids, flag, self.dir], [flag, self.dir, "directory"], [ALONE, THREADS])
             self.check(["eval", "--ids", ids, flag, self.path("ids.json/file")], [flag, "ids.json/file"], [ALONE])
 
+    def test_devices_are_not_replaced(self):
+        """Files are renamed into place, which must not happen to a device or a pipe."""
+        ids, pipe = self.write_ids("ids.json", [0, 5, 6]), self.path("pipe")
+        os.mkfifo(pipe)
+        self.check(["eval", "--ids", ids, "--out", pipe], ["--out", pipe, "pipe"], [ALONE, THREADS])
+        self.check(["eval", "--ids", ids, "--out", "/dev/null"], ["--out", "/dev/null", "device"], [ALONE])
+        done = self.succeed("eval", "--model", MODEL, "--ids", ids, "--json", "/dev/stdout")
+        self.assertEqual(json.loads(done.text()[done.text().index("{"):])["total"]["tokens"], 2)
+        self.assertFalse(os.path.exists("/dev/stdout.partial"))
+
     def test_folder_that_is_read_only(self):
         ids = self.write_ids("ids.json", [0, 5, 6])
         os.mkdir(self.path("locked"), 0o555)

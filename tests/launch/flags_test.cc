@@ -59,7 +59,7 @@ TEST(Flags, DefaultsStayWhenNothingIsGiven) {
   EXPECT_EQ(line->shared.compute, Compute::kBF16);
   EXPECT_EQ(line->shared.transport, TransportChoice::kAuto);
   EXPECT_EQ(line->shared.placement, "linear");
-  EXPECT_EQ(line->shared.overflow, Overflow::kDropless);
+  EXPECT_EQ(line->shared.overflow.kind, Overflow::kDropless);
   EXPECT_EQ(line->shared.comm_timeout, SharedFlags().comm_timeout);
   EXPECT_EQ(line->generate.temperature, 0);
   EXPECT_FALSE(line->generate.json);
@@ -79,12 +79,24 @@ TEST(Flags, EverySharedFlagArrives) {
                                    "5",
                                    "--path",
                                    "alltoallv",
+                                   "--reduction",
+                                   "node",
                                    "--placement",
                                    "p.json",
                                    "--overflow",
                                    "capacity",
                                    "--capacity-factor",
                                    "1.5",
+                                   "--drop",
+                                   "probability",
+                                   "--drop-order",
+                                   "token",
+                                   "--renormalise",
+                                   "--padded",
+                                   "--dispatch-dtype",
+                                   "int8",
+                                   "--combine-dtype",
+                                   "bf16",
                                    "--comm-timeout",
                                    "500ms",
                                    "--prefill-chunk",
@@ -104,9 +116,16 @@ TEST(Flags, EverySharedFlagArrives) {
   EXPECT_EQ(f.transport, TransportChoice::kLocal);
   EXPECT_EQ(f.num_ranks, 5);
   EXPECT_EQ(f.path, ExchangePath::kAllToAllV);
+  EXPECT_EQ(f.reduction, Reduction::kNode);
   EXPECT_EQ(f.placement, "p.json");
-  EXPECT_EQ(f.overflow, Overflow::kCapacity);
-  EXPECT_EQ(f.capacity_factor, 1.5);
+  EXPECT_EQ(f.overflow.kind, Overflow::kCapacity);
+  EXPECT_EQ(f.overflow.capacity_factor, 1.5);
+  EXPECT_EQ(f.overflow.drop_by, DropBy::kProbability);
+  EXPECT_EQ(f.overflow.order, PositionOrder::kTokenMajor);
+  EXPECT_EQ(f.overflow.renormalise, Renormalise::kYes);
+  EXPECT_EQ(f.overflow.padding, Padding::kCapacity);
+  EXPECT_EQ(f.dispatch_dtype, DType::kI8);
+  EXPECT_EQ(f.combine_dtype, DType::kBF16);
   EXPECT_EQ(f.comm_timeout, absl::Milliseconds(500));
   EXPECT_EQ(f.prefill_chunk, 7);
   EXPECT_EQ(f.kv_cache_tokens, 4096);
@@ -216,6 +235,9 @@ TEST(Flags, BadValuesAreRefusedWithTheNearest) {
       {{"--comm-timeout", "0s"}, "--comm-timeout '0s'", "1ms"},
       {{"--comm-timeout", "inf"}, "--comm-timeout 'inf'", "24h"},
       {{"--capacity-factor", "2"}, "--capacity-factor", "--overflow capacity"},
+      {{"--overflow", "rerute"}, "--overflow 'rerute'", "'reroute'"},
+      {{"--overflow", "trap", "--drop", "position"}, "--drop", "reroute"},
+      {{"--overflow", "rank_budget", "--padded"}, "--padded", "capacity and reroute"},
       {{"--instruction-set", "avx9"}, "--instruction-set", "avx2"},
       {{"--stop", ""}, "--stop", "empty"},
       {{"--prompt", ""}, "--prompt", "empty"},

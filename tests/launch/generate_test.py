@@ -127,13 +127,16 @@ class Generate(ProgramTest):
         alone = self.generate(*flags, "--json").json()
         ranks = self.generate(*flags, "--json", ranks=3).json()
         self.assertEqual(ranks["outputs"], alone["outputs"])
-        dropped, lost = ([sum(r[key] for r in report["report"]["ranks"]) for report in (alone, ranks)]
-                         for key in ("dropped_selections", "lost_weight"))
-        self.assertGreater(dropped[0], 0)
-        self.assertEqual(dropped[0], dropped[1])
-        self.assertAlmostEqual(lost[0], lost[1], places=9)
+        def totals(report, key):
+            layers = [r["overflow_per_layer"] for r in report["report"]["ranks"]]
+            return [sum(sum(rank[l][key]) for rank in layers) for l in range(len(layers[0]))]
+        dropped = totals(alone, "dropped_per_expert")
+        self.assertGreater(sum(dropped), 0)
+        self.assertEqual(dropped, totals(ranks, "dropped_per_expert"))
+        for a, b in zip(totals(alone, "lost_weight_per_expert"), totals(ranks, "lost_weight_per_expert")):
+            self.assertAlmostEqual(a, b, places=9)
         table = self.generate(*flags, "--stats", ranks=3).text()
-        self.assertIn(f"dropped {dropped[0]} selections", table)
+        self.assertIn(f"{sum(dropped)} selections dropped", table)
 
     def test_stats(self):
         text = self.generate("--prompt", "In the", "--max-tokens", "4", "--stats", ranks=3, via="mpi").text()

@@ -14,7 +14,7 @@ import unittest
 from program import MODEL, PROGRAM, Job, ProgramTest, main, processes_of
 
 RANKS = 4
-PLACES = r"(?:(?:layer \d+, )?[a-z ]+, step \d+, transfer \d+): rank (\d+) waits for (.*)"
+PLACES = r"(?:layer \d+, )?[a-z ]+, step \d+, transfer \d+: rank (\d+) waits for (.*)"
 
 
 def mapped(pids):
@@ -29,7 +29,6 @@ def mapped(pids):
 class RankLoss(ProgramTest):
     def setUp(self):
         super().setUp()
-        self.shared_memory = set(os.listdir("/dev/shm"))
         os.mkdir(self.path("tmp"))
         # A name of its own, by which this test knows its processes.
         self.program = self.path("tokenferry")
@@ -56,9 +55,10 @@ class RankLoss(ProgramTest):
                 break
             time.sleep(0.05)
         self.assertEqual(processes_of(self.program), [], "processes remain")
-        self.assertEqual([f for f in self.files if os.path.exists(f)], [], "shared memory remains")
-        new = {f for f in set(os.listdir("/dev/shm")) - self.shared_memory if "vader" in f or "tokenferry" in f}
-        self.assertEqual(new, set(), "shared memory remains")
+        # Open MPI's names end in a number after the job's own part. Other jobs of the machine come and go.
+        ours = tuple(file.rstrip("0123456789") for file in self.files)
+        remaining = [f for f in map("/dev/shm/".__add__, os.listdir("/dev/shm")) if ours and f.startswith(ours)]
+        self.assertEqual(remaining, [], "shared memory remains")
         left = [os.path.join(d, f) for d, _, files in os.walk(self.path("tmp")) for f in files]
         self.assertEqual(left, [], "temporary files remain")
 
@@ -76,7 +76,6 @@ class RankLoss(ProgramTest):
         self.assertTrue(told, f"nobody names rank {victim}, the phase and the step: {context}")
         self.assertNotIn(str(victim), [m[1] for m in told], context)
         self.assertTrue(any(state in m[2] for m in told), context)
-        self.assertTrue(any(m[0].startswith("layer ") or "step " in m[0] for m in told), context)
         self.nothing_is_left()
 
     def test_killed(self):
@@ -121,8 +120,8 @@ class RankLoss(ProgramTest):
         end = time.monotonic() + 60
         while not any("ranks on 1 host" in line for line in job.err_lines) and time.monotonic() < end:
             time.sleep(0.02)
-        self.files = set()
-        victim = job.ranks()[2]
+        pids = job.ranks()
+        self.files, victim = mapped(pids.values()), pids[2]
         stopped_s = 0.0
         while job.process.poll() is None and stopped_s < 3:
             os.kill(victim, signal.SIGSTOP)

@@ -247,7 +247,10 @@ TEST_P(Weights, ReadsNoMoreThanItKeepsAndUsesLittleMemory) {
 TEST_P(Weights, ReportsProgress) {
   Write(TinyFp8());
   std::vector<std::pair<int64_t, int64_t>> seen;
-  options_.progress = [&](int64_t done, int64_t total) { seen.emplace_back(done, total); };
+  options_.progress = [&](int64_t done, int64_t total) {
+    seen.emplace_back(done, total);
+    return absl::OkStatus();
+  };
   const Placement placement = Placement::Linear(8, 1);
   const auto weights = Load(placement, 0);
   ASSERT_OK(weights);
@@ -295,7 +298,10 @@ TEST_P(Weights, RefusesElementsThatAreNoNumbers) {
   std::memcpy(FindTensor(tensors_, fp8 + "_scale_inv").data.data() + 12, &infinity, 4);  // [2, 2]
   WriteCheckpoint(dir_.path(), spec_, tensors_);
   int64_t done = 0;
-  options_.progress = [&](int64_t bytes_done, int64_t) { done = bytes_done; };
+  options_.progress = [&](int64_t bytes_done, int64_t) {
+    done = bytes_done;
+    return absl::OkStatus();
+  };
   EXPECT_ERROR(Load(placement, 0), kDataLoss, fp8 + "_scale_inv", "element 3", "-inf (0xff800000)");
   EXPECT_LT(done, 8000);  // before the large weights
   options_.progress = nullptr;

@@ -1,0 +1,239 @@
+#include "comm/allgather_exchange.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "comm/exchange_planner.h"
+#include "comm/output_return.h"
+#include "core/device/growing_buffer.h"
+#include "core/kernels/gather_rows.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr int64_t kMaxItems = std::numeric_limits<int32_t>::max();
+
+// The selections of one rank's tokens that this rank serves: f(token, slot), by token, then top-k position.
+template <class F>
+void ForEachServed(const HostRouting& routing, const Placement& placement, RankId me, F f) {
+  const int32_t* expert = routing.expert_idx.data();
+  for (int64_t t = 0; t < routing.num_tokens; ++t) {
+    for (int k = 0; k < routing.top_k; ++k, ++expert) {
+      if (*expert < 0) continue;
+      const Placement::Location place = placement.Choose(ExpertId(*expert), t);
+      if (place.rank == me) f(t, place.slot.value);
+    }
+  }
+}
+
+absl::Status CheckExperts(int rank, const HostRouting& routing, int num_experts) {
+  for (size_t i = 0; i < routing.expert_idx.size(); ++i) {
+    const int32_t expert = routing.expert_idx[i];
+    if (expert >= -1 && expert < num_experts) continue;
+    return absl::DataLossError(absl::StrCat("plan from rank ", rank, ": its token ", i / routing.top_k,
+                                            " selects expert ", expert, ", but the experts are 0 to ",
+                                            num_experts - 1));
+  }
+  return absl::OkStatus();
+}
+
+class AllGatherExchange : public Exchange {
+ public:
+  AllGatherExchange(Transport& transport, Device& device, const ExchangeOptions& options)
+      : Exchange(ExchangePath::kAllGather, transport.num_ranks(), options),
+        transport_(transport),
+        device_(device),
+        options_(options),
+        row_bytes_(options.hidden * DTypeBytes(options.row_dtype)),
+        me_(transport.rank().value),
+        num_ranks_(transport.num_ranks()),
+        planner_(transport, options),
+        output_return_(transport, device, options),
+        rows_(transport.memory_kind(), "exchange: everybody's rows"),
+        offsets_(num_ranks_ + 1),
+        send_offsets_(num_ranks_ + 1),
+        recv_offsets_(num_ranks_ + 1) {}
+
+ private:
+  absl::StatusOr<ExchangePlan> DoPlan(Stream& stream, const CallSite& site, const Routing& routing,
+                                      const Placement& placement) override {
+    absl::StatusOr<SendPlan> send = planner_.PlanHome(stream, routing, placement);
+    TF_RETURN_IF_ERROR(
+        GatherHeaders(At(site, "plan counts"), send, static_cast<int>(routing.expert_idx.cols), placement));
+    ExchangePlan plan{transport_.rank(), *std::move(send), {}};
+    const CallSite selections = At(site, "plan selections");
+    TF_RETURN_IF_ERROR(GatherRouting(selections));
+    auto recv = BuildGatheredRecvPlan(gathered_, placement, plan.rank);
+    if (!recv.ok()) return Annotate(recv.status(), ToString(selections));
+    plan.recv = *std::move(recv);
+    return plan;
+  }
+
+  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                        MatrixView<const float> hidden) override {
+    TF_RETURN_IF_ERROR(rows_.Reserve(device_, plan.num_recv_rows() * row_bytes_));
+    all_tokens_.resize(plan.send.num_tokens);
+    std::iota(all_tokens_.begin(), all_tokens_.end(), 0);
+    TF_RETURN_IF_ERROR(token_.Upload(stream, all_tokens_));
+    TF_RETURN_IF_ERROR(row_idx_.Upload(stream, plan.recv.row_idx));
+    TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
+    stream.Launch(kGatherRows, {hidden, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
+    const auto block_bytes = [&](int r) {
+      return (plan.recv.row_offsets[r + 1] - plan.recv.row_offsets[r]) * row_bytes_;
+    };
+    const CallSite dispatch = At(site, "dispatch rows");
+    TF_RETURN_IF_ERROR(GatherBlocks(block_bytes, rows_.data(), [&](const AllToAllVArgs& args, int dst) {
+      stats_.dispatch_rows_per_rank[dst] += args.send_offsets.back() / row_bytes_;
+      stats_.dispatch_bytes_per_rank[dst] += args.send_offsets.back();
+      return transport_.AllToAllV(stream, dispatch, args);
+    }));
+    slot_offsets_host_ = plan.recv.slot_offsets;
+    return ExpertRows{.rows = rows_.data(),
+                      .dtype = options_.row_dtype,
+                      .hidden = options_.hidden,
+                      .row_stride = options_.hidden,
+                      .row_idx = row_idx_.as<int32_t>(),
+                      .slot_offsets = slot_offsets_.as<int64_t>(),
+                      .slot_offsets_host = &slot_offsets_host_,
+                      .num_selections = plan.num_recv_selections()};
+  }
+
+  absl::StatusOr<MatrixView<float>> DoExpertOut(const ExchangePlan& plan) override {
+    return output_return_.ExpertOut(plan);
+  }
+
+  absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
+                         MatrixView<float> out) override {
+    return output_return_.Combine(stream, site, plan, weight, out, stats_);
+  }
+
+  // Blocks of all ranks, in one buffer by increasing distance: this rank's own (already there), the next rank's, ..
+  // move(args, destination) makes one transfer.
+  template <class BlockBytes, class Move>
+  absl::Status GatherBlocks(BlockBytes block_bytes, void* buffer, Move move) {
+    offsets_[0] = 0;
+    for (int i = 0; i < num_ranks_; ++i) offsets_[i + 1] = offsets_[i] + block_bytes((me_ + i) % num_ranks_);
+    for (int distance = 1; distance < num_ranks_; distance *= 2) {
+      const int num_blocks = std::min(distance, num_ranks_ - distance);
+      const int dst = (me_ + num_ranks_ - distance) % num_ranks_, src = (me_ + distance) % num_ranks_;
+      for (int r = 0; r <= num_ranks_; ++r) {
+        send_offsets_[r] = r > dst ? offsets_[num_blocks] : 0;
+        recv_offsets_[r] = r > src ? offsets_[distance + num_blocks] - offsets_[distance] : 0;
+      }
+      void* const arrives = static_cast<char*>(buffer) + offsets_[distance];
+      TF_RETURN_IF_ERROR(move(AllToAllVArgs{buffer, send_offsets_, arrives, recv_offsets_}, dst));
+    }
+    return absl::OkStatus();
+  }
+
+  // headers_ [R] by rank, compared: num_rows is a rank's tokens, num_selections its top-k.
+  absl::Status GatherHeaders(const CallSite& site, const absl::StatusOr<SendPlan>& send, int top_k,
+                             const Placement& placement) {
+    PlanHeader mine = planner_.MakeHeaders(send, placement)[me_];
+    mine.num_rows = send.ok() ? send->num_tokens : 0;
+    mine.num_selections = send.ok() ? top_k : 0;
+    std::vector<PlanHeader> by_distance(num_ranks_);
+    by_distance[0] = mine;
+    const absl::Status gathered =
+        GatherBlocks([](int) { return static_cast<int64_t>(sizeof(PlanHeader)); }, by_distance.data(),
+                     [&](const AllToAllVArgs& args, int) { return transport_.HostAllToAllV(site, args); });
+    if (send.ok()) TF_RETURN_IF_ERROR(gathered);
+    headers_ = by_distance;
+    std::rotate(headers_.begin(), headers_.end() - me_, headers_.end());
+    TF_RETURN_IF_ERROR(planner_.CheckHeaders(site, send.status(), headers_));
+    for (int r = 0; r < num_ranks_; ++r) {
+      const int64_t tokens = headers_[r].num_rows, k = headers_[r].num_selections;
+      if (tokens >= 0 && k >= 0 && k <= kMaxItems && (k == 0 ? tokens <= kMaxItems : tokens <= kMaxItems / k)) continue;
+      return absl::DataLossError(
+          absl::StrCat(ToString(site), ": plan from rank ", r, ": announces ", tokens, " tokens with top-", k));
+    }
+    return absl::OkStatus();
+  }
+
+  // gathered_ [R] by rank, views of expert_idx_.
+  absl::Status GatherRouting(const CallSite& site) {
+    const auto num_entries = [&](int r) { return headers_[r].num_rows * headers_[r].num_selections; };
+    int64_t total = 0;
+    for (int r = 0; r < num_ranks_; ++r) total += num_entries(r);
+    expert_idx_.resize(total);
+    const absl::Span<const int32_t> mine = planner_.host_expert_idx();
+    std::copy(mine.begin(), mine.end(), expert_idx_.begin());
+    TF_RETURN_IF_ERROR(
+        GatherBlocks([&](int r) { return num_entries(r) * static_cast<int64_t>(sizeof(int32_t)); }, expert_idx_.data(),
+                     [&](const AllToAllVArgs& args, int) { return transport_.HostAllToAllV(site, args); }));
+    gathered_.resize(num_ranks_);
+    int64_t entry = 0, row = 0;
+    for (int i = 0; i < num_ranks_; ++i) {
+      const int r = (me_ + i) % num_ranks_;
+      const absl::Span<const int32_t> experts = absl::MakeConstSpan(expert_idx_).subspan(entry, num_entries(r));
+      gathered_[r] = {{experts, headers_[r].num_rows, static_cast<int>(headers_[r].num_selections)}, row};
+      entry += num_entries(r);
+      row += headers_[r].num_rows;
+    }
+    return absl::OkStatus();
+  }
+
+  Transport& transport_;
+  Device& device_;
+  const ExchangeOptions options_;
+  const int64_t row_bytes_;  // of a dispatched row
+  const int me_, num_ranks_;
+  ExchangePlanner planner_;
+  OutputReturn output_return_;
+  std::vector<PlanHeader> headers_;
+  std::vector<int32_t> expert_idx_;
+  std::vector<GatheredRouting> gathered_;
+  std::vector<int32_t> all_tokens_;  // 0, 1, ..
+  GrowingBuffer rows_;
+  GrowingBuffer token_{MemoryKind::kDevice, "exchange: token of each row"};
+  GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
+  GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};
+  std::vector<int64_t> slot_offsets_host_;                      // of the last Dispatch
+  std::vector<int64_t> offsets_, send_offsets_, recv_offsets_;  // [R + 1] bytes
+};
+
+}  // namespace
+
+absl::StatusOr<RecvPlan> BuildGatheredRecvPlan(absl::Span<const GatheredRouting> ranks, const Placement& placement,
+                                               RankId me) {
+  RecvPlan plan;
+  const int num_slots = placement.num_local_slots(me);
+  plan.row_offsets.assign(1, 0);
+  plan.selection_offsets.assign(1, 0);
+  plan.slot_offsets.assign(num_slots + 1, 0);
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    const HostRouting& routing = ranks[r].routing;
+    TF_RETURN_IF_ERROR(CheckExperts(static_cast<int>(r), routing, placement.num_experts()));
+    int64_t served = 0;
+    ForEachServed(routing, placement, me, [&](int64_t, int slot) {
+      ++plan.slot_offsets[slot + 1];
+      ++served;
+    });
+    plan.row_offsets.push_back(plan.row_offsets.back() + routing.num_tokens);
+    plan.selection_offsets.push_back(plan.selection_offsets.back() + served);
+    if (plan.row_offsets.back() <= kMaxItems && plan.selection_offsets.back() <= kMaxItems) continue;
+    return absl::ResourceExhaustedError(absl::StrCat("plan: ranks 0 to ", r, " have ", plan.row_offsets.back(),
+                                                     " tokens; one exchange takes ", kMaxItems));
+  }
+  for (int s = 0; s < num_slots; ++s) plan.slot_offsets[s + 1] += plan.slot_offsets[s];
+  plan.row_idx.resize(plan.selection_offsets.back());
+  plan.return_selection.resize(plan.selection_offsets.back());
+  std::vector<int64_t> next(plan.slot_offsets.begin(), plan.slot_offsets.end() - 1);
+  size_t arrived = 0;
+  for (const GatheredRouting& rank : ranks) {
+    ForEachServed(rank.routing, placement, me, [&](int64_t t, int slot) {
+      const int64_t at_expert = next[slot]++;
+      plan.row_idx[at_expert] = static_cast<int32_t>(rank.first_row + t);
+      plan.return_selection[arrived++] = static_cast<int32_t>(at_expert);
+    });
+  }
+  return plan;
+}
+
+std::unique_ptr<Exchange> CreateAllGatherExchange(Transport& transport, Device& device,
+                                                  const ExchangeOptions& options) {
+  return std::make_unique<AllGatherExchange>(transport, device, options);
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,18 @@
+// Copying chosen rows of bytes, of any element type, side by side.
+#pragma once
+
+#include "core/device/device.h"
+
+namespace tokenferry {
+
+// Row i of out is row idx[i] of src; both have rows of `row_bytes` without gaps. All in device or transport memory.
+struct CopyRowsArgs {
+  const void* src = nullptr;
+  const int32_t* idx = nullptr;  // [num_rows]
+  int64_t num_rows = 0;
+  int64_t row_bytes = 0;
+  void* out = nullptr;
+};
+extern const Op<CopyRowsArgs> kCopyRows;
+
+}  // namespace tokenferry

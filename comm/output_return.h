@@ -1,0 +1,40 @@
+// The way home by one message per peer: every selection's expert output travels back to its token's rank, which sums
+// them in increasing logical expert index. What paths share that differ only in how rows reach the experts.
+#pragma once
+
+#include <vector>
+
+#include "comm/exchange.h"
+#include "core/device/growing_buffer.h"
+
+namespace tokenferry {
+
+class OutputReturn {
+ public:
+  OutputReturn(Transport& transport, Device& device, const ExchangeOptions& options);
+
+  // Exchange::ExpertOut.
+  absl::StatusOr<MatrixView<float>> ExpertOut(const ExchangePlan& plan);
+
+  // Exchange::Combine; adds what leaves for each rank to stats.combine_bytes_per_rank.
+  absl::Status Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
+                       MatrixView<float> out, ExchangeStats& stats);
+
+ private:
+  Transport& transport_;
+  Device& device_;
+  const int64_t hidden_;
+  const DType output_dtype_;      // on the way back
+  const int64_t wire_out_bytes_;  // of an expert output on its way back
+  const int64_t out_bytes_;       // of an expert output where it is computed and summed
+  GrowingBuffer send_out_, recv_out_;
+  GrowingBuffer expert_out_{MemoryKind::kDevice, "exchange: expert outputs"};
+  GrowingBuffer wide_out_{MemoryKind::kDevice, "exchange: widened expert outputs"};
+  GrowingBuffer return_selection_{MemoryKind::kDevice, "exchange: return order"};
+  GrowingBuffer combine_offsets_{MemoryKind::kDevice, "exchange: combine offsets"};
+  GrowingBuffer combine_selection_{MemoryKind::kDevice, "exchange: combine order"};
+  GrowingBuffer combine_k_{MemoryKind::kDevice, "exchange: combine weights' positions"};
+  std::vector<int64_t> send_offsets_, recv_offsets_;  // [R + 1] bytes
+};
+
+}  // namespace tokenferry

@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""Jobs on emulated hosts (launch/local_cluster.sh): the same bits as on one, and what survivors say when a host or its
+link fails.
+
+  cluster_test.py TOKENFERRY EXCHANGE_LOOP EXCHANGE_TRAFFIC [unittest arguments]
+"""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+MODEL = os.path.join(ROOT, "models", "ferry-tiny-v3")
+SKIPPED = 77
+LINE = re.compile(r"layer \d+, (?:plan counts|plan selections|dispatch rows|combine rows), step \d+, transfer \d+: "
+                  r"rank (\d+) waits for (.*)")
+TOKENFERRY = EXCHANGE_LOOP = EXCHANGE_TRAFFIC = ""
+
+
+def cluster_args(options, command):
+    return ["bash", os.path.join(ROOT, "launch", "local_cluster.sh"), *options, "--", *command]
+
+
+def run_cluster(options, command, timeout=100):
+    done = subprocess.run(cluster_args(options, command), capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+    if done.returncode == SKIPPED:
+        raise unittest.SkipTest(done.stderr.strip())
+    return done
+
+
+def traffic(err):
+    """{host: (sent, received)} as printed at the end."""
+    return {host: (int(sent), int(received))
+            for host, sent, received in re.findall(r"(node\d+) +sent +(\d+) +received +(\d+)", err)}
+
+
+def everything():
+    """What a cluster could leave behind: interfaces, mounts, shared memory, and processes in other namespaces."""
+    own = {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "pid", "uts")}
+    foreign = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if any(os.readlink(f"/proc/{pid}/ns/{kind}") != at for kind, at in own.items()):
+                with open(f"/proc/{pid}/cmdline") as f:
+                    foreign.add((int(pid), f.read().replace("\0", " ")))
+        except OSError:  # it has ended, or is not ours
+            pass
+    with open("/proc/net/dev") as dev, open("/proc/self/mounts") as mounts:
+        links = {line.split(":")[0].strip() for line in dev if ":" in line}
+        return {"links": links, "mounts": set(mounts), "processes": foreign,
+                "files": {f for f in os.listdir("/dev/shm") if "cluster" in f}}
+
+
+class SameBits(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.ids = os.path.join(self.dir.name, "ids.json")
+        with open(self.ids, "w") as f:
+            json.dump({"prompts": [{"input_ids": [1 + (7 * i + n * i * i) % 200 for i in range(n)]} for n in (5, 1, 33)]}, f)
+
+    def tearDown(self):
+        self.dir.cleanup()
+
+    def eval(self, run, name, *flags):
+        out = os.path.join(self.dir.name, name)
+        done = run([TOKENFERRY, "eval", "--model", MODEL, "--ids", self.ids, "--out", out, *flags])
+        self.assertEqual(done.returncode, 0, done.stderr)
+        with open(out, "rb") as f:
+            return f.read(), done
+
+    def test_eval_and_generate(self):
+        alone = lambda command: subprocess.run(command, capture_output=True, text=True, timeout=100)
+        expected, _ = self.eval(alone, "alone")
+        generate = [TOKENFERRY, "generate", "--model", MODEL, "--prompt", "The river", "--max-tokens", "12"]
+        text = alone(generate)
+        self.assertEqual(text.returncode, 0, text.stderr)
+        even, uneven = ["--hosts", "2", "--ranks-per-host", "2"], ["--hosts", "3", "--ranks-per-host", "1,3,1"]
+        for options, path in ((even, "auto"), (even, "two_level"), (even, "allgather"), (uneven, "two_level")):
+            with self.subTest(options=options, path=path):
+                bits, done = self.eval(lambda command: run_cluster(options, command), "cluster", "--path", path, "--explain")
+                if path == "auto":
+                    self.assertRegex(done.stderr, r"network +latency [\d.]+ us.*\n(.*\n)* +two_level +\d+ us.*\n(.*\n)*path \w+: ")
+                self.assertEqual(bits, expected)
+                self.assertIn(f"on {options[1]} hosts", done.stderr)
+                for host, (sent, received) in traffic(done.stderr).items():
+                    self.assertGreater(min(sent, received), 10000, f"{host} has hardly taken part\n{done.stderr}")
+                self.assertEqual(len(traffic(done.stderr)), int(options[1]))
+        done = run_cluster(["--hosts", "2", "--ranks-per-host", "2"], generate)
+        self.assertEqual((done.returncode, done.stdout), (0, text.stdout), done.stderr)
+
+
+class Traffic(unittest.TestCase):
+    def test_bytes_on_the_wire_are_the_formula(self):
+        for path, reduction in (("alltoallv", "exact"), ("two_level", "exact"), ("two_level", "node")):
+            with self.subTest(path=path, reduction=reduction):
+                done = run_cluster(["--hosts", "4", "--ranks-per-host", "2", "--rate", "2gbit"],
+                                   [EXCHANGE_TRAFFIC, path, reduction, "64", "2048", "64", "8", "2"])
+                self.assertEqual(done.returncode, 0, done.stderr)
+                report = json.loads(done.stdout)
+                print(json.dumps(report), file=sys.stderr)
+                self.assertEqual((report["path"], report["hosts"]), (path, 4))
+                # Headers of Ethernet, IP and TCP, of up to 64 KiB segments, and acknowledgements: under 3 %.
+                self.assertGreater(report["sent_bytes"], report["expected_bytes"])
+                self.assertLess(report["sent_bytes"], 1.03 * report["expected_bytes"])
+
+
+class Faults(unittest.TestCase):
+    """Ranks 0 and 1 are on node1, which survives; 2 and 3 on node2, which is struck at step 20."""
+
+    def strike(self, fault, timeout_s):
+        before = everything()
+        driver = [sys.executable, os.path.join(HERE, "strike.py"), fault, "20", EXCHANGE_LOOP, f"{timeout_s}s"]
+        done = run_cluster(["--hosts", "2", "--ranks-per-host", "2", "--rate", "1gbit", "--no-mpirun"], driver)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        report = json.loads(done.stdout)
+        text = json.dumps(report, indent=1).replace("\\n", "\n")
+        said = {int(rank): rest for rank, rest in LINE.findall(report["err"])}
+        self.assertTrue({0, 1} & set(said), f"nobody on node1 names rank, layer and phase\n{text}")
+        for rank in {0, 1} & set(said):
+            self.assertRegex(said[rank], r"rank [23] on host node2", text)
+        self.assertEqual(report["survivors_left"], [], text)
+        self.assertLess(report["seconds"], timeout_s + 2, text)
+        self.assertEqual(everything(), before)
+        return report, said
+
+    def test_host_loss(self):
+        report, said = self.strike("host-loss", 20)
+        self.assertNotIn(2, said, report["err"])
+
+    def test_cut_link(self):
+        self.strike("cut-link", 3)
+
+    def test_slow_link(self):
+        self.strike("slow-link", 3)
+
+
+class Script(unittest.TestCase):
+    def test_is_gone_whatever_ends_it(self):
+        for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+            with self.subTest(signal=number):
+                before = everything()
+                job = subprocess.Popen(cluster_args(["--hosts", "2"], [EXCHANGE_LOOP, "20s"]), stdout=subprocess.PIPE,
+                                       stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+                for line in job.stdout:
+                    if line.startswith("step 10"):
+                        break
+                else:
+                    err = job.stderr.read()
+                    if job.wait() == SKIPPED:
+                        self.skipTest(err.strip())
+                    self.fail(err)
+                self.assertNotEqual(everything()["processes"], before["processes"])
+                os.kill(job.pid, number)
+                _, err = job.communicate(timeout=20)
+                self.assertEqual(job.returncode, status, err)
+                end = time.monotonic() + 10
+                while everything() != before and time.monotonic() < end:
+                    time.sleep(0.05)
+                self.assertEqual(everything(), before)
+
+    def test_passes_status_input_and_output(self):
+        done = subprocess.run(cluster_args(["--no-mpirun"], ["sh", "-c", "cat; exit 7"]), input="over\n", capture_output=True,
+                              text=True, timeout=60)
+        if done.returncode == SKIPPED:
+            self.skipTest(done.stderr.strip())
+        self.assertEqual((done.returncode, done.stdout), (7, "over\n"), done.stderr)
+
+    def test_refuses(self):
+        for options, command, words in ((["--hosts", "0"], ["true"], "--hosts 0"), (["--hosts"], ["true"], "needs a value"),
+                                        (["--ranks-per-host", "1,2,3"], ["true"], "3 numbers for 2 hosts"),
+                                        (["--nodes", "3"], ["true"], "'--nodes'"), ([], [], "no command"),
+                                        (["--rate", "fast"], ["true"], "--rate fast")):
+            done = run_cluster(options, command)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn(words, done.stderr)
+
+
+if __name__ == "__main__":
+    TOKENFERRY, EXCHANGE_LOOP, EXCHANGE_TRAFFIC = (os.path.abspath(path) for path in sys.argv[1:4])
+    unittest.main(argv=sys.argv[:1] + sys.argv[4:], verbosity=2)

@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Runs a job on an emulated cluster and strikes its last host when it has come to a step.
+
+  local_cluster.sh .. --no-mpirun -- strike.py host-loss|cut-link|slow-link STEP PROGRAM [ARG ..]
+
+PROGRAM prints "rank R pid P" and, on rank 0, "step S" (tests/comm/exchange_loop.cc). Prints one JSON object: seconds from
+the strike until no process of PROGRAM was left on the other hosts, those that were still left a minute later, and stderr.
+"""
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+CLUSTER = os.environ["LOCAL_CLUSTER"]
+WAIT_S = 60
+
+
+def read(name):
+    with open(os.path.join(CLUSTER, name)) as f:
+        return f.read()
+
+
+def hosts():
+    return [line.split()[0] for line in read("hostfile").splitlines()]
+
+
+def strike(fault, host):
+    link = host.replace("node", "link")
+    if fault == "host-loss":
+        os.kill(int(read(f"{host}.pid")), signal.SIGKILL)
+    elif fault == "cut-link":
+        subprocess.run(["ip", "link", "set", link, "down"], check=True)
+    elif fault == "slow-link":  # a fraction of one message per second, and what does not fit waits
+        subprocess.run(["tc", "qdisc", "replace", "dev", link, "root", "handle", "1:", "tbf", "rate", "4kbit", "burst",
+                        "2kb", "limit", "10mb"], check=True)
+    else:
+        sys.exit(f"strike.py: unknown fault {fault}")
+
+
+def processes(program, on_hosts):
+    """Pids of `program` in the PID namespaces of these hosts."""
+    inside = {os.readlink(f"/proc/{read(f'{host}.pid').strip()}/ns/pid") for host in on_hosts}
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                running = stat.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+            if running and os.readlink(f"/proc/{pid}/exe") == program and os.readlink(f"/proc/{pid}/ns/pid") in inside:
+                found.append(int(pid))
+        except OSError:  # it has ended
+            pass
+    return found
+
+
+def main():
+    fault, step, program = sys.argv[1], int(sys.argv[2]), os.path.realpath(sys.argv[3])
+    *survivors, struck = hosts()
+    slots = sum(int(line.split("slots=")[1]) for line in read("hostfile").splitlines())
+    job = subprocess.Popen(["mpirun", "--hostfile", os.path.join(CLUSTER, "hostfile"), "-n", str(slots), program,
+                            *sys.argv[4:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    err = []
+    reader = threading.Thread(target=lambda: err.extend(job.stderr), daemon=True)
+    reader.start()
+    for line in job.stdout:
+        if line.split()[:1] == ["step"] and int(line.split()[1]) >= step:
+            break
+    else:
+        job.wait()
+        reader.join()
+        sys.exit(f"strike.py: the job ended by itself:\n{''.join(err)}")
+    drain = threading.Thread(target=job.stdout.read, daemon=True)
+    drain.start()
+    start = time.monotonic()
+    strike(fault, struck)
+    while (left := processes(program, survivors)) and time.monotonic() < start + WAIT_S:
+        time.sleep(0.02)
+    seconds = time.monotonic() - start
+    try:
+        job.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        pass
+    print(json.dumps({"seconds": seconds, "survivors_left": left, "mpirun": job.poll(), "err": "".join(err)}))
+
+
+if __name__ == "__main__":
+    main()
