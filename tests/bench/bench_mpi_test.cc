@@ -9,6 +9,7 @@ namespace {
 TEST(BenchMpi, AllToAllWithMpiBaselines) {
   RunProcesses(Backend::kCheckedMpi, absl::Seconds(60), RunSmallAllToAllBench);
 }
+TEST(BenchMpi, ManyRoundings) { RunProcesses(Backend::kMpi, absl::Seconds(60), RunWideAllToAllBench); }
 TEST(BenchMpi, Moe) { RunProcesses(Backend::kMpi, absl::Seconds(60), RunSmallMoeBench); }
 
 }  // namespace

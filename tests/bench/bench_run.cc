@@ -92,6 +92,19 @@ void RunSmallAllToAllBench(Transport& transport) {
   EXPECT_NE(ReportSvg(*report).find("alltoallv, bf16, uniform"), std::string::npos);
 }
 
+void RunWideAllToAllBench(Transport& transport) {
+  TestRank rank(transport);
+  AllToAllBenchOptions options;
+  options.tokens = {64};
+  options.hidden = {2048};
+  options.experts = {32};
+  options.warmup = 0;
+  options.iters = 1;
+  const auto report = RunAllToAllBench(rank.context, options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->points.size(), 1u);
+}
+
 void RunSmallMoeBench(Transport& transport) {
   TestRank rank(transport);
   MoeBenchOptions options;
