@@ -61,7 +61,7 @@ const MachineBounds& MeasuredBounds() {
 
 void Report(benchmark::State& state, double bytes, double flops) {
   const MachineBounds& bounds = MeasuredBounds();
-  const double bound = std::max(bytes / bounds.bytes_per_second, flops / bounds.flops_per_second);
+  const double bound = std::max(bytes / bounds.read_bytes_per_second, flops / bounds.flops_per_second);
   using benchmark::Counter;
   state.counters["GB"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
   state.counters["GFLOP"] = Counter(flops * 1e-9, Counter::kIsIterationInvariantRate);
@@ -230,7 +230,8 @@ int main(int argc, char** argv) {
   using namespace tokenferry;  // NOLINT
   const MachineBounds& bounds = MeasuredBounds();
   std::printf("%d thread(s), %s: read %.1f GB/s, f32 multiply-add peak %.1f GFLOP/s\n", NumThreads(),
-              std::string(IsaName(BenchIsa())).c_str(), bounds.bytes_per_second * 1e-9, bounds.flops_per_second * 1e-9);
+              std::string(IsaName(BenchIsa())).c_str(), bounds.read_bytes_per_second * 1e-9,
+              bounds.flops_per_second * 1e-9);
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

@@ -18,7 +18,7 @@ TEST(MpiEngine, LogitsAndRoutingEqualOneLocalRanks) {
   first.resize(100);
   second.resize(33);
   const std::vector<Request> requests = {LogitsRequest(first), LogitsRequest(second)};
-  for (const auto [compute, path] :
+  for (const auto& [compute, path] :
        {std::pair(Compute::kF32, ExchangePath::kPeer), std::pair(Compute::kBF16, ExchangePath::kPeer),
         std::pair(Compute::kBF16, ExchangePath::kAllToAllV)}) {
     RunSetup setup;

@@ -113,7 +113,9 @@ TEST(OverflowStage, WhoOwnsATokenDoesNotMatter) {
       ASSERT_EQ(ApplyOverflow(policy, capacity, one, want), absl::OkStatus());
       OverflowCounts counts(kExperts);
       CountOverflow(before, want, RankId(0), counts);
-      if (num_tokens > 1) ASSERT_NE(want.expert_idx, before.expert_idx);
+      if (num_tokens > 1) {
+        ASSERT_NE(want.expert_idx, before.expert_idx);
+      }
       for (const int num_ranks : {1, 2, 3, 5}) {
         std::vector<int64_t> offsets(num_ranks + 1, num_tokens);
         offsets[0] = 0;
