@@ -6,7 +6,7 @@
 #include "comm/collectives.h"
 #include "comm/cost_model.h"
 #include "comm/peer_exchange.h"
-#include "comm/row_codec.h"
+#include "comm/row_codec_ops.h"
 #include "comm/topology.h"
 #include "comm/two_level_exchange.h"
 #include "core/check.h"

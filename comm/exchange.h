@@ -34,7 +34,7 @@ enum class Reduction : uint8_t {
 struct ExchangeOptions {
   int64_t hidden = 0;
   // Of dispatched rows, rank-local ones too: kF32, kBF16 (each element rounded once), kF8E4M3 or kI8 (quantised with a
-  // scale per 128 values, comm/row_codec.h). Quantised rows are widened to expert_dtype where they
+  // scale per 128 values, comm/row_codec_ops.h). Quantised rows are widened to expert_dtype where they
   // arrive, or, where memory is shared, before they are published.
   DType row_dtype = DType::kF32;
   DType expert_dtype = DType::kF32;  // of ExpertRows when row_dtype is quantised: kF32 or kBF16; else it is row_dtype

@@ -2,7 +2,7 @@
 
 #include "comm/exchange_ops.h"
 #include "comm/exchange_planner.h"
-#include "comm/row_codec.h"
+#include "comm/row_codec_ops.h"
 #include "core/kernels/gather_rows.h"
 
 namespace tokenferry {

@@ -25,7 +25,7 @@
 #include "comm/peer_flags.h"
 #include "comm/peer_layout.h"
 #include "comm/peer_memory.h"
-#include "comm/row_codec.h"
+#include "comm/row_codec_ops.h"
 #include "core/device/growing_buffer.h"
 #include "core/kernels/gather_rows.h"
 

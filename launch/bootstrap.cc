@@ -95,7 +95,9 @@ int RunMpiRank(const SharedFlags& flags, absl::FunctionRef<absl::Status(RankCont
     (*transport)->Abort(status);
     _exit(kFailed);
   }
-  // All ranks are here with the same error, so they can part in order.
+  // All ranks are here with the same error, so they can part in order. The first to leave makes mpirun end the others:
+  // they have nothing left to say.
+  signal(SIGTERM, SIG_DFL);
   if (rank == 0) PrintError(status.message());
   return kFailed;
 }

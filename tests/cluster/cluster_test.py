@@ -115,7 +115,7 @@ class Faults(unittest.TestCase):
 
     def strike(self, fault, timeout_s):
         before = everything()
-        driver = [sys.executable, os.path.join(HERE, "strike.py"), fault, "20", EXCHANGE_LOOP, f"{timeout_s}s"]
+        driver = [sys.executable, os.path.join(HERE, "strike.py"), fault, "20", EXCHANGE_LOOP, f"{timeout_s}s", "alltoallv"]
         done = run_cluster(["--hosts", "2", "--ranks-per-host", "2", "--rate", "1gbit", "--no-mpirun"], driver)
         self.assertEqual(done.returncode, 0, done.stderr)
         report = json.loads(done.stdout)
@@ -145,7 +145,7 @@ class Script(unittest.TestCase):
         for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)):
             with self.subTest(signal=number):
                 before = everything()
-                job = subprocess.Popen(cluster_args(["--hosts", "2"], [EXCHANGE_LOOP, "20s"]), stdout=subprocess.PIPE,
+                job = subprocess.Popen(cluster_args(["--hosts", "2"], [EXCHANGE_LOOP, "20s", "alltoallv"]), stdout=subprocess.PIPE,
                                        stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
                 for line in job.stdout:
                     if line.startswith("step 10"):

@@ -91,7 +91,8 @@ def check(program, path, name, signal_number, timeout_s, state, victim, phase=No
                     os.kill(pid, signal.SIGKILL)
     print(f"{name} of rank {victim}: ended after {seconds:.2f} s with {job.proc.returncode}\n{job.err}", flush=True)
     assert job.proc.returncode != 0
-    assert seconds < timeout_s + 2, f"took {seconds:.2f} s with a deadline of {timeout_s} s"
+    # Survivors speak at the deadline. Then mpirun wakes a stopped rank, sends SIGTERM and gives it two seconds to go.
+    assert seconds < timeout_s + 3, f"took {seconds:.2f} s with a deadline of {timeout_s} s"
     lines = re.findall(rf"layer \d+, (?:{phase or '|'.join(PHASES)}), step \d+, transfer \d+: rank (\d+) waits for .*rank {victim} on host "
                        rf"\S+ \((.*)\)", job.err)
     survivors = {int(rank) for rank, _ in lines}

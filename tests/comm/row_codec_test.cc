@@ -1,6 +1,4 @@
 // Narrow formats of rows: against the nearest of all codes, and over whole exchanges.
-#include "comm/row_codec.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,6 +7,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "comm/row_codec_ops.h"
 #include "core/isa.h"
 #include "core/scalar.h"
 #include "tests/comm/exchange_case.h"

@@ -1,4 +1,4 @@
-#include "comm/row_codec.h"
+#include "comm/row_codec_ops.h"
 
 #include <algorithm>
 #include <cmath>
