@@ -125,7 +125,8 @@ class Faults(unittest.TestCase):
         for rank in {0, 1} & set(said):
             self.assertRegex(said[rank], r"rank [23] on host node2", text)
         self.assertEqual(report["survivors_left"], [], text)
-        self.assertLess(report["seconds"], timeout_s + 2, text)
+        # At the deadline survivors speak; then mpirun gives those it ends up to two seconds.
+        self.assertLess(report["seconds"], timeout_s + 3, text)
         self.assertEqual(everything(), before)
         return report, said
 
