@@ -44,7 +44,7 @@ set(TF_TEST_ENVIRONMENT
   "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0"
   "UBSAN_OPTIONS=print_stacktrace=1")
 
-# What nearly every source file includes is parsed once: half of the time of a build from nothing. Every header and, in
+# What nearly every source file includes is parsed once, which shortens a build from nothing. Every header and, in
 # builds with a compiler cache, every source file still has to name what it uses: such a cache replaces this.
 if(CMAKE_CXX_COMPILER_LAUNCHER OR CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   set(CMAKE_DISABLE_PRECOMPILE_HEADERS ON)
