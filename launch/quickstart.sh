@@ -23,7 +23,7 @@ if [ "$cores" -lt "$ranks" ]; then
   echo "$ranks ranks share $cores cores here: it works, but every rank waits for the others' turns."
 fi
 command=(mpirun -n "$ranks" build/cpu/tokenferry generate --model models/ferry-tiny-v3
-  --prompt "In the beginning God created" --max-tokens 64 --stats)
+  --prompt "1 And it came to pass" --max-tokens 64 --stats)
 printf '\n$'
 printf ' %q' "${command[@]}"
 printf '\n\n'

@@ -6,7 +6,8 @@
 #   tsan   thread sanitizer: the tests labelled `tsan` that are not `slow`                      (--full: the slow ones too)
 #   fuzz   every libFuzzer target, 10 seconds each                                              (--full: 5 minutes each)
 #   cuda   where nvcc is found: the program and the tests labelled `gpu` (they pass without a GPU)
-# A part that does not build counts as one failed test, and the others still run.
+# A part that does not build counts as one failed test, and the others still run. All parts but cpu are left out when
+# nothing has changed since they passed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/build.sh
@@ -45,6 +46,26 @@ run_ctest() {
   passed=$((passed + ran - bad))
   failed=$((failed + bad))
   [ "$bad" = 0 ] || failures+=("$preset: $bad tests, named above")
+}
+
+# What a part's outcome depends on: the tree as it stands, the compilers, and what was asked for. Empty outside git.
+state_of() {
+  git rev-parse --is-inside-work-tree >/dev/null 2>&1 || return 0
+  { git rev-parse 'HEAD^{tree}'; git diff HEAD --binary; git ls-files --others --exclude-standard -z | xargs -0 -r sha256sum
+    g++ --version; clang++ --version; echo "$@"; } 2>/dev/null | sha256sum
+}
+
+# once PRESET ..: like suite, but not again as long as nothing has changed since it passed.
+once() {
+  local stamp=build/$1/passed before=$failed state
+  state=$(state_of "$@")
+  if [ -n "$state" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then
+    say "$1: nothing has changed since it passed; rm $stamp to repeat it"
+    return
+  fi
+  rm -f "$stamp"
+  suite "$@"
+  if [ "$failed" = "$before" ]; then echo "$state" >"$stamp"; fi
 }
 
 # suite PRESET "TARGET .." CMAKE_ARGS -- CTEST_ARG ..
@@ -90,22 +111,22 @@ choose_asan_options
 
 suite cpu all -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON --
 if [ "$full" = yes ]; then
-  suite asan all --
+  once asan all --
 else
-  suite asan tests_quick -- --label-exclude slow
+  once asan tests_quick -- --label-exclude slow
 fi
 TF_CTEST_PREFIX=$tsan_prefix
 if [ "$full" = yes ]; then
-  suite tsan tests_tsan -- --label-regex '^tsan$'
+  once tsan tests_tsan -- --label-regex '^tsan$'
 else
-  suite tsan tests_tsan -- --label-regex '^tsan$' --label-exclude slow
+  once tsan tests_tsan -- --label-regex '^tsan$' --label-exclude slow
 fi
 TF_CTEST_PREFIX=
-suite fuzz fuzzers -DTOKENFERRY_FUZZ_SECONDS="$([ "$full" = yes ] && echo 300 || echo 10)" --
+once fuzz fuzzers -DTOKENFERRY_FUZZ_SECONDS="$([ "$full" = yes ] && echo 300 || echo 10)" --
 
 if [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
 if command -v nvcc >/dev/null; then
-  suite cuda 'tokenferry tests_gpu' -DTOKENFERRY_BENCH=OFF -- --label-regex '^gpu$'
+  once cuda 'tokenferry tests_gpu' -DTOKENFERRY_BENCH=OFF -- --label-regex '^gpu$'
 else
   say "cuda: skipped, no nvcc here"
 fi
