@@ -11,7 +11,7 @@ class Writer {
  public:
   template <class T>
   void operator()(const T& value) {
-    static_assert(std::is_trivially_copyable_v<T>);
+    static_assert(std::has_unique_object_representations_v<T> || std::is_floating_point_v<T>);
     bytes_.append(reinterpret_cast<const char*>(&value), sizeof(T));
   }
   template <class T>
@@ -34,7 +34,7 @@ class Reader {
   explicit Reader(absl::string_view bytes) : rest_(bytes) {}
   template <class T>
   void operator()(T& value) {
-    static_assert(std::is_trivially_copyable_v<T>);
+    static_assert(std::has_unique_object_representations_v<T> || std::is_floating_point_v<T>);
     if (!Has(sizeof(T))) return;
     std::memcpy(&value, rest_.data(), sizeof(T));
     rest_.remove_prefix(sizeof(T));
@@ -71,9 +71,15 @@ class Reader {
   bool ok_ = true;
 };
 
+// Field by field: a struct's padding would travel as whatever it happens to be.
+template <class Archive>
+void Fields(Archive& a, SamplingParams& p) {
+  a(p.temperature), a(p.top_k), a(p.top_p), a(p.min_p), a(p.repetition_penalty), a(p.presence_penalty), a(p.seed);
+}
 template <class Archive>
 void Fields(Archive& a, NewSequence& s) {
-  a(s.seq), a(s.rank.value), a(s.max_tokens), a(s.num_prompt_tokens), a(s.sampling);
+  a(s.seq), a(s.rank.value), a(s.max_tokens), a(s.num_prompt_tokens);
+  Fields(a, s.sampling);
 }
 template <class Archive>
 void Fields(Archive& a, StepEntry& e) {
@@ -85,7 +91,7 @@ void Fields(Archive& a, StepPlan& p) {
 }
 template <class Archive>
 void Fields(Archive& a, EntryResult& r) {
-  a(r.seq), a(r.sampled), a(r.logprobs), a(r.logits), a(r.expert_idx), a(r.expert_weight);
+  a(r.seq), a(r.sampled.token), a(r.sampled.logprob), a(r.logprobs), a(r.logits), a(r.expert_idx), a(r.expert_weight);
 }
 
 }  // namespace
