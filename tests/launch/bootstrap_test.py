@@ -18,6 +18,9 @@ def run(body, transport, ranks, launched=None, more=()):
     if launched is not None:
         command = [MPIRUN, str(launched), *command]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM_", "PMI"))}
+    if launched is None and transport == "mpi":
+        # Alone, Open MPI unloads plugins that still hold memory before the leak checker looks: nobody can name them then.
+        environment["ASAN_OPTIONS"] = ":".join(filter(None, [environment.get("ASAN_OPTIONS"), "detect_leaks=0"]))
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=environment)
     ours = [line for line in done.stderr.splitlines() if line.startswith("tokenferry: ")]
     return done.returncode, done.stdout.splitlines(), ours
