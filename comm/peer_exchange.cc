@@ -96,7 +96,9 @@ class PeerExchange : public Exchange {
     ++sequence_;
     Announce(send, placement);
     flags_->Raise(PeerSignal::kPlan, sequence_);
-    if (send.ok()) TF_RETURN_IF_ERROR(flags_->Wait(counts, PeerSignal::kPlan, sequence_, all_));
+    // The others read in my header that I cannot plan; theirs may not be there yet.
+    if (!send.ok()) return planner_.CheckHeaders(counts, send.status(), my_headers_);
+    TF_RETURN_IF_ERROR(flags_->Wait(counts, PeerSignal::kPlan, sequence_, all_));
     TF_RETURN_IF_ERROR(transport_.EnterPhase(indices));
     ReadHeaders();
     TF_RETURN_IF_ERROR(planner_.CheckHeaders(counts, send.status(), my_headers_));
