@@ -79,38 +79,51 @@ const char* ExchangePathName(ExchangePath path) {
   return "?";
 }
 
-Exchange::Exchange(ExchangePath path, int num_ranks, const ExchangeOptions& options) : hidden_(options.hidden) {
+Exchange::Exchange(ExchangePath path, int num_ranks, Device& device, const ExchangeOptions& options)
+    : device_(device), hidden_(options.hidden), row_dtype_(options.row_dtype), rows_dtype_(options.rows_dtype()) {
   stats_.path = path;
   stats_.dispatch_rows_per_rank.resize(num_ranks);
   stats_.dispatch_bytes_per_rank.resize(num_ranks);
   stats_.combine_bytes_per_rank.resize(num_ranks);
 }
 
-absl::StatusOr<ExchangePlan> Exchange::Plan(Stream& stream, const CallSite& site, const Routing& routing,
-                                            const Placement& placement) {
+absl::StatusOr<FloatMatrix> Exchange::HomeRows(int64_t num_tokens) {
   if (!error_.ok()) return error_;
-  Stopwatch watch(stats_.plan_seconds);
-  auto plan = DoPlan(stream, site, routing, placement);
-  error_ = plan.status();
-  if (!plan.ok()) return plan;
-  ++stats_.num_exchanges;
-  stats_.num_tokens += plan->send.num_tokens;
-  stats_.num_selections += plan->num_send_selections();
-  return plan;
-}
-
-absl::StatusOr<ExpertRows> Exchange::Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                              MatrixView<const float> hidden) {
-  if (!error_.ok()) return error_;
-  TF_CHECK_EQ(hidden.rows, plan.send.num_tokens);
-  TF_CHECK_EQ(hidden.cols, hidden_);
-  Stopwatch watch(stats_.dispatch_seconds);
-  auto rows = DoDispatch(stream, site, plan, hidden);
+  auto rows = DoHomeRows(num_tokens);
   error_ = rows.status();
   return rows;
 }
 
-absl::StatusOr<MatrixView<float>> Exchange::ExpertOut(const ExchangePlan& plan) {
+absl::StatusOr<FloatMatrix> Exchange::DoHomeRows(int64_t num_tokens) {
+  TF_RETURN_IF_ERROR(home_rows_.Reserve(device_, num_tokens * hidden_ * DTypeBytes(rows_dtype_)));
+  return FloatMatrix(home_rows_.data(), rows_dtype_, num_tokens, hidden_);
+}
+
+absl::StatusOr<const ExchangePlan*> Exchange::Plan(Stream& stream, const CallSite& site, const Routing& routing,
+                                                   const Placement& placement) {
+  if (!error_.ok()) return error_;
+  Stopwatch watch(stats_.plan_seconds);
+  error_ = DoPlan(stream, site, routing, placement, plan_);
+  if (!error_.ok()) return error_;
+  ++stats_.num_exchanges;
+  stats_.num_tokens += plan_.send.num_tokens;
+  stats_.num_selections += plan_.num_send_selections();
+  return &plan_;
+}
+
+absl::StatusOr<ExpertRows> Exchange::Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                              ConstFloatMatrix rows) {
+  if (!error_.ok()) return error_;
+  TF_CHECK_EQ(rows.rows, plan.send.num_tokens);
+  TF_CHECK_EQ(rows.cols, hidden_);
+  TF_CHECK(rows.dtype == DType::kF32 || row_dtype_ != DType::kF32);
+  Stopwatch watch(stats_.dispatch_seconds);
+  auto arrived = DoDispatch(stream, site, plan, rows);
+  error_ = arrived.status();
+  return arrived;
+}
+
+absl::StatusOr<FloatMatrix> Exchange::ExpertOut(const ExchangePlan& plan) {
   if (!error_.ok()) return error_;
   auto out = DoExpertOut(plan);
   error_ = out.status();
