@@ -225,6 +225,7 @@ class PackedBaseline : public BaselineBase {
     TF_RETURN_IF_ERROR(ReserveRows());
     TF_RETURN_IF_ERROR(Meet());
     TF_RETURN_IF_ERROR(ToExperts(&seconds));
+    TF_RETURN_IF_ERROR(Meet());
     TF_RETURN_IF_ERROR(RunExperts());
     TF_RETURN_IF_ERROR(Meet());
     TF_RETURN_IF_ERROR(ToHome(&seconds));
