@@ -64,6 +64,11 @@ tf_precompiled(NAME tf_common_headers HEADERS ${TF_COMMON_HEADERS} DEPS ${TF_COM
 if(TOKENFERRY_TESTS)
   tf_precompiled(NAME tf_test_headers HEADERS <gmock/gmock.h> <gtest/gtest.h> ${TF_COMMON_HEADERS}
     DEPS GTest::gtest GTest::gmock ${TF_COMMON_DEPS})
+  # Under sanitizers the tests' own code takes longer to optimise than it then saves.
+  if(TOKENFERRY_FUZZ)
+    set(TF_TEST_OPTIONS -O0)
+    target_compile_options(tf_test_headers PRIVATE ${TF_TEST_OPTIONS})
+  endif()
 endif()
 
 # MPI_Finalize of the sanitizer builds comes before that of the MPI library.
@@ -107,6 +112,7 @@ function(tf_test)
   add_executable(${A_NAME} ${A_SOURCES})
   target_link_libraries(${A_NAME} PRIVATE tf_options ${A_DEPS} GTest::gtest GTest::gmock)
   target_precompile_headers(${A_NAME} REUSE_FROM tf_test_headers)
+  target_compile_options(${A_NAME} PRIVATE ${TF_TEST_OPTIONS})
   if(A_PROGRAMS)
     add_dependencies(${A_NAME} ${A_PROGRAMS})
   endif()
