@@ -41,7 +41,7 @@ absl::Status CheckExperts(int rank, const HostRouting& routing, int num_experts)
 class AllGatherExchange : public Exchange {
  public:
   AllGatherExchange(Transport& transport, Device& device, const ExchangeOptions& options)
-      : Exchange(ExchangePath::kAllGather, transport.num_ranks(), device, options),
+      : Exchange(ExchangePath::kAllGather, transport, device, options),
         transport_(transport),
         device_(device),
         options_(options),
@@ -87,7 +87,9 @@ class AllGatherExchange : public Exchange {
     TF_RETURN_IF_ERROR(GatherBlocks(block_bytes, rows_.data(), [&](const AllToAllVArgs& args, int dst) {
       stats_.dispatch_rows_per_rank[dst] += args.send_offsets.back() / row_bytes_;
       stats_.dispatch_bytes_per_rank[dst] += args.send_offsets.back();
-      return transport_.AllToAllV(stream, dispatch, args);
+      AllToAllVArgs rows = args;
+      rows.row_bytes = row_bytes_;
+      return transport_.AllToAllV(stream, dispatch, rows);
     }));
     slot_offsets_host_ = plan.recv.slot_offsets;
     return ExpertRows{.rows = rows_.data(),
@@ -129,7 +131,7 @@ class AllGatherExchange : public Exchange {
   // headers_ [R] by rank, compared: num_rows is a rank's tokens, num_selections its top-k.
   absl::Status GatherHeaders(const CallSite& site, const absl::Status& home, const SendPlan& send, int top_k,
                              const Placement& placement) {
-    PlanHeader mine = planner_.MakeHeaders(home, send, placement)[me_];
+    PlanHeader mine = planner_.MakeHeaders(site, home, send, placement)[me_];
     mine.num_rows = home.ok() ? send.num_tokens : 0;
     mine.num_selections = home.ok() ? top_k : 0;
     std::vector<PlanHeader> by_distance(num_ranks_);

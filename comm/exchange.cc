@@ -50,18 +50,30 @@ absl::Status CheckOptions(const ExchangeOptions& options) {
   return absl::OkStatus();
 }
 
-// Adds the time until it ends.
-class Stopwatch {
+}  // namespace
+
+// Adds the time until it ends, and what of it was spent waiting for whom.
+class Exchange::Watch {
  public:
-  explicit Stopwatch(double& seconds) : seconds_(seconds), start_(absl::GetCurrentTimeNanos()) {}
-  ~Stopwatch() { seconds_ += static_cast<double>(absl::GetCurrentTimeNanos() - start_) * 1e-9; }
+  Watch(Exchange& exchange, double& seconds)
+      : exchange_(exchange), seconds_(seconds), start_(absl::GetCurrentTimeNanos()) {
+    AddWaits(-1);
+  }
+  ~Watch() {
+    AddWaits(1);
+    seconds_ += static_cast<double>(absl::GetCurrentTimeNanos() - start_) * 1e-9;
+  }
 
  private:
+  void AddWaits(double sign) {
+    const absl::Span<const double> now = exchange_.base_transport_.wait_seconds_per_rank();
+    for (size_t r = 0; r < now.size(); ++r) exchange_.stats_.wait_seconds_per_rank[r] += sign * now[r];
+  }
+
+  Exchange& exchange_;
   double& seconds_;
   const int64_t start_;
 };
-
-}  // namespace
 
 const char* ExchangePathName(ExchangePath path) {
   switch (path) {
@@ -79,12 +91,36 @@ const char* ExchangePathName(ExchangePath path) {
   return "?";
 }
 
-Exchange::Exchange(ExchangePath path, int num_ranks, Device& device, const ExchangeOptions& options)
-    : device_(device), hidden_(options.hidden), row_dtype_(options.row_dtype), rows_dtype_(options.rows_dtype()) {
+Exchange::Exchange(ExchangePath path, const Transport& transport, Device& device, const ExchangeOptions& options)
+    : base_transport_(transport),
+      device_(device),
+      topology_(Topology::Of(transport)),
+      hidden_(options.hidden),
+      row_dtype_(options.row_dtype),
+      rows_dtype_(options.rows_dtype()) {
+  const int num_ranks = transport.num_ranks();
   stats_.path = path;
+  const bool is_shared = path == ExchangePath::kPeer;  // nothing travels: rows lie as experts read them, outputs too
+  stats_.row_bytes = RowBytes(is_shared ? options.rows_dtype() : options.row_dtype, options.hidden);
+  stats_.output_bytes = RowBytes(options.output_dtype, options.hidden);
+  stats_.wait_seconds_per_rank.resize(num_ranks);
   stats_.dispatch_rows_per_rank.resize(num_ranks);
   stats_.dispatch_bytes_per_rank.resize(num_ranks);
   stats_.combine_bytes_per_rank.resize(num_ranks);
+}
+
+// A call out of turn is refused here: the other ranks could only wait for one that never comes.
+absl::Status Exchange::Enter(Call call, const CallSite& site) {
+  if (!error_.ok()) return error_;
+  if (call != next_) {
+    static constexpr const char* kNames[] = {"Plan", "Dispatch", "Combine"};
+    error_ = absl::FailedPreconditionError(absl::StrCat(ToString(site), ": exchange: ", kNames[static_cast<int>(call)],
+                                                        " was called where ", kNames[static_cast<int>(next_)],
+                                                        " comes next"));
+    return error_;
+  }
+  next_ = static_cast<Call>((static_cast<int>(call) + 1) % 3);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<FloatMatrix> Exchange::HomeRows(int64_t num_tokens) {
@@ -101,25 +137,27 @@ absl::StatusOr<FloatMatrix> Exchange::DoHomeRows(int64_t num_tokens) {
 
 absl::StatusOr<const ExchangePlan*> Exchange::Plan(Stream& stream, const CallSite& site, const Routing& routing,
                                                    const Placement& placement) {
-  if (!error_.ok()) return error_;
-  Stopwatch watch(stats_.plan_seconds);
+  TF_RETURN_IF_ERROR(Enter(Call::kPlan, site));
+  Watch watch(*this, stats_.plan_seconds);
   error_ = DoPlan(stream, site, routing, placement, plan_);
   if (!error_.ok()) return error_;
   ++stats_.num_exchanges;
   stats_.num_tokens += plan_.send.num_tokens;
   stats_.num_selections += plan_.num_send_selections();
+  stats_.bases += CountBases(plan_.send, topology_, plan_.rank, last_host_);
   return &plan_;
 }
 
 absl::StatusOr<ExpertRows> Exchange::Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                               ConstFloatMatrix rows) {
-  if (!error_.ok()) return error_;
+  TF_RETURN_IF_ERROR(Enter(Call::kDispatch, site));
   TF_CHECK_EQ(rows.rows, plan.send.num_tokens);
   TF_CHECK_EQ(rows.cols, hidden_);
   TF_CHECK(rows.dtype == DType::kF32 || row_dtype_ != DType::kF32);
-  Stopwatch watch(stats_.dispatch_seconds);
+  Watch watch(*this, stats_.dispatch_seconds);
   auto arrived = DoDispatch(stream, site, plan, rows);
   error_ = arrived.status();
+  stats_.num_rounds += arrived.ok();
   return arrived;
 }
 
@@ -132,11 +170,11 @@ absl::StatusOr<FloatMatrix> Exchange::ExpertOut(const ExchangePlan& plan) {
 
 absl::Status Exchange::Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                MatrixView<const float> weight, MatrixView<float> out) {
-  if (!error_.ok()) return error_;
+  TF_RETURN_IF_ERROR(Enter(Call::kCombine, site));
   TF_CHECK_EQ(out.rows, plan.send.num_tokens);
   TF_CHECK_EQ(out.cols, hidden_);
   TF_CHECK_EQ(weight.rows, plan.send.num_tokens);
-  Stopwatch watch(stats_.combine_seconds);
+  Watch watch(*this, stats_.combine_seconds);
   error_ = DoCombine(stream, site, plan, weight, out);
   return error_;
 }

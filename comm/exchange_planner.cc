@@ -50,8 +50,8 @@ absl::Status ExchangePlanner::PlanHome(Stream& stream, const Routing& routing, c
                             plan);
 }
 
-const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const absl::Status& home, const SendPlan& plan,
-                                                            const Placement& placement) {
+const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site, const absl::Status& home,
+                                                            const SendPlan& plan, const Placement& placement) {
   const uint64_t digest = placement.Digest();
   for (int r = 0; r < num_ranks_; ++r) {
     PlanHeader& h = send_headers_[r];
@@ -62,11 +62,15 @@ const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const absl::Status& 
          static_cast<int8_t>(output_dtype_),
          home.ok() ? 0 : 1,
          0,
-         0};
+         0,
+         site.step,
+         site.layer,
+         num_exchanges_};
     if (!home.ok()) continue;
     h.num_rows = plan.row_offsets[r + 1] - plan.row_offsets[r];
     h.num_selections = plan.selection_offsets[r + 1] - plan.selection_offsets[r];
   }
+  ++num_exchanges_;
   return send_headers_;
 }
 
@@ -84,6 +88,15 @@ absl::Status ExchangePlanner::CompareHeader(const CallSite& site, int r, const P
                                                       rank_, " has ", my_value, ", rank ", r, " has ", their_value,
                                                       "; start all ranks with the same model and options"));
   };
+  // First, which exchange it is: everything else may differ between two of them.
+  if (theirs.layer != mine.layer || theirs.step != mine.step || theirs.exchange != mine.exchange) {
+    const auto describe = [](const PlanHeader& h) {
+      return absl::StrCat("layer ", h.layer, " of step ", h.step, ", exchange ", h.exchange);
+    };
+    return absl::FailedPreconditionError(
+        absl::StrCat(ToString(site), ": ranks are in different exchanges: rank ", rank_, " in ", describe(mine),
+                     ", rank ", r, " in ", describe(theirs), "; all ranks must make the same calls in the same order"));
+  }
   if (theirs.hidden != mine.hidden) return differ("hidden size", mine.hidden, theirs.hidden);
   if (theirs.row_dtype != mine.row_dtype) return differ("row dtype (number)", mine.row_dtype, theirs.row_dtype);
   if (theirs.expert_dtype != mine.expert_dtype) {
@@ -105,7 +118,8 @@ absl::Status ExchangePlanner::Plan(Transport& transport, Stream& stream, const C
   plan.rank = transport.rank();
   const absl::Status home = PlanHome(stream, routing, placement, plan.send);
   const absl::Status swapped = transport.HostAllToAllV(
-      counts, {MakeHeaders(home, plan.send, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
+      counts,
+      {MakeHeaders(site, home, plan.send, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
   if (home.ok()) TF_RETURN_IF_ERROR(swapped);
   TF_RETURN_IF_ERROR(CheckHeaders(counts, home, recv_headers_));
   return SwapSelections(transport, At(site, "plan selections"), placement, plan);

@@ -34,8 +34,9 @@ absl::Status OutputReturn::Combine(Stream& stream, const CallSite& site, const E
                             send_out_.data()});
   ScaleOffsets(plan.recv.selection_offsets, out_bytes_, send_offsets_);
   ScaleOffsets(plan.send.selection_offsets, out_bytes_, recv_offsets_);
-  TF_RETURN_IF_ERROR(transport_.AllToAllV(stream, At(site, "combine rows"),
-                                          {send_out_.data(), send_offsets_, recv_out_.data(), recv_offsets_}));
+  TF_RETURN_IF_ERROR(
+      transport_.AllToAllV(stream, At(site, "combine rows"),
+                           {send_out_.data(), send_offsets_, recv_out_.data(), recv_offsets_, out_bytes_}));
   const ConstFloatMatrix returned(recv_out_.data(), output_dtype_, plan.num_send_selections(), hidden_);
   stream.Launch(kCombineRows, {returned, combine_offsets_.as<int64_t>(), combine_selection_.as<int32_t>(),
                                combine_k_.as<int32_t>(), weight, out});

@@ -50,7 +50,7 @@ int64_t AnnouncementBytes(int num_ranks) {
 class PeerExchange : public Exchange {
  public:
   PeerExchange(Transport& transport, Device& device, const ExchangeOptions& options)
-      : Exchange(ExchangePath::kPeer, transport.num_ranks(), device, options),
+      : Exchange(ExchangePath::kPeer, transport, device, options),
         transport_(transport),
         device_(device),
         options_(options),
@@ -104,7 +104,7 @@ class PeerExchange : public Exchange {
     const absl::Status home = planner_.PlanHome(stream, routing, placement, plan.send);
     TF_RETURN_IF_ERROR(transport_.EnterPhase(counts));
     ++sequence_;
-    Announce(home, plan.send, placement);
+    Announce(counts, home, plan.send, placement);
     flags_->Raise(PeerSignal::kPlan, sequence_);
     // The others read in my header that I cannot plan; theirs may not be there yet.
     if (!home.ok()) return planner_.CheckHeaders(counts, home, my_headers_);
@@ -136,7 +136,7 @@ class PeerExchange : public Exchange {
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kRows, sequence_);
     for (int r = 0; r < num_ranks_; ++r) {
-      sources_[r] = plan.recv.row_offsets[r + 1] > plan.recv.row_offsets[r];
+      sources_[r] = plan.recv.row_offsets[r + 1] - plan.recv.row_offsets[r];
       const int64_t num_rows = plan.send.row_offsets[r + 1] - plan.send.row_offsets[r];
       stats_.dispatch_rows_per_rank[r] += num_rows;
       stats_.dispatch_bytes_per_rank[r] += num_rows * row_bytes_;
@@ -167,7 +167,7 @@ class PeerExchange : public Exchange {
     TF_RETURN_IF_ERROR(combine_offsets_.Upload(stream, plan.send.combine_offsets));
     TF_RETURN_IF_ERROR(combine_k_.Upload(stream, plan.send.combine_k));
     for (int r = 0; r < num_ranks_; ++r) {
-      destinations_[r] = plan.send.selection_offsets[r + 1] > plan.send.selection_offsets[r];
+      destinations_[r] = plan.send.selection_offsets[r + 1] - plan.send.selection_offsets[r];
       stats_.combine_bytes_per_rank[r] +=
           (plan.recv.selection_offsets[r + 1] - plan.recv.selection_offsets[r]) * out_bytes_;
     }
@@ -215,10 +215,10 @@ class PeerExchange : public Exchange {
   }
 
   // Index arrays come along when there is room for them; otherwise the memory will grow first, for everybody.
-  void Announce(const absl::Status& home, const SendPlan& send, const Placement& placement) {
+  void Announce(const CallSite& site, const absl::Status& home, const SendPlan& send, const Placement& placement) {
     Announcement& mine = announcement(rank_);
     mine.num_tokens = home.ok() ? send.num_tokens : 0;
-    const auto& headers = planner_.MakeHeaders(home, send, placement);
+    const auto& headers = planner_.MakeHeaders(site, home, send, placement);
     std::copy(headers.begin(), headers.end(), mine.headers());
     if (home.ok() && send.row_offsets.back() <= capacity_.send_rows &&
         send.selection_offsets.back() <= capacity_.send_selections) {
@@ -381,8 +381,8 @@ class PeerExchange : public Exchange {
   // Of the last Dispatch and Combine.
   std::vector<int64_t> slot_offsets_host_;
   std::vector<int32_t> selection_location_, combine_location_;  // [n]
-  const std::vector<char> all_;                                 // [R] whom to wait for
-  std::vector<char> sources_, destinations_;                    // [R]
+  const std::vector<int64_t> all_;                              // [R] whom to wait for: one thing of everybody
+  std::vector<int64_t> sources_, destinations_;                 // [R] rows from, outputs from
   std::vector<int32_t> every_token_;                            // 0, 1, ..
   GrowingBuffer narrow_rows_{MemoryKind::kDevice, "exchange: quantised rows"};
   GrowingBuffer token_idx_{MemoryKind::kDevice, "exchange: tokens in order"};

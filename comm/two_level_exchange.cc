@@ -48,7 +48,7 @@ struct TwoLevelState {
 class TwoLevelExchange : public Exchange {
  public:
   TwoLevelExchange(Transport& transport, Device& device, const ExchangeOptions& options, const Topology& topology)
-      : Exchange(ExchangePath::kTwoLevel, transport.num_ranks(), device, options),
+      : Exchange(ExchangePath::kTwoLevel, transport, device, options),
         transport_(transport),
         device_(device),
         options_(options),
@@ -274,7 +274,8 @@ class TwoLevelExchange : public Exchange {
                     const GrowingBuffer& send, const GrowingBuffer& recv, std::vector<int64_t>& stats) {
     ScaleOffsets(transfer.send, num_bytes, send_bytes_);
     ScaleOffsets(transfer.recv, num_bytes, recv_bytes_);
-    TF_RETURN_IF_ERROR(transport_.AllToAllV(stream, site, {send.data(), send_bytes_, recv.data(), recv_bytes_}));
+    TF_RETURN_IF_ERROR(
+        transport_.AllToAllV(stream, site, {send.data(), send_bytes_, recv.data(), recv_bytes_, num_bytes}));
     for (int r = 0; r < num_ranks_; ++r) stats[r] += send_bytes_[r + 1] - send_bytes_[r];
     return absl::OkStatus();
   }
