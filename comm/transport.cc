@@ -13,7 +13,7 @@ std::string ToString(const CallSite& site) {
 }
 
 absl::Status Transport::AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args) {
-  TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), tokenferry::ToString(site)));
+  TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));
   return HostAllToAllV(site, args);
 }
 
