@@ -23,7 +23,7 @@ std::string DTypeFlag(DType dtype) {
   return absl::AsciiStrToLower(DTypeName(dtype));
 }
 
-std::string DTypes(const BenchPoint& p) { return absl::StrCat(DTypeFlag(p.dtype), ">", DTypeFlag(p.combine_dtype)); }
+std::string DTypes(const BenchPoint& p) { return absl::StrCat(DTypeFlag(p.dtype), "/", DTypeFlag(p.combine_dtype)); }
 
 // Bytes on the four bases, all ranks together.
 Json BasesJson(const RowBases& rows, int64_t row_bytes) {
