@@ -24,6 +24,9 @@ AT = re.compile(r"ended at (\d+): ")
 FLAT = {p: p for p in ("plan counts", "plan selections", "dispatch rows", "combine rows")} | {"experts": "combine rows"}
 CUTS = {"alltoallv": FLAT, "allgather": FLAT,
         "two_level": FLAT | {"plan forwards": "dispatch rows", "forward rows": "combine rows", "combine inside": "combine rows"}}
+# In the environment of everything that is started here: other tests on this machine have their own clusters.
+os.environ["TF_CLUSTER_TEST"] = f"{os.getpid()} {time.monotonic_ns()}"
+MARK = b"TF_CLUSTER_TEST=" + os.environ["TF_CLUSTER_TEST"].encode()
 TOKENFERRY = EXCHANGE_LOOP = EXCHANGE_TRAFFIC = ""
 
 
@@ -45,13 +48,15 @@ def traffic(err):
 
 
 def everything():
-    """What a cluster could leave behind: interfaces, mounts, shared memory, and processes in other namespaces."""
+    """What a cluster of this test could leave behind: interfaces, mounts, shared memory, and processes in other namespaces."""
     own = {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "pid", "uts")}
     foreign = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if any(os.readlink(f"/proc/{pid}/ns/{kind}") != at for kind, at in own.items()):
-                with open(f"/proc/{pid}/cmdline") as f:
+            if all(os.readlink(f"/proc/{pid}/ns/{kind}") == at for kind, at in own.items()):
+                continue
+            with open(f"/proc/{pid}/cmdline") as f, open(f"/proc/{pid}/environ", "rb") as environ:
+                if MARK in environ.read().split(b"\0"):
                     foreign.add((int(pid), f.read().replace("\0", " ")))
         except OSError:  # it has ended, or is not ours
             pass
