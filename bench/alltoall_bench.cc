@@ -5,6 +5,7 @@
 
 #include "bench/round_trip.h"
 #include "comm/collectives.h"
+#include "comm/row_codec_ops.h"
 #include "core/machine.h"
 
 namespace tokenferry {
@@ -48,6 +49,21 @@ struct PointAndTrace {
   const RoutingTrace* trace = nullptr;
 };
 
+// All shapes of one kind of point.
+void AppendShapes(const AllToAllBenchOptions& options, const std::vector<int>& experts, const std::vector<int>& top_k,
+                  BenchPoint point, const RoutingTrace* trace, std::vector<PointAndTrace>& points) {
+  for (const int64_t hidden : options.hidden) {
+    for (const int e : experts) {
+      for (const int k : top_k) {
+        for (const int64_t tokens : options.tokens) {
+          point.hidden = hidden, point.num_experts = e, point.top_k = k, point.tokens = tokens;
+          points.push_back({point, trace});
+        }
+      }
+    }
+  }
+}
+
 std::vector<PointAndTrace> MakePoints(const AllToAllBenchOptions& options, const Traces& traces) {
   std::vector<PointAndTrace> points;
   for (size_t i = 0; i < options.traffics.size(); ++i) {
@@ -58,23 +74,12 @@ std::vector<PointAndTrace> MakePoints(const AllToAllBenchOptions& options, const
     const std::vector<int> top_k = !options.top_k.empty() ? options.top_k
                                    : trace != nullptr     ? std::vector<int>{trace->top_k}
                                                           : std::vector<int>{kDefaultTopK};
+    BenchPoint p{.traffic = options.traffics[i]};
     for (const DType dtype : options.dtypes) {
-      for (const std::string& placement : options.placements) {
-        for (const int64_t hidden : options.hidden) {
-          for (const int e : experts) {
-            for (const int k : top_k) {
-              for (const int64_t tokens : options.tokens) {
-                points.push_back({{.tokens = tokens,
-                                   .hidden = hidden,
-                                   .num_experts = e,
-                                   .top_k = k,
-                                   .dtype = dtype,
-                                   .placement = placement,
-                                   .traffic = options.traffics[i]},
-                                  trace});
-              }
-            }
-          }
+      for (const DType combine_dtype : options.combine_dtypes) {
+        for (const std::string& placement : options.placements) {
+          p.dtype = dtype, p.combine_dtype = combine_dtype, p.placement = placement;
+          AppendShapes(options, experts, top_k, p, trace, points);
         }
       }
     }
@@ -100,9 +105,14 @@ absl::StatusOr<PathResult> RunPath(const BenchContext& context, BenchProblem& pr
                                    const AllToAllBenchOptions& options) {
   PathResult result{.path = path};
   const BenchPoint& p = problem.point();
-  auto exchange = CreateExchange(
-      context.transport, context.device,
-      {.hidden = p.hidden, .row_dtype = p.dtype, .path = path, .max_tokens = p.tokens, .max_top_k = p.top_k});
+  auto exchange = CreateExchange(context.transport, context.device,
+                                 {.hidden = p.hidden,
+                                  .row_dtype = p.dtype,
+                                  .expert_dtype = p.given_dtype(),
+                                  .output_dtype = p.combine_dtype,
+                                  .path = path,
+                                  .max_tokens = p.tokens,
+                                  .max_top_k = p.top_k});
   const absl::Status created = AgreeOnStatus(context.transport, kAgree, exchange.status());
   if (CannotRun(created)) {
     result.unavailable = std::string(created.message());
@@ -193,9 +203,14 @@ absl::StatusOr<double> GroupReadRate(const BenchContext& context) {
 
 }  // namespace
 
+int64_t PointResult::row_bytes() const { return RowBytes(point.dtype, point.hidden); }
+int64_t PointResult::output_bytes() const { return point.hidden * DTypeBytes(point.combine_dtype); }
+
 int64_t PointResult::least_bytes() const {
-  const int64_t row_bytes = point.hidden * DTypeBytes(point.dtype), f32_bytes = point.hidden * 4;
-  return num_tokens * (f32_bytes + row_bytes + f32_bytes) + rows.selection * (row_bytes + f32_bytes);
+  const int64_t read_bytes = point.hidden * DTypeBytes(point.given_dtype());
+  const int64_t convert_bytes = IsQuantised(point.dtype) ? read_bytes + row_bytes() : 0;
+  const int64_t sum_bytes = point.hidden * static_cast<int64_t>(sizeof(float));
+  return num_tokens * (convert_bytes + sum_bytes) + rows.selection * (read_bytes + output_bytes());
 }
 
 const BaselineResult* PointResult::baseline(BaselineKind kind) const {

@@ -31,6 +31,7 @@ struct AllToAllBenchOptions {
   std::vector<int> experts = {};  // empty: 256, or the trace's
   std::vector<int> top_k = {};    // empty: 8, or the trace's
   std::vector<DType> dtypes = {DType::kBF16};
+  std::vector<DType> combine_dtypes = {DType::kF32};
   std::vector<ExchangePath> paths = {ExchangePath::kAuto};
   std::vector<std::string> placements = {"linear"};
   std::vector<TrafficSpec> traffics = {TrafficSpec()};
@@ -69,8 +70,11 @@ struct PointResult {
   std::vector<PathResult> paths;
   std::vector<BaselineResult> baselines;
 
-  // Bytes that one round trip cannot avoid: every token read and rounded once, every selected row read once, every
-  // expert output read once, every sum written once.
+  // Bytes of a row as it is dispatched, and of an expert output.
+  int64_t row_bytes() const;
+  int64_t output_bytes() const;
+  // Bytes that one round trip cannot avoid: every selected row read once as experts read it, every expert output read
+  // once, every sum written once; where rows are quantised, every token read and written once before.
   int64_t least_bytes() const;
   const BaselineResult* baseline(BaselineKind kind) const;  // null when it was not run
 };

@@ -16,7 +16,14 @@ Json ToJson(const Summary& s) {
   return {{"min_us", s.min}, {"median_us", s.median}, {"p95_us", s.p95}, {"max_us", s.max}};
 }
 
-std::string DTypeFlag(DType dtype) { return absl::AsciiStrToLower(DTypeName(dtype)); }
+// The values of --dtype and --combine-dtype.
+std::string DTypeFlag(DType dtype) {
+  if (dtype == DType::kF8E4M3) return "fp8";
+  if (dtype == DType::kI8) return "int8";
+  return absl::AsciiStrToLower(DTypeName(dtype));
+}
+
+std::string DTypes(const BenchPoint& p) { return absl::StrCat(DTypeFlag(p.dtype), ">", DTypeFlag(p.combine_dtype)); }
 
 // Bytes on the four bases, all ranks together.
 Json BasesJson(const RowBases& rows, int64_t row_bytes) {
@@ -40,15 +47,23 @@ struct Rates {
 };
 
 Rates RatesOf(const PointResult& p, const PathResult& path) {
-  return {
-      Gbps(static_cast<double>(p.skew.busiest_rank_rows * p.point.hidden * DTypeBytes(p.point.dtype)),
-           path.us.dispatch.median * 1e-6),
-      Gbps(static_cast<double>(p.skew.busiest_rank_selections * p.point.hidden * 4), path.us.combine.median * 1e-6)};
+  return {Gbps(static_cast<double>(p.skew.busiest_rank_rows * p.row_bytes()), path.us.dispatch.median * 1e-6),
+          Gbps(static_cast<double>(p.skew.busiest_rank_selections * p.output_bytes()), path.us.combine.median * 1e-6)};
 }
 
 // Time that reading and writing the least bytes takes at the measured bandwidth, over the round trip's.
 double OfBound(const AllToAllReport& r, const PointResult& p, const PathResult& path) {
   return static_cast<double>(p.least_bytes()) / r.read_bytes_per_second / (path.us.round_trip.median * 1e-6);
+}
+
+double PlanShare(const PathResult& path) { return path.us.plan.median / path.us.round_trip.median; }
+
+// How many times the path's time a baseline takes; overhead is what comes on top of reading the rows locally.
+double Ratio(const BaselineResult& b, const PathResult& path) {
+  return b.round_trip.median / path.us.round_trip.median;
+}
+double OverheadRatio(const BaselineResult& b, const PathResult& path) {
+  return (b.round_trip.median - path.us.local_read.median) / path.us.overhead();
 }
 
 Json BaselineJson(const BaselineResult& b, const PathResult& path) {
@@ -60,8 +75,8 @@ Json BaselineJson(const BaselineResult& b, const PathResult& path) {
   for (const auto& [name, seconds] : steps) json["median_us"][name] = seconds * 1e6;
   if (b.kind == BaselineKind::kMemcpy || b.kind == BaselineKind::kAllToAllV) return json;
   json["overhead_us"] = b.round_trip.median - path.us.local_read.median;
-  json["round_trip_over_this"] = b.round_trip.median / path.us.round_trip.median;
-  json["overhead_over_this"] = (b.round_trip.median - path.us.local_read.median) / path.us.overhead();
+  json["round_trip_over_this"] = Ratio(b, path);
+  json["overhead_over_this"] = OverheadRatio(b, path);
   return json;
 }
 
@@ -71,6 +86,7 @@ Json ResultJson(const AllToAllReport& r, const PointResult& p, const PathResult&
                {"experts", p.point.num_experts},
                {"top_k", p.point.top_k},
                {"dtype", DTypeFlag(p.point.dtype)},
+               {"combine_dtype", DTypeFlag(p.point.combine_dtype)},
                {"placement", p.point.placement},
                {"traffic", p.point.traffic.text},
                {"path", ExchangePathName(path.path)},
@@ -81,7 +97,7 @@ Json ResultJson(const AllToAllReport& r, const PointResult& p, const PathResult&
     json["unavailable"] = path.unavailable;
     return json;
   }
-  const int64_t row_bytes = p.point.hidden * DTypeBytes(p.point.dtype), out_bytes = p.point.hidden * 4;
+  const int64_t row_bytes = p.row_bytes(), out_bytes = p.output_bytes();
   const Rates rates = RatesOf(p, path);
   json["chosen_path"] = ExchangePathName(path.chosen);
   json["verified"] = true;  // a run whose results are wrong ends with an error
@@ -101,6 +117,10 @@ Json ResultJson(const AllToAllReport& r, const PointResult& p, const PathResult&
   json["busbw_gbps"] = {{"dispatch", BusBandwidth(rates.dispatch_algbw, r.num_ranks)},
                         {"combine", BusBandwidth(rates.combine_algbw, r.num_ranks)}};
   json["of_memory_bound"] = OfBound(r, p, path);
+  json["plan_share"] = PlanShare(path);
+  if (const BaselineResult* mpi = p.baseline(BaselineKind::kPerRank); mpi != nullptr) {
+    json["mpi_row_per_rank_over_this"] = {{"round_trip", Ratio(*mpi, path)}, {"overhead", OverheadRatio(*mpi, path)}};
+  }
   json["padding_waste"] = p.skew.padding_waste;
   json["imbalance"] = {
       {"rank", p.skew.rank_imbalance}, {"expert", p.skew.expert_imbalance}, {"pair", p.skew.pair_imbalance}};
@@ -115,9 +135,8 @@ std::string PathLabel(const PathResult& path) {
 }
 
 std::string PathRow(const AllToAllReport& r, const PointResult& p, const PathResult& path) {
-  std::string row =
-      absl::StrFormat("%7d %6d %4d/%-4d %-5s %-12s %-14s ", p.point.tokens, p.point.hidden, p.point.top_k,
-                      p.point.num_experts, DTypeFlag(p.point.dtype), p.point.placement, p.point.traffic.text);
+  std::string row = absl::StrFormat("%7d %6d %4d/%-4d %-9s %-12s %-14s ", p.point.tokens, p.point.hidden, p.point.top_k,
+                                    p.point.num_experts, DTypes(p.point), p.point.placement, p.point.traffic.text);
   if (!path.unavailable.empty()) {
     return absl::StrCat(row, absl::StrFormat("%-14s", ExchangePathName(path.path)),
                         " not available: ", path.unavailable, "\n");
@@ -125,12 +144,13 @@ std::string PathRow(const AllToAllReport& r, const PointResult& p, const PathRes
   const Rates rates = RatesOf(p, path);
   const BaselineResult* per_rank = p.baseline(BaselineKind::kPerRank);
   absl::StrAppend(
-      &row, absl::StrFormat("%-14s %9.1f %10.1f %10.1f %10.1f %11.1f %11.1f %10.1f %7.2f %7.2f %5.0f%%",
-                            PathLabel(path), path.us.plan.median, path.us.dispatch.median, path.us.expert_read.median,
-                            path.us.combine.median, path.us.round_trip.median, path.us.round_trip.p95,
-                            path.us.overhead(), rates.dispatch_algbw, rates.combine_algbw, 100 * OfBound(r, p, path)));
+      &row,
+      absl::StrFormat("%-14s %9.1f %10.1f %10.1f %10.1f %11.1f %11.1f %10.1f %7.2f %7.2f %5.0f%% %4.1f%%",
+                      PathLabel(path), path.us.plan.median, path.us.dispatch.median, path.us.expert_read.median,
+                      path.us.combine.median, path.us.round_trip.median, path.us.round_trip.p95, path.us.overhead(),
+                      rates.dispatch_algbw, rates.combine_algbw, 100 * OfBound(r, p, path), 100 * PlanShare(path)));
   if (per_rank != nullptr) {
-    absl::StrAppend(&row, absl::StrFormat(" %8.2f", per_rank->round_trip.median / path.us.round_trip.median));
+    absl::StrAppend(&row, absl::StrFormat(" %7.2f %8.2f", Ratio(*per_rank, path), OverheadRatio(*per_rank, path)));
   }
   return absl::StrCat(row, "\n");
 }
@@ -145,13 +165,14 @@ std::string ReportTable(const AllToAllReport& r) {
       r.core_ratio_after, r.read_bytes_per_second * 1e-9);
   absl::StrAppend(
       &table,
-      absl::StrFormat("%7s %6s %9s %-5s %-12s %-14s %-14s %9s %10s %10s %10s %11s %11s %10s %7s %7s %6s %8s\n",
+      absl::StrFormat("%7s %6s %9s %-9s %-12s %-14s %-14s %9s %10s %10s %10s %11s %11s %10s %7s %7s %6s %5s %7s %8s\n",
                       "tokens", "hidden", "top-k/of", "dtype", "placement", "traffic", "path", "plan", "dispatch",
-                      "read", "combine", "round trip", "p95", "overhead", "d.GB/s", "c.GB/s", "bound", "vs MPI"));
+                      "read", "combine", "round trip", "p95", "overhead", "d.GB/s", "c.GB/s", "bound", "plan", "vs MPI",
+                      "overhead"));
   for (const PointResult& p : r.points) {
     for (const PathResult& path : p.paths) absl::StrAppend(&table, PathRow(r, p, path));
     for (const BaselineResult& b : p.baselines) {
-      absl::StrAppend(&table, absl::StrFormat("%65s%-18s", "", BaselineName(b.kind)));
+      absl::StrAppend(&table, absl::StrFormat("%69s%-18s", "", BaselineName(b.kind)));
       if (!b.unavailable.empty()) {
         absl::StrAppend(&table, " not available: ", b.unavailable, "\n");
         continue;
@@ -189,9 +210,9 @@ std::string ReportSvg(const AllToAllReport& r) {
   std::map<std::string, size_t> by_name;
   const auto add = [&](const PointResult& p, const std::string& what, double us) {
     const std::string name =
-        absl::StrCat(what, ", ", DTypeFlag(p.point.dtype), ", ", p.point.traffic.text,
-                     p.point.placement == "linear" ? "" : ", ", p.point.placement == "linear" ? "" : p.point.placement,
-                     ", ", p.point.top_k, "/", p.point.num_experts, " x ", p.point.hidden);
+        absl::StrCat(what, ", ", DTypes(p.point), ", ", p.point.traffic.text, p.point.placement == "linear" ? "" : ", ",
+                     p.point.placement == "linear" ? "" : p.point.placement, ", ", p.point.top_k, "/",
+                     p.point.num_experts, " x ", p.point.hidden);
     const auto [it, is_new] = by_name.emplace(name, series.size());
     if (is_new) series.push_back({name, {}});
     series[it->second].points.emplace_back(static_cast<double>(p.point.tokens), us);

@@ -8,6 +8,7 @@
 #include "bench/bench_ops.h"
 #include "bench/round_trip.h"
 #include "comm/collectives.h"
+#include "comm/exchange_ops.h"
 #include "comm/exchange_plan.h"
 #include "core/check.h"
 
@@ -91,11 +92,12 @@ absl::StatusOr<BaselinePlan> MakePlan(const BenchProblem& problem) {
   return plan;
 }
 
-// Sums of rows by index, ready for kSumRows.
+// Sums of rows by index, ready for kCombineRows: the baselines sum with the exchange's own kernel.
 struct SumList {
   std::vector<int64_t> offsets;
   std::vector<int32_t> idx;
-  std::vector<float> weight;  // empty: 1
+  std::vector<float> weight;      // of each
+  std::vector<int32_t> position;  // 0, 1, ..
 };
 
 // Groups 0 .. num_groups - 1, each with the items i of group[i], in order.
@@ -106,6 +108,9 @@ SumList GroupItems(const std::vector<int32_t>& group, int64_t num_groups) {
   std::partial_sum(list.offsets.begin(), list.offsets.end(), list.offsets.begin());
   std::vector<int64_t> next(list.offsets.begin(), list.offsets.end() - 1);
   list.idx.resize(group.size());
+  list.weight.assign(group.size(), 1.0f);
+  list.position.resize(group.size());
+  std::iota(list.position.begin(), list.position.end(), 0);
   for (size_t i = 0; i < group.size(); ++i) list.idx[next[group[i]]++] = static_cast<int32_t>(i);
   return list;
 }
@@ -220,6 +225,7 @@ class PackedBaseline : public BaselineBase {
     TF_RETURN_IF_ERROR(ReserveRows());
     TF_RETURN_IF_ERROR(Meet());
     TF_RETURN_IF_ERROR(ToExperts(&seconds));
+    TF_RETURN_IF_ERROR(Meet());
     TF_RETURN_IF_ERROR(RunExperts());
     TF_RETURN_IF_ERROR(Meet());
     TF_RETURN_IF_ERROR(ToHome(&seconds));
@@ -264,7 +270,6 @@ class PackedBaseline : public BaselineBase {
       std::vector<int32_t> row_of_arrived(recv.return_selection.size());
       for (size_t a = 0; a < row_of_arrived.size(); ++a) row_of_arrived[a] = recv.row_idx[recv.return_selection[a]];
       expert_sums_ = GroupItems(row_of_arrived, recv.row_offsets.back());
-      expert_sums_.weight.resize(row_of_arrived.size());
       for (size_t j = 0; j < expert_sums_.idx.size(); ++j) {
         const int32_t a = expert_sums_.idx[j];
         expert_sums_.weight[j] = plan_.recv_weight[a];
@@ -273,7 +278,6 @@ class PackedBaseline : public BaselineBase {
     }
     home_sums_ = GroupItems(message_token_, send.num_tokens);
     if (per_rank_) return;
-    home_sums_.weight.resize(num_selections);
     for (int64_t j = 0; j < num_selections; ++j) home_sums_.weight[j] = plan_.send_weight[home_sums_.idx[j]];
   }
 
@@ -342,14 +346,14 @@ class PackedBaseline : public BaselineBase {
   }
 
   void Sum(const SumList& list, const Buffer& rows, int64_t num_out, Buffer& out) {
-    stream_->Launch(kSumRows, {.rows = rows.data(),
-                               .dtype = dtype_,
-                               .hidden = problem_.point().hidden,
-                               .offsets = list.offsets.data(),
-                               .idx = list.idx.data(),
-                               .weight = list.weight.empty() ? nullptr : list.weight.data(),
-                               .num_out = num_out,
-                               .out = out.data()});
+    const int64_t hidden = problem_.point().hidden;
+    stream_->Launch(kCombineRows, {.rows = ConstFloatMatrix(rows.data(), dtype_, 0, hidden),
+                                   .offsets = list.offsets.data(),
+                                   .selection = list.idx.data(),
+                                   .k = list.position.data(),
+                                   // Weights side by side: a matrix whose rows all begin at the same place.
+                                   .weight = {list.weight.data(), num_out, 1, 0},
+                                   .out = FloatMatrix(out.data(), dtype_, num_out, hidden)});
   }
 
   const bool per_rank_;

@@ -49,18 +49,4 @@ struct MoveRowsArgs {
 };
 extern const Op<MoveRowsArgs> kMoveRows;
 
-// out[i] = sum over j in [offsets[i], offsets[i + 1]) of weight[j] * rows[idx[j]], summed in f32 in that order by fused
-// multiply-adds and rounded once to `dtype` (kF32 or kBF16). Null weight: 1.
-struct SumRowsArgs {
-  const void* rows = nullptr;
-  DType dtype = DType::kF32;
-  int64_t hidden = 0;
-  const int64_t* offsets = nullptr;  // [num_out + 1]
-  const int32_t* idx = nullptr;
-  const float* weight = nullptr;
-  int64_t num_out = 0;
-  void* out = nullptr;  // [num_out, hidden] of `dtype`
-};
-extern const Op<SumRowsArgs> kSumRows;
-
 }  // namespace tokenferry

@@ -18,8 +18,8 @@ struct PhaseSeconds {
   double round_trip() const { return plan + dispatch + expert_read + combine; }
 };
 
-// One per rank and exchange; everything must outlive it. Between the expert side's reading and the combine the experts'
-// outputs are written and all ranks meet again: neither is timed, since both are the work of experts.
+// One per rank and exchange; everything must outlive it. Between the expert side's reading and the combine all ranks
+// meet, write the experts' outputs and meet again: none of it is timed, since it is the work of experts.
 class RoundTrip {
  public:
   RoundTrip(Transport& transport, Device& device, Exchange& exchange, BenchProblem& problem)

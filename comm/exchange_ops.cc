@@ -2,79 +2,162 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/check.h"
+#include "core/kernels/simd_targets.h"
 
+#ifndef TOKENFERRY_COMM_EXCHANGE_OPS_ONCE
+#define TOKENFERRY_COMM_EXCHANGE_OPS_ONCE
 namespace tokenferry {
 namespace {
 
-constexpr int64_t kMinTaskFloats = 16384;  // less work than this is not worth waking a thread
+enum class Caching : uint8_t { kKeep, kPast };  // whether results are to stay in the caches
 
-int64_t RowsPerTask(int64_t floats_per_row) {
-  return std::max<int64_t>(1, kMinTaskFloats / std::max<int64_t>(1, floats_per_row));
+// The meaning.
+inline void CombineElement(const CombineRowsArgs& a, int64_t t, int64_t c) {
+  float sum = 0.0f;
+  for (int64_t i = a.offsets[t]; i < a.offsets[t + 1]; ++i) {
+    const int64_t row = a.selection[i];
+    const float x = a.rows.dtype == DType::kBF16 ? ToFloat(a.rows.as<const BF16>().row(row)[c])
+                                                 : a.rows.as<const float>().row(row)[c];
+    sum = std::fma(a.weight.row(t)[a.k[i]], x, sum);
+  }
+  if (a.out.dtype == DType::kBF16) {
+    a.out.as<BF16>().row(t)[c] = ToBF16(sum);
+  } else {
+    a.out.as<float>().row(t)[c] = sum;
+  }
 }
 
-float Value(ConstFloatMatrix rows, int64_t i, int64_t c) {
-  return rows.dtype == DType::kBF16 ? ToFloat(rows.as<const BF16>().row(i)[c]) : rows.as<const float>().row(i)[c];
+}  // namespace
+}  // namespace tokenferry
+#endif
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "comm/exchange_ops.cc"
+#include "hwy/cache_control.h"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tokenferry {
+#if TF_SIMD_TARGET
+namespace HWY_NAMESPACE {
+namespace {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Tag = hn::CappedTag<float, 16>;
+using Vec = hn::Vec<Tag>;
+using BitsTag = hn::RebindToUnsigned<Tag>;
+constexpr int kLanes = HWY_MAX_BYTES >= 64 ? 16 : HWY_MAX_BYTES / 4;
+// Sums of a block of columns stay in registers. Each row's part of a block is one run of 256 bytes (bf16, AVX-512):
+// long enough for the memory to stream, and all of a token's rows stream side by side.
+constexpr int kVecs = 8;
+
+HWY_INLINE Vec Load(const float* p) { return hn::LoadU(Tag(), p); }
+HWY_INLINE Vec Load(const BF16* p) {
+  const hn::Rebind<uint16_t, Tag> narrow;
+  const auto bits = hn::PromoteTo(BitsTag(), hn::LoadU(narrow, reinterpret_cast<const uint16_t*>(p)));
+  return hn::BitCast(Tag(), hn::ShiftLeft<16>(bits));
 }
 
-void CombineReference(const CombineRowsArgs& a) {
-  for (int64_t t = 0; t < a.out.rows; ++t) {
-    for (int64_t c = 0; c < a.out.cols; ++c) {
-      float sum = 0.0f;
-      for (int64_t i = a.offsets[t]; i < a.offsets[t + 1]; ++i) {
-        sum = std::fma(a.weight.row(t)[a.k[i]], Value(a.rows, a.selection[i], c), sum);
-      }
-      a.out.row(t)[c] = sum;
+// ToBF16 of every lane.
+HWY_INLINE void Store(Vec x, BF16* p) {
+  const BitsTag d;
+  const auto bits = hn::BitCast(d, x);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(d, 0x7FFF)), odd));
+  const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(d, 0x40));
+  const auto is_nan = hn::RebindMask(d, hn::IsNaN(x));
+  const hn::Rebind<uint16_t, Tag> narrow;
+  hn::StoreU(hn::DemoteTo(narrow, hn::BitCast(hn::RebindToSigned<Tag>(), hn::IfThenElse(is_nan, quiet, rounded))),
+             narrow, reinterpret_cast<uint16_t*>(p));
+}
+HWY_INLINE void Store(Vec x, float* p) { hn::StoreU(x, Tag(), p); }
+// Past the caches: the line is not read first. `p` is aligned.
+HWY_INLINE void StorePast(Vec x, float* p) { hn::Stream(x, Tag(), p); }
+HWY_INLINE void StorePast(Vec x, BF16* p) { Store(x, p); }
+
+template <class In, class Out, int kNum, bool kPast>
+HWY_INLINE void CombineBlock(const CombineRowsArgs& a, int64_t t, int64_t column) {
+  Vec sum[kNum];
+  for (int v = 0; v < kNum; ++v) sum[v] = hn::Zero(Tag());
+  const float* weights = a.weight.row(t);
+  const auto* rows = static_cast<const In*>(a.rows.data) + column;
+  for (int64_t i = a.offsets[t]; i < a.offsets[t + 1]; ++i) {
+    const Vec weight = hn::Set(Tag(), weights[a.k[i]]);
+    const In* row = rows + a.selection[i] * a.rows.stride;
+    for (int v = 0; v < kNum; ++v) sum[v] = hn::MulAdd(weight, Load(row + v * kLanes), sum[v]);
+  }
+  Out* out = a.out.as<Out>().row(t) + column;
+  for (int v = 0; v < kNum; ++v) {
+    if (kPast) {
+      StorePast(sum[v], out + v * kLanes);
+    } else {
+      Store(sum[v], out + v * kLanes);
     }
   }
 }
 
-// A block of columns of one token, summed in registers. Inlined into each instruction set's version below.
-template <class T, int kColumns>
-[[gnu::always_inline]] inline void CombineBlock(const CombineRowsArgs& a, int64_t t, int64_t column) {
-  float sum[kColumns] = {};
-  for (int64_t i = a.offsets[t]; i < a.offsets[t + 1]; ++i) {
-    const float weight = a.weight.row(t)[a.k[i]];
-    const T* row = a.rows.as<const T>().row(a.selection[i]) + column;
-    for (int c = 0; c < kColumns; ++c) sum[c] = __builtin_fmaf(weight, ToFloat(row[c]), sum[c]);
-  }
-  std::memcpy(a.out.row(t) + column, sum, sizeof(sum));
-}
-
-template <class T>
-[[gnu::always_inline]] inline void CombineRangeOf(const CombineRowsArgs& a, int64_t begin, int64_t end) {
+template <class In, class Out, bool kPast>
+HWY_INLINE void CombineTokens(const CombineRowsArgs& a, int64_t begin, int64_t end) {
+  constexpr int64_t kColumns = kVecs * kLanes;
   for (int64_t t = begin; t < end; ++t) {
     int64_t c = 0;
-    for (; c + 64 <= a.out.cols; c += 64) CombineBlock<T, 64>(a, t, c);
-    for (; c + 8 <= a.out.cols; c += 8) CombineBlock<T, 8>(a, t, c);
-    for (; c < a.out.cols; ++c) CombineBlock<T, 1>(a, t, c);
+    for (; c + kColumns <= a.out.cols; c += kColumns) CombineBlock<In, Out, kVecs, kPast>(a, t, c);
+    for (; c + kLanes <= a.out.cols; c += kLanes) CombineBlock<In, Out, 1, kPast>(a, t, c);
+    for (; c < a.out.cols; ++c) CombineElement(a, t, c);
   }
 }
 
-[[gnu::always_inline]] inline void CombineRange(const CombineRowsArgs& a, int64_t begin, int64_t end) {
-  if (a.rows.dtype == DType::kBF16) return CombineRangeOf<BF16>(a, begin, end);
-  CombineRangeOf<float>(a, begin, end);
+template <class In, class Out>
+HWY_INLINE void CombineTyped(const CombineRowsArgs& a, Caching caching, int64_t begin, int64_t end) {
+  const auto is_aligned = [](int64_t bytes) { return bytes % (kLanes * 4) == 0; };
+  if (caching == Caching::kPast && is_aligned(reinterpret_cast<intptr_t>(a.out.data)) &&
+      is_aligned(a.out.stride * sizeof(Out))) {
+    CombineTokens<In, Out, true>(a, begin, end);
+    hwy::FlushStream();
+  } else {
+    CombineTokens<In, Out, false>(a, begin, end);
+  }
 }
 
-void CombineRangePortable(const CombineRowsArgs& a, int64_t begin, int64_t end) { CombineRange(a, begin, end); }
-
-#if defined(__x86_64__)
-[[gnu::target("avx2,fma")]] void CombineRangeAvx2(const CombineRowsArgs& a, int64_t begin, int64_t end) {
-  CombineRange(a, begin, end);
+void CombineRange(const CombineRowsArgs& a, Caching caching, int64_t begin, int64_t end) {
+  const bool from_bf16 = a.rows.dtype == DType::kBF16, to_bf16 = a.out.dtype == DType::kBF16;
+  if (from_bf16 && to_bf16) return CombineTyped<BF16, BF16>(a, Caching::kKeep, begin, end);
+  if (from_bf16) return CombineTyped<BF16, float>(a, caching, begin, end);
+  if (to_bf16) return CombineTyped<float, BF16>(a, Caching::kKeep, begin, end);
+  CombineTyped<float, float>(a, caching, begin, end);
 }
-bool HasAvx2(Isa isa) { return isa >= Isa::kAvx2; }
-#else
-void CombineRangeAvx2(const CombineRowsArgs& a, int64_t begin, int64_t end) { CombineRange(a, begin, end); }
-bool HasAvx2(Isa) { return false; }
-#endif
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+#endif  // TF_SIMD_TARGET
+}  // namespace tokenferry
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tokenferry {
+namespace {
+
+void CombinePortable(const CombineRowsArgs& a, Caching, int64_t begin, int64_t end) {
+  for (int64_t t = begin; t < end; ++t) {
+    for (int64_t c = 0; c < a.out.cols; ++c) CombineElement(a, t, c);
+  }
+}
+
+void CombineReference(const CombineRowsArgs& a) { CombinePortable(a, Caching::kKeep, 0, a.out.rows); }
 
 void CombineCpu(const CombineRowsArgs& a, CpuContext& context) {
-  const auto range = HasAvx2(context.isa) ? CombineRangeAvx2 : CombineRangePortable;
-  const int64_t per_task = RowsPerTask(a.out.cols * std::max<int64_t>(1, a.weight.cols));
+  constexpr int64_t kMinTaskFloats = 16384;         // less work than this is not worth waking a thread
+  constexpr int64_t kKeptBytes = int64_t{8} << 20;  // results larger than this are gone before anybody reads them
+  const auto range = TF_SIMD_CHOOSE(context.isa, CombineRange, CombinePortable);
+  const Caching caching =
+      a.out.rows * a.out.cols * a.out.element_bytes() > kKeptBytes ? Caching::kPast : Caching::kKeep;
+  const int64_t floats_per_row = std::max<int64_t>(1, a.out.cols * std::max<int64_t>(1, a.weight.cols));
+  const int64_t per_task = std::max<int64_t>(1, kMinTaskFloats / floats_per_row);
   context.pool.ParallelFor((a.out.rows + per_task - 1) / per_task, [&](int64_t task, int) {
-    range(a, task * per_task, std::min(a.out.rows, (task + 1) * per_task));
+    range(a, caching, task * per_task, std::min(a.out.rows, (task + 1) * per_task));
   });
 }
 
@@ -83,3 +166,4 @@ void CombineCpu(const CombineRowsArgs& a, CpuContext& context) {
 const Op<CombineRowsArgs> kCombineRows{"combine rows", CombineReference, CombineCpu};
 
 }  // namespace tokenferry
+#endif  // HWY_ONCE

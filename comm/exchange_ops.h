@@ -6,15 +6,15 @@
 
 namespace tokenferry {
 
-// Rows of kBF16 are widened first. out[t] = fma chain from 0 over i in [offsets[t], offsets[t + 1]) of weight[t][k[i]]
-// * rows[selection[i]], in that order.
+// out[t] = fma chain from 0 over i in [offsets[t], offsets[t + 1]) of weight[t][k[i]] * rows[selection[i]], in that
+// order and in f32; rounded once where out is kBF16.
 struct CombineRowsArgs {
   ConstFloatMatrix rows;               // [n, H]
   const int64_t* offsets = nullptr;    // [T + 1]
   const int32_t* selection = nullptr;  // [n]
   const int32_t* k = nullptr;          // [n]
   MatrixView<const float> weight;      // [T, K]
-  MatrixView<float> out;               // [T, H]
+  FloatMatrix out;                     // [T, H]
 };
 extern const Op<CombineRowsArgs> kCombineRows;
 

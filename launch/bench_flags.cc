@@ -20,14 +20,18 @@ std::vector<std::pair<std::string, ExchangePath>> PathChoices() {
 }
 
 void DeclareBenchAllToAll(FlagSet& set, BenchAllToAllFlags* f) {
-  set.Choice<std::string>("preset", &f->preset,
-                          {{"none", "none"}, {"deepep-normal", "deepep-normal"}, {"deepep-ll", "deepep-ll"}},
-                          "a published setting: hidden 7168, top-8 of 256, and 4096 or 128 tokens");
+  set.Choice<std::string>(
+      "preset", &f->preset, {{"none", "none"}, {"deepep-normal", "deepep-normal"}, {"deepep-ll", "deepep-ll"}},
+      "a published setting: hidden 7168, top-8 of 256, fp8 dispatch, bf16 combine, and 4096 or 128 tokens");
   set.Integers("tokens", &f->tokens, 0, kMaxTokens, "tokens of every rank");
   set.Integers("hidden", &f->hidden, 1, kMaxHidden, "elements of a row");
   set.Integers("experts", &f->experts, 1, kMaxExperts, "experts; without it 256, or the trace's");
   set.Integers("top-k", &f->top_k, 1, kMaxTopK, "experts of a token; without it 8, or the trace's");
-  set.Choices("dtype", &f->dtypes, {{"bf16", DType::kBF16}, {"f32", DType::kF32}}, "of dispatched rows");
+  set.Choices("dtype", &f->dtypes,
+              {{"bf16", DType::kBF16}, {"f32", DType::kF32}, {"fp8", DType::kF8E4M3}, {"int8", DType::kI8}},
+              "of dispatched rows");
+  set.Choices("combine-dtype", &f->combine_dtypes, {{"bf16", DType::kBF16}, {"f32", DType::kF32}},
+              "of expert outputs on their way back");
   set.Choices("path", &f->paths, PathChoices(), "paths of the exchange");
   set.Words("placement", &f->placements, "linear, random:SEED, or a JSON file");
   set.Words("traffic", &f->traffics, "uniform, zipf:S, hot:N, grouped, grouped:GROUPS:KEPT, silent-rank, trace:FILE");
@@ -58,6 +62,8 @@ void ApplyPreset(const FlagSet& set, BenchAllToAllFlags* f) {
   if (!set.given("hidden")) f->hidden = {7168};
   if (!set.given("experts")) f->experts = {256};
   if (!set.given("top-k")) f->top_k = {8};
+  if (!set.given("dtype")) f->dtypes = {DType::kF8E4M3};
+  if (!set.given("combine-dtype")) f->combine_dtypes = {DType::kBF16};
 }
 
 }  // namespace tokenferry

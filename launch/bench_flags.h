@@ -21,6 +21,7 @@ struct BenchAllToAllFlags {
   std::vector<int> experts;  // empty: 256, or the trace's
   std::vector<int> top_k;    // empty: 8, or the trace's
   std::vector<DType> dtypes = {DType::kBF16};
+  std::vector<DType> combine_dtypes = {DType::kF32};
   std::vector<ExchangePath> paths = {ExchangePath::kAuto};
   std::vector<std::string> placements = {"linear"};
   std::vector<std::string> traffics = {"uniform"};

@@ -16,6 +16,7 @@ absl::StatusOr<AllToAllBenchOptions> MakeOptions(const BenchAllToAllFlags& flags
   options.experts = flags.experts;
   options.top_k = flags.top_k;
   options.dtypes = flags.dtypes;
+  options.combine_dtypes = flags.combine_dtypes;
   options.paths = flags.paths;
   options.placements = flags.placements;
   options.warmup = flags.warmup;

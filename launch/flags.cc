@@ -98,8 +98,10 @@ void DeclareShared(FlagSet& set, const FlagSet& own, SharedFlags* f, OverflowSwi
               {"fp8", DType::kF8E4M3},
               {"int8", DType::kI8}},
              "rows sent to experts; fp8 (E4M3) and int8 with a scale per 128 values; auto: as --compute");
-  set.Choice("combine-dtype", &f->combine_dtype, {{"f32", DType::kF32}, {"bf16", DType::kBF16}},
-             "expert outputs sent back");
+  if (is_free("combine-dtype")) {
+    set.Choice("combine-dtype", &f->combine_dtype, {{"f32", DType::kF32}, {"bf16", DType::kBF16}},
+               "expert outputs sent back");
+  }
   set.Duration("comm-timeout", &f->comm_timeout, "longest wait for another rank");
   set.Integer("prefill-chunk", &f->prefill_chunk, 0, kMaxTokens, "prompt tokens of a sequence per step; 0: all");
   set.Integer("kv-cache-tokens", &f->kv_cache_tokens, 0, kMaxTokens, "size of a rank's KV cache; 0: as needed");

@@ -39,7 +39,11 @@ void CheckResult(const nlohmann::json& result, int num_ranks) {
   EXPECT_TRUE(result.at("verified"));
   EXPECT_GT(result["phases"]["round_trip"]["min_us"], 0);
   const int64_t tokens = result.at("tokens"), hidden = result.at("hidden"), top_k = result.at("top_k");
-  const int64_t row_bytes = hidden * (result.at("dtype") == "bf16" ? 2 : 4);
+  const std::string dtype = result.at("dtype");
+  const int64_t row_bytes = dtype == "bf16"  ? 2 * hidden
+                            : dtype == "f32" ? 4 * hidden
+                                             : hidden + (hidden + 127) / 128 * 4;
+  const int64_t output_bytes = hidden * (result.at("combine_dtype") == "bf16" ? 2 : 4);
   const bool silent = result.at("traffic") == "silent-rank" && num_ranks > 1;
   const int64_t all_tokens = tokens * (num_ranks - (silent ? 1 : 0));
   const auto& bytes = result.at("bytes").at("dispatch");
@@ -48,7 +52,9 @@ void CheckResult(const nlohmann::json& result, int num_ranks) {
   EXPECT_LE(bytes.at("node"), bytes.at("rank"));
   EXPECT_EQ(bytes.at("node"), all_tokens * row_bytes);  // one host
   EXPECT_EQ(bytes.at("wire"), 0);
-  EXPECT_EQ(result["bytes"]["combine"].at("selection"), all_tokens * top_k * hidden * 4);
+  EXPECT_EQ(result["bytes"]["combine"].at("selection"), all_tokens * top_k * output_bytes);
+  EXPECT_GT(result.at("plan_share"), 0);
+  EXPECT_LT(result.at("plan_share"), 1);
   EXPECT_EQ(result.at("missing_selections"), 0);
   EXPECT_GE(result.at("imbalance").at("expert"), 1);
   EXPECT_GE(result.at("padding_waste"), 0);
@@ -64,7 +70,8 @@ void RunSmallAllToAllBench(Transport& transport) {
   options.hidden = {33};
   options.experts = {8};
   options.top_k = {3};
-  options.dtypes = {DType::kBF16, DType::kF32};
+  options.dtypes = {DType::kBF16, DType::kF32, DType::kF8E4M3, DType::kI8};
+  options.combine_dtypes = {DType::kF32, DType::kBF16};
   options.paths = {ExchangePath::kAllToAllV, ExchangePath::kAuto};
   options.placements = {"random:5"};
   options.traffics.clear();
@@ -77,7 +84,7 @@ void RunSmallAllToAllBench(Transport& transport) {
   ASSERT_TRUE(report.ok()) << report.status();
   const auto json = nlohmann::json::parse(ReportJson(*report));
   EXPECT_EQ(json.at("machine").at("ranks"), transport.num_ranks());
-  ASSERT_EQ(json.at("results").size(), 2u * 2 * 5);
+  ASSERT_EQ(json.at("results").size(), 4u * 2 * 2 * 5);
   const bool mpi = transport.ToString().find("mpi") != std::string::npos;
   for (const auto& result : json["results"]) {
     CheckResult(result, transport.num_ranks());
@@ -89,7 +96,7 @@ void RunSmallAllToAllBench(Transport& transport) {
     }
   }
   EXPECT_NE(ReportTable(*report).find("silent-rank"), std::string::npos);
-  EXPECT_NE(ReportSvg(*report).find("alltoallv, bf16, uniform"), std::string::npos);
+  EXPECT_NE(ReportSvg(*report).find("alltoallv, bf16>f32, uniform"), std::string::npos);
 }
 
 void RunWideAllToAllBench(Transport& transport) {

@@ -73,6 +73,7 @@ class BenchCommands(unittest.TestCase):
                                   "1", "--no-baselines")
         (r,) = report["results"]
         self.assertEqual((r["tokens"], r["hidden"], r["top_k"], r["experts"]), (2, 7168, 8, 256))
+        self.assertEqual((r["dtype"], r["combine_dtype"]), ("fp8", "bf16"))
 
     def test_moe(self):
         report, _ = self.run_json("bench", "moe", "--tokens", "1,3", "--hidden", "64", "--intermediate", "32", "--experts",

@@ -155,7 +155,7 @@ TEST(ExchangeOps, FastKernelsEqualTheReference) {
                                 selection.data(),
                                 k.data(),
                                 {weight.data(), num_rows, 4, 4},
-                                {a.data(), num_rows, hidden, hidden}};
+                                MakeMatrix<float>(a.data(), num_rows, hidden)};
         kCombineRows.reference(combine);
         for (int isa = 0; isa < 32; ++isa) {
           if (!(SupportedIsas() >> isa & 1)) continue;
