@@ -48,7 +48,7 @@ struct TwoLevelState {
 class TwoLevelExchange : public Exchange {
  public:
   TwoLevelExchange(Transport& transport, Device& device, const ExchangeOptions& options, const Topology& topology)
-      : Exchange(ExchangePath::kTwoLevel, transport, options),
+      : Exchange(ExchangePath::kTwoLevel, transport, device, options),
         transport_(transport),
         device_(device),
         options_(options),
@@ -80,9 +80,9 @@ class TwoLevelExchange : public Exchange {
  private:
   bool reduces() const { return options_.reduction == Reduction::kNode; }
 
-  absl::StatusOr<ExchangePlan> DoPlan(Stream& stream, const CallSite& site, const Routing& routing,
-                                      const Placement& placement) override {
-    TF_ASSIGN_OR_RETURN(ExchangePlan plan, planner_.Plan(transport_, stream, site, routing, placement));
+  absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                      ExchangePlan& plan) override {
+    TF_RETURN_IF_ERROR(planner_.Plan(transport_, stream, site, routing, placement, plan));
     state_ = TwoLevelState(num_ranks_);
     for (const Topology::Host& host : routes_.hosts) {
       state_.messages.push_back(BuildHostMessage(plan.send, host, options_.reduction));
@@ -97,7 +97,7 @@ class TwoLevelExchange : public Exchange {
     } else {
       PlanExactReturn(plan);
     }
-    return plan;
+    return absl::OkStatus();
   }
 
   // Sends each server its part of the messages; what arrives is by source.
@@ -281,7 +281,7 @@ class TwoLevelExchange : public Exchange {
   }
 
   absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                        MatrixView<const float> hidden) override {
+                                        ConstFloatMatrix home_rows) override {
     const Transfer &wire = state_.wire, &forward = state_.forward;
     TF_RETURN_IF_ERROR(wire_rows_.Reserve(device_, wire.send.back() * row_bytes_));
     TF_RETURN_IF_ERROR(host_rows_.Reserve(device_, wire.recv.back() * row_bytes_));
@@ -292,7 +292,7 @@ class TwoLevelExchange : public Exchange {
     TF_RETURN_IF_ERROR(row_idx_.Upload(stream, plan.recv.row_idx));
     TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
     stream.Launch(kGatherRows,
-                  {hidden, wire_token_.as<int32_t>(), wire.send.back(), wire_rows_.data(), options_.row_dtype});
+                  {home_rows, wire_token_.as<int32_t>(), wire.send.back(), wire_rows_.data(), options_.row_dtype});
     TF_RETURN_IF_ERROR(Move(stream, At(site, "dispatch rows"), wire, row_bytes_, wire_rows_, host_rows_,
                             stats_.dispatch_bytes_per_rank));
     stream.Launch(kCopyRows, {host_rows_.data(), forward_row_.as<int32_t>(), forward.send.back(), row_bytes_,
@@ -313,9 +313,9 @@ class TwoLevelExchange : public Exchange {
                       .num_selections = plan.num_recv_selections()};
   }
 
-  absl::StatusOr<MatrixView<float>> DoExpertOut(const ExchangePlan& plan) override {
+  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override {
     TF_RETURN_IF_ERROR(expert_out_.Reserve(device_, plan.num_recv_selections() * out_bytes_));
-    return MakeMatrix<float>(expert_out_.data(), plan.num_recv_selections(), options_.hidden);
+    return FloatMatrix(expert_out_.data(), DType::kF32, plan.num_recv_selections(), options_.hidden);
   }
 
   absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,

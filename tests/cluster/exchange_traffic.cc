@@ -117,11 +117,11 @@ absl::Status Run(Transport& transport, const Settings& s) {
     TF_RETURN_IF_ERROR(Barrier(transport, site));
     if (i == 0) sent = -SentBytes();
     const int64_t start = absl::GetCurrentTimeNanos();
-    TF_ASSIGN_OR_RETURN(const ExchangePlan plan, exchange->Plan(*stream, site, routing, placement));
-    TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, plan, rows));
-    TF_ASSIGN_OR_RETURN(const MatrixView<float> out, exchange->ExpertOut(plan));
+    TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange->Plan(*stream, site, routing, placement));
+    TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, *plan, rows));
+    TF_ASSIGN_OR_RETURN(const FloatMatrix out, exchange->ExpertOut(*plan));
     if (i < 0 && arrived.num_selections > 0) stream->Fill(out.data, 0, arrived.num_selections * s.hidden * 4);
-    TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, plan, routing.weight, rows));
+    TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, *plan, routing.weight, rows));
     TF_RETURN_IF_ERROR(stream->Synchronize());
     TF_ASSIGN_OR_RETURN(const int64_t us, Total(transport, (absl::GetCurrentTimeNanos() - start) / 1000, true));
     if (i >= 0) micros.push_back(us);
