@@ -91,6 +91,26 @@ const char* ExchangePathName(ExchangePath path) {
   return "?";
 }
 
+ExchangeStats& ExchangeStats::operator+=(const ExchangeStats& other) {
+  const auto add = [](auto& sums, const auto& terms) {
+    for (size_t r = 0; r < sums.size(); ++r) sums[r] += terms[r];
+  };
+  num_exchanges += other.num_exchanges;
+  num_tokens += other.num_tokens;
+  num_selections += other.num_selections;
+  num_rounds += other.num_rounds;
+  add(dispatch_rows_per_rank, other.dispatch_rows_per_rank);
+  add(dispatch_bytes_per_rank, other.dispatch_bytes_per_rank);
+  add(combine_bytes_per_rank, other.combine_bytes_per_rank);
+  add(wait_seconds_per_rank, other.wait_seconds_per_rank);
+  bases += other.bases;
+  peak_peer_bytes += other.peak_peer_bytes;
+  plan_seconds += other.plan_seconds;
+  dispatch_seconds += other.dispatch_seconds;
+  combine_seconds += other.combine_seconds;
+  return *this;
+}
+
 Exchange::Exchange(ExchangePath path, const Transport& transport, Device& device, const ExchangeOptions& options)
     : base_transport_(transport),
       device_(device),

@@ -73,7 +73,10 @@ struct ExchangeStats {
   // whole for the rank that came last, from when this rank began to wait until then; row `rank` of a matrix [R, R].
   // It names the next cause: on a path that passes on (allgather, two_level) that rank may have waited for another.
   std::vector<double> wait_seconds_per_rank;
+  int64_t peak_peer_bytes = 0;  // of this rank's parts of shared memory; all else is the device's
   double plan_seconds = 0, dispatch_seconds = 0, combine_seconds = 0;
+
+  ExchangeStats& operator+=(const ExchangeStats& other);  // of the same path, ranks and dtypes
 };
 
 // One per rank; all ranks make the same calls in the same order: Plan, Dispatch, ExpertOut, Combine. HomeRows may come

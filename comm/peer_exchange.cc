@@ -222,6 +222,9 @@ class PeerExchange : public Exchange {
       TF_ASSIGN_OR_RETURN(rows_, transport_.AllocatePeerMemory(site, layout_.row_bytes_per_rank));
     }
     capacity_ = capacity;
+    const int64_t previous_bytes = previous_rows_ == nullptr ? 0 : previous_rows_->bytes_per_rank();
+    stats_.peak_peer_bytes =
+        std::max(stats_.peak_peer_bytes, total_bytes + previous_bytes + control_->bytes_per_rank());
     return absl::OkStatus();
   }
 
