@@ -104,9 +104,13 @@ class AllGatherExchange : public Exchange {
 
   absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override { return output_return_.ExpertOut(plan); }
 
-  absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
+  absl::Status DoBeginCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan) override {
+    return output_return_.Begin(stream, site, plan, stats_);
+  }
+
+  absl::Status DoCombine(Stream& stream, const CallSite&, const ExchangePlan& plan, MatrixView<const float> weight,
                          MatrixView<float> out) override {
-    return output_return_.Combine(stream, site, plan, weight, out, stats_);
+    return output_return_.Finish(stream, plan, weight, out);
   }
 
   // Blocks of all ranks, in one buffer by increasing distance: this rank's own (already there), the next rank's, ..

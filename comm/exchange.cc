@@ -91,6 +91,26 @@ const char* ExchangePathName(ExchangePath path) {
   return "?";
 }
 
+ExchangeStats& ExchangeStats::operator+=(const ExchangeStats& other) {
+  const auto add = [](auto& sums, const auto& terms) {
+    for (size_t r = 0; r < sums.size(); ++r) sums[r] += terms[r];
+  };
+  num_exchanges += other.num_exchanges;
+  num_tokens += other.num_tokens;
+  num_selections += other.num_selections;
+  num_rounds += other.num_rounds;
+  add(dispatch_rows_per_rank, other.dispatch_rows_per_rank);
+  add(dispatch_bytes_per_rank, other.dispatch_bytes_per_rank);
+  add(combine_bytes_per_rank, other.combine_bytes_per_rank);
+  add(wait_seconds_per_rank, other.wait_seconds_per_rank);
+  bases += other.bases;
+  peak_peer_bytes += other.peak_peer_bytes;
+  plan_seconds += other.plan_seconds;
+  dispatch_seconds += other.dispatch_seconds;
+  combine_seconds += other.combine_seconds;
+  return *this;
+}
+
 Exchange::Exchange(ExchangePath path, const Transport& transport, Device& device, const ExchangeOptions& options)
     : base_transport_(transport),
       device_(device),
@@ -113,13 +133,13 @@ Exchange::Exchange(ExchangePath path, const Transport& transport, Device& device
 absl::Status Exchange::Enter(Call call, const CallSite& site) {
   if (!error_.ok()) return error_;
   if (call != next_) {
-    static constexpr const char* kNames[] = {"Plan", "Dispatch", "Combine"};
+    static constexpr const char* kNames[] = {"Plan", "Dispatch", "FinishDispatch", "Combine", "FinishCombine"};
     error_ = absl::FailedPreconditionError(absl::StrCat(ToString(site), ": exchange: ", kNames[static_cast<int>(call)],
                                                         " was called where ", kNames[static_cast<int>(next_)],
                                                         " comes next"));
     return error_;
   }
-  next_ = static_cast<Call>((static_cast<int>(call) + 1) % 3);
+  next_ = static_cast<Call>((static_cast<int>(call) + 1) % 5);
   return absl::OkStatus();
 }
 
@@ -150,12 +170,26 @@ absl::StatusOr<const ExchangePlan*> Exchange::Plan(Stream& stream, const CallSit
 
 absl::StatusOr<ExpertRows> Exchange::Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                               ConstFloatMatrix rows) {
+  TF_RETURN_IF_ERROR(BeginDispatch(stream, site, plan, rows));
+  return FinishDispatch(stream, site, plan);
+}
+
+absl::Status Exchange::BeginDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                     ConstFloatMatrix rows) {
   TF_RETURN_IF_ERROR(Enter(Call::kDispatch, site));
   TF_CHECK_EQ(rows.rows, plan.send.num_tokens);
   TF_CHECK_EQ(rows.cols, hidden_);
   TF_CHECK(rows.dtype == DType::kF32 || row_dtype_ != DType::kF32);
   Watch watch(*this, stats_.dispatch_seconds);
-  auto arrived = DoDispatch(stream, site, plan, rows);
+  dispatched_rows_ = rows;
+  error_ = DoBeginDispatch(stream, site, plan, rows);
+  return error_;
+}
+
+absl::StatusOr<ExpertRows> Exchange::FinishDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan) {
+  TF_RETURN_IF_ERROR(Enter(Call::kFinishDispatch, site));
+  Watch watch(*this, stats_.dispatch_seconds);
+  auto arrived = DoDispatch(stream, site, plan, dispatched_rows_);
   error_ = arrived.status();
   stats_.num_rounds += arrived.ok();
   return arrived;
@@ -170,7 +204,20 @@ absl::StatusOr<FloatMatrix> Exchange::ExpertOut(const ExchangePlan& plan) {
 
 absl::Status Exchange::Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                MatrixView<const float> weight, MatrixView<float> out) {
+  TF_RETURN_IF_ERROR(BeginCombine(stream, site, plan));
+  return FinishCombine(stream, site, plan, weight, out);
+}
+
+absl::Status Exchange::BeginCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan) {
   TF_RETURN_IF_ERROR(Enter(Call::kCombine, site));
+  Watch watch(*this, stats_.combine_seconds);
+  error_ = DoBeginCombine(stream, site, plan);
+  return error_;
+}
+
+absl::Status Exchange::FinishCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                     MatrixView<const float> weight, MatrixView<float> out) {
+  TF_RETURN_IF_ERROR(Enter(Call::kFinishCombine, site));
   TF_CHECK_EQ(out.rows, plan.send.num_tokens);
   TF_CHECK_EQ(out.cols, hidden_);
   TF_CHECK_EQ(weight.rows, plan.send.num_tokens);

@@ -11,7 +11,7 @@ import unittest
 
 from program import MODEL, PROGRAM, ModelCopy, ProgramTest, main, run
 
-SECONDS_TO_END = 2.0  # from the error to the end of the last rank
+SECONDS_TO_END = 2.0 * float(os.environ.get("TF_TIME_SCALE", 1))  # from the error to the end of the last rank
 # How the job is started: ranks, and by what.
 ALONE, THREADS, PROCESSES = (1, "local"), (3, "local"), (3, "mpi")
 
@@ -312,6 +312,12 @@ class BadCommandLine(BadInput):
                 (["generate", "--model"], ["--model"]),
                 (["inspect", "--model", MODEL, "--capacity-factor", "1"], ["--overflow capacity"])]:
             self.refused(args, words, ALONE, status=2)
+        two_batch = ["--overlap", "two_batch", "--overflow", "capacity"]
+        self.refused([*generate, *two_batch], ["--overlap two_batch", "dropless"], ALONE, status=2)
+        two_level = ["--exchange-budget", "1000000", "--path", "two_level"]
+        self.refused([*generate, *two_level], ["--exchange-budget", "two_level"], ALONE, status=2)
+        small = ["--exchange-budget", "1000"]
+        self.refused([*generate, *small], ["budget of 1000 bytes", "one token per rank"], THREADS)
         self.refused(["generate", "--modle", MODEL], ["--modle", "--model"], PROCESSES, status=2)
         self.refused(["generate", "--modle", MODEL], ["--modle", "--model"], THREADS, status=2)
 
