@@ -32,17 +32,6 @@ absl::Status CheckOptions(const ExchangeOptions& options) {
                                                    " and send back ", DTypeName(options.output_dtype),
                                                    "; both must be F32 or BF16"));
   }
-  const bool wide_rows_only = options.path == ExchangePath::kAllGather || options.path == ExchangePath::kTwoLevel;
-  if (wide_rows_only && IsQuantised(options.row_dtype)) {
-    return absl::UnimplementedError(absl::StrCat("exchange: path ", ExchangePathName(options.path),
-                                                 " dispatches F32 or BF16 rows, not ", DTypeName(options.row_dtype),
-                                                 "; use path alltoallv or peer"));
-  }
-  if (options.path == ExchangePath::kTwoLevel && options.output_dtype != DType::kF32) {
-    return absl::UnimplementedError(absl::StrCat("exchange: path two_level sends outputs back as F32, not ",
-                                                 DTypeName(options.output_dtype),
-                                                 "; use path alltoallv, allgather or peer"));
-  }
   if (options.max_tokens < 0 || options.max_top_k < 0) {
     return absl::InvalidArgumentError(absl::StrCat("exchange: max_tokens ", options.max_tokens, " and max_top_k ",
                                                    options.max_top_k, " must not be negative"));

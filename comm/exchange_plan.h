@@ -76,12 +76,17 @@ struct ExchangePlan {
 // a location neither -1 nor one of the expert's, or when there are 2^31 or more selections.
 absl::StatusOr<SendPlan> BuildSendPlan(const HostRouting& routing, const Placement& placement);
 
+// Whether every row that a rank announces is for the reader, or some are for others of its host (path two_level).
+enum class RowsFor : uint8_t { kThisRank, kThisHost };
+
 // Pure. `row_counts` and `selection_counts` are [R], as told by each rank; `selections` are everybody's messages, rank
 // 0's first. They come from peers: DataLoss naming the peer when they do not hold together.
 absl::StatusOr<RecvPlan> BuildRecvPlan(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,
-                                       absl::Span<const WireSelection> selections, int num_local_slots);
+                                       absl::Span<const WireSelection> selections, int num_local_slots,
+                                       RowsFor rows = RowsFor::kThisRank);
 
 // The part of BuildRecvPlan's checks that needs the counts alone, to be made before memory is allocated for them.
-absl::Status ValidateCounts(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts);
+absl::Status ValidateCounts(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,
+                            RowsFor rows = RowsFor::kThisRank);
 
 }  // namespace tokenferry

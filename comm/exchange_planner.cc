@@ -97,27 +97,33 @@ absl::Status ExchangePlanner::CompareHeader(const CallSite& site, int r, const P
   return absl::AbortedError(absl::StrCat(ToString(site), ": rank ", r, " could not plan this exchange; see its error"));
 }
 
-absl::StatusOr<ExchangePlan> ExchangePlanner::Plan(Transport& transport, Stream& stream, const CallSite& site,
-                                                   const Routing& routing, const Placement& placement) {
+absl::StatusOr<RecvPlan> ExchangePlanner::Swap(Transport& transport, const CallSite& site,
+                                               const absl::StatusOr<SendPlan>& send, const Placement& placement,
+                                               RowsFor rows) {
   const CallSite counts = At(site, "plan counts");
-  absl::StatusOr<SendPlan> send = PlanHome(stream, routing, placement);
   const absl::Status swapped = transport.HostAllToAllV(
       counts, {MakeHeaders(send, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
   if (send.ok()) TF_RETURN_IF_ERROR(swapped);
   TF_RETURN_IF_ERROR(CheckHeaders(counts, send.status(), recv_headers_));
-  ExchangePlan plan{transport.rank(), *std::move(send), {}};
-  TF_ASSIGN_OR_RETURN(plan.recv, SwapSelections(transport, At(site, "plan selections"), plan.send, placement));
-  return plan;
+  return SwapSelections(transport, At(site, "plan selections"), *send, placement, rows);
+}
+
+absl::StatusOr<ExchangePlan> ExchangePlanner::Plan(Transport& transport, Stream& stream, const CallSite& site,
+                                                   const Routing& routing, const Placement& placement) {
+  absl::StatusOr<SendPlan> send = PlanHome(stream, routing, placement);
+  TF_ASSIGN_OR_RETURN(RecvPlan recv, Swap(transport, site, send, placement));
+  return ExchangePlan{transport.rank(), *std::move(send), std::move(recv)};
 }
 
 absl::StatusOr<RecvPlan> ExchangePlanner::SwapSelections(Transport& transport, const CallSite& site,
-                                                         const SendPlan& send, const Placement& placement) {
+                                                         const SendPlan& send, const Placement& placement,
+                                                         RowsFor rows) {
   std::vector<int64_t> row_counts(num_ranks_), selection_counts(num_ranks_);
   for (int r = 0; r < num_ranks_; ++r) {
     row_counts[r] = recv_headers_[r].num_rows;
     selection_counts[r] = recv_headers_[r].num_selections;
   }
-  TF_RETURN_IF_ERROR(Annotate(ValidateCounts(row_counts, selection_counts), ToString(site)));
+  TF_RETURN_IF_ERROR(Annotate(ValidateCounts(row_counts, selection_counts, rows), ToString(site)));
   ScaleOffsets(send.selection_offsets, sizeof(WireSelection), send_offsets_);
   recv_offsets_[0] = 0;
   for (int r = 0; r < num_ranks_; ++r) {
@@ -126,7 +132,8 @@ absl::StatusOr<RecvPlan> ExchangePlanner::SwapSelections(Transport& transport, c
   recv_selections_.resize(std::accumulate(selection_counts.begin(), selection_counts.end(), int64_t{0}));
   TF_RETURN_IF_ERROR(
       transport.HostAllToAllV(site, {send.selections.data(), send_offsets_, recv_selections_.data(), recv_offsets_}));
-  auto plan = BuildRecvPlan(row_counts, selection_counts, recv_selections_, placement.num_local_slots(RankId(rank_)));
+  auto plan =
+      BuildRecvPlan(row_counts, selection_counts, recv_selections_, placement.num_local_slots(RankId(rank_)), rows);
   if (!plan.ok()) return Annotate(plan.status(), ToString(site));
   return plan;
 }

@@ -43,14 +43,22 @@ class ExchangePlanner {
   // `send`'s own error, named, before that.
   absl::Status CheckHeaders(const CallSite& site, const absl::Status& send, absl::Span<const PlanHeader> theirs) const;
 
-  // All of it over the transport: one small all-to-all of headers, one all-to-all-v of selections.
+  // Compares headers and swaps selections over the transport: one small all-to-all, one all-to-all-v. `send` may be an
+  // error, which is then the result, and named on the other ranks.
+  absl::StatusOr<RecvPlan> Swap(Transport& transport, const CallSite& site, const absl::StatusOr<SendPlan>& send,
+                                const Placement& placement, RowsFor rows = RowsFor::kThisRank);
+
+  // Of the last Swap: what arrived, rank 0's first.
+  absl::Span<const WireSelection> recv_selections() const { return recv_selections_; }
+
+  // Both.
   absl::StatusOr<ExchangePlan> Plan(Transport& transport, Stream& stream, const CallSite& site, const Routing& routing,
                                     const Placement& placement);
 
  private:
   absl::Status CompareHeader(const CallSite& site, int r, const PlanHeader& theirs) const;
   absl::StatusOr<RecvPlan> SwapSelections(Transport& transport, const CallSite& site, const SendPlan& send,
-                                          const Placement& placement);
+                                          const Placement& placement, RowsFor rows);
 
   const int rank_, num_ranks_;
   const int64_t hidden_;
