@@ -131,14 +131,23 @@ absl::Status Run(Transport& transport, const Settings& s) {
   TF_ASSIGN_OR_RETURN(sent, Total(transport, speaks_for_host ? sent + SentBytes() : 0, false));
   TF_ASSIGN_OR_RETURN(const int64_t expected,
                       Total(transport, ExpectedBytes(s, experts, placement, topology, me), false));
+  const ExchangeStats& stats = exchange->stats();
+  int64_t phase_us[3];
+  for (int i = 0; i < 3; ++i) {
+    const double seconds = i == 0 ? stats.plan_seconds : i == 1 ? stats.dispatch_seconds : stats.combine_seconds;
+    TF_ASSIGN_OR_RETURN(phase_us[i],
+                        Total(transport, static_cast<int64_t>(seconds * 1e6 / (s.iters + 1)), true));
+  }
   if (me != 0) return absl::OkStatus();
   std::sort(micros.begin(), micros.end());
   std::printf(
       "{\"path\": \"%s\", \"reduction\": \"%s\", \"hosts\": %d, \"ranks\": %d, \"tokens\": %lld, \"median_us\": %lld, "
-      "\"min_us\": %lld, \"sent_bytes\": %lld, \"expected_bytes\": %lld}\n",
+      "\"min_us\": %lld, \"plan_us\": %lld, \"dispatch_us\": %lld, \"combine_us\": %lld, \"sent_bytes\": %lld, "
+      "\"expected_bytes\": %lld}\n",
       ExchangePathName(exchange->stats().path), s.reduction == Reduction::kNode ? "node" : "exact",
       topology.num_hosts(), topology.num_ranks(), static_cast<long long>(s.tokens),
       static_cast<long long>(micros[micros.size() / 2]), static_cast<long long>(micros[0]),
+      static_cast<long long>(phase_us[0]), static_cast<long long>(phase_us[1]), static_cast<long long>(phase_us[2]),
       static_cast<long long>(sent / s.iters), static_cast<long long>(expected));
   return absl::OkStatus();
 }
