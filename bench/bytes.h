@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "comm/exchange_plan.h"
+#include "comm/exchange_traffic.h"
 #include "comm/topology.h"
 #include "core/placement.h"
 
@@ -25,13 +26,7 @@ RowCounts CountRows(const HostRouting& routing, const Placement& placement, cons
 std::vector<int64_t> EncodeCounts(const RowCounts& counts);
 RowCounts DecodeCounts(const std::vector<int64_t>& numbers, const Topology& topology, int num_experts);
 
-// Rows sent by all ranks together.
-struct RowBases {
-  int64_t selection = 0;  // one per (token, expert)
-  int64_t rank = 0;       // one per (token, rank), the own rank included
-  int64_t node = 0;       // one per (token, host), the own host included
-  int64_t wire = 0;       // `node` without the own host: what a network carries
-};
+// Rows of all ranks together.
 RowBases SumBases(const std::vector<RowCounts>& per_rank, const Topology& topology);
 
 struct RowSkew {

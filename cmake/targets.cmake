@@ -6,7 +6,7 @@
 #   LABELS: `slow` (not in the short sanitizer runs), `tsan` (also run under the thread sanitizer), `gpu` (all that the
 #   cuda preset's short run builds and runs; they pass without a GPU).
 # tf_script_test(NAME name COMMAND .. [LABELS ..] [TIMEOUT s] [PROGRAMS target ..])   a test that is not GoogleTest
-# tf_fuzz(NAME name SOURCES .. DEPS .. [SEEDS folder])   a libFuzzer target, built in preset `fuzz` only; its test runs it
+# tf_fuzz(NAME name SOURCES .. DEPS .. [SEEDS folder])   a libFuzzer target, built in preset `asan` (clang); its test runs it
 #   for TOKENFERRY_FUZZ_SECONDS from the files in SEEDS
 #
 # tests_quick: every test that is not `slow`; tests_tsan, tests_gpu: those with that label; fuzzers: every libFuzzer target.
@@ -25,9 +25,6 @@ if(TOKENFERRY_SANITIZE)
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${TOKENFERRY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
   target_link_options(tf_options INTERFACE -fsanitize=${TOKENFERRY_SANITIZE})
 endif()
-if(TOKENFERRY_FUZZ)
-  target_compile_options(tf_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=fuzzer-no-link>)
-endif()
 
 if(TOKENFERRY_TESTS)
   add_custom_target(tests_quick)
@@ -44,9 +41,10 @@ set(TF_TEST_ENVIRONMENT
   "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0"
   "UBSAN_OPTIONS=print_stacktrace=1")
 
-# What nearly every source file includes is parsed once, which shortens a build from nothing. Every header and, in
-# builds with a compiler cache, every source file still has to name what it uses: such a cache replaces this.
-if(CMAKE_CXX_COMPILER_LAUNCHER OR CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+# What nearly every source file includes is parsed once, which shortens a build from nothing. A compiler cache replaces
+# this; and preset asan compiles the libraries without it, so that a source file, and the header that it includes first,
+# have to name what they use.
+if(CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_DISABLE_PRECOMPILE_HEADERS ON)
 endif()
 
@@ -66,6 +64,11 @@ tf_precompiled(NAME tf_common_headers HEADERS ${TF_COMMON_HEADERS} DEPS ${TF_COM
 if(TOKENFERRY_TESTS)
   tf_precompiled(NAME tf_test_headers HEADERS <gmock/gmock.h> <gtest/gtest.h> ${TF_COMMON_HEADERS}
     DEPS GTest::gtest GTest::gmock ${TF_COMMON_DEPS})
+  # Under sanitizers the tests' own code takes longer to optimise than it then saves.
+  if(TOKENFERRY_FUZZ)
+    set(TF_TEST_OPTIONS -O0)
+    target_compile_options(tf_test_headers PRIVATE ${TF_TEST_OPTIONS})
+  endif()
 endif()
 
 # MPI_Finalize of the sanitizer builds comes before that of the MPI library.
@@ -81,7 +84,9 @@ function(tf_library)
   cmake_parse_arguments(A "" "NAME" "SOURCES;DEPS" ${ARGN})
   add_library(tokenferry_${A_NAME} STATIC ${A_SOURCES})
   target_link_libraries(tokenferry_${A_NAME} PUBLIC tf_options ${A_DEPS})
-  target_precompile_headers(tokenferry_${A_NAME} REUSE_FROM tf_common_headers)
+  if(NOT TOKENFERRY_FUZZ)
+    target_precompile_headers(tokenferry_${A_NAME} REUSE_FROM tf_common_headers)
+  endif()
 endfunction()
 
 # Builds `target` with the groups that `labels` put it in.
@@ -107,6 +112,7 @@ function(tf_test)
   add_executable(${A_NAME} ${A_SOURCES})
   target_link_libraries(${A_NAME} PRIVATE tf_options ${A_DEPS} GTest::gtest GTest::gmock)
   target_precompile_headers(${A_NAME} REUSE_FROM tf_test_headers)
+  target_compile_options(${A_NAME} PRIVATE ${TF_TEST_OPTIONS})
   if(A_PROGRAMS)
     add_dependencies(${A_NAME} ${A_PROGRAMS})
   endif()
@@ -149,6 +155,7 @@ function(tf_fuzz)
   cmake_parse_arguments(A "" "NAME;SEEDS" "SOURCES;DEPS" ${ARGN})
   add_executable(${A_NAME} ${A_SOURCES})
   target_link_libraries(${A_NAME} PRIVATE tf_options ${A_DEPS})
+  target_compile_options(${A_NAME} PRIVATE -fsanitize=fuzzer-no-link)
   target_link_options(${A_NAME} PRIVATE -fsanitize=fuzzer)
   add_dependencies(fuzzers ${A_NAME})
   if(A_SEEDS)
@@ -159,5 +166,5 @@ function(tf_fuzz)
   math(EXPR timeout "${TOKENFERRY_FUZZ_SECONDS} + 60")
   add_test(NAME ${A_NAME} COMMAND ${A_NAME} -max_total_time=${TOKENFERRY_FUZZ_SECONDS} -timeout=10 -rss_limit_mb=2048
            -print_final_stats=1 ${A_NAME}.corpus ${A_SEEDS} WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
-  set_tests_properties(${A_NAME} PROPERTIES TIMEOUT ${timeout} ENVIRONMENT "${TF_TEST_ENVIRONMENT}")
+  set_tests_properties(${A_NAME} PROPERTIES TIMEOUT ${timeout} LABELS fuzz ENVIRONMENT "${TF_TEST_ENVIRONMENT}")
 endfunction()

@@ -6,6 +6,7 @@
 
 #include "comm/exchange_planner.h"
 #include "comm/output_return.h"
+#include "comm/row_codec_ops.h"
 #include "core/device/growing_buffer.h"
 #include "core/kernels/gather_rows.h"
 
@@ -41,11 +42,11 @@ absl::Status CheckExperts(int rank, const HostRouting& routing, int num_experts)
 class AllGatherExchange : public Exchange {
  public:
   AllGatherExchange(Transport& transport, Device& device, const ExchangeOptions& options)
-      : Exchange(ExchangePath::kAllGather, transport.num_ranks(), options),
+      : Exchange(ExchangePath::kAllGather, transport, options),
         transport_(transport),
         device_(device),
         options_(options),
-        row_bytes_(options.hidden * DTypeBytes(options.row_dtype)),
+        row_bytes_(RowBytes(options.row_dtype, options.hidden)),
         me_(transport.rank().value),
         num_ranks_(transport.num_ranks()),
         planner_(transport, options),
@@ -78,7 +79,13 @@ class AllGatherExchange : public Exchange {
     TF_RETURN_IF_ERROR(token_.Upload(stream, all_tokens_));
     TF_RETURN_IF_ERROR(row_idx_.Upload(stream, plan.recv.row_idx));
     TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
-    stream.Launch(kGatherRows, {hidden, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
+    if (IsQuantised(options_.row_dtype)) {
+      stream.Launch(kQuantiseRows,
+                    {hidden, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
+    } else {
+      stream.Launch(kGatherRows,
+                    {hidden, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
+    }
     const auto block_bytes = [&](int r) {
       return (plan.recv.row_offsets[r + 1] - plan.recv.row_offsets[r]) * row_bytes_;
     };
@@ -86,11 +93,21 @@ class AllGatherExchange : public Exchange {
     TF_RETURN_IF_ERROR(GatherBlocks(block_bytes, rows_.data(), [&](const AllToAllVArgs& args, int dst) {
       stats_.dispatch_rows_per_rank[dst] += args.send_offsets.back() / row_bytes_;
       stats_.dispatch_bytes_per_rank[dst] += args.send_offsets.back();
-      return transport_.AllToAllV(stream, dispatch, args);
+      AllToAllVArgs rows = args;
+      rows.row_bytes = row_bytes_;
+      return transport_.AllToAllV(stream, dispatch, rows);
     }));
     slot_offsets_host_ = plan.recv.slot_offsets;
-    return ExpertRows{.rows = rows_.data(),
-                      .dtype = options_.row_dtype,
+    const void* rows = rows_.data();
+    if (IsQuantised(options_.row_dtype)) {
+      TF_RETURN_IF_ERROR(
+          wide_rows_.Reserve(device_, plan.num_recv_rows() * RowBytes(options_.expert_dtype, options_.hidden)));
+      stream.Launch(kWidenRows, {rows_.data(), options_.row_dtype, plan.num_recv_rows(), options_.hidden,
+                                 wide_rows_.data(), options_.expert_dtype});
+      rows = wide_rows_.data();
+    }
+    return ExpertRows{.rows = rows,
+                      .dtype = options_.rows_dtype(),
                       .hidden = options_.hidden,
                       .row_stride = options_.hidden,
                       .row_idx = row_idx_.as<int32_t>(),
@@ -130,7 +147,7 @@ class AllGatherExchange : public Exchange {
   // headers_ [R] by rank, compared: num_rows is a rank's tokens, num_selections its top-k.
   absl::Status GatherHeaders(const CallSite& site, const absl::StatusOr<SendPlan>& send, int top_k,
                              const Placement& placement) {
-    PlanHeader mine = planner_.MakeHeaders(send, placement)[me_];
+    PlanHeader mine = planner_.MakeHeaders(site, send, placement)[me_];
     mine.num_rows = send.ok() ? send->num_tokens : 0;
     mine.num_selections = send.ok() ? top_k : 0;
     std::vector<PlanHeader> by_distance(num_ranks_);
@@ -186,6 +203,7 @@ class AllGatherExchange : public Exchange {
   std::vector<GatheredRouting> gathered_;
   std::vector<int32_t> all_tokens_;  // 0, 1, ..
   GrowingBuffer rows_;
+  GrowingBuffer wide_rows_{MemoryKind::kDevice, "exchange: widened rows"};
   GrowingBuffer token_{MemoryKind::kDevice, "exchange: token of each row"};
   GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
   GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};

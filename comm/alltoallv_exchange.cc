@@ -12,7 +12,7 @@ namespace {
 class AllToAllVExchange : public Exchange {
  public:
   AllToAllVExchange(Transport& transport, Device& device, const ExchangeOptions& options)
-      : Exchange(ExchangePath::kAllToAllV, transport.num_ranks(), options),
+      : Exchange(ExchangePath::kAllToAllV, transport, options),
         transport_(transport),
         device_(device),
         options_(options),
@@ -46,8 +46,9 @@ class AllToAllVExchange : public Exchange {
     }
     ScaleOffsets(plan.send.row_offsets, row_bytes_, send_offsets_);
     ScaleOffsets(plan.recv.row_offsets, row_bytes_, recv_offsets_);
-    TF_RETURN_IF_ERROR(transport_.AllToAllV(stream, At(site, "dispatch rows"),
-                                            {send_rows_.data(), send_offsets_, recv_rows_.data(), recv_offsets_}));
+    TF_RETURN_IF_ERROR(
+        transport_.AllToAllV(stream, At(site, "dispatch rows"),
+                             {send_rows_.data(), send_offsets_, recv_rows_.data(), recv_offsets_, row_bytes_}));
     for (int r = 0; r < transport_.num_ranks(); ++r) {
       stats_.dispatch_rows_per_rank[r] += plan.send.row_offsets[r + 1] - plan.send.row_offsets[r];
       stats_.dispatch_bytes_per_rank[r] += send_offsets_[r + 1] - send_offsets_[r];

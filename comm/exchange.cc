@@ -39,18 +39,30 @@ absl::Status CheckOptions(const ExchangeOptions& options) {
   return absl::OkStatus();
 }
 
-// Adds the time until it ends.
-class Stopwatch {
+}  // namespace
+
+// Adds the time until it ends, and what of it was spent waiting for whom.
+class Exchange::Watch {
  public:
-  explicit Stopwatch(double& seconds) : seconds_(seconds), start_(absl::GetCurrentTimeNanos()) {}
-  ~Stopwatch() { seconds_ += static_cast<double>(absl::GetCurrentTimeNanos() - start_) * 1e-9; }
+  Watch(Exchange& exchange, double& seconds)
+      : exchange_(exchange), seconds_(seconds), start_(absl::GetCurrentTimeNanos()) {
+    AddWaits(-1);
+  }
+  ~Watch() {
+    AddWaits(1);
+    seconds_ += static_cast<double>(absl::GetCurrentTimeNanos() - start_) * 1e-9;
+  }
 
  private:
+  void AddWaits(double sign) {
+    const absl::Span<const double> now = exchange_.base_transport_.wait_seconds_per_rank();
+    for (size_t r = 0; r < now.size(); ++r) exchange_.stats_.wait_seconds_per_rank[r] += sign * now[r];
+  }
+
+  Exchange& exchange_;
   double& seconds_;
   const int64_t start_;
 };
-
-}  // namespace
 
 const char* ExchangePathName(ExchangePath path) {
   switch (path) {
@@ -68,34 +80,56 @@ const char* ExchangePathName(ExchangePath path) {
   return "?";
 }
 
-Exchange::Exchange(ExchangePath path, int num_ranks, const ExchangeOptions& options) : hidden_(options.hidden) {
+Exchange::Exchange(ExchangePath path, const Transport& transport, const ExchangeOptions& options)
+    : base_transport_(transport), topology_(Topology::Of(transport)), hidden_(options.hidden) {
+  const int num_ranks = transport.num_ranks();
   stats_.path = path;
+  const bool is_shared = path == ExchangePath::kPeer;  // nothing travels: rows lie as experts read them, outputs too
+  stats_.row_bytes = RowBytes(is_shared ? options.rows_dtype() : options.row_dtype, options.hidden);
+  stats_.output_bytes = RowBytes(is_shared ? DType::kF32 : options.output_dtype, options.hidden);
+  stats_.wait_seconds_per_rank.resize(num_ranks);
   stats_.dispatch_rows_per_rank.resize(num_ranks);
   stats_.dispatch_bytes_per_rank.resize(num_ranks);
   stats_.combine_bytes_per_rank.resize(num_ranks);
 }
 
+// A call out of turn is refused here: the other ranks could only wait for one that never comes.
+absl::Status Exchange::Enter(Call call, const CallSite& site) {
+  if (!error_.ok()) return error_;
+  if (call != next_) {
+    static constexpr const char* kNames[] = {"Plan", "Dispatch", "Combine"};
+    error_ = absl::FailedPreconditionError(absl::StrCat(ToString(site), ": exchange: ", kNames[static_cast<int>(call)],
+                                                        " was called where ", kNames[static_cast<int>(next_)],
+                                                        " comes next"));
+    return error_;
+  }
+  next_ = static_cast<Call>((static_cast<int>(call) + 1) % 3);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ExchangePlan> Exchange::Plan(Stream& stream, const CallSite& site, const Routing& routing,
                                             const Placement& placement) {
-  if (!error_.ok()) return error_;
-  Stopwatch watch(stats_.plan_seconds);
+  TF_RETURN_IF_ERROR(Enter(Call::kPlan, site));
+  Watch watch(*this, stats_.plan_seconds);
   auto plan = DoPlan(stream, site, routing, placement);
   error_ = plan.status();
   if (!plan.ok()) return plan;
   ++stats_.num_exchanges;
   stats_.num_tokens += plan->send.num_tokens;
   stats_.num_selections += plan->num_send_selections();
+  stats_.bases += CountBases(plan->send, topology_, plan->rank, last_host_);
   return plan;
 }
 
 absl::StatusOr<ExpertRows> Exchange::Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                               MatrixView<const float> hidden) {
-  if (!error_.ok()) return error_;
+  TF_RETURN_IF_ERROR(Enter(Call::kDispatch, site));
   TF_CHECK_EQ(hidden.rows, plan.send.num_tokens);
   TF_CHECK_EQ(hidden.cols, hidden_);
-  Stopwatch watch(stats_.dispatch_seconds);
+  Watch watch(*this, stats_.dispatch_seconds);
   auto rows = DoDispatch(stream, site, plan, hidden);
   error_ = rows.status();
+  stats_.num_rounds += rows.ok();
   return rows;
 }
 
@@ -108,11 +142,11 @@ absl::StatusOr<MatrixView<float>> Exchange::ExpertOut(const ExchangePlan& plan) 
 
 absl::Status Exchange::Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                MatrixView<const float> weight, MatrixView<float> out) {
-  if (!error_.ok()) return error_;
+  TF_RETURN_IF_ERROR(Enter(Call::kCombine, site));
   TF_CHECK_EQ(out.rows, plan.send.num_tokens);
   TF_CHECK_EQ(out.cols, hidden_);
   TF_CHECK_EQ(weight.rows, plan.send.num_tokens);
-  Stopwatch watch(stats_.combine_seconds);
+  Watch watch(*this, stats_.combine_seconds);
   error_ = DoCombine(stream, site, plan, weight, out);
   return error_;
 }
@@ -160,10 +194,6 @@ absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, D
         if (transport.rank() == RankId(0)) LogWarning(absl::StrCat("not taking path peer: ", peer.status().message()));
       }
       ExchangeOptions chosen = options;
-      if (IsQuantised(options.row_dtype) || options.output_dtype != DType::kF32) {
-        chosen.path = ExchangePath::kAllToAllV;  // the path of narrow rows between hosts
-        return CreateExchange(transport, device, chosen);
-      }
       TF_ASSIGN_OR_RETURN(chosen.path, FastestPath(transport, options));
       return CreateExchange(transport, device, chosen);
     }

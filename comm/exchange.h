@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "comm/exchange_plan.h"
+#include "comm/exchange_traffic.h"
 #include "comm/transport.h"
 #include "core/moe_types.h"
 #include "core/placement.h"
@@ -62,6 +63,15 @@ struct ExchangeStats {
   std::vector<int64_t> dispatch_rows_per_rank;   // [R] rows sent, one per (token, rank)
   std::vector<int64_t> dispatch_bytes_per_rank;  // [R]
   std::vector<int64_t> combine_bytes_per_rank;   // [R] expert outputs sent back
+  int64_t num_rounds = 0;                        // dispatches with their combines
+  // What other ways of sending would have needed for these tokens, and the bytes of a row and of an output as they
+  // travel here. bench/README.md defines the bases.
+  RowBases bases;
+  int64_t row_bytes = 0, output_bytes = 0;
+  // [R] Seconds this rank waited in exchanges for each rank. Every wait (one transfer, or one kind of flag) counts
+  // whole for the rank that came last, from when this rank began to wait until then; row `rank` of a matrix [R, R].
+  // It names the next cause: on a path that passes on (allgather, two_level) that rank may have waited for another.
+  std::vector<double> wait_seconds_per_rank;
   double plan_seconds = 0, dispatch_seconds = 0, combine_seconds = 0;
 };
 
@@ -93,7 +103,8 @@ class Exchange {
   const ExchangeStats& stats() const { return stats_; }
 
  protected:
-  Exchange(ExchangePath path, int num_ranks, const ExchangeOptions& options);
+  // `transport` outlives it.
+  Exchange(ExchangePath path, const Transport& transport, const ExchangeOptions& options);
 
   // What a path does. Shapes have been checked; the caller keeps errors and times.
   virtual absl::StatusOr<ExchangePlan> DoPlan(Stream& stream, const CallSite& site, const Routing& routing,
@@ -107,7 +118,15 @@ class Exchange {
   ExchangeStats stats_;  // paths count rows and bytes
 
  private:
+  class Watch;
+  enum class Call : uint8_t { kPlan, kDispatch, kCombine };
+  absl::Status Enter(Call call, const CallSite& site);
+
+  const Transport& base_transport_;
+  const Topology topology_;
   const int64_t hidden_;
+  Call next_ = Call::kPlan;
+  std::vector<int32_t> last_host_;  // scratch of CountBases
   absl::Status error_;
 };
 

@@ -48,7 +48,7 @@ absl::StatusOr<SendPlan> ExchangePlanner::PlanHome(Stream& stream, const Routing
   return BuildSendPlan({host_expert_idx_, experts.rows, static_cast<int>(experts.cols), host_location_}, placement);
 }
 
-const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const absl::StatusOr<SendPlan>& send,
+const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site, const absl::StatusOr<SendPlan>& send,
                                                             const Placement& placement) {
   const uint64_t digest = placement.Digest();
   for (int r = 0; r < num_ranks_; ++r) {
@@ -60,11 +60,15 @@ const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const absl::StatusOr
          static_cast<int8_t>(output_dtype_),
          send.ok() ? 0 : 1,
          0,
-         0};
+         0,
+         site.step,
+         site.layer,
+         num_exchanges_};
     if (!send.ok()) continue;
     h.num_rows = send->row_offsets[r + 1] - send->row_offsets[r];
     h.num_selections = send->selection_offsets[r + 1] - send->selection_offsets[r];
   }
+  ++num_exchanges_;
   return send_headers_;
 }
 
@@ -82,6 +86,15 @@ absl::Status ExchangePlanner::CompareHeader(const CallSite& site, int r, const P
                                                       rank_, " has ", my_value, ", rank ", r, " has ", their_value,
                                                       "; start all ranks with the same model and options"));
   };
+  // First, which exchange it is: everything else may differ between two of them.
+  if (theirs.layer != mine.layer || theirs.step != mine.step || theirs.exchange != mine.exchange) {
+    const auto describe = [](const PlanHeader& h) {
+      return absl::StrCat("layer ", h.layer, " of step ", h.step, ", exchange ", h.exchange);
+    };
+    return absl::FailedPreconditionError(
+        absl::StrCat(ToString(site), ": ranks are in different exchanges: rank ", rank_, " in ", describe(mine),
+                     ", rank ", r, " in ", describe(theirs), "; all ranks must make the same calls in the same order"));
+  }
   if (theirs.hidden != mine.hidden) return differ("hidden size", mine.hidden, theirs.hidden);
   if (theirs.row_dtype != mine.row_dtype) return differ("row dtype (number)", mine.row_dtype, theirs.row_dtype);
   if (theirs.expert_dtype != mine.expert_dtype) {
@@ -102,7 +115,7 @@ absl::StatusOr<RecvPlan> ExchangePlanner::Swap(Transport& transport, const CallS
                                                RowsFor rows) {
   const CallSite counts = At(site, "plan counts");
   const absl::Status swapped = transport.HostAllToAllV(
-      counts, {MakeHeaders(send, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
+      counts, {MakeHeaders(site, send, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
   if (send.ok()) TF_RETURN_IF_ERROR(swapped);
   TF_RETURN_IF_ERROR(CheckHeaders(counts, send.status(), recv_headers_));
   return SwapSelections(transport, At(site, "plan selections"), *send, placement, rows);

@@ -17,8 +17,11 @@ struct PlanHeader {
   int32_t cannot_plan = 0;  // this rank has an error: all end together
   int64_t num_rows = 0;     // to the rank that reads the header
   int64_t num_selections = 0;
+  int64_t step = 0;
+  int32_t layer = 0;
+  uint32_t exchange = 0;  // how many this rank has planned before
 };
-static_assert(sizeof(PlanHeader) == 40, "headers travel as bytes");
+static_assert(sizeof(PlanHeader) == 56, "headers travel as bytes");
 
 // The site of one phase of an exchange. `phase` is a string literal.
 inline CallSite At(const CallSite& site, const char* phase) { return {phase, site.layer, site.step}; }
@@ -36,8 +39,9 @@ class ExchangePlanner {
   // The last PlanHome's routing, [num_tokens, top_k].
   absl::Span<const int32_t> host_expert_idx() const { return host_expert_idx_; }
 
-  // [R] what each rank is told, valid until the next call.
-  const std::vector<PlanHeader>& MakeHeaders(const absl::StatusOr<SendPlan>& send, const Placement& placement);
+  // [R] what each rank is told, valid until the next call. Once for each exchange: it counts them.
+  const std::vector<PlanHeader>& MakeHeaders(const CallSite& site, const absl::StatusOr<SendPlan>& send,
+                                             const Placement& placement);
 
   // Compares this rank's last headers with `theirs` [R]; FailedPrecondition naming what differs and both values, and
   // `send`'s own error, named, before that.
@@ -63,6 +67,7 @@ class ExchangePlanner {
   const int rank_, num_ranks_;
   const int64_t hidden_;
   const DType row_dtype_, expert_dtype_, output_dtype_;
+  uint32_t num_exchanges_ = 0;
   std::vector<int32_t> host_expert_idx_, host_location_;
   std::vector<WireSelection> recv_selections_;
   std::vector<PlanHeader> send_headers_, recv_headers_;                // [R]

@@ -49,6 +49,7 @@ class FaultyTransport : public Transport {
       return absl::UnavailableError(absl::StrCat(tokenferry::ToString(site), ": rank ", rank().value,
                                                  " has been dropped at call ", options_.drop_from_call, " by a fault"));
     }
+    if (options_.before_call) options_.before_call(site);
     if (call == options_.delay_call || options_.delay_phase == site.phase) absl::SleepFor(options_.delay);
     if (options_.max_skew > absl::ZeroDuration()) {
       absl::SleepFor(options_.max_skew * std::uniform_real_distribution<double>(0, 1)(random_));

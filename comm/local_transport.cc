@@ -47,6 +47,7 @@ class LocalTransport : public Transport {
         rank_(rank),
         options_(options),
         wait_seconds_(group_->num_ranks, 0.0),
+        last_heard_(group_->num_ranks),
         receiving_(group_->num_ranks),
         sending_(group_->num_ranks) {}
   ~LocalTransport() override { Fail(absl::UnavailableError(absl::StrCat("rank ", rank_, " has left the group"))); }
@@ -136,23 +137,25 @@ class LocalTransport : public Transport {
   absl::Status Complete(const CallSite& site, const AllToAllVArgs& args) {
     WaitLimit limit(options_.timeout);
     Backoff backoff;
-    int last_arrival = -1;
-    double last_arrival_seconds = 0;
+    int last_rank = -1;
+    double last_seconds = 0;
     for (;;) {
       int num_open = 0;
       bool progress = false;
       for (int r = 0; r < group_->num_ranks; ++r) {
         if (!receiving_[r] && !sending_[r]) continue;
+        const int num_open_before = receiving_[r] + sending_[r];
         const bool failed = group_->ranks[r].failed.load(std::memory_order_acquire);  // what it posted before is good
         if (receiving_[r]) {
           TF_RETURN_IF_ERROR(PollReceive(r, site, args));
-          if (!receiving_[r]) {
-            last_arrival = r;
-            last_arrival_seconds = limit.seconds();
-            progress = true;
-          }
+          if (!receiving_[r]) last_heard_[r] = {sequence_, absl::Now()};
         }
         if (sending_[r]) TF_RETURN_IF_ERROR(PollSend(r, site));
+        if (receiving_[r] + sending_[r] < num_open_before) {
+          last_rank = r;
+          last_seconds = limit.seconds();
+          progress = true;
+        }
         if (failed && (receiving_[r] || sending_[r])) return FailureOf(r, site, args);
         num_open += receiving_[r] + sending_[r];
       }
@@ -167,7 +170,7 @@ class LocalTransport : public Transport {
       }
       backoff.Pause();
     }
-    if (last_arrival >= 0) wait_seconds_[last_arrival] += last_arrival_seconds;
+    if (last_rank >= 0) wait_seconds_[last_rank] += last_seconds;
     return absl::OkStatus();
   }
 
@@ -222,10 +225,11 @@ class LocalTransport : public Transport {
     std::vector<PendingRank> out;
     for (int r = 0; r < group_->num_ranks; ++r) {
       if (!receiving_[r] && !sending_[r]) continue;
-      PendingRank p{.rank = RankId(r)};
-      if (receiving_[r]) p.expected_bytes = args.recv_offsets[r + 1] - args.recv_offsets[r];
-      if (sending_[r]) p.untaken_bytes = args.send_offsets[r + 1] - args.send_offsets[r];
-      out.push_back(p);
+      PendingRank p = DescribePending(
+          RankId(r), receiving_[r] ? args.recv_offsets[r + 1] - args.recv_offsets[r] : 0, /*arrived_bytes=*/0,
+          sending_[r] ? args.send_offsets[r + 1] - args.send_offsets[r] : 0, args.row_bytes);
+      p.last_sign = DescribeLastSign(last_heard_[r].sequence, last_heard_[r].at);
+      out.push_back(std::move(p));
     }
     return out;
   }
@@ -255,6 +259,11 @@ class LocalTransport : public Transport {
   int64_t sequence_ = -1;
   absl::Status error_;
   std::vector<double> wait_seconds_;
+  struct Heard {
+    int64_t sequence = -1;
+    absl::Time at;
+  };
+  std::vector<Heard> last_heard_;          // [R]
   std::vector<char> receiving_, sending_;  // [R] of the current transfer: not complete yet
 };
 

@@ -33,7 +33,9 @@ struct Peer {
   std::string host = "?";
   std::string process_namespace;
   ProcessId process;
-  int num_times_gone = 0;  // seen in a row
+  int num_times_gone = 0;      // seen in a row
+  int64_t last_sequence = -1;  // of the last transfer in which something came from it
+  absl::Time last_heard;
 };
 
 class MpiTransport : public Transport {
@@ -229,8 +231,8 @@ class MpiTransport : public Transport {
     WaitLimit limit(options_.timeout);
     Backoff backoff;
     absl::Time next_liveness = absl::Now() + kLivenessPeriod;
-    int last_arrival = -1;
-    double last_arrival_seconds = 0;
+    int last_rank = -1;
+    double last_seconds = 0;
     for (int num_open = num_requests; num_open > 0;) {
       int num_done = 0;
       const int code = MPI_Testsome(num_requests, requests_.data(), &num_done, done_.data(), statuses_.data());
@@ -240,11 +242,9 @@ class MpiTransport : public Transport {
       for (int i = 0; i < num_done; ++i) {
         const Piece& piece = pieces_[done_[i]];
         TF_RETURN_IF_ERROR(Account(piece, statuses_[i], code, site));
-        if (piece.direction == Direction::kReceive) {
-          last_arrival = piece.rank;
-          last_arrival_seconds = limit.seconds();
-        }
+        if (last_rank < 0 || i == 0 || piece.direction == Direction::kReceive) last_rank = piece.rank;
       }
+      if (num_done > 0) last_seconds = limit.seconds();
       num_open -= num_done;
       if (num_done > 0) {
         backoff.Reset();
@@ -260,7 +260,7 @@ class MpiTransport : public Transport {
       }
       backoff.Pause();
     }
-    if (last_arrival >= 0) wait_seconds_[last_arrival] += last_arrival_seconds;
+    if (last_rank >= 0) wait_seconds_[last_rank] += last_seconds;
     return absl::OkStatus();
   }
 
@@ -288,6 +288,8 @@ class MpiTransport : public Transport {
     }
     absl::MutexLock lock(&mutex_);
     arrived_bytes_[piece.rank] += num_bytes;
+    peers_[piece.rank].last_sequence = sequence_;
+    peers_[piece.rank].last_heard = absl::Now();
     return absl::OkStatus();
   }
 
@@ -300,10 +302,10 @@ class MpiTransport : public Transport {
     std::vector<PendingRank> out;
     for (int r = 0; r < num_ranks_; ++r) {
       if (!Waiting(r, args)) continue;
-      PendingRank p{.rank = RankId(r)};
-      p.expected_bytes = args.recv_offsets[r + 1] - args.recv_offsets[r];
-      p.arrived_bytes = arrived_bytes_[r];
-      p.untaken_bytes = args.send_offsets[r + 1] - args.send_offsets[r] - taken_bytes_[r];
+      PendingRank p =
+          DescribePending(RankId(r), args.recv_offsets[r + 1] - args.recv_offsets[r], arrived_bytes_[r],
+                          args.send_offsets[r + 1] - args.send_offsets[r] - taken_bytes_[r], args.row_bytes);
+      p.last_sign = DescribeLastSign(peers_[r].last_sequence, peers_[r].last_heard);
       if (OnThisHost(r)) p.process_state = tokenferry::ToString(GetProcessState(peers_[r].process));
       out.push_back(std::move(p));
     }

@@ -37,8 +37,9 @@ absl::Status OutputReturn::Combine(Stream& stream, const CallSite& site, const E
                               output_dtype_});
   ScaleOffsets(plan.recv.selection_offsets, wire_out_bytes_, send_offsets_);
   ScaleOffsets(plan.send.selection_offsets, wire_out_bytes_, recv_offsets_);
-  TF_RETURN_IF_ERROR(transport_.AllToAllV(stream, At(site, "combine rows"),
-                                          {send_out_.data(), send_offsets_, recv_out_.data(), recv_offsets_}));
+  TF_RETURN_IF_ERROR(
+      transport_.AllToAllV(stream, At(site, "combine rows"),
+                           {send_out_.data(), send_offsets_, recv_out_.data(), recv_offsets_, wire_out_bytes_}));
   auto returned = MakeMatrix<const float>(recv_out_.data(), plan.num_send_selections(), hidden_);
   if (output_dtype_ != DType::kF32) {
     TF_RETURN_IF_ERROR(wide_out_.Reserve(device_, plan.num_send_selections() * out_bytes_));

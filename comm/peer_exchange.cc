@@ -48,7 +48,7 @@ int64_t AnnouncementBytes(int num_ranks) {
 class PeerExchange : public Exchange {
  public:
   PeerExchange(Transport& transport, Device& device, const ExchangeOptions& options)
-      : Exchange(ExchangePath::kPeer, transport.num_ranks(), options),
+      : Exchange(ExchangePath::kPeer, transport, options),
         transport_(transport),
         device_(device),
         options_(options),
@@ -94,7 +94,7 @@ class PeerExchange : public Exchange {
     absl::StatusOr<SendPlan> send = planner_.PlanHome(stream, routing, placement);
     TF_RETURN_IF_ERROR(transport_.EnterPhase(counts));
     ++sequence_;
-    Announce(send, placement);
+    Announce(counts, send, placement);
     flags_->Raise(PeerSignal::kPlan, sequence_);
     // The others read in my header that I cannot plan; theirs may not be there yet.
     if (!send.ok()) return planner_.CheckHeaders(counts, send.status(), my_headers_);
@@ -127,7 +127,7 @@ class PeerExchange : public Exchange {
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kRows, sequence_);
     for (int r = 0; r < num_ranks_; ++r) {
-      sources_[r] = plan.recv.row_offsets[r + 1] > plan.recv.row_offsets[r];
+      sources_[r] = plan.recv.row_offsets[r + 1] - plan.recv.row_offsets[r];
       const int64_t num_rows = plan.send.row_offsets[r + 1] - plan.send.row_offsets[r];
       stats_.dispatch_rows_per_rank[r] += num_rows;
       stats_.dispatch_bytes_per_rank[r] += num_rows * row_bytes_;
@@ -161,7 +161,7 @@ class PeerExchange : public Exchange {
     TF_RETURN_IF_ERROR(combine_offsets_.Upload(stream, plan.send.combine_offsets));
     TF_RETURN_IF_ERROR(combine_k_.Upload(stream, plan.send.combine_k));
     for (int r = 0; r < num_ranks_; ++r) {
-      destinations_[r] = plan.send.selection_offsets[r + 1] > plan.send.selection_offsets[r];
+      destinations_[r] = plan.send.selection_offsets[r + 1] - plan.send.selection_offsets[r];
       stats_.combine_bytes_per_rank[r] +=
           (plan.recv.selection_offsets[r + 1] - plan.recv.selection_offsets[r]) * out_bytes_;
     }
@@ -203,10 +203,10 @@ class PeerExchange : public Exchange {
   }
 
   // Index arrays come along when there is room for them; otherwise the memory will grow first, for everybody.
-  void Announce(const absl::StatusOr<SendPlan>& send, const Placement& placement) {
+  void Announce(const CallSite& site, const absl::StatusOr<SendPlan>& send, const Placement& placement) {
     Announcement& mine = announcement(rank_);
     mine.num_tokens = send.ok() ? send->num_tokens : 0;
-    const auto& headers = planner_.MakeHeaders(send, placement);
+    const auto& headers = planner_.MakeHeaders(site, send, placement);
     std::copy(headers.begin(), headers.end(), mine.headers());
     if (send.ok() && send->row_offsets.back() <= capacity_.send_rows &&
         send->selection_offsets.back() <= capacity_.send_selections) {
@@ -367,8 +367,8 @@ class PeerExchange : public Exchange {
   // Of the last Dispatch and Combine.
   std::vector<int64_t> slot_offsets_host_;
   std::vector<int32_t> selection_location_, combine_location_;  // [n]
-  const std::vector<char> all_;                                 // [R] whom to wait for
-  std::vector<char> sources_, destinations_;                    // [R]
+  const std::vector<int64_t> all_;                              // [R] whom to wait for: one thing of everybody
+  std::vector<int64_t> sources_, destinations_;                 // [R] rows from, outputs from
   std::vector<int32_t> every_token_;                            // 0, 1, ..
   GrowingBuffer narrow_rows_{MemoryKind::kDevice, "exchange: quantised rows"};
   GrowingBuffer token_idx_{MemoryKind::kDevice, "exchange: tokens in order"};

@@ -15,6 +15,11 @@ const char* SignalName(int signal) {
   return kNames[signal];
 }
 
+const char* SignalUnit(PeerSignal signal) {
+  static constexpr const char* kUnits[kNumPeerSignals] = {"headers", "index arrays", "rows", "outputs"};
+  return kUnits[static_cast<int>(signal)];
+}
+
 int64_t MonotonicNanos() {
   timespec now = {};
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -37,7 +42,8 @@ void PeerFlags::Raise(PeerSignal signal, int64_t sequence) {
   mine.sequence.store(sequence, std::memory_order_release);
 }
 
-absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t sequence, absl::Span<const char> wanted) {
+absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t sequence,
+                             absl::Span<const int64_t> wanted) {
   pending_.clear();
   for (size_t r = 0; r < wanted.size(); ++r) {
     if (wanted[r] && !Raised(static_cast<int>(r), signal, sequence)) pending_.push_back(static_cast<int>(r));
@@ -59,10 +65,10 @@ absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t se
       continue;
     }
     if (const absl::StatusCode code = limit.Check(); code != absl::StatusCode::kOk) {
-      return WaitError(code, transport_.timeout(), Describe(site, signal, sequence));
+      return WaitError(code, transport_.timeout(), Describe(site, signal, sequence, wanted));
     }
     if (const int64_t now = MonotonicNanos(); now >= next_liveness) {
-      TF_RETURN_IF_ERROR(CheckAlive(site, signal, sequence));
+      TF_RETURN_IF_ERROR(CheckAlive(site, signal, sequence, wanted));
       next_liveness = now + kLivenessPeriodNs;
     }
     turn.Pause();
@@ -72,21 +78,23 @@ absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t se
 }
 
 // A rank that has ended may have raised its flag before: the flag is looked at after its status.
-absl::Status PeerFlags::CheckAlive(const CallSite& site, PeerSignal signal, int64_t sequence) const {
+absl::Status PeerFlags::CheckAlive(const CallSite& site, PeerSignal signal, int64_t sequence,
+                                   absl::Span<const int64_t> wanted) const {
   for (int r : pending_) {
     const absl::Status status = transport_.PeerStatus(RankId(r));
     if (status.ok() || Raised(r, signal, sequence)) continue;
-    return absl::Status(status.code(),
-                        absl::StrCat(Describe(site, signal, sequence), ": rank ", r, " has ended: ", status.message()));
+    return absl::Status(status.code(), absl::StrCat(Describe(site, signal, sequence, wanted), ": rank ", r,
+                                                    " has ended: ", status.message()));
   }
   return absl::OkStatus();
 }
 
-std::string PeerFlags::Describe(const CallSite& site, PeerSignal signal, int64_t sequence) const {
+std::string PeerFlags::Describe(const CallSite& site, PeerSignal signal, int64_t sequence,
+                                absl::Span<const int64_t> wanted) const {
   std::vector<PendingRank> ranks;
   for (int r : pending_) {
     if (Raised(r, signal, sequence)) continue;
-    PendingRank p{.rank = RankId(r)};
+    PendingRank p{.rank = RankId(r), .unit = SignalUnit(signal), .expected = wanted[r]};
     p.process_state = transport_.PeerState(p.rank);
     p.last_sign = LastSign(r);
     ranks.push_back(std::move(p));

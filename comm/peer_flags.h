@@ -35,15 +35,18 @@ class PeerFlags {
 
   void Raise(PeerSignal signal, int64_t sequence);
 
-  // Until each rank r with wanted[r] != 0 has raised `signal` for `sequence`; sequences start at 1. Ends like a
-  // transport's wait: deadline, a rank that has ended, RequestStop. Spins, then yields, then sleeps (Backoff).
-  absl::Status Wait(const CallSite& site, PeerSignal signal, int64_t sequence, absl::Span<const char> wanted);
+  // Until each rank r with wanted[r] != 0 has raised `signal` for `sequence`; sequences start at 1. wanted [R] is how
+  // many headers, rows, .. its flag stands for. Ends like a transport's wait: deadline, a rank that has ended,
+  // RequestStop. Spins, then yields, then sleeps (Backoff).
+  absl::Status Wait(const CallSite& site, PeerSignal signal, int64_t sequence, absl::Span<const int64_t> wanted);
 
  private:
   PeerFlag& flag(int rank, PeerSignal signal) const;
   bool Raised(int rank, PeerSignal signal, int64_t sequence) const;
-  absl::Status CheckAlive(const CallSite& site, PeerSignal signal, int64_t sequence) const;
-  std::string Describe(const CallSite& site, PeerSignal signal, int64_t sequence) const;
+  absl::Status CheckAlive(const CallSite& site, PeerSignal signal, int64_t sequence,
+                          absl::Span<const int64_t> wanted) const;
+  std::string Describe(const CallSite& site, PeerSignal signal, int64_t sequence,
+                       absl::Span<const int64_t> wanted) const;
   std::string LastSign(int rank) const;
 
   Transport& transport_;

@@ -39,24 +39,29 @@ absl::Status Failed(absl::string_view what) {
   return absl::UnavailableError(absl::StrCat("peer memory: ", what, ": ", std::strerror(errno)));
 }
 
-absl::Status TooSmall(const char* directory, int64_t num_bytes, int64_t free_bytes) {
-  return absl::ResourceExhaustedError(
-      absl::StrCat("peer memory needs ", Mebibytes(num_bytes), " in ", directory, ", where ", Mebibytes(free_bytes),
-                   " are free: enlarge it (mount -o remount,size=", Mebibytes(num_bytes), " ", directory,
-                   "; docker run --shm-size), or choose --path alltoallv"));
+struct Space {
+  int64_t free_bytes = 0, used_bytes = 0;
+};
+
+Space SpaceIn(const char* directory) {
+  struct statvfs space = {};
+  if (statvfs(directory, &space) != 0) return {};
+  const int64_t block = static_cast<int64_t>(space.f_frsize);
+  return {static_cast<int64_t>(space.f_bavail) * block, static_cast<int64_t>(space.f_blocks - space.f_bavail) * block};
 }
 
-int64_t FreeBytes(const char* directory) {
-  struct statvfs space = {};
-  if (statvfs(directory, &space) != 0) return 0;
-  return static_cast<int64_t>(space.f_bavail) * static_cast<int64_t>(space.f_frsize);
+absl::Status TooSmall(const char* directory, int64_t num_bytes) {
+  const Space space = SpaceIn(directory);
+  const int64_t size = (space.used_bytes + num_bytes + (1 << 20) - 1) >> 20;
+  return absl::ResourceExhaustedError(absl::StrCat("peer memory needs ", Mebibytes(num_bytes), " in ", directory,
+                                                   ", where ", space.free_bytes >> 20,
+                                                   " MiB are free: enlarge it (mount -o remount,size=", size, "m ",
+                                                   directory, "; docker run --shm-size), or choose --path alltoallv"));
 }
 
 absl::Status CreateFile(const char* directory, int64_t num_bytes, PeerPages pages, File& file) {
   // Before anything is touched: a tmpfs promises more than it has.
-  if (const int64_t free_bytes = FreeBytes(directory); pages == PeerPages::kNow && free_bytes < num_bytes) {
-    return TooSmall(directory, num_bytes, free_bytes);
-  }
+  if (pages == PeerPages::kNow && SpaceIn(directory).free_bytes < num_bytes) return TooSmall(directory, num_bytes);
   file.reset(open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (file.fd() < 0) return Failed(absl::StrCat("cannot create a file in ", directory));
   if (ftruncate(file.fd(), num_bytes) != 0) return Failed(absl::StrCat("cannot size a file in ", directory));
@@ -68,10 +73,10 @@ absl::Status TakePages(void* begin, int64_t num_bytes, const char* directory, in
   if (num_bytes == 0) return absl::OkStatus();
   // Of Linux 5.14: faults in huge pages where they are allowed, and reports instead of raising SIGBUS.
   if (madvise(begin, num_bytes, MADV_POPULATE_WRITE) == 0) return absl::OkStatus();
-  if (errno == EFAULT || errno == ENOMEM) return TooSmall(directory, num_bytes, FreeBytes(directory));
+  if (errno == EFAULT || errno == ENOMEM) return TooSmall(directory, num_bytes);
   const int code = posix_fallocate(fd, offset, num_bytes);
   if (code == 0) return absl::OkStatus();
-  if (code == ENOSPC || code == ENOMEM) return TooSmall(directory, num_bytes, FreeBytes(directory));
+  if (code == ENOSPC || code == ENOMEM) return TooSmall(directory, num_bytes);
   errno = code;
   return Failed(absl::StrCat("cannot take memory of ", directory));
 }

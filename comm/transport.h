@@ -41,6 +41,7 @@ struct AllToAllVArgs {
   absl::Span<const int64_t> send_offsets;
   void* recv = nullptr;
   absl::Span<const int64_t> recv_offsets;
+  int64_t row_bytes = 0;  // for messages only: when not 0, all sizes are told as rows of so many bytes
 };
 
 class Transport {
@@ -65,7 +66,7 @@ class Transport {
   virtual void Abort(const absl::Status& why) = 0;
 
   // Seconds this rank has spent waiting for each rank, [num_ranks]: from the start of a transfer until that rank's part
-  // was complete, counted for the last arrival only.
+  // was complete (its bytes had come, ours had been taken), counted for the rank that was last only.
   virtual absl::Span<const double> wait_seconds_per_rank() const = 0;
 
   // The rest is for paths that go around messages (comm/peer_exchange.h), with the same manners.

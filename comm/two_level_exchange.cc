@@ -58,7 +58,7 @@ struct TwoLevelState {
 class TwoLevelExchange : public Exchange {
  public:
   TwoLevelExchange(Transport& transport, Device& device, const ExchangeOptions& options, const Topology& topology)
-      : Exchange(ExchangePath::kTwoLevel, transport.num_ranks(), options),
+      : Exchange(ExchangePath::kTwoLevel, transport, options),
         transport_(transport),
         device_(device),
         options_(options),
@@ -78,6 +78,7 @@ class TwoLevelExchange : public Exchange {
         weight_recv_(transport.memory_kind(), "exchange: weights for this host"),
         state_(num_ranks_),
         on_host_(num_ranks_),
+        wanted_(num_ranks_),
         send_bytes_(num_ranks_ + 1),
         recv_bytes_(num_ranks_ + 1) {
     // Other hosts in the order of their servers' ranks, which is the order of messages in a buffer.
@@ -283,7 +284,7 @@ class TwoLevelExchange : public Exchange {
                     void* recv, std::vector<int64_t>& stats) {
     ScaleOffsets(transfer.send, num_bytes, send_bytes_);
     ScaleOffsets(transfer.recv, num_bytes, recv_bytes_);
-    TF_RETURN_IF_ERROR(transport_.AllToAllV(stream, site, {send, send_bytes_, recv, recv_bytes_}));
+    TF_RETURN_IF_ERROR(transport_.AllToAllV(stream, site, {send, send_bytes_, recv, recv_bytes_, num_bytes}));
     for (int r = 0; r < num_ranks_; ++r) stats[r] += send_bytes_[r + 1] - send_bytes_[r];
     return absl::OkStatus();
   }
@@ -323,7 +324,8 @@ class TwoLevelExchange : public Exchange {
     }
     stats_.dispatch_rows_per_rank[rank_] += num_own;
     stats_.dispatch_bytes_per_rank[rank_] += num_own * wire_row_bytes_;
-    TF_RETURN_IF_ERROR(flags_->Wait(forward, PeerSignal::kRows, sequence_, on_host_));
+    for (size_t m = 0; m < routes_.ranks.size(); ++m) wanted_[routes_.ranks[m]] = state_.told[m].num_rows;
+    TF_RETURN_IF_ERROR(flags_->Wait(forward, PeerSignal::kRows, sequence_, wanted_));
     slot_offsets_host_ = plan.recv.slot_offsets;
     return ExpertRows{.rows = memory_->base() + layout_.rows,
                       .dtype = options_.rows_dtype(),
@@ -359,7 +361,10 @@ class TwoLevelExchange : public Exchange {
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kOutputs, sequence_);
     if (reduces()) TF_RETURN_IF_ERROR(SendWeights(stream, At(caller, "combine weights"), plan.send, weight));
-    TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kOutputs, sequence_, on_host_));
+    for (size_t d = 0; d < routes_.ranks.size(); ++d) {
+      wanted_[routes_.ranks[d]] = state_.told[d].selection_offsets.back();
+    }
+    TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kOutputs, sequence_, wanted_));
     TF_RETURN_IF_ERROR(back_send_.Reserve(device_, state_.back.send.back() * wire_out_bytes_));
     const CallSite rows = At(caller, "combine rows");
     return reduces() ? ReturnSums(stream, rows, out) : ReturnOutputs(stream, rows, plan.send, weight, out);
@@ -501,7 +506,8 @@ class TwoLevelExchange : public Exchange {
   GrowingBuffer weight_idx_{MemoryKind::kDevice, "exchange: weights to send, indices"};
   GrowingBuffer one_{MemoryKind::kDevice, "exchange: 1"};
   TwoLevelState state_;                           // of the last Plan
-  std::vector<char> on_host_;                     // [R]
+  std::vector<int64_t> on_host_;                  // [R] 1 for ranks of this host
+  std::vector<int64_t> wanted_;                   // [R] rows or outputs that a flag stands for
   std::vector<int64_t> slot_offsets_host_;        // of the last Dispatch
   std::vector<int64_t> send_bytes_, recv_bytes_;  // [R + 1]
 };

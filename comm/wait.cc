@@ -57,6 +57,23 @@ absl::StatusCode WaitLimit::Check() {
   return absl::StatusCode::kOk;
 }
 
+PendingRank DescribePending(RankId rank, int64_t expected_bytes, int64_t arrived_bytes, int64_t untaken_bytes,
+                            int64_t row_bytes) {
+  PendingRank p{.rank = rank};
+  if (row_bytes > 0) p.unit = absl::StrCat("rows of ", row_bytes, " bytes");
+  const int64_t unit_bytes = row_bytes > 0 ? row_bytes : 1;
+  p.expected = expected_bytes / unit_bytes;
+  p.arrived = arrived_bytes / unit_bytes;
+  p.untaken = untaken_bytes / unit_bytes;
+  return p;
+}
+
+std::string DescribeLastSign(int64_t sequence, absl::Time at) {
+  if (sequence < 0) return "nothing heard of it yet";
+  const absl::Duration ago = absl::Trunc(absl::Now() - at, absl::Milliseconds(1));
+  return absl::StrCat("last heard of in transfer ", sequence, ", ", absl::FormatDuration(ago), " ago");
+}
+
 std::string DescribeWait(const Transport& transport, const CallSite& site, int64_t sequence,
                          const std::vector<PendingRank>& pending) {
   std::string out =
@@ -65,12 +82,12 @@ std::string DescribeWait(const Transport& transport, const CallSite& site, int64
   for (const PendingRank& p : pending) {
     absl::StrAppend(&out, separator, "rank ", p.rank.value, " on host ", transport.host(p.rank), " (");
     const char* comma = "";
-    if (p.expected_bytes > 0) {
-      absl::StrAppend(&out, p.arrived_bytes, " of ", p.expected_bytes, " bytes arrived");
+    if (p.expected > 0) {
+      absl::StrAppend(&out, p.arrived, " of ", p.expected, " ", p.unit, " arrived");
       comma = ", ";
     }
-    if (p.untaken_bytes > 0) {
-      absl::StrAppend(&out, comma, p.untaken_bytes, " bytes for it not taken");
+    if (p.untaken > 0) {
+      absl::StrAppend(&out, comma, p.untaken, " ", p.unit, " for it not taken");
       comma = ", ";
     }
     if (!p.process_state.empty()) {

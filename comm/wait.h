@@ -30,14 +30,21 @@ inline constexpr absl::Duration kStopGrace = absl::Milliseconds(200);
 // A rank that a transfer still waits for.
 struct PendingRank {
   RankId rank;
-  int64_t expected_bytes = 0;  // of what it sends us
-  int64_t arrived_bytes = 0;
-  int64_t untaken_bytes = 0;  // of what we send it: not taken yet
+  std::string unit = "bytes";  // of the next three: "rows of 64 bytes", "headers", ..
+  int64_t expected = 0;        // of what it sends us
+  int64_t arrived = 0;
+  int64_t untaken = 0;        // of what we send it: not taken yet
   std::string process_state;  // "running", "stopped (SIGSTOP?)", "gone"; empty when unknown
-  std::string last_sign;      // "last seen 1.2s ago in ..."; empty when unknown
+  std::string last_sign;      // "last heard of in transfer 16, 1.2s ago"; empty when unknown
 };
+// Of sizes in bytes: in rows when there are any (AllToAllVArgs::row_bytes).
+PendingRank DescribePending(RankId rank, int64_t expected_bytes, int64_t arrived_bytes, int64_t untaken_bytes,
+                            int64_t row_bytes);
+// What has last come from a rank: transfer `sequence`, at `at`; sequence -1 when nothing has.
+std::string DescribeLastSign(int64_t sequence, absl::Time at);
 
-// "layer 3, combine rows, transfer 12: rank 0 waits for rank 2 on host a (0 of 4096 bytes arrived, process gone)"
+// "layer 3, combine rows, transfer 12: rank 0 waits for rank 2 on host a (0 of 16 rows of 256 bytes
+// arrived, its process is gone, last heard of in transfer 11, 1.2s ago)"
 std::string DescribeWait(const Transport& transport, const CallSite& site, int64_t sequence,
                          const std::vector<PendingRank>& pending);
 

@@ -35,6 +35,7 @@ absl::StatusOr<RankReport> MakeReport(RankContext& context, ModelSession& sessio
   r.rows = Sum(r.rows_per_layer);
   r.dispatch_bytes = Remote(exchange.dispatch_bytes_per_rank, self);
   r.combine_bytes = Remote(exchange.combine_bytes_per_rank, self);
+  r.exchange = MakeExchangeReport(exchange, Topology::Of(context.transport), self);
   r.overflow = std::move(moe.overflow);
   const auto waits = context.transport.wait_seconds_per_rank();
   r.wait_seconds.assign(waits.begin(), waits.end());
@@ -80,6 +81,7 @@ Json ToJson(const RankReport& r) {
           {"combine_bytes", r.combine_bytes},
           {"overflow_per_layer", ToJson(r.overflow)},
           {"wait_seconds_per_rank", r.wait_seconds},
+          {"exchange", ToJson(r.exchange)},
           {"weight_bytes", r.weight_bytes},
           {"cache_bytes", r.cache_bytes},
           {"declared_bytes", r.declared_bytes},
@@ -101,6 +103,7 @@ RankReport FromJson(const Json& json) {
   json.at("combine_bytes").get_to(r.combine_bytes);
   for (const Json& layer : json.at("overflow_per_layer")) r.overflow.push_back(OverflowFromJson(layer));
   json.at("wait_seconds_per_rank").get_to(r.wait_seconds);
+  r.exchange = ExchangeReportFromJson(json.at("exchange"));
   json.at("weight_bytes").get_to(r.weight_bytes);
   json.at("cache_bytes").get_to(r.cache_bytes);
   json.at("declared_bytes").get_to(r.declared_bytes);
@@ -178,7 +181,9 @@ std::string RunReport::Table() const {
                           Mib(r.dispatch_bytes), Mib(r.combine_bytes), Sum(r.wait_seconds), Mib(r.weight_bytes),
                           Mib(r.peak_bytes));
   }
-  absl::StrAppend(&out, OverflowLine(ranks));
+  std::vector<ExchangeReport> exchanges;
+  for (const RankReport& r : ranks) exchanges.push_back(r.exchange);
+  absl::StrAppend(&out, OverflowLine(ranks), "\n", ExchangeTable(exchanges));
   return out;
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "launch/exchange_report.h"
 #include "launch/model_session.h"
 
 namespace tokenferry {
@@ -16,7 +17,8 @@ struct RankReport {
   int64_t dispatch_bytes = 0;            // sent to other ranks
   int64_t combine_bytes = 0;             // sent back to other ranks
   std::vector<OverflowCounts> overflow;  // [MoE layer] tokens at home
-  std::vector<double> wait_seconds;      // for each rank
+  std::vector<double> wait_seconds;      // for each rank, all communication
+  ExchangeReport exchange;
   int64_t weight_bytes = 0, cache_bytes = 0;
   int64_t declared_bytes = 0;  // the device's buffers at their peak, weights and cache included
   int64_t base_bytes = 0;      // resident before the weights were read: program and libraries

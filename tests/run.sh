@@ -2,9 +2,9 @@
 # run.sh [--full]: installs what is missing, builds, and runs every test; ends with one line "N passed, N failed" and
 # status 0 only when nothing failed. What it runs:
 #   cpu    every test on the release build
-#   asan   address + undefined behaviour sanitizers: every test that is not labelled `slow`     (--full: every test)
+#   asan   address + undefined behaviour sanitizers: every test that is not labelled `slow`, and every libFuzzer target for
+#          10 seconds                                                       (--full: every test; 5 minutes each)
 #   tsan   thread sanitizer: the tests labelled `tsan` that are not `slow`                      (--full: the slow ones too)
-#   fuzz   every libFuzzer target, 10 seconds each                                              (--full: 5 minutes each)
 #   cuda   where nvcc is found: core and the tests labelled `gpu`, which pass without one         (--full: the program too)
 # A part that does not build counts as one failed test, and the others still run. All parts but cpu are left out when
 # nothing has changed since they passed.
@@ -90,7 +90,7 @@ choose_asan_options() {
   local dir
   dir=$(mktemp -d)
   echo 'int main() { return 0; }' >"$dir/probe.cc"
-  if g++ -fsanitize=address "$dir/probe.cc" -o "$dir/probe" && ! "$dir/probe" 2>/dev/null; then
+  if clang++ -fsanitize=address "$dir/probe.cc" -o "$dir/probe" && ! "$dir/probe" 2>/dev/null; then
     export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0"
     echo "asan: leaks are not checked, since ptrace is forbidden here"
   fi
@@ -111,9 +111,9 @@ choose_asan_options
 
 suite cpu all -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON --
 if [ "$full" = yes ]; then
-  once asan all --
+  once asan all -DTOKENFERRY_FUZZ_SECONDS=300 --
 else
-  once asan tests_quick -- --label-exclude slow
+  once asan 'tests_quick fuzzers' -DTOKENFERRY_FUZZ_SECONDS=10 -- --label-exclude slow
 fi
 TF_CTEST_PREFIX=$tsan_prefix
 if [ "$full" = yes ]; then
@@ -122,7 +122,6 @@ else
   once tsan tests_tsan -- --label-regex '^tsan$' --label-exclude slow
 fi
 TF_CTEST_PREFIX=
-once fuzz fuzzers -DTOKENFERRY_FUZZ_SECONDS="$([ "$full" = yes ] && echo 300 || echo 10)" --
 
 if [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
 if command -v nvcc >/dev/null; then

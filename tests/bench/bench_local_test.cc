@@ -25,7 +25,7 @@ class FaultyExchange : public Exchange {
  public:
   FaultyExchange(Transport& transport, const ExchangeOptions& options, std::unique_ptr<Exchange> inner, Fault fault,
                  int from_run)
-      : Exchange(ExchangePath::kAllToAllV, transport.num_ranks(), options),
+      : Exchange(ExchangePath::kAllToAllV, transport, options),
         inner_(std::move(inner)),
         fault_(transport.rank() == RankId(0) ? fault : Fault::kNone),
         from_run_(from_run) {}

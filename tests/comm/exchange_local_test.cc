@@ -14,6 +14,7 @@
 #include "comm/local_transport.h"
 #include "core/kernels/gather_rows.h"
 #include "tests/comm/exchange_case.h"
+#include "tests/comm/hosted_transport.h"
 #include "tests/comm/rank_group.h"
 
 namespace tokenferry {
@@ -24,6 +25,8 @@ using testing::HasSubstr;
 
 CpuDeviceOptions FastDevice() { return {.num_threads = 2, .isa = BestIsa(SupportedIsas())}; }
 
+constexpr ExchangePath kAllPaths[] = {ExchangePath::kPeer, ExchangePath::kAllToAllV, ExchangePath::kAllGather,
+                                      ExchangePath::kTwoLevel};
 constexpr ExchangePath kPaths[] = {ExchangePath::kAllToAllV, ExchangePath::kPeer};
 
 class ExchangeOnRanks : public testing::TestWithParam<std::tuple<Backend, int, ExchangePath>> {};
@@ -167,10 +170,12 @@ struct PlanInputs {
   ExchangeOptions options{.hidden = 8};
   Placement placement = Placement::Linear(4, 3);
   std::vector<int32_t> experts = {0, 1, 2, 3};  // 2 tokens, top-2
+  CallSite site{"test", 6, 11};
 };
 std::vector<absl::Status> PlanWith(ExchangePath path, const std::function<void(int rank, PlanInputs&)>& change) {
   std::vector<absl::Status> out(3);
-  RunThreads(Backend::kLocal, 3, absl::Seconds(10), [&](Transport& t) {
+  RunThreads(Backend::kLocal, 3, absl::Seconds(10), [&](Transport& local) {
+    HostedTransport t(local, "aab");
     PlanInputs in;
     change(t.rank().value, in);
     in.options.path = path;
@@ -180,14 +185,14 @@ std::vector<absl::Status> PlanWith(ExchangePath path, const std::function<void(i
     auto buffer = *device->Allocate(in.experts.size() * 4, MemoryKind::kDevice, "experts");
     stream->CopyToDevice(buffer.data(), in.experts.data(), in.experts.size() * 4);
     const Routing routing{MakeMatrix<int32_t>(buffer.data(), 2, 2), {}};
-    out[t.rank().value] = exchange->Plan(*stream, {"test", 6}, routing, in.placement).status();
+    out[t.rank().value] = exchange->Plan(*stream, in.site, routing, in.placement).status();
     EXPECT_EQ(exchange->Plan(*stream, {"test", 7}, routing, in.placement).status(), out[t.rank().value]);  // sticks
   });
   return out;
 }
 
 class ExchangeErrors : public testing::TestWithParam<ExchangePath> {};
-INSTANTIATE_TEST_SUITE_P(Paths, ExchangeErrors, testing::ValuesIn(kPaths),
+INSTANTIATE_TEST_SUITE_P(Paths, ExchangeErrors, testing::ValuesIn(kAllPaths),
                          [](const auto& info) { return ExchangePathName(info.param); });
 
 TEST_P(ExchangeErrors, NamesRanksThatDisagree) {
@@ -197,7 +202,14 @@ TEST_P(ExchangeErrors, NamesRanksThatDisagree) {
   const auto placement = PlanWith(GetParam(), [](int r, PlanInputs& in) {
     if (r == 0) in.placement = *Placement::FromTable(4, {{0}, {1, 2}, {3}});
   });
+  const auto layer = PlanWith(GetParam(), [](int r, PlanInputs& in) { in.site.layer = r == 1 ? 7 : 6; });
+  const auto step = PlanWith(GetParam(), [](int r, PlanInputs& in) { in.site.step = r == 0 ? 12 : 11; });
   for (int r = 0; r < 3; ++r) {
+    EXPECT_THAT(std::string(layer[r].message()),
+                AllOf(HasSubstr("different exchanges"), HasSubstr("rank 1 in layer 7 of step 11, exchange 0"),
+                      HasSubstr("layer 6 of step 11, exchange 0")));
+    EXPECT_THAT(std::string(step[r].message()),
+                AllOf(HasSubstr("different exchanges"), HasSubstr("rank 0 in layer 6 of step 12")));
     EXPECT_THAT(std::string(hidden[r].message()),
                 AllOf(HasSubstr("layer 6, plan counts"), HasSubstr("hidden size"), HasSubstr("rank 1 has 16")));
     EXPECT_THAT(std::string(dtype[r].message()), AllOf(HasSubstr("row dtype"), HasSubstr("rank 2 has")));

@@ -38,7 +38,8 @@ TEST_P(ExchangePaths, EqualTheDenseReference) {
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE(absl::StrCat("seed ", seed));
   Run([&](Transport& t, ExchangePath path) {
-    RunRandomCases(t, seed, 20, {.device = FastDevice(), .num_rounds = 2, .path = path});
+    RunRandomCases(t, seed, 20,
+                   {.device = FastDevice(), .num_rounds = 2, .formats = Formats::kAll, .path = path});
   });
 }
 
@@ -74,9 +75,12 @@ TEST_P(NodeReduction, EqualsTheReferenceOfTheLayout) {
   const std::string hosts = GetParam();
   RunThreads(Backend::kCheckedLocal, static_cast<int>(hosts.size()), absl::Seconds(60), [&](Transport& t) {
     HostedTransport hosted(t, hosts);
-    RunRandomCases(
-        hosted, seed, 30,
-        {.device = FastDevice(), .num_rounds = 2, .path = ExchangePath::kTwoLevel, .reduction = Reduction::kNode});
+    RunRandomCases(hosted, seed, 30,
+                   {.device = FastDevice(),
+                    .num_rounds = 2,
+                    .formats = Formats::kAll,
+                    .path = ExchangePath::kTwoLevel,
+                    .reduction = Reduction::kNode});
   });
 }
 INSTANTIATE_TEST_SUITE_P(Layouts, NodeReduction, testing::ValuesIn(kLayouts));
@@ -92,7 +96,7 @@ TEST_P(ExchangePathsOnDevice, EqualTheDenseReference) {
   std::tie(std::ignore, device.execution, device.memory, device.kernels) = GetParam();
   RunThreads(Backend::kLocal, 3, absl::Seconds(60), [&](Transport& t) {
     HostedTransport hosted(t, "aba");
-    RunRandomCases(hosted, seed, 12, {.device = device, .num_rounds = 3, .path = path});
+    RunRandomCases(hosted, seed, 12, {.device = device, .num_rounds = 3, .formats = Formats::kAll, .path = path});
   });
 }
 

@@ -141,10 +141,10 @@ TEST_P(DeviceTest, EventsOrderStreams) {
 }
 
 TEST_P(DeviceTest, WaitIsForThePointMarkedThen) {
+  std::atomic<int> num_late{0};  // the buffers' end still runs what is queued
   const Buffer a = NewNumbers({1}), b = NewBuffer(4);
   auto event = NewEvent();
   auto other = NewStream();
-  std::atomic<int> num_late{0};
   Launch(*stream_, a, 1, 1);
   stream_->Record(*event);
   other->Wait(*event);

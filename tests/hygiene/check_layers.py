@@ -53,9 +53,18 @@ def check_line(path, line):
     return None
 
 
+def own_header_problem(path, lines, paths):
+    """What is wrong with the first include of the file `path`, or None: x.cc begins with x.h, which so compiles alone."""
+    own = path[:-3] + ".h"
+    if not path.endswith(".cc") or own not in paths or box_of(path) == "tests":
+        return None
+    first = next((INCLUDE.match(line) for line in lines if re.match(r"\s*#\s*include", line)), None)
+    return None if first and first.group(1) == own else f'the first include must be "{own}"'
+
+
 def main():
     if sys.argv[1:] == ["--self-test"]:
-        self_test([
+        self_test(([
             (("comm/a.cc", '#include "experts/router.h"'), True),
             (("experts/a.cc", '#include "comm/transport.h"'), True),
             (("core/a.h", '#include "comm/transport.h"'), True),
@@ -74,7 +83,12 @@ def main():
             (("experts/a.cc", "#if HWY_ONCE"), False),
             (("experts/a_ops.cc", "#if defined(__x86_64__)"), False),
             (("experts/a.cc", "#elif defined(__aarch64__)"), True),
-        ], check_line)
+        ], check_line), ([
+            (("comm/a.cc", ["", "#include <vector>", '#include "comm/a.h"'], {"comm/a.h"}), True),
+            (("comm/a.cc", ['#include "comm/b.h"'], {"comm/a.h"}), True),
+            (("comm/a.cc", ["// A.", '#include "comm/a.h"', "#include <vector>"], {"comm/a.h"}), False),
+            (("comm/a.cc", ["#include <vector>"], {"comm/b.h"}), False),
+        ], own_header_problem))
     problems = []
     files = [p for p in tree([".h", ".cc", ".cu", ".cuh"]) if box_of(p)]
     for path in files:
@@ -82,6 +96,9 @@ def main():
             problem = check_line(path, line)
             if problem:
                 problems.append(f"{path}:{number}: {problem}")
+        problem = own_header_problem(path, lines_of(path), files)
+        if problem:
+            problems.append(f"{path}:1: {problem}")
         if path.endswith(".h") and "#pragma once" not in lines_of(path) and not path.endswith("-inl.h"):
             problems.append(f"{path}:1: a header begins with #pragma once")
     report(problems, len(files), "layering problems")

@@ -34,7 +34,7 @@ def check_line(path, line):
 
 def main():
     if sys.argv[1:] == ["--self-test"]:
-        self_test([
+        self_test(([
             (("a.cc", "// TO" + "DO: later"), True),
             (("a.cc", "TO" + "DOS"), False),
             (("a.cc", "<" * 7 + " HEAD"), True),
@@ -43,7 +43,7 @@ def main():
             (("a.cc", "int x; "), True),
             (("a.cc", "x" * 121), True),
             (("a.cc", "x" * 120), False),
-        ], check_line)
+        ], check_line))
     problems = []
     files = [p for p in tree() if p.endswith(TEXT) and not p.startswith(DATA)]
     for path in files:

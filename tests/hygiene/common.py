@@ -35,10 +35,11 @@ def report(problems, num_checked, what):
     sys.exit(1 if problems or num_checked == 0 else 0)
 
 
-def self_test(cases, check):
-    """cases: (arguments of `check`, whether it must complain)."""
-    wrong = [(args, check(*args)) for args, bad in cases if bool(check(*args)) != bad]
+def self_test(*checks):
+    """Each: (cases, check); a case: (arguments of `check`, whether it must complain)."""
+    results = [(args, check(*args), bad) for cases, check in checks for args, bad in cases]
+    wrong = [(args, got) for args, got, bad in results if bool(got) != bad]
     for args, got in wrong:
         print(f"{args}: {got or 'accepted'}")
-    print(f"{len(cases)} cases, {len(wrong)} wrong")
+    print(f"{len(results)} cases, {len(wrong)} wrong")
     sys.exit(1 if wrong else 0)

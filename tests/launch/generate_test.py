@@ -147,6 +147,28 @@ class Generate(ProgramTest):
         self.assertRegex(table, r"(?m)^ranks 3 on \S+, balancedness [01]\.\d+$")
         rows = re.findall(r"(?m)^(\d) +(\d+) +(\d+) +[\d.]+ MiB +[\d.]+ MiB +[\d.]+ s +([\d.]+) MiB +[\d.]+ MiB$", table)
         self.assertEqual([row[:2] for row in rows], [("0", "11"), ("1", "11"), ("2", "10")], table)
+        self.assertRegex(table, r"(?m)^exchange: path peer, (\d+) exchanges in \1 rounds; ")
+        for phase in ("dispatch", "combine"):
+            sent = re.findall(rf"(?m)^{phase} +([\d.]+) +([\d.]+) +0.00 +([\d.]+) +([\d.]+) +([\d.]+) +0.00$", table)
+            self.assertEqual(len(sent), 1, table)
+            own, host, selection, rank, node = map(float, sent[0])
+            self.assertGreaterEqual(selection, rank)
+            self.assertGreaterEqual(rank, node)
+            self.assertAlmostEqual(own + host, rank if phase == "dispatch" else selection, delta=0.02)
+        matrix = re.findall(r"(?m)^([012])((?: +\d+\.\d{3}){3})$", table.split("seconds waited in exchanges")[1])
+        self.assertEqual([rank for rank, _ in matrix], ["0", "1", "2"], table)
+        self.assertTrue(all(float(line.split()[int(rank)]) == 0 for rank, line in matrix), "nobody waits for itself")
+
+    def test_stats_as_json(self):
+        report = self.generate("--prompt", "In the", "--max-tokens", "4", "--json", ranks=3, via="mpi").json()["report"]
+        exchanges = [rank["exchange"] for rank in report["ranks"]]
+        self.assertEqual(len({(e["path"], e["exchanges"], e["rounds"]) for e in exchanges}), 1)
+        for own, e in enumerate(exchanges):
+            self.assertEqual(sum(e["dispatch_bytes_per_link"].values()), e["rows_per_basis"]["rank"] * e["row_bytes"])
+            self.assertEqual(e["dispatch_bytes_per_link"]["network"], 0)
+            self.assertEqual((len(e["wait_seconds_per_rank"]), e["wait_seconds_per_rank"][own]), (3, 0))
+        self.assertEqual(sum(sum(e["combine_bytes_per_link"].values()) for e in exchanges),
+                         sum(e["rows_per_basis"]["selection"] * e["output_bytes"] for e in exchanges))
 
     def test_explain(self):
         flags = ["--prompt", "In the beginning", "--max-tokens", "2", "--json"]

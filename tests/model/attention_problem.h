@@ -217,7 +217,8 @@ class AttentionRun {
                     .block = s.scale_block};
     kv_b = kv_b.Rows(s.row_offset, s.kv_b_rows());
     const int64_t head_dim = s.nope + s.rope;
-    RopeInterleaved(stream, {q + s.nope, s.heads * head_dim, head_dim, s.heads, s.rope, cos_sin_.as<float>(), tokens});
+    float* q_rope = q == nullptr ? nullptr : q + s.nope;  // no tokens: no rows
+    RopeInterleaved(stream, {q_rope, s.heads * head_dim, head_dim, s.heads, s.rope, cos_sin_.as<float>(), tokens});
     RopeInterleaved(stream, {key, s.rope, 0, 1, s.rope, cos_sin_.as<float>(), tokens});
     CacheWrite(stream, {latent, s.latent, key, s.rope, tokens, cache});
     AbsorbQuery(stream, {q, tokens.num_tokens, s.heads, s.nope, s.rope, s.value, kv_b, q_latent, s.compute});
