@@ -146,19 +146,35 @@ class TwoLevelExchange : public Exchange {
 
   int64_t NumServedRows() const { return state_.rows.recv.back() + state_.row_counts[rank_]; }
 
+  // Selections that other hosts serve.
+  int64_t NumSentAway(const SendPlan& send) const {
+    int64_t n = send.selection_offsets.back();
+    for (int r : routes_.ranks) n -= send.selection_offsets[r + 1] - send.selection_offsets[r];
+    return n;
+  }
+
+  // The first `num_bytes` from `begin` of this rank's part; `taken` is how many it has already.
+  absl::Status Take(const CallSite& site, int64_t begin, int64_t num_bytes, int64_t& taken) {
+    if (num_bytes <= taken) return absl::OkStatus();
+    TF_RETURN_IF_ERROR(Annotate(memory_->Take(rank_, begin, num_bytes), ToString(site)));
+    taken = num_bytes;
+    return absl::OkStatus();
+  }
+
   // Tells the ranks of this host what their servers need to know, and reads what they tell.
   absl::Status Tell(const CallSite& site, const ExchangePlan& plan, const Placement& placement) {
     const int64_t told_bytes = ToldPlan::NumBytes(num_ranks_, plan.num_recv_selections());
-    const int64_t num_outputs = plan.num_recv_selections() + plan.num_send_selections();
+    const int64_t num_outputs = plan.num_recv_selections() + (reduces() ? 0 : NumSentAway(plan.send));
     if (std::max({NumServedRows(), num_outputs}) > layout_.max_items) {
       return absl::ResourceExhaustedError(absl::StrCat(
           ToString(site), ": rank ", rank_, " would serve ", NumServedRows(), " rows and hold ", num_outputs,
           " outputs, more than the ", layout_.max_items, " that there are addresses for; choose --path alltoallv"));
     }
-    const int64_t told = layout_.told[++sequence_ % 2];
-    TF_RETURN_IF_ERROR(Annotate(memory_->Take(rank_, told, told_bytes), ToString(site)));
-    TF_RETURN_IF_ERROR(Annotate(memory_->Take(rank_, layout_.rows, NumServedRows() * row_bytes_), ToString(site)));
-    TF_RETURN_IF_ERROR(Annotate(memory_->Take(rank_, layout_.outputs, num_outputs * out_bytes_), ToString(site)));
+    const int parity = static_cast<int>(++sequence_ % 2);
+    const int64_t told = layout_.told[parity];
+    TF_RETURN_IF_ERROR(Take(site, told, told_bytes, taken_told_[parity]));
+    TF_RETURN_IF_ERROR(Take(site, layout_.rows, NumServedRows() * row_bytes_, taken_rows_));
+    TF_RETURN_IF_ERROR(Take(site, layout_.outputs, num_outputs * out_bytes_, taken_outputs_));
     ToldPlan::Write(NumServedRows(), plan.recv, planner_.recv_selections(), placement.local_experts(RankId(rank_)),
                     part() + told);
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
@@ -489,6 +505,7 @@ class TwoLevelExchange : public Exchange {
   std::shared_ptr<PeerMemory> memory_;
   std::optional<PeerFlags> flags_;
   int64_t sequence_ = 0;
+  int64_t taken_told_[2] = {}, taken_rows_ = 0, taken_outputs_ = 0;  // bytes of this rank's part
   GrowingBuffer wire_rows_, narrow_rows_, back_send_, back_recv_, weight_send_, weight_recv_;
   GrowingBuffer home_sums_{MemoryKind::kHost, "exchange: sums of hosts"};
   GrowingBuffer wide_sums_{MemoryKind::kDevice, "exchange: sums before they are rounded"};

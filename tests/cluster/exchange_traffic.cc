@@ -112,10 +112,14 @@ absl::Status Run(Transport& transport, const Settings& s) {
   const auto rows = MakeMatrix<float>(hidden.data(), s.tokens, s.hidden);
   std::vector<int64_t> micros;
   int64_t sent = 0;
+  ExchangeStats before;
   for (int i = -1; i < s.iters; ++i) {  // the first one warms up
     const CallSite site{"traffic", 0, i};
     TF_RETURN_IF_ERROR(Barrier(transport, site));
-    if (i == 0) sent = -SentBytes();
+    if (i == 0) {
+      sent = -SentBytes();
+      before = exchange->stats();
+    }
     const int64_t start = absl::GetCurrentTimeNanos();
     TF_ASSIGN_OR_RETURN(const ExchangePlan plan, exchange->Plan(*stream, site, routing, placement));
     TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, plan, rows));
@@ -132,11 +136,14 @@ absl::Status Run(Transport& transport, const Settings& s) {
   TF_ASSIGN_OR_RETURN(const int64_t expected,
                       Total(transport, ExpectedBytes(s, experts, placement, topology, me), false));
   const ExchangeStats& stats = exchange->stats();
+  constexpr double ExchangeStats::*kPhases[] = {&ExchangeStats::plan_seconds, &ExchangeStats::dispatch_seconds,
+                                                &ExchangeStats::combine_seconds};
   int64_t phase_us[3];
   for (int i = 0; i < 3; ++i) {
-    const double seconds = i == 0 ? stats.plan_seconds : i == 1 ? stats.dispatch_seconds : stats.combine_seconds;
+    const double ExchangeStats::*phase = kPhases[i];
+    const double seconds = stats.*phase - before.*phase;
     TF_ASSIGN_OR_RETURN(phase_us[i],
-                        Total(transport, static_cast<int64_t>(seconds * 1e6 / (s.iters + 1)), true));
+                        Total(transport, static_cast<int64_t>(seconds * 1e6 / s.iters), true));
   }
   if (me != 0) return absl::OkStatus();
   std::sort(micros.begin(), micros.end());
