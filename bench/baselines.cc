@@ -57,7 +57,8 @@ struct BaselinePlan {
 
 absl::StatusOr<BaselinePlan> MakePlan(const BenchProblem& problem) {
   BaselinePlan plan;
-  TF_ASSIGN_OR_RETURN(plan.send, BuildSendPlan(problem.host_routing(), problem.placement()));
+  PlanBuilder builder;
+  TF_RETURN_IF_ERROR(builder.BuildSend(problem.host_routing(), problem.placement(), plan.send));
   const int R = problem.placement().num_ranks();
   std::vector<int64_t> mine(2 * R), theirs(2 * R), rows(R), selections(R);
   for (int r = 0; r < R; ++r) {
@@ -85,8 +86,8 @@ absl::StatusOr<BaselinePlan> MakePlan(const BenchProblem& problem) {
   plan.recv_weight.resize(arrived.size());
   TF_RETURN_IF_ERROR(AllToAll(plan.send_weight.data(), Blocks(plan.send.selection_offsets, sizeof(float)),
                               plan.recv_weight.data(), Blocks(offsets, sizeof(float))));
-  TF_ASSIGN_OR_RETURN(plan.recv,
-                      BuildRecvPlan(rows, selections, arrived, problem.placement().num_local_slots(problem.rank())));
+  TF_RETURN_IF_ERROR(
+      builder.BuildRecv(rows, selections, arrived, problem.placement().num_local_slots(problem.rank()), plan.recv));
   return plan;
 }
 
@@ -116,7 +117,7 @@ class BaselineBase : public Baseline {
       : transport_(transport),
         device_(device),
         problem_(problem),
-        dtype_(problem.point().dtype),
+        dtype_(problem.point().given_dtype()),
         row_bytes_(problem.point().hidden * DTypeBytes(dtype_)) {}
 
   absl::Status Verify() override { return absl::OkStatus(); }
@@ -162,7 +163,8 @@ class MemcpyBaseline : public BaselineBase {
   using BaselineBase::BaselineBase;
   absl::StatusOr<BaselineSeconds> Run() override {
     TF_RETURN_IF_ERROR(Start());
-    TF_ASSIGN_OR_RETURN(const SendPlan plan, BuildSendPlan(problem_.host_routing(), problem_.placement()));
+    SendPlan plan;
+    TF_RETURN_IF_ERROR(PlanBuilder().BuildSend(problem_.host_routing(), problem_.placement(), plan));
     const int64_t num_rows = plan.row_offsets.back();
     TF_RETURN_IF_ERROR(Reserve(from_, num_rows * row_bytes_));
     TF_RETURN_IF_ERROR(Reserve(to_, num_rows * row_bytes_));
@@ -209,7 +211,7 @@ class PackedBaseline : public BaselineBase {
 
   absl::StatusOr<BaselineSeconds> Run() override {
     TF_RETURN_IF_ERROR(Start());
-    TF_RETURN_IF_ERROR(PackHidden());
+    TF_RETURN_IF_ERROR(Reserve(out_, problem_.num_tokens() * row_bytes_));
     BaselineSeconds seconds;
     TF_RETURN_IF_ERROR(Meet());
     TF_ASSIGN_OR_RETURN(plan_, MakePlan(problem_));
@@ -236,23 +238,6 @@ class PackedBaseline : public BaselineBase {
   }
 
  private:
-  // The rows to send, rounded to the row dtype, once: a baseline is given them like that.
-  absl::Status PackHidden() {
-    if (hidden_.num_bytes() > 0 || problem_.num_tokens() == 0) return absl::OkStatus();
-    TF_RETURN_IF_ERROR(Reserve(hidden_, problem_.num_tokens() * row_bytes_));
-    TF_RETURN_IF_ERROR(Reserve(out_, problem_.num_tokens() * row_bytes_));
-    const int64_t H = problem_.point().hidden;
-    for (int64_t i = 0; i < problem_.num_tokens() * H; ++i) {
-      const float x = problem_.HiddenValue(i / H, i % H);
-      if (dtype_ == DType::kF32) {
-        hidden_.as<float>()[i] = x;
-      } else {
-        hidden_.as<BF16>()[i] = ToBF16(x);
-      }
-    }
-    return absl::OkStatus();
-  }
-
   // What is sent in which order, and what is summed from what.
   void MakeLists() {
     const SendPlan& send = plan_.send;
@@ -300,7 +285,7 @@ class PackedBaseline : public BaselineBase {
   }
 
   absl::Status ToExperts(BaselineSeconds* seconds) {
-    stream_->Launch(kMoveRows, {.src = hidden_.data(),
+    stream_->Launch(kMoveRows, {.src = problem_.hidden().data,
                                 .src_idx = message_token_.data(),
                                 .dst = message_.data(),
                                 .num_rows = static_cast<int64_t>(message_token_.size()),
@@ -372,7 +357,7 @@ class PackedBaseline : public BaselineBase {
   std::vector<int32_t> message_token_, arrived_idx_;
   SumList expert_sums_, home_sums_;
   Blocks send_blocks_, recv_blocks_;
-  Buffer hidden_, out_, message_, arrived_, grouped_, checksum_;
+  Buffer out_, message_, arrived_, grouped_, checksum_;
 };
 
 // Why MPI's own all-to-all cannot be used, if so.
@@ -382,18 +367,19 @@ absl::Status CheckMpi(Transport& transport, const BenchProblem& problem) {
   if (initialized) MPI_Comm_size(MPI_COMM_WORLD, &num_ranks);
   if (num_ranks != transport.num_ranks()) return absl::FailedPreconditionError("needs the mpi transport");
   const BenchPoint& p = problem.point();
-  const double sent_most = static_cast<double>(p.tokens) * p.top_k * p.hidden * DTypeBytes(p.dtype);
+  const double sent_most = static_cast<double>(p.tokens) * p.top_k * p.hidden * DTypeBytes(p.given_dtype());
   const absl::Status too_large =
       absl::FailedPreconditionError("a rank's bytes exceed the 32-bit counts of MPI_Alltoallv");
   if (sent_most >= 0x1p31) return too_large;
   if (sent_most * num_ranks >= 0x1p31) {
     // Only a bound: one rank might get everything. The real sizes say more.
-    TF_ASSIGN_OR_RETURN(const SendPlan plan, BuildSendPlan(problem.host_routing(), problem.placement()));
+    SendPlan plan;
+    TF_RETURN_IF_ERROR(PlanBuilder().BuildSend(problem.host_routing(), problem.placement(), plan));
     std::vector<int64_t> sent(num_ranks), received(num_ranks);
     for (int r = 0; r < num_ranks; ++r) sent[r] = plan.selection_offsets[r + 1] - plan.selection_offsets[r];
     MPI_Allreduce(sent.data(), received.data(), num_ranks, MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD);
     for (const int64_t rows : received) {
-      if (static_cast<double>(rows) * p.hidden * DTypeBytes(p.dtype) < 0x1p31) continue;
+      if (static_cast<double>(rows) * p.hidden * DTypeBytes(p.given_dtype()) < 0x1p31) continue;
       return too_large;
     }
   }

@@ -206,7 +206,7 @@ void BM_ExpertFfn(benchmark::State& state) {
   args.up = device.Upload(up);
   args.down = device.Upload(down);
   args.scratch = static_cast<float*>(device.Allocate(num_selections * 2 * kInner * sizeof(float)));
-  args.out = static_cast<float*>(device.Allocate(num_selections * kHidden * sizeof(float)));
+  args.out = MakeMatrix<float>(device.Allocate(num_selections * kHidden * sizeof(float)), num_selections, kHidden);
   args.compute = Compute::kBF16;
   for (auto _ : state) {
     ExpertFfn(*device.stream, args);

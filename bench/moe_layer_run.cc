@@ -155,7 +155,7 @@ void MoeLayerRun::Route() {
   tokenferry::Route(*stream_, args);
 }
 
-absl::Status MoeLayerRun::RunExperts(const ExpertRows& rows, MatrixView<float> out) {
+absl::Status MoeLayerRun::RunExperts(const ExpertRows& rows, FloatMatrix out) {
   const size_t scratch_bytes = rows.num_selections * 2 * weights_.shape.intermediate * sizeof(float);
   if (scratch_.num_bytes() < scratch_bytes) {
     scratch_ = Buffer();
@@ -168,7 +168,7 @@ absl::Status MoeLayerRun::RunExperts(const ExpertRows& rows, MatrixView<float> o
                        .up = weights_.up,
                        .down = weights_.down,
                        .scratch = scratch_.as<float>(),
-                       .out = out.data,
+                       .out = out,
                        .compute = compute_});
   return stream_->Synchronize();
 }
@@ -185,15 +185,15 @@ absl::StatusOr<MoeSeconds> MoeLayerRun::Run() {
   Route();
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   lap(&seconds.route);
-  TF_ASSIGN_OR_RETURN(const ExchangePlan plan, exchange_.Plan(*stream_, {"plan"}, routing_, weights_.placement));
+  TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange_.Plan(*stream_, {"plan"}, routing_, weights_.placement));
   lap(&seconds.plan);
-  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_.Dispatch(*stream_, {"dispatch"}, plan, hidden_));
+  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_.Dispatch(*stream_, {"dispatch"}, *plan, hidden_));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   lap(&seconds.dispatch);
-  TF_ASSIGN_OR_RETURN(const MatrixView<float> expert_out, exchange_.ExpertOut(plan));
+  TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, exchange_.ExpertOut(*plan));
   TF_RETURN_IF_ERROR(RunExperts(rows, expert_out));
   lap(&seconds.experts);
-  TF_RETURN_IF_ERROR(exchange_.Combine(*stream_, {"combine"}, plan, routing_.weight, out_));
+  TF_RETURN_IF_ERROR(exchange_.Combine(*stream_, {"combine"}, *plan, routing_.weight, out_));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   lap(&seconds.combine);
 
@@ -256,7 +256,7 @@ absl::Status MoeLayerRun::CheckFirstToken() {
                          .up = device_views + 1,
                          .down = device_views + 2,
                          .scratch = scratch.as<float>(),
-                         .out = out.as<float>(),
+                         .out = MakeMatrix<float>(out.data(), 1, H),
                          .compute = compute_});
     stream_->CopyToHost(output.data(), out.data(), H * sizeof(float));
     TF_RETURN_IF_ERROR(stream_->Synchronize());

@@ -60,7 +60,7 @@ class MoeLayerRun {
       : context_(context), weights_(weights), exchange_(exchange), compute_(compute) {}
   absl::Status Allocate(int64_t num_tokens);
   void Route();
-  absl::Status RunExperts(const ExpertRows& rows, MatrixView<float> out);
+  absl::Status RunExperts(const ExpertRows& rows, FloatMatrix out);
   absl::Status CheckFirstToken();
 
   const BenchContext& context_;

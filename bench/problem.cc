@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "bench/bench_ops.h"
 #include "bench/keyed_hash.h"
+#include "comm/row_codec_ops.h"
 #include "core/scalar.h"
 
 namespace tokenferry {
@@ -31,7 +32,7 @@ std::vector<int> SumOrder(const int32_t* experts, int top_k) {
 
 std::string BenchPoint::ToString() const {
   return absl::StrCat(tokens, " tokens, hidden ", hidden, ", top-", top_k, " of ", num_experts, ", ", DTypeName(dtype),
-                      ", placement ", placement, ", traffic ", traffic.text);
+                      " back ", DTypeName(combine_dtype), ", placement ", placement, ", traffic ", traffic.text);
 }
 
 absl::StatusOr<Placement> MakePlacement(const std::string& text, int num_experts, int num_ranks) {
@@ -73,18 +74,24 @@ absl::Status BenchProblem::Upload(Device& device) {
   const int64_t T = num_tokens_, H = point_.hidden, K = point_.top_k;
   TF_ASSIGN_OR_RETURN(expert_idx_, device.Allocate(T * K * sizeof(int32_t), MemoryKind::kDevice, "bench: experts"));
   TF_ASSIGN_OR_RETURN(weight_, device.Allocate(T * K * sizeof(float), MemoryKind::kDevice, "bench: weights"));
-  TF_ASSIGN_OR_RETURN(hidden_memory_, device.Allocate(T * H * sizeof(float), MemoryKind::kDevice, "bench: rows"));
+  TF_ASSIGN_OR_RETURN(hidden_memory_,
+                      device.Allocate(T * H * DTypeBytes(point_.given_dtype()), MemoryKind::kDevice, "bench: rows"));
   TF_ASSIGN_OR_RETURN(out_memory_, device.Allocate(T * H * sizeof(float), MemoryKind::kDevice, "bench: results"));
   routing_ = {MakeMatrix<int32_t>(expert_idx_.data(), T, K), MakeMatrix<float>(weight_.data(), T, K)};
-  hidden_ = MakeMatrix<float>(hidden_memory_.data(), T, H);
+  hidden_ = FloatMatrix(hidden_memory_.data(), point_.given_dtype(), T, H);
   out_ = MakeMatrix<float>(out_memory_.data(), T, H);
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device.CreateStream());
   stream->CopyToDevice(expert_idx_.data(), traffic_.expert_idx.data(), expert_idx_.num_bytes());
   stream->CopyToDevice(weight_.data(), traffic_.weight.data(), weight_.num_bytes());
-  std::vector<float> row(H);
+  std::vector<BF16> narrow(H);
   for (int64_t t = 0; t < T; ++t) {
-    for (int64_t c = 0; c < H; ++c) row[c] = HiddenValue(t, c);
-    stream->CopyToDevice(hidden_.row(t), row.data(), H * sizeof(float));
+    const std::vector<float> row = GivenRow(t);
+    const void* values = row.data();
+    if (hidden_.dtype == DType::kBF16) {
+      for (int64_t c = 0; c < H; ++c) narrow[c] = ToBF16(row[c]);  // exact
+      values = narrow.data();
+    }
+    stream->CopyToDevice(hidden_.row(t), values, H * hidden_.element_bytes());
   }
   return stream->Synchronize();
 }
@@ -95,6 +102,28 @@ float BenchProblem::HiddenValue(int64_t token, int64_t column) const {
   return static_cast<float>(static_cast<int32_t>(bits >> 40) - (1 << 23)) * 0x1p-23f;
 }
 
+std::vector<float> BenchProblem::GivenRow(int64_t token) const {
+  std::vector<float> row(point_.hidden);
+  for (int64_t c = 0; c < point_.hidden; ++c) {
+    row[c] = HiddenValue(token, c);
+    if (point_.given_dtype() == DType::kBF16) row[c] = ToFloat(ToBF16(row[c]));
+  }
+  return row;
+}
+
+std::vector<float> BenchProblem::ReadRow(int64_t token) const {
+  std::vector<float> row = GivenRow(token);
+  if (!IsQuantised(point_.dtype)) return row;
+  const int32_t first = 0;
+  std::vector<uint8_t> codes(RowBytes(point_.dtype, point_.hidden));
+  std::vector<BF16> read(point_.hidden);
+  kQuantiseRows.reference(
+      {MakeMatrix<const float>(row.data(), 1, point_.hidden), &first, 1, codes.data(), point_.dtype});
+  kWidenRows.reference({codes.data(), point_.dtype, 1, point_.hidden, read.data(), DType::kBF16});
+  for (int64_t c = 0; c < point_.hidden; ++c) row[c] = ToFloat(read[c]);
+  return row;
+}
+
 std::vector<float> BenchProblem::SlotFactors() const {
   std::vector<float> factors;
   for (const int expert : placement_.local_experts(rank_)) factors.push_back(ExpertFactor(expert));
@@ -103,10 +132,10 @@ std::vector<float> BenchProblem::SlotFactors() const {
 
 absl::Status BenchProblem::CheckRows(const std::vector<float>& rows, Match match) const {
   const int64_t H = point_.hidden, K = point_.top_k;
-  // kRounded: the expert's output, the sum on the expert's rank and the sum at home are each rounded to the row dtype,
+  // kRounded: the expert's output, the sum on the expert's rank and the sum at home are each rounded to given_dtype,
   // by at most half the spacing of its values, u relatively; f32 sums of K terms add K 2^-24. All of them relative to
   // sum |w y|, so that together they are at most (1 + u)^3 (1 + 2^-24)^(K + 1) - 1, of which 1.02 covers the squares.
-  const double u = point_.dtype == DType::kBF16 ? 0x1p-8 : 0x1p-24;
+  const double u = point_.given_dtype() == DType::kBF16 ? 0x1p-8 : 0x1p-24;
   const double tolerance = 1.02 * (3 * u + static_cast<double>(K + 1) * 0x1p-24);
   int64_t num_wrong = 0;
   std::string first_wrong;
@@ -114,11 +143,13 @@ absl::Status BenchProblem::CheckRows(const std::vector<float>& rows, Match match
     const int32_t* experts = traffic_.expert_idx.data() + t * K;
     const float* weight = traffic_.weight.data() + t * K;
     const std::vector<int> order = SumOrder(experts, static_cast<int>(K));
+    const std::vector<float> row = match == Match::kExact ? ReadRow(t) : GivenRow(t);
+    const bool rounds = match == Match::kExact && point_.combine_dtype == DType::kBF16;
     for (int64_t c = 0; c < H; ++c) {
-      float x = HiddenValue(t, c), sum = 0, size = 0;
-      if (point_.dtype == DType::kBF16) x = ToFloat(ToBF16(x));
+      float sum = 0, size = 0;
       for (const int k : order) {
-        const float y = ExpertFactor(experts[k]) * x;
+        float y = ExpertFactor(experts[k]) * row[c];
+        if (rounds) y = ToFloat(ToBF16(y));
         sum = std::fma(weight[k], y, sum);
         size += std::abs(weight[k] * y);
       }

@@ -18,10 +18,13 @@ struct BenchPoint {
   int64_t hidden = 0;
   int num_experts = 0;
   int top_k = 0;
-  DType dtype = DType::kBF16;        // of dispatched rows: kBF16 or kF32
-  std::string placement = "linear";  // or random:SEED, or a JSON file
+  DType dtype = DType::kBF16;         // of dispatched rows: kBF16, kF32, kF8E4M3 or kI8
+  DType combine_dtype = DType::kF32;  // of expert outputs: kF32 or kBF16
+  std::string placement = "linear";   // or random:SEED, or a JSON file
   TrafficSpec traffic;
   uint64_t seed = 1;
+  // Of the rows that the exchange and the baselines are given, and that the experts read.
+  DType given_dtype() const { return dtype == DType::kF32 ? DType::kF32 : DType::kBF16; }
   std::string ToString() const;
 };
 
@@ -44,8 +47,8 @@ class BenchProblem {
   HostRouting host_routing() const { return {traffic_.expert_idx, num_tokens_, point_.top_k}; }
   // Device memory.
   const Routing& routing() const { return routing_; }
-  MatrixView<const float> hidden() const { return hidden_; }  // [T, H]
-  MatrixView<float> out() const { return out_; }              // [T, H], for results
+  ConstFloatMatrix hidden() const { return hidden_; }  // [T, H] of given_dtype(), rounded from HiddenValue
+  MatrixView<float> out() const { return out_; }       // [T, H], for results
 
   // Element of the hidden rows: in [-1, 1), a hash of the global token index and the column.
   float HiddenValue(int64_t token, int64_t column) const;
@@ -53,9 +56,10 @@ class BenchProblem {
   std::vector<float> SlotFactors() const;
 
   // `rows` [T, H] host memory against the plain meaning: token t gets the sum over its choices, in increasing expert
-  // index, starting from 0, of fma(weight, ExpertFactor(expert) * x, sum), x being the hidden value rounded to the
-  // row dtype. kExact: the same bits. kRounded: rows, outputs and sums of `dtype` were each rounded to it, and sums are
-  // in any order. DataLoss naming the first wrong element and how many there are.
+  // index, starting from 0, of fma(weight, y, sum), y being ExpertFactor(expert) * x rounded to combine_dtype, and x
+  // the hidden value rounded to given_dtype and, where `dtype` is quantised, quantised, widened and rounded again.
+  // kExact: the same bits. kRounded: of a baseline, whose rows, outputs and sums are given_dtype's: each was rounded to
+  // it, and sums are in any order. DataLoss naming the first wrong element and how many there are.
   enum class Match : uint8_t { kExact, kRounded };
   absl::Status CheckRows(const std::vector<float>& rows, Match match) const;
 
@@ -63,6 +67,8 @@ class BenchProblem {
   BenchProblem(const BenchPoint& point, Placement placement, RankId rank)
       : point_(point), placement_(std::move(placement)), rank_(rank) {}
   absl::Status Upload(Device& device);
+  std::vector<float> GivenRow(int64_t token) const;  // HiddenValue rounded to given_dtype
+  std::vector<float> ReadRow(int64_t token) const;   // what experts read
 
   BenchPoint point_;
   Placement placement_;
@@ -71,7 +77,8 @@ class BenchProblem {
   int64_t first_token_ = 0;
   HostTraffic traffic_;
   Routing routing_;
-  MatrixView<float> hidden_, out_;
+  FloatMatrix hidden_;
+  MatrixView<float> out_;
   Buffer expert_idx_, weight_, hidden_memory_, out_memory_;
 };
 

@@ -4,6 +4,7 @@
 
 #include "bench/bench_ops.h"
 #include "comm/collectives.h"
+#include "core/check.h"
 
 namespace tokenferry {
 namespace {
@@ -29,6 +30,11 @@ absl::Status RoundTrip::Prepare() {
   TF_ASSIGN_OR_RETURN(stream_, device_.CreateStream());
   TF_RETURN_IF_ERROR(Reserve(device_, factors.size() * sizeof(float), "bench: expert factors", &slot_factor_));
   stream_->CopyToDevice(slot_factor_.data(), factors.data(), factors.size() * sizeof(float));
+  // They stay there: an exchange does not change them.
+  TF_ASSIGN_OR_RETURN(home_rows_, exchange_.HomeRows(problem_.num_tokens()));
+  const ConstFloatMatrix given = problem_.hidden();
+  TF_CHECK(home_rows_.dtype == given.dtype);
+  stream_->CopyOnDevice(home_rows_.data, given.data, given.rows * given.cols * given.element_bytes());
   return stream_->Synchronize();
 }
 
@@ -51,10 +57,10 @@ absl::StatusOr<PhaseSeconds> RoundTrip::Run() {
     *phase = now - start;
     start = now;
   };
-  TF_ASSIGN_OR_RETURN(const ExchangePlan plan,
+  TF_ASSIGN_OR_RETURN(const ExchangePlan* plan,
                       exchange_.Plan(*stream_, {"plan"}, problem_.routing(), problem_.placement()));
   lap(&seconds.plan);
-  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_.Dispatch(*stream_, {"dispatch"}, plan, problem_.hidden()));
+  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_.Dispatch(*stream_, {"dispatch"}, *plan, home_rows_));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   lap(&seconds.dispatch);
   TF_RETURN_IF_ERROR(
@@ -65,7 +71,7 @@ absl::StatusOr<PhaseSeconds> RoundTrip::Run() {
 
   std::vector<uint64_t> sums(rows.num_selections);
   stream_->CopyToHost(sums.data(), checksum_.data(), sums.size() * sizeof(uint64_t));
-  TF_ASSIGN_OR_RETURN(const MatrixView<float> expert_out, exchange_.ExpertOut(plan));
+  TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, exchange_.ExpertOut(*plan));
   stream_->Launch(kTransformRows, {.rows = rows.rows,
                                    .dtype = rows.dtype,
                                    .row_stride = rows.row_stride,
@@ -75,7 +81,8 @@ absl::StatusOr<PhaseSeconds> RoundTrip::Run() {
                                    .num_slots = problem_.placement().num_local_slots(problem_.rank()),
                                    .hidden = rows.hidden,
                                    .out = expert_out.data,
-                                   .out_stride = expert_out.stride});
+                                   .out_stride = expert_out.stride,
+                                   .out_dtype = expert_out.dtype});
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   uint64_t checksum = 0;  // by position, so that exchanged rows show
   for (const uint64_t sum : sums) checksum = checksum * 0x9E3779B97F4A7C15u + sum;
@@ -84,12 +91,12 @@ absl::StatusOr<PhaseSeconds> RoundTrip::Run() {
     first_checksum_ = checksum;
   }
   const bool same = num_selections_ == rows.num_selections && first_checksum_ == checksum;
-  row_idx_ = plan.recv.row_idx;
-  num_recv_rows_ = plan.num_recv_rows();
+  row_idx_ = plan->recv.row_idx;
+  num_recv_rows_ = plan->num_recv_rows();
 
   TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
   start = MonotonicSeconds();
-  TF_RETURN_IF_ERROR(exchange_.Combine(*stream_, {"combine"}, plan, problem_.routing().weight, problem_.out()));
+  TF_RETURN_IF_ERROR(exchange_.Combine(*stream_, {"combine"}, *plan, problem_.routing().weight, problem_.out()));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   lap(&seconds.combine);
   if (same) return seconds;
@@ -112,7 +119,7 @@ absl::Status RoundTrip::Verify() {
 }
 
 absl::StatusOr<double> RoundTrip::LocalRead() {
-  const int64_t row_bytes = problem_.point().hidden * DTypeBytes(problem_.point().dtype);
+  const int64_t row_bytes = problem_.point().hidden * DTypeBytes(problem_.point().given_dtype());
   const auto num_selections = static_cast<int64_t>(row_idx_.size());
   if (local_rows_.num_bytes() < static_cast<size_t>(num_recv_rows_ * row_bytes)) {
     TF_RETURN_IF_ERROR(Reserve(device_, num_recv_rows_ * row_bytes, "bench: local rows", &local_rows_));
@@ -124,7 +131,7 @@ absl::StatusOr<double> RoundTrip::LocalRead() {
   TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
   const double start = MonotonicSeconds();
   TF_RETURN_IF_ERROR(ReadRows({.rows = local_rows_.data(),
-                               .dtype = problem_.point().dtype,
+                               .dtype = problem_.point().given_dtype(),
                                .hidden = problem_.point().hidden,
                                .row_stride = problem_.point().hidden,
                                .row_idx = local_idx_.as<int32_t>(),

@@ -25,7 +25,7 @@ class RoundTrip {
   RoundTrip(Transport& transport, Device& device, Exchange& exchange, BenchProblem& problem)
       : transport_(transport), device_(device), exchange_(exchange), problem_(problem) {}
 
-  // Collective. Allocates what does not belong to the exchange.
+  // Collective. Allocates what does not belong to the exchange, and writes the rows where it wants them.
   absl::Status Prepare();
 
   // Collective. DataLoss when the rows that the expert side reads are not those of the first run.
@@ -45,6 +45,7 @@ class RoundTrip {
   Exchange& exchange_;
   BenchProblem& problem_;
   std::unique_ptr<Stream> stream_;
+  FloatMatrix home_rows_;
   Buffer slot_factor_, checksum_;
   int64_t num_selections_ = -1;  // of the first run
   uint64_t first_checksum_ = 0;

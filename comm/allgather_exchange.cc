@@ -42,7 +42,7 @@ absl::Status CheckExperts(int rank, const HostRouting& routing, int num_experts)
 class AllGatherExchange : public Exchange {
  public:
   AllGatherExchange(Transport& transport, Device& device, const ExchangeOptions& options)
-      : Exchange(ExchangePath::kAllGather, transport, options),
+      : Exchange(ExchangePath::kAllGather, transport, device, options),
         transport_(transport),
         device_(device),
         options_(options),
@@ -57,22 +57,22 @@ class AllGatherExchange : public Exchange {
         recv_offsets_(num_ranks_ + 1) {}
 
  private:
-  absl::StatusOr<ExchangePlan> DoPlan(Stream& stream, const CallSite& site, const Routing& routing,
-                                      const Placement& placement) override {
-    absl::StatusOr<SendPlan> send = planner_.PlanHome(stream, routing, placement);
+  absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                      ExchangePlan& plan) override {
+    plan.rank = transport_.rank();
+    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan.send);
     TF_RETURN_IF_ERROR(
-        GatherHeaders(At(site, "plan counts"), send, static_cast<int>(routing.expert_idx.cols), placement));
-    ExchangePlan plan{transport_.rank(), *std::move(send), {}};
+        GatherHeaders(At(site, "plan counts"), home, plan.send, static_cast<int>(routing.expert_idx.cols), placement));
     const CallSite selections = At(site, "plan selections");
     TF_RETURN_IF_ERROR(GatherRouting(selections));
     auto recv = BuildGatheredRecvPlan(gathered_, placement, plan.rank);
-    if (!recv.ok()) return Annotate(recv.status(), ToString(selections));
+    if (!recv.ok()) return Annotate(recv.status(), selections);
     plan.recv = *std::move(recv);
-    return plan;
+    return absl::OkStatus();
   }
 
   absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                        MatrixView<const float> hidden) override {
+                                        ConstFloatMatrix home_rows) override {
     TF_RETURN_IF_ERROR(rows_.Reserve(device_, plan.num_recv_rows() * row_bytes_));
     all_tokens_.resize(plan.send.num_tokens);
     std::iota(all_tokens_.begin(), all_tokens_.end(), 0);
@@ -81,10 +81,10 @@ class AllGatherExchange : public Exchange {
     TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
     if (IsQuantised(options_.row_dtype)) {
       stream.Launch(kQuantiseRows,
-                    {hidden, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
+                    {home_rows, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
     } else {
       stream.Launch(kGatherRows,
-                    {hidden, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
+                    {home_rows, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
     }
     const auto block_bytes = [&](int r) {
       return (plan.recv.row_offsets[r + 1] - plan.recv.row_offsets[r]) * row_bytes_;
@@ -116,9 +116,7 @@ class AllGatherExchange : public Exchange {
                       .num_selections = plan.num_recv_selections()};
   }
 
-  absl::StatusOr<MatrixView<float>> DoExpertOut(const ExchangePlan& plan) override {
-    return output_return_.ExpertOut(plan);
-  }
+  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override { return output_return_.ExpertOut(plan); }
 
   absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
                          MatrixView<float> out) override {
@@ -145,20 +143,20 @@ class AllGatherExchange : public Exchange {
   }
 
   // headers_ [R] by rank, compared: num_rows is a rank's tokens, num_selections its top-k.
-  absl::Status GatherHeaders(const CallSite& site, const absl::StatusOr<SendPlan>& send, int top_k,
+  absl::Status GatherHeaders(const CallSite& site, const absl::Status& home, const SendPlan& send, int top_k,
                              const Placement& placement) {
-    PlanHeader mine = planner_.MakeHeaders(site, send, placement)[me_];
-    mine.num_rows = send.ok() ? send->num_tokens : 0;
-    mine.num_selections = send.ok() ? top_k : 0;
+    PlanHeader mine = planner_.MakeHeaders(site, home, send, placement)[me_];
+    mine.num_rows = home.ok() ? send.num_tokens : 0;
+    mine.num_selections = home.ok() ? top_k : 0;
     std::vector<PlanHeader> by_distance(num_ranks_);
     by_distance[0] = mine;
     const absl::Status gathered =
         GatherBlocks([](int) { return static_cast<int64_t>(sizeof(PlanHeader)); }, by_distance.data(),
                      [&](const AllToAllVArgs& args, int) { return transport_.HostAllToAllV(site, args); });
-    if (send.ok()) TF_RETURN_IF_ERROR(gathered);
+    if (home.ok()) TF_RETURN_IF_ERROR(gathered);
     headers_ = by_distance;
     std::rotate(headers_.begin(), headers_.end() - me_, headers_.end());
-    TF_RETURN_IF_ERROR(planner_.CheckHeaders(site, send.status(), headers_));
+    TF_RETURN_IF_ERROR(planner_.CheckHeaders(site, home, headers_));
     for (int r = 0; r < num_ranks_; ++r) {
       const int64_t tokens = headers_[r].num_rows, k = headers_[r].num_selections;
       if (tokens >= 0 && k >= 0 && k <= kMaxItems && (k == 0 ? tokens <= kMaxItems : tokens <= kMaxItems / k)) continue;

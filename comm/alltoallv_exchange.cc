@@ -12,7 +12,7 @@ namespace {
 class AllToAllVExchange : public Exchange {
  public:
   AllToAllVExchange(Transport& transport, Device& device, const ExchangeOptions& options)
-      : Exchange(ExchangePath::kAllToAllV, transport, options),
+      : Exchange(ExchangePath::kAllToAllV, transport, device, options),
         transport_(transport),
         device_(device),
         options_(options),
@@ -25,13 +25,13 @@ class AllToAllVExchange : public Exchange {
         recv_offsets_(transport.num_ranks() + 1) {}
 
  private:
-  absl::StatusOr<ExchangePlan> DoPlan(Stream& stream, const CallSite& site, const Routing& routing,
-                                      const Placement& placement) override {
-    return planner_.Plan(transport_, stream, site, routing, placement);
+  absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                      ExchangePlan& plan) override {
+    return planner_.Plan(transport_, stream, site, routing, placement, plan);
   }
 
   absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                        MatrixView<const float> hidden) override {
+                                        ConstFloatMatrix home_rows) override {
     TF_RETURN_IF_ERROR(send_rows_.Reserve(device_, plan.num_send_rows() * row_bytes_));
     TF_RETURN_IF_ERROR(recv_rows_.Reserve(device_, plan.num_recv_rows() * row_bytes_));
     TF_RETURN_IF_ERROR(row_token_.Upload(stream, plan.send.row_token));
@@ -39,10 +39,10 @@ class AllToAllVExchange : public Exchange {
     TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
     if (IsQuantised(options_.row_dtype)) {
       stream.Launch(kQuantiseRows,
-                    {hidden, row_token_.as<int32_t>(), plan.num_send_rows(), send_rows_.data(), options_.row_dtype});
+                    {home_rows, row_token_.as<int32_t>(), plan.num_send_rows(), send_rows_.data(), options_.row_dtype});
     } else {
       stream.Launch(kGatherRows,
-                    {hidden, row_token_.as<int32_t>(), plan.num_send_rows(), send_rows_.data(), options_.row_dtype});
+                    {home_rows, row_token_.as<int32_t>(), plan.num_send_rows(), send_rows_.data(), options_.row_dtype});
     }
     ScaleOffsets(plan.send.row_offsets, row_bytes_, send_offsets_);
     ScaleOffsets(plan.recv.row_offsets, row_bytes_, recv_offsets_);
@@ -72,9 +72,7 @@ class AllToAllVExchange : public Exchange {
                       .num_selections = plan.num_recv_selections()};
   }
 
-  absl::StatusOr<MatrixView<float>> DoExpertOut(const ExchangePlan& plan) override {
-    return output_return_.ExpertOut(plan);
-  }
+  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override { return output_return_.ExpertOut(plan); }
 
   absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
                          MatrixView<float> out) override {

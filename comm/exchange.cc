@@ -80,13 +80,18 @@ const char* ExchangePathName(ExchangePath path) {
   return "?";
 }
 
-Exchange::Exchange(ExchangePath path, const Transport& transport, const ExchangeOptions& options)
-    : base_transport_(transport), topology_(Topology::Of(transport)), hidden_(options.hidden) {
+Exchange::Exchange(ExchangePath path, const Transport& transport, Device& device, const ExchangeOptions& options)
+    : base_transport_(transport),
+      device_(device),
+      topology_(Topology::Of(transport)),
+      hidden_(options.hidden),
+      row_dtype_(options.row_dtype),
+      rows_dtype_(options.rows_dtype()) {
   const int num_ranks = transport.num_ranks();
   stats_.path = path;
   const bool is_shared = path == ExchangePath::kPeer;  // nothing travels: rows lie as experts read them, outputs too
   stats_.row_bytes = RowBytes(is_shared ? options.rows_dtype() : options.row_dtype, options.hidden);
-  stats_.output_bytes = RowBytes(is_shared ? DType::kF32 : options.output_dtype, options.hidden);
+  stats_.output_bytes = RowBytes(options.output_dtype, options.hidden);
   stats_.wait_seconds_per_rank.resize(num_ranks);
   stats_.dispatch_rows_per_rank.resize(num_ranks);
   stats_.dispatch_bytes_per_rank.resize(num_ranks);
@@ -107,33 +112,45 @@ absl::Status Exchange::Enter(Call call, const CallSite& site) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ExchangePlan> Exchange::Plan(Stream& stream, const CallSite& site, const Routing& routing,
-                                            const Placement& placement) {
-  TF_RETURN_IF_ERROR(Enter(Call::kPlan, site));
-  Watch watch(*this, stats_.plan_seconds);
-  auto plan = DoPlan(stream, site, routing, placement);
-  error_ = plan.status();
-  if (!plan.ok()) return plan;
-  ++stats_.num_exchanges;
-  stats_.num_tokens += plan->send.num_tokens;
-  stats_.num_selections += plan->num_send_selections();
-  stats_.bases += CountBases(plan->send, topology_, plan->rank, last_host_);
-  return plan;
-}
-
-absl::StatusOr<ExpertRows> Exchange::Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                              MatrixView<const float> hidden) {
-  TF_RETURN_IF_ERROR(Enter(Call::kDispatch, site));
-  TF_CHECK_EQ(hidden.rows, plan.send.num_tokens);
-  TF_CHECK_EQ(hidden.cols, hidden_);
-  Watch watch(*this, stats_.dispatch_seconds);
-  auto rows = DoDispatch(stream, site, plan, hidden);
+absl::StatusOr<FloatMatrix> Exchange::HomeRows(int64_t num_tokens) {
+  if (!error_.ok()) return error_;
+  auto rows = DoHomeRows(num_tokens);
   error_ = rows.status();
-  stats_.num_rounds += rows.ok();
   return rows;
 }
 
-absl::StatusOr<MatrixView<float>> Exchange::ExpertOut(const ExchangePlan& plan) {
+absl::StatusOr<FloatMatrix> Exchange::DoHomeRows(int64_t num_tokens) {
+  TF_RETURN_IF_ERROR(home_rows_.Reserve(device_, num_tokens * hidden_ * DTypeBytes(rows_dtype_)));
+  return FloatMatrix(home_rows_.data(), rows_dtype_, num_tokens, hidden_);
+}
+
+absl::StatusOr<const ExchangePlan*> Exchange::Plan(Stream& stream, const CallSite& site, const Routing& routing,
+                                                   const Placement& placement) {
+  TF_RETURN_IF_ERROR(Enter(Call::kPlan, site));
+  Watch watch(*this, stats_.plan_seconds);
+  error_ = DoPlan(stream, site, routing, placement, plan_);
+  if (!error_.ok()) return error_;
+  ++stats_.num_exchanges;
+  stats_.num_tokens += plan_.send.num_tokens;
+  stats_.num_selections += plan_.num_send_selections();
+  stats_.bases += CountBases(plan_.send, topology_, plan_.rank, last_host_);
+  return &plan_;
+}
+
+absl::StatusOr<ExpertRows> Exchange::Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                              ConstFloatMatrix rows) {
+  TF_RETURN_IF_ERROR(Enter(Call::kDispatch, site));
+  TF_CHECK_EQ(rows.rows, plan.send.num_tokens);
+  TF_CHECK_EQ(rows.cols, hidden_);
+  TF_CHECK(rows.dtype == DType::kF32 || row_dtype_ != DType::kF32);
+  Watch watch(*this, stats_.dispatch_seconds);
+  auto arrived = DoDispatch(stream, site, plan, rows);
+  error_ = arrived.status();
+  stats_.num_rounds += arrived.ok();
+  return arrived;
+}
+
+absl::StatusOr<FloatMatrix> Exchange::ExpertOut(const ExchangePlan& plan) {
   if (!error_.ok()) return error_;
   auto out = DoExpertOut(plan);
   error_ = out.status();

@@ -12,6 +12,7 @@
 #include "comm/exchange_plan.h"
 #include "comm/exchange_traffic.h"
 #include "comm/transport.h"
+#include "core/device/growing_buffer.h"
 #include "core/moe_types.h"
 #include "core/placement.h"
 
@@ -39,7 +40,7 @@ struct ExchangeOptions {
   // arrive, or, where memory is shared, before they are published.
   DType row_dtype = DType::kF32;
   DType expert_dtype = DType::kF32;  // of ExpertRows when row_dtype is quantised: kF32 or kBF16; else it is row_dtype
-  // Of expert outputs on the way back, rank-local ones too: kF32, or kBF16 (each element rounded once).
+  // Of expert outputs, rank-local ones too, from where experts write them: kF32, or kBF16 (each element rounded once).
   DType output_dtype = DType::kF32;
   ExchangePath path = ExchangePath::kAuto;
   Reduction reduction = Reduction::kExact;
@@ -50,7 +51,7 @@ struct ExchangeOptions {
   int max_top_k = 0;
   int64_t max_peer_bytes = 0;  // path peer: most bytes of a rank's part; 0: no bound but the host's
 
-  // Of ExpertRows: rows are read as they travelled, unless they were quantised.
+  // Of ExpertRows and HomeRows: rows are read as they travelled, unless they were quantised.
   DType rows_dtype() const { return row_dtype == DType::kF32 || row_dtype == DType::kBF16 ? row_dtype : expert_dtype; }
 };
 
@@ -75,43 +76,52 @@ struct ExchangeStats {
   double plan_seconds = 0, dispatch_seconds = 0, combine_seconds = 0;
 };
 
-// One per rank; all ranks make the same calls in the same order: Plan, Dispatch, ExpertOut, Combine. Buffers grow to
-// the largest exchange seen and are kept. After an error it refuses further calls with that error: the ranks may be in
-// different places.
+// One per rank; all ranks make the same calls in the same order: Plan, Dispatch, ExpertOut, Combine. HomeRows may come
+// before. Buffers grow to the largest exchange seen and are kept. After an error it refuses further calls with that
+// error: the ranks may be in different places.
 class Exchange {
  public:
   virtual ~Exchange() = default;
 
-  // Collective. `routing` is of this rank's T >= 0 tokens (device memory); synchronizes the stream.
-  absl::StatusOr<ExchangePlan> Plan(Stream& stream, const CallSite& site, const Routing& routing,
-                                    const Placement& placement);
+  // Where this rank may write the rows that it dispatches next: [num_tokens, H] of options.rows_dtype(), device memory.
+  // A path that shares memory lets others read them here, so that Dispatch copies nothing. Not between a Dispatch and
+  // its Combine; valid until the next HomeRows, and may be written again after each Combine.
+  absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens);
 
-  // Collective. `hidden` [T, H] f32, device memory. The result is valid until the next Dispatch.
+  // Collective. `routing` is of this rank's T >= 0 tokens (device memory); synchronizes the stream. The plan belongs to
+  // the exchange and is valid until the next Plan.
+  absl::StatusOr<const ExchangePlan*> Plan(Stream& stream, const CallSite& site, const Routing& routing,
+                                           const Placement& placement);
+
+  // Collective. `rows` [T, H], device memory: f32, or bf16 where row_dtype is not f32; HomeRows' or any other. They
+  // must stay unchanged until Combine. The result is valid until the next Dispatch.
   absl::StatusOr<ExpertRows> Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                      MatrixView<const float> hidden);
+                                      ConstFloatMatrix rows);
 
-  // Where the experts write: [num_selections, H] f32 in ExpertRows' order; device memory of the exchange, undefined at
-  // first. After Dispatch; valid until the next Plan.
-  absl::StatusOr<MatrixView<float>> ExpertOut(const ExchangePlan& plan);
+  // Where the experts write: [num_selections, H] of options.output_dtype in ExpertRows' order, contiguous; device
+  // memory of the exchange, undefined at first. After Dispatch; valid until the next Plan.
+  absl::StatusOr<FloatMatrix> ExpertOut(const ExchangePlan& plan);
 
   // Collective. Takes what ExpertOut holds. out[t] = the sum over the token's selections, in increasing logical expert
-  // index, starting from 0, of fma(weight, expert output, sum): f32, [T, H], every row is written (a token with no
-  // selection gets zeros). `weight` [T, K] is the Routing's.
+  // index, starting from 0, of fma(weight, expert output widened to f32, sum): f32, [T, H], every row is written (a
+  // token with no selection gets zeros). `weight` [T, K] is the Routing's.
   absl::Status Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
                        MatrixView<float> out);
 
   const ExchangeStats& stats() const { return stats_; }
 
  protected:
-  // `transport` outlives it.
-  Exchange(ExchangePath path, const Transport& transport, const ExchangeOptions& options);
+  // `transport` and `device` outlive it.
+  Exchange(ExchangePath path, const Transport& transport, Device& device, const ExchangeOptions& options);
 
-  // What a path does. Shapes have been checked; the caller keeps errors and times.
-  virtual absl::StatusOr<ExchangePlan> DoPlan(Stream& stream, const CallSite& site, const Routing& routing,
-                                              const Placement& placement) = 0;
+  // What a path does. Shapes have been checked; the caller keeps errors and times. `plan` is the last one, to be
+  // replaced; its memory is reused.
+  virtual absl::StatusOr<FloatMatrix> DoHomeRows(int64_t num_tokens);  // memory of this rank's own
+  virtual absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                              ExchangePlan& plan) = 0;
   virtual absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                                MatrixView<const float> hidden) = 0;
-  virtual absl::StatusOr<MatrixView<float>> DoExpertOut(const ExchangePlan& plan) = 0;
+                                                ConstFloatMatrix rows) = 0;
+  virtual absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) = 0;
   virtual absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                  MatrixView<const float> weight, MatrixView<float> out) = 0;
 
@@ -123,11 +133,15 @@ class Exchange {
   absl::Status Enter(Call call, const CallSite& site);
 
   const Transport& base_transport_;
+  Device& device_;
   const Topology topology_;
   const int64_t hidden_;
+  const DType row_dtype_, rows_dtype_;
   Call next_ = Call::kPlan;
   std::vector<int32_t> last_host_;  // scratch of CountBases
   absl::Status error_;
+  ExchangePlan plan_;
+  GrowingBuffer home_rows_{MemoryKind::kDevice, "exchange: rows at home"};
 };
 
 // Collective. Unimplemented for a path that is not there yet; FailedPrecondition, naming why, for one that these ranks

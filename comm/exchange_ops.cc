@@ -15,12 +15,16 @@ int64_t RowsPerTask(int64_t floats_per_row) {
   return std::max<int64_t>(1, kMinTaskFloats / std::max<int64_t>(1, floats_per_row));
 }
 
+float Value(ConstFloatMatrix rows, int64_t i, int64_t c) {
+  return rows.dtype == DType::kBF16 ? ToFloat(rows.as<const BF16>().row(i)[c]) : rows.as<const float>().row(i)[c];
+}
+
 void CombineReference(const CombineRowsArgs& a) {
   for (int64_t t = 0; t < a.out.rows; ++t) {
     for (int64_t c = 0; c < a.out.cols; ++c) {
       float sum = 0.0f;
       for (int64_t i = a.offsets[t]; i < a.offsets[t + 1]; ++i) {
-        sum = std::fma(a.weight.row(t)[a.k[i]], a.rows.row(a.selection[i])[c], sum);
+        sum = std::fma(a.weight.row(t)[a.k[i]], Value(a.rows, a.selection[i], c), sum);
       }
       a.out.row(t)[c] = sum;
     }
@@ -28,24 +32,30 @@ void CombineReference(const CombineRowsArgs& a) {
 }
 
 // A block of columns of one token, summed in registers. Inlined into each instruction set's version below.
-template <int kColumns>
+template <class T, int kColumns>
 [[gnu::always_inline]] inline void CombineBlock(const CombineRowsArgs& a, int64_t t, int64_t column) {
   float sum[kColumns] = {};
   for (int64_t i = a.offsets[t]; i < a.offsets[t + 1]; ++i) {
     const float weight = a.weight.row(t)[a.k[i]];
-    const float* row = a.rows.row(a.selection[i]) + column;
-    for (int c = 0; c < kColumns; ++c) sum[c] = __builtin_fmaf(weight, row[c], sum[c]);
+    const T* row = a.rows.as<const T>().row(a.selection[i]) + column;
+    for (int c = 0; c < kColumns; ++c) sum[c] = __builtin_fmaf(weight, ToFloat(row[c]), sum[c]);
   }
   std::memcpy(a.out.row(t) + column, sum, sizeof(sum));
 }
 
-[[gnu::always_inline]] inline void CombineRange(const CombineRowsArgs& a, int64_t begin, int64_t end) {
+template <class T>
+[[gnu::always_inline]] inline void CombineRangeOf(const CombineRowsArgs& a, int64_t begin, int64_t end) {
   for (int64_t t = begin; t < end; ++t) {
     int64_t c = 0;
-    for (; c + 64 <= a.out.cols; c += 64) CombineBlock<64>(a, t, c);
-    for (; c + 8 <= a.out.cols; c += 8) CombineBlock<8>(a, t, c);
-    for (; c < a.out.cols; ++c) CombineBlock<1>(a, t, c);
+    for (; c + 64 <= a.out.cols; c += 64) CombineBlock<T, 64>(a, t, c);
+    for (; c + 8 <= a.out.cols; c += 8) CombineBlock<T, 8>(a, t, c);
+    for (; c < a.out.cols; ++c) CombineBlock<T, 1>(a, t, c);
   }
+}
+
+[[gnu::always_inline]] inline void CombineRange(const CombineRowsArgs& a, int64_t begin, int64_t end) {
+  if (a.rows.dtype == DType::kBF16) return CombineRangeOf<BF16>(a, begin, end);
+  CombineRangeOf<float>(a, begin, end);
 }
 
 void CombineRangePortable(const CombineRowsArgs& a, int64_t begin, int64_t end) { CombineRange(a, begin, end); }

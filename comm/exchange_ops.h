@@ -6,10 +6,10 @@
 
 namespace tokenferry {
 
-// out[t] = fma chain from 0 over i in [offsets[t], offsets[t + 1]) of weight[t][k[i]] * rows[selection[i]], in that
-// order.
+// Rows of kBF16 are widened first. out[t] = fma chain from 0 over i in [offsets[t], offsets[t + 1]) of weight[t][k[i]]
+// * rows[selection[i]], in that order.
 struct CombineRowsArgs {
-  MatrixView<const float> rows;        // [n, H]
+  ConstFloatMatrix rows;               // [n, H]
   const int64_t* offsets = nullptr;    // [T + 1]
   const int32_t* selection = nullptr;  // [n]
   const int32_t* k = nullptr;          // [n]

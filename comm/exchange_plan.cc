@@ -36,33 +36,11 @@ absl::Status ValidateRouting(const HostRouting& routing, const Placement& placem
   return absl::OkStatus();
 }
 
-// Where selection `i` of the routing, which has an expert, is computed.
-Placement::Location PlaceOf(const HostRouting& routing, const Placement& placement, int64_t i) {
+// Where selection `i` of the routing, token `t`'s, which has an expert, is computed.
+Placement::Location PlaceOf(const HostRouting& routing, const Placement& placement, int64_t t, int64_t i) {
   const ExpertId expert(routing.expert_idx[i]);
   if (!routing.location.empty() && routing.location[i] >= 0) return placement.locations(expert)[routing.location[i]];
-  return placement.Choose(expert, i / routing.top_k);
-}
-
-// Counts rows and selections per rank into offsets.
-void CountPerRank(const HostRouting& routing, const Placement& placement, SendPlan& plan) {
-  const int num_ranks = placement.num_ranks();
-  plan.row_offsets.assign(num_ranks + 1, 0);
-  plan.selection_offsets.assign(num_ranks + 1, 0);
-  std::vector<int64_t> last_token(num_ranks, -1);
-  for (int64_t t = 0, i = 0; t < routing.num_tokens; ++t) {
-    for (int k = 0; k < routing.top_k; ++k, ++i) {
-      if (routing.expert_idx[i] < 0) continue;
-      const int r = PlaceOf(routing, placement, i).rank.value;
-      ++plan.selection_offsets[r + 1];
-      if (last_token[r] == t) continue;
-      last_token[r] = t;
-      ++plan.row_offsets[r + 1];
-    }
-  }
-  for (int r = 0; r < num_ranks; ++r) {
-    plan.row_offsets[r + 1] += plan.row_offsets[r];
-    plan.selection_offsets[r + 1] += plan.selection_offsets[r];
-  }
+  return placement.Choose(expert, t);
 }
 
 // Puts the combine entries of one token, [begin, end), in increasing logical expert index; equal experts stay by k.
@@ -78,42 +56,6 @@ void SortCombine(SendPlan& plan, int64_t begin, int64_t end) {
     }
     plan.combine_selection[j] = selection;
     plan.combine_k[j] = k;
-  }
-}
-
-void Fill(const HostRouting& routing, const Placement& placement, SendPlan& plan) {
-  const int num_ranks = placement.num_ranks();
-  const int64_t n = plan.selection_offsets.back();
-  plan.row_token.resize(plan.row_offsets.back());
-  plan.selections.resize(n);
-  plan.selection_expert.resize(n);
-  plan.selection_k.resize(n);
-  plan.combine_offsets.assign(1, 0);
-  plan.combine_offsets.reserve(routing.num_tokens + 1);
-  plan.combine_selection.reserve(n);
-  plan.combine_k.reserve(n);
-  std::vector<int64_t> next_row(plan.row_offsets.begin(), plan.row_offsets.end() - 1);
-  std::vector<int64_t> next_selection(plan.selection_offsets.begin(), plan.selection_offsets.end() - 1);
-  std::vector<int64_t> last_token(num_ranks, -1);
-  for (int64_t t = 0, i = 0; t < routing.num_tokens; ++t) {
-    for (int k = 0; k < routing.top_k; ++k, ++i) {
-      if (routing.expert_idx[i] < 0) continue;
-      const Placement::Location place = PlaceOf(routing, placement, i);
-      const int r = place.rank.value;
-      if (last_token[r] != t) {
-        last_token[r] = t;
-        plan.row_token[next_row[r]++] = static_cast<int32_t>(t);
-      }
-      const int64_t s = next_selection[r]++;
-      plan.selections[s] = {static_cast<int32_t>(next_row[r] - 1 - plan.row_offsets[r]), place.slot.value};
-      plan.selection_expert[s] = routing.expert_idx[i];
-      plan.selection_k[s] = k;
-      plan.combine_selection.push_back(static_cast<int32_t>(s));
-      plan.combine_k.push_back(k);
-    }
-    const int64_t end = static_cast<int64_t>(plan.combine_selection.size());
-    SortCombine(plan, plan.combine_offsets.back(), end);
-    plan.combine_offsets.push_back(end);
   }
 }
 
@@ -141,13 +83,69 @@ absl::Status ValidateMessage(int rank, int64_t num_rows, absl::Span<const WireSe
 
 }  // namespace
 
-absl::StatusOr<SendPlan> BuildSendPlan(const HostRouting& routing, const Placement& placement) {
+void PlanBuilder::CountPerRank(const HostRouting& routing, const Placement& placement, SendPlan& plan) {
+  const int num_ranks = placement.num_ranks();
+  plan.row_offsets.assign(num_ranks + 1, 0);
+  plan.selection_offsets.assign(num_ranks + 1, 0);
+  last_token_.assign(num_ranks, -1);
+  place_.resize(routing.expert_idx.size());
+  for (int64_t t = 0, i = 0; t < routing.num_tokens; ++t) {
+    for (int k = 0; k < routing.top_k; ++k, ++i) {
+      if (routing.expert_idx[i] < 0) continue;
+      place_[i] = PlaceOf(routing, placement, t, i);
+      const int r = place_[i].rank.value;
+      ++plan.selection_offsets[r + 1];
+      if (last_token_[r] == t) continue;
+      last_token_[r] = t;
+      ++plan.row_offsets[r + 1];
+    }
+  }
+  for (int r = 0; r < num_ranks; ++r) {
+    plan.row_offsets[r + 1] += plan.row_offsets[r];
+    plan.selection_offsets[r + 1] += plan.selection_offsets[r];
+  }
+}
+
+void PlanBuilder::Fill(const HostRouting& routing, SendPlan& plan) {
+  const int64_t n = plan.selection_offsets.back();
+  plan.row_token.resize(plan.row_offsets.back());
+  plan.selections.resize(n);
+  plan.selection_expert.resize(n);
+  plan.selection_k.resize(n);
+  plan.combine_offsets.resize(routing.num_tokens + 1);
+  plan.combine_offsets[0] = 0;
+  plan.combine_selection.resize(n);
+  plan.combine_k.resize(n);
+  next_row_.assign(plan.row_offsets.begin(), plan.row_offsets.end() - 1);
+  next_selection_.assign(plan.selection_offsets.begin(), plan.selection_offsets.end() - 1);
+  last_token_.assign(next_row_.size(), -1);
+  int64_t end = 0;
+  for (int64_t t = 0, i = 0; t < routing.num_tokens; ++t) {
+    for (int k = 0; k < routing.top_k; ++k, ++i) {
+      if (routing.expert_idx[i] < 0) continue;
+      const int r = place_[i].rank.value;
+      if (last_token_[r] != t) {
+        last_token_[r] = t;
+        plan.row_token[next_row_[r]++] = static_cast<int32_t>(t);
+      }
+      const int64_t s = next_selection_[r]++;
+      plan.selections[s] = {static_cast<int32_t>(next_row_[r] - 1 - plan.row_offsets[r]), place_[i].slot.value};
+      plan.selection_expert[s] = routing.expert_idx[i];
+      plan.selection_k[s] = k;
+      plan.combine_selection[end] = static_cast<int32_t>(s);
+      plan.combine_k[end++] = k;
+    }
+    SortCombine(plan, plan.combine_offsets[t], end);
+    plan.combine_offsets[t + 1] = end;
+  }
+}
+
+absl::Status PlanBuilder::BuildSend(const HostRouting& routing, const Placement& placement, SendPlan& plan) {
   TF_RETURN_IF_ERROR(ValidateRouting(routing, placement));
-  SendPlan plan;
   plan.num_tokens = routing.num_tokens;
   CountPerRank(routing, placement, plan);
-  Fill(routing, placement, plan);
-  return plan;
+  Fill(routing, plan);
+  return absl::OkStatus();
 }
 
 absl::Status ValidateCounts(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,
@@ -172,18 +170,18 @@ absl::Status ValidateCounts(absl::Span<const int64_t> row_counts, absl::Span<con
   return absl::OkStatus();
 }
 
-absl::StatusOr<RecvPlan> BuildRecvPlan(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,
-                                       absl::Span<const WireSelection> selections, int num_local_slots, RowsFor rows) {
+absl::Status PlanBuilder::BuildRecv(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,
+                                    absl::Span<const WireSelection> selections, int num_local_slots, RecvPlan& plan,
+                                    RowsFor rows) {
   TF_CHECK_EQ(row_counts.size(), selection_counts.size());
   TF_RETURN_IF_ERROR(ValidateCounts(row_counts, selection_counts, rows));
   const size_t num_ranks = row_counts.size();
-  RecvPlan plan;
-  plan.row_offsets.assign(1, 0);
-  plan.selection_offsets.assign(1, 0);
+  plan.row_offsets.assign(num_ranks + 1, 0);
+  plan.selection_offsets.assign(num_ranks + 1, 0);
   plan.slot_offsets.assign(num_local_slots + 1, 0);
   for (size_t r = 0; r < num_ranks; ++r) {
-    plan.row_offsets.push_back(plan.row_offsets.back() + row_counts[r]);
-    plan.selection_offsets.push_back(plan.selection_offsets.back() + selection_counts[r]);
+    plan.row_offsets[r + 1] = plan.row_offsets[r] + row_counts[r];
+    plan.selection_offsets[r + 1] = plan.selection_offsets[r] + selection_counts[r];
   }
   TF_CHECK_EQ(static_cast<int64_t>(selections.size()), plan.selection_offsets.back());
   for (size_t r = 0; r < num_ranks; ++r) {
@@ -195,15 +193,15 @@ absl::StatusOr<RecvPlan> BuildRecvPlan(absl::Span<const int64_t> row_counts, abs
   // A stable counting sort by slot: arrival order is (source rank, token index).
   plan.row_idx.resize(selections.size());
   plan.return_selection.resize(selections.size());
-  std::vector<int64_t> next(plan.slot_offsets.begin(), plan.slot_offsets.end() - 1);
+  next_selection_.assign(plan.slot_offsets.begin(), plan.slot_offsets.end() - 1);
   for (size_t r = 0; r < num_ranks; ++r) {
     for (int64_t i = plan.selection_offsets[r]; i < plan.selection_offsets[r + 1]; ++i) {
-      const int64_t at_expert = next[selections[i].slot]++;
+      const int64_t at_expert = next_selection_[selections[i].slot]++;
       plan.row_idx[at_expert] = static_cast<int32_t>(plan.row_offsets[r] + selections[i].row_idx);
       plan.return_selection[i] = static_cast<int32_t>(at_expert);
     }
   }
-  return plan;
+  return absl::OkStatus();
 }
 
 std::string ExchangePlan::ToString() const {

@@ -72,18 +72,31 @@ struct ExchangePlan {
   std::string ToString() const;
 };
 
-// Pure. InvalidArgument, naming token and value, when an expert index is neither -1 nor an expert of the placement, or
-// a location neither -1 nor one of the expert's, or when there are 2^31 or more selections.
-absl::StatusOr<SendPlan> BuildSendPlan(const HostRouting& routing, const Placement& placement);
-
 // Whether every row that a rank announces is for the reader, or some are for others of its host (path two_level).
 enum class RowsFor : uint8_t { kThisRank, kThisHost };
 
-// Pure. `row_counts` and `selection_counts` are [R], as told by each rank; `selections` are everybody's messages, rank
-// 0's first. They come from peers: DataLoss naming the peer when they do not hold together.
-absl::StatusOr<RecvPlan> BuildRecvPlan(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,
-                                       absl::Span<const WireSelection> selections, int num_local_slots,
-                                       RowsFor rows = RowsFor::kThisRank);
+// Builds plans, one after the other, in memory that is reused: its own and that of the plan that is passed in. Results
+// depend on the arguments alone. After an error the plan is undefined.
+class PlanBuilder {
+ public:
+  // InvalidArgument, naming token and value, when an expert index is neither -1 nor an expert of the placement, or a
+  // location neither -1 nor one of the expert's, or when there are 2^31 or more selections.
+  absl::Status BuildSend(const HostRouting& routing, const Placement& placement, SendPlan& plan);
+
+  // `row_counts` and `selection_counts` are [R], as told by each rank; `selections` are everybody's messages, rank 0's
+  // first. They come from peers: DataLoss naming the peer when they do not hold together.
+  absl::Status BuildRecv(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,
+                         absl::Span<const WireSelection> selections, int num_local_slots, RecvPlan& plan,
+                         RowsFor rows = RowsFor::kThisRank);
+
+ private:
+  void CountPerRank(const HostRouting& routing, const Placement& placement, SendPlan& plan);
+  void Fill(const HostRouting& routing, SendPlan& plan);
+
+  std::vector<Placement::Location> place_;          // of each selection
+  std::vector<int64_t> next_row_, next_selection_;  // [R], and by slot
+  std::vector<int64_t> last_token_;                 // [R]
+};
 
 // The part of BuildRecvPlan's checks that needs the counts alone, to be made before memory is allocated for them.
 absl::Status ValidateCounts(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,

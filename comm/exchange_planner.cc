@@ -36,7 +36,8 @@ ExchangePlanner::ExchangePlanner(const Transport& transport, const ExchangeOptio
   for (size_t r = 0; r < header_offsets_.size(); ++r) header_offsets_[r] = static_cast<int64_t>(r * sizeof(PlanHeader));
 }
 
-absl::StatusOr<SendPlan> ExchangePlanner::PlanHome(Stream& stream, const Routing& routing, const Placement& placement) {
+absl::Status ExchangePlanner::PlanHome(Stream& stream, const Routing& routing, const Placement& placement,
+                                       SendPlan& plan) {
   if (placement.num_ranks() != num_ranks_) {
     return absl::InvalidArgumentError(
         absl::StrCat("placement is for ", placement.num_ranks(), " ranks, but there are ", num_ranks_));
@@ -45,11 +46,12 @@ absl::StatusOr<SendPlan> ExchangePlanner::PlanHome(Stream& stream, const Routing
   CopyToHost(stream, experts, host_expert_idx_);
   CopyToHost(stream, routing.location, host_location_);
   TF_RETURN_IF_ERROR(stream.Synchronize());
-  return BuildSendPlan({host_expert_idx_, experts.rows, static_cast<int>(experts.cols), host_location_}, placement);
+  return builder_.BuildSend({host_expert_idx_, experts.rows, static_cast<int>(experts.cols), host_location_}, placement,
+                            plan);
 }
 
-const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site, const absl::StatusOr<SendPlan>& send,
-                                                            const Placement& placement) {
+const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site, const absl::Status& home,
+                                                            const SendPlan& plan, const Placement& placement) {
   const uint64_t digest = placement.Digest();
   for (int r = 0; r < num_ranks_; ++r) {
     PlanHeader& h = send_headers_[r];
@@ -58,23 +60,23 @@ const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site
          static_cast<int16_t>(row_dtype_),
          static_cast<int8_t>(expert_dtype_),
          static_cast<int8_t>(output_dtype_),
-         send.ok() ? 0 : 1,
+         home.ok() ? 0 : 1,
          0,
          0,
          site.step,
          site.layer,
          num_exchanges_};
-    if (!send.ok()) continue;
-    h.num_rows = send->row_offsets[r + 1] - send->row_offsets[r];
-    h.num_selections = send->selection_offsets[r + 1] - send->selection_offsets[r];
+    if (!home.ok()) continue;
+    h.num_rows = plan.row_offsets[r + 1] - plan.row_offsets[r];
+    h.num_selections = plan.selection_offsets[r + 1] - plan.selection_offsets[r];
   }
   ++num_exchanges_;
   return send_headers_;
 }
 
-absl::Status ExchangePlanner::CheckHeaders(const CallSite& site, const absl::Status& send,
+absl::Status ExchangePlanner::CheckHeaders(const CallSite& site, const absl::Status& home,
                                            absl::Span<const PlanHeader> theirs) const {
-  if (!send.ok()) return Annotate(send, absl::StrCat(ToString(site), ": rank ", rank_));
+  if (!home.ok()) return Annotate(home, absl::StrCat(ToString(site), ": rank ", rank_));
   for (int r = 0; r < num_ranks_; ++r) TF_RETURN_IF_ERROR(CompareHeader(site, r, theirs[r]));
   return absl::OkStatus();
 }
@@ -110,45 +112,50 @@ absl::Status ExchangePlanner::CompareHeader(const CallSite& site, int r, const P
   return absl::AbortedError(absl::StrCat(ToString(site), ": rank ", r, " could not plan this exchange; see its error"));
 }
 
-absl::StatusOr<RecvPlan> ExchangePlanner::Swap(Transport& transport, const CallSite& site,
-                                               const absl::StatusOr<SendPlan>& send, const Placement& placement,
-                                               RowsFor rows) {
+absl::Status ExchangePlanner::Plan(Transport& transport, Stream& stream, const CallSite& site, const Routing& routing,
+                                   const Placement& placement, ExchangePlan& plan) {
+  plan.rank = transport.rank();
+  const absl::Status home = PlanHome(stream, routing, placement, plan.send);
+  return Swap(transport, site, home, plan.send, placement, RowsFor::kThisRank, plan.recv);
+}
+
+absl::Status ExchangePlanner::Swap(Transport& transport, const CallSite& site, const absl::Status& home,
+                                   const SendPlan& told, const Placement& placement, RowsFor rows, RecvPlan& plan) {
   const CallSite counts = At(site, "plan counts");
   const absl::Status swapped = transport.HostAllToAllV(
-      counts, {MakeHeaders(site, send, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
-  if (send.ok()) TF_RETURN_IF_ERROR(swapped);
-  TF_RETURN_IF_ERROR(CheckHeaders(counts, send.status(), recv_headers_));
-  return SwapSelections(transport, At(site, "plan selections"), *send, placement, rows);
+      counts,
+      {MakeHeaders(site, home, told, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
+  if (home.ok()) TF_RETURN_IF_ERROR(swapped);
+  TF_RETURN_IF_ERROR(CheckHeaders(counts, home, recv_headers_));
+  return SwapSelections(transport, At(site, "plan selections"), told, placement, rows, plan);
 }
 
-absl::StatusOr<ExchangePlan> ExchangePlanner::Plan(Transport& transport, Stream& stream, const CallSite& site,
-                                                   const Routing& routing, const Placement& placement) {
-  absl::StatusOr<SendPlan> send = PlanHome(stream, routing, placement);
-  TF_ASSIGN_OR_RETURN(RecvPlan recv, Swap(transport, site, send, placement));
-  return ExchangePlan{transport.rank(), *std::move(send), std::move(recv)};
-}
-
-absl::StatusOr<RecvPlan> ExchangePlanner::SwapSelections(Transport& transport, const CallSite& site,
-                                                         const SendPlan& send, const Placement& placement,
-                                                         RowsFor rows) {
-  std::vector<int64_t> row_counts(num_ranks_), selection_counts(num_ranks_);
+absl::Status ExchangePlanner::SwapSelections(Transport& transport, const CallSite& site, const SendPlan& told,
+                                             const Placement& placement, RowsFor rows, RecvPlan& plan) {
+  row_counts_.resize(num_ranks_);
+  selection_counts_.resize(num_ranks_);
   for (int r = 0; r < num_ranks_; ++r) {
-    row_counts[r] = recv_headers_[r].num_rows;
-    selection_counts[r] = recv_headers_[r].num_selections;
+    row_counts_[r] = recv_headers_[r].num_rows;
+    selection_counts_[r] = recv_headers_[r].num_selections;
   }
-  TF_RETURN_IF_ERROR(Annotate(ValidateCounts(row_counts, selection_counts, rows), ToString(site)));
-  ScaleOffsets(send.selection_offsets, sizeof(WireSelection), send_offsets_);
+  TF_RETURN_IF_ERROR(Annotate(ValidateCounts(row_counts_, selection_counts_, rows), site));
+  ScaleOffsets(told.selection_offsets, sizeof(WireSelection), send_offsets_);
   recv_offsets_[0] = 0;
   for (int r = 0; r < num_ranks_; ++r) {
-    recv_offsets_[r + 1] = recv_offsets_[r] + selection_counts[r] * static_cast<int64_t>(sizeof(WireSelection));
+    recv_offsets_[r + 1] = recv_offsets_[r] + selection_counts_[r] * static_cast<int64_t>(sizeof(WireSelection));
   }
-  recv_selections_.resize(std::accumulate(selection_counts.begin(), selection_counts.end(), int64_t{0}));
+  recv_selections_.resize(std::accumulate(selection_counts_.begin(), selection_counts_.end(), int64_t{0}));
   TF_RETURN_IF_ERROR(
-      transport.HostAllToAllV(site, {send.selections.data(), send_offsets_, recv_selections_.data(), recv_offsets_}));
-  auto plan =
-      BuildRecvPlan(row_counts, selection_counts, recv_selections_, placement.num_local_slots(RankId(rank_)), rows);
-  if (!plan.ok()) return Annotate(plan.status(), ToString(site));
-  return plan;
+      transport.HostAllToAllV(site, {told.selections.data(), send_offsets_, recv_selections_.data(), recv_offsets_}));
+  return PlanAway(site, row_counts_, selection_counts_, recv_selections_, placement, plan, rows);
+}
+
+absl::Status ExchangePlanner::PlanAway(const CallSite& site, absl::Span<const int64_t> row_counts,
+                                       absl::Span<const int64_t> selection_counts,
+                                       absl::Span<const WireSelection> selections, const Placement& placement,
+                                       RecvPlan& plan, RowsFor rows) {
+  const int num_slots = placement.num_local_slots(RankId(rank_));
+  return Annotate(builder_.BuildRecv(row_counts, selection_counts, selections, num_slots, plan, rows), site);
 }
 
 }  // namespace tokenferry

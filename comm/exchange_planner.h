@@ -34,41 +34,49 @@ class ExchangePlanner {
   ExchangePlanner(const Transport& transport, const ExchangeOptions& options);
 
   // Needs nobody else: copies the routing to the host (synchronizes the stream) and builds this rank's half.
-  absl::StatusOr<SendPlan> PlanHome(Stream& stream, const Routing& routing, const Placement& placement);
+  absl::Status PlanHome(Stream& stream, const Routing& routing, const Placement& placement, SendPlan& plan);
 
   // The last PlanHome's routing, [num_tokens, top_k].
   absl::Span<const int32_t> host_expert_idx() const { return host_expert_idx_; }
 
-  // [R] what each rank is told, valid until the next call. Once for each exchange: it counts them.
-  const std::vector<PlanHeader>& MakeHeaders(const CallSite& site, const absl::StatusOr<SendPlan>& send,
+  // [R] what each rank is told, valid until the next call. Once for each exchange: it counts them. `home` is
+  // PlanHome's; `plan` is not read after an error.
+  const std::vector<PlanHeader>& MakeHeaders(const CallSite& site, const absl::Status& home, const SendPlan& plan,
                                              const Placement& placement);
 
   // Compares this rank's last headers with `theirs` [R]; FailedPrecondition naming what differs and both values, and
-  // `send`'s own error, named, before that.
-  absl::Status CheckHeaders(const CallSite& site, const absl::Status& send, absl::Span<const PlanHeader> theirs) const;
+  // `home`, PlanHome's own error, named, before that.
+  absl::Status CheckHeaders(const CallSite& site, const absl::Status& home, absl::Span<const PlanHeader> theirs) const;
 
-  // Compares headers and swaps selections over the transport: one small all-to-all, one all-to-all-v. `send` may be an
-  // error, which is then the result, and named on the other ranks.
-  absl::StatusOr<RecvPlan> Swap(Transport& transport, const CallSite& site, const absl::StatusOr<SendPlan>& send,
-                                const Placement& placement, RowsFor rows = RowsFor::kThisRank);
+  // The other half, from everybody's checked messages.
+  absl::Status PlanAway(const CallSite& site, absl::Span<const int64_t> row_counts,
+                        absl::Span<const int64_t> selection_counts, absl::Span<const WireSelection> selections,
+                        const Placement& placement, RecvPlan& plan, RowsFor rows = RowsFor::kThisRank);
+
+  // Over the transport: one small all-to-all of headers, which are compared, and one all-to-all-v of selections, which
+  // become the other half. `home` is PlanHome's, `told` what it built, or what other ranks are to know of it.
+  absl::Status Swap(Transport& transport, const CallSite& site, const absl::Status& home, const SendPlan& told,
+                    const Placement& placement, RowsFor rows, RecvPlan& plan);
 
   // Of the last Swap: what arrived, rank 0's first.
   absl::Span<const WireSelection> recv_selections() const { return recv_selections_; }
 
-  // Both.
-  absl::StatusOr<ExchangePlan> Plan(Transport& transport, Stream& stream, const CallSite& site, const Routing& routing,
-                                    const Placement& placement);
+  // PlanHome and Swap.
+  absl::Status Plan(Transport& transport, Stream& stream, const CallSite& site, const Routing& routing,
+                    const Placement& placement, ExchangePlan& plan);
 
  private:
   absl::Status CompareHeader(const CallSite& site, int r, const PlanHeader& theirs) const;
-  absl::StatusOr<RecvPlan> SwapSelections(Transport& transport, const CallSite& site, const SendPlan& send,
-                                          const Placement& placement, RowsFor rows);
+  absl::Status SwapSelections(Transport& transport, const CallSite& site, const SendPlan& told,
+                              const Placement& placement, RowsFor rows, RecvPlan& plan);
 
   const int rank_, num_ranks_;
   const int64_t hidden_;
   const DType row_dtype_, expert_dtype_, output_dtype_;
   uint32_t num_exchanges_ = 0;
+  PlanBuilder builder_;
   std::vector<int32_t> host_expert_idx_, host_location_;
+  std::vector<int64_t> row_counts_, selection_counts_;  // [R]
   std::vector<WireSelection> recv_selections_;
   std::vector<PlanHeader> send_headers_, recv_headers_;                // [R]
   std::vector<int64_t> header_offsets_, send_offsets_, recv_offsets_;  // [R + 1] bytes

@@ -14,7 +14,7 @@ class OutputReturn {
   OutputReturn(Transport& transport, Device& device, const ExchangeOptions& options);
 
   // Exchange::ExpertOut.
-  absl::StatusOr<MatrixView<float>> ExpertOut(const ExchangePlan& plan);
+  absl::StatusOr<FloatMatrix> ExpertOut(const ExchangePlan& plan);
 
   // Exchange::Combine; adds what leaves for each rank to stats.combine_bytes_per_rank.
   absl::Status Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
@@ -24,12 +24,10 @@ class OutputReturn {
   Transport& transport_;
   Device& device_;
   const int64_t hidden_;
-  const DType output_dtype_;      // on the way back
-  const int64_t wire_out_bytes_;  // of an expert output on its way back
-  const int64_t out_bytes_;       // of an expert output where it is computed and summed
+  const DType output_dtype_;
+  const int64_t out_bytes_;  // of an expert output
   GrowingBuffer send_out_, recv_out_;
   GrowingBuffer expert_out_{MemoryKind::kDevice, "exchange: expert outputs"};
-  GrowingBuffer wide_out_{MemoryKind::kDevice, "exchange: widened expert outputs"};
   GrowingBuffer return_selection_{MemoryKind::kDevice, "exchange: return order"};
   GrowingBuffer combine_offsets_{MemoryKind::kDevice, "exchange: combine offsets"};
   GrowingBuffer combine_selection_{MemoryKind::kDevice, "exchange: combine order"};

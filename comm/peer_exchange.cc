@@ -9,9 +9,10 @@
 //  * My return indices and expert outputs of n are read by homes in their Combine n, whose sums are complete when they
 //    raise their plan flag n + 1 (Plan synchronizes first). They are overwritten after I have seen all of those: return
 //    indices at the end of Plan n + 1, outputs by the experts after it.
-//  * The memory is replaced by a larger one in Plan n + 1 after all plan flags n + 1: by the above nobody reads rows or
+//  * Memory is replaced by larger memory in Plan n + 1 after all plan flags n + 1: by the above nobody reads rows or
 //    outputs of n any more, and nobody reads index arrays of n + 1 from the old memory, because everybody decides the
-//    same from the same headers, which lie in the control memory, which stays.
+//    same from the same headers, which lie in the control memory, which stays. A producer may have written the rows of
+//    n + 1 before: their old memory stays until the next HomeRows, and Dispatch n + 1 copies from there.
 #include "comm/peer_exchange.h"
 
 #include <algorithm>
@@ -26,6 +27,7 @@
 #include "comm/peer_layout.h"
 #include "comm/peer_memory.h"
 #include "comm/row_codec_ops.h"
+#include "core/check.h"
 #include "core/device/growing_buffer.h"
 #include "core/kernels/gather_rows.h"
 
@@ -48,14 +50,14 @@ int64_t AnnouncementBytes(int num_ranks) {
 class PeerExchange : public Exchange {
  public:
   PeerExchange(Transport& transport, Device& device, const ExchangeOptions& options)
-      : Exchange(ExchangePath::kPeer, transport, options),
+      : Exchange(ExchangePath::kPeer, transport, device, options),
         transport_(transport),
         device_(device),
         options_(options),
         rank_(transport.rank().value),
         num_ranks_(transport.num_ranks()),
         row_bytes_(RowBytes(options.rows_dtype(), options.hidden)),
-        out_bytes_(options.hidden * static_cast<int64_t>(sizeof(float))),
+        out_bytes_(options.hidden * DTypeBytes(options.output_dtype)),
         planner_(transport, options),
         headers_(static_cast<size_t>(num_ranks_) * num_ranks_),
         num_tokens_(num_ranks_),
@@ -88,42 +90,49 @@ class PeerExchange : public Exchange {
   }
 
  private:
-  absl::StatusOr<ExchangePlan> DoPlan(Stream& stream, const CallSite& site, const Routing& routing,
-                                      const Placement& placement) override {
+  absl::StatusOr<FloatMatrix> DoHomeRows(int64_t num_tokens) override {
+    previous_rows_.reset();
+    // Quantised rows are not read as home has them.
+    if (IsQuantised(options_.row_dtype) || num_tokens > capacity_.tokens) return Exchange::DoHomeRows(num_tokens);
+    return FloatMatrix(rows_->part(rank_), options_.row_dtype, num_tokens, options_.hidden);
+  }
+
+  absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                      ExchangePlan& plan) override {
     const CallSite counts = At(site, "plan counts"), indices = At(site, "plan selections");
-    absl::StatusOr<SendPlan> send = planner_.PlanHome(stream, routing, placement);
+    plan.rank = transport_.rank();
+    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan.send);
     TF_RETURN_IF_ERROR(transport_.EnterPhase(counts));
     ++sequence_;
-    Announce(counts, send, placement);
+    Announce(counts, home, plan.send, placement);
     flags_->Raise(PeerSignal::kPlan, sequence_);
     // The others read in my header that I cannot plan; theirs may not be there yet.
-    if (!send.ok()) return planner_.CheckHeaders(counts, send.status(), my_headers_);
+    if (!home.ok()) return planner_.CheckHeaders(counts, home, my_headers_);
     TF_RETURN_IF_ERROR(flags_->Wait(counts, PeerSignal::kPlan, sequence_, all_));
     TF_RETURN_IF_ERROR(transport_.EnterPhase(indices));
     ReadHeaders();
-    TF_RETURN_IF_ERROR(planner_.CheckHeaders(counts, send.status(), my_headers_));
+    TF_RETURN_IF_ERROR(planner_.CheckHeaders(counts, home, my_headers_));
     TF_ASSIGN_OR_RETURN(const PeerCapacity needed, Needed(counts));
     if (!capacity_.Holds(needed)) {
       TF_RETURN_IF_ERROR(Resize(counts, capacity_.GrownTo(needed)));
-      WriteIndices(*send);
+      WriteIndices(plan.send);
       flags_->Raise(PeerSignal::kIndices, sequence_);
       TF_RETURN_IF_ERROR(flags_->Wait(indices, PeerSignal::kIndices, sequence_, all_));
     }
-    ExchangePlan plan{transport_.rank(), *std::move(send), {}};
-    TF_ASSIGN_OR_RETURN(plan.recv, ReadSelections(indices, placement));
+    TF_RETURN_IF_ERROR(ReadSelections(indices, placement, plan.recv));
     TF_RETURN_IF_ERROR(LocateRows(indices, plan.recv));
     std::copy(plan.recv.return_selection.begin(), plan.recv.return_selection.end(),
               InPart<int32_t>(rank_, layout_.return_idx));
-    return plan;
+    return absl::OkStatus();
   }
 
   absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
-                                        MatrixView<const float> hidden) override {
+                                        ConstFloatMatrix home_rows) override {
     const CallSite site = At(caller, "dispatch rows");
-    TF_RETURN_IF_ERROR(WriteRows(stream, hidden));
+    TF_RETURN_IF_ERROR(WriteRows(stream, home_rows));
     TF_RETURN_IF_ERROR(row_idx_.Upload(stream, row_location_));
     TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
-    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), ToString(site)));
+    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kRows, sequence_);
     for (int r = 0; r < num_ranks_; ++r) {
@@ -134,7 +143,7 @@ class PeerExchange : public Exchange {
     }
     TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kRows, sequence_, sources_));
     slot_offsets_host_ = plan.recv.slot_offsets;
-    return ExpertRows{.rows = data_->base() + layout_.rows,
+    return ExpertRows{.rows = rows_->base(),
                       .dtype = options_.rows_dtype(),
                       .hidden = options_.hidden,
                       .row_stride = options_.hidden,
@@ -144,18 +153,15 @@ class PeerExchange : public Exchange {
                       .num_selections = plan.num_recv_selections()};
   }
 
-  absl::StatusOr<MatrixView<float>> DoExpertOut(const ExchangePlan& plan) override {
-    return MakeMatrix<float>(data_->part(rank_) + layout_.outputs, plan.num_recv_selections(), options_.hidden);
+  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override {
+    return FloatMatrix(data_->part(rank_) + layout_.outputs, options_.output_dtype, plan.num_recv_selections(),
+                       options_.hidden);
   }
 
   absl::Status DoCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
                          MatrixView<const float> weight, MatrixView<float> out) override {
     const CallSite site = At(caller, "combine rows");
-    if (options_.output_dtype == DType::kBF16) {
-      stream.Launch(kRoundToBF16,
-                    {InPart<float>(rank_, layout_.outputs), plan.num_recv_selections() * options_.hidden});
-    }
-    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), ToString(site)));  // the experts are done
+    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));  // the experts are done
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kOutputs, sequence_);
     TF_RETURN_IF_ERROR(combine_offsets_.Upload(stream, plan.send.combine_offsets));
@@ -169,8 +175,8 @@ class PeerExchange : public Exchange {
     TF_RETURN_IF_ERROR(transport_.EnterPhase(At(caller, "combine sums")));
     TF_RETURN_IF_ERROR(LocateOutputs(site, plan.send));
     TF_RETURN_IF_ERROR(combine_row_.Upload(stream, combine_location_));
-    const auto outputs = MakeMatrix<const float>(data_->base() + layout_.outputs, num_ranks_ * layout_.outputs_per_rank,
-                                                 options_.hidden);
+    const ConstFloatMatrix outputs(data_->base() + layout_.outputs, options_.output_dtype,
+                                   num_ranks_ * layout_.outputs_per_rank, options_.hidden);
     stream.Launch(kCombineRows, {outputs, combine_offsets_.as<int64_t>(), combine_row_.as<int32_t>(),
                                  combine_k_.as<int32_t>(), weight, out});
     return absl::OkStatus();
@@ -187,30 +193,36 @@ class PeerExchange : public Exchange {
                                             parity() * AnnouncementBytes(num_ranks_));
   }
 
-  // Collective: everybody comes with the same capacity. The old memory goes first: both might not fit.
+  // Collective: everybody comes with the same capacity. Old memory goes first, because both might not fit; but that of
+  // rows, where home may have written, stays until the next HomeRows.
   absl::Status Resize(const CallSite& site, const PeerCapacity& capacity) {
     TF_ASSIGN_OR_RETURN(layout_, MakePeerLayout(capacity, num_ranks_, row_bytes_, out_bytes_));
-    if (options_.max_peer_bytes > 0 && layout_.bytes_per_rank > options_.max_peer_bytes) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          ToString(site), ": an exchange of ", capacity.tokens, " tokens and ", capacity.recv_selections,
-          " expert outputs needs ", layout_.bytes_per_rank, " bytes of peer memory per rank, more than the ",
-          options_.max_peer_bytes, " allowed; choose --path alltoallv"));
+    const int64_t total_bytes = layout_.bytes_per_rank + layout_.row_bytes_per_rank;
+    if (options_.max_peer_bytes > 0 && total_bytes > options_.max_peer_bytes) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat(ToString(site), ": an exchange of ", capacity.tokens, " tokens and ", capacity.recv_selections,
+                       " expert outputs needs ", total_bytes, " bytes of peer memory per rank, more than the ",
+                       options_.max_peer_bytes, " allowed; choose --path alltoallv"));
     }
     data_.reset();
     TF_ASSIGN_OR_RETURN(data_, transport_.AllocatePeerMemory(site, layout_.bytes_per_rank));
+    if (rows_ == nullptr || capacity.tokens > capacity_.tokens) {
+      previous_rows_ = std::move(rows_);
+      TF_ASSIGN_OR_RETURN(rows_, transport_.AllocatePeerMemory(site, layout_.row_bytes_per_rank));
+    }
     capacity_ = capacity;
     return absl::OkStatus();
   }
 
   // Index arrays come along when there is room for them; otherwise the memory will grow first, for everybody.
-  void Announce(const CallSite& site, const absl::StatusOr<SendPlan>& send, const Placement& placement) {
+  void Announce(const CallSite& site, const absl::Status& home, const SendPlan& send, const Placement& placement) {
     Announcement& mine = announcement(rank_);
-    mine.num_tokens = send.ok() ? send->num_tokens : 0;
-    const auto& headers = planner_.MakeHeaders(site, send, placement);
+    mine.num_tokens = home.ok() ? send.num_tokens : 0;
+    const auto& headers = planner_.MakeHeaders(site, home, send, placement);
     std::copy(headers.begin(), headers.end(), mine.headers());
-    if (send.ok() && send->row_offsets.back() <= capacity_.send_rows &&
-        send->selection_offsets.back() <= capacity_.send_selections) {
-      WriteIndices(*send);
+    if (home.ok() && send.row_offsets.back() <= capacity_.send_rows &&
+        send.selection_offsets.back() <= capacity_.send_selections) {
+      WriteIndices(send);
     }
   }
 
@@ -255,12 +267,12 @@ class PeerExchange : public Exchange {
     return needed;
   }
 
-  absl::StatusOr<RecvPlan> ReadSelections(const CallSite& site, const Placement& placement) {
+  absl::Status ReadSelections(const CallSite& site, const Placement& placement, RecvPlan& plan) {
     for (int src = 0; src < num_ranks_; ++src) {
       row_counts_[src] = my_headers_[src].num_rows;
       selection_counts_[src] = my_headers_[src].num_selections;
     }
-    TF_RETURN_IF_ERROR(Annotate(ValidateCounts(row_counts_, selection_counts_), ToString(site)));
+    TF_RETURN_IF_ERROR(Annotate(ValidateCounts(row_counts_, selection_counts_), site));
     recv_selections_.clear();
     for (int src = 0; src < num_ranks_; ++src) {
       int64_t begin = 0;
@@ -268,10 +280,7 @@ class PeerExchange : public Exchange {
       const auto* theirs = InPart<const WireSelection>(src, layout_.selections[parity()]) + begin;
       recv_selections_.insert(recv_selections_.end(), theirs, theirs + selection_counts_[src]);
     }
-    auto plan =
-        BuildRecvPlan(row_counts_, selection_counts_, recv_selections_, placement.num_local_slots(transport_.rank()));
-    if (!plan.ok()) return Annotate(plan.status(), ToString(site));
-    return plan;
+    return planner_.PlanAway(site, row_counts_, selection_counts_, recv_selections_, placement, plan);
   }
 
   // Where in the matrix of all ranks' rows each selection's row lies.
@@ -295,25 +304,28 @@ class PeerExchange : public Exchange {
     return absl::OkStatus();
   }
 
-  // All rows, in order, into this rank's part.
-  absl::Status WriteRows(Stream& stream, MatrixView<const float> hidden) {
-    if (static_cast<int64_t>(every_token_.size()) < hidden.rows) {
-      for (int64_t t = static_cast<int64_t>(every_token_.size()); t < hidden.rows; ++t) {
+  // All rows, in order, into this rank's part, if they are not there.
+  absl::Status WriteRows(Stream& stream, ConstFloatMatrix from) {
+    char* rows = rows_->part(rank_);
+    if (from.data == rows) {
+      TF_CHECK(from.dtype == options_.row_dtype && from.stride == options_.hidden);
+      return absl::OkStatus();
+    }
+    if (static_cast<int64_t>(every_token_.size()) < from.rows) {
+      for (int64_t t = static_cast<int64_t>(every_token_.size()); t < from.rows; ++t) {
         every_token_.push_back(static_cast<int32_t>(t));
       }
       TF_RETURN_IF_ERROR(token_idx_.Upload(stream, every_token_));
     }
-    char* rows = InPart<char>(rank_, layout_.rows);
     if (!IsQuantised(options_.row_dtype)) {
-      stream.Launch(kGatherRows, {hidden, token_idx_.as<int32_t>(), hidden.rows, rows, options_.row_dtype});
+      stream.Launch(kGatherRows, {from, token_idx_.as<int32_t>(), from.rows, rows, options_.row_dtype});
       return absl::OkStatus();
     }
     // Nothing crosses a wire here: what others read are the values that a quantised message would have brought them.
-    TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, hidden.rows * RowBytes(options_.row_dtype, options_.hidden)));
-    stream.Launch(kQuantiseRows,
-                  {hidden, token_idx_.as<int32_t>(), hidden.rows, narrow_rows_.data(), options_.row_dtype});
+    TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, from.rows * RowBytes(options_.row_dtype, options_.hidden)));
+    stream.Launch(kQuantiseRows, {from, token_idx_.as<int32_t>(), from.rows, narrow_rows_.data(), options_.row_dtype});
     stream.Launch(kWidenRows,
-                  {narrow_rows_.data(), options_.row_dtype, hidden.rows, options_.hidden, rows, options_.expert_dtype});
+                  {narrow_rows_.data(), options_.row_dtype, from.rows, options_.hidden, rows, options_.expert_dtype});
     return absl::OkStatus();
   }
 
@@ -351,8 +363,10 @@ class PeerExchange : public Exchange {
   const int64_t row_bytes_;  // of a dispatched row
   const int64_t out_bytes_;  // of an expert output
   ExchangePlanner planner_;
-  std::shared_ptr<PeerMemory> control_;  // flags, two announcements
-  std::shared_ptr<PeerMemory> data_;     // layout_
+  std::shared_ptr<PeerMemory> control_;        // flags, two announcements
+  std::shared_ptr<PeerMemory> data_;           // layout_
+  std::shared_ptr<PeerMemory> rows_;           // [tokens, H] of each rank
+  std::shared_ptr<PeerMemory> previous_rows_;  // what HomeRows gave before rows_ grew
   std::optional<PeerFlags> flags_;
   PeerCapacity capacity_;
   PeerLayout layout_;

@@ -49,12 +49,16 @@ absl::StatusOr<PeerLayout> MakePeerLayout(const PeerCapacity& capacity, int num_
     layout.selections[parity] = take(capacity.send_selections * static_cast<int64_t>(sizeof(WireSelection)));
   }
   layout.return_idx = take(capacity.recv_selections * static_cast<int64_t>(sizeof(int32_t)));
-  layout.rows = take(capacity.tokens * row_bytes);
   layout.outputs = take(capacity.recv_selections * out_bytes);
-  layout.bytes_per_rank = RoundUp(std::max(end, kAlignment), std::lcm(std::lcm(row_bytes, out_bytes), kAlignment));
-  layout.rows_per_rank = layout.bytes_per_rank / row_bytes;
+  layout.bytes_per_rank = RoundUp(std::max(end, kAlignment), std::lcm(out_bytes, kAlignment));
   layout.outputs_per_rank = layout.bytes_per_rank / out_bytes;
-  if (layout.bytes_per_rank > kMaxBytes || layout.rows_per_rank > kMaxIndex / num_ranks) return too_large();
+  layout.row_bytes_per_rank =
+      RoundUp(std::max<int64_t>(capacity.tokens, 1) * row_bytes, std::lcm(row_bytes, kAlignment));
+  layout.rows_per_rank = layout.row_bytes_per_rank / row_bytes;
+  if (layout.bytes_per_rank > kMaxBytes || layout.row_bytes_per_rank > kMaxBytes ||
+      layout.outputs_per_rank > kMaxIndex / num_ranks || layout.rows_per_rank > kMaxIndex / num_ranks) {
+    return too_large();
+  }
   return layout;
 }
 

@@ -19,17 +19,18 @@ struct PeerCapacity {
   PeerCapacity GrownTo(const PeerCapacity& needed) const;
 };
 
-// Byte offsets within a part, multiples of 64. The sizes of a row and of an output divide bytes_per_rank: so the rows
-// of all ranks are one matrix with a common stride, row i of rank r being its row r * rows_per_rank + i; outputs too.
+// Byte offsets within a part of two memories, multiples of 64. The size of an output divides bytes_per_rank: so the
+// outputs of all ranks are one matrix with a common stride, output i of rank r being its row r * outputs_per_rank + i.
+// Token rows, [tokens, H], have a memory of their own, in which they are one matrix in the same way.
 struct PeerLayout {
   int64_t row_token[2] = {};   // [send_rows] int32 each; of even and of odd exchanges
   int64_t selections[2] = {};  // [send_selections] WireSelection each
   int64_t return_idx = 0;      // [recv_selections] int32
-  int64_t rows = 0;            // [tokens, H]
-  int64_t outputs = 0;         // [recv_selections, H] f32
+  int64_t outputs = 0;         // [recv_selections, H]
   int64_t bytes_per_rank = 0;
-  int64_t rows_per_rank = 0;
   int64_t outputs_per_rank = 0;
+  int64_t row_bytes_per_rank = 0;  // of the memory of rows
+  int64_t rows_per_rank = 0;
 };
 
 // ResourceExhausted when indices of rows over all ranks would not fit 31 bits.

@@ -54,28 +54,23 @@ void ReferenceWidenBlock(const uint8_t* codes, int64_t size, DType dtype, float 
 void QuantiseRange(const QuantiseRowsArgs& a, QuantiseBlockFn quantise, int64_t begin, int64_t end) {
   const int64_t hidden = a.src.cols, row_bytes = RowBytes(a.dtype, hidden);
   for (int64_t r = begin; r < end; ++r) {
-    const float* src = a.src.row(a.idx[r]);
+    const void* src = a.src.row(a.idx[r]);
     uint8_t *codes = static_cast<uint8_t*>(a.out) + r * row_bytes, *scales = codes + hidden;
     for (int64_t b = 0; b < NumBlocks(hidden); ++b) {
-      const int64_t at = b * kScaleBlock;
-      float scale;
-      quantise(src + at, std::min(kScaleBlock, hidden - at), a.dtype, codes + at, &scale);
+      const int64_t at = b * kScaleBlock, size = std::min(kScaleBlock, hidden - at);
+      float scale, wide[kScaleBlock];
+      const float* values = static_cast<const float*>(src) + at;
+      if (a.src.dtype == DType::kBF16) {
+        for (int64_t i = 0; i < size; ++i) wide[i] = ToFloat(static_cast<const BF16*>(src)[at + i]);
+        values = wide;
+      }
+      quantise(values, size, a.dtype, codes + at, &scale);
       std::memcpy(scales + b * sizeof(float), &scale, sizeof(float));
     }
   }
 }
 
-void RoundRange(const RoundToBF16Args& a, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) a.values[i] = ToFloat(ToBF16(a.values[i]));
-}
-
-void WidenBF16(const WidenRowsArgs& a, int64_t begin, int64_t end) {
-  const auto* in = static_cast<const BF16*>(a.rows);
-  for (int64_t i = begin * a.hidden; i < end * a.hidden; ++i) Store(ToFloat(in[i]), a.out_dtype, a.out, i);
-}
-
 void WidenRange(const WidenRowsArgs& a, WidenBlockFn widen, int64_t begin, int64_t end) {
-  if (a.dtype == DType::kBF16) return WidenBF16(a, begin, end);
   const int64_t row_bytes = RowBytes(a.dtype, a.hidden);
   for (int64_t r = begin; r < end; ++r) {
     const uint8_t *codes = static_cast<const uint8_t*>(a.rows) + r * row_bytes, *scales = codes + a.hidden;
@@ -184,12 +179,6 @@ const Op<QuantiseRowsArgs> kQuantiseRows{
       InTasks(context, a.num_rows, a.src.cols,
               [&](int64_t begin, int64_t end) { QuantiseRange(a, quantise, begin, end); });
     }};
-
-const Op<RoundToBF16Args> kRoundToBF16{"round to bf16", [](const RoundToBF16Args& a) { RoundRange(a, 0, a.count); },
-                                       [](const RoundToBF16Args& a, CpuContext& context) {
-                                         InTasks(context, a.count, 1,
-                                                 [&](int64_t begin, int64_t end) { RoundRange(a, begin, end); });
-                                       }};
 
 const Op<WidenRowsArgs> kWidenRows{
     "widen rows", [](const WidenRowsArgs& a) { WidenRange(a, ReferenceWidenBlock, 0, a.num_rows); },

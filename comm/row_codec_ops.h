@@ -1,4 +1,4 @@
-// Narrow formats of rows on their way: what a dispatched row and a returned expert output look like in a message.
+// Narrow formats of rows on their way: what a dispatched row looks like in a message.
 #pragma once
 
 #include "core/device/device.h"
@@ -15,12 +15,12 @@ inline bool IsQuantised(DType dtype) { return dtype == DType::kF8E4M3 || dtype =
 // scale per block of kScaleBlock values (the last block may be short). Nothing is aligned.
 int64_t RowBytes(DType dtype, int64_t hidden);
 
-// out[i] = src[idx[i]] as a row of `dtype`, kF8E4M3 or kI8. Per block: a = largest magnitude, scale = a / 448 (E4M3) or
-// a / 127 (int8), code = value / scale, both divisions in f32, rounded to nearest even and saturated. A block whose
-// scale is 0 (all zeros, or too small to matter) has codes 0; one with a NaN or an infinity has scale NaN, so that it
-// stays visible.
+// out[i] = src[idx[i]] as a row of `dtype`, kF8E4M3 or kI8; src is widened to f32 first. Per block: a = largest
+// magnitude, scale = a / 448 (E4M3) or a / 127 (int8), code = value / scale, both divisions in f32, rounded to nearest
+// even and saturated. A block whose scale is 0 (all zeros, or too small to matter) has codes 0; one with a NaN or an
+// infinity has scale NaN, so that it stays visible.
 struct QuantiseRowsArgs {
-  MatrixView<const float> src;   // [n, H]
+  ConstFloatMatrix src;          // [n, H]
   const int32_t* idx = nullptr;  // [num_rows]
   int64_t num_rows = 0;
   void* out = nullptr;  // [num_rows, RowBytes]
@@ -28,9 +28,9 @@ struct QuantiseRowsArgs {
 };
 extern const Op<QuantiseRowsArgs> kQuantiseRows;
 
-// out[i] = row i widened: code * scale in f32 (kBF16: exact), then rounded to out_dtype.
+// out[i] = row i widened: code * scale in f32, then rounded to out_dtype.
 struct WidenRowsArgs {
-  const void* rows = nullptr;  // [num_rows, RowBytes] of `dtype`
+  const void* rows = nullptr;  // [num_rows, RowBytes] of `dtype`, kF8E4M3 or kI8
   DType dtype = DType::kF8E4M3;
   int64_t num_rows = 0;
   int64_t hidden = 0;
@@ -38,12 +38,5 @@ struct WidenRowsArgs {
   DType out_dtype = DType::kF32;  // kF32 or kBF16
 };
 extern const Op<WidenRowsArgs> kWidenRows;
-
-// values[i] rounded to bf16, kept as f32.
-struct RoundToBF16Args {
-  float* values = nullptr;
-  int64_t count = 0;
-};
-extern const Op<RoundToBF16Args> kRoundToBF16;
 
 }  // namespace tokenferry

@@ -32,6 +32,9 @@ class PeerMemory;
 
 // "layer 3, combine rows, step 17"
 std::string ToString(const CallSite& site);
+inline absl::Status Annotate(const absl::Status& status, const CallSite& site) {
+  return status.ok() ? status : Annotate(status, ToString(site));
+}
 
 // Rank r gets bytes [send_offsets[r], send_offsets[r + 1]) of `send`; what rank r sent arrives at
 // [recv_offsets[r], recv_offsets[r + 1]) of `recv`. Both offset arrays have num_ranks + 1 entries; both ends must agree

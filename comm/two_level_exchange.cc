@@ -42,23 +42,23 @@ struct Transfer {
 struct TwoLevelState {
   explicit TwoLevelState(int num_ranks) : rows(num_ranks), back(num_ranks), weights(num_ranks) {}
   HostPlan host;
-  std::vector<ToldPlan> told;           // [ranks of this host]
-  std::vector<int64_t> row_counts;      // [R] rows of each source for this host
-  int64_t num_own_outputs = 0;          // of this rank's experts; what comes back lies behind them
-  Transfer rows, back, weights;         // to and from other hosts; weights: and this rank
-  std::vector<int32_t> wire_token;      // token of each row sent to other hosts
-  std::vector<int32_t> row_location;    // of each selection at the expert
-  std::vector<int32_t> back_output;     // exact: index of each output sent back
-  std::vector<int32_t> combine_output;  // exact: index of each output summed at home
-  HostSums sums;                        // node
-  std::vector<int64_t> home_offsets;    // node: [T + 1] into the next two
+  std::vector<ToldPlan> told;             // [ranks of this host]
+  std::vector<int64_t> row_counts;        // [R] rows of each source for this host
+  int64_t num_own_outputs = 0;            // of this rank's experts; what comes back lies behind them
+  Transfer rows, back, weights;           // to and from other hosts; weights: and this rank
+  std::vector<int32_t> wire_token;        // token of each row sent to other hosts
+  std::vector<int32_t> row_location;      // of each selection at the expert
+  std::vector<int32_t> back_output;       // exact: index of each output sent back
+  std::vector<int32_t> combine_output;    // exact: index of each output summed at home
+  HostSums sums;                          // node
+  std::vector<int64_t> home_offsets;      // node: [T + 1] into the next two
   std::vector<int32_t> home_row, home_k;  // hosts' sums, and 0 (their weight is 1)
 };
 
 class TwoLevelExchange : public Exchange {
  public:
   TwoLevelExchange(Transport& transport, Device& device, const ExchangeOptions& options, const Topology& topology)
-      : Exchange(ExchangePath::kTwoLevel, transport, options),
+      : Exchange(ExchangePath::kTwoLevel, transport, device, options),
         transport_(transport),
         device_(device),
         options_(options),
@@ -66,14 +66,13 @@ class TwoLevelExchange : public Exchange {
         num_ranks_(transport.num_ranks()),
         wire_row_bytes_(RowBytes(options.row_dtype, options.hidden)),
         row_bytes_(RowBytes(options.rows_dtype(), options.hidden)),
-        wire_out_bytes_(RowBytes(options.output_dtype, options.hidden)),
-        out_bytes_(RowBytes(DType::kF32, options.hidden)),
+        out_bytes_(options.hidden * DTypeBytes(options.output_dtype)),
         routes_(TwoLevelRoutes::Make(topology, transport.rank())),
         planner_(transport, options),
         wire_rows_(transport.memory_kind(), "exchange: rows for hosts"),
         narrow_rows_(transport.memory_kind(), "exchange: quantised rows for this host"),
         back_send_(transport.memory_kind(), "exchange: outputs to send back"),
-        back_recv_(transport.memory_kind(), "exchange: outputs received back"),
+        home_sums_(transport.memory_kind(), "exchange: sums of hosts"),
         weight_send_(transport.memory_kind(), "exchange: weights for hosts"),
         weight_recv_(transport.memory_kind(), "exchange: weights for this host"),
         state_(num_ranks_),
@@ -103,29 +102,26 @@ class TwoLevelExchange : public Exchange {
   bool reduces() const { return options_.reduction == Reduction::kNode; }
   char* part() const { return memory_->part(rank_); }
   int32_t output_idx(int rank, int64_t i) const { return static_cast<int32_t>(rank * layout_.outputs_per_rank + i); }
-  MatrixView<const float> AllOutputs() const {
-    return MakeMatrix<const float>(memory_->base() + layout_.outputs, num_ranks_ * layout_.outputs_per_rank,
-                                   options_.hidden);
+  ConstFloatMatrix AllOutputs() const {
+    return {memory_->base() + layout_.outputs, options_.output_dtype, num_ranks_ * layout_.outputs_per_rank,
+            options_.hidden};
   }
 
-  absl::StatusOr<ExchangePlan> DoPlan(Stream& stream, const CallSite& site, const Routing& routing,
-                                      const Placement& placement) override {
-    absl::StatusOr<SendPlan> send = planner_.PlanHome(stream, routing, placement);
+  absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                      ExchangePlan& plan) override {
+    plan.rank = transport_.rank();
+    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan.send);
     state_ = TwoLevelState(num_ranks_);
-    if (send.ok()) state_.host = BuildHostPlan(*send, routes_.hosts);
-    const absl::StatusOr<SendPlan> told = send.ok() ? absl::StatusOr<SendPlan>(state_.host.told) : send.status();
-    TF_ASSIGN_OR_RETURN(RecvPlan recv, planner_.Swap(transport_, site, told, placement, RowsFor::kThisHost));
-    ExchangePlan plan{transport_.rank(), *std::move(send), std::move(recv)};
+    if (home.ok()) state_.host = BuildHostPlan(plan.send, routes_.hosts);
+    TF_RETURN_IF_ERROR(
+        planner_.Swap(transport_, site, home, state_.host.told, placement, RowsFor::kThisHost, plan.recv));
     PlanRows(plan);
     const CallSite forwards = At(site, "plan forwards");
     TF_RETURN_IF_ERROR(Tell(forwards, plan, placement));
     TF_RETURN_IF_ERROR(LocateRows(forwards, plan.recv));
-    if (reduces()) {
-      TF_RETURN_IF_ERROR(PlanSums(forwards, plan.send));
-    } else {
-      PlanOutputs(plan.send);
-    }
-    return plan;
+    if (reduces()) return PlanSums(forwards, plan.send);
+    PlanOutputs(plan.send);
+    return absl::OkStatus();
   }
 
   void PlanRows(const ExchangePlan& plan) {
@@ -226,8 +222,7 @@ class TwoLevelExchange : public Exchange {
       const ToldPlan& told = state_.told[d];
       const int64_t first = send.selection_offsets[routes_.ranks[d]];
       for (int64_t i = told.selection_offsets[rank_]; i < told.selection_offsets[rank_ + 1]; ++i) {
-        location[first + i - told.selection_offsets[rank_]] =
-            output_idx(routes_.ranks[d], told.selections[i].output);
+        location[first + i - told.selection_offsets[rank_]] = output_idx(routes_.ranks[d], told.selections[i].output);
       }
     }
     int64_t next = state_.num_own_outputs;
@@ -306,7 +301,7 @@ class TwoLevelExchange : public Exchange {
   }
 
   absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
-                                        MatrixView<const float> hidden) override {
+                                        ConstFloatMatrix home_rows) override {
     const CallSite site = At(caller, "dispatch rows");
     const std::vector<int32_t>& own_token = state_.host.row_token[routes_.my_host];
     const int64_t num_own = static_cast<int64_t>(own_token.size()), num_others = state_.rows.recv.back();
@@ -323,10 +318,10 @@ class TwoLevelExchange : public Exchange {
       arrives = static_cast<char*>(narrow_rows_.data());
     }
     char* const own_rows = arrives + num_others * wire_row_bytes_;
-    GatherRows(stream, hidden, wire_token_, state_.rows.send.back(), wire_rows_.data());
-    GatherRows(stream, hidden, own_token_, num_own, own_rows);
-    TF_RETURN_IF_ERROR(Move(stream, site, state_.rows, wire_row_bytes_, wire_rows_.data(), arrives,
-                            stats_.dispatch_bytes_per_rank));
+    GatherRows(stream, home_rows, wire_token_, state_.rows.send.back(), wire_rows_.data());
+    GatherRows(stream, home_rows, own_token_, num_own, own_rows);
+    TF_RETURN_IF_ERROR(
+        Move(stream, site, state_.rows, wire_row_bytes_, wire_rows_.data(), arrives, stats_.dispatch_bytes_per_rank));
     if (quantised) {
       stream.Launch(kWidenRows, {narrow_rows_.data(), options_.row_dtype, NumServedRows(), options_.hidden, rows,
                                  options_.expert_dtype});
@@ -353,26 +348,21 @@ class TwoLevelExchange : public Exchange {
                       .num_selections = plan.num_recv_selections()};
   }
 
-  void GatherRows(Stream& stream, MatrixView<const float> hidden, const GrowingBuffer& token, int64_t num_rows,
-                  void* out) {
+  void GatherRows(Stream& stream, ConstFloatMatrix rows, const GrowingBuffer& token, int64_t num_rows, void* out) {
     if (IsQuantised(options_.row_dtype)) {
-      stream.Launch(kQuantiseRows, {hidden, token.as<int32_t>(), num_rows, out, options_.row_dtype});
+      stream.Launch(kQuantiseRows, {rows, token.as<int32_t>(), num_rows, out, options_.row_dtype});
     } else {
-      stream.Launch(kGatherRows, {hidden, token.as<int32_t>(), num_rows, out, options_.row_dtype});
+      stream.Launch(kGatherRows, {rows, token.as<int32_t>(), num_rows, out, options_.row_dtype});
     }
   }
 
-  absl::StatusOr<MatrixView<float>> DoExpertOut(const ExchangePlan& plan) override {
-    return MakeMatrix<float>(part() + layout_.outputs, plan.num_recv_selections(), options_.hidden);
+  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override {
+    return FloatMatrix(part() + layout_.outputs, options_.output_dtype, plan.num_recv_selections(), options_.hidden);
   }
 
   absl::Status DoCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
                          MatrixView<const float> weight, MatrixView<float> out) override {
     const CallSite site = At(caller, "combine inside");
-    if (options_.output_dtype == DType::kBF16) {
-      stream.Launch(kRoundToBF16, {reinterpret_cast<float*>(part() + layout_.outputs),
-                                   plan.num_recv_selections() * options_.hidden});
-    }
     TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), ToString(site)));  // the experts are done
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kOutputs, sequence_);
@@ -381,71 +371,40 @@ class TwoLevelExchange : public Exchange {
       wanted_[routes_.ranks[d]] = state_.told[d].selection_offsets.back();
     }
     TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kOutputs, sequence_, wanted_));
-    TF_RETURN_IF_ERROR(back_send_.Reserve(device_, state_.back.send.back() * wire_out_bytes_));
+    TF_RETURN_IF_ERROR(back_send_.Reserve(device_, state_.back.send.back() * out_bytes_));
     const CallSite rows = At(caller, "combine rows");
     return reduces() ? ReturnSums(stream, rows, out) : ReturnOutputs(stream, rows, plan.send, weight, out);
   }
 
-  // What has come back, as f32 in `out`.
-  absl::Status ReceiveBack(Stream& stream, const CallSite& site, float* out) {
-    void* arrives = out;
-    if (options_.output_dtype != DType::kF32) {
-      TF_RETURN_IF_ERROR(back_recv_.Reserve(device_, state_.back.recv.back() * wire_out_bytes_));
-      arrives = back_recv_.data();
-    }
-    TF_RETURN_IF_ERROR(Move(stream, site, state_.back, wire_out_bytes_, back_send_.data(), arrives,
-                            stats_.combine_bytes_per_rank));
-    if (arrives != out) {
-      stream.Launch(kWidenRows, {arrives, options_.output_dtype, state_.back.recv.back(), options_.hidden, out,
-                                 DType::kF32});
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status ReturnOutputs(Stream& stream, const CallSite& site, const SendPlan& send,
-                             MatrixView<const float> weight, MatrixView<float> out) {
+  absl::Status ReturnOutputs(Stream& stream, const CallSite& site, const SendPlan& send, MatrixView<const float> weight,
+                             MatrixView<float> out) {
     TF_RETURN_IF_ERROR(output_.Upload(stream, state_.back_output));
     TF_RETURN_IF_ERROR(offsets_.Upload(stream, send.combine_offsets));
     TF_RETURN_IF_ERROR(selection_.Upload(stream, state_.combine_output));
     TF_RETURN_IF_ERROR(k_.Upload(stream, send.combine_k));
-    stream.Launch(kGatherRows, {AllOutputs(), output_.as<int32_t>(), state_.back.send.back(), back_send_.data(),
-                                options_.output_dtype});
-    auto* const returned = reinterpret_cast<float*>(part() + layout_.outputs + state_.num_own_outputs * out_bytes_);
-    TF_RETURN_IF_ERROR(ReceiveBack(stream, site, returned));
+    stream.Launch(kCopyRows,
+                  {AllOutputs().data, output_.as<int32_t>(), state_.back.send.back(), out_bytes_, back_send_.data()});
+    char* const returned = part() + layout_.outputs + state_.num_own_outputs * out_bytes_;
+    TF_RETURN_IF_ERROR(
+        Move(stream, site, state_.back, out_bytes_, back_send_.data(), returned, stats_.combine_bytes_per_rank));
     stream.Launch(kCombineRows,
                   {AllOutputs(), offsets_.as<int64_t>(), selection_.as<int32_t>(), k_.as<int32_t>(), weight, out});
     return absl::OkStatus();
   }
 
   absl::Status ReturnSums(Stream& stream, const CallSite& site, MatrixView<float> out) {
-    TF_RETURN_IF_ERROR(sum_offsets_.Upload(stream, state_.sums.offsets));
-    TF_RETURN_IF_ERROR(output_.Upload(stream, state_.sums.output));
-    TF_RETURN_IF_ERROR(sum_k_.Upload(stream, state_.sums.position));
     const int64_t num_others = state_.back.send.back(), num_back = state_.back.recv.back();
     const int64_t num_own = state_.row_counts[rank_];
     TF_RETURN_IF_ERROR(home_sums_.Reserve(device_, (num_back + num_own) * out_bytes_));
-    auto* const home = home_sums_.as<float>();
-    if (options_.output_dtype == DType::kF32) {
-      Sum(stream, 0, num_others, back_send_.as<float>());
-    } else {
-      TF_RETURN_IF_ERROR(wide_sums_.Reserve(device_, num_others * out_bytes_));
-      std::vector<int32_t> in_order(num_others);
-      std::iota(in_order.begin(), in_order.end(), 0);
-      TF_RETURN_IF_ERROR(in_order_.Upload(stream, in_order));
-      Sum(stream, 0, num_others, wide_sums_.as<float>());
-      const auto sums = MakeMatrix<const float>(wide_sums_.data(), num_others, options_.hidden);
-      stream.Launch(kGatherRows, {sums, in_order_.as<int32_t>(), num_others, back_send_.data(), options_.output_dtype});
-    }
-    Sum(stream, num_others, num_own, home + num_back * options_.hidden);
-    if (options_.output_dtype == DType::kBF16) {
-      stream.Launch(kRoundToBF16, {home + num_back * options_.hidden, num_own * options_.hidden});
-    }
-    TF_RETURN_IF_ERROR(ReceiveBack(stream, site, home));
+    char* const home = static_cast<char*>(home_sums_.data());
+    TF_RETURN_IF_ERROR(SumRows(stream, num_others, num_own, back_send_.data(), home + num_back * out_bytes_));
+    TF_RETURN_IF_ERROR(
+        Move(stream, site, state_.back, out_bytes_, back_send_.data(), home, stats_.combine_bytes_per_rank));
     TF_RETURN_IF_ERROR(offsets_.Upload(stream, state_.home_offsets));
     TF_RETURN_IF_ERROR(selection_.Upload(stream, state_.home_row));
     TF_RETURN_IF_ERROR(k_.Upload(stream, state_.home_k));
     TF_RETURN_IF_ERROR(one_.Upload(stream, std::vector<float>{1.0f}));
-    stream.Launch(kCombineRows, {MakeMatrix<const float>(home, num_back + num_own, options_.hidden),
+    stream.Launch(kCombineRows, {ConstFloatMatrix(home, options_.output_dtype, num_back + num_own, options_.hidden),
                                  offsets_.as<int64_t>(),
                                  selection_.as<int32_t>(),
                                  k_.as<int32_t>(),
@@ -454,7 +413,28 @@ class TwoLevelExchange : public Exchange {
     return absl::OkStatus();
   }
 
-  // Sums `num_rows` of the rows that this rank serves.
+  // The sums of all rows that this rank serves, rounded to output_dtype: others' rows to `others`, its own to `own`.
+  absl::Status SumRows(Stream& stream, int64_t num_others, int64_t num_own, void* others, void* own) {
+    TF_RETURN_IF_ERROR(sum_offsets_.Upload(stream, state_.sums.offsets));
+    TF_RETURN_IF_ERROR(output_.Upload(stream, state_.sums.output));
+    TF_RETURN_IF_ERROR(sum_k_.Upload(stream, state_.sums.position));
+    if (options_.output_dtype == DType::kF32) {
+      Sum(stream, 0, num_others, static_cast<float*>(others));
+      Sum(stream, num_others, num_own, static_cast<float*>(own));
+      return absl::OkStatus();
+    }
+    in_order_.resize(num_others + num_own);
+    std::iota(in_order_.begin(), in_order_.end(), 0);
+    TF_RETURN_IF_ERROR(sum_idx_.Upload(stream, in_order_));
+    TF_RETURN_IF_ERROR(wide_sums_.Reserve(device_, (num_others + num_own) * options_.hidden * 4));
+    Sum(stream, 0, num_others + num_own, wide_sums_.as<float>());
+    const auto sums = MakeMatrix<const float>(wide_sums_.data(), num_others + num_own, options_.hidden);
+    const int32_t* const idx = sum_idx_.as<int32_t>();
+    stream.Launch(kGatherRows, {sums, idx, num_others, others, options_.output_dtype});
+    stream.Launch(kGatherRows, {sums, idx + num_others, num_own, own, options_.output_dtype});
+    return absl::OkStatus();
+  }
+
   void Sum(Stream& stream, int64_t first_row, int64_t num_rows, float* out) {
     // Weights lie side by side, in the order of positions: a matrix whose rows all begin at the same place.
     stream.Launch(kCombineRows, {AllOutputs(),
@@ -487,9 +467,9 @@ class TwoLevelExchange : public Exchange {
     TF_RETURN_IF_ERROR(weight_send_.Reserve(device_, weights.send.back() * kBytes));
     TF_RETURN_IF_ERROR(weight_recv_.Reserve(device_, weights.recv.back() * kBytes));
     TF_RETURN_IF_ERROR(weight_idx_.Upload(stream, idx));
-    stream.Launch(kCopyRows, {weight.data, weight_idx_.as<int32_t>(), weights.send.back(), kBytes, weight_send_.data()});
-    return Move(stream, site, weights, kBytes, weight_send_.data(), weight_recv_.data(),
-                stats_.combine_bytes_per_rank);
+    stream.Launch(kCopyRows,
+                  {weight.data, weight_idx_.as<int32_t>(), weights.send.back(), kBytes, weight_send_.data()});
+    return Move(stream, site, weights, kBytes, weight_send_.data(), weight_recv_.data(), stats_.combine_bytes_per_rank);
   }
 
   Transport& transport_;
@@ -497,7 +477,7 @@ class TwoLevelExchange : public Exchange {
   const ExchangeOptions options_;
   const int rank_, num_ranks_;
   const int64_t wire_row_bytes_, row_bytes_;  // of a dispatched row on its way, and where experts read it
-  const int64_t wire_out_bytes_, out_bytes_;  // of an expert output on its way back, and where it is computed
+  const int64_t out_bytes_;                   // of an expert output
   const TwoLevelRoutes routes_;
   std::vector<int> hosts_by_server_;  // others
   ExchangePlanner planner_;
@@ -506,10 +486,9 @@ class TwoLevelExchange : public Exchange {
   std::optional<PeerFlags> flags_;
   int64_t sequence_ = 0;
   int64_t taken_told_[2] = {}, taken_rows_ = 0, taken_outputs_ = 0;  // bytes of this rank's part
-  GrowingBuffer wire_rows_, narrow_rows_, back_send_, back_recv_, weight_send_, weight_recv_;
-  GrowingBuffer home_sums_{MemoryKind::kHost, "exchange: sums of hosts"};
+  GrowingBuffer wire_rows_, narrow_rows_, back_send_, home_sums_, weight_send_, weight_recv_;
   GrowingBuffer wide_sums_{MemoryKind::kDevice, "exchange: sums before they are rounded"};
-  GrowingBuffer in_order_{MemoryKind::kDevice, "exchange: sums in order"};
+  GrowingBuffer sum_idx_{MemoryKind::kDevice, "exchange: sums in order"};
   GrowingBuffer wire_token_{MemoryKind::kDevice, "exchange: token of each row"};
   GrowingBuffer own_token_{MemoryKind::kDevice, "exchange: token of each row for this host"};
   GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
@@ -523,6 +502,7 @@ class TwoLevelExchange : public Exchange {
   GrowingBuffer weight_idx_{MemoryKind::kDevice, "exchange: weights to send, indices"};
   GrowingBuffer one_{MemoryKind::kDevice, "exchange: 1"};
   TwoLevelState state_;                           // of the last Plan
+  std::vector<int32_t> in_order_;                 // 0, 1, ..
   std::vector<int64_t> on_host_;                  // [R] 1 for ranks of this host
   std::vector<int64_t> wanted_;                   // [R] rows or outputs that a flag stands for
   std::vector<int64_t> slot_offsets_host_;        // of the last Dispatch
@@ -536,9 +516,9 @@ absl::StatusOr<std::unique_ptr<Exchange>> CreateTwoLevelExchange(Transport& tran
                                                                  const Topology& topology) {
   absl::Status status;
   if (device.kind() != DeviceKind::kCpu) {
-    status = absl::FailedPreconditionError(
-        absl::StrCat("exchange: path two_level shares host memory, which ", device.ToString(),
-                     " does not compute on; choose --path alltoallv"));
+    status =
+        absl::FailedPreconditionError(absl::StrCat("exchange: path two_level shares host memory, which ",
+                                                   device.ToString(), " does not compute on; choose --path alltoallv"));
   }
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
   auto exchange = std::make_unique<TwoLevelExchange>(transport, device, options, topology);

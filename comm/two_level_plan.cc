@@ -171,7 +171,8 @@ absl::StatusOr<HostSums> BuildHostSums(const TwoLevelRoutes& routes, absl::Span<
         const Term term{x.expert, static_cast<int32_t>(first_output + x.output), position++};
         // Insertion: a row has few.
         int64_t at = next[first_row + x.row]++;
-        for (; at > sums.offsets[first_row + x.row] && terms[at - 1].expert > term.expert; --at) terms[at] = terms[at - 1];
+        for (; at > sums.offsets[first_row + x.row] && terms[at - 1].expert > term.expert; --at)
+          terms[at] = terms[at - 1];
         terms[at] = term;
       }
     }

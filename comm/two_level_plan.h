@@ -42,8 +42,8 @@ HostPlan BuildHostPlan(const SendPlan& send, absl::Span<const Topology::Host> ho
 
 // Where things lie in a rank's part of a host's memory, from its start: flags, then twice (by parity) what the rank
 // tells the others, then the rows that it serves, each source's behind the other's in order of TwoLevelRoutes::sources,
-// then its experts' outputs, and behind them what came back to it. Rows and outputs of all parts are rows of one matrix:
-// item i of rank r has index r * rows_per_rank + i, r * outputs_per_rank + i.
+// then its experts' outputs, and behind them what came back to it. Rows and outputs of all parts are rows of one
+// matrix: item i of rank r has index r * rows_per_rank + i, r * outputs_per_rank + i.
 struct TwoLevelLayout {
   int64_t told[2] = {};
   int64_t rows = 0;
@@ -65,7 +65,7 @@ struct ToldSelection {
 
 // A rank's part of a plan as the others of its host read it, at TwoLevelLayout::told.
 struct ToldPlan {
-  int64_t num_rows = 0;  // that it serves
+  int64_t num_rows = 0;                         // that it serves
   absl::Span<const int64_t> selection_offsets;  // [R + 1] by source
   absl::Span<const ToldSelection> selections;   // in the source's order
 

@@ -19,7 +19,7 @@ struct ExpertFfnArgs {
   const WeightView* up = nullptr;    // [num_slots]
   const WeightView* down = nullptr;  // [num_slots]
   float* scratch = nullptr;          // [num_selections, 2 * I]
-  float* out = nullptr;              // [num_selections, H] f32, in the order of `rows`
+  FloatMatrix out;                   // [num_selections, H], in the order of `rows`; kBF16: each output rounded once
   Compute compute = Compute::kF32;
 };
 

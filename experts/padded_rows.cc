@@ -25,7 +25,8 @@ void PadSlot(const PadRowsArgs& a, int64_t s) {
 
 void UnpadSlot(const UnpadRowsArgs& a, int64_t s) {
   const int64_t begin = a.slot_offsets[s], count = a.slot_offsets[s + 1] - begin;
-  if (count > 0) std::memcpy(a.out.row(begin), a.padded.row(s * a.capacity), count * a.out.cols * sizeof(float));
+  if (count > 0)
+    std::memcpy(a.out.row(begin), a.padded.row(s * a.capacity), count * a.out.cols * a.out.element_bytes());
 }
 
 constexpr Op<PadRowsArgs> kPadRows = {"pad_rows",
@@ -50,6 +51,7 @@ void PadRows(Stream& stream, const PadRowsArgs& args) { stream.Launch(kPadRows, 
 
 void UnpadRows(Stream& stream, const UnpadRowsArgs& args) {
   TF_CHECK_EQ(args.padded.cols, args.out.cols);
+  TF_CHECK(args.padded.dtype == args.out.dtype);
   TF_CHECK_EQ(args.padded.stride, args.padded.cols);
   TF_CHECK_EQ(args.out.stride, args.out.cols);
   stream.Launch(kUnpadRows, args);

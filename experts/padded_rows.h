@@ -17,13 +17,13 @@ struct PadRowsArgs {
 };
 void PadRows(Stream& stream, const PadRowsArgs& args);
 
-// The inverse for the experts' outputs: out[slot_offsets[s] + i] = padded[s * capacity + i].
+// The inverse for the experts' outputs: out[slot_offsets[s] + i] = padded[s * capacity + i]. Of one dtype.
 struct UnpadRowsArgs {
-  MatrixView<const float> padded;         // [num_slots * capacity, H], contiguous
+  ConstFloatMatrix padded;                // [num_slots * capacity, H], contiguous
   const int64_t* slot_offsets = nullptr;  // [num_slots + 1]
   int64_t num_slots = 0;
   int64_t capacity = 0;
-  MatrixView<float> out;  // [n, H], contiguous
+  FloatMatrix out;  // [n, H], contiguous
 };
 void UnpadRows(Stream& stream, const UnpadRowsArgs& args);
 

@@ -15,12 +15,14 @@ int64_t RowsPerTask(int64_t floats_per_row) {
 void GatherRange(const GatherRowsArgs& a, int64_t begin, int64_t end) {
   const int64_t cols = a.src.cols;
   for (int64_t i = begin; i < end; ++i) {
-    const float* src = a.src.row(a.idx[i]);
-    if (a.dtype == DType::kF32) {
-      std::memcpy(static_cast<float*>(a.out) + i * cols, src, cols * sizeof(float));
+    const void* src = a.src.row(a.idx[i]);
+    if (a.dtype == a.src.dtype) {
+      const int64_t row_bytes = cols * a.src.element_bytes();
+      std::memcpy(static_cast<char*>(a.out) + i * row_bytes, src, row_bytes);
     } else {
+      const auto* values = static_cast<const float*>(src);
       BF16* out = static_cast<BF16*>(a.out) + i * cols;
-      for (int64_t c = 0; c < cols; ++c) out[c] = ToBF16(src[c]);
+      for (int64_t c = 0; c < cols; ++c) out[c] = ToBF16(values[c]);
     }
   }
 }

@@ -6,10 +6,10 @@
 
 namespace tokenferry {
 
-// out[i] = src[idx[i]], [num_rows, src.cols] contiguous, of `dtype`: kF32 (copied) or kBF16 (rounded to nearest even).
-// idx in device memory.
+// out[i] = src[idx[i]], [num_rows, src.cols] contiguous, of `dtype`: src's own (copied), or kBF16 from kF32 (rounded to
+// nearest even). idx in device memory.
 struct GatherRowsArgs {
-  MatrixView<const float> src;
+  ConstFloatMatrix src;
   const int32_t* idx = nullptr;
   int64_t num_rows = 0;
   void* out = nullptr;

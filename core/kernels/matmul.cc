@@ -24,14 +24,15 @@ struct Product {
   DType x_dtype;
   int64_t x_stride;
   const int32_t* row_idx;
-  Output out;
+  Output out;     // y is null where the product is rounded
+  BF16* rounded;  // instead of out.y; its stride is out.stride
   Compute compute;
 
   const void* Row(int64_t t) const {
     const int64_t row = row_idx == nullptr ? t : row_idx[t];
     return static_cast<const uint8_t*>(x) + row * x_stride * DTypeBytes(x_dtype);
   }
-  Output At(int64_t row, int64_t o) const { return {out.y + row * out.stride + o, out.stride, out.accumulate}; }
+  Output At(int64_t row) const { return {out.y + row * out.stride, out.stride, out.accumulate}; }
 };
 
 // Rows [row, row + num_rows) of the product, with the weights of their group.
@@ -41,11 +42,18 @@ struct RowBlock {
 };
 
 Product MakeProduct(const MatMulArgs& a) {
-  return {a.x, a.x_dtype, a.x_stride, a.row_idx, {a.y, a.y_stride, a.accumulate}, a.compute};
+  return {a.x, a.x_dtype, a.x_stride, a.row_idx, {a.y, a.y_stride, a.accumulate}, nullptr, a.compute};
 }
 
 Product MakeProduct(const GroupedMatMulArgs& a) {
-  return {a.x, a.x_dtype, a.x_stride, a.row_idx, {a.y, a.y_stride, Accumulate::kNo}, a.compute};
+  const bool rounds = a.y_dtype == DType::kBF16;
+  return {a.x,
+          a.x_dtype,
+          a.x_stride,
+          a.row_idx,
+          {rounds ? nullptr : static_cast<float*>(a.y), a.y_stride, Accumulate::kNo},
+          rounds ? static_cast<BF16*>(a.y) : nullptr,
+          a.compute};
 }
 
 // ---- reference ----
@@ -54,9 +62,13 @@ void WidenWeights(const WeightView& w, int64_t o, Compute compute, float* wide) 
   for (int64_t i = 0; i < w.cols; ++i) wide[i] = WeightValue(w, o, i, compute);
 }
 
-void Store(const Output& out, int64_t row, int64_t o, float sum) {
-  float& y = out.y[row * out.stride + o];
-  y = out.accumulate == Accumulate::kYes ? y + sum : sum;
+void Store(const Product& p, int64_t row, int64_t o, float sum) {
+  const int64_t i = row * p.out.stride + o;
+  if (p.rounded != nullptr) {
+    p.rounded[i] = ToBF16(sum);
+  } else {
+    p.out.y[i] = p.out.accumulate == Accumulate::kYes ? p.out.y[i] + sum : sum;
+  }
 }
 
 // The meaning, for outputs [o, o + num_outs). `scratch` holds 2 * w.cols floats.
@@ -68,7 +80,7 @@ void PlainMatMul(const Product& p, const RowBlock& block, int64_t o, int64_t num
     for (int64_t t = block.row; t < block.row + block.num_rows; ++t) {
       const void* row = p.Row(t);
       for (int64_t i = 0; i < w.cols; ++i) x[i] = RowValue(row, p.x_dtype, i, p.compute);
-      Store(p.out, t, out, DotF32(x, wide, w.cols));
+      Store(p, t, out, DotF32(x, wide, w.cols));
     }
   }
 }
@@ -90,18 +102,21 @@ void ReferenceGroupedMatMul(const GroupedMatMulArgs& a) {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Few rows: they are packed whole, and the weights pass through once.
-void StreamTask(const MatMulKernels& k, const Product& p, const RowBlock& block, int64_t o, int64_t num_outs) {
+// Few rows: they are packed whole, and the weights pass through once. `out` is for the block's first row, output 0.
+void StreamTask(const MatMulKernels& k, const Product& p, const RowBlock& block, int64_t o, int64_t num_outs,
+                Output out) {
   const int64_t num_steps = CeilDiv(block.w->cols, k.step_inputs);
   auto* rows = static_cast<uint8_t*>(ThreadScratch(block.num_rows * num_steps * kStepBytes));
   for (int64_t t = 0; t < block.num_rows; ++t) {
     k.pack_row(p.Row(block.row + t), p.x_dtype, {0, block.w->cols, num_steps}, rows + t * num_steps * kStepBytes);
   }
-  k.stream(*block.w, o, num_outs, rows, block.num_rows, p.At(block.row, 0));
+  k.stream(*block.w, o, num_outs, rows, block.num_rows, out);
 }
 
-// Many rows: chunks of inputs, for which rows and weights are packed, and sums carried from chunk to chunk.
-void BlockTask(const MatMulKernels& k, const Product& p, const RowBlock& block, int64_t o, int64_t num_outs) {
+// Many rows: chunks of inputs, for which rows and weights are packed, and sums carried from chunk to chunk. `out` as
+// above.
+void BlockTask(const MatMulKernels& k, const Product& p, const RowBlock& block, int64_t o, int64_t num_outs,
+               Output out) {
   constexpr int64_t kRowBytes = kBlockSteps * kStepBytes;
   auto* rows = static_cast<uint8_t*>(
       ThreadScratch((kBlockRows + kBlockOuts) * kRowBytes + kBlockRows * kBlockOuts * 16 * sizeof(float)));
@@ -120,7 +135,27 @@ void BlockTask(const MatMulKernels& k, const Product& p, const RowBlock& block, 
     std::fill(padding, weights + padded_outs * span.num_steps * kStepBytes, uint8_t{0});
     k.multiply(rows, block.num_rows, weights, padded_outs, span.num_steps, begin == 0, sums);
   }
-  k.finish(sums, block.num_rows, num_outs, p.At(block.row, o));
+  out.y += o;
+  k.finish(sums, block.num_rows, num_outs, out);
+}
+
+void FastTask(const MatMulKernels& k, const Product& p, const RowBlock& block, int64_t o, int64_t num_outs,
+              Output out) {
+  if (block.num_rows <= kMaxStreamRows || block.w->cols == 0) {
+    StreamTask(k, p, block, o, num_outs, out);
+  } else {
+    BlockTask(k, p, block, o, num_outs, out);
+  }
+}
+
+// The same, rounded: the products of a task fit into the first-level cache.
+void RoundedTask(const MatMulKernels& k, const Product& p, const RowBlock& block, int64_t o, int64_t num_outs) {
+  float products[kBlockRows * kBlockOuts];
+  FastTask(k, p, block, o, num_outs, {products - o, num_outs, Accumulate::kNo});
+  for (int64_t t = 0; t < block.num_rows; ++t) {
+    BF16* y = p.rounded + (block.row + t) * p.out.stride + o;
+    for (int64_t i = 0; i < num_outs; ++i) y[i] = ToBF16(products[t * num_outs + i]);
+  }
 }
 
 // Cuts a group's rows into blocks of about equal size.
@@ -149,10 +184,10 @@ void RunBlocks(const Product& p, const std::vector<RowBlock>& blocks, int64_t nu
     const int64_t o = task % num_panels * panel, count = std::min(panel, num_outs - o);
     if (kernels == nullptr) {
       PlainMatMul(p, block, o, count, static_cast<float*>(ThreadScratch(2 * block.w->cols * sizeof(float))));
-    } else if (block.num_rows <= kMaxStreamRows || block.w->cols == 0) {
-      StreamTask(*kernels, p, block, o, count);
+    } else if (p.rounded != nullptr) {
+      RoundedTask(*kernels, p, block, o, count);
     } else {
-      BlockTask(*kernels, p, block, o, count);
+      FastTask(*kernels, p, block, o, count, p.At(block.row));
     }
   });
 }

@@ -41,8 +41,9 @@ struct GroupedMatMulArgs {
   const int64_t* offsets = nullptr;  // [num_groups + 1], increasing, offsets[0] = 0; device memory
   int64_t num_groups = 0;
   const WeightView* weights = nullptr;  // [num_groups], device memory
-  float* y = nullptr;                   // [offsets[num_groups], weights[g].rows]
-  int64_t y_stride = 0;
+  void* y = nullptr;                    // [offsets[num_groups], weights[g].rows]
+  DType y_dtype = DType::kF32;          // kF32, or kBF16: the f32 product rounded once, to nearest even
+  int64_t y_stride = 0;                 // elements
   Compute compute = Compute::kF32;
 };
 

@@ -77,12 +77,12 @@ absl::Status MoeLayer::Run(Stream& stream, const CallSite& site, int moe_idx, co
                            MatrixView<const float> x, MatrixView<float> out) {
   Route(stream, weights, x);
   TF_RETURN_IF_ERROR(overflow_->Run(stream, At(site, "overflow"), moe_idx, routing_));
-  TF_ASSIGN_OR_RETURN(const ExchangePlan plan, exchange_->Plan(stream, At(site, "plan"), routing_, placement_));
-  if (options_.on_plan) options_.on_plan(At(site, "plan"), plan);
-  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_->Dispatch(stream, At(site, "dispatch"), plan, x));
-  TF_ASSIGN_OR_RETURN(const MatrixView<float> expert_out, exchange_->ExpertOut(plan));
+  TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange_->Plan(stream, At(site, "plan"), routing_, placement_));
+  if (options_.on_plan) options_.on_plan(At(site, "plan"), *plan);
+  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_->Dispatch(stream, At(site, "dispatch"), *plan, x));
+  TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, exchange_->ExpertOut(*plan));
   TF_RETURN_IF_ERROR(RunExperts(stream, moe_idx, weights, rows, expert_out));
-  return exchange_->Combine(stream, At(site, "combine"), plan, routing_.weight, out);
+  return exchange_->Combine(stream, At(site, "combine"), *plan, routing_.weight, out);
 }
 
 void MoeLayer::Route(Stream& stream, const MoeWeights& weights, MatrixView<const float> x) {
@@ -115,18 +115,18 @@ void MoeLayer::Route(Stream& stream, const MoeWeights& weights, MatrixView<const
 }
 
 absl::Status MoeLayer::RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
-                                  MatrixView<float> out) {
+                                  FloatMatrix out) {
   Stopwatch watch(stats_.experts_seconds);
   std::vector<int64_t>& rows_per_slot = stats_.rows_per_slot[moe_idx];
   for (size_t s = 0; s < rows_per_slot.size(); ++s) {
     rows_per_slot[s] += (*rows.slot_offsets_host)[s + 1] - (*rows.slot_offsets_host)[s];
   }
   if (options_.overflow.padding == Padding::kCapacity) return RunPadded(stream, moe_idx, weights, rows, out);
-  return RunFfn(stream, moe_idx, weights, rows, out.data);
+  return RunFfn(stream, moe_idx, weights, rows, out);
 }
 
 absl::Status MoeLayer::RunFfn(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
-                              float* out) {
+                              FloatMatrix out) {
   const int64_t I = config_.moe_intermediate_size;
   TF_RETURN_IF_ERROR(
       expert_scratch_.Reserve(device_, rows.num_selections * 2 * I * static_cast<int64_t>(sizeof(float))));
@@ -144,13 +144,13 @@ absl::Status MoeLayer::RunFfn(Stream& stream, int moe_idx, const MoeWeights& wei
 
 // Every slot computes `capacity` rows: the shapes of all launches depend on the number of tokens alone.
 absl::Status MoeLayer::RunPadded(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
-                                 MatrixView<float> out) {
+                                 FloatMatrix out) {
   const int64_t C = overflow_->capacity(), S = static_cast<int64_t>(stats_.rows_per_slot[moe_idx].size()), n = S * C;
   padded_offsets_host_.resize(S + 1);
   for (int64_t s = 0; s <= S; ++s) padded_offsets_host_[s] = s * C;
   TF_RETURN_IF_ERROR(padded_rows_.Reserve(device_, n * rows.hidden * DTypeBytes(rows.dtype)));
   TF_RETURN_IF_ERROR(padded_idx_.Reserve(device_, n * static_cast<int64_t>(sizeof(int32_t))));
-  TF_RETURN_IF_ERROR(padded_out_.Reserve(device_, n * rows.hidden * static_cast<int64_t>(sizeof(float))));
+  TF_RETURN_IF_ERROR(padded_out_.Reserve(device_, n * rows.hidden * out.element_bytes()));
   TF_RETURN_IF_ERROR(padded_offsets_.Upload(stream, padded_offsets_host_));
   PadRows(stream, {rows, S, C, padded_rows_.data(), padded_idx_.as<int32_t>()});
   const ExpertRows padded{.rows = padded_rows_.data(),
@@ -161,8 +161,9 @@ absl::Status MoeLayer::RunPadded(Stream& stream, int moe_idx, const MoeWeights& 
                           .slot_offsets = padded_offsets_.as<int64_t>(),
                           .slot_offsets_host = &padded_offsets_host_,
                           .num_selections = n};
-  TF_RETURN_IF_ERROR(RunFfn(stream, moe_idx, weights, padded, padded_out_.as<float>()));
-  UnpadRows(stream, {MakeMatrix<const float>(padded_out_.data(), n, rows.hidden), rows.slot_offsets, S, C, out});
+  const FloatMatrix padded_out(padded_out_.data(), out.dtype, n, rows.hidden);
+  TF_RETURN_IF_ERROR(RunFfn(stream, moe_idx, weights, padded, padded_out));
+  UnpadRows(stream, {padded_out, rows.slot_offsets, S, C, out});
   return absl::OkStatus();
 }
 

@@ -62,10 +62,10 @@ class MoeLayer {
   absl::Status AllocateScratch();
   void Route(Stream& stream, const MoeWeights& weights, MatrixView<const float> x);
   absl::Status RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
-                          MatrixView<float> out);
-  absl::Status RunFfn(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows, float* out);
+                          FloatMatrix out);
+  absl::Status RunFfn(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows, FloatMatrix out);
   absl::Status RunPadded(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
-                         MatrixView<float> out);
+                         FloatMatrix out);
 
   Transport& transport_;
   Device& device_;

@@ -23,22 +23,24 @@ enum class Fault { kNone, kTwoRowsSwapped, kRowOfAnotherToken, kOneBitOfASum, kT
 
 class FaultyExchange : public Exchange {
  public:
-  FaultyExchange(Transport& transport, const ExchangeOptions& options, std::unique_ptr<Exchange> inner, Fault fault,
-                 int from_run)
-      : Exchange(ExchangePath::kAllToAllV, transport, options),
+  FaultyExchange(Transport& transport, Device& device, const ExchangeOptions& options, std::unique_ptr<Exchange> inner,
+                 Fault fault, int from_run)
+      : Exchange(ExchangePath::kAllToAllV, transport, device, options),
         inner_(std::move(inner)),
         fault_(transport.rank() == RankId(0) ? fault : Fault::kNone),
         from_run_(from_run) {}
 
  private:
-  absl::StatusOr<ExchangePlan> DoPlan(Stream& stream, const CallSite& site, const Routing& routing,
-                                      const Placement& placement) override {
-    return inner_->Plan(stream, site, routing, placement);
+  absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                      ExchangePlan& plan) override {
+    TF_ASSIGN_OR_RETURN(const ExchangePlan* inner_plan, inner_->Plan(stream, site, routing, placement));
+    plan = *inner_plan;
+    return absl::OkStatus();
   }
   // Device memory of a CPU device in plain mode is this process's.
   absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                        MatrixView<const float> hidden) override {
-    TF_ASSIGN_OR_RETURN(const ExpertRows rows, inner_->Dispatch(stream, site, plan, hidden));
+                                        ConstFloatMatrix home_rows) override {
+    TF_ASSIGN_OR_RETURN(const ExpertRows rows, inner_->Dispatch(stream, site, plan, home_rows));
     if (run_++ < from_run_) return rows;
     auto* row_idx = const_cast<int32_t*>(rows.row_idx);
     for (int64_t s = 1; s < rows.num_selections; ++s) {
@@ -49,7 +51,7 @@ class FaultyExchange : public Exchange {
     }
     return rows;
   }
-  absl::StatusOr<MatrixView<float>> DoExpertOut(const ExchangePlan& plan) override { return inner_->ExpertOut(plan); }
+  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override { return inner_->ExpertOut(plan); }
   absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
                          MatrixView<float> out) override {
     const std::vector<float> before(out.row(1), out.row(2));
@@ -79,7 +81,7 @@ absl::Status TimeFaultyExchange(Fault fault, int from_run) {
     const ExchangeOptions options{.hidden = 16, .row_dtype = DType::kBF16, .path = ExchangePath::kAllToAllV};
     auto inner = CreateExchange(transport, *device, options);
     ASSERT_TRUE(inner.ok()) << inner.status();
-    FaultyExchange exchange(transport, options, *std::move(inner), fault, from_run);
+    FaultyExchange exchange(transport, *device, options, *std::move(inner), fault, from_run);
     AllToAllBenchOptions bench;
     bench.warmup = 1;
     bench.iters = 3;

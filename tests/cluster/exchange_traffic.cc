@@ -121,11 +121,11 @@ absl::Status Run(Transport& transport, const Settings& s) {
       before = exchange->stats();
     }
     const int64_t start = absl::GetCurrentTimeNanos();
-    TF_ASSIGN_OR_RETURN(const ExchangePlan plan, exchange->Plan(*stream, site, routing, placement));
-    TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, plan, rows));
-    TF_ASSIGN_OR_RETURN(const MatrixView<float> out, exchange->ExpertOut(plan));
+    TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange->Plan(*stream, site, routing, placement));
+    TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, *plan, rows));
+    TF_ASSIGN_OR_RETURN(const FloatMatrix out, exchange->ExpertOut(*plan));
     if (i < 0 && arrived.num_selections > 0) stream->Fill(out.data, 0, arrived.num_selections * s.hidden * 4);
-    TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, plan, routing.weight, rows));
+    TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, *plan, routing.weight, rows));
     TF_RETURN_IF_ERROR(stream->Synchronize());
     TF_ASSIGN_OR_RETURN(const int64_t us, Total(transport, (absl::GetCurrentTimeNanos() - start) / 1000, true));
     if (i >= 0) micros.push_back(us);
@@ -142,8 +142,7 @@ absl::Status Run(Transport& transport, const Settings& s) {
   for (int i = 0; i < 3; ++i) {
     const double ExchangeStats::*phase = kPhases[i];
     const double seconds = stats.*phase - before.*phase;
-    TF_ASSIGN_OR_RETURN(phase_us[i],
-                        Total(transport, static_cast<int64_t>(seconds * 1e6 / s.iters), true));
+    TF_ASSIGN_OR_RETURN(phase_us[i], Total(transport, static_cast<int64_t>(seconds * 1e6 / s.iters), true));
   }
   if (me != 0) return absl::OkStatus();
   std::sort(micros.begin(), micros.end());

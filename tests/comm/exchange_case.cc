@@ -45,7 +45,7 @@ struct TestExpertsArgs {
   ExpertRows rows;
   const int32_t* slot_expert;  // [num_slots]
   int64_t num_slots;
-  float* out;  // [num_selections, H]
+  FloatMatrix out;  // [num_selections, H]
 };
 void TestExperts(const TestExpertsArgs& a) {
   std::vector<float> row(a.rows.hidden);
@@ -57,13 +57,31 @@ void TestExperts(const TestExpertsArgs& a) {
                                               : static_cast<const float*>(a.rows.rows)[start + h];
       }
       for (int64_t h = 0; h < a.rows.hidden; ++h) {
-        a.out[s * a.rows.hidden + h] = ExpertOutput(a.slot_expert[slot], row.data(), h, a.rows.hidden);
+        const float y = ExpertOutput(a.slot_expert[slot], row.data(), h, a.rows.hidden);
+        if (a.out.dtype == DType::kF32) a.out.as<float>().row(s)[h] = y;
+        if (a.out.dtype == DType::kBF16) a.out.as<BF16>().row(s)[h] = ToBF16(y);
       }
     }
   }
 }
 const Op<TestExpertsArgs> kTestExperts{"test experts", TestExperts,
                                        [](const TestExpertsArgs& a, CpuContext&) { TestExperts(a); }};
+
+struct WriteHomeArgs {
+  MatrixView<const float> from;
+  FloatMatrix to;
+};
+void WriteHome(const WriteHomeArgs& a) {
+  for (int64_t i = 0; i < a.to.rows; ++i) {
+    for (int64_t h = 0; h < a.to.cols; ++h) {
+      const float x = a.from.row(i)[h];
+      if (a.to.dtype == DType::kF32) a.to.as<float>().row(i)[h] = x;
+      if (a.to.dtype == DType::kBF16) a.to.as<BF16>().row(i)[h] = ToBF16(x);
+    }
+  }
+}
+const Op<WriteHomeArgs> kWriteHome{"test: write home", WriteHome,
+                                   [](const WriteHomeArgs& a, CpuContext&) { WriteHome(a); }};
 
 template <class T>
 absl::StatusOr<Buffer> Upload(Device& device, Stream& stream, const T* values, int64_t count) {
@@ -72,9 +90,25 @@ absl::StatusOr<Buffer> Upload(Device& device, Stream& stream, const T* values, i
   return buffer;
 }
 
+// How a producer hands over its rows: f32 in memory of its own, or in the exchange's.
+enum class GivenAs { kOwnMemory, kHomeRows };
+
+// f32 rows stay so unless they are written where the exchange wants them, as it wants them.
+absl::StatusOr<ConstFloatMatrix> GiveRows(Exchange& exchange, Stream& stream, const ExchangeCase& c,
+                                          MatrixView<const float> rows, GivenAs given_as) {
+  if (given_as == GivenAs::kOwnMemory) return ConstFloatMatrix(rows);
+  TF_ASSIGN_OR_RETURN(const FloatMatrix home, exchange.HomeRows(rows.rows));
+  const bool quantised = c.row_dtype == DType::kF8E4M3 || c.row_dtype == DType::kI8;
+  if (home.dtype != (quantised ? c.expert_dtype : c.row_dtype)) return absl::InternalError("dtype of the home rows");
+  if (quantised && home.dtype == DType::kBF16) return ConstFloatMatrix(rows);  // would be rounded before, too
+  stream.Launch(kWriteHome, {rows, home});
+  return ConstFloatMatrix(home);
+}
+
 // One exchange of this rank's tokens; the result is on the host.
 absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, Stream& stream, const ExchangeCase& c,
-                                           const Placement& placement, int rank, int64_t begin, int64_t end) {
+                                           const Placement& placement, int rank, int64_t begin, int64_t end,
+                                           GivenAs given_as = GivenAs::kOwnMemory) {
   const int64_t num_tokens = end - begin, h = c.hidden;
   TF_ASSIGN_OR_RETURN(Buffer hidden, Upload(device, stream, c.rows.data() + begin * h, num_tokens * h));
   TF_ASSIGN_OR_RETURN(Buffer experts,
@@ -85,16 +119,18 @@ absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, S
   const Routing routing{MakeMatrix<int32_t>(experts.data(), num_tokens, c.top_k),
                         MakeMatrix<float>(weight.data(), num_tokens, c.top_k)};
   const CallSite site{"test", 2, 5};
-  TF_ASSIGN_OR_RETURN(const ExchangePlan plan, exchange.Plan(stream, site, routing, placement));
-  TF_ASSIGN_OR_RETURN(const ExpertRows rows,
-                      exchange.Dispatch(stream, site, plan, MakeMatrix<const float>(hidden.data(), num_tokens, h)));
-  if (*rows.slot_offsets_host != plan.recv.slot_offsets) return absl::InternalError("slot_offsets_host");
-  TF_ASSIGN_OR_RETURN(const MatrixView<float> expert_out, exchange.ExpertOut(plan));
-  stream.Launch(kTestExperts, {rows, slot_expert.as<int32_t>(), static_cast<int64_t>(local.size()), expert_out.data});
+  TF_ASSIGN_OR_RETURN(const ConstFloatMatrix given,
+                      GiveRows(exchange, stream, c, MakeMatrix<const float>(hidden.data(), num_tokens, h), given_as));
+  TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange.Plan(stream, site, routing, placement));
+  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange.Dispatch(stream, site, *plan, given));
+  if (*rows.slot_offsets_host != plan->recv.slot_offsets) return absl::InternalError("slot_offsets_host");
+  TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, exchange.ExpertOut(*plan));
+  if (expert_out.dtype != c.output_dtype) return absl::InternalError("dtype of the expert outputs");
+  stream.Launch(kTestExperts, {rows, slot_expert.as<int32_t>(), static_cast<int64_t>(local.size()), expert_out});
   TF_ASSIGN_OR_RETURN(Buffer out, device.Allocate(num_tokens * h * sizeof(float), MemoryKind::kDevice, "combined"));
   if (out.num_bytes() > 0) stream.Fill(out.data(), 0xFF, out.num_bytes());  // NaN: every row must be written
   TF_RETURN_IF_ERROR(
-      exchange.Combine(stream, site, plan, routing.weight, MakeMatrix<float>(out.data(), num_tokens, h)));
+      exchange.Combine(stream, site, *plan, routing.weight, MakeMatrix<float>(out.data(), num_tokens, h)));
   std::vector<float> host(num_tokens * h);
   if (!host.empty()) stream.CopyToHost(host.data(), out.data(), host.size() * sizeof(float));
   TF_RETURN_IF_ERROR(stream.Synchronize());
@@ -207,9 +243,10 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
   const std::vector<float> expected = run.reduction == Reduction::kExact
                                           ? DenseReference(c)
                                           : NodeReference(c, placement, Topology::Of(transport), token_offsets);
+  const GivenAs given_as = c.seed % 2 ? GivenAs::kHomeRows : GivenAs::kOwnMemory;
   size_t steady_bytes = 0;
   for (int round = 0; round < run.num_rounds; ++round) {
-    const auto out = RunOnce(**exchange, *device, *stream, c, placement, me, begin, end);
+    const auto out = RunOnce(**exchange, *device, *stream, c, placement, me, begin, end, given_as);
     ASSERT_TRUE(out.ok()) << out.status();
     if (!out->empty()) {
       EXPECT_EQ(std::memcmp(out->data(), expected.data() + begin * c.hidden, out->size() * sizeof(float)), 0);
@@ -233,7 +270,7 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
     combine_bytes += stats.combine_bytes_per_rank[r];
   }
   if (run.reduction == Reduction::kExact) {
-    EXPECT_EQ(combine_bytes % (c.hidden * DTypeBytes(peer ? DType::kF32 : c.output_dtype)), 0);
+    EXPECT_EQ(combine_bytes % (c.hidden * DTypeBytes(c.output_dtype)), 0);
   }
 }
 
@@ -278,7 +315,8 @@ void RunChangingCases(Transport& transport, uint32_t seed, int num_cases, const 
     const Placement placement = RandomPlacement(case_seed + 1, num_experts, num_ranks);
     const std::vector<int64_t> offsets = RandomTokenSplit(case_seed + 2, num_tokens, num_ranks);
     const int64_t begin = offsets[transport.rank().value], end = offsets[transport.rank().value + 1];
-    const auto out = RunOnce(**exchange, *device, *stream, c, placement, transport.rank().value, begin, end);
+    const GivenAs given_as = case_seed % 3 ? GivenAs::kHomeRows : GivenAs::kOwnMemory;
+    const auto out = RunOnce(**exchange, *device, *stream, c, placement, transport.rank().value, begin, end, given_as);
     ASSERT_TRUE(out.ok()) << out.status();
     const std::vector<float> expected = DenseReference(c);
     if (out->empty()) continue;

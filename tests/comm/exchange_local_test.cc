@@ -146,20 +146,25 @@ TEST(ExchangeOps, FastKernelsEqualTheReference) {
         RunOn(BestIsa(SupportedIsas()), kGatherRows, gather);
         EXPECT_EQ(std::memcmp(a.data(), b.data(), n * DTypeBytes(dtype)), 0);
       }
-      CombineRowsArgs combine{rows,
-                              offsets.data(),
-                              selection.data(),
-                              k.data(),
-                              {weight.data(), num_rows, 4, 4},
-                              {a.data(), num_rows, hidden, hidden}};
-      kCombineRows.reference(combine);
-      for (int isa = 0; isa < 32; ++isa) {
-        if (!(SupportedIsas() >> isa & 1)) continue;
-        std::fill(b.begin(), b.end(), 9.0f);
-        combine.out.data = b.data();
-        RunOn(static_cast<Isa>(isa), kCombineRows, combine);
-        EXPECT_EQ(std::memcmp(a.data(), b.data(), n * sizeof(float)), 0) << "isa " << isa << " hidden " << hidden;
-        EXPECT_EQ(b[n], 9.0f);
+      std::vector<BF16> narrow(src.size());
+      for (size_t i = 0; i < src.size(); ++i) narrow[i] = ToBF16(src[i]);
+      const MatrixView<const BF16> narrow_rows{narrow.data(), num_rows + 1, hidden, hidden};
+      for (const ConstFloatMatrix from : {ConstFloatMatrix(rows), ConstFloatMatrix(narrow_rows)}) {
+        CombineRowsArgs combine{from,
+                                offsets.data(),
+                                selection.data(),
+                                k.data(),
+                                {weight.data(), num_rows, 4, 4},
+                                {a.data(), num_rows, hidden, hidden}};
+        kCombineRows.reference(combine);
+        for (int isa = 0; isa < 32; ++isa) {
+          if (!(SupportedIsas() >> isa & 1)) continue;
+          std::fill(b.begin(), b.end(), 9.0f);
+          combine.out.data = b.data();
+          RunOn(static_cast<Isa>(isa), kCombineRows, combine);
+          EXPECT_EQ(std::memcmp(a.data(), b.data(), n * sizeof(float)), 0) << "isa " << isa << " hidden " << hidden;
+          EXPECT_EQ(b[n], 9.0f);
+        }
       }
     }
   }

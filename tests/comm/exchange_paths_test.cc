@@ -38,8 +38,7 @@ TEST_P(ExchangePaths, EqualTheDenseReference) {
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE(absl::StrCat("seed ", seed));
   Run([&](Transport& t, ExchangePath path) {
-    RunRandomCases(t, seed, 20,
-                   {.device = FastDevice(), .num_rounds = 2, .formats = Formats::kAll, .path = path});
+    RunRandomCases(t, seed, 20, {.device = FastDevice(), .num_rounds = 2, .formats = Formats::kAll, .path = path});
   });
 }
 

@@ -20,6 +20,20 @@ struct Group {
   std::vector<RecvPlan> recv;
 };
 
+absl::StatusOr<SendPlan> BuildSendPlan(const HostRouting& routing, const Placement& placement) {
+  SendPlan plan;
+  TF_RETURN_IF_ERROR(PlanBuilder().BuildSend(routing, placement, plan));
+  return plan;
+}
+
+absl::StatusOr<RecvPlan> BuildRecvPlan(const std::vector<int64_t>& row_counts,
+                                       const std::vector<int64_t>& selection_counts,
+                                       const std::vector<WireSelection>& selections, int num_local_slots) {
+  RecvPlan plan;
+  TF_RETURN_IF_ERROR(PlanBuilder().BuildRecv(row_counts, selection_counts, selections, num_local_slots, plan));
+  return plan;
+}
+
 // What Exchange::Plan does, with vectors in place of a transport.
 Group PlanAll(const Placement& placement, int top_k, std::vector<std::vector<int32_t>> experts) {
   Group g{std::move(experts), {}, {}};

@@ -62,8 +62,8 @@ Problem RandomProblem(int64_t hidden, int64_t num_rows, std::mt19937& random) {
 
 std::vector<uint8_t> Quantise(const Problem& p, DType dtype) {
   std::vector<uint8_t> out(p.num_rows * RowBytes(dtype, p.hidden) + 1, 0xA5);
-  const QuantiseRowsArgs args{
-      {p.src.data(), p.num_rows + 1, p.hidden, p.hidden}, p.idx.data(), p.num_rows, out.data(), dtype};
+  const QuantiseRowsArgs args{MatrixView<const float>{p.src.data(), p.num_rows + 1, p.hidden, p.hidden}, p.idx.data(),
+                              p.num_rows, out.data(), dtype};
   kQuantiseRows.reference(args);
   EXPECT_EQ(out.back(), 0xA5);
   for (int isa = 0; isa < 32; ++isa) {

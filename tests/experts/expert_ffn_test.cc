@@ -124,10 +124,11 @@ std::vector<float> RunFfn(const FfnCase& c, const CpuDeviceOptions& options) {
   args.up = UploadViews(device, c.up);
   args.down = UploadViews(device, c.down);
   args.scratch = device.Allocate<float>(n * 2 * c.intermediate);
-  args.out = device.Allocate<float>(n * c.hidden);
+  float* out = device.Allocate<float>(n * c.hidden);
+  args.out = MakeMatrix<float>(out, n, c.hidden);
   args.compute = c.compute;
   ExpertFfn(device.stream(), args);
-  return device.Download(args.out, n * c.hidden);
+  return device.Download(out, n * c.hidden);
 }
 
 // y = w x, written out.
