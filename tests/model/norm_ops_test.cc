@@ -136,8 +136,8 @@ TEST_P(NormOps, GatherRowsCopiesRows) {
     for (int32_t row : row_idx) want.insert(want.end(), &x[row * (kCols + kGap)], &x[row * (kCols + kGap)] + kCols);
     TestDevice device(GetParam());
     Buffer in = device.Upload(x), index = device.Upload(row_idx), out = device.Allocate<float>(n * kCols);
-    device.stream().Launch(
-        kGatherRows, {{in.as<float>(), kRows, kCols, kCols + kGap}, index.as<int32_t>(), n, out.data(), DType::kF32});
+    const MatrixView<const float> src{in.as<float>(), kRows, kCols, kCols + kGap};
+    device.stream().Launch(kGatherRows, {src, index.as<int32_t>(), n, out.data(), DType::kF32});
     EXPECT_TRUE(SameBits(device.Download<float>(out), want));
   }
 }
