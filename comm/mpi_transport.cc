@@ -312,9 +312,7 @@ class MpiTransport : public Transport {
     return out;
   }
 
-  bool OnThisHost(int r) const {
-    return OneNamespace(rank_, r);
-  }
+  bool OnThisHost(int r) const { return OneNamespace(rank_, r); }
 
   // A process that has ended may have sent everything before: it is missed only when, a period later, its bytes have
   // still not come.

@@ -19,7 +19,7 @@
 #include "comm/peer_flags.h"
 #include "comm/peer_memory.h"
 #include "comm/row_codec_ops.h"
-#include "comm/two_level_plan.h"
+#include "comm/two_level_state.h"
 #include "core/device/growing_buffer.h"
 #include "core/kernels/gather_rows.h"
 
@@ -27,33 +27,6 @@ namespace tokenferry {
 namespace {
 
 constexpr CallSite kStart{"start: peer memory"};
-
-// What one transfer moves, in items (rows, outputs, weights): counts first, offsets when they are complete.
-struct Transfer {
-  std::vector<int64_t> send, recv;  // [R + 1] of each rank at r + 1, then summed
-  explicit Transfer(int num_ranks) : send(num_ranks + 1), recv(num_ranks + 1) {}
-  void Sum() {
-    std::partial_sum(send.begin(), send.end(), send.begin());
-    std::partial_sum(recv.begin(), recv.end(), recv.begin());
-  }
-};
-
-// What of a plan only this path needs: orders of rows and outputs on their way, and how much goes where.
-struct TwoLevelState {
-  explicit TwoLevelState(int num_ranks) : rows(num_ranks), back(num_ranks), weights(num_ranks) {}
-  HostPlan host;
-  std::vector<ToldPlan> told;             // [ranks of this host]
-  std::vector<int64_t> row_counts;        // [R] rows of each source for this host
-  int64_t num_own_outputs = 0;            // of this rank's experts; what comes back lies behind them
-  Transfer rows, back, weights;           // to and from other hosts; weights: and this rank
-  std::vector<int32_t> wire_token;        // token of each row sent to other hosts
-  std::vector<int32_t> row_location;      // of each selection at the expert
-  std::vector<int32_t> back_output;       // exact: index of each output sent back
-  std::vector<int32_t> combine_output;    // exact: index of each output summed at home
-  HostSums sums;                          // node
-  std::vector<int64_t> home_offsets;      // node: [T + 1] into the next two
-  std::vector<int32_t> home_row, home_k;  // hosts' sums, and 0 (their weight is 1)
-};
 
 class TwoLevelExchange : public Exchange {
  public:
@@ -80,12 +53,6 @@ class TwoLevelExchange : public Exchange {
         wanted_(num_ranks_),
         send_bytes_(num_ranks_ + 1),
         recv_bytes_(num_ranks_ + 1) {
-    // Other hosts in the order of their servers' ranks, which is the order of messages in a buffer.
-    for (int h = 0; h < static_cast<int>(routes_.hosts.size()); ++h) {
-      if (h != routes_.my_host) hosts_by_server_.push_back(h);
-    }
-    std::sort(hosts_by_server_.begin(), hosts_by_server_.end(),
-              [&](int a, int b) { return routes_.server_per_host[a] < routes_.server_per_host[b]; });
     for (int r : routes_.ranks) on_host_[r] = 1;
   }
 
@@ -101,7 +68,6 @@ class TwoLevelExchange : public Exchange {
  private:
   bool reduces() const { return options_.reduction == Reduction::kNode; }
   char* part() const { return memory_->part(rank_); }
-  int32_t output_idx(int rank, int64_t i) const { return static_cast<int32_t>(rank * layout_.outputs_per_rank + i); }
   ConstFloatMatrix AllOutputs() const {
     return {memory_->base() + layout_.outputs, options_.output_dtype, num_ranks_ * layout_.outputs_per_rank,
             options_.hidden};
@@ -119,13 +85,15 @@ class TwoLevelExchange : public Exchange {
     const CallSite forwards = At(site, "plan forwards");
     TF_RETURN_IF_ERROR(Tell(forwards, plan, placement));
     TF_RETURN_IF_ERROR(LocateRows(forwards, plan.recv));
-    if (reduces()) return PlanSums(forwards, plan.send);
-    PlanOutputs(plan.send);
+    if (reduces()) {
+      return Annotate(state_.PlanSums(routes_, plan.send, layout_.outputs_per_rank), ToString(forwards));
+    }
+    state_.PlanOutputs(routes_, plan.send, layout_.outputs_per_rank);
     return absl::OkStatus();
   }
 
   void PlanRows(const ExchangePlan& plan) {
-    for (int h : hosts_by_server_) {
+    for (int h : routes_.others_by_server) {
       const std::vector<int32_t>& tokens = state_.host.row_token[h];
       state_.wire_token.insert(state_.wire_token.end(), tokens.begin(), tokens.end());
       state_.rows.send[routes_.server_per_host[h] + 1] = static_cast<int64_t>(tokens.size());
@@ -203,91 +171,6 @@ class TwoLevelExchange : public Exchange {
                                               " to rank ", rank_));
     }
     return absl::OkStatus();
-  }
-
-  // Exact: outputs go back in the order of their sources' selections; what stays on the host is read where it lies.
-  void PlanOutputs(const SendPlan& send) {
-    for (int s : routes_.my_sources()) {
-      if (s == rank_) continue;
-      for (size_t d = 0; d < routes_.ranks.size(); ++d) {
-        const ToldPlan& told = state_.told[d];
-        for (int64_t i = told.selection_offsets[s]; i < told.selection_offsets[s + 1]; ++i) {
-          state_.back_output.push_back(output_idx(routes_.ranks[d], told.selections[i].output));
-        }
-        state_.back.send[s + 1] += told.selection_offsets[s + 1] - told.selection_offsets[s];
-      }
-    }
-    std::vector<int32_t> location(send.selections.size());  // of each selection of the plan
-    for (size_t d = 0; d < routes_.ranks.size(); ++d) {
-      const ToldPlan& told = state_.told[d];
-      const int64_t first = send.selection_offsets[routes_.ranks[d]];
-      for (int64_t i = told.selection_offsets[rank_]; i < told.selection_offsets[rank_ + 1]; ++i) {
-        location[first + i - told.selection_offsets[rank_]] = output_idx(routes_.ranks[d], told.selections[i].output);
-      }
-    }
-    int64_t next = state_.num_own_outputs;
-    for (int h : hosts_by_server_) {
-      const int64_t begin = next;
-      for (RankId d : routes_.hosts[h].ranks) {
-        for (int64_t x = send.selection_offsets[d.value]; x < send.selection_offsets[d.value + 1]; ++x) {
-          location[x] = output_idx(rank_, next++);
-        }
-      }
-      state_.back.recv[routes_.server_per_host[h] + 1] = next - begin;
-    }
-    state_.back.Sum();
-    for (int32_t x : send.combine_selection) state_.combine_output.push_back(location[x]);
-  }
-
-  // Node: a sum per row, here and at home.
-  absl::Status PlanSums(const CallSite& site, const SendPlan& send) {
-    auto sums = BuildHostSums(routes_, state_.told, state_.row_counts, layout_.outputs_per_rank);
-    if (!sums.ok()) return Annotate(sums.status(), ToString(site));
-    state_.sums = *std::move(sums);
-    for (int s : routes_.my_sources()) {
-      if (s != rank_) state_.back.send[s + 1] = state_.row_counts[s];
-      for (const ToldPlan& told : state_.told) {
-        state_.weights.recv[s + 1] += told.selection_offsets[s + 1] - told.selection_offsets[s];
-      }
-    }
-    for (size_t h = 0; h < routes_.hosts.size(); ++h) {
-      const int server = routes_.server_per_host[h];
-      if (server != rank_) state_.back.recv[server + 1] = static_cast<int64_t>(state_.host.row_token[h].size());
-      for (RankId d : routes_.hosts[h].ranks) {
-        state_.weights.send[server + 1] += send.selection_offsets[d.value + 1] - send.selection_offsets[d.value];
-      }
-    }
-    state_.back.Sum();
-    state_.weights.Sum();
-    // Positions count own selections last, but weights arrive by rank.
-    const int64_t num_before = state_.weights.recv[rank_], num_own = state_.weights.recv[rank_ + 1] - num_before;
-    const int64_t num_others = state_.weights.recv.back() - num_own;
-    for (int32_t& p : state_.sums.position) {
-      if (p >= num_others) {
-        p = static_cast<int32_t>(p - num_others + num_before);
-      } else if (p >= num_before) {
-        p = static_cast<int32_t>(p + num_own);
-      }
-    }
-    PlanHomeSums(send.num_tokens);
-    return absl::OkStatus();
-  }
-
-  // Each token's sums, by host: those that arrive, then those of this host.
-  void PlanHomeSums(int64_t num_tokens) {
-    state_.home_offsets.assign(num_tokens + 1, 0);
-    for (const std::vector<int32_t>& tokens : state_.host.row_token) {
-      for (int32_t t : tokens) ++state_.home_offsets[t + 1];
-    }
-    std::partial_sum(state_.home_offsets.begin(), state_.home_offsets.end(), state_.home_offsets.begin());
-    state_.home_row.resize(state_.home_offsets.back());
-    state_.home_k.assign(state_.home_offsets.back(), 0);
-    std::vector<int64_t> next(state_.home_offsets.begin(), state_.home_offsets.end() - 1);
-    for (size_t h = 0; h < routes_.hosts.size(); ++h) {
-      const int server = routes_.server_per_host[h];
-      int64_t row = server == rank_ ? state_.back.recv.back() : state_.back.recv[server];
-      for (int32_t t : state_.host.row_token[h]) state_.home_row[next[t]++] = static_cast<int32_t>(row++);
-    }
   }
 
   // Transfers items of `num_bytes` each.
@@ -479,7 +362,6 @@ class TwoLevelExchange : public Exchange {
   const int64_t wire_row_bytes_, row_bytes_;  // of a dispatched row on its way, and where experts read it
   const int64_t out_bytes_;                   // of an expert output
   const TwoLevelRoutes routes_;
-  std::vector<int> hosts_by_server_;  // others
   ExchangePlanner planner_;
   TwoLevelLayout layout_;
   std::shared_ptr<PeerMemory> memory_;

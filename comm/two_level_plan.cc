@@ -31,6 +31,11 @@ struct Term {
 TwoLevelRoutes TwoLevelRoutes::Make(const Topology& topology, RankId me) {
   TwoLevelRoutes routes{.me = me, .hosts = topology.hosts, .my_host = topology.host_idx_per_rank[me.value]};
   for (const Topology::Host& host : topology.hosts) routes.server_per_host.push_back(ServerOn(host, topology, me));
+  for (int h = 0; h < topology.num_hosts(); ++h) {
+    if (h != routes.my_host) routes.others_by_server.push_back(h);
+  }
+  std::sort(routes.others_by_server.begin(), routes.others_by_server.end(),
+            [&](int a, int b) { return routes.server_per_host[a] < routes.server_per_host[b]; });
   const Topology::Host& mine = topology.hosts[routes.my_host];
   routes.local_idx = topology.local_idx_per_rank[me.value];
   routes.sources.resize(mine.ranks.size());

@@ -23,6 +23,7 @@ struct TwoLevelRoutes {
   std::vector<Topology::Host> hosts;      // as in the topology
   int my_host = 0;                        // into hosts
   std::vector<int> server_per_host;       // [N] who serves this rank's tokens there; this rank itself on its host
+  std::vector<int> others_by_server;      // [N - 1] other hosts by their server's rank: messages' order in a buffer
   std::vector<int> ranks;                 // of this host, increasing
   std::vector<std::vector<int>> sources;  // [ranks] whom each of them serves: others, increasing, then itself
   int local_idx = 0;                      // of this rank in `ranks`
