@@ -2,7 +2,8 @@
 //   exchange_traffic PATH exact|node TOKENS HIDDEN EXPERTS TOP_K ITERS
 // bf16 rows, uniform routing, linear placement, experts that do nothing. Rank 0 prints one JSON object:
 // round trip: plan, dispatch and combine, of the slowest rank; bytes: sent by all hosts through eth0, and expected:
-// rows of 2 H bytes and outputs of 4 H bytes that leave a host, 8 bytes per selection and what two_level adds to plan.
+// rows of 2 H bytes and outputs of 4 H bytes that leave a host, 8 bytes per selection,
+// and 4 for its weight with reduction node. plan, dispatch, combine: means.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -65,9 +66,8 @@ int64_t ExpectedBytes(const Settings& s, const std::vector<int32_t>& experts, co
   }
   const int64_t out = 4 * s.hidden, row = 2 * s.hidden, plan = 8 * selections;
   if (s.path != ExchangePath::kTwoLevel) return rank_rows * row + selections * out + plan;
-  const int64_t forward = 4 * rank_rows;
-  if (s.reduction == Reduction::kExact) return host_rows * row + selections * out + plan + forward;
-  return host_rows * (row + out) + plan + forward + 4 * (host_rows + selections) + 4 * selections;
+  if (s.reduction == Reduction::kExact) return host_rows * row + selections * out + plan;
+  return host_rows * (row + out) + plan + 4 * selections;
 }
 
 absl::StatusOr<int64_t> Total(Transport& transport, int64_t mine, bool largest) {
