@@ -16,7 +16,7 @@ namespace {
 std::atomic<bool> stop_requested{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "RequestStop runs in signal handlers");
 
-constexpr int kSpins = 64;    // polls in a row: about a microsecond
+constexpr int kSpins = 64;     // polls in a row: about a microsecond
 constexpr int kYields = 2000;  // then polls with a yield between: a millisecond or more
 constexpr int kSleepNanos = 50'000, kLongestSleepNanos = 500'000;
 constexpr absl::Duration kNotRunning = absl::Milliseconds(500);  // between two polls
