@@ -40,6 +40,9 @@ class CheckedTransport : public Transport {
   absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site, int64_t num_bytes) override {
     return inner_->AllocatePeerMemory(site, num_bytes);
   }
+  absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t num_bytes) override {
+    return inner_->ReservePeerMemory(site, num_bytes);
+  }
   absl::Status EnterPhase(const CallSite& site) override { return inner_->EnterPhase(site); }
   absl::Duration timeout() const override { return inner_->timeout(); }
   absl::Status PeerStatus(RankId rank) const override { return inner_->PeerStatus(rank); }

@@ -1,5 +1,7 @@
 #include "comm/exchange.h"
 
+#include <algorithm>
+
 #include "absl/time/clock.h"
 #include "comm/allgather_exchange.h"
 #include "comm/alltoallv_exchange.h"
@@ -31,17 +33,6 @@ absl::Status CheckOptions(const ExchangeOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat("exchange: experts read ", DTypeName(options.expert_dtype),
                                                    " and send back ", DTypeName(options.output_dtype),
                                                    "; both must be F32 or BF16"));
-  }
-  const bool wide_rows_only = options.path == ExchangePath::kAllGather || options.path == ExchangePath::kTwoLevel;
-  if (wide_rows_only && IsQuantised(options.row_dtype)) {
-    return absl::UnimplementedError(absl::StrCat("exchange: path ", ExchangePathName(options.path),
-                                                 " dispatches F32 or BF16 rows, not ", DTypeName(options.row_dtype),
-                                                 "; use path alltoallv or peer"));
-  }
-  if (options.path == ExchangePath::kTwoLevel && options.output_dtype != DType::kF32) {
-    return absl::UnimplementedError(absl::StrCat("exchange: path two_level sends outputs back as F32, not ",
-                                                 DTypeName(options.output_dtype),
-                                                 "; use path alltoallv, allgather or peer"));
   }
   if (options.max_tokens < 0 || options.max_top_k < 0) {
     return absl::InvalidArgumentError(absl::StrCat("exchange: max_tokens ", options.max_tokens, " and max_top_k ",
@@ -229,16 +220,24 @@ absl::Status Exchange::FinishCombine(Stream& stream, const CallSite& site, const
 namespace {
 
 // What the cost model expects to be the fastest of the paths that send messages. Collective; the same on every rank.
-absl::StatusOr<ExchangePath> FastestPath(Transport& transport, const ExchangeOptions& options) {
+enum class PeerPath : uint8_t { kAvailable, kUnavailable };
+absl::StatusOr<ExchangePath> FastestPath(Transport& transport, const ExchangeOptions& options, PeerPath peer) {
   constexpr int64_t kUsualTokens = 64, kUsualTopK = 8;  // when the caller has not said
   const Topology topology = Topology::Of(transport);
   const ExchangeShape shape{.tokens_per_rank = options.max_tokens > 0 ? options.max_tokens : kUsualTokens,
                             .top_k = static_cast<int>(options.max_top_k > 0 ? options.max_top_k : kUsualTopK),
                             .hidden = options.hidden,
                             .row_element_bytes = static_cast<int64_t>(DTypeBytes(options.row_dtype)),
+                            .out_element_bytes = static_cast<int64_t>(DTypeBytes(options.output_dtype)),
                             .reduction = options.reduction};
-  TF_ASSIGN_OR_RETURN(const LinkCosts costs, MeasureLinks(transport, topology));
-  const PathChoice choice = ChoosePath(shape, costs, topology);
+  TF_ASSIGN_OR_RETURN(const LinkCosts costs, MeasureLinksOnce(transport, topology));
+  PathChoice choice = ChoosePath(shape, costs, topology);
+  if (peer == PeerPath::kUnavailable) {
+    std::erase_if(choice.predictions, [](const PathPrediction& p) { return p.path == ExchangePath::kPeer; });
+  } else {  // taken, whatever is predicted
+    std::stable_partition(choice.predictions.begin(), choice.predictions.end(),
+                          [](const PathPrediction& p) { return p.path == ExchangePath::kPeer; });
+  }
   if (transport.rank() == RankId(0)) {
     const std::string why = Explain(choice, shape, costs, topology);
     if (options.on_choice) {
@@ -265,15 +264,22 @@ absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, D
     case ExchangePath::kAuto: {
       if (Topology::Of(transport).num_hosts() == 1) {
         auto peer = CreatePeerExchange(transport, device, options);
-        if (peer.ok() || !IsAgreedOn(peer.status())) return peer;  // all ranks go the same way
+        if (!peer.ok() && !IsAgreedOn(peer.status())) return peer;  // all ranks go the same way
+        if (peer.ok()) {
+          // Always taken; what the others would have cost is measured for who asks only.
+          if (options.on_choice) TF_RETURN_IF_ERROR(FastestPath(transport, options, PeerPath::kAvailable).status());
+          return peer;
+        }
         if (transport.rank() == RankId(0)) LogWarning(absl::StrCat("not taking path peer: ", peer.status().message()));
       }
       ExchangeOptions chosen = options;
-      if (IsQuantised(options.row_dtype) || options.output_dtype != DType::kF32) {
-        chosen.path = ExchangePath::kAllToAllV;  // the path of narrow rows between hosts
-        return CreateExchange(transport, device, chosen);
+      TF_ASSIGN_OR_RETURN(chosen.path, FastestPath(transport, options, PeerPath::kUnavailable));
+      auto exchange = CreateExchange(transport, device, chosen);
+      if (exchange.ok() || chosen.path != ExchangePath::kTwoLevel || !IsAgreedOn(exchange.status())) return exchange;
+      if (transport.rank() == RankId(0)) {
+        LogWarning(absl::StrCat("not taking path two_level: ", exchange.status().message()));
       }
-      TF_ASSIGN_OR_RETURN(chosen.path, FastestPath(transport, options));
+      chosen.path = ExchangePath::kAllToAllV;
       return CreateExchange(transport, device, chosen);
     }
     case ExchangePath::kPeer:

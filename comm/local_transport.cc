@@ -76,17 +76,10 @@ class LocalTransport : public Transport {
 
   absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site,
                                                                  int64_t bytes_per_rank) override {
-    absl::Status status;
-    if (rank_ == 0) {
-      auto memory = AllocateProcessMemory(group_->num_ranks, bytes_per_rank);
-      status = memory.status();
-      if (status.ok()) group_->peer_memory = *std::move(memory);
-    }
-    TF_RETURN_IF_ERROR(AgreeOnStatus(*this, site, status));  // from here on all see it
-    std::shared_ptr<PeerMemory> memory = group_->peer_memory;
-    TF_RETURN_IF_ERROR(Barrier(*this, site));  // all have it
-    if (rank_ == 0) group_->peer_memory.reset();
-    return memory;
+    return ShareMemory(site, bytes_per_rank, PeerPages::kNow);
+  }
+  absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t bytes_per_rank) override {
+    return ShareMemory(site, bytes_per_rank, PeerPages::kLater);
   }
 
   absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
@@ -121,6 +114,21 @@ class LocalTransport : public Transport {
   void Abort(const absl::Status& why) override { Fail(why); }
 
  private:
+  absl::StatusOr<std::shared_ptr<PeerMemory>> ShareMemory(const CallSite& site, int64_t bytes_per_rank,
+                                                          PeerPages pages) {
+    absl::Status status;
+    if (rank_ == 0) {
+      auto memory = AllocateProcessMemory(group_->num_ranks, bytes_per_rank, pages);
+      status = memory.status();
+      if (status.ok()) group_->peer_memory = *std::move(memory);
+    }
+    TF_RETURN_IF_ERROR(AgreeOnStatus(*this, site, status));  // from here on all see it
+    std::shared_ptr<PeerMemory> memory = group_->peer_memory;
+    TF_RETURN_IF_ERROR(Barrier(*this, site));  // all have it
+    if (rank_ == 0) group_->peer_memory.reset();
+    return memory;
+  }
+
   void Post(TransferHandle handle) {
     LocalTransfer& t = transfers_[handle];
     t.slot = handle.slot;

@@ -88,16 +88,21 @@ class MpiTransport : public Transport {
     return absl::UnavailableError(absl::StrCat("the process of rank ", rank.value, " has ended"));
   }
 
-  // The same answer on every rank: who is on whose host is known to all.
+  // The same answers on every rank: who is on whose host is known to all.
   absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site,
                                                                  int64_t bytes_per_rank) override {
     for (int r = 1; r < num_ranks_; ++r) {
-      if (!peers_[r].process_namespace.empty() && peers_[r].process_namespace == peers_[0].process_namespace) continue;
-      return absl::FailedPreconditionError(absl::StrCat(
-          "peer memory: rank ", r, " on host ", peers_[r].host, " cannot reach the memory of rank 0 on host ",
-          peers_[0].host, ": not the same host, or not the same PID namespace; choose --path alltoallv"));
+      if (!OneNamespace(0, r)) return CannotReach(0, r);
     }
     return AllocateHostMemory(*this, site, bytes_per_rank);
+  }
+  absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t bytes_per_rank) override {
+    std::vector<int> first_rank(num_ranks_);  // of each rank's host
+    for (int r = 0; r < num_ranks_; ++r) {
+      while (peers_[first_rank[r]].host != peers_[r].host) ++first_rank[r];
+      if (!OneNamespace(first_rank[r], r)) return CannotReach(first_rank[r], r);
+    }
+    return ReserveHostMemory(*this, site, bytes_per_rank, first_rank[rank_]);
   }
 
   absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
@@ -129,6 +134,15 @@ class MpiTransport : public Transport {
   }
 
  private:
+  bool OneNamespace(int a, int b) const {
+    return !peers_[a].process_namespace.empty() && peers_[a].process_namespace == peers_[b].process_namespace;
+  }
+  absl::Status CannotReach(int a, int b) const {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "peer memory: rank ", b, " on host ", peers_[b].host, " cannot reach the memory of rank ", a, " on host ",
+        peers_[a].host, ": not the same host, or not the same PID namespace; choose --path alltoallv"));
+  }
+
   absl::Status DuplicateCommunicator() {
     MPI_Request request = MPI_REQUEST_NULL;
     TF_RETURN_IF_ERROR(MpiStatus(MPI_Comm_idup(MPI_COMM_WORLD, &comm_, &request), "MPI_Comm_idup"));
@@ -304,9 +318,7 @@ class MpiTransport : public Transport {
     return out;
   }
 
-  bool OnThisHost(int r) const {
-    return !peers_[r].process_namespace.empty() && peers_[r].process_namespace == peers_[rank_].process_namespace;
-  }
+  bool OnThisHost(int r) const { return OneNamespace(rank_, r); }
 
   // A process that has ended may have sent everything before: it is missed only when, a period later, its bytes have
   // still not come.

@@ -33,4 +33,8 @@ absl::StatusOr<std::shared_ptr<PeerMemory>> Transport::AllocatePeerMemory(const 
   return absl::FailedPreconditionError(absl::StrCat(ToString(), " has no peer memory; choose --path alltoallv"));
 }
 
+absl::StatusOr<std::shared_ptr<PeerMemory>> Transport::ReservePeerMemory(const CallSite&, int64_t) {
+  return absl::FailedPreconditionError(absl::StrCat(ToString(), " has no peer memory; choose --path alltoallv"));
+}
+
 }  // namespace tokenferry

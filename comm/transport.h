@@ -88,6 +88,10 @@ class Transport {
   // Collective; all ranks pass the same size and get the same status. FailedPrecondition when ranks cannot reach each
   // other's memory, ResourceExhausted when there is not enough.
   virtual absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site, int64_t bytes_per_rank);
+  // Collective over all ranks, as above, for the ranks of each host among themselves: part(r) exists for ranks r of
+  // this host. Addresses only: a rank takes the memory of its part as it needs it (PeerMemory::Take), so that sizes may
+  // be far above what there is.
+  virtual absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t bytes_per_rank);
   // Called where a transfer would begin. Only the faulty transport does something: what it does to transfers.
   virtual absl::Status EnterPhase(const CallSite&) { return absl::OkStatus(); }
   // The deadline of every wait.

@@ -31,6 +31,9 @@ class HostedTransport : public Transport {
   absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site, int64_t bytes) override {
     return transport_.AllocatePeerMemory(site, bytes);
   }
+  absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t bytes) override {
+    return transport_.ReservePeerMemory(site, bytes);
+  }
   absl::Status EnterPhase(const CallSite& site) override { return transport_.EnterPhase(site); }
   absl::Duration timeout() const override { return transport_.timeout(); }
   absl::Status PeerStatus(RankId rank) const override { return transport_.PeerStatus(rank); }
