@@ -27,11 +27,13 @@ uint8_t* Row(void* rows, int64_t i, int64_t stride_bytes) { return static_cast<u
 // Eight words at a time: one vector on AVX-512, two or four elsewhere.
 typedef uint64_t Words __attribute__((vector_size(64)));
 
-[[gnu::always_inline]] inline uint64_t Checksum(const uint8_t* row, int64_t num_bytes) {
+// Asks for the same places of the next row ahead of time: no hardware guesses where a gathered row begins.
+[[gnu::always_inline]] inline uint64_t Checksum(const uint8_t* row, const uint8_t* next_row, int64_t num_bytes) {
   Words lanes[4] = {};
   int64_t i = 0;
   for (; i + int64_t{sizeof(lanes)} <= num_bytes; i += sizeof(lanes)) {
     Words words[4];
+    for (int line = 0; line < 4; ++line) __builtin_prefetch(next_row + i + 64 * line);
     std::memcpy(words, row + i, sizeof(words));
     lanes[0] ^= words[0];
     lanes[1] ^= words[1];
@@ -51,7 +53,9 @@ typedef uint64_t Words __attribute__((vector_size(64)));
 
 [[gnu::always_inline]] inline void ReadRange(const ReadRowsArgs& a, int64_t begin, int64_t end) {
   for (int64_t s = begin; s < end; ++s) {
-    a.checksum[s] = Checksum(Row(a.rows, IndexOf(a.row_idx, s), a.row_stride), a.row_bytes);
+    const int64_t next = std::min(s + 1, a.num_selections - 1);
+    a.checksum[s] = Checksum(Row(a.rows, IndexOf(a.row_idx, s), a.row_stride),
+                             Row(a.rows, IndexOf(a.row_idx, next), a.row_stride), a.row_bytes);
   }
 }
 

@@ -18,7 +18,7 @@ absl::Status Transport::HostAllToAllV(const CallSite& site, const AllToAllVArgs&
 }
 
 absl::StatusOr<TransferHandle> Transport::Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) {
-  TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), tokenferry::ToString(site)));
+  TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));
   return HostStart(site, args);
 }
 

@@ -165,8 +165,8 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   engine.prefill_chunk = options.prefill_chunk;
   engine.max_sequences_per_rank = options.max_sequences_per_rank;
   engine.cache_tokens_per_rank = options.cache_tokens_per_rank;
-  if (context.flags.explain && context.rank() == RankId(0)) {
-    engine.on_plan = ExplainFirstPlan();
+  if (context.flags.explain) {
+    if (context.rank() == RankId(0)) engine.on_plan = ExplainFirstPlan();
     engine.on_path = [](const std::string& why) { absl::FPrintF(stderr, "%s", why); };
   }
   auto created = Engine::Create(context.transport, context.device, f.config, session->weights, f.placement, engine);

@@ -96,7 +96,7 @@ void RunSmallAllToAllBench(Transport& transport) {
     }
   }
   EXPECT_NE(ReportTable(*report).find("silent-rank"), std::string::npos);
-  EXPECT_NE(ReportSvg(*report).find("alltoallv, bf16>f32, uniform"), std::string::npos);
+  EXPECT_NE(ReportSvg(*report).find("alltoallv, bf16&gt;f32, uniform"), std::string::npos);
 }
 
 void RunWideAllToAllBench(Transport& transport) {

@@ -106,7 +106,8 @@ const WeightView* UploadViews(TestDevice& device, const std::vector<HostWeight>&
   return device.Upload(views);
 }
 
-std::vector<float> RunFfn(const FfnCase& c, const CpuDeviceOptions& options) {
+template <class T>
+std::vector<T> RunFfnTo(const FfnCase& c, const CpuDeviceOptions& options) {
   TestDevice device(options);
   const int64_t n = c.slot_offsets.back();
   ExpertFfnArgs args;
@@ -124,12 +125,14 @@ std::vector<float> RunFfn(const FfnCase& c, const CpuDeviceOptions& options) {
   args.up = UploadViews(device, c.up);
   args.down = UploadViews(device, c.down);
   args.scratch = device.Allocate<float>(n * 2 * c.intermediate);
-  float* out = device.Allocate<float>(n * c.hidden);
-  args.out = MakeMatrix<float>(out, n, c.hidden);
+  T* out = device.Allocate<T>(n * c.hidden);
+  args.out = MakeMatrix<T>(out, n, c.hidden);
   args.compute = c.compute;
   ExpertFfn(device.stream(), args);
   return device.Download(out, n * c.hidden);
 }
+
+std::vector<float> RunFfn(const FfnCase& c, const CpuDeviceOptions& options) { return RunFfnTo<float>(c, options); }
 
 // y = w x, written out.
 std::vector<float> PlainProduct(const HostWeight& host, const std::vector<float>& x, Compute compute) {
@@ -185,6 +188,21 @@ TEST(ExpertFfn, EqualsTheFormulaBitForBit) {
               EXPECT_TRUE(SameBytes(RunFfn(c, FastOptions(isa, threads)), expected)) << IsaName(isa) << " " << threads;
             }
           }
+        }
+      }
+    }
+  }
+}
+
+TEST(ExpertFfn, NarrowOutputsAreTheWideOnesRoundedOnce) {
+  std::mt19937 random(55);
+  for (const std::vector<int64_t>& slots : kSlots) {
+    FfnCase c = RandomFfn(slots, 160, 130, DType::kBF16, random);
+    for (Compute compute : {Compute::kF32, Compute::kBF16}) {
+      c.compute = compute;
+      for (Isa isa : SupportedIsaList()) {
+        for (const CpuDeviceOptions& options : {ReferenceOptions(), FastOptions(isa), FastOptions(isa, 3)}) {
+          EXPECT_EQ(RunFfnTo<BF16>(c, options), ToBF16s(RunFfn(c, options))) << IsaName(isa);
         }
       }
     }

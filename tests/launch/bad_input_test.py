@@ -295,6 +295,15 @@ class BadCommandLine(BadInput):
                 ("--stop", "", "empty"), ("--model", "", "empty")]:
             self.refused([*generate, flag, value], [flag, value, *words], ALONE, status=2)
 
+    def test_values_together(self):
+        generate = ["generate", "--model", MODEL, "--prompt", "a"]
+        two_batch = ["--overlap", "two_batch", "--overflow", "capacity"]
+        self.refused([*generate, *two_batch], ["--overlap two_batch", "dropless"], ALONE, status=2)
+        two_level = ["--exchange-budget", "1000000", "--path", "two_level"]
+        self.refused([*generate, *two_level], ["--exchange-budget", "two_level"], ALONE, status=2)
+        small = ["--exchange-budget", "1000"]
+        self.refused([*generate, *small], ["budget of 1000 bytes", "one token per rank"], THREADS)
+
     def test_min_p_that_leaves_nothing(self):
         for how in ALONE, THREADS, PROCESSES:
             self.refused(["generate", "--model", MODEL, "--prompt", "a", "--min-p", "1"], ["min-p", "1"], how)
@@ -312,12 +321,6 @@ class BadCommandLine(BadInput):
                 (["generate", "--model"], ["--model"]),
                 (["inspect", "--model", MODEL, "--capacity-factor", "1"], ["--overflow capacity"])]:
             self.refused(args, words, ALONE, status=2)
-        two_batch = ["--overlap", "two_batch", "--overflow", "capacity"]
-        self.refused([*generate, *two_batch], ["--overlap two_batch", "dropless"], ALONE, status=2)
-        two_level = ["--exchange-budget", "1000000", "--path", "two_level"]
-        self.refused([*generate, *two_level], ["--exchange-budget", "two_level"], ALONE, status=2)
-        small = ["--exchange-budget", "1000"]
-        self.refused([*generate, *small], ["budget of 1000 bytes", "one token per rank"], THREADS)
         self.refused(["generate", "--modle", MODEL], ["--modle", "--model"], PROCESSES, status=2)
         self.refused(["generate", "--modle", MODEL], ["--modle", "--model"], THREADS, status=2)
 

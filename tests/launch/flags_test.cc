@@ -98,7 +98,7 @@ TEST(Flags, EverySharedFlagArrives) {
                                    "--combine-dtype",
                                    "bf16",
                                    "--overlap",
-                                   "two_batch",
+                                   "shared",
                                    "--exchange-budget",
                                    "12345678901",
                                    "--comm-timeout",
@@ -121,7 +121,7 @@ TEST(Flags, EverySharedFlagArrives) {
   EXPECT_EQ(f.num_ranks, 5);
   EXPECT_EQ(f.path, ExchangePath::kAllToAllV);
   EXPECT_EQ(f.reduction, Reduction::kNode);
-  EXPECT_EQ(f.overlap, Overlap::kTwoBatch);
+  EXPECT_EQ(f.overlap, Overlap::kShared);
   EXPECT_EQ(f.exchange_budget, 12345678901);
   EXPECT_EQ(f.placement, "p.json");
   EXPECT_EQ(f.overflow.kind, Overflow::kCapacity);
