@@ -6,6 +6,7 @@
 
 #include "comm/exchange_planner.h"
 #include "comm/output_return.h"
+#include "comm/row_codec_ops.h"
 #include "core/device/growing_buffer.h"
 #include "core/kernels/gather_rows.h"
 
@@ -45,7 +46,7 @@ class AllGatherExchange : public Exchange {
         transport_(transport),
         device_(device),
         options_(options),
-        row_bytes_(options.hidden * DTypeBytes(options.row_dtype)),
+        row_bytes_(RowBytes(options.row_dtype, options.hidden)),
         me_(transport.rank().value),
         num_ranks_(transport.num_ranks()),
         planner_(transport, options),
@@ -78,8 +79,13 @@ class AllGatherExchange : public Exchange {
     TF_RETURN_IF_ERROR(token_.Upload(stream, all_tokens_));
     TF_RETURN_IF_ERROR(row_idx_.Upload(stream, plan.recv.row_idx));
     TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
-    stream.Launch(kGatherRows,
-                  {home_rows, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
+    if (IsQuantised(options_.row_dtype)) {
+      stream.Launch(kQuantiseRows,
+                    {home_rows, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
+    } else {
+      stream.Launch(kGatherRows,
+                    {home_rows, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
+    }
     const auto block_bytes = [&](int r) {
       return (plan.recv.row_offsets[r + 1] - plan.recv.row_offsets[r]) * row_bytes_;
     };
@@ -92,8 +98,16 @@ class AllGatherExchange : public Exchange {
       return transport_.AllToAllV(stream, dispatch, rows);
     }));
     slot_offsets_host_ = plan.recv.slot_offsets;
-    return ExpertRows{.rows = rows_.data(),
-                      .dtype = options_.row_dtype,
+    const void* rows = rows_.data();
+    if (IsQuantised(options_.row_dtype)) {
+      TF_RETURN_IF_ERROR(
+          wide_rows_.Reserve(device_, plan.num_recv_rows() * RowBytes(options_.expert_dtype, options_.hidden)));
+      stream.Launch(kWidenRows, {rows_.data(), options_.row_dtype, plan.num_recv_rows(), options_.hidden,
+                                 wide_rows_.data(), options_.expert_dtype});
+      rows = wide_rows_.data();
+    }
+    return ExpertRows{.rows = rows,
+                      .dtype = options_.rows_dtype(),
                       .hidden = options_.hidden,
                       .row_stride = options_.hidden,
                       .row_idx = row_idx_.as<int32_t>(),
@@ -104,9 +118,13 @@ class AllGatherExchange : public Exchange {
 
   absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override { return output_return_.ExpertOut(plan); }
 
-  absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
+  absl::Status DoBeginCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan) override {
+    return output_return_.Begin(stream, site, plan, stats_);
+  }
+
+  absl::Status DoCombine(Stream& stream, const CallSite&, const ExchangePlan& plan, MatrixView<const float> weight,
                          MatrixView<float> out) override {
-    return output_return_.Combine(stream, site, plan, weight, out, stats_);
+    return output_return_.Finish(stream, plan, weight, out);
   }
 
   // Blocks of all ranks, in one buffer by increasing distance: this rank's own (already there), the next rank's, ..
@@ -187,6 +205,7 @@ class AllGatherExchange : public Exchange {
   std::vector<GatheredRouting> gathered_;
   std::vector<int32_t> all_tokens_;  // 0, 1, ..
   GrowingBuffer rows_;
+  GrowingBuffer wide_rows_{MemoryKind::kDevice, "exchange: widened rows"};
   GrowingBuffer token_{MemoryKind::kDevice, "exchange: token of each row"};
   GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
   GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};

@@ -30,13 +30,11 @@ class AllToAllVExchange : public Exchange {
     return planner_.Plan(transport_, stream, site, routing, placement, plan);
   }
 
-  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                        ConstFloatMatrix home_rows) override {
+  absl::Status DoBeginDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                               ConstFloatMatrix home_rows) override {
     TF_RETURN_IF_ERROR(send_rows_.Reserve(device_, plan.num_send_rows() * row_bytes_));
     TF_RETURN_IF_ERROR(recv_rows_.Reserve(device_, plan.num_recv_rows() * row_bytes_));
     TF_RETURN_IF_ERROR(row_token_.Upload(stream, plan.send.row_token));
-    TF_RETURN_IF_ERROR(row_idx_.Upload(stream, plan.recv.row_idx));
-    TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
     if (IsQuantised(options_.row_dtype)) {
       stream.Launch(kQuantiseRows,
                     {home_rows, row_token_.as<int32_t>(), plan.num_send_rows(), send_rows_.data(), options_.row_dtype});
@@ -46,13 +44,21 @@ class AllToAllVExchange : public Exchange {
     }
     ScaleOffsets(plan.send.row_offsets, row_bytes_, send_offsets_);
     ScaleOffsets(plan.recv.row_offsets, row_bytes_, recv_offsets_);
-    TF_RETURN_IF_ERROR(
-        transport_.AllToAllV(stream, At(site, "dispatch rows"),
-                             {send_rows_.data(), send_offsets_, recv_rows_.data(), recv_offsets_, row_bytes_}));
     for (int r = 0; r < transport_.num_ranks(); ++r) {
       stats_.dispatch_rows_per_rank[r] += plan.send.row_offsets[r + 1] - plan.send.row_offsets[r];
       stats_.dispatch_bytes_per_rank[r] += send_offsets_[r + 1] - send_offsets_[r];
     }
+    TF_ASSIGN_OR_RETURN(
+        transfer_, transport_.Start(stream, At(site, "dispatch rows"),
+                                    {send_rows_.data(), send_offsets_, recv_rows_.data(), recv_offsets_, row_bytes_}));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite&, const ExchangePlan& plan,
+                                        ConstFloatMatrix) override {
+    TF_RETURN_IF_ERROR(transport_.Finish(stream, transfer_));
+    TF_RETURN_IF_ERROR(row_idx_.Upload(stream, plan.recv.row_idx));
+    TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
     slot_offsets_host_ = plan.recv.slot_offsets;
     const void* rows = recv_rows_.data();
     if (IsQuantised(options_.row_dtype)) {
@@ -74,9 +80,13 @@ class AllToAllVExchange : public Exchange {
 
   absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override { return output_return_.ExpertOut(plan); }
 
-  absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
+  absl::Status DoBeginCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan) override {
+    return output_return_.Begin(stream, site, plan, stats_);
+  }
+
+  absl::Status DoCombine(Stream& stream, const CallSite&, const ExchangePlan& plan, MatrixView<const float> weight,
                          MatrixView<float> out) override {
-    return output_return_.Combine(stream, site, plan, weight, out, stats_);
+    return output_return_.Finish(stream, plan, weight, out);
   }
 
   Transport& transport_;
@@ -92,6 +102,7 @@ class AllToAllVExchange : public Exchange {
   GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};
   std::vector<int64_t> slot_offsets_host_;            // of the last Dispatch
   std::vector<int64_t> send_offsets_, recv_offsets_;  // [R + 1] bytes
+  TransferHandle transfer_;                           // between BeginDispatch and FinishDispatch
 };
 
 }  // namespace

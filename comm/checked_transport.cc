@@ -40,30 +40,35 @@ class CheckedTransport : public Transport {
   absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site, int64_t num_bytes) override {
     return inner_->AllocatePeerMemory(site, num_bytes);
   }
+  absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t num_bytes) override {
+    return inner_->ReservePeerMemory(site, num_bytes);
+  }
   absl::Status EnterPhase(const CallSite& site) override { return inner_->EnterPhase(site); }
   absl::Duration timeout() const override { return inner_->timeout(); }
   absl::Status PeerStatus(RankId rank) const override { return inner_->PeerStatus(rank); }
   std::string PeerState(RankId rank) const override { return inner_->PeerState(rank); }
   void AddWaitSeconds(RankId rank, double seconds) override { inner_->AddWaitSeconds(rank, seconds); }
 
-  absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) override {
+  absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
     TF_RETURN_IF_ERROR(Agree(site, args));
     for (int r = 0; r < num_ranks(); ++r) {
       const int64_t n = args.recv_offsets[r + 1] - args.recv_offsets[r];
       if (n > 0) std::memset(static_cast<char*>(args.recv) + args.recv_offsets[r], kPoison, n);
     }
-    return Keep(inner_->HostAllToAllV(site, args));
+    return Keep(inner_->HostStart(site, args));
   }
+  absl::Status HostFinish(TransferHandle handle) override { return Keep(inner_->HostFinish(handle)); }
 
-  absl::Status AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
-    if (memory_kind() == MemoryKind::kHost) return Transport::AllToAllV(stream, site, args);
+  absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
+    if (memory_kind() == MemoryKind::kHost) return Transport::Start(stream, site, args);
     TF_RETURN_IF_ERROR(Agree(site, args));
     for (int r = 0; r < num_ranks(); ++r) {
       const int64_t n = args.recv_offsets[r + 1] - args.recv_offsets[r];
       if (n > 0) stream.Fill(static_cast<char*>(args.recv) + args.recv_offsets[r], kPoison, n);
     }
-    return Keep(inner_->AllToAllV(stream, site, args));
+    return Keep(inner_->Start(stream, site, args));
   }
+  absl::Status Finish(Stream& stream, TransferHandle handle) override { return Keep(inner_->Finish(stream, handle)); }
 
  private:
   // Swaps headers and compares.
@@ -107,10 +112,13 @@ class CheckedTransport : public Transport {
     return absl::OkStatus();
   }
 
-  absl::Status Keep(absl::Status status) {
-    if (error_.ok()) error_ = status;
-    return status;
+  template <class StatusOrHandle>
+  StatusOrHandle Keep(StatusOrHandle result) {
+    if (error_.ok()) error_.Update(StatusOf(result));
+    return result;
   }
+  static const absl::Status& StatusOf(const absl::Status& status) { return status; }
+  static const absl::Status& StatusOf(const absl::StatusOr<TransferHandle>& handle) { return handle.status(); }
 
   std::unique_ptr<Transport> inner_;
   std::vector<Header> sent_, received_;  // [R]

@@ -24,20 +24,24 @@ struct LinkCost {
 
 struct LinkCosts {
   std::array<LinkCost, kNumLinkClasses> links;
+  double measured_ms = 0;  // what measuring took
   const LinkCost& of(LinkClass link) const { return links[static_cast<size_t>(link)]; }
   std::string ToString() const;  // one line per class
 };
 
-// Collective: a few timed transfers of growing size, about 10 ms per class, and no size beyond the one that takes 5 ms.
-// A class that these ranks have not is left at zero.
+// Collective: transfers of growing size, the fastest of several each, and no size beyond the one that takes 5 ms: below
+// 200 ms in all where a small message takes less than a millisecond. MeasureLinksOnce keeps them for this process:
+// ranks that have measured this topology over such a transport before do not measure again. A class that these ranks
+// have not is left at zero.
 absl::StatusOr<LinkCosts> MeasureLinks(Transport& transport, const Topology& topology);
+absl::StatusOr<LinkCosts> MeasureLinksOnce(Transport& transport, const Topology& topology);
 
 // A typical exchange: every rank has as many tokens, and experts are chosen evenly.
 struct ExchangeShape {
   int64_t tokens_per_rank = 0;
   int top_k = 0;
   int64_t hidden = 0;
-  int64_t row_element_bytes = 4;
+  int64_t row_element_bytes = 4, out_element_bytes = 4;
   Reduction reduction = Reduction::kExact;
 };
 
@@ -54,9 +58,12 @@ struct PathTraffic {
 };
 // alltoallv:  4 transfers to R - 1 ranks; rows D_R H b, outputs 4 T K H.
 // allgather:  3 ceil(log2 R) transfers to one rank, rows T H b (R - 1); and the combine of alltoallv.
-// two_level:  4 of the plan, 2 of the rows, 2 of the outputs (reduction node: 3); rows D_N H b over the network and
-//             D_R H b inside; outputs 4 T K H inside, and 4 T K H (node: 4 D_N H) over the network.
-// D_G: ExpectedPairs over G ranks or hosts. Of pairs with ranks, 1/R are the rank's own and (L - 1)/R its host's.
+// two_level:  4 transfers (reduction node: 5); rows D_N H b and outputs 4 T K H (node: 4 D_N H) over the network, and
+//             nothing inside.
+// peer:       nothing is sent: a flag raised and seen, which is less than a transfer, for each of 3 phases; rows T H b
+//             copied.
+// Outputs of 4 bytes per element stand for those of out_element_bytes. D_G: ExpectedPairs over G ranks or hosts. Of
+// pairs with ranks, 1/R are the rank's own and (L - 1)/R its host's.
 PathTraffic ExpectedTraffic(ExchangePath path, const ExchangeShape& shape, const Topology& topology);
 
 // num_transfers latency + num_messages per_message + self_bytes us_per_byte(self) + host_bytes us_per_byte(host) +
@@ -74,7 +81,7 @@ struct PathChoice {
   std::vector<PathPrediction> predictions;  // fastest first
   ExchangePath path() const { return predictions.front().path; }
 };
-// Paths alltoallv and allgather, and with several hosts two_level.
+// Paths alltoallv and allgather, and with several hosts two_level, on one host peer.
 PathChoice ChoosePath(const ExchangeShape& shape, const LinkCosts& costs, const Topology& topology);
 
 // What --explain prints: topology, parameters, predictions, the choice and why.

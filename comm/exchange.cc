@@ -1,5 +1,7 @@
 #include "comm/exchange.h"
 
+#include <algorithm>
+
 #include "absl/time/clock.h"
 #include "comm/allgather_exchange.h"
 #include "comm/alltoallv_exchange.h"
@@ -31,17 +33,6 @@ absl::Status CheckOptions(const ExchangeOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat("exchange: experts read ", DTypeName(options.expert_dtype),
                                                    " and send back ", DTypeName(options.output_dtype),
                                                    "; both must be F32 or BF16"));
-  }
-  const bool wide_rows_only = options.path == ExchangePath::kAllGather || options.path == ExchangePath::kTwoLevel;
-  if (wide_rows_only && IsQuantised(options.row_dtype)) {
-    return absl::UnimplementedError(absl::StrCat("exchange: path ", ExchangePathName(options.path),
-                                                 " dispatches F32 or BF16 rows, not ", DTypeName(options.row_dtype),
-                                                 "; use path alltoallv or peer"));
-  }
-  if (options.path == ExchangePath::kTwoLevel && options.output_dtype != DType::kF32) {
-    return absl::UnimplementedError(absl::StrCat("exchange: path two_level sends outputs back as F32, not ",
-                                                 DTypeName(options.output_dtype),
-                                                 "; use path alltoallv, allgather or peer"));
   }
   if (options.max_tokens < 0 || options.max_top_k < 0) {
     return absl::InvalidArgumentError(absl::StrCat("exchange: max_tokens ", options.max_tokens, " and max_top_k ",
@@ -91,6 +82,26 @@ const char* ExchangePathName(ExchangePath path) {
   return "?";
 }
 
+ExchangeStats& ExchangeStats::operator+=(const ExchangeStats& other) {
+  const auto add = [](auto& sums, const auto& terms) {
+    for (size_t r = 0; r < sums.size(); ++r) sums[r] += terms[r];
+  };
+  num_exchanges += other.num_exchanges;
+  num_tokens += other.num_tokens;
+  num_selections += other.num_selections;
+  num_rounds += other.num_rounds;
+  add(dispatch_rows_per_rank, other.dispatch_rows_per_rank);
+  add(dispatch_bytes_per_rank, other.dispatch_bytes_per_rank);
+  add(combine_bytes_per_rank, other.combine_bytes_per_rank);
+  add(wait_seconds_per_rank, other.wait_seconds_per_rank);
+  bases += other.bases;
+  peak_peer_bytes += other.peak_peer_bytes;
+  plan_seconds += other.plan_seconds;
+  dispatch_seconds += other.dispatch_seconds;
+  combine_seconds += other.combine_seconds;
+  return *this;
+}
+
 Exchange::Exchange(ExchangePath path, const Transport& transport, Device& device, const ExchangeOptions& options)
     : base_transport_(transport),
       device_(device),
@@ -113,13 +124,13 @@ Exchange::Exchange(ExchangePath path, const Transport& transport, Device& device
 absl::Status Exchange::Enter(Call call, const CallSite& site) {
   if (!error_.ok()) return error_;
   if (call != next_) {
-    static constexpr const char* kNames[] = {"Plan", "Dispatch", "Combine"};
+    static constexpr const char* kNames[] = {"Plan", "Dispatch", "FinishDispatch", "Combine", "FinishCombine"};
     error_ = absl::FailedPreconditionError(absl::StrCat(ToString(site), ": exchange: ", kNames[static_cast<int>(call)],
                                                         " was called where ", kNames[static_cast<int>(next_)],
                                                         " comes next"));
     return error_;
   }
-  next_ = static_cast<Call>((static_cast<int>(call) + 1) % 3);
+  next_ = static_cast<Call>((static_cast<int>(call) + 1) % 5);
   return absl::OkStatus();
 }
 
@@ -150,12 +161,26 @@ absl::StatusOr<const ExchangePlan*> Exchange::Plan(Stream& stream, const CallSit
 
 absl::StatusOr<ExpertRows> Exchange::Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                               ConstFloatMatrix rows) {
+  TF_RETURN_IF_ERROR(BeginDispatch(stream, site, plan, rows));
+  return FinishDispatch(stream, site, plan);
+}
+
+absl::Status Exchange::BeginDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                     ConstFloatMatrix rows) {
   TF_RETURN_IF_ERROR(Enter(Call::kDispatch, site));
   TF_CHECK_EQ(rows.rows, plan.send.num_tokens);
   TF_CHECK_EQ(rows.cols, hidden_);
   TF_CHECK(rows.dtype == DType::kF32 || row_dtype_ != DType::kF32);
   Watch watch(*this, stats_.dispatch_seconds);
-  auto arrived = DoDispatch(stream, site, plan, rows);
+  dispatched_rows_ = rows;
+  error_ = DoBeginDispatch(stream, site, plan, rows);
+  return error_;
+}
+
+absl::StatusOr<ExpertRows> Exchange::FinishDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan) {
+  TF_RETURN_IF_ERROR(Enter(Call::kFinishDispatch, site));
+  Watch watch(*this, stats_.dispatch_seconds);
+  auto arrived = DoDispatch(stream, site, plan, dispatched_rows_);
   error_ = arrived.status();
   stats_.num_rounds += arrived.ok();
   return arrived;
@@ -170,7 +195,20 @@ absl::StatusOr<FloatMatrix> Exchange::ExpertOut(const ExchangePlan& plan) {
 
 absl::Status Exchange::Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                MatrixView<const float> weight, MatrixView<float> out) {
+  TF_RETURN_IF_ERROR(BeginCombine(stream, site, plan));
+  return FinishCombine(stream, site, plan, weight, out);
+}
+
+absl::Status Exchange::BeginCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan) {
   TF_RETURN_IF_ERROR(Enter(Call::kCombine, site));
+  Watch watch(*this, stats_.combine_seconds);
+  error_ = DoBeginCombine(stream, site, plan);
+  return error_;
+}
+
+absl::Status Exchange::FinishCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                                     MatrixView<const float> weight, MatrixView<float> out) {
+  TF_RETURN_IF_ERROR(Enter(Call::kFinishCombine, site));
   TF_CHECK_EQ(out.rows, plan.send.num_tokens);
   TF_CHECK_EQ(out.cols, hidden_);
   TF_CHECK_EQ(weight.rows, plan.send.num_tokens);
@@ -182,16 +220,24 @@ absl::Status Exchange::Combine(Stream& stream, const CallSite& site, const Excha
 namespace {
 
 // What the cost model expects to be the fastest of the paths that send messages. Collective; the same on every rank.
-absl::StatusOr<ExchangePath> FastestPath(Transport& transport, const ExchangeOptions& options) {
+enum class PeerPath : uint8_t { kAvailable, kUnavailable };
+absl::StatusOr<ExchangePath> FastestPath(Transport& transport, const ExchangeOptions& options, PeerPath peer) {
   constexpr int64_t kUsualTokens = 64, kUsualTopK = 8;  // when the caller has not said
   const Topology topology = Topology::Of(transport);
   const ExchangeShape shape{.tokens_per_rank = options.max_tokens > 0 ? options.max_tokens : kUsualTokens,
                             .top_k = static_cast<int>(options.max_top_k > 0 ? options.max_top_k : kUsualTopK),
                             .hidden = options.hidden,
                             .row_element_bytes = static_cast<int64_t>(DTypeBytes(options.row_dtype)),
+                            .out_element_bytes = static_cast<int64_t>(DTypeBytes(options.output_dtype)),
                             .reduction = options.reduction};
-  TF_ASSIGN_OR_RETURN(const LinkCosts costs, MeasureLinks(transport, topology));
-  const PathChoice choice = ChoosePath(shape, costs, topology);
+  TF_ASSIGN_OR_RETURN(const LinkCosts costs, MeasureLinksOnce(transport, topology));
+  PathChoice choice = ChoosePath(shape, costs, topology);
+  if (peer == PeerPath::kUnavailable) {
+    std::erase_if(choice.predictions, [](const PathPrediction& p) { return p.path == ExchangePath::kPeer; });
+  } else {  // taken, whatever is predicted
+    std::stable_partition(choice.predictions.begin(), choice.predictions.end(),
+                          [](const PathPrediction& p) { return p.path == ExchangePath::kPeer; });
+  }
   if (transport.rank() == RankId(0)) {
     const std::string why = Explain(choice, shape, costs, topology);
     if (options.on_choice) {
@@ -218,15 +264,22 @@ absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, D
     case ExchangePath::kAuto: {
       if (Topology::Of(transport).num_hosts() == 1) {
         auto peer = CreatePeerExchange(transport, device, options);
-        if (peer.ok() || !IsAgreedOn(peer.status())) return peer;  // all ranks go the same way
+        if (!peer.ok() && !IsAgreedOn(peer.status())) return peer;  // all ranks go the same way
+        if (peer.ok()) {
+          // Always taken; what the others would have cost is measured for who asks only.
+          if (options.on_choice) TF_RETURN_IF_ERROR(FastestPath(transport, options, PeerPath::kAvailable).status());
+          return peer;
+        }
         if (transport.rank() == RankId(0)) LogWarning(absl::StrCat("not taking path peer: ", peer.status().message()));
       }
       ExchangeOptions chosen = options;
-      if (IsQuantised(options.row_dtype) || options.output_dtype != DType::kF32) {
-        chosen.path = ExchangePath::kAllToAllV;  // the path of narrow rows between hosts
-        return CreateExchange(transport, device, chosen);
+      TF_ASSIGN_OR_RETURN(chosen.path, FastestPath(transport, options, PeerPath::kUnavailable));
+      auto exchange = CreateExchange(transport, device, chosen);
+      if (exchange.ok() || chosen.path != ExchangePath::kTwoLevel || !IsAgreedOn(exchange.status())) return exchange;
+      if (transport.rank() == RankId(0)) {
+        LogWarning(absl::StrCat("not taking path two_level: ", exchange.status().message()));
       }
-      TF_ASSIGN_OR_RETURN(chosen.path, FastestPath(transport, options));
+      chosen.path = ExchangePath::kAllToAllV;
       return CreateExchange(transport, device, chosen);
     }
     case ExchangePath::kPeer:

@@ -44,7 +44,8 @@ struct ExchangeOptions {
   DType output_dtype = DType::kF32;
   ExchangePath path = ExchangePath::kAuto;
   Reduction reduction = Reduction::kExact;
-  // Sees, on rank 0, why kAuto took a path between hosts: links, predictions, choice. Null: the log, at debug level.
+  // Sees, on rank 0, why kAuto took a path: links, predictions, choice. Given on all ranks or on none; then the log sees
+  // it, at debug level, where links have to be measured anyway.
   std::function<void(const std::string&)> on_choice;
   // What buffers are sized for at creation; larger exchanges grow them. 0: nothing in advance.
   int64_t max_tokens = 0;  // of any rank, in one exchange
@@ -73,12 +74,16 @@ struct ExchangeStats {
   // whole for the rank that came last, from when this rank began to wait until then; row `rank` of a matrix [R, R].
   // It names the next cause: on a path that passes on (allgather, two_level) that rank may have waited for another.
   std::vector<double> wait_seconds_per_rank;
+  int64_t peak_peer_bytes = 0;  // of this rank's parts of shared memory; all else is the device's
   double plan_seconds = 0, dispatch_seconds = 0, combine_seconds = 0;
+
+  ExchangeStats& operator+=(const ExchangeStats& other);  // of the same path, ranks and dtypes
 };
 
 // One per rank; all ranks make the same calls in the same order: Plan, Dispatch, ExpertOut, Combine. HomeRows may come
-// before. Buffers grow to the largest exchange seen and are kept. After an error it refuses further calls with that
-// error: the ranks may be in different places.
+// before. Dispatch and Combine may be called in two halves, with other work between them. One exchange has one plan
+// under way; who wants more creates as many exchanges, each with its own buffers. Buffers grow to the largest exchange
+// seen and are kept. After an error it refuses further calls with that error: the ranks may be in different places.
 class Exchange {
  public:
   virtual ~Exchange() = default;
@@ -97,6 +102,9 @@ class Exchange {
   // must stay unchanged until Combine. The result is valid until the next Dispatch.
   absl::StatusOr<ExpertRows> Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                       ConstFloatMatrix rows);
+  // Its halves: what can be sent without waiting, and the rest. On paths allgather and two_level the second does all.
+  absl::Status BeginDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan, ConstFloatMatrix rows);
+  absl::StatusOr<ExpertRows> FinishDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan);
 
   // Where the experts write: [num_selections, H] of options.output_dtype in ExpertRows' order, contiguous; device
   // memory of the exchange, undefined at first. After Dispatch; valid until the next Plan.
@@ -107,6 +115,10 @@ class Exchange {
   // token with no selection gets zeros). `weight` [T, K] is the Routing's.
   absl::Status Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
                        MatrixView<float> out);
+  // Its halves. On path two_level the second does all.
+  absl::Status BeginCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan);
+  absl::Status FinishCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+                             MatrixView<const float> weight, MatrixView<float> out);
 
   const ExchangeStats& stats() const { return stats_; }
 
@@ -119,9 +131,15 @@ class Exchange {
   virtual absl::StatusOr<FloatMatrix> DoHomeRows(int64_t num_tokens);  // memory of this rank's own
   virtual absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
                               ExchangePlan& plan) = 0;
+  virtual absl::Status DoBeginDispatch(Stream&, const CallSite&, const ExchangePlan&, ConstFloatMatrix) {
+    return absl::OkStatus();
+  }
+  // What DoBeginDispatch has left.
   virtual absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                                 ConstFloatMatrix rows) = 0;
   virtual absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) = 0;
+  virtual absl::Status DoBeginCombine(Stream&, const CallSite&, const ExchangePlan&) { return absl::OkStatus(); }
+  // What DoBeginCombine has left.
   virtual absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                  MatrixView<const float> weight, MatrixView<float> out) = 0;
 
@@ -129,7 +147,7 @@ class Exchange {
 
  private:
   class Watch;
-  enum class Call : uint8_t { kPlan, kDispatch, kCombine };
+  enum class Call : uint8_t { kPlan, kDispatch, kFinishDispatch, kCombine, kFinishCombine };
   absl::Status Enter(Call call, const CallSite& site);
 
   const Transport& base_transport_;
@@ -141,6 +159,7 @@ class Exchange {
   std::vector<int32_t> last_host_;  // scratch of CountBases
   absl::Status error_;
   ExchangePlan plan_;
+  ConstFloatMatrix dispatched_rows_;  // of the last BeginDispatch
   GrowingBuffer home_rows_{MemoryKind::kDevice, "exchange: rows at home"};
 };
 

@@ -60,11 +60,13 @@ void SortCombine(SendPlan& plan, int64_t begin, int64_t end) {
 }
 
 // One peer's message: rows in order from 0, each with at least one selection, slots that exist.
-absl::Status ValidateMessage(int rank, int64_t num_rows, absl::Span<const WireSelection> selections, int num_slots) {
+absl::Status ValidateMessage(int rank, int64_t num_rows, absl::Span<const WireSelection> selections, int num_slots,
+                             RowsFor rows) {
   int64_t last_row = -1;
   for (size_t i = 0; i < selections.size(); ++i) {
     const WireSelection s = selections[i];
-    if (s.row_idx < 0 || s.row_idx < last_row || s.row_idx > last_row + 1 || s.row_idx >= num_rows) {
+    const bool skips = rows == RowsFor::kThisRank && s.row_idx > last_row + 1;
+    if (s.row_idx < 0 || s.row_idx < last_row || skips || s.row_idx >= num_rows) {
       return absl::DataLossError(absl::StrCat("plan from rank ", rank, ": its selection ", i, " names row ", s.row_idx,
                                               " after row ", last_row, ", of ", num_rows, " rows"));
     }
@@ -74,7 +76,7 @@ absl::Status ValidateMessage(int rank, int64_t num_rows, absl::Span<const WireSe
     }
     last_row = s.row_idx;
   }
-  if (last_row + 1 == num_rows) return absl::OkStatus();
+  if (last_row + 1 == num_rows || rows == RowsFor::kThisHost) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat("plan from rank ", rank, ": ", num_rows, " rows announced, but selections for ", last_row + 1));
 }
@@ -146,11 +148,14 @@ absl::Status PlanBuilder::BuildSend(const HostRouting& routing, const Placement&
   return absl::OkStatus();
 }
 
-absl::Status ValidateCounts(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts) {
+absl::Status ValidateCounts(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,
+                            RowsFor rows_for) {
   int64_t num_rows = 0, num_selections = 0;
   for (size_t r = 0; r < row_counts.size(); ++r) {
     const int64_t rows = row_counts[r], selections = selection_counts[r];
-    if (rows < 0 || selections < rows || (rows == 0 && selections > 0) || selections > kMaxItems) {
+    const bool too_few = rows_for == RowsFor::kThisRank && selections < rows;
+    if (rows < 0 || rows > kMaxItems || too_few || selections < 0 || (rows == 0 && selections > 0) ||
+        selections > kMaxItems) {
       return absl::DataLossError(
           absl::StrCat("plan from rank ", r, ": announces ", rows, " rows with ", selections, " selections"));
     }
@@ -166,9 +171,10 @@ absl::Status ValidateCounts(absl::Span<const int64_t> row_counts, absl::Span<con
 }
 
 absl::Status PlanBuilder::BuildRecv(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,
-                                    absl::Span<const WireSelection> selections, int num_local_slots, RecvPlan& plan) {
+                                    absl::Span<const WireSelection> selections, int num_local_slots, RecvPlan& plan,
+                                    RowsFor rows) {
   TF_CHECK_EQ(row_counts.size(), selection_counts.size());
-  TF_RETURN_IF_ERROR(ValidateCounts(row_counts, selection_counts));
+  TF_RETURN_IF_ERROR(ValidateCounts(row_counts, selection_counts, rows));
   const size_t num_ranks = row_counts.size();
   plan.row_offsets.assign(num_ranks + 1, 0);
   plan.selection_offsets.assign(num_ranks + 1, 0);
@@ -180,7 +186,7 @@ absl::Status PlanBuilder::BuildRecv(absl::Span<const int64_t> row_counts, absl::
   TF_CHECK_EQ(static_cast<int64_t>(selections.size()), plan.selection_offsets.back());
   for (size_t r = 0; r < num_ranks; ++r) {
     const auto message = selections.subspan(plan.selection_offsets[r], selection_counts[r]);
-    TF_RETURN_IF_ERROR(ValidateMessage(static_cast<int>(r), row_counts[r], message, num_local_slots));
+    TF_RETURN_IF_ERROR(ValidateMessage(static_cast<int>(r), row_counts[r], message, num_local_slots, rows));
     for (const WireSelection s : message) ++plan.slot_offsets[s.slot + 1];
   }
   for (int s = 0; s < num_local_slots; ++s) plan.slot_offsets[s + 1] += plan.slot_offsets[s];

@@ -72,6 +72,9 @@ struct ExchangePlan {
   std::string ToString() const;
 };
 
+// Whether every row that a rank announces is for the reader, or some are for others of its host (path two_level).
+enum class RowsFor : uint8_t { kThisRank, kThisHost };
+
 // Builds plans, one after the other, in memory that is reused: its own and that of the plan that is passed in. Results
 // depend on the arguments alone. After an error the plan is undefined.
 class PlanBuilder {
@@ -83,7 +86,8 @@ class PlanBuilder {
   // `row_counts` and `selection_counts` are [R], as told by each rank; `selections` are everybody's messages, rank 0's
   // first. They come from peers: DataLoss naming the peer when they do not hold together.
   absl::Status BuildRecv(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,
-                         absl::Span<const WireSelection> selections, int num_local_slots, RecvPlan& plan);
+                         absl::Span<const WireSelection> selections, int num_local_slots, RecvPlan& plan,
+                         RowsFor rows = RowsFor::kThisRank);
 
  private:
   void CountPerRank(const HostRouting& routing, const Placement& placement, SendPlan& plan);
@@ -95,6 +99,7 @@ class PlanBuilder {
 };
 
 // The part of BuildRecvPlan's checks that needs the counts alone, to be made before memory is allocated for them.
-absl::Status ValidateCounts(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts);
+absl::Status ValidateCounts(absl::Span<const int64_t> row_counts, absl::Span<const int64_t> selection_counts,
+                            RowsFor rows = RowsFor::kThisRank);
 
 }  // namespace tokenferry

@@ -114,44 +114,48 @@ absl::Status ExchangePlanner::CompareHeader(const CallSite& site, int r, const P
 
 absl::Status ExchangePlanner::Plan(Transport& transport, Stream& stream, const CallSite& site, const Routing& routing,
                                    const Placement& placement, ExchangePlan& plan) {
-  const CallSite counts = At(site, "plan counts");
   plan.rank = transport.rank();
   const absl::Status home = PlanHome(stream, routing, placement, plan.send);
-  const absl::Status swapped = transport.HostAllToAllV(
-      counts,
-      {MakeHeaders(site, home, plan.send, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
-  if (home.ok()) TF_RETURN_IF_ERROR(swapped);
-  TF_RETURN_IF_ERROR(CheckHeaders(counts, home, recv_headers_));
-  return SwapSelections(transport, At(site, "plan selections"), placement, plan);
+  return Swap(transport, site, home, plan.send, placement, RowsFor::kThisRank, plan.recv);
 }
 
-absl::Status ExchangePlanner::SwapSelections(Transport& transport, const CallSite& site, const Placement& placement,
-                                             ExchangePlan& plan) {
+absl::Status ExchangePlanner::Swap(Transport& transport, const CallSite& site, const absl::Status& home,
+                                   const SendPlan& told, const Placement& placement, RowsFor rows, RecvPlan& plan) {
+  const CallSite counts = At(site, "plan counts");
+  const absl::Status swapped = transport.HostAllToAllV(
+      counts,
+      {MakeHeaders(site, home, told, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
+  if (home.ok()) TF_RETURN_IF_ERROR(swapped);
+  TF_RETURN_IF_ERROR(CheckHeaders(counts, home, recv_headers_));
+  return SwapSelections(transport, At(site, "plan selections"), told, placement, rows, plan);
+}
+
+absl::Status ExchangePlanner::SwapSelections(Transport& transport, const CallSite& site, const SendPlan& told,
+                                             const Placement& placement, RowsFor rows, RecvPlan& plan) {
   row_counts_.resize(num_ranks_);
   selection_counts_.resize(num_ranks_);
   for (int r = 0; r < num_ranks_; ++r) {
     row_counts_[r] = recv_headers_[r].num_rows;
     selection_counts_[r] = recv_headers_[r].num_selections;
   }
-  TF_RETURN_IF_ERROR(Annotate(ValidateCounts(row_counts_, selection_counts_), site));
-  ScaleOffsets(plan.send.selection_offsets, sizeof(WireSelection), send_offsets_);
+  TF_RETURN_IF_ERROR(Annotate(ValidateCounts(row_counts_, selection_counts_, rows), site));
+  ScaleOffsets(told.selection_offsets, sizeof(WireSelection), send_offsets_);
   recv_offsets_[0] = 0;
   for (int r = 0; r < num_ranks_; ++r) {
     recv_offsets_[r + 1] = recv_offsets_[r] + selection_counts_[r] * static_cast<int64_t>(sizeof(WireSelection));
   }
   recv_selections_.resize(std::accumulate(selection_counts_.begin(), selection_counts_.end(), int64_t{0}));
-  TF_RETURN_IF_ERROR(transport.HostAllToAllV(
-      site, {plan.send.selections.data(), send_offsets_, recv_selections_.data(), recv_offsets_}));
-  return PlanAway(site, row_counts_, selection_counts_, recv_selections_, placement, plan.recv);
+  TF_RETURN_IF_ERROR(
+      transport.HostAllToAllV(site, {told.selections.data(), send_offsets_, recv_selections_.data(), recv_offsets_}));
+  return PlanAway(site, row_counts_, selection_counts_, recv_selections_, placement, plan, rows);
 }
 
 absl::Status ExchangePlanner::PlanAway(const CallSite& site, absl::Span<const int64_t> row_counts,
                                        absl::Span<const int64_t> selection_counts,
                                        absl::Span<const WireSelection> selections, const Placement& placement,
-                                       RecvPlan& plan) {
-  return Annotate(
-      builder_.BuildRecv(row_counts, selection_counts, selections, placement.num_local_slots(RankId(rank_)), plan),
-      site);
+                                       RecvPlan& plan, RowsFor rows) {
+  const int num_slots = placement.num_local_slots(RankId(rank_));
+  return Annotate(builder_.BuildRecv(row_counts, selection_counts, selections, num_slots, plan, rows), site);
 }
 
 }  // namespace tokenferry

@@ -51,16 +51,24 @@ class ExchangePlanner {
   // The other half, from everybody's checked messages.
   absl::Status PlanAway(const CallSite& site, absl::Span<const int64_t> row_counts,
                         absl::Span<const int64_t> selection_counts, absl::Span<const WireSelection> selections,
-                        const Placement& placement, RecvPlan& plan);
+                        const Placement& placement, RecvPlan& plan, RowsFor rows = RowsFor::kThisRank);
 
-  // All of it over the transport: one small all-to-all of headers, one all-to-all-v of selections.
+  // Over the transport: one small all-to-all of headers, which are compared, and one all-to-all-v of selections, which
+  // become the other half. `home` is PlanHome's, `told` what it built, or what other ranks are to know of it.
+  absl::Status Swap(Transport& transport, const CallSite& site, const absl::Status& home, const SendPlan& told,
+                    const Placement& placement, RowsFor rows, RecvPlan& plan);
+
+  // Of the last Swap: what arrived, rank 0's first.
+  absl::Span<const WireSelection> recv_selections() const { return recv_selections_; }
+
+  // PlanHome and Swap.
   absl::Status Plan(Transport& transport, Stream& stream, const CallSite& site, const Routing& routing,
                     const Placement& placement, ExchangePlan& plan);
 
  private:
   absl::Status CompareHeader(const CallSite& site, int r, const PlanHeader& theirs) const;
-  absl::Status SwapSelections(Transport& transport, const CallSite& site, const Placement& placement,
-                              ExchangePlan& plan);
+  absl::Status SwapSelections(Transport& transport, const CallSite& site, const SendPlan& told,
+                              const Placement& placement, RowsFor rows, RecvPlan& plan);
 
   const int rank_, num_ranks_;
   const int64_t hidden_;

@@ -23,20 +23,25 @@ class FaultyTransport : public Transport {
   absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site, int64_t num_bytes) override {
     return inner_->AllocatePeerMemory(site, num_bytes);
   }
+  absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t num_bytes) override {
+    return inner_->ReservePeerMemory(site, num_bytes);
+  }
   absl::Status EnterPhase(const CallSite& site) override { return BeforeCall(site); }
   absl::Duration timeout() const override { return inner_->timeout(); }
   absl::Status PeerStatus(RankId rank) const override { return inner_->PeerStatus(rank); }
   std::string PeerState(RankId rank) const override { return inner_->PeerState(rank); }
   void AddWaitSeconds(RankId rank, double seconds) override { inner_->AddWaitSeconds(rank, seconds); }
 
-  absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) override {
+  absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
     TF_RETURN_IF_ERROR(BeforeCall(site));
-    return inner_->HostAllToAllV(site, args);
+    return inner_->HostStart(site, args);
   }
-  absl::Status AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
+  absl::Status HostFinish(TransferHandle handle) override { return inner_->HostFinish(handle); }
+  absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
     TF_RETURN_IF_ERROR(BeforeCall(site));
-    return inner_->AllToAllV(stream, site, args);
+    return inner_->Start(stream, site, args);
   }
+  absl::Status Finish(Stream& stream, TransferHandle handle) override { return inner_->Finish(stream, handle); }
 
  private:
   absl::Status BeforeCall(const CallSite& site) {

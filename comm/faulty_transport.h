@@ -12,7 +12,7 @@ namespace tokenferry {
 
 inline constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
-// Calls count from 0, over HostAllToAllV, AllToAllV and EnterPhase together.
+// Calls count from 0, over transfers started and EnterPhase together.
 struct FaultOptions {
   absl::Duration delay = absl::ZeroDuration();       // slept before
   int64_t delay_call = kNever;                       //   this call,

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "comm/collectives.h"
 #include "comm/peer_memory.h"
+#include "comm/transfer.h"
 #include "comm/wait.h"
 #include "core/check.h"
 
@@ -26,18 +27,25 @@ struct Mailbox {
 
 struct RankState {
   std::atomic<int64_t> entered{-1};  // the last transfer all of whose messages this rank has posted
-  std::atomic<int64_t> left{-1};     // the last transfer this rank has completed
+  std::array<std::atomic<int64_t>, kMaxTransfersInFlight> left{};  // 1 + the last transfer completed in each slot
   std::atomic<bool> failed{false};
   absl::Status error;  // written before `failed`
 };
 
 struct Group {
-  explicit Group(int n) : num_ranks(n), ranks(n), mailboxes(static_cast<size_t>(n) * n) {}
-  Mailbox& mailbox(int src, int dst) { return mailboxes[static_cast<size_t>(src) * num_ranks + dst]; }
+  explicit Group(int n) : num_ranks(n), ranks(n), mailboxes(static_cast<size_t>(n) * n * kMaxTransfersInFlight) {}
+  Mailbox& mailbox(int src, int dst, int slot) {
+    return mailboxes[(static_cast<size_t>(src) * num_ranks + dst) * kMaxTransfersInFlight + slot];
+  }
   const int num_ranks;
   std::vector<RankState> ranks;
   std::vector<Mailbox> mailboxes;
   std::shared_ptr<PeerMemory> peer_memory;  // while rank 0 hands it out
+};
+
+struct LocalTransfer : Transfer {
+  int slot = 0;
+  std::vector<char> receiving, sending;  // [R] not complete yet
 };
 
 class LocalTransport : public Transport {
@@ -47,10 +55,11 @@ class LocalTransport : public Transport {
         rank_(rank),
         options_(options),
         wait_seconds_(group_->num_ranks, 0.0),
-        last_heard_(group_->num_ranks),
-        receiving_(group_->num_ranks),
-        sending_(group_->num_ranks) {}
-  ~LocalTransport() override { Fail(absl::UnavailableError(absl::StrCat("rank ", rank_, " has left the group"))); }
+        last_heard_(group_->num_ranks) {}
+  ~LocalTransport() override {
+    Fail(absl::UnavailableError(absl::StrCat("rank ", rank_, " has left the group")));
+    Withdraw();
+  }
 
   RankId rank() const override { return RankId(rank_); }
   int num_ranks() const override { return group_->num_ranks; }
@@ -67,9 +76,49 @@ class LocalTransport : public Transport {
 
   absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site,
                                                                  int64_t bytes_per_rank) override {
+    return ShareMemory(site, bytes_per_rank, PeerPages::kNow);
+  }
+  absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t bytes_per_rank) override {
+    return ShareMemory(site, bytes_per_rank, PeerPages::kLater);
+  }
+
+  absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
+    if (!error_.ok()) return error_;
+    absl::Status status = ValidateArgs(*this, site, args);
+    if (status.ok()) {
+      auto handle = transfers_.Open(site, args, ++sequence_);
+      if (handle.ok()) {
+        Post(*handle);
+        return handle;
+      }
+      status = handle.status();
+    }
+    Fail(status);
+    Withdraw();
+    return status;
+  }
+
+  absl::Status HostFinish(TransferHandle handle) override {
+    if (!error_.ok()) return error_;
+    LocalTransfer& t = transfers_[handle];
+    const absl::Status status = Complete(t);
+    if (!status.ok()) {
+      Fail(status);  // first, so that a peer that finds a message withdrawn knows why
+      Withdraw();
+    }
+    group_->ranks[rank_].left[handle.slot].store(t.sequence + 1, std::memory_order_release);
+    t.open = false;
+    return status;
+  }
+
+  void Abort(const absl::Status& why) override { Fail(why); }
+
+ private:
+  absl::StatusOr<std::shared_ptr<PeerMemory>> ShareMemory(const CallSite& site, int64_t bytes_per_rank,
+                                                          PeerPages pages) {
     absl::Status status;
     if (rank_ == 0) {
-      auto memory = AllocateProcessMemory(group_->num_ranks, bytes_per_rank);
+      auto memory = AllocateProcessMemory(group_->num_ranks, bytes_per_rank, pages);
       status = memory.status();
       if (status.ok()) group_->peer_memory = *std::move(memory);
     }
@@ -80,53 +129,29 @@ class LocalTransport : public Transport {
     return memory;
   }
 
-  absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) override {
-    if (!error_.ok()) return error_;
-    absl::Status status = ValidateArgs(*this, site, args);
-    if (status.ok()) status = Transfer(site, args);
-    if (!status.ok()) Fail(status);
-    return status;
-  }
-
-  void Abort(const absl::Status& why) override { Fail(why); }
-
- private:
-  absl::Status Transfer(const CallSite& site, const AllToAllVArgs& args) {
-    ++sequence_;
-    Post(site, args);
-    const int64_t own = args.send_offsets[rank_ + 1] - args.send_offsets[rank_];
-    if (own > 0) {
-      std::memcpy(static_cast<char*>(args.recv) + args.recv_offsets[rank_],
-                  static_cast<const char*>(args.send) + args.send_offsets[rank_], own);
-    }
-    absl::Status status = Complete(site, args);
-    if (!status.ok()) {
-      Fail(status);  // first, so that a peer that finds a message withdrawn knows why
-      Withdraw();
-    }
-    group_->ranks[rank_].left.store(sequence_, std::memory_order_release);
-    return status;
-  }
-
-  void Post(const CallSite& site, const AllToAllVArgs& args) {
+  void Post(TransferHandle handle) {
+    LocalTransfer& t = transfers_[handle];
+    t.slot = handle.slot;
+    t.receiving.resize(group_->num_ranks);
+    t.sending.resize(group_->num_ranks);
     for (int r = 0; r < group_->num_ranks; ++r) {
-      const int64_t num_bytes = args.send_offsets[r + 1] - args.send_offsets[r];
-      receiving_[r] = r != rank_ && args.recv_offsets[r + 1] > args.recv_offsets[r];
-      sending_[r] = r != rank_ && num_bytes > 0;
-      if (!sending_[r]) continue;
-      Mailbox& box = group_->mailbox(rank_, r);
+      t.receiving[r] = r != rank_ && t.recv_bytes(r) > 0;
+      t.sending[r] = r != rank_ && t.send_bytes(r) > 0;
+      if (!t.sending[r]) continue;
+      Mailbox& box = group_->mailbox(rank_, r, t.slot);
       TF_CHECK_EQ(box.state.load(std::memory_order_acquire), static_cast<int>(kFree));
-      box.data = static_cast<const char*>(args.send) + args.send_offsets[r];
-      box.num_bytes = num_bytes;
-      box.sequence = sequence_;
-      box.site = site;
+      box.data = t.send(r);
+      box.num_bytes = t.send_bytes(r);
+      box.sequence = t.sequence;
+      box.site = t.site;
       box.state.store(kPosted, std::memory_order_release);
     }
-    group_->ranks[rank_].entered.store(sequence_, std::memory_order_release);
+    group_->ranks[rank_].entered.store(t.sequence, std::memory_order_release);
+    if (t.send_bytes(rank_) > 0) std::memcpy(t.recv(rank_), t.send(rank_), t.send_bytes(rank_));
   }
 
   // Polls until everything has come and everything has been taken.
-  absl::Status Complete(const CallSite& site, const AllToAllVArgs& args) {
+  absl::Status Complete(LocalTransfer& t) {
     WaitLimit limit(options_.timeout);
     Backoff backoff;
     int last_rank = -1;
@@ -135,21 +160,21 @@ class LocalTransport : public Transport {
       int num_open = 0;
       bool progress = false;
       for (int r = 0; r < group_->num_ranks; ++r) {
-        if (!receiving_[r] && !sending_[r]) continue;
-        const int num_open_before = receiving_[r] + sending_[r];
+        if (!t.receiving[r] && !t.sending[r]) continue;
+        const int num_open_before = t.receiving[r] + t.sending[r];
         const bool failed = group_->ranks[r].failed.load(std::memory_order_acquire);  // what it posted before is good
-        if (receiving_[r]) {
-          TF_RETURN_IF_ERROR(PollReceive(r, site, args));
-          if (!receiving_[r]) last_heard_[r] = {sequence_, absl::Now()};
+        if (t.receiving[r]) {
+          TF_RETURN_IF_ERROR(PollReceive(r, t));
+          if (!t.receiving[r]) last_heard_[r] = {t.sequence, absl::Now()};
         }
-        if (sending_[r]) TF_RETURN_IF_ERROR(PollSend(r, site));
-        if (receiving_[r] + sending_[r] < num_open_before) {
+        if (t.sending[r]) TF_RETURN_IF_ERROR(PollSend(r, t));
+        if (t.receiving[r] + t.sending[r] < num_open_before) {
           last_rank = r;
           last_seconds = limit.seconds();
           progress = true;
         }
-        if (failed && (receiving_[r] || sending_[r])) return FailureOf(r, site, args);
-        num_open += receiving_[r] + sending_[r];
+        if (failed && (t.receiving[r] || t.sending[r])) return FailureOf(r, t);
+        num_open += t.receiving[r] + t.sending[r];
       }
       if (num_open == 0) break;
       if (progress) {
@@ -158,7 +183,7 @@ class LocalTransport : public Transport {
       }
       const absl::StatusCode code = limit.Check();
       if (code != absl::StatusCode::kOk) {
-        return WaitError(code, options_.timeout, DescribeWait(*this, site, sequence_, Pending(args)));
+        return WaitError(code, options_.timeout, DescribeWait(*this, t.site, t.sequence, Pending(t)));
       }
       backoff.Pause();
     }
@@ -166,69 +191,68 @@ class LocalTransport : public Transport {
     return absl::OkStatus();
   }
 
-  absl::Status PollReceive(int src, const CallSite& site, const AllToAllVArgs& args) {
-    const int64_t expected = args.recv_offsets[src + 1] - args.recv_offsets[src];
-    Mailbox& box = group_->mailbox(src, rank_);
+  absl::Status PollReceive(int src, LocalTransfer& t) {
+    const int64_t expected = t.recv_bytes(src);
+    Mailbox& box = group_->mailbox(src, rank_, t.slot);
     // Read before the mailbox: a rank that has entered this transfer has posted before.
-    const bool entered = group_->ranks[src].entered.load(std::memory_order_acquire) >= sequence_;
+    const bool entered = group_->ranks[src].entered.load(std::memory_order_acquire) >= t.sequence;
     int posted = kPosted;
     if (!box.state.compare_exchange_strong(posted, kClaimed, std::memory_order_acq_rel)) {
       if (!entered || group_->ranks[src].failed.load(std::memory_order_acquire)) return absl::OkStatus();
-      return Mismatch(site, absl::StrCat("expects ", expected, " bytes, but rank ", src, " sends 0"));
+      return Mismatch(t, absl::StrCat("expects ", expected, " bytes, but rank ", src, " sends 0"));
     }
     absl::Status status;
-    if (box.sequence != sequence_) {
-      status =
-          Mismatch(site, absl::StrCat("did not expect the ", box.num_bytes, " bytes that rank ", src,
-                                      " sent in transfer ", box.sequence, " (", tokenferry::ToString(box.site), ")"));
+    if (box.sequence != t.sequence) {
+      status = Mismatch(t, absl::StrCat("did not expect the ", box.num_bytes, " bytes that rank ", src,
+                                        " sent in transfer ", box.sequence, " (", tokenferry::ToString(box.site), ")"));
     } else if (box.num_bytes != expected) {
-      status = Mismatch(site, absl::StrCat("expects ", expected, " bytes, but rank ", src, " sends ", box.num_bytes));
+      status = Mismatch(t, absl::StrCat("expects ", expected, " bytes, but rank ", src, " sends ", box.num_bytes));
     } else {
-      std::memcpy(static_cast<char*>(args.recv) + args.recv_offsets[src], box.data, expected);
-      receiving_[src] = 0;
+      std::memcpy(t.recv(src), box.data, expected);
+      t.receiving[src] = 0;
     }
     box.state.store(kFree, std::memory_order_release);
     return status;
   }
 
-  absl::Status PollSend(int dst, const CallSite& site) {
-    Mailbox& box = group_->mailbox(rank_, dst);
-    const bool left = group_->ranks[dst].left.load(std::memory_order_acquire) >= sequence_;
+  absl::Status PollSend(int dst, LocalTransfer& t) {
+    Mailbox& box = group_->mailbox(rank_, dst, t.slot);
+    const bool left = group_->ranks[dst].left[t.slot].load(std::memory_order_acquire) > t.sequence;
     if (box.state.load(std::memory_order_acquire) == kFree) {
-      sending_[dst] = 0;
+      t.sending[dst] = 0;
       return absl::OkStatus();
     }
     if (!left || group_->ranks[dst].failed.load(std::memory_order_acquire)) return absl::OkStatus();
-    return Mismatch(site, absl::StrCat("sends ", box.num_bytes, " bytes that rank ", dst, " does not expect"));
+    return Mismatch(t, absl::StrCat("sends ", box.num_bytes, " bytes that rank ", dst, " does not expect"));
   }
 
-  absl::Status Mismatch(const CallSite& site, const std::string& what) const {
+  absl::Status Mismatch(const LocalTransfer& t, const std::string& what) const {
     return absl::FailedPreconditionError(
-        absl::StrCat(tokenferry::ToString(site), ", transfer ", sequence_, ": rank ", rank_, " ", what));
+        absl::StrCat(tokenferry::ToString(t.site), ", transfer ", t.sequence, ": rank ", rank_, " ", what));
   }
 
-  absl::Status FailureOf(int r, const CallSite& site, const AllToAllVArgs& args) const {
+  absl::Status FailureOf(int r, const LocalTransfer& t) const {
     const absl::Status& why = group_->ranks[r].error;
-    return absl::Status(why.code(), absl::StrCat(DescribeWait(*this, site, sequence_, Pending(args)), ": rank ", r,
+    return absl::Status(why.code(), absl::StrCat(DescribeWait(*this, t.site, t.sequence, Pending(t)), ": rank ", r,
                                                  " has ended the group: ", why.message()));
   }
 
-  std::vector<PendingRank> Pending(const AllToAllVArgs& args) const {
+  std::vector<PendingRank> Pending(const LocalTransfer& t) const {
     std::vector<PendingRank> out;
     for (int r = 0; r < group_->num_ranks; ++r) {
-      if (!receiving_[r] && !sending_[r]) continue;
-      PendingRank p = DescribePending(
-          RankId(r), receiving_[r] ? args.recv_offsets[r + 1] - args.recv_offsets[r] : 0, /*arrived_bytes=*/0,
-          sending_[r] ? args.send_offsets[r + 1] - args.send_offsets[r] : 0, args.row_bytes);
+      if (!t.receiving[r] && !t.sending[r]) continue;
+      PendingRank p = DescribePending(RankId(r), t.receiving[r] ? t.recv_bytes(r) : 0, /*arrived_bytes=*/0,
+                                      t.sending[r] ? t.send_bytes(r) : 0, t.row_bytes);
       p.last_sign = DescribeLastSign(last_heard_[r].sequence, last_heard_[r].at);
       out.push_back(std::move(p));
     }
     return out;
   }
 
+  // Everything that others have not taken.
   void Withdraw() {
-    for (int r = 0; r < group_->num_ranks; ++r) {
-      Mailbox& box = group_->mailbox(rank_, r);
+    for (int i = 0; i < group_->num_ranks * kMaxTransfersInFlight; ++i) {
+      Mailbox& box = group_->mailbox(rank_, i / kMaxTransfersInFlight, i % kMaxTransfersInFlight);
       Backoff backoff;
       for (;;) {
         int posted = kPosted;
@@ -255,8 +279,8 @@ class LocalTransport : public Transport {
     int64_t sequence = -1;
     absl::Time at;
   };
-  std::vector<Heard> last_heard_;          // [R]
-  std::vector<char> receiving_, sending_;  // [R] of the current transfer: not complete yet
+  std::vector<Heard> last_heard_;  // [R]
+  TransferSlots<LocalTransfer> transfers_;
 };
 
 }  // namespace

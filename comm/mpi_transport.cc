@@ -13,6 +13,7 @@
 #include "comm/mpi_status.h"
 #include "comm/peer_memory.h"
 #include "comm/process_state.h"
+#include "comm/transfer.h"
 #include "comm/wait.h"
 
 namespace tokenferry {
@@ -26,6 +27,12 @@ struct Piece {
   Direction direction;
   int rank;
   int num_bytes;
+};
+
+struct MpiTransfer : Transfer {
+  std::vector<MPI_Request> requests;
+  std::vector<Piece> pieces;                        // of each request
+  std::vector<int64_t> arrived_bytes, taken_bytes;  // [R]
 };
 
 // What is known about another rank's process.
@@ -50,13 +57,11 @@ class MpiTransport : public Transport {
   }
 
   // Collective: own communicator, then everybody's host and process.
-  absl::Status Start() {
+  absl::Status Join() {
     MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
     MPI_Comm_size(MPI_COMM_WORLD, &num_ranks_);
     peers_.resize(num_ranks_);
     wait_seconds_.resize(num_ranks_);
-    arrived_bytes_.resize(num_ranks_);
-    taken_bytes_.resize(num_ranks_);
     TF_RETURN_IF_ERROR(DuplicateCommunicator());
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
     TF_RETURN_IF_ERROR(ExchangePeers());
@@ -83,31 +88,44 @@ class MpiTransport : public Transport {
     return absl::UnavailableError(absl::StrCat("the process of rank ", rank.value, " has ended"));
   }
 
-  // The same answer on every rank: who is on whose host is known to all.
+  // The same answers on every rank: who is on whose host is known to all.
   absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site,
                                                                  int64_t bytes_per_rank) override {
     for (int r = 1; r < num_ranks_; ++r) {
-      if (!peers_[r].process_namespace.empty() && peers_[r].process_namespace == peers_[0].process_namespace) continue;
-      return absl::FailedPreconditionError(absl::StrCat(
-          "peer memory: rank ", r, " on host ", peers_[r].host, " cannot reach the memory of rank 0 on host ",
-          peers_[0].host, ": not the same host, or not the same PID namespace; choose --path alltoallv"));
+      if (!OneNamespace(0, r)) return CannotReach(0, r);
     }
     return AllocateHostMemory(*this, site, bytes_per_rank);
   }
+  absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t bytes_per_rank) override {
+    std::vector<int> first_rank(num_ranks_);  // of each rank's host
+    for (int r = 0; r < num_ranks_; ++r) {
+      while (peers_[first_rank[r]].host != peers_[r].host) ++first_rank[r];
+      if (!OneNamespace(first_rank[r], r)) return CannotReach(first_rank[r], r);
+    }
+    return ReserveHostMemory(*this, site, bytes_per_rank, first_rank[rank_]);
+  }
 
-  absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) override {
+  absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
     if (!error_.ok()) return error_;
     absl::Status status = ValidateArgs(*this, site, args);
     if (status.ok()) {
-      SetInFlight({&site, &args});
-      status = Transfer(site, args);
-      SetInFlight({});
+      auto handle = transfers_.Open(site, args, ++sequence_);
+      if (handle.ok()) status = PostAll(transfers_[*handle]);
+      if (handle.ok() && status.ok()) return handle;
+      status.Update(handle.status());
     }
-    if (!status.ok()) {
-      error_ = status;
-      CancelReceives();
-    }
-    return status;
+    return End(status);
+  }
+
+  absl::Status HostFinish(TransferHandle handle) override {
+    if (!error_.ok()) return error_;
+    MpiTransfer& t = transfers_[handle];
+    SetWaiting(&t);
+    const absl::Status status = Complete(t);
+    SetWaiting(nullptr);
+    if (!status.ok()) return End(status);
+    t.open = false;
+    return absl::OkStatus();
   }
 
   void Abort(const absl::Status& why) override {
@@ -116,6 +134,15 @@ class MpiTransport : public Transport {
   }
 
  private:
+  bool OneNamespace(int a, int b) const {
+    return !peers_[a].process_namespace.empty() && peers_[a].process_namespace == peers_[b].process_namespace;
+  }
+  absl::Status CannotReach(int a, int b) const {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "peer memory: rank ", b, " on host ", peers_[b].host, " cannot reach the memory of rank ", a, " on host ",
+        peers_[a].host, ": not the same host, or not the same PID namespace; choose --path alltoallv"));
+  }
+
   absl::Status DuplicateCommunicator() {
     MPI_Request request = MPI_REQUEST_NULL;
     TF_RETURN_IF_ERROR(MpiStatus(MPI_Comm_idup(MPI_COMM_WORLD, &comm_, &request), "MPI_Comm_idup"));
@@ -154,66 +181,61 @@ class MpiTransport : public Transport {
     return absl::OkStatus();
   }
 
-  // The caller's site and arguments while a transfer runs.
-  struct InFlight {
-    const CallSite* site = nullptr;
-    const AllToAllVArgs* args = nullptr;
-  };
-  void SetInFlight(InFlight in_flight) {
+  absl::Status End(const absl::Status& why) {
+    error_ = why;
+    for (MpiTransfer& t : transfers_) {
+      if (t.open) CancelReceives(t);
+    }
+    return why;
+  }
+
+  void SetWaiting(const MpiTransfer* transfer) {
     absl::MutexLock lock(&mutex_);
-    in_flight_ = in_flight;
-    if (in_flight.site == nullptr) return;
-    ++sequence_;
-    std::fill(arrived_bytes_.begin(), arrived_bytes_.end(), 0);
-    std::fill(taken_bytes_.begin(), taken_bytes_.end(), 0);
+    waiting_ = transfer;
   }
   std::string DescribeInFlight() {
     absl::MutexLock lock(&mutex_);
-    if (in_flight_.site == nullptr) return "";
-    return DescribeWait(*this, *in_flight_.site, sequence_, Pending(*in_flight_.args));
+    if (waiting_ == nullptr) return "";
+    return DescribeWait(*this, waiting_->site, waiting_->sequence, Pending(*waiting_));
   }
 
-  absl::Status Transfer(const CallSite& site, const AllToAllVArgs& args) {
-    requests_.clear();
-    pieces_.clear();
+  absl::Status PostAll(MpiTransfer& t) {
+    t.requests.clear();
+    t.pieces.clear();
+    t.arrived_bytes.assign(num_ranks_, 0);
+    t.taken_bytes.assign(num_ranks_, 0);
     // Receives first, so that nothing arrives unexpected; peers in an order that spreads the load.
     for (int i = 1; i < num_ranks_; ++i) {
-      TF_RETURN_IF_ERROR(Post(Direction::kReceive, (rank_ + num_ranks_ - i) % num_ranks_, site, args));
+      TF_RETURN_IF_ERROR(Post(Direction::kReceive, (rank_ + num_ranks_ - i) % num_ranks_, t));
     }
     for (int i = 1; i < num_ranks_; ++i) {
-      TF_RETURN_IF_ERROR(Post(Direction::kSend, (rank_ + i) % num_ranks_, site, args));
+      TF_RETURN_IF_ERROR(Post(Direction::kSend, (rank_ + i) % num_ranks_, t));
     }
-    const int64_t own = args.send_offsets[rank_ + 1] - args.send_offsets[rank_];
-    if (own > 0) {
-      std::memcpy(static_cast<char*>(args.recv) + args.recv_offsets[rank_],
-                  static_cast<const char*>(args.send) + args.send_offsets[rank_], own);
-    }
-    return Complete(site, args);
+    if (t.send_bytes(rank_) > 0) std::memcpy(t.recv(rank_), t.send(rank_), t.send_bytes(rank_));
+    return absl::OkStatus();
   }
 
-  absl::Status Post(Direction direction, int r, const CallSite& site, const AllToAllVArgs& args) {
+  absl::Status Post(Direction direction, int r, MpiTransfer& t) {
     const bool receive = direction == Direction::kReceive;
-    const absl::Span<const int64_t> offsets = receive ? args.recv_offsets : args.send_offsets;
-    const int tag = static_cast<int>(sequence_ % kNumTags);
-    for (int64_t begin = offsets[r]; begin < offsets[r + 1]; begin += options_.max_message_bytes) {
-      const int n = static_cast<int>(std::min(options_.max_message_bytes, offsets[r + 1] - begin));
-      requests_.push_back(MPI_REQUEST_NULL);
-      pieces_.push_back({direction, r, n});
-      const int code =
-          receive
-              ? MPI_Irecv(static_cast<char*>(args.recv) + begin, n, MPI_BYTE, r, tag, comm_, &requests_.back())
-              : MPI_Isend(static_cast<const char*>(args.send) + begin, n, MPI_BYTE, r, tag, comm_, &requests_.back());
+    const int64_t num_bytes = receive ? t.recv_bytes(r) : t.send_bytes(r);
+    const int tag = static_cast<int>(t.sequence % kNumTags);
+    for (int64_t begin = 0; begin < num_bytes; begin += options_.max_message_bytes) {
+      const int n = static_cast<int>(std::min(options_.max_message_bytes, num_bytes - begin));
+      t.requests.push_back(MPI_REQUEST_NULL);
+      t.pieces.push_back({direction, r, n});
+      const int code = receive ? MPI_Irecv(t.recv(r) + begin, n, MPI_BYTE, r, tag, comm_, &t.requests.back())
+                               : MPI_Isend(t.send(r) + begin, n, MPI_BYTE, r, tag, comm_, &t.requests.back());
       TF_RETURN_IF_ERROR(
-          MpiStatus(code, absl::StrCat(tokenferry::ToString(site), ", transfer ", sequence_, ": rank ", rank_,
+          MpiStatus(code, absl::StrCat(tokenferry::ToString(t.site), ", transfer ", t.sequence, ": rank ", rank_,
                                        receive ? " receiving from" : " sending to", " rank ", r)));
     }
     return absl::OkStatus();
   }
 
-  absl::Status Complete(const CallSite& site, const AllToAllVArgs& args) {
-    const int num_requests = static_cast<int>(requests_.size());
-    done_.resize(requests_.size());
-    statuses_.resize(requests_.size());
+  absl::Status Complete(MpiTransfer& t) {
+    const int num_requests = static_cast<int>(t.requests.size());
+    done_.resize(t.requests.size());
+    statuses_.resize(t.requests.size());
     WaitLimit limit(options_.timeout);
     Backoff backoff;
     absl::Time next_liveness = absl::Now() + kLivenessPeriod;
@@ -221,13 +243,13 @@ class MpiTransport : public Transport {
     double last_seconds = 0;
     for (int num_open = num_requests; num_open > 0;) {
       int num_done = 0;
-      const int code = MPI_Testsome(num_requests, requests_.data(), &num_done, done_.data(), statuses_.data());
+      const int code = MPI_Testsome(num_requests, t.requests.data(), &num_done, done_.data(), statuses_.data());
       if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS) {
-        return MpiStatus(code, absl::StrCat(tokenferry::ToString(site), ", transfer ", sequence_, ": rank ", rank_));
+        return MpiStatus(code, absl::StrCat(tokenferry::ToString(t.site), ", transfer ", t.sequence, ": rank ", rank_));
       }
       for (int i = 0; i < num_done; ++i) {
-        const Piece& piece = pieces_[done_[i]];
-        TF_RETURN_IF_ERROR(Account(piece, statuses_[i], code, site));
+        const Piece& piece = t.pieces[done_[i]];
+        TF_RETURN_IF_ERROR(Account(piece, statuses_[i], code, t));
         if (last_rank < 0 || i == 0 || piece.direction == Direction::kReceive) last_rank = piece.rank;
       }
       if (num_done > 0) last_seconds = limit.seconds();
@@ -238,10 +260,10 @@ class MpiTransport : public Transport {
       }
       const absl::StatusCode give_up = limit.Check();
       if (give_up != absl::StatusCode::kOk) {
-        return WaitError(give_up, options_.timeout, DescribeWait(*this, site, sequence_, Pending(args)));
+        return WaitError(give_up, options_.timeout, DescribeWait(*this, t.site, t.sequence, Pending(t)));
       }
       if (absl::Now() >= next_liveness) {
-        TF_RETURN_IF_ERROR(CheckPeersAlive(site, args));
+        TF_RETURN_IF_ERROR(CheckPeersAlive(t));
         next_liveness = absl::Now() + kLivenessPeriod;
       }
       backoff.Pause();
@@ -251,20 +273,20 @@ class MpiTransport : public Transport {
   }
 
   // A finished request. MPI sets the status's error field only when Testsome says MPI_ERR_IN_STATUS.
-  absl::Status Account(const Piece& piece, const MPI_Status& status, int testsome_code, const CallSite& site) {
+  absl::Status Account(const Piece& piece, const MPI_Status& status, int testsome_code, MpiTransfer& t) {
     const auto where = [&] {
-      return absl::StrCat(tokenferry::ToString(site), ", transfer ", sequence_, ": rank ", rank_, " expects ",
+      return absl::StrCat(tokenferry::ToString(t.site), ", transfer ", t.sequence, ": rank ", rank_, " expects ",
                           piece.num_bytes, " bytes from rank ", piece.rank);
     };
     if (testsome_code == MPI_ERR_IN_STATUS && status.MPI_ERROR != MPI_SUCCESS && status.MPI_ERROR != MPI_ERR_PENDING) {
       return MpiStatus(status.MPI_ERROR, piece.direction == Direction::kReceive
                                              ? where()
-                                             : absl::StrCat(tokenferry::ToString(site), ": rank ", rank_,
+                                             : absl::StrCat(tokenferry::ToString(t.site), ": rank ", rank_,
                                                             " sending to rank ", piece.rank));
     }
     if (piece.direction == Direction::kSend) {
       absl::MutexLock lock(&mutex_);
-      taken_bytes_[piece.rank] += piece.num_bytes;
+      t.taken_bytes[piece.rank] += piece.num_bytes;
       return absl::OkStatus();
     }
     int num_bytes = 0;
@@ -273,24 +295,22 @@ class MpiTransport : public Transport {
       return absl::FailedPreconditionError(absl::StrCat(where(), ", but it sent ", num_bytes));
     }
     absl::MutexLock lock(&mutex_);
-    arrived_bytes_[piece.rank] += num_bytes;
-    peers_[piece.rank].last_sequence = sequence_;
+    t.arrived_bytes[piece.rank] += num_bytes;
+    peers_[piece.rank].last_sequence = t.sequence;
     peers_[piece.rank].last_heard = absl::Now();
     return absl::OkStatus();
   }
 
-  bool Waiting(int r, const AllToAllVArgs& args) const {
-    return r != rank_ && (arrived_bytes_[r] < args.recv_offsets[r + 1] - args.recv_offsets[r] ||
-                          taken_bytes_[r] < args.send_offsets[r + 1] - args.send_offsets[r]);
+  bool Waiting(int r, const MpiTransfer& t) const {
+    return r != rank_ && (t.arrived_bytes[r] < t.recv_bytes(r) || t.taken_bytes[r] < t.send_bytes(r));
   }
 
-  std::vector<PendingRank> Pending(const AllToAllVArgs& args) const {
+  std::vector<PendingRank> Pending(const MpiTransfer& t) const {
     std::vector<PendingRank> out;
     for (int r = 0; r < num_ranks_; ++r) {
-      if (!Waiting(r, args)) continue;
-      PendingRank p =
-          DescribePending(RankId(r), args.recv_offsets[r + 1] - args.recv_offsets[r], arrived_bytes_[r],
-                          args.send_offsets[r + 1] - args.send_offsets[r] - taken_bytes_[r], args.row_bytes);
+      if (!Waiting(r, t)) continue;
+      PendingRank p = DescribePending(RankId(r), t.recv_bytes(r), t.arrived_bytes[r],
+                                      t.send_bytes(r) - t.taken_bytes[r], t.row_bytes);
       p.last_sign = DescribeLastSign(peers_[r].last_sequence, peers_[r].last_heard);
       if (OnThisHost(r)) p.process_state = tokenferry::ToString(GetProcessState(peers_[r].process));
       out.push_back(std::move(p));
@@ -298,29 +318,27 @@ class MpiTransport : public Transport {
     return out;
   }
 
-  bool OnThisHost(int r) const {
-    return !peers_[r].process_namespace.empty() && peers_[r].process_namespace == peers_[rank_].process_namespace;
-  }
+  bool OnThisHost(int r) const { return OneNamespace(rank_, r); }
 
   // A process that has ended may have sent everything before: it is missed only when, a period later, its bytes have
   // still not come.
-  absl::Status CheckPeersAlive(const CallSite& site, const AllToAllVArgs& args) {
+  absl::Status CheckPeersAlive(const MpiTransfer& t) {
     for (int r = 0; r < num_ranks_; ++r) {
-      if (!Waiting(r, args) || !OnThisHost(r)) continue;
+      if (!Waiting(r, t) || !OnThisHost(r)) continue;
       Peer& peer = peers_[r];
       peer.num_times_gone = GetProcessState(peer.process) == ProcessState::kGone ? peer.num_times_gone + 1 : 0;
       if (peer.num_times_gone < 2) continue;
       return absl::UnavailableError(
-          absl::StrCat("the process of rank ", r, " has ended: ", DescribeWait(*this, site, sequence_, Pending(args))));
+          absl::StrCat("the process of rank ", r, " has ended: ", DescribeWait(*this, t.site, t.sequence, Pending(t))));
     }
     return absl::OkStatus();
   }
 
-  void CancelReceives() {
-    for (size_t i = 0; i < requests_.size(); ++i) {
-      if (requests_[i] == MPI_REQUEST_NULL) continue;
-      if (pieces_[i].direction == Direction::kReceive) MPI_Cancel(&requests_[i]);
-      MPI_Request_free(&requests_[i]);
+  void CancelReceives(MpiTransfer& t) {
+    for (size_t i = 0; i < t.requests.size(); ++i) {
+      if (t.requests[i] == MPI_REQUEST_NULL) continue;
+      if (t.pieces[i].direction == Direction::kReceive) MPI_Cancel(&t.requests[i]);
+      MPI_Request_free(&t.requests[i]);
     }
   }
 
@@ -332,16 +350,13 @@ class MpiTransport : public Transport {
   absl::Status error_;
   std::vector<Peer> peers_;
   std::vector<double> wait_seconds_;
-  // Of the current transfer.
-  std::vector<MPI_Request> requests_;
-  std::vector<Piece> pieces_;  // of each request
-  std::vector<int> done_;
-  std::vector<MPI_Status> statuses_;
+  std::vector<int> done_;             // of a Testsome
+  std::vector<MPI_Status> statuses_;  // of a Testsome
   // Also read by last_words_'s thread: written under the mutex, which that thread holds while it reads.
   absl::Mutex mutex_;
-  InFlight in_flight_;
-  std::vector<int64_t> arrived_bytes_, taken_bytes_;  // [R]
-  std::optional<LastWords> last_words_;               // last: its thread uses all of the above
+  TransferSlots<MpiTransfer> transfers_;  // the one waited for
+  const MpiTransfer* waiting_ = nullptr;
+  std::optional<LastWords> last_words_;  // last: its thread uses all of the above
 };
 
 }  // namespace
@@ -355,7 +370,7 @@ absl::StatusOr<std::unique_ptr<Transport>> CreateMpiTransport(const MpiTransport
         absl::StrCat("max_message_bytes is ", options.max_message_bytes, ", not 1 to 2^30"));
   }
   auto transport = std::make_unique<MpiTransport>(options);
-  TF_RETURN_IF_ERROR(transport->Start());
+  TF_RETURN_IF_ERROR(transport->Join());
   return transport;
 }
 

@@ -16,9 +16,9 @@ class OutputReturn {
   // Exchange::ExpertOut.
   absl::StatusOr<FloatMatrix> ExpertOut(const ExchangePlan& plan);
 
-  // Exchange::Combine; adds what leaves for each rank to stats.combine_bytes_per_rank.
-  absl::Status Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
-                       MatrixView<float> out, ExchangeStats& stats);
+  // Exchange::BeginCombine and FinishCombine; adds what leaves for each rank to stats.combine_bytes_per_rank.
+  absl::Status Begin(Stream& stream, const CallSite& site, const ExchangePlan& plan, ExchangeStats& stats);
+  absl::Status Finish(Stream& stream, const ExchangePlan& plan, MatrixView<const float> weight, MatrixView<float> out);
 
  private:
   Transport& transport_;
@@ -33,6 +33,7 @@ class OutputReturn {
   GrowingBuffer combine_selection_{MemoryKind::kDevice, "exchange: combine order"};
   GrowingBuffer combine_k_{MemoryKind::kDevice, "exchange: combine weights' positions"};
   std::vector<int64_t> send_offsets_, recv_offsets_;  // [R + 1] bytes
+  TransferHandle transfer_;                           // between Begin and Finish
 };
 
 }  // namespace tokenferry

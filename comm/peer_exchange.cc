@@ -126,8 +126,8 @@ class PeerExchange : public Exchange {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
-                                        ConstFloatMatrix home_rows) override {
+  absl::Status DoBeginDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
+                               ConstFloatMatrix home_rows) override {
     const CallSite site = At(caller, "dispatch rows");
     TF_RETURN_IF_ERROR(WriteRows(stream, home_rows));
     TF_RETURN_IF_ERROR(row_idx_.Upload(stream, row_location_));
@@ -141,6 +141,12 @@ class PeerExchange : public Exchange {
       stats_.dispatch_rows_per_rank[r] += num_rows;
       stats_.dispatch_bytes_per_rank[r] += num_rows * row_bytes_;
     }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<ExpertRows> DoDispatch(Stream&, const CallSite& caller, const ExchangePlan& plan,
+                                        ConstFloatMatrix) override {
+    const CallSite site = At(caller, "dispatch rows");
     TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kRows, sequence_, sources_));
     slot_offsets_host_ = plan.recv.slot_offsets;
     return ExpertRows{.rows = rows_->base(),
@@ -158,19 +164,24 @@ class PeerExchange : public Exchange {
                        options_.hidden);
   }
 
-  absl::Status DoCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
-                         MatrixView<const float> weight, MatrixView<float> out) override {
+  absl::Status DoBeginCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan) override {
     const CallSite site = At(caller, "combine rows");
     TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));  // the experts are done
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kOutputs, sequence_);
-    TF_RETURN_IF_ERROR(combine_offsets_.Upload(stream, plan.send.combine_offsets));
-    TF_RETURN_IF_ERROR(combine_k_.Upload(stream, plan.send.combine_k));
     for (int r = 0; r < num_ranks_; ++r) {
       destinations_[r] = plan.send.selection_offsets[r + 1] - plan.send.selection_offsets[r];
       stats_.combine_bytes_per_rank[r] +=
           (plan.recv.selection_offsets[r + 1] - plan.recv.selection_offsets[r]) * out_bytes_;
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status DoCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
+                         MatrixView<const float> weight, MatrixView<float> out) override {
+    const CallSite site = At(caller, "combine rows");
+    TF_RETURN_IF_ERROR(combine_offsets_.Upload(stream, plan.send.combine_offsets));
+    TF_RETURN_IF_ERROR(combine_k_.Upload(stream, plan.send.combine_k));
     TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kOutputs, sequence_, destinations_));
     TF_RETURN_IF_ERROR(transport_.EnterPhase(At(caller, "combine sums")));
     TF_RETURN_IF_ERROR(LocateOutputs(site, plan.send));
@@ -211,6 +222,9 @@ class PeerExchange : public Exchange {
       TF_ASSIGN_OR_RETURN(rows_, transport_.AllocatePeerMemory(site, layout_.row_bytes_per_rank));
     }
     capacity_ = capacity;
+    const int64_t previous_bytes = previous_rows_ == nullptr ? 0 : previous_rows_->bytes_per_rank();
+    stats_.peak_peer_bytes =
+        std::max(stats_.peak_peer_bytes, total_bytes + previous_bytes + control_->bytes_per_rank());
     return absl::OkStatus();
   }
 

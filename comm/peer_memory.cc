@@ -8,21 +8,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "comm/collectives.h"
+#include "core/check.h"
 
 namespace tokenferry {
 namespace {
-
-class Mapping : public PeerMemory {
- public:
-  Mapping(void* base, int64_t num_bytes, int64_t bytes_per_rank)
-      : PeerMemory(static_cast<char*>(base), bytes_per_rank), num_bytes_(num_bytes) {}
-  ~Mapping() override { munmap(base(), num_bytes_); }
-
- private:
-  const int64_t num_bytes_;
-};
 
 class File {
  public:
@@ -32,6 +25,7 @@ class File {
   }
   File(const File&) = delete;
   File& operator=(const File&) = delete;
+  File(File&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
   void reset(int fd) { fd_ = fd; }
   int fd() const { return fd_; }
 
@@ -65,9 +59,9 @@ absl::Status TooSmall(const char* directory, int64_t num_bytes) {
                                                    directory, "; docker run --shm-size), or choose --path alltoallv"));
 }
 
-absl::Status CreateFile(const char* directory, int64_t num_bytes, File& file) {
+absl::Status CreateFile(const char* directory, int64_t num_bytes, PeerPages pages, File& file) {
   // Before anything is touched: a tmpfs promises more than it has.
-  if (SpaceIn(directory).free_bytes < num_bytes) return TooSmall(directory, num_bytes);
+  if (pages == PeerPages::kNow && SpaceIn(directory).free_bytes < num_bytes) return TooSmall(directory, num_bytes);
   file.reset(open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (file.fd() < 0) return Failed(absl::StrCat("cannot create a file in ", directory));
   if (ftruncate(file.fd(), num_bytes) != 0) return Failed(absl::StrCat("cannot size a file in ", directory));
@@ -86,6 +80,32 @@ absl::Status TakePages(void* begin, int64_t num_bytes, const char* directory, in
   errno = code;
   return Failed(absl::StrCat("cannot take memory of ", directory));
 }
+
+class Mapping : public PeerMemory {
+ public:
+  // `directory` is where `file` is; null: process memory, without one, whose pages come as they are touched.
+  Mapping(void* base, int64_t num_bytes, int64_t bytes_per_rank, File file, const char* directory)
+      : PeerMemory(static_cast<char*>(base), bytes_per_rank),
+        num_bytes_(num_bytes),
+        file_(std::move(file)),
+        directory_(directory) {}
+  ~Mapping() override { munmap(base(), num_bytes_); }
+
+  absl::Status Take(int rank, int64_t begin, int64_t num_bytes) override {
+    TF_CHECK(begin >= 0 && num_bytes >= 0 && begin + num_bytes <= bytes_per_rank());
+    if (num_bytes == 0 || directory_ == nullptr) return absl::OkStatus();
+    // Whole pages: one on a border is taken by both neighbours.
+    const int64_t page = sysconf(_SC_PAGESIZE), part = rank * bytes_per_rank();
+    const int64_t first = (part + begin) / page * page;
+    const int64_t end = std::min((part + begin + num_bytes + page - 1) / page * page, num_bytes_);
+    return TakePages(base() + first, end - first, directory_, file_.fd(), first);
+  }
+
+ private:
+  const int64_t num_bytes_;
+  const File file_;
+  const char* const directory_;
+};
 
 // Where rank 0's file is. Travels as bytes.
 struct FileAddress {
@@ -111,53 +131,61 @@ absl::Status OpenFile(const std::string& bytes, int64_t num_bytes, File& file) {
                    " (run all ranks of a host as one user and in one container, or choose --path alltoallv)"));
 }
 
-absl::StatusOr<std::shared_ptr<PeerMemory>> MapFile(const File& file, int rank, int64_t num_bytes,
-                                                    int64_t bytes_per_rank, const char* directory) {
+absl::StatusOr<std::shared_ptr<Mapping>> MapFile(File file, int64_t num_bytes, int64_t bytes_per_rank,
+                                                 const char* directory) {
   void* base = mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.fd(), 0);
   if (base == MAP_FAILED) return Failed(absl::StrCat("cannot map ", num_bytes, " bytes"));
-  auto memory = std::make_shared<Mapping>(base, num_bytes, bytes_per_rank);
   madvise(base, num_bytes, MADV_HUGEPAGE);  // advice: fails where the kernel does not allow it
-  // Whole pages; the page on a border belongs to the rank in whose part it begins, the first one to rank 0.
-  const int64_t page = sysconf(_SC_PAGESIZE);
-  const auto first_page_of = [&](int r) { return (r * bytes_per_rank + page - 1) / page * page; };
-  const int64_t begin = first_page_of(rank), end = std::min(first_page_of(rank + 1), num_bytes);
-  if (begin < end) {
-    TF_RETURN_IF_ERROR(TakePages(static_cast<char*>(base) + begin, end - begin, directory, file.fd(), begin));
-  }
-  return memory;
+  return std::make_shared<Mapping>(base, num_bytes, bytes_per_rank, std::move(file), directory);
 }
 
-}  // namespace
-
-absl::StatusOr<std::shared_ptr<PeerMemory>> AllocateProcessMemory(int num_ranks, int64_t bytes_per_rank) {
-  const int64_t num_bytes = num_ranks * bytes_per_rank;
-  void* base = mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (base == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("peer memory: cannot have ", Mebibytes(num_bytes), ": ", std::strerror(errno)));
-  }
-  return std::make_shared<Mapping>(base, num_bytes, bytes_per_rank);
-}
-
-absl::StatusOr<std::shared_ptr<PeerMemory>> AllocateHostMemory(Transport& transport, const CallSite& site,
-                                                               int64_t bytes_per_rank, const char* directory) {
+// `first_rank` of this rank's host creates the file.
+absl::StatusOr<std::shared_ptr<PeerMemory>> ShareFile(Transport& transport, const CallSite& site,
+                                                      int64_t bytes_per_rank, int first_rank, PeerPages pages,
+                                                      const char* directory) {
   const int rank = transport.rank().value;
   const int64_t page = sysconf(_SC_PAGESIZE);
   const int64_t num_bytes = (transport.num_ranks() * bytes_per_rank + page - 1) / page * page;
   File file;
-  absl::Status status = rank == 0 ? CreateFile(directory, num_bytes, file) : absl::OkStatus();
+  absl::Status status = rank == first_rank ? CreateFile(directory, num_bytes, pages, file) : absl::OkStatus();
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, site, status));
   const FileAddress address{getpid(), file.fd(), num_bytes};
-  TF_ASSIGN_OR_RETURN(const std::string bytes, Broadcast(transport, site, RankId(0),
-                                                         {reinterpret_cast<const char*>(&address), sizeof(address)}));
-  status = OpenFile(bytes, num_bytes, file);
-  absl::StatusOr<std::shared_ptr<PeerMemory>> memory = absl::UnknownError("not mapped");
+  TF_ASSIGN_OR_RETURN(const std::vector<std::string> addresses,
+                      AllGather(transport, site, {reinterpret_cast<const char*>(&address), sizeof(address)}));
+  status = OpenFile(addresses[first_rank], num_bytes, file);
+  absl::StatusOr<std::shared_ptr<Mapping>> memory = absl::UnknownError("not mapped");
   if (status.ok()) {
-    memory = MapFile(file, rank, num_bytes, bytes_per_rank, directory);
+    memory = MapFile(std::move(file), num_bytes, bytes_per_rank, directory);
     status = memory.status();
   }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, site, status));  // until here rank 0's file is open
-  return memory;
+  if (status.ok() && pages == PeerPages::kNow) status = (*memory)->Take(rank, 0, bytes_per_rank);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, site, status));  // until here the first rank's file is open
+  return *std::move(memory);
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<PeerMemory>> AllocateProcessMemory(int num_ranks, int64_t bytes_per_rank,
+                                                                  PeerPages pages) {
+  const int64_t num_bytes = num_ranks * bytes_per_rank;
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (pages == PeerPages::kLater ? MAP_NORESERVE : 0);
+  void* base = mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+  if (base == MAP_FAILED) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("peer memory: cannot have ", Mebibytes(num_bytes), ": ", std::strerror(errno)));
+  }
+  return std::make_shared<Mapping>(base, num_bytes, bytes_per_rank, File(), nullptr);
+}
+
+absl::StatusOr<std::shared_ptr<PeerMemory>> AllocateHostMemory(Transport& transport, const CallSite& site,
+                                                               int64_t bytes_per_rank, const char* directory) {
+  return ShareFile(transport, site, bytes_per_rank, 0, PeerPages::kNow, directory);
+}
+
+absl::StatusOr<std::shared_ptr<PeerMemory>> ReserveHostMemory(Transport& transport, const CallSite& site,
+                                                              int64_t bytes_per_rank, int first_rank,
+                                                              const char* directory) {
+  return ShareFile(transport, site, bytes_per_rank, first_rank, PeerPages::kLater, directory);
 }
 
 }  // namespace tokenferry

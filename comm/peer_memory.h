@@ -16,6 +16,10 @@ class PeerMemory {
   char* base() const { return base_; }
   int64_t bytes_per_rank() const { return bytes_per_rank_; }
 
+  // Of memory that was only reserved (Transport::ReservePeerMemory): makes bytes [begin, begin + num_bytes) of this
+  // rank's part usable. Keeps what is there already; others need not know. ResourceExhausted when there is not enough.
+  virtual absl::Status Take(int rank, int64_t begin, int64_t num_bytes) = 0;
+
  protected:
   PeerMemory(char* base, int64_t bytes_per_rank) : base_(base), bytes_per_rank_(bytes_per_rank) {}
 
@@ -24,8 +28,11 @@ class PeerMemory {
   const int64_t bytes_per_rank_;
 };
 
+enum class PeerPages : uint8_t { kNow, kLater };  // kLater: PeerMemory::Take
+
 // For ranks that are threads of this process.
-absl::StatusOr<std::shared_ptr<PeerMemory>> AllocateProcessMemory(int num_ranks, int64_t bytes_per_rank);
+absl::StatusOr<std::shared_ptr<PeerMemory>> AllocateProcessMemory(int num_ranks, int64_t bytes_per_rank,
+                                                                  PeerPages pages = PeerPages::kNow);
 
 // For ranks that are processes of one host and PID namespace. Collective, every step of it with the transport's
 // deadline; all ranks get the same status. A nameless file in `directory` (a tmpfs) is mapped by all; each rank takes
@@ -34,5 +41,11 @@ absl::StatusOr<std::shared_ptr<PeerMemory>> AllocateProcessMemory(int num_ranks,
 absl::StatusOr<std::shared_ptr<PeerMemory>> AllocateHostMemory(Transport& transport, const CallSite& site,
                                                                int64_t bytes_per_rank,
                                                                const char* directory = "/dev/shm");
+
+// The same for ranks on several hosts, each host for itself; `first_rank` of this rank's host has the file. Nothing is
+// taken yet.
+absl::StatusOr<std::shared_ptr<PeerMemory>> ReserveHostMemory(Transport& transport, const CallSite& site,
+                                                              int64_t bytes_per_rank, int first_rank,
+                                                              const char* directory = "/dev/shm");
 
 }  // namespace tokenferry

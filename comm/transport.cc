@@ -12,12 +12,28 @@ std::string ToString(const CallSite& site) {
   return out;
 }
 
-absl::Status Transport::AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args) {
+absl::Status Transport::HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) {
+  TF_ASSIGN_OR_RETURN(const TransferHandle handle, HostStart(site, args));
+  return HostFinish(handle);
+}
+
+absl::StatusOr<TransferHandle> Transport::Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) {
   TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));
-  return HostAllToAllV(site, args);
+  return HostStart(site, args);
+}
+
+absl::Status Transport::Finish(Stream&, TransferHandle handle) { return HostFinish(handle); }
+
+absl::Status Transport::AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args) {
+  TF_ASSIGN_OR_RETURN(const TransferHandle handle, Start(stream, site, args));
+  return Finish(stream, handle);
 }
 
 absl::StatusOr<std::shared_ptr<PeerMemory>> Transport::AllocatePeerMemory(const CallSite&, int64_t) {
+  return absl::FailedPreconditionError(absl::StrCat(ToString(), " has no peer memory; choose --path alltoallv"));
+}
+
+absl::StatusOr<std::shared_ptr<PeerMemory>> Transport::ReservePeerMemory(const CallSite&, int64_t) {
   return absl::FailedPreconditionError(absl::StrCat(ToString(), " has no peer memory; choose --path alltoallv"));
 }
 

@@ -1,11 +1,11 @@
 // What moves bytes between ranks. Backends: local (ranks as threads of one process: the meaning), mpi; decorators:
 // checked, faulty. comm/conformance_test.cc holds the suite that every one of them passes.
 //
-// One verb, all-to-all-v; everything else (broadcast, gather, agreement) is built on it in comm/collectives.h.
-// All ranks make the same calls in the same order. One thread per rank calls. Every wait ends at the deadline with
-// DeadlineExceeded naming this rank, the call site, the sequence number, the ranks that are missing, the bytes expected
-// and arrived from each, and, for a rank of this host, its process's state. After an error the transport refuses every
-// further call with that error.
+// One verb, all-to-all-v, whole or in two halves; everything else (broadcast, gather, agreement) is built on it in
+// comm/collectives.h. All ranks make the same calls in the same order. One thread per rank calls. Every wait ends at
+// the deadline with DeadlineExceeded naming this rank, the call site, the sequence number, the ranks that are missing,
+// the bytes expected and arrived from each, and, for a rank of this host, its process's state. After an error the
+// transport refuses every further call with that error.
 #pragma once
 
 #include <cstdint>
@@ -47,6 +47,12 @@ struct AllToAllVArgs {
   int64_t row_bytes = 0;  // for messages only: when not 0, all sizes are told as rows of so many bytes
 };
 
+// A transfer that has been started and not finished yet.
+struct TransferHandle {
+  int slot = -1;
+};
+inline constexpr int kMaxTransfersInFlight = 8;
+
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -56,12 +62,17 @@ class Transport {
   virtual std::string ToString() const = 0;  // "mpi rank 2 of 4 on host a"
   virtual std::string host(RankId rank) const = 0;
 
-  // Moves host memory. On return `recv` is complete and `send` may be reused.
-  virtual absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) = 0;
+  // Moves host memory. Start returns at once; until Finish, which waits, `recv` is undefined and `send` must stay as it
+  // is. Up to kMaxTransfersInFlight may be under way (ResourceExhausted), finished in any order, the same on all ranks.
+  virtual absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) = 0;
+  virtual absl::Status HostFinish(TransferHandle handle) = 0;
+  absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args);
 
-  // Moves memory of kind memory_kind() in stream order: after what was enqueued before, and before what is enqueued
-  // after the call. On a transport of host memory this synchronizes the stream and is complete on return.
-  virtual absl::Status AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args);
+  // The same for memory of kind memory_kind() in stream order: after what was enqueued before Start, and before what is
+  // enqueued after Finish. On a transport of host memory Start synchronizes the stream, and Finish waits.
+  virtual absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args);
+  virtual absl::Status Finish(Stream& stream, TransferHandle handle);
+  absl::Status AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args);
   virtual MemoryKind memory_kind() const { return MemoryKind::kHost; }
 
   // Ends the group: peers waiting for this rank, now or later, fail with `why` (local), or are ended (mpi: MPI_Abort,
@@ -77,6 +88,10 @@ class Transport {
   // Collective; all ranks pass the same size and get the same status. FailedPrecondition when ranks cannot reach each
   // other's memory, ResourceExhausted when there is not enough.
   virtual absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site, int64_t bytes_per_rank);
+  // Collective over all ranks, as above, for the ranks of each host among themselves: part(r) exists for ranks r of
+  // this host. Addresses only: a rank takes the memory of its part as it needs it (PeerMemory::Take), so that sizes may
+  // be far above what there is.
+  virtual absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t bytes_per_rank);
   // Called where a transfer would begin. Only the faulty transport does something: what it does to transfers.
   virtual absl::Status EnterPhase(const CallSite&) { return absl::OkStatus(); }
   // The deadline of every wait.

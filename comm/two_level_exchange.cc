@@ -1,49 +1,32 @@
+// Who may write what when, of the memory that a host's ranks share. Exchanges of one object are numbered n = 1, 2, ..
+// All ranks pass through Plan n, Dispatch n, Combine n in order, and each synchronizes its stream before it raises a
+// flag, so that what it has launched is complete then.
+//  * What a rank tells the others of Plan n is read in their Plan n. It lies in one of two places, by the parity of n:
+//    it is overwritten in Plan n + 2, after Plan n + 1 in which the rank has seen the plan flag n + 1 of all ranks of
+//    its host, which they raised after their Plan n.
+//  * Rows that a rank serves, and outputs of its experts, of n are read by the others until they raise their plan flag
+//    n + 1. They are overwritten after Plan n + 1, in which the rank has waited for those.
 #include "comm/two_level_exchange.h"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
+#include <optional>
 
+#include "comm/collectives.h"
 #include "comm/copy_rows.h"
 #include "comm/exchange_ops.h"
 #include "comm/exchange_planner.h"
-#include "comm/two_level_plan.h"
+#include "comm/peer_flags.h"
+#include "comm/peer_memory.h"
+#include "comm/row_codec_ops.h"
+#include "comm/two_level_state.h"
 #include "core/device/growing_buffer.h"
 #include "core/kernels/gather_rows.h"
 
 namespace tokenferry {
 namespace {
 
-constexpr int64_t kMaxItems = std::numeric_limits<int32_t>::max();
-
-// What one transfer moves, in items (rows, selections, bytes): counts first, offsets when they are complete.
-struct Transfer {
-  std::vector<int64_t> send, recv;  // [R + 1] of each rank at r + 1, then summed
-  explicit Transfer(int num_ranks) : send(num_ranks + 1), recv(num_ranks + 1) {}
-  void Sum() {
-    std::partial_sum(send.begin(), send.end(), send.begin());
-    std::partial_sum(recv.begin(), recv.end(), recv.begin());
-  }
-};
-
-// What of a plan only this path needs: orders of rows and outputs on their way, and how much goes where.
-struct TwoLevelState {
-  explicit TwoLevelState(int num_ranks)
-      : wire(num_ranks), forward(num_ranks), inside(num_ranks), back(num_ranks), weights(num_ranks) {}
-  std::vector<HostMessage> messages;              // [N]
-  std::vector<int32_t> counts, lists;             // received from those this rank serves
-  std::vector<ServedSource> served;               // views of them
-  Transfer wire, forward, inside, back, weights;  // rows, rows, selections, outputs, weights
-  std::vector<int32_t> wire_token;                // token of each row sent over the wire
-  std::vector<int32_t> forward_row;               // wire row of each row forwarded
-  std::vector<int32_t> inside_selection;          // selection at the expert of each output sent inside the host
-  std::vector<int32_t> block_output;              // for each source, then block position: output received inside
-  std::vector<int32_t> combine_selection;         // exact: SendPlan's, as outputs received back
-  std::vector<int64_t> reduce_offsets;            // node: [rows + 1] into the next two
-  std::vector<int32_t> reduce_output, reduce_k;   // outputs received inside, and their weights
-  std::vector<int64_t> home_offsets;              // node: [T + 1] into the next two
-  std::vector<int32_t> home_row, home_k;          // sums received back, and 0 (their weight is 1)
-};
+constexpr CallSite kStart{"start: peer memory"};
 
 class TwoLevelExchange : public Exchange {
  public:
@@ -52,259 +35,194 @@ class TwoLevelExchange : public Exchange {
         transport_(transport),
         device_(device),
         options_(options),
-        row_bytes_(options.hidden * DTypeBytes(options.row_dtype)),
-        out_bytes_(options.hidden * static_cast<int64_t>(sizeof(float))),
+        rank_(transport.rank().value),
         num_ranks_(transport.num_ranks()),
+        wire_row_bytes_(RowBytes(options.row_dtype, options.hidden)),
+        row_bytes_(RowBytes(options.rows_dtype(), options.hidden)),
+        out_bytes_(options.hidden * DTypeBytes(options.output_dtype)),
         routes_(TwoLevelRoutes::Make(topology, transport.rank())),
         planner_(transport, options),
         wire_rows_(transport.memory_kind(), "exchange: rows for hosts"),
-        host_rows_(transport.memory_kind(), "exchange: rows for this host"),
-        forward_rows_(transport.memory_kind(), "exchange: rows to forward"),
-        rows_(transport.memory_kind(), "exchange: rows received"),
-        inside_send_(transport.memory_kind(), "exchange: outputs to their servers"),
-        inside_recv_(transport.memory_kind(), "exchange: outputs of this host"),
+        narrow_rows_(transport.memory_kind(), "exchange: quantised rows for this host"),
         back_send_(transport.memory_kind(), "exchange: outputs to send back"),
-        back_recv_(transport.memory_kind(), "exchange: outputs received back"),
+        home_sums_(transport.memory_kind(), "exchange: sums of hosts"),
         weight_send_(transport.memory_kind(), "exchange: weights for hosts"),
         weight_recv_(transport.memory_kind(), "exchange: weights for this host"),
         state_(num_ranks_),
+        on_host_(num_ranks_),
+        wanted_(num_ranks_),
         send_bytes_(num_ranks_ + 1),
         recv_bytes_(num_ranks_ + 1) {
-    // Hosts in the order of their servers' ranks, which is the order of messages in a buffer.
-    hosts_by_server_.resize(routes_.hosts.size());
-    std::iota(hosts_by_server_.begin(), hosts_by_server_.end(), 0);
-    std::sort(hosts_by_server_.begin(), hosts_by_server_.end(),
-              [&](int a, int b) { return routes_.server_per_host[a] < routes_.server_per_host[b]; });
+    for (int r : routes_.ranks) on_host_[r] = 1;
+  }
+
+  // Collective.
+  absl::Status Start() {
+    TF_ASSIGN_OR_RETURN(layout_, MakeTwoLevelLayout(num_ranks_, row_bytes_, out_bytes_));
+    TF_ASSIGN_OR_RETURN(memory_, transport_.ReservePeerMemory(kStart, layout_.bytes_per_rank));
+    flags_.emplace(transport_, *memory_);
+    // Flags must be there before anybody polls them; the rest is taken when a plan needs it.
+    return AgreeOnStatus(transport_, kStart, memory_->Take(rank_, 0, PeerFlags::kBytesPerRank));
   }
 
  private:
   bool reduces() const { return options_.reduction == Reduction::kNode; }
+  char* part() const { return memory_->part(rank_); }
+  ConstFloatMatrix AllOutputs() const {
+    return {memory_->base() + layout_.outputs, options_.output_dtype, num_ranks_ * layout_.outputs_per_rank,
+            options_.hidden};
+  }
 
   absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
                       ExchangePlan& plan) override {
-    TF_RETURN_IF_ERROR(planner_.Plan(transport_, stream, site, routing, placement, plan));
+    plan.rank = transport_.rank();
+    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan.send);
     state_ = TwoLevelState(num_ranks_);
-    for (const Topology::Host& host : routes_.hosts) {
-      state_.messages.push_back(BuildHostMessage(plan.send, host, options_.reduction));
-    }
-    TF_RETURN_IF_ERROR(SwapCounts(At(site, "plan forward counts")));
-    TF_RETURN_IF_ERROR(SwapLists(At(site, "plan forwards")));
-    PlanWire();
-    PlanForward(plan);
-    PlanInside(plan);
+    if (home.ok()) state_.host = BuildHostPlan(plan.send, routes_.hosts);
+    TF_RETURN_IF_ERROR(
+        planner_.Swap(transport_, site, home, state_.host.told, placement, RowsFor::kThisHost, plan.recv));
+    PlanRows(plan);
+    const CallSite forwards = At(site, "plan forwards");
+    TF_RETURN_IF_ERROR(Tell(forwards, plan, placement));
+    TF_RETURN_IF_ERROR(LocateRows(forwards, plan.recv));
     if (reduces()) {
-      PlanReducedReturn(plan);
-    } else {
-      PlanExactReturn(plan);
+      return Annotate(state_.PlanSums(routes_, plan.send, layout_.outputs_per_rank), ToString(forwards));
     }
+    state_.PlanOutputs(routes_, plan.send, layout_.outputs_per_rank);
     return absl::OkStatus();
   }
 
-  // Sends each server its part of the messages; what arrives is by source.
-  absl::Status Swap(const CallSite& site, std::vector<int32_t> HostMessage::*part, Transfer sizes,
-                    std::vector<int32_t>& received) {
-    std::vector<int32_t> send;
-    for (int h : hosts_by_server_) {
-      const std::vector<int32_t>& values = state_.messages[h].*part;
-      send.insert(send.end(), values.begin(), values.end());
-      sizes.send[routes_.server_per_host[h] + 1] = static_cast<int64_t>(values.size());
-    }
-    sizes.Sum();
-    received.resize(sizes.recv.back());
-    ScaleOffsets(sizes.send, sizeof(int32_t), send_bytes_);
-    ScaleOffsets(sizes.recv, sizeof(int32_t), recv_bytes_);
-    return transport_.HostAllToAllV(site, {send.data(), send_bytes_, received.data(), recv_bytes_});
-  }
-
-  absl::Status SwapCounts(const CallSite& site) {
-    const size_t size = 1 + 2 * routes_.ranks.size();
-    Transfer sizes(num_ranks_);
-    for (int s : routes_.my_sources()) sizes.recv[s + 1] = static_cast<int64_t>(size);
-    TF_RETURN_IF_ERROR(Swap(site, &HostMessage::counts, sizes, state_.counts));
-    int64_t num_forwards = 0, num_selections = 0;
-    for (int s : routes_.my_sources()) {
-      ServedSource served{.source = s};
-      served.counts = absl::MakeConstSpan(state_.counts).subspan(state_.served.size() * size, size);
-      TF_RETURN_IF_ERROR(Annotate(ValidateCounts(served), ToString(site)));
-      num_forwards += served.num_forwards();
-      num_selections += served.num_selections();
-      state_.served.push_back(served);
-    }
-    if (num_forwards <= kMaxItems && num_selections <= kMaxItems) return absl::OkStatus();
-    return absl::ResourceExhaustedError(absl::StrCat(ToString(site), ": rank ", routes_.me.value, " would forward ",
-                                                     num_forwards, " rows with ", num_selections,
-                                                     " selections; one exchange takes ", kMaxItems));
-  }
-
-  absl::Status SwapLists(const CallSite& site) {
-    Transfer sizes(num_ranks_);
-    for (const ServedSource& s : state_.served) sizes.recv[s.source + 1] = s.num_lists(options_.reduction);
-    TF_RETURN_IF_ERROR(Swap(site, &HostMessage::lists, sizes, state_.lists));
-    size_t begin = 0;
-    for (ServedSource& s : state_.served) {
-      s.lists = absl::MakeConstSpan(state_.lists).subspan(begin, s.num_lists(options_.reduction));
-      begin += s.lists.size();
-      TF_RETURN_IF_ERROR(Annotate(ValidateLists(s, options_.reduction), ToString(site)));
-    }
-    return absl::OkStatus();
-  }
-
-  void PlanWire() {
-    for (int h : hosts_by_server_) {
-      const std::vector<int32_t>& tokens = state_.messages[h].row_token;
+  void PlanRows(const ExchangePlan& plan) {
+    for (int h : routes_.others_by_server) {
+      const std::vector<int32_t>& tokens = state_.host.row_token[h];
       state_.wire_token.insert(state_.wire_token.end(), tokens.begin(), tokens.end());
-      state_.wire.send[routes_.server_per_host[h] + 1] = static_cast<int64_t>(tokens.size());
+      state_.rows.send[routes_.server_per_host[h] + 1] = static_cast<int64_t>(tokens.size());
     }
-    for (const ServedSource& s : state_.served) state_.wire.recv[s.source + 1] = s.num_rows();
-    state_.wire.Sum();
+    for (int s = 0; s < num_ranks_; ++s) {
+      state_.row_counts.push_back(plan.recv.row_offsets[s + 1] - plan.recv.row_offsets[s]);
+    }
+    for (int s : routes_.my_sources()) {
+      if (s != rank_) state_.rows.recv[s + 1] = state_.row_counts[s];
+    }
+    state_.rows.Sum();
+    state_.num_own_outputs = plan.num_recv_selections();
   }
 
-  // Rows to each rank of the host: by source, in the source's order. Moves the plan's row indices to that order.
-  void PlanForward(ExchangePlan& plan) {
-    std::vector<size_t> next(state_.served.size(), 0);  // into each source's list
-    for (size_t d = 0; d < routes_.ranks.size(); ++d) {
-      int64_t& count = state_.forward.send[routes_.ranks[d] + 1];
-      for (size_t i = 0; i < state_.served.size(); ++i) {
-        const ServedSource& s = state_.served[i];
-        const auto rows = s.forwards().subspan(next[i], s.rows_for(static_cast<int>(d)));
-        next[i] += rows.size();
-        for (int32_t row : rows) {
-          state_.forward_row.push_back(static_cast<int32_t>(state_.wire.recv[s.source] + row));
-        }
-        count += static_cast<int64_t>(rows.size());
-      }
+  int64_t NumServedRows() const { return state_.rows.recv.back() + state_.row_counts[rank_]; }
+
+  // Selections that other hosts serve.
+  int64_t NumSentAway(const SendPlan& send) const {
+    int64_t n = send.selection_offsets.back();
+    for (int r : routes_.ranks) n -= send.selection_offsets[r + 1] - send.selection_offsets[r];
+    return n;
+  }
+
+  // The first `num_bytes` from `begin` of this rank's part; `taken` is how many it has already.
+  absl::Status Take(const CallSite& site, int64_t begin, int64_t num_bytes, int64_t& taken) {
+    if (num_bytes <= taken) return absl::OkStatus();
+    TF_RETURN_IF_ERROR(Annotate(memory_->Take(rank_, begin, num_bytes), ToString(site)));
+    taken = num_bytes;
+    return absl::OkStatus();
+  }
+
+  // Tells the ranks of this host what their servers need to know, and reads what they tell.
+  absl::Status Tell(const CallSite& site, const ExchangePlan& plan, const Placement& placement) {
+    const int64_t told_bytes = ToldPlan::NumBytes(num_ranks_, plan.num_recv_selections());
+    const int64_t num_outputs = plan.num_recv_selections() + (reduces() ? 0 : NumSentAway(plan.send));
+    if (std::max({NumServedRows(), num_outputs}) > layout_.max_items) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          ToString(site), ": rank ", rank_, " would serve ", NumServedRows(), " rows and hold ", num_outputs,
+          " outputs, more than the ", layout_.max_items, " that there are addresses for; choose --path alltoallv"));
     }
-    int64_t first_row = 0;
+    const int parity = static_cast<int>(++sequence_ % 2);
+    const int64_t told = layout_.told[parity];
+    TF_RETURN_IF_ERROR(Take(site, told, told_bytes, taken_told_[parity]));
+    TF_RETURN_IF_ERROR(Take(site, layout_.rows, NumServedRows() * row_bytes_, taken_rows_));
+    TF_RETURN_IF_ERROR(Take(site, layout_.outputs, num_outputs * out_bytes_, taken_outputs_));
+    ToldPlan::Write(NumServedRows(), plan.recv, planner_.recv_selections(), placement.local_experts(RankId(rank_)),
+                    part() + told);
+    TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
+    flags_->Raise(PeerSignal::kPlan, sequence_);
+    TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kPlan, sequence_, on_host_));
+    for (int r : routes_.ranks) {
+      auto theirs = ToldPlan::Read(memory_->part(r) + told, r, num_ranks_, layout_);
+      if (!theirs.ok()) return Annotate(theirs.status(), ToString(site));
+      state_.told.push_back(*std::move(theirs));
+    }
+    return absl::OkStatus();
+  }
+
+  // Where in the matrix of all ranks' rows each selection's row lies.
+  absl::Status LocateRows(const CallSite& site, const RecvPlan& recv) {
+    state_.row_location.resize(recv.row_idx.size());
     for (size_t m = 0; m < routes_.ranks.size(); ++m) {
-      const int64_t begin = first_row;
+      int64_t begin = 0;  // of a source's rows among those that its server has
       for (int s : routes_.sources[m]) {
-        const int64_t shift = first_row - plan.recv.row_offsets[s];
-        for (int64_t i = plan.recv.selection_offsets[s]; i < plan.recv.selection_offsets[s + 1]; ++i) {
-          plan.recv.row_idx[plan.recv.return_selection[i]] += static_cast<int32_t>(shift);
+        const int64_t shift = routes_.ranks[m] * layout_.rows_per_rank + begin - recv.row_offsets[s];
+        for (int64_t i = recv.selection_offsets[s]; i < recv.selection_offsets[s + 1]; ++i) {
+          const int32_t at = recv.return_selection[i];
+          state_.row_location[at] = static_cast<int32_t>(recv.row_idx[at] + shift);
         }
-        first_row += plan.recv.row_offsets[s + 1] - plan.recv.row_offsets[s];
+        begin += state_.row_counts[s];
       }
-      state_.forward.recv[routes_.ranks[m] + 1] = first_row - begin;
+      if (begin == state_.told[m].num_rows) continue;
+      return absl::DataLossError(absl::StrCat(ToString(site), ": rank ", routes_.ranks[m], " serves ",
+                                              state_.told[m].num_rows, " rows, but its sources have announced ", begin,
+                                              " to rank ", rank_));
     }
-    state_.forward.Sum();
-  }
-
-  // Outputs go to the servers of their sources as the rows came, and there make a block for each source.
-  void PlanInside(const ExchangePlan& plan) {
-    for (size_t m = 0; m < routes_.ranks.size(); ++m) {
-      for (int s : routes_.sources[m]) {
-        const int64_t begin = plan.recv.selection_offsets[s], end = plan.recv.selection_offsets[s + 1];
-        state_.inside_selection.insert(state_.inside_selection.end(), plan.recv.return_selection.begin() + begin,
-                                       plan.recv.return_selection.begin() + end);
-        state_.inside.send[routes_.ranks[m] + 1] += end - begin;
-      }
-    }
-    const size_t num_served = state_.served.size();
-    std::vector<int64_t> first(routes_.ranks.size() * num_served);  // of each rank's outputs for each source
-    int64_t next = 0;
-    for (size_t d = 0; d < routes_.ranks.size(); ++d) {
-      for (size_t i = 0; i < num_served; ++i) {
-        first[d * num_served + i] = next;
-        next += state_.served[i].selections_for(static_cast<int>(d));
-        state_.inside.recv[routes_.ranks[d] + 1] += state_.served[i].selections_for(static_cast<int>(d));
-      }
-    }
-    state_.inside.Sum();
-    for (size_t i = 0; i < num_served; ++i) {
-      for (size_t d = 0; d < routes_.ranks.size(); ++d) {
-        const int64_t n = state_.served[i].selections_for(static_cast<int>(d)), begin = first[d * num_served + i];
-        for (int64_t j = 0; j < n; ++j) state_.block_output.push_back(static_cast<int32_t>(begin + j));
-      }
-    }
-  }
-
-  void PlanExactReturn(const ExchangePlan& plan) {
-    for (const ServedSource& s : state_.served) state_.back.send[s.source + 1] = s.num_selections();
-    std::vector<int32_t> received(plan.num_send_selections());  // of each selection of the plan
-    int32_t next = 0;
-    for (int h : hosts_by_server_) {
-      const int32_t begin = next;
-      for (RankId d : routes_.hosts[h].ranks) {
-        for (int64_t x = plan.send.selection_offsets[d.value]; x < plan.send.selection_offsets[d.value + 1]; ++x) {
-          received[x] = next++;
-        }
-      }
-      state_.back.recv[routes_.server_per_host[h] + 1] = next - begin;
-    }
-    state_.back.Sum();
-    for (int32_t x : plan.send.combine_selection) state_.combine_selection.push_back(received[x]);
-  }
-
-  void PlanReducedReturn(const ExchangePlan& plan) {
-    state_.reduce_offsets.assign(1, 0);
-    int64_t block = 0;
-    for (const ServedSource& s : state_.served) {
-      state_.back.send[s.source + 1] = s.num_rows();
-      state_.weights.recv[s.source + 1] = s.num_selections();
-      for (int32_t n : s.selections_per_row()) state_.reduce_offsets.push_back(state_.reduce_offsets.back() + n);
-      for (int32_t position : s.positions()) state_.reduce_output.push_back(state_.block_output[block + position]);
-      block += s.num_selections();
-    }
-    state_.reduce_k.resize(state_.reduce_output.size());
-    std::iota(state_.reduce_k.begin(), state_.reduce_k.end(), 0);
-    for (size_t h = 0; h < routes_.hosts.size(); ++h) {
-      const HostMessage& message = state_.messages[h];
-      state_.back.recv[routes_.server_per_host[h] + 1] = static_cast<int64_t>(message.row_token.size());
-      state_.weights.send[routes_.server_per_host[h] + 1] = static_cast<int64_t>(message.weight_k.size());
-    }
-    state_.back.Sum();
-    state_.weights.Sum();
-    // Each token's sums, by host.
-    state_.home_offsets.assign(plan.send.num_tokens + 1, 0);
-    for (const HostMessage& message : state_.messages) {
-      for (int32_t t : message.row_token) ++state_.home_offsets[t + 1];
-    }
-    std::partial_sum(state_.home_offsets.begin(), state_.home_offsets.end(), state_.home_offsets.begin());
-    state_.home_row.resize(state_.home_offsets.back());
-    state_.home_k.assign(state_.home_offsets.back(), 0);
-    std::vector<int64_t> next(state_.home_offsets.begin(), state_.home_offsets.end() - 1);
-    for (size_t h = 0; h < routes_.hosts.size(); ++h) {
-      int64_t row = state_.back.recv[routes_.server_per_host[h]];
-      for (int32_t t : state_.messages[h].row_token) state_.home_row[next[t]++] = static_cast<int32_t>(row++);
-    }
+    return absl::OkStatus();
   }
 
   // Transfers items of `num_bytes` each.
-  absl::Status Move(Stream& stream, const CallSite& site, const Transfer& transfer, int64_t num_bytes,
-                    const GrowingBuffer& send, const GrowingBuffer& recv, std::vector<int64_t>& stats) {
+  absl::Status Move(Stream& stream, const CallSite& site, const Transfer& transfer, int64_t num_bytes, const void* send,
+                    void* recv, std::vector<int64_t>& stats) {
     ScaleOffsets(transfer.send, num_bytes, send_bytes_);
     ScaleOffsets(transfer.recv, num_bytes, recv_bytes_);
-    TF_RETURN_IF_ERROR(
-        transport_.AllToAllV(stream, site, {send.data(), send_bytes_, recv.data(), recv_bytes_, num_bytes}));
+    TF_RETURN_IF_ERROR(transport_.AllToAllV(stream, site, {send, send_bytes_, recv, recv_bytes_, num_bytes}));
     for (int r = 0; r < num_ranks_; ++r) stats[r] += send_bytes_[r + 1] - send_bytes_[r];
     return absl::OkStatus();
   }
 
-  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
                                         ConstFloatMatrix home_rows) override {
-    const Transfer &wire = state_.wire, &forward = state_.forward;
-    TF_RETURN_IF_ERROR(wire_rows_.Reserve(device_, wire.send.back() * row_bytes_));
-    TF_RETURN_IF_ERROR(host_rows_.Reserve(device_, wire.recv.back() * row_bytes_));
-    TF_RETURN_IF_ERROR(forward_rows_.Reserve(device_, forward.send.back() * row_bytes_));
-    TF_RETURN_IF_ERROR(rows_.Reserve(device_, forward.recv.back() * row_bytes_));
+    const CallSite site = At(caller, "dispatch rows");
+    const std::vector<int32_t>& own_token = state_.host.row_token[routes_.my_host];
+    const int64_t num_own = static_cast<int64_t>(own_token.size()), num_others = state_.rows.recv.back();
+    const bool quantised = IsQuantised(options_.row_dtype);
+    TF_RETURN_IF_ERROR(wire_rows_.Reserve(device_, state_.rows.send.back() * wire_row_bytes_));
     TF_RETURN_IF_ERROR(wire_token_.Upload(stream, state_.wire_token));
-    TF_RETURN_IF_ERROR(forward_row_.Upload(stream, state_.forward_row));
-    TF_RETURN_IF_ERROR(row_idx_.Upload(stream, plan.recv.row_idx));
+    TF_RETURN_IF_ERROR(own_token_.Upload(stream, own_token));
+    TF_RETURN_IF_ERROR(row_idx_.Upload(stream, state_.row_location));
     TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
-    stream.Launch(kGatherRows,
-                  {home_rows, wire_token_.as<int32_t>(), wire.send.back(), wire_rows_.data(), options_.row_dtype});
-    TF_RETURN_IF_ERROR(Move(stream, At(site, "dispatch rows"), wire, row_bytes_, wire_rows_, host_rows_,
-                            stats_.dispatch_bytes_per_rank));
-    stream.Launch(kCopyRows, {host_rows_.data(), forward_row_.as<int32_t>(), forward.send.back(), row_bytes_,
-                              forward_rows_.data()});
-    TF_RETURN_IF_ERROR(Move(stream, At(site, "forward rows"), forward, row_bytes_, forward_rows_, rows_,
-                            stats_.dispatch_bytes_per_rank));
-    for (int r = 0; r < num_ranks_; ++r) {
-      stats_.dispatch_rows_per_rank[r] += wire.send[r + 1] - wire.send[r] + forward.send[r + 1] - forward.send[r];
+    char* const rows = part() + layout_.rows;
+    char* arrives = rows;
+    if (quantised) {
+      TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, NumServedRows() * wire_row_bytes_));
+      arrives = static_cast<char*>(narrow_rows_.data());
     }
+    char* const own_rows = arrives + num_others * wire_row_bytes_;
+    GatherRows(stream, home_rows, wire_token_, state_.rows.send.back(), wire_rows_.data());
+    GatherRows(stream, home_rows, own_token_, num_own, own_rows);
+    TF_RETURN_IF_ERROR(
+        Move(stream, site, state_.rows, wire_row_bytes_, wire_rows_.data(), arrives, stats_.dispatch_bytes_per_rank));
+    if (quantised) {
+      stream.Launch(kWidenRows, {narrow_rows_.data(), options_.row_dtype, NumServedRows(), options_.hidden, rows,
+                                 options_.expert_dtype});
+    }
+    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), ToString(site)));
+    const CallSite forward = At(caller, "forward rows");
+    TF_RETURN_IF_ERROR(transport_.EnterPhase(forward));
+    flags_->Raise(PeerSignal::kRows, sequence_);
+    for (int r = 0; r < num_ranks_; ++r) {
+      stats_.dispatch_rows_per_rank[r] += state_.rows.send[r + 1] - state_.rows.send[r];
+    }
+    stats_.dispatch_rows_per_rank[rank_] += num_own;
+    stats_.dispatch_bytes_per_rank[rank_] += num_own * wire_row_bytes_;
+    for (size_t m = 0; m < routes_.ranks.size(); ++m) wanted_[routes_.ranks[m]] = state_.told[m].num_rows;
+    TF_RETURN_IF_ERROR(flags_->Wait(forward, PeerSignal::kRows, sequence_, wanted_));
     slot_offsets_host_ = plan.recv.slot_offsets;
-    return ExpertRows{.rows = rows_.data(),
-                      .dtype = options_.row_dtype,
+    return ExpertRows{.rows = memory_->base() + layout_.rows,
+                      .dtype = options_.rows_dtype(),
                       .hidden = options_.hidden,
                       .row_stride = options_.hidden,
                       .row_idx = row_idx_.as<int32_t>(),
@@ -313,62 +231,63 @@ class TwoLevelExchange : public Exchange {
                       .num_selections = plan.num_recv_selections()};
   }
 
+  void GatherRows(Stream& stream, ConstFloatMatrix rows, const GrowingBuffer& token, int64_t num_rows, void* out) {
+    if (IsQuantised(options_.row_dtype)) {
+      stream.Launch(kQuantiseRows, {rows, token.as<int32_t>(), num_rows, out, options_.row_dtype});
+    } else {
+      stream.Launch(kGatherRows, {rows, token.as<int32_t>(), num_rows, out, options_.row_dtype});
+    }
+  }
+
   absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override {
-    TF_RETURN_IF_ERROR(expert_out_.Reserve(device_, plan.num_recv_selections() * out_bytes_));
-    return FloatMatrix(expert_out_.data(), DType::kF32, plan.num_recv_selections(), options_.hidden);
+    return FloatMatrix(part() + layout_.outputs, options_.output_dtype, plan.num_recv_selections(), options_.hidden);
   }
 
-  absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
-                         MatrixView<float> out) override {
-    const Transfer& inside = state_.inside;
-    TF_RETURN_IF_ERROR(inside_send_.Reserve(device_, inside.send.back() * out_bytes_));
-    TF_RETURN_IF_ERROR(inside_recv_.Reserve(device_, inside.recv.back() * out_bytes_));
+  absl::Status DoCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
+                         MatrixView<const float> weight, MatrixView<float> out) override {
+    const CallSite site = At(caller, "combine inside");
+    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), ToString(site)));  // the experts are done
+    TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
+    flags_->Raise(PeerSignal::kOutputs, sequence_);
+    if (reduces()) TF_RETURN_IF_ERROR(SendWeights(stream, At(caller, "combine weights"), plan.send, weight));
+    for (size_t d = 0; d < routes_.ranks.size(); ++d) {
+      wanted_[routes_.ranks[d]] = state_.told[d].selection_offsets.back();
+    }
+    TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kOutputs, sequence_, wanted_));
     TF_RETURN_IF_ERROR(back_send_.Reserve(device_, state_.back.send.back() * out_bytes_));
-    TF_RETURN_IF_ERROR(back_recv_.Reserve(device_, state_.back.recv.back() * out_bytes_));
-    TF_RETURN_IF_ERROR(inside_selection_.Upload(stream, state_.inside_selection));
-    const auto expert_out = MakeMatrix<const float>(expert_out_.data(), plan.num_recv_selections(), options_.hidden);
-    stream.Launch(kGatherRows,
-                  {expert_out, inside_selection_.as<int32_t>(), inside.send.back(), inside_send_.data(), DType::kF32});
-    TF_RETURN_IF_ERROR(Move(stream, At(site, "combine inside"), inside, out_bytes_, inside_send_, inside_recv_,
-                            stats_.combine_bytes_per_rank));
-    return reduces() ? ReturnSums(stream, site, weight, out) : ReturnOutputs(stream, site, plan, weight, out);
+    const CallSite rows = At(caller, "combine rows");
+    return reduces() ? ReturnSums(stream, rows, out) : ReturnOutputs(stream, rows, plan.send, weight, out);
   }
 
-  absl::Status ReturnOutputs(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                             MatrixView<const float> weight, MatrixView<float> out) {
-    TF_RETURN_IF_ERROR(output_.Upload(stream, state_.block_output));
-    TF_RETURN_IF_ERROR(offsets_.Upload(stream, plan.send.combine_offsets));
-    TF_RETURN_IF_ERROR(selection_.Upload(stream, state_.combine_selection));
-    TF_RETURN_IF_ERROR(k_.Upload(stream, plan.send.combine_k));
+  absl::Status ReturnOutputs(Stream& stream, const CallSite& site, const SendPlan& send, MatrixView<const float> weight,
+                             MatrixView<float> out) {
+    TF_RETURN_IF_ERROR(output_.Upload(stream, state_.back_output));
+    TF_RETURN_IF_ERROR(offsets_.Upload(stream, send.combine_offsets));
+    TF_RETURN_IF_ERROR(selection_.Upload(stream, state_.combine_output));
+    TF_RETURN_IF_ERROR(k_.Upload(stream, send.combine_k));
     stream.Launch(kCopyRows,
-                  {inside_recv_.data(), output_.as<int32_t>(), state_.back.send.back(), out_bytes_, back_send_.data()});
-    TF_RETURN_IF_ERROR(Move(stream, At(site, "combine rows"), state_.back, out_bytes_, back_send_, back_recv_,
-                            stats_.combine_bytes_per_rank));
-    const auto returned = MakeMatrix<const float>(back_recv_.data(), state_.back.recv.back(), options_.hidden);
+                  {AllOutputs().data, output_.as<int32_t>(), state_.back.send.back(), out_bytes_, back_send_.data()});
+    char* const returned = part() + layout_.outputs + state_.num_own_outputs * out_bytes_;
+    TF_RETURN_IF_ERROR(
+        Move(stream, site, state_.back, out_bytes_, back_send_.data(), returned, stats_.combine_bytes_per_rank));
     stream.Launch(kCombineRows,
-                  {returned, offsets_.as<int64_t>(), selection_.as<int32_t>(), k_.as<int32_t>(), weight, out});
+                  {AllOutputs(), offsets_.as<int64_t>(), selection_.as<int32_t>(), k_.as<int32_t>(), weight, out});
     return absl::OkStatus();
   }
 
-  absl::Status ReturnSums(Stream& stream, const CallSite& site, MatrixView<const float> weight, MatrixView<float> out) {
-    TF_RETURN_IF_ERROR(SendWeights(stream, At(site, "combine weights"), weight));
-    TF_RETURN_IF_ERROR(reduce_offsets_.Upload(stream, state_.reduce_offsets));
-    TF_RETURN_IF_ERROR(output_.Upload(stream, state_.reduce_output));
-    TF_RETURN_IF_ERROR(reduce_k_.Upload(stream, state_.reduce_k));
-    const int64_t num_sums = state_.back.send.back();
-    // Weights lie side by side, in the order of the outputs: a matrix whose rows all begin at the same place.
-    const MatrixView<const float> weights{weight_recv_.as<float>(), num_sums, 1, 0};
-    const auto outputs = MakeMatrix<const float>(inside_recv_.data(), state_.inside.recv.back(), options_.hidden);
-    stream.Launch(kCombineRows, {outputs, reduce_offsets_.as<int64_t>(), output_.as<int32_t>(), reduce_k_.as<int32_t>(),
-                                 weights, MakeMatrix<float>(back_send_.data(), num_sums, options_.hidden)});
-    TF_RETURN_IF_ERROR(Move(stream, At(site, "combine rows"), state_.back, out_bytes_, back_send_, back_recv_,
-                            stats_.combine_bytes_per_rank));
+  absl::Status ReturnSums(Stream& stream, const CallSite& site, MatrixView<float> out) {
+    const int64_t num_others = state_.back.send.back(), num_back = state_.back.recv.back();
+    const int64_t num_own = state_.row_counts[rank_];
+    TF_RETURN_IF_ERROR(home_sums_.Reserve(device_, (num_back + num_own) * out_bytes_));
+    char* const home = static_cast<char*>(home_sums_.data());
+    TF_RETURN_IF_ERROR(SumRows(stream, num_others, num_own, back_send_.data(), home + num_back * out_bytes_));
+    TF_RETURN_IF_ERROR(
+        Move(stream, site, state_.back, out_bytes_, back_send_.data(), home, stats_.combine_bytes_per_rank));
     TF_RETURN_IF_ERROR(offsets_.Upload(stream, state_.home_offsets));
     TF_RETURN_IF_ERROR(selection_.Upload(stream, state_.home_row));
     TF_RETURN_IF_ERROR(k_.Upload(stream, state_.home_k));
     TF_RETURN_IF_ERROR(one_.Upload(stream, std::vector<float>{1.0f}));
-    const auto sums = MakeMatrix<const float>(back_recv_.data(), state_.back.recv.back(), options_.hidden);
-    stream.Launch(kCombineRows, {sums,
+    stream.Launch(kCombineRows, {ConstFloatMatrix(home, options_.output_dtype, num_back + num_own, options_.hidden),
                                  offsets_.as<int64_t>(),
                                  selection_.as<int32_t>(),
                                  k_.as<int32_t>(),
@@ -377,58 +296,118 @@ class TwoLevelExchange : public Exchange {
     return absl::OkStatus();
   }
 
-  absl::Status SendWeights(Stream& stream, const CallSite& site, MatrixView<const float> weight) {
-    std::vector<int32_t> idx;
-    for (int h : hosts_by_server_) {
-      const HostMessage& message = state_.messages[h];
-      for (size_t i = 0; i < message.weight_k.size(); ++i) {
-        idx.push_back(static_cast<int32_t>(message.weight_token[i] * weight.stride + message.weight_k[i]));
+  // The sums of all rows that this rank serves, rounded to output_dtype: others' rows to `others`, its own to `own`.
+  absl::Status SumRows(Stream& stream, int64_t num_others, int64_t num_own, void* others, void* own) {
+    TF_RETURN_IF_ERROR(sum_offsets_.Upload(stream, state_.sums.offsets));
+    TF_RETURN_IF_ERROR(output_.Upload(stream, state_.sums.output));
+    TF_RETURN_IF_ERROR(sum_k_.Upload(stream, state_.sums.position));
+    if (options_.output_dtype == DType::kF32) {
+      Sum(stream, 0, num_others, static_cast<float*>(others));
+      Sum(stream, num_others, num_own, static_cast<float*>(own));
+      return absl::OkStatus();
+    }
+    in_order_.resize(num_others + num_own);
+    std::iota(in_order_.begin(), in_order_.end(), 0);
+    TF_RETURN_IF_ERROR(sum_idx_.Upload(stream, in_order_));
+    TF_RETURN_IF_ERROR(wide_sums_.Reserve(device_, (num_others + num_own) * options_.hidden * 4));
+    Sum(stream, 0, num_others + num_own, wide_sums_.as<float>());
+    const auto sums = MakeMatrix<const float>(wide_sums_.data(), num_others + num_own, options_.hidden);
+    const int32_t* const idx = sum_idx_.as<int32_t>();
+    stream.Launch(kGatherRows, {sums, idx, num_others, others, options_.output_dtype});
+    stream.Launch(kGatherRows, {sums, idx + num_others, num_own, own, options_.output_dtype});
+    return absl::OkStatus();
+  }
+
+  void Sum(Stream& stream, int64_t first_row, int64_t num_rows, float* out) {
+    // Weights lie side by side, in the order of positions: a matrix whose rows all begin at the same place.
+    stream.Launch(kCombineRows, {AllOutputs(),
+                                 sum_offsets_.as<int64_t>() + first_row,
+                                 output_.as<int32_t>(),
+                                 sum_k_.as<int32_t>(),
+                                 {weight_recv_.as<float>(), num_rows, 1, 0},
+                                 MakeMatrix<float>(out, num_rows, options_.hidden)});
+  }
+
+  absl::Status SendWeights(Stream& stream, const CallSite& site, const SendPlan& send, MatrixView<const float> weight) {
+    std::vector<int32_t> token(send.selections.size());  // of each selection
+    for (int64_t t = 0; t < send.num_tokens; ++t) {
+      for (int64_t i = send.combine_offsets[t]; i < send.combine_offsets[t + 1]; ++i) {
+        token[send.combine_selection[i]] = static_cast<int32_t>(t);
+      }
+    }
+    std::vector<int32_t> idx(send.selections.size());
+    std::vector<int64_t> next = state_.weights.send;  // of each server's message
+    for (size_t h = 0; h < routes_.hosts.size(); ++h) {
+      int64_t& at = next[routes_.server_per_host[h]];
+      for (RankId d : routes_.hosts[h].ranks) {
+        for (int64_t x = send.selection_offsets[d.value]; x < send.selection_offsets[d.value + 1]; ++x) {
+          idx[at++] = static_cast<int32_t>(token[x] * weight.stride + send.selection_k[x]);
+        }
       }
     }
     const Transfer& weights = state_.weights;
-    TF_RETURN_IF_ERROR(weight_send_.Reserve(device_, weights.send.back() * static_cast<int64_t>(sizeof(float))));
-    TF_RETURN_IF_ERROR(weight_recv_.Reserve(device_, weights.recv.back() * static_cast<int64_t>(sizeof(float))));
+    constexpr auto kBytes = static_cast<int64_t>(sizeof(float));
+    TF_RETURN_IF_ERROR(weight_send_.Reserve(device_, weights.send.back() * kBytes));
+    TF_RETURN_IF_ERROR(weight_recv_.Reserve(device_, weights.recv.back() * kBytes));
     TF_RETURN_IF_ERROR(weight_idx_.Upload(stream, idx));
     stream.Launch(kCopyRows,
-                  {weight.data, weight_idx_.as<int32_t>(), weights.send.back(), sizeof(float), weight_send_.data()});
-    return Move(stream, site, weights, sizeof(float), weight_send_, weight_recv_, stats_.combine_bytes_per_rank);
+                  {weight.data, weight_idx_.as<int32_t>(), weights.send.back(), kBytes, weight_send_.data()});
+    return Move(stream, site, weights, kBytes, weight_send_.data(), weight_recv_.data(), stats_.combine_bytes_per_rank);
   }
 
   Transport& transport_;
   Device& device_;
   const ExchangeOptions options_;
-  const int64_t row_bytes_;  // of a dispatched row
-  const int64_t out_bytes_;  // of an expert output
-  const int num_ranks_;
+  const int rank_, num_ranks_;
+  const int64_t wire_row_bytes_, row_bytes_;  // of a dispatched row on its way, and where experts read it
+  const int64_t out_bytes_;                   // of an expert output
   const TwoLevelRoutes routes_;
-  std::vector<int> hosts_by_server_;
   ExchangePlanner planner_;
-  GrowingBuffer wire_rows_, host_rows_, forward_rows_, rows_, inside_send_, inside_recv_, back_send_, back_recv_;
-  GrowingBuffer weight_send_, weight_recv_;
-  GrowingBuffer expert_out_{MemoryKind::kDevice, "exchange: expert outputs"};
+  TwoLevelLayout layout_;
+  std::shared_ptr<PeerMemory> memory_;
+  std::optional<PeerFlags> flags_;
+  int64_t sequence_ = 0;
+  int64_t taken_told_[2] = {}, taken_rows_ = 0, taken_outputs_ = 0;  // bytes of this rank's part
+  GrowingBuffer wire_rows_, narrow_rows_, back_send_, home_sums_, weight_send_, weight_recv_;
+  GrowingBuffer wide_sums_{MemoryKind::kDevice, "exchange: sums before they are rounded"};
+  GrowingBuffer sum_idx_{MemoryKind::kDevice, "exchange: sums in order"};
   GrowingBuffer wire_token_{MemoryKind::kDevice, "exchange: token of each row"};
-  GrowingBuffer forward_row_{MemoryKind::kDevice, "exchange: rows to forward, indices"};
+  GrowingBuffer own_token_{MemoryKind::kDevice, "exchange: token of each row for this host"};
   GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
   GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};
-  GrowingBuffer inside_selection_{MemoryKind::kDevice, "exchange: order inside the host"};
   GrowingBuffer output_{MemoryKind::kDevice, "exchange: outputs of each source"};
-  GrowingBuffer reduce_offsets_{MemoryKind::kDevice, "exchange: outputs of each sum"};
-  GrowingBuffer reduce_k_{MemoryKind::kDevice, "exchange: weights of each sum"};
+  GrowingBuffer sum_offsets_{MemoryKind::kDevice, "exchange: outputs of each sum"};
+  GrowingBuffer sum_k_{MemoryKind::kDevice, "exchange: weights of each sum"};
   GrowingBuffer offsets_{MemoryKind::kDevice, "exchange: combine offsets"};
   GrowingBuffer selection_{MemoryKind::kDevice, "exchange: combine order"};
   GrowingBuffer k_{MemoryKind::kDevice, "exchange: combine weights' positions"};
   GrowingBuffer weight_idx_{MemoryKind::kDevice, "exchange: weights to send, indices"};
   GrowingBuffer one_{MemoryKind::kDevice, "exchange: 1"};
   TwoLevelState state_;                           // of the last Plan
+  std::vector<int32_t> in_order_;                 // 0, 1, ..
+  std::vector<int64_t> on_host_;                  // [R] 1 for ranks of this host
+  std::vector<int64_t> wanted_;                   // [R] rows or outputs that a flag stands for
   std::vector<int64_t> slot_offsets_host_;        // of the last Dispatch
   std::vector<int64_t> send_bytes_, recv_bytes_;  // [R + 1]
 };
 
 }  // namespace
 
-std::unique_ptr<Exchange> CreateTwoLevelExchange(Transport& transport, Device& device, const ExchangeOptions& options,
-                                                 const Topology& topology) {
-  return std::make_unique<TwoLevelExchange>(transport, device, options, topology);
+absl::StatusOr<std::unique_ptr<Exchange>> CreateTwoLevelExchange(Transport& transport, Device& device,
+                                                                 const ExchangeOptions& options,
+                                                                 const Topology& topology) {
+  absl::Status status;
+  if (device.kind() != DeviceKind::kCpu) {
+    status =
+        absl::FailedPreconditionError(absl::StrCat("exchange: path two_level shares host memory, which ",
+                                                   device.ToString(), " does not compute on; choose --path alltoallv"));
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
+  auto exchange = std::make_unique<TwoLevelExchange>(transport, device, options, topology);
+  status = exchange->Start();
+  if (IsAgreedOn(status)) return status;
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
+  return exchange;
 }
 
 }  // namespace tokenferry

@@ -1,138 +1,193 @@
 #include "comm/two_level_plan.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
+#include <numeric>
 
-#include "comm/exchange.h"
+#include "comm/peer_flags.h"
 
 namespace tokenferry {
 namespace {
+
+constexpr int64_t kAlignment = 4096;
+constexpr int64_t kMaxBytes = int64_t{1} << 36;  // of addresses per rank
+constexpr int64_t kMaxIndex = std::numeric_limits<int32_t>::max();
+
+int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 int ServerOn(const Topology::Host& host, const Topology& topology, RankId source) {
   if (host.name == topology.hosts[topology.host_idx_per_rank[source.value]].name) return source.value;
   return host.ranks[topology.local_idx_per_rank[source.value] % host.ranks.size()].value;
 }
 
-// [n] the position in the host's block of each selection of SendPlan that is for this host, -1 for others.
-std::vector<int32_t> BlockPositions(const SendPlan& plan, const Topology::Host& host) {
-  std::vector<int32_t> positions(plan.selections.size(), -1);
-  int32_t next = 0;
-  for (RankId d : host.ranks) {
-    for (int64_t x = plan.selection_offsets[d.value]; x < plan.selection_offsets[d.value + 1]; ++x)
-      positions[x] = next++;
-  }
-  return positions;
-}
-
-void AddReduction(const SendPlan& plan, const Topology::Host& host, HostMessage& message) {
-  const std::vector<int32_t> block = BlockPositions(plan, host);
-  std::vector<int32_t> positions;
-  for (const int32_t t : message.row_token) {
-    const size_t before = positions.size();
-    for (int64_t i = plan.combine_offsets[t]; i < plan.combine_offsets[t + 1]; ++i) {
-      const int32_t position = block[plan.combine_selection[i]];
-      if (position < 0) continue;
-      positions.push_back(position);
-      message.weight_token.push_back(t);
-      message.weight_k.push_back(plan.combine_k[i]);
-    }
-    message.lists.push_back(static_cast<int32_t>(positions.size() - before));
-  }
-  message.lists.insert(message.lists.end(), positions.begin(), positions.end());
-}
+// A term of a sum, before it is in its place.
+struct Term {
+  int32_t expert, output, position;
+};
 
 }  // namespace
 
 TwoLevelRoutes TwoLevelRoutes::Make(const Topology& topology, RankId me) {
-  TwoLevelRoutes routes{.me = me, .hosts = topology.hosts};
+  TwoLevelRoutes routes{.me = me, .hosts = topology.hosts, .my_host = topology.host_idx_per_rank[me.value]};
   for (const Topology::Host& host : topology.hosts) routes.server_per_host.push_back(ServerOn(host, topology, me));
-  const Topology::Host& mine = topology.hosts[topology.host_idx_per_rank[me.value]];
+  for (int h = 0; h < topology.num_hosts(); ++h) {
+    if (h != routes.my_host) routes.others_by_server.push_back(h);
+  }
+  std::sort(routes.others_by_server.begin(), routes.others_by_server.end(),
+            [&](int a, int b) { return routes.server_per_host[a] < routes.server_per_host[b]; });
+  const Topology::Host& mine = topology.hosts[routes.my_host];
   routes.local_idx = topology.local_idx_per_rank[me.value];
   routes.sources.resize(mine.ranks.size());
   for (RankId r : mine.ranks) routes.ranks.push_back(r.value);
   for (int s = 0; s < topology.num_ranks(); ++s) {
-    const int server = ServerOn(mine, topology, RankId(s));
-    routes.sources[topology.local_idx_per_rank[server]].push_back(s);
+    if (topology.same_host(RankId(s), me)) continue;
+    routes.sources[topology.local_idx_per_rank[ServerOn(mine, topology, RankId(s))]].push_back(s);
   }
+  for (size_t m = 0; m < routes.ranks.size(); ++m) routes.sources[m].push_back(routes.ranks[m]);
   return routes;
 }
 
-HostMessage BuildHostMessage(const SendPlan& plan, const Topology::Host& host, Reduction reduction) {
-  HostMessage message;
-  std::vector<int32_t> row_of_token(plan.num_tokens, -1);
-  for (RankId d : host.ranks) {
-    for (int64_t i = plan.row_offsets[d.value]; i < plan.row_offsets[d.value + 1]; ++i)
-      row_of_token[plan.row_token[i]] = 0;
-  }
-  for (int64_t t = 0; t < plan.num_tokens; ++t) {
-    if (row_of_token[t] < 0) continue;
-    row_of_token[t] = static_cast<int32_t>(message.row_token.size());
-    message.row_token.push_back(static_cast<int32_t>(t));
-  }
-  message.counts.push_back(static_cast<int32_t>(message.row_token.size()));
-  for (RankId d : host.ranks) {
-    const auto count = [&](const std::vector<int64_t>& offsets) {
-      return static_cast<int32_t>(offsets[d.value + 1] - offsets[d.value]);
-    };
-    message.counts.push_back(count(plan.row_offsets));
-    message.counts.push_back(count(plan.selection_offsets));
-    for (int64_t i = plan.row_offsets[d.value]; i < plan.row_offsets[d.value + 1]; ++i) {
-      message.lists.push_back(row_of_token[plan.row_token[i]]);
+HostPlan BuildHostPlan(const SendPlan& send, absl::Span<const Topology::Host> hosts) {
+  HostPlan plan;
+  plan.told.num_tokens = send.num_tokens;
+  plan.told.selection_offsets = send.selection_offsets;
+  plan.told.selections = send.selections;
+  plan.told.row_offsets.assign(send.row_offsets.size(), 0);
+  std::vector<int32_t> row_of_token(send.num_tokens);
+  for (const Topology::Host& host : hosts) {
+    std::vector<int32_t>& row_token = plan.row_token.emplace_back();
+    std::fill(row_of_token.begin(), row_of_token.end(), -1);
+    for (RankId d : host.ranks) {
+      for (int64_t i = send.row_offsets[d.value]; i < send.row_offsets[d.value + 1]; ++i) {
+        row_of_token[send.row_token[i]] = 0;
+      }
+    }
+    for (int64_t t = 0; t < send.num_tokens; ++t) {
+      if (row_of_token[t] < 0) continue;
+      row_of_token[t] = static_cast<int32_t>(row_token.size());
+      row_token.push_back(static_cast<int32_t>(t));
+    }
+    for (RankId d : host.ranks) {
+      plan.told.row_offsets[d.value + 1] = static_cast<int64_t>(row_token.size());
+      for (int64_t x = send.selection_offsets[d.value]; x < send.selection_offsets[d.value + 1]; ++x) {
+        int32_t& row = plan.told.selections[x].row_idx;
+        row = row_of_token[send.row_token[send.row_offsets[d.value] + row]];
+      }
     }
   }
-  if (reduction == Reduction::kNode) AddReduction(plan, host, message);
-  return message;
+  std::partial_sum(plan.told.row_offsets.begin(), plan.told.row_offsets.end(), plan.told.row_offsets.begin());
+  return plan;
 }
 
-int64_t ServedSource::num_forwards() const {
-  int64_t n = 0;
-  for (int d = 0; d < num_ranks(); ++d) n += rows_for(d);
-  return n;
-}
-
-int64_t ServedSource::num_selections() const {
-  int64_t n = 0;
-  for (int d = 0; d < num_ranks(); ++d) n += selections_for(d);
-  return n;
-}
-
-int64_t ServedSource::num_lists(Reduction reduction) const {
-  return num_forwards() + (reduction == Reduction::kNode ? num_rows() + num_selections() : 0);
-}
-
-absl::Status ValidateCounts(const ServedSource& served) {
-  bool good = std::all_of(served.counts.begin(), served.counts.end(), [](int32_t n) { return n >= 0; }) &&
-              served.num_selections() <= std::numeric_limits<int32_t>::max() &&
-              served.num_rows() <= served.num_forwards();
-  for (int d = 0; d < served.num_ranks(); ++d) {
-    good = good && served.rows_for(d) <= served.num_rows() && served.rows_for(d) <= served.selections_for(d);
+absl::StatusOr<TwoLevelLayout> MakeTwoLevelLayout(int num_ranks, int64_t row_bytes, int64_t out_bytes) {
+  TwoLevelLayout layout;
+  // Both matrices begin their next part after as many bytes.
+  const int64_t unit = std::lcm(std::lcm(row_bytes, out_bytes), kAlignment);
+  const int64_t limit = std::min(kMaxBytes, kMaxIndex / num_ranks * std::min(row_bytes, out_bytes));
+  layout.bytes_per_rank = std::max(unit, limit / unit * unit);
+  layout.rows_per_rank = layout.bytes_per_rank / row_bytes;
+  layout.outputs_per_rank = layout.bytes_per_rank / out_bytes;
+  const int64_t fixed = PeerFlags::kBytesPerRank + 2 * ToldPlan::NumBytes(num_ranks, 0) + 4 * kAlignment;
+  const int64_t per_item = row_bytes + out_bytes + 2 * static_cast<int64_t>(sizeof(ToldSelection));
+  layout.max_items = std::min((layout.bytes_per_rank - fixed) / per_item, kMaxIndex);
+  if (layout.max_items < 1 || layout.rows_per_rank > kMaxIndex / num_ranks ||
+      layout.outputs_per_rank > kMaxIndex / num_ranks) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("peer memory: rows of ", row_bytes, " bytes and outputs of ", out_bytes, " of ", num_ranks,
+                     " ranks cannot be told apart with 32 bits; choose --path alltoallv"));
   }
-  if (good) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("plan from rank ", served.source, ": announces ", served.num_rows(),
-                                          " rows for this host, forwarded ", served.num_forwards(), " times, with ",
-                                          served.num_selections(), " selections"));
-}
-
-absl::Status ValidateLists(const ServedSource& served, Reduction reduction) {
-  const auto within = [&](absl::Span<const int32_t> values, int64_t end, const char* what) {
-    for (const int32_t value : values) {
-      if (value >= 0 && value < end) continue;
-      return absl::DataLossError(
-          absl::StrCat("plan from rank ", served.source, ": its ", what, " names ", value, " of ", end));
-    }
-    return absl::OkStatus();
+  int64_t end = PeerFlags::kBytesPerRank;
+  const auto take = [&end](int64_t num_bytes) {
+    const int64_t begin = RoundUp(end, kAlignment);
+    end = begin + num_bytes;
+    return begin;
   };
-  TF_RETURN_IF_ERROR(within(served.forwards(), served.num_rows(), "list of rows to forward"));
-  if (reduction == Reduction::kExact) return absl::OkStatus();
-  TF_RETURN_IF_ERROR(within(served.positions(), served.num_selections(), "list of selections to sum"));
-  int64_t num_selections = 0;
-  for (const int32_t n : served.selections_per_row()) {
-    if (n < 0) num_selections = std::numeric_limits<int32_t>::min();
-    num_selections += n;
+  for (int64_t& told : layout.told) told = take(ToldPlan::NumBytes(num_ranks, layout.max_items));
+  layout.rows = take(layout.max_items * row_bytes);
+  layout.outputs = take(layout.max_items * out_bytes);
+  return layout;
+}
+
+int64_t ToldPlan::NumBytes(int num_ranks, int64_t num_selections) {
+  return static_cast<int64_t>(sizeof(int64_t)) * (num_ranks + 2) +
+         num_selections * static_cast<int64_t>(sizeof(ToldSelection));
+}
+
+void ToldPlan::Write(int64_t num_served_rows, const RecvPlan& recv, absl::Span<const WireSelection> arrived,
+                     absl::Span<const int> slot_expert, char* out) {
+  auto* words = reinterpret_cast<int64_t*>(out);
+  *words++ = num_served_rows;
+  words = std::copy(recv.selection_offsets.begin(), recv.selection_offsets.end(), words);
+  auto* selections = reinterpret_cast<ToldSelection*>(words);
+  for (size_t i = 0; i < arrived.size(); ++i) {
+    selections[i] = {arrived[i].row_idx, slot_expert[arrived[i].slot], recv.return_selection[i]};
   }
-  if (num_selections == served.num_selections()) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("plan from rank ", served.source, ": the selections of its rows do not make ",
-                                          served.num_selections()));
+}
+
+absl::StatusOr<ToldPlan> ToldPlan::Read(const char* in, int rank, int num_ranks, const TwoLevelLayout& layout) {
+  const auto* words = reinterpret_cast<const int64_t*>(in);
+  ToldPlan plan{.num_rows = words[0], .selection_offsets = {words + 1, static_cast<size_t>(num_ranks) + 1}};
+  const auto& offsets = plan.selection_offsets;
+  if (plan.num_rows < 0 || plan.num_rows > layout.max_items || offsets[0] != 0 || offsets.back() > layout.max_items ||
+      !std::is_sorted(offsets.begin(), offsets.end())) {
+    return absl::DataLossError(absl::StrCat("plan of rank ", rank, ": it serves ", plan.num_rows, " rows and has ",
+                                            offsets.back(), " selections"));
+  }
+  plan.selections = {reinterpret_cast<const ToldSelection*>(words + num_ranks + 2),
+                     static_cast<size_t>(offsets.back())};
+  for (const ToldSelection& s : plan.selections) {
+    if (s.row >= 0 && s.output >= 0 && s.output < offsets.back()) continue;
+    return absl::DataLossError(absl::StrCat("plan of rank ", rank, ": a selection of row ", s.row, " is its output ",
+                                            s.output, " of ", offsets.back()));
+  }
+  return plan;
+}
+
+absl::StatusOr<HostSums> BuildHostSums(const TwoLevelRoutes& routes, absl::Span<const ToldPlan> told,
+                                       absl::Span<const int64_t> row_counts, int64_t outputs_per_rank) {
+  HostSums sums;
+  sums.offsets.assign(1, 0);
+  for (int s : routes.my_sources()) sums.offsets.resize(sums.offsets.size() + row_counts[s], 0);
+  int64_t first_row = 0;
+  for (int s : routes.my_sources()) {
+    for (size_t d = 0; d < told.size(); ++d) {
+      for (int64_t i = told[d].selection_offsets[s]; i < told[d].selection_offsets[s + 1]; ++i) {
+        if (told[d].selections[i].row >= row_counts[s]) {
+          return absl::DataLossError(absl::StrCat("plan of rank ", routes.ranks[d], ": a selection of row ",
+                                                  told[d].selections[i].row, " of rank ", s, ", which has ",
+                                                  row_counts[s]));
+        }
+        ++sums.offsets[first_row + told[d].selections[i].row + 1];
+      }
+    }
+    first_row += row_counts[s];
+  }
+  std::partial_sum(sums.offsets.begin(), sums.offsets.end(), sums.offsets.begin());
+  std::vector<Term> terms(sums.offsets.back());
+  std::vector<int64_t> next(sums.offsets.begin(), sums.offsets.end() - 1);
+  int32_t position = 0;
+  first_row = 0;
+  for (int s : routes.my_sources()) {
+    for (size_t d = 0; d < told.size(); ++d) {
+      const int64_t first_output = routes.ranks[d] * outputs_per_rank;
+      for (int64_t i = told[d].selection_offsets[s]; i < told[d].selection_offsets[s + 1]; ++i) {
+        const ToldSelection& x = told[d].selections[i];
+        const Term term{x.expert, static_cast<int32_t>(first_output + x.output), position++};
+        // Insertion: a row has few.
+        int64_t at = next[first_row + x.row]++;
+        for (; at > sums.offsets[first_row + x.row] && terms[at - 1].expert > term.expert; --at)
+          terms[at] = terms[at - 1];
+        terms[at] = term;
+      }
+    }
+    first_row += row_counts[s];
+  }
+  for (const Term& term : terms) {
+    sums.output.push_back(term.output);
+    sums.position.push_back(term.position);
+  }
+  return sums;
 }
 
 }  // namespace tokenferry

@@ -1,8 +1,9 @@
-// What path two_level needs beyond the ExchangePlan: who serves whom, and what a server is told. Values without I/O.
+// What path two_level needs beyond the ExchangePlan: who serves whom, which rows a host gets, where everything lies in
+// the memory that a host's ranks share, and what its ranks tell each other there. Values without I/O.
 //
 // Source rank s reaches the ranks of another host B through one of them, its server there: the rank of B with s's local
 // index, modulo the number of ranks of B. On its own host each rank serves itself. So a rank with local index i of a
-// host with L ranks serves itself and, of every other host, the ranks with local index i, i + L, i + 2 L, ..
+// host with L ranks serves, of every other host, the ranks with local index i, i + L, i + 2 L, .., and itself.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 
 #include "absl/types/span.h"
 #include "comm/exchange_plan.h"
+#include "comm/peer_memory.h"
 #include "comm/topology.h"
 
 namespace tokenferry {
@@ -19,52 +21,71 @@ namespace tokenferry {
 struct TwoLevelRoutes {
   RankId me;
   std::vector<Topology::Host> hosts;      // as in the topology
+  int my_host = 0;                        // into hosts
   std::vector<int> server_per_host;       // [N] who serves this rank's tokens there; this rank itself on its host
+  std::vector<int> others_by_server;      // [N - 1] other hosts by their server's rank: messages' order in a buffer
   std::vector<int> ranks;                 // of this host, increasing
-  std::vector<std::vector<int>> sources;  // [ranks] whom each of them serves, increasing
+  std::vector<std::vector<int>> sources;  // [ranks] whom each of them serves: others, increasing, then itself
   int local_idx = 0;                      // of this rank in `ranks`
 
   static TwoLevelRoutes Make(const Topology& topology, RankId me);
   const std::vector<int>& my_sources() const { return sources[local_idx]; }
 };
 
-enum class Reduction : uint8_t;
-
-// What a rank tells its server on one host. The host's rows are its tokens with a selection there, in order; a block's
-// selections are those of the host's first rank, then of its second, .., each in SendPlan's order.
-struct HostMessage {
-  std::vector<int32_t> row_token;  // [n] token of each row
-  // [1 + 2 L] number of rows, then rows and selections of each of the host's ranks. Travels.
-  std::vector<int32_t> counts;
-  // For each of the host's ranks the rows that it gets; then, when the server reduces: [n] selections of each row, and,
-  // for each row in increasing expert index, the selection's position in the block. Travels.
-  std::vector<int32_t> lists;
-  // When the server reduces: token and top-k position of the weights, in the order of the positions.
-  std::vector<int32_t> weight_token, weight_k;
+// What this rank sends. A host's rows are its tokens with a selection there, in order of tokens.
+struct HostPlan {
+  std::vector<std::vector<int32_t>> row_token;  // [N] token of each row for a host
+  // The SendPlan as the ranks of a host are told: to each of them row_offsets counts all rows of its host, and
+  // selections name those. Without what home alone needs.
+  SendPlan told;
 };
-HostMessage BuildHostMessage(const SendPlan& plan, const Topology::Host& host, Reduction reduction);
+HostPlan BuildHostPlan(const SendPlan& send, absl::Span<const Topology::Host> hosts);
 
-// A server's view of one source.
-struct ServedSource {
-  int source = 0;
-  absl::Span<const int32_t> counts;  // [1 + 2 L]
-  absl::Span<const int32_t> lists;
+// Where things lie in a rank's part of a host's memory, from its start: flags, then twice (by parity) what the rank
+// tells the others, then the rows that it serves, each source's behind the other's in order of TwoLevelRoutes::sources,
+// then its experts' outputs, and behind them what came back to it. Rows and outputs of all parts are rows of one
+// matrix: item i of rank r has index r * rows_per_rank + i, r * outputs_per_rank + i.
+struct TwoLevelLayout {
+  int64_t told[2] = {};
+  int64_t rows = 0;
+  int64_t outputs = 0;
+  int64_t bytes_per_rank = 0;
+  int64_t rows_per_rank = 0;
+  int64_t outputs_per_rank = 0;
+  int64_t max_items = 0;  // rows, outputs, selections
+};
+// ResourceExhausted when indices of 32 bits do not reach far enough for `num_ranks`.
+absl::StatusOr<TwoLevelLayout> MakeTwoLevelLayout(int num_ranks, int64_t row_bytes, int64_t out_bytes);
 
-  int num_ranks() const { return static_cast<int>(counts.size() - 1) / 2; }
-  int64_t num_rows() const { return counts[0]; }
-  int64_t rows_for(int local) const { return counts[1 + 2 * local]; }
-  int64_t selections_for(int local) const { return counts[2 + 2 * local]; }
-  int64_t num_forwards() const;
-  int64_t num_selections() const;
-  int64_t num_lists(Reduction reduction) const;  // entries that `lists` must have
-  absl::Span<const int32_t> forwards() const { return lists.first(num_forwards()); }
-  absl::Span<const int32_t> selections_per_row() const { return lists.subspan(num_forwards(), num_rows()); }
-  absl::Span<const int32_t> positions() const { return lists.subspan(num_forwards() + num_rows()); }
+// What a rank tells the ranks of its host about one selection that its experts serve.
+struct ToldSelection {
+  int32_t row = 0;     // of the source's rows for this host
+  int32_t expert = 0;  // logical
+  int32_t output = 0;  // of the rank's outputs
 };
 
-// Both come from a peer: DataLoss naming it and the value. The first needs `counts` alone and comes before memory is
-// allocated for `lists`.
-absl::Status ValidateCounts(const ServedSource& served);
-absl::Status ValidateLists(const ServedSource& served, Reduction reduction);
+// A rank's part of a plan as the others of its host read it, at TwoLevelLayout::told.
+struct ToldPlan {
+  int64_t num_rows = 0;                         // that it serves
+  absl::Span<const int64_t> selection_offsets;  // [R + 1] by source
+  absl::Span<const ToldSelection> selections;   // in the source's order
+
+  static int64_t NumBytes(int num_ranks, int64_t num_selections);
+  static void Write(int64_t num_served_rows, const RecvPlan& recv, absl::Span<const WireSelection> arrived,
+                    absl::Span<const int> slot_expert, char* out);
+  // DataLoss naming `rank` when what it has written does not hold together.
+  static absl::StatusOr<ToldPlan> Read(const char* in, int rank, int num_ranks, const TwoLevelLayout& layout);
+};
+
+// The sums that a server makes: of each row that it serves, in order, its selections on this host, by increasing expert
+// index.
+struct HostSums {
+  std::vector<int64_t> offsets;   // [rows + 1] into the next two
+  std::vector<int32_t> output;    // index of an output
+  std::vector<int32_t> position;  // among the served selections: of each source, rank by rank of this host
+};
+// `told` is [ranks of the host], `row_counts` [R] of each source's rows for this host. DataLoss naming a rank.
+absl::StatusOr<HostSums> BuildHostSums(const TwoLevelRoutes& routes, absl::Span<const ToldPlan> told,
+                                       absl::Span<const int64_t> row_counts, int64_t outputs_per_rank);
 
 }  // namespace tokenferry

@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <time.h>
 
+#include <algorithm>
 #include <atomic>
 
 #include "absl/time/clock.h"
@@ -17,7 +18,7 @@ static_assert(std::atomic<bool>::is_always_lock_free, "RequestStop runs in signa
 
 constexpr int kSpins = 64;     // polls in a row: about a microsecond
 constexpr int kYields = 2000;  // then polls with a yield between: a millisecond or more
-constexpr int kSleepNanos = 50'000;
+constexpr int kSleepNanos = 50'000, kLongestSleepNanos = 500'000;
 constexpr absl::Duration kNotRunning = absl::Milliseconds(500);  // between two polls
 
 }  // namespace
@@ -28,7 +29,9 @@ void Backoff::Pause() {
   } else if (num_pauses_ < kSpins + kYields) {
     sched_yield();
   } else {
-    const timespec nap{0, kSleepNanos};
+    // Longer as the wait grows: a poll costs system calls, and whoever is waited for may need this core.
+    const int num_naps = ++num_pauses_ - kSpins - kYields;
+    const timespec nap{0, std::min(kSleepNanos + num_naps * (kSleepNanos / 16), kLongestSleepNanos)};
     nanosleep(&nap, nullptr);
     return;
   }

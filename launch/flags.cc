@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -102,6 +103,11 @@ void DeclareShared(FlagSet& set, const FlagSet& own, SharedFlags* f, OverflowSwi
     set.Choice("combine-dtype", &f->combine_dtype, {{"f32", DType::kF32}, {"bf16", DType::kBF16}},
                "expert outputs sent back");
   }
+  set.Choice("overlap", &f->overlap,
+             {{"off", Overlap::kOff}, {"shared", Overlap::kShared}, {"two_batch", Overlap::kTwoBatch}},
+             "what is computed while rows travel: the shared expert; or that and the other half of a step's tokens");
+  set.Integer("exchange-budget", &f->exchange_budget, 0, std::numeric_limits<int64_t>::max(),
+              "most bytes of an exchange's buffers per rank, kept by several rounds; 0: no bound");
   set.Duration("comm-timeout", &f->comm_timeout, "longest wait for another rank");
   set.Integer("prefill-chunk", &f->prefill_chunk, 0, kMaxTokens, "prompt tokens of a sequence per step; 0: all");
   set.Integer("kv-cache-tokens", &f->kv_cache_tokens, 0, kMaxTokens, "size of a rank's KV cache; 0: as needed");
@@ -274,6 +280,19 @@ absl::Status CheckOverflow(const Parser& parser) {
   return refuse("padded", has_room, "capacity and reroute");
 }
 
+absl::Status CheckOverlap(const SharedFlags& f) {
+  if (f.overlap == Overlap::kTwoBatch && f.overflow.kind != Overflow::kDropless) {
+    return absl::InvalidArgumentError(
+        "--overlap two_batch needs --overflow dropless: other policies look at all tokens of a step at once; the "
+        "nearest is --overlap shared");
+  }
+  if (f.exchange_budget > 0 && f.path == ExchangePath::kTwoLevel) {
+    return absl::InvalidArgumentError(
+        "--exchange-budget bounds the memory of paths peer, alltoallv and allgather, not that of --path two_level");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckTogether(const Parser& parser) {
   const CommandLine& line = parser.line;
   const bool needs_model = line.command != Command::kBenchAllToAll && line.command != Command::kBenchMoe;
@@ -281,6 +300,7 @@ absl::Status CheckTogether(const Parser& parser) {
     return absl::InvalidArgumentError(absl::StrCat(parser.name, " needs --model DIR, a directory with a checkpoint"));
   }
   TF_RETURN_IF_ERROR(CheckOverflow(parser));
+  TF_RETURN_IF_ERROR(CheckOverlap(line.shared));
   if (line.command == Command::kGenerate && line.generate.prompts.empty() && line.generate.prompt_file.empty()) {
     return absl::InvalidArgumentError("generate needs --prompt TEXT or --prompt-file F");
   }

@@ -15,6 +15,7 @@
 #include "core/status.h"
 #include "experts/overflow.h"
 #include "launch/bench_flags.h"
+#include "runtime/engine/overlap.h"
 
 namespace tokenferry {
 
@@ -35,6 +36,8 @@ struct SharedFlags {
   OverflowPolicy overflow;
   std::optional<DType> dispatch_dtype;  // of rows sent to experts; none: as `compute`
   DType combine_dtype = DType::kF32;    // of expert outputs sent back
+  Overlap overlap = Overlap::kOff;
+  int64_t exchange_budget = 0;  // bytes, MoeOptions
   absl::Duration comm_timeout = absl::Seconds(60);
   int prefill_chunk = 256;      // prompt tokens of one sequence per step; 0: the whole prompt
   int64_t kv_cache_tokens = 0;  // of this rank, over all its sequences; 0: what the requests need

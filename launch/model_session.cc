@@ -160,11 +160,13 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   engine.overflow = context.flags.overflow;
   engine.dispatch_dtype = context.flags.dispatch_dtype;
   engine.combine_dtype = context.flags.combine_dtype;
+  engine.overlap = context.flags.overlap;
+  engine.exchange_budget = context.flags.exchange_budget;
   engine.prefill_chunk = options.prefill_chunk;
   engine.max_sequences_per_rank = options.max_sequences_per_rank;
   engine.cache_tokens_per_rank = options.cache_tokens_per_rank;
-  if (context.flags.explain && context.rank() == RankId(0)) {
-    engine.on_plan = ExplainFirstPlan();
+  if (context.flags.explain) {
+    if (context.rank() == RankId(0)) engine.on_plan = ExplainFirstPlan();
     engine.on_path = [](const std::string& why) { absl::FPrintF(stderr, "%s", why); };
   }
   auto created = Engine::Create(context.transport, context.device, f.config, session->weights, f.placement, engine);

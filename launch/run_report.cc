@@ -28,7 +28,7 @@ absl::StatusOr<RankReport> MakeReport(RankContext& context, ModelSession& sessio
   const RankId self = context.transport.rank();
   MoeStats moe = session.engine->moe_stats();
   TF_ASSIGN_OR_RETURN(const ProcessMemory memory, ReadProcessMemory());
-  const ExchangeStats& exchange = session.engine->exchange_stats();
+  const ExchangeStats exchange = session.engine->exchange_stats();
   r.host = context.transport.host(self);
   r.num_experts = session.files->placement.num_local_slots(self);
   for (const auto& layer : moe.rows_per_slot) r.rows_per_layer.push_back(Sum(layer));
@@ -41,7 +41,7 @@ absl::StatusOr<RankReport> MakeReport(RankContext& context, ModelSession& sessio
   r.wait_seconds.assign(waits.begin(), waits.end());
   r.weight_bytes = session.weights.stats.bytes_kept;
   r.cache_bytes = session.engine->cache_bytes();
-  r.declared_bytes = static_cast<int64_t>(context.device.peak_allocated_bytes());
+  r.declared_bytes = static_cast<int64_t>(context.device.peak_allocated_bytes()) + exchange.peak_peer_bytes;
   r.base_bytes = session.resident_before_load;
   r.resident_bytes = memory.resident_bytes;
   r.peak_bytes = memory.peak_resident_bytes;

@@ -26,6 +26,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
                        .dispatch_dtype = options.dispatch_dtype,
                        .combine_dtype = options.combine_dtype,
                        .reduction = options.reduction,
+                       .overlap = options.overlap,
+                       .exchange_budget = options.exchange_budget,
                        .on_plan = options.on_plan,
                        .on_path = options.on_path};
   TF_ASSIGN_OR_RETURN(engine->stream_, device.CreateStream());
@@ -157,13 +159,17 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(const StepPlan& plan) {
     mine.push_back(&e);
     observe |= e.want == Want::kLogits;
   }
-  TF_ASSIGN_OR_RETURN(const StepTokens tokens, Upload(mine));
+  TF_ASSIGN_OR_RETURN(StepTokens tokens, Upload(mine));
+  std::vector<int64_t> tokens_per_rank(transport_.num_ranks());
+  for (const StepEntry& e : plan.entries) tokens_per_rank[e.rank.value] += static_cast<int64_t>(e.tokens.size());
+  tokens.max_tokens_per_rank = *std::max_element(tokens_per_rank.begin(), tokens_per_rank.end());
   const int64_t T = tokens.positions.num_tokens, K = config_.num_experts_per_tok, L = config_.num_moe_layers();
   std::vector<int32_t> expert_idx(observe ? L * T * K : 0);
   std::vector<float> expert_weight(observe ? L * T * K : 0);
-  const RoutingObserver observer = [&](int moe_idx, const Routing& routing) {
-    stream_->CopyToHost(expert_idx.data() + moe_idx * T * K, routing.expert_idx.data, T * K * sizeof(int32_t));
-    stream_->CopyToHost(expert_weight.data() + moe_idx * T * K, routing.weight.data, T * K * sizeof(float));
+  const RoutingObserver observer = [&](int moe_idx, int64_t first_token, const Routing& routing) {
+    const int64_t at = (moe_idx * T + first_token) * K, n = routing.expert_idx.rows * K;
+    stream_->CopyToHost(expert_idx.data() + at, routing.expert_idx.data, n * sizeof(int32_t));
+    stream_->CopyToHost(expert_weight.data() + at, routing.weight.data, n * sizeof(float));
   };
   TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, plan.step, tokens, *cache_, observe ? observer : nullptr));
   std::vector<EntryResult> results(mine.size());

@@ -21,6 +21,8 @@ struct EngineOptions {
   OverflowPolicy overflow;
   std::optional<DType> dispatch_dtype;  // see MoeOptions
   DType combine_dtype = DType::kF32;
+  Overlap overlap = Overlap::kOff;
+  int64_t exchange_budget = 0;
   int64_t prefill_chunk = 512;  // most prompt tokens per rank and step
   int64_t max_sequences_per_rank = 32;
   int64_t cache_tokens_per_rank = 4096;
@@ -61,7 +63,7 @@ class Engine {
   SchedulerOptions scheduler_options() const;
   const EngineStats& stats() const { return stats_; }
   MoeStats moe_stats() const { return transformer_->moe().Stats(); }
-  const ExchangeStats& exchange_stats() const { return transformer_->moe().exchange_stats(); }
+  ExchangeStats exchange_stats() const { return transformer_->moe().exchange_stats(); }
   int64_t cache_bytes() const;
 
  private:

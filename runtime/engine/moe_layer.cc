@@ -1,6 +1,8 @@
 #include "runtime/engine/moe_layer.h"
 
 #include "absl/time/clock.h"
+#include "comm/exchange_budget.h"
+#include "comm/topology.h"
 #include "core/kernels/matmul.h"
 #include "experts/expert_ffn.h"
 #include "experts/padded_rows.h"
@@ -36,19 +38,41 @@ absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport,
                                       .top_k = static_cast<int>(config.num_experts_per_tok),
                                       .max_tokens = options.max_tokens};
   TF_ASSIGN_OR_RETURN(layer->overflow_, OverflowStage::Create(transport, device, placement, overflow));
-  // Rows are rounded to bf16 anyway before they meet a weight in kBF16: sending them so loses nothing.
-  const DType expert_dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
-  const ExchangeOptions exchange{.hidden = config.hidden_size,
-                                 .row_dtype = options.dispatch_dtype.value_or(expert_dtype),
-                                 .expert_dtype = expert_dtype,
-                                 .output_dtype = options.combine_dtype,
-                                 .path = options.path,
-                                 .reduction = options.reduction,
-                                 .on_choice = options.on_path,
-                                 .max_tokens = options.max_tokens,
-                                 .max_top_k = static_cast<int>(config.num_experts_per_tok)};
-  TF_ASSIGN_OR_RETURN(layer->exchange_, CreateExchange(transport, device, exchange));
+  if (options.overlap == Overlap::kTwoBatch && options.overflow.kind != Overflow::kDropless) {
+    return absl::InvalidArgumentError(
+        "overlap two_batch: an overflow policy looks at all tokens of a step at once; choose dropless, or overlap "
+        "shared");
+  }
+  TF_RETURN_IF_ERROR(layer->CreateExchanges());
   return layer;
+}
+
+absl::Status MoeLayer::CreateExchanges() {
+  // Rows are rounded to bf16 anyway before they meet a weight in kBF16: sending them so loses nothing.
+  const DType expert_dtype = options_.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
+  const auto num_batches = static_cast<int64_t>(micro_batches_.size());
+  ExchangeOptions exchange{.hidden = config_.hidden_size,
+                           .row_dtype = options_.dispatch_dtype.value_or(expert_dtype),
+                           .expert_dtype = expert_dtype,
+                           .output_dtype = options_.combine_dtype,
+                           .path = options_.path,
+                           .reduction = options_.reduction,
+                           .on_choice = options_.on_path,
+                           .max_tokens = (options_.max_tokens + num_batches - 1) / num_batches,
+                           .max_top_k = static_cast<int>(config_.num_experts_per_tok)};
+  if (options_.exchange_budget > 0) {
+    // The automatic path between hosts may be two_level, which knows no budget.
+    const bool is_one_host = Topology::Of(transport_).num_hosts() == 1;
+    if (exchange.path == ExchangePath::kAuto && !is_one_host) exchange.path = ExchangePath::kAllToAllV;
+    TF_ASSIGN_OR_RETURN(exchange.max_tokens,
+                        TokensWithin(options_.exchange_budget / num_batches, exchange, placement_));
+  }
+  tokens_per_round_ = std::max<int64_t>(1, exchange.max_tokens);
+  for (MicroBatch& mb : micro_batches_) {
+    TF_ASSIGN_OR_RETURN(mb.exchange, CreateExchange(transport_, device_, exchange));
+    exchange.path = mb.exchange->stats().path;  // chosen once
+  }
+  return absl::OkStatus();
 }
 
 MoeLayer::MoeLayer(Transport& transport, Device& device, const ModelConfig& config, const Placement& placement,
@@ -56,6 +80,7 @@ MoeLayer::MoeLayer(Transport& transport, Device& device, const ModelConfig& conf
     : transport_(transport), device_(device), config_(config), placement_(placement), options_(options) {
   const int num_layers = config.num_moe_layers();
   stats_.rows_per_slot.assign(num_layers, std::vector<int64_t>(placement.num_local_slots(transport.rank()), 0));
+  micro_batches_.resize(options.overlap == Overlap::kTwoBatch ? kMaxMicroBatches : 1);
 }
 
 absl::Status MoeLayer::AllocateScratch() {
@@ -65,32 +90,75 @@ absl::Status MoeLayer::AllocateScratch() {
     return absl::OkStatus();
   };
   TF_RETURN_IF_ERROR(allocate(logits_, T * E * sizeof(float), "router logits"));
-  TF_RETURN_IF_ERROR(allocate(expert_idx_, T * K * sizeof(int32_t), "expert indices"));
-  TF_RETURN_IF_ERROR(allocate(expert_weight_, T * K * sizeof(float), "expert weights"));
+  for (MicroBatch& mb : micro_batches_) {
+    TF_RETURN_IF_ERROR(allocate(mb.expert_idx, T * K * sizeof(int32_t), "expert indices"));
+    TF_RETURN_IF_ERROR(allocate(mb.expert_weight, T * K * sizeof(float), "expert weights"));
+  }
   TF_RETURN_IF_ERROR(allocate(bad_tokens_, sizeof(int64_t), "bad token count"));
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device_.CreateStream());
   stream->Fill(bad_tokens_.data(), 0, bad_tokens_.num_bytes());
   return stream->Synchronize();
 }
 
-absl::Status MoeLayer::Run(Stream& stream, const CallSite& site, int moe_idx, const MoeWeights& weights,
-                           MatrixView<const float> x, MatrixView<float> out) {
-  Route(stream, weights, x);
-  TF_RETURN_IF_ERROR(overflow_->Run(stream, At(site, "overflow"), moe_idx, routing_));
-  TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange_->Plan(stream, At(site, "plan"), routing_, placement_));
-  if (options_.on_plan) options_.on_plan(At(site, "plan"), *plan);
-  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_->Dispatch(stream, At(site, "dispatch"), *plan, x));
-  TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, exchange_->ExpertOut(*plan));
-  TF_RETURN_IF_ERROR(RunExperts(stream, moe_idx, weights, rows, expert_out));
-  return exchange_->Combine(stream, At(site, "combine"), *plan, routing_.weight, out);
+absl::Status MoeLayer::Begin(Stream& stream, const CallSite& site, int micro_batch, int moe_idx,
+                             const MoeWeights& weights, const Batch& batch) {
+  MicroBatch& mb = micro_batches_[micro_batch];
+  mb.batch = batch;
+  Route(stream, weights, mb);
+  TF_RETURN_IF_ERROR(overflow_->Run(stream, At(site, "overflow"), moe_idx, mb.routing));
+  mb.round = 0;
+  mb.num_rounds = std::max<int64_t>(1, (batch.max_tokens_per_rank + tokens_per_round_ - 1) / tokens_per_round_);
+  return BeginRound(stream, site, mb);
 }
 
-void MoeLayer::Route(Stream& stream, const MoeWeights& weights, MatrixView<const float> x) {
+absl::Status MoeLayer::Compute(Stream& stream, const CallSite& site, int micro_batch, int moe_idx,
+                               const MoeWeights& weights) {
+  MicroBatch& mb = micro_batches_[micro_batch];
+  for (;;) {
+    TF_ASSIGN_OR_RETURN(const ExpertRows rows, mb.exchange->FinishDispatch(stream, At(site, "dispatch"), *mb.plan));
+    TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, mb.exchange->ExpertOut(*mb.plan));
+    TF_RETURN_IF_ERROR(RunExperts(stream, moe_idx, weights, rows, expert_out));
+    TF_RETURN_IF_ERROR(mb.exchange->BeginCombine(stream, At(site, "combine"), *mb.plan));
+    if (mb.round + 1 == mb.num_rounds) return absl::OkStatus();
+    TF_RETURN_IF_ERROR(FinishRound(stream, site, mb));
+    ++mb.round;
+    TF_RETURN_IF_ERROR(BeginRound(stream, site, mb));
+  }
+}
+
+absl::Status MoeLayer::Finish(Stream& stream, const CallSite& site, int micro_batch) {
+  return FinishRound(stream, site, micro_batches_[micro_batch]);
+}
+
+// A round takes the tokens [begin, end) of every rank; sums are by token, so that rounds change no bit.
+template <class T>
+MatrixView<T> MoeLayer::RoundRows(const MicroBatch& mb, MatrixView<T> m) const {
+  const int64_t begin = std::min(m.rows, mb.round * tokens_per_round_);
+  m.rows = mb.round + 1 == mb.num_rounds ? m.rows - begin : std::min(m.rows - begin, tokens_per_round_);
+  if (m.data != nullptr) m.data += begin * m.stride;
+  return m;
+}
+
+absl::Status MoeLayer::BeginRound(Stream& stream, const CallSite& site, MicroBatch& mb) {
+  const Routing routing{RoundRows(mb, mb.routing.expert_idx), RoundRows(mb, mb.routing.weight),
+                        RoundRows(mb, mb.routing.location)};
+  TF_ASSIGN_OR_RETURN(mb.plan, mb.exchange->Plan(stream, At(site, "plan"), routing, placement_));
+  if (options_.on_plan) options_.on_plan(At(site, "plan"), *mb.plan);
+  return mb.exchange->BeginDispatch(stream, At(site, "dispatch"), *mb.plan, RoundRows(mb, mb.batch.x));
+}
+
+absl::Status MoeLayer::FinishRound(Stream& stream, const CallSite& site, MicroBatch& mb) {
+  return mb.exchange->FinishCombine(stream, At(site, "combine"), *mb.plan, RoundRows(mb, mb.routing.weight),
+                                    RoundRows(mb, mb.batch.out));
+}
+
+void MoeLayer::Route(Stream& stream, const MoeWeights& weights, MicroBatch& mb) {
   Stopwatch watch(stats_.route_seconds);
+  const MatrixView<const float> x = mb.batch.x;
   const int64_t T = x.rows;
   const auto logits = MakeMatrix<float>(logits_.data(), T, config_.n_routed_experts);
-  routing_ = {MakeMatrix<int32_t>(expert_idx_.data(), T, config_.num_experts_per_tok),
-              MakeMatrix<float>(expert_weight_.data(), T, config_.num_experts_per_tok)};
+  mb.routing = {MakeMatrix<int32_t>(mb.expert_idx.data(), T, config_.num_experts_per_tok),
+                MakeMatrix<float>(mb.expert_weight.data(), T, config_.num_experts_per_tok)};
   // The router's product is f32 in every compute mode, as in DeepSeek-V3.
   MatMul(stream, {.x = x.data,
                   .x_stride = x.stride,
@@ -108,7 +176,7 @@ void MoeLayer::Route(Stream& stream, const MoeWeights& weights, MatrixView<const
   args.groups_kept = static_cast<int32_t>(config_.topk_group);
   args.top_k = static_cast<int32_t>(config_.num_experts_per_tok);
   args.scaling = static_cast<float>(config_.routed_scaling_factor);
-  args.out = routing_;
+  args.out = mb.routing;
   args.choice = overflow_->choice(T);
   args.num_bad_tokens = bad_tokens_.as<int64_t>();
   tokenferry::Route(stream, args);
@@ -175,6 +243,12 @@ absl::Status MoeLayer::CheckRouting(Stream& stream, const CallSite& site) {
   return absl::InternalError(
       absl::StrCat(ToString(At(site, "route")), ": ", bad,
                    " tokens have a NaN router logit: the checkpoint's weights or an earlier layer are broken"));
+}
+
+ExchangeStats MoeLayer::exchange_stats() const {
+  ExchangeStats sum = micro_batches_[0].exchange->stats();
+  for (size_t i = 1; i < micro_batches_.size(); ++i) sum += micro_batches_[i].exchange->stats();
+  return sum;
 }
 
 MoeStats MoeLayer::Stats() const {

@@ -10,6 +10,7 @@
 #include "core/device/growing_buffer.h"
 #include "core/placement.h"
 #include "runtime/engine/overflow_stage.h"
+#include "runtime/engine/overlap.h"
 #include "runtime/model/model_config.h"
 #include "runtime/model/weights.h"
 
@@ -17,6 +18,8 @@ namespace tokenferry {
 
 // Sees this rank's plan of every exchange before it is executed; null: nobody looks.
 using PlanObserver = std::function<void(const CallSite&, const ExchangePlan&)>;
+
+inline constexpr int kMaxMicroBatches = 2;
 
 struct MoeOptions {
   Compute compute = Compute::kBF16;
@@ -26,6 +29,10 @@ struct MoeOptions {
   std::optional<DType> dispatch_dtype;  // ExchangeOptions::row_dtype; none: what `compute` rounds rows to anyway
   DType combine_dtype = DType::kF32;    // ExchangeOptions::output_dtype
   Reduction reduction = Reduction::kExact;
+  Overlap overlap = Overlap::kOff;
+  // Most bytes of an exchange's buffers on a rank, all micro-batches together; a layer's tokens then pass in as many
+  // rounds as it takes. 0: no bound.
+  int64_t exchange_budget = 0;
   PlanObserver on_plan;
   std::function<void(const std::string&)> on_path;  // ExchangeOptions::on_choice
 };
@@ -44,23 +51,47 @@ class MoeLayer {
                                                           const ModelConfig& config, const Placement& placement,
                                                           const MoeOptions& options);
 
-  // Collective; every rank takes part, with x.rows = 0 if need be. out[t] = sum of the token's experts, weighted; x and
-  // out [T, H] f32, not the same memory. `moe_idx` counts MoE layers from 0; site.layer counts all layers.
-  absl::Status Run(Stream& stream, const CallSite& site, int moe_idx, const MoeWeights& weights,
-                   MatrixView<const float> x, MatrixView<float> out);
+  // A layer's work for one micro-batch, in three parts, between which other work may be done; another micro-batch too.
+  // Collective; every rank takes part, with x.rows = 0 if need be. `moe_idx` counts MoE layers from 0; site.layer
+  // counts all layers. x and out [T, H] f32, not the same memory; both stay the caller's until Finish.
+  struct Batch {
+    MatrixView<const float> x;
+    MatrixView<float> out;        // written by Finish: out[t] = sum of the token's experts, weighted
+    int64_t max_tokens_per_rank;  // of any rank's x; the same on all
+  };
+  absl::Status Begin(Stream& stream, const CallSite& site, int micro_batch, int moe_idx, const MoeWeights& weights,
+                     const Batch& batch);  // routes, plans, sends rows
+  absl::Status Compute(Stream& stream, const CallSite& site, int micro_batch, int moe_idx,
+                       const MoeWeights& weights);  // receives rows, runs experts, sends their outputs
+  absl::Status Finish(Stream& stream, const CallSite& site, int micro_batch);
 
-  // Of the last Run: device memory.
-  const Routing& routing() const { return routing_; }
+  int num_micro_batches() const { return static_cast<int>(micro_batches_.size()); }
+  // Of the last Begin: device memory.
+  const Routing& routing(int micro_batch) const { return micro_batches_[micro_batch].routing; }
   // Fails when a router has met a NaN since the last call; synchronizes.
   absl::Status CheckRouting(Stream& stream, const CallSite& site);
   MoeStats Stats() const;
-  const ExchangeStats& exchange_stats() const { return exchange_->stats(); }
+  ExchangeStats exchange_stats() const;  // of all micro-batches
 
  private:
   MoeLayer(Transport& transport, Device& device, const ModelConfig& config, const Placement& placement,
            const MoeOptions& options);
+  struct MicroBatch {
+    std::unique_ptr<Exchange> exchange;
+    Buffer expert_idx, expert_weight;
+    Routing routing;
+    Batch batch;
+    int64_t round = 0, num_rounds = 1;
+    const ExchangePlan* plan = nullptr;  // of the round
+  };
+
   absl::Status AllocateScratch();
-  void Route(Stream& stream, const MoeWeights& weights, MatrixView<const float> x);
+  absl::Status CreateExchanges();
+  void Route(Stream& stream, const MoeWeights& weights, MicroBatch& mb);
+  template <class T>
+  MatrixView<T> RoundRows(const MicroBatch& mb, MatrixView<T> m) const;
+  absl::Status BeginRound(Stream& stream, const CallSite& site, MicroBatch& mb);
+  absl::Status FinishRound(Stream& stream, const CallSite& site, MicroBatch& mb);
   absl::Status RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
                           FloatMatrix out);
   absl::Status RunFfn(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows, FloatMatrix out);
@@ -73,9 +104,9 @@ class MoeLayer {
   Placement placement_;
   MoeOptions options_;
   std::unique_ptr<OverflowStage> overflow_;
-  std::unique_ptr<Exchange> exchange_;
-  Routing routing_;
-  Buffer logits_, expert_idx_, expert_weight_, bad_tokens_;
+  std::vector<MicroBatch> micro_batches_;
+  int64_t tokens_per_round_ = 0;  // most of a rank
+  Buffer logits_, bad_tokens_;
   GrowingBuffer expert_scratch_{MemoryKind::kDevice, "expert scratch"};
   GrowingBuffer padded_rows_{MemoryKind::kDevice, "padded rows"};
   GrowingBuffer padded_idx_{MemoryKind::kDevice, "padded rows' indices"};

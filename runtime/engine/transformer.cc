@@ -65,34 +65,69 @@ absl::Status Transformer::AllocateActivations(Device& device) {
   return stream->Synchronize();
 }
 
+// Halves of this rank's tokens, the first one larger by one if need be: so that every rank knows the largest first and
+// second half of all.
+std::vector<Transformer::MicroBatch> Transformer::Split(const StepTokens& tokens) const {
+  std::vector<MicroBatch> out;
+  const int64_t n = moe_->num_micro_batches(), T = tokens.positions.num_tokens;
+  int64_t first = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t count = (T + n - 1 - i) / n;
+    out.push_back({.first = first,
+                   .positions = {tokens.positions.seq + first, tokens.positions.position + first, count},
+                   .max_tokens_per_rank = (tokens.max_tokens_per_rank + n - 1 - i) / n,
+                   .combining = std::nullopt});
+    first += count;
+  }
+  return out;
+}
+
+MatrixView<float> Transformer::Rows(const Buffer& buffer, const MicroBatch& mb) const {
+  return MakeMatrix<float>(buffer.as<float>() + mb.first * config_.hidden_size, mb.positions.num_tokens,
+                           config_.hidden_size);
+}
+
 absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens& tokens, KvCache& cache,
                                   const RoutingObserver& observer) {
   const int64_t T = tokens.positions.num_tokens;
   Embed(stream, {tokens.ids, T, weights_.embed_tokens, MakeMatrix<float>(hidden_.data(), T, config_.hidden_size)});
+  micro_batches_ = Split(tokens);
+  const int num_batches = static_cast<int>(micro_batches_.size());
   int moe_idx = 0;
+  // While rows of one micro-batch travel, the other one computes.
   for (int l = 0; l < config_.num_hidden_layers; ++l) {
     const LayerWeights& layer = weights_.layers[l];
-    Attention(stream, layer, tokens, cache.Layer(l, tokens.block_table, tokens.max_blocks));
-    if (layer.is_moe) {
-      const CallSite site{"moe", l, step};
-      TF_RETURN_IF_ERROR(MoeFfn(stream, site, layer, moe_idx++, T, observer));
-    } else {
-      DenseFfn(stream, layer, T);
+    const CallSite site{"moe", l, step};
+    for (int i = 0; i < num_batches; ++i) {
+      TF_RETURN_IF_ERROR(FinishMoe(stream, i));
+      Attention(stream, layer, micro_batches_[i], cache.Layer(l, tokens.block_table, tokens.max_blocks));
+      if (!layer.is_moe) {
+        DenseFfn(stream, layer, micro_batches_[i]);
+      } else {
+        TF_RETURN_IF_ERROR(BeginMoe(stream, site, layer, moe_idx, i, observer));
+      }
     }
+    if (!layer.is_moe) continue;
+    for (int i = 0; i < num_batches; ++i) {
+      TF_RETURN_IF_ERROR(moe_->Compute(stream, site, i, moe_idx, layer.moe));
+      micro_batches_[i].combining = site;
+    }
+    ++moe_idx;
   }
+  for (int i = 0; i < num_batches; ++i) TF_RETURN_IF_ERROR(FinishMoe(stream, i));
   return absl::OkStatus();
 }
 
 // Multi-head latent attention, absorbed form; adds its output to the hidden states.
-void Transformer::Attention(Stream& stream, const LayerWeights& layer, const StepTokens& tokens,
+void Transformer::Attention(Stream& stream, const LayerWeights& layer, const MicroBatch& mb,
                             const LatentCacheView& cache) {
   const ModelConfig& c = config_;
   const AttentionWeights& w = layer.attention;
-  const int64_t T = tokens.positions.num_tokens;
+  const TokenPositions& tokens = mb.positions;
+  const int64_t T = tokens.num_tokens;
   const auto nh = static_cast<int32_t>(c.num_attention_heads), nope = static_cast<int32_t>(c.qk_nope_head_dim);
   const auto rope = static_cast<int32_t>(c.qk_rope_head_dim), value = static_cast<int32_t>(c.v_head_dim);
-  const auto hidden = MakeMatrix<float>(hidden_.data(), T, c.hidden_size);
-  const auto normed = MakeMatrix<float>(normed_.data(), T, c.hidden_size);
+  const auto hidden = Rows(hidden_, mb), normed = Rows(normed_, mb);
   const auto key_value = MakeMatrix<float>(key_value_.data(), T, c.kv_lora_rank + rope);
   const auto latent = Columns(key_value, 0, c.kv_lora_rank), rope_key = Columns(key_value, c.kv_lora_rank, rope);
   float* const query = query_.as<float>();
@@ -110,39 +145,50 @@ void Transformer::Attention(Stream& stream, const LayerWeights& layer, const Ste
   Project(stream, normed, w.kv_a_proj_with_mqa, key_value.data);
   Norm(stream, latent, w.kv_a_layernorm, latent, kLatentNormEps);
 
-  RopeArgs rotate{query + nope, query_stride, nope + rope, nh, rope, rope_table_.as<float>(), tokens.positions};
+  RopeArgs rotate{query + nope, query_stride, nope + rope, nh, rope, rope_table_.as<float>(), tokens};
   RopeInterleaved(stream, rotate);
-  RopeInterleaved(stream, {rope_key.data, rope_key.stride, 0, 1, rope, rope_table_.as<float>(), tokens.positions});
-  CacheWrite(stream, {latent.data, latent.stride, rope_key.data, rope_key.stride, tokens.positions, cache});
+  RopeInterleaved(stream, {rope_key.data, rope_key.stride, 0, 1, rope, rope_table_.as<float>(), tokens});
+  CacheWrite(stream, {latent.data, latent.stride, rope_key.data, rope_key.stride, tokens, cache});
 
   AbsorbQuery(stream, {query, T, nh, nope, rope, value, w.kv_b_proj, absorbed_.as<float>(), options_.compute});
-  LatentAttention(stream, {absorbed_.as<float>(), query, nh, nope, rope, attention_scale_, tokens.positions, cache,
+  LatentAttention(stream, {absorbed_.as<float>(), query, nh, nope, rope, attention_scale_, tokens, cache,
                            context_.as<float>(), options_.compute});
   ExpandValue(stream, {context_.as<float>(), T, nh, nope, value, w.kv_b_proj, heads_.as<float>(), options_.compute});
   Project(stream, MakeMatrix<float>(heads_.data(), T, int64_t{nh} * value), w.o_proj, hidden.data, Accumulate::kYes);
 }
 
-void Transformer::DenseFfn(Stream& stream, const LayerWeights& layer, int64_t num_tokens) {
-  const auto hidden = MakeMatrix<float>(hidden_.data(), num_tokens, config_.hidden_size);
-  const auto normed = MakeMatrix<float>(normed_.data(), num_tokens, config_.hidden_size);
+void Transformer::DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb) {
+  const auto hidden = Rows(hidden_, mb), normed = Rows(normed_, mb);
   Norm(stream, hidden, layer.post_attention_layernorm, normed, static_cast<float>(config_.rms_norm_eps));
   GatedFfn(stream, normed, layer.dense, hidden.data, Accumulate::kYes);
 }
 
-absl::Status Transformer::MoeFfn(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx,
-                                 int64_t num_tokens, const RoutingObserver& observer) {
-  const auto hidden = MakeMatrix<float>(hidden_.data(), num_tokens, config_.hidden_size);
-  const auto normed = MakeMatrix<float>(normed_.data(), num_tokens, config_.hidden_size);
-  const auto routed = MakeMatrix<float>(moe_out_.data(), num_tokens, config_.hidden_size);
+void Transformer::SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb) {
+  if (config_.n_shared_experts == 0) return;
+  GatedFfn(stream, Rows(normed_, mb), layer.moe.shared, Rows(shared_out_, mb).data, Accumulate::kNo);
+}
+
+absl::Status Transformer::BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx,
+                                   int micro_batch, const RoutingObserver& observer) {
+  const MicroBatch& mb = micro_batches_[micro_batch];
+  const auto normed = Rows(normed_, mb);
+  Norm(stream, Rows(hidden_, mb), layer.post_attention_layernorm, normed, static_cast<float>(config_.rms_norm_eps));
+  if (options_.overlap == Overlap::kOff) SharedFfn(stream, layer, mb);
+  TF_RETURN_IF_ERROR(
+      moe_->Begin(stream, site, micro_batch, moe_idx, layer.moe, {normed, Rows(moe_out_, mb), mb.max_tokens_per_rank}));
+  if (options_.overlap != Overlap::kOff) SharedFfn(stream, layer, mb);
+  if (observer) observer(moe_idx, mb.first, moe_->routing(micro_batch));
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::FinishMoe(Stream& stream, int micro_batch) {
+  MicroBatch& mb = micro_batches_[micro_batch];
+  if (!mb.combining) return absl::OkStatus();
+  TF_RETURN_IF_ERROR(moe_->Finish(stream, *mb.combining, micro_batch));
+  mb.combining.reset();
   MatrixView<const float> shared;
-  Norm(stream, hidden, layer.post_attention_layernorm, normed, static_cast<float>(config_.rms_norm_eps));
-  if (config_.n_shared_experts > 0) {
-    GatedFfn(stream, normed, layer.moe.shared, shared_out_.as<float>(), Accumulate::kNo);
-    shared = MakeMatrix<const float>(shared_out_.data(), num_tokens, config_.hidden_size);
-  }
-  TF_RETURN_IF_ERROR(moe_->Run(stream, site, moe_idx, layer.moe, normed, routed));
-  if (observer) observer(moe_idx, moe_->routing());
-  Add(stream, {hidden, routed, shared});
+  if (config_.n_shared_experts > 0) shared = Rows(shared_out_, mb);
+  Add(stream, {Rows(hidden_, mb), Rows(moe_out_, mb), shared});
   return absl::OkStatus();
 }
 

@@ -3,6 +3,8 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "core/kernels/matmul.h"
 #include "runtime/engine/moe_layer.h"
@@ -17,10 +19,11 @@ struct StepTokens {
   TokenPositions positions;              // T = positions.num_tokens
   const int32_t* block_table = nullptr;  // [num_seqs, max_blocks]
   int64_t max_blocks = 0;
+  int64_t max_tokens_per_rank = 0;  // of any rank in this step
 };
 
-// Called after each MoE layer has routed; `routing` is device memory.
-using RoutingObserver = std::function<void(int moe_idx, const Routing& routing)>;
+// Called after each MoE layer has routed the tokens [first_token, ..) of the step; `routing` is device memory.
+using RoutingObserver = std::function<void(int moe_idx, int64_t first_token, const Routing& routing)>;
 
 class Transformer {
  public:
@@ -42,10 +45,22 @@ class Transformer {
   Transformer(const ModelConfig& config, const ModelWeights& weights, const MoeOptions& options)
       : config_(config), weights_(weights), options_(options) {}
   absl::Status AllocateActivations(Device& device);
-  void Attention(Stream& stream, const LayerWeights& layer, const StepTokens& tokens, const LatentCacheView& cache);
-  void DenseFfn(Stream& stream, const LayerWeights& layer, int64_t num_tokens);
-  absl::Status MoeFfn(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int64_t num_tokens,
-                      const RoutingObserver& observer);
+  // A part of a step's tokens: rows [first, first + positions.num_tokens) of the activations.
+  struct MicroBatch {
+    int64_t first = 0;
+    TokenPositions positions;
+    int64_t max_tokens_per_rank = 0;
+    // Set while the outputs of a MoE layer are on their way here.
+    std::optional<CallSite> combining;
+  };
+  std::vector<MicroBatch> Split(const StepTokens& tokens) const;
+  MatrixView<float> Rows(const Buffer& buffer, const MicroBatch& mb) const;  // of hidden_size columns
+  void Attention(Stream& stream, const LayerWeights& layer, const MicroBatch& mb, const LatentCacheView& cache);
+  void DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb);
+  void SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb);
+  absl::Status BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int micro_batch,
+                        const RoutingObserver& observer);
+  absl::Status FinishMoe(Stream& stream, int micro_batch);
   void Project(Stream& stream, MatrixView<const float> x, const WeightView& w, float* y,
                Accumulate accumulate = Accumulate::kNo);
   void GatedFfn(Stream& stream, MatrixView<const float> x, const FfnWeights& ffn, float* y, Accumulate accumulate);
@@ -56,6 +71,7 @@ class Transformer {
   MoeOptions options_;
   float attention_scale_ = 0;
   std::unique_ptr<MoeLayer> moe_;
+  std::vector<MicroBatch> micro_batches_;  // of the step
   Buffer rope_table_;
   // Activations of max_tokens rows, f32.
   Buffer hidden_, normed_, query_latent_, query_, key_value_, absorbed_, context_, heads_, gate_, up_, shared_out_,

@@ -18,8 +18,15 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 MODEL = os.path.join(ROOT, "models", "ferry-tiny-v3")
 SKIPPED = 77
-LINE = re.compile(r"layer \d+, (?:plan counts|plan selections|dispatch rows|combine rows), step \d+, transfer \d+: "
-                  r"rank (\d+) waits for (.*)")
+LINE = re.compile(r"layer (\d+), ([a-z ]+), step \d+, transfer \d+: rank (\d+) waits for (.*)")
+AT = re.compile(r"ended at (\d+): ")
+# path: {phase in which a rank of node2 is when its link is cut: phase in which node1 then waits for node2}
+FLAT = {p: p for p in ("plan counts", "plan selections", "dispatch rows", "combine rows")} | {"experts": "combine rows"}
+CUTS = {"alltoallv": FLAT, "allgather": FLAT,
+        "two_level": FLAT | {"plan forwards": "dispatch rows", "forward rows": "combine rows", "combine inside": "combine rows"}}
+# In the environment of everything that is started here: other tests on this machine have their own clusters.
+os.environ["TF_CLUSTER_TEST"] = f"{os.getpid()} {time.monotonic_ns()}"
+MARK = b"TF_CLUSTER_TEST=" + os.environ["TF_CLUSTER_TEST"].encode()
 TOKENFERRY = EXCHANGE_LOOP = EXCHANGE_TRAFFIC = ""
 
 
@@ -41,13 +48,15 @@ def traffic(err):
 
 
 def everything():
-    """What a cluster could leave behind: interfaces, mounts, shared memory, and processes in other namespaces."""
+    """What a cluster of this test could leave behind: interfaces, mounts, shared memory, and processes in other namespaces."""
     own = {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "pid", "uts")}
     foreign = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if any(os.readlink(f"/proc/{pid}/ns/{kind}") != at for kind, at in own.items()):
-                with open(f"/proc/{pid}/cmdline") as f:
+            if all(os.readlink(f"/proc/{pid}/ns/{kind}") == at for kind, at in own.items()):
+                continue
+            with open(f"/proc/{pid}/cmdline") as f, open(f"/proc/{pid}/environ", "rb") as environ:
+                if MARK in environ.read().split(b"\0"):
                     foreign.add((int(pid), f.read().replace("\0", " ")))
         except OSError:  # it has ended, or is not ours
             pass
@@ -111,19 +120,30 @@ class Traffic(unittest.TestCase):
 
 
 class Faults(unittest.TestCase):
-    """Ranks 0 and 1 are on node1, which survives; 2 and 3 on node2, which is struck at step 20."""
+    """Ranks 0 and 1 are on node1, which survives; 2 and 3 on node2, which is struck."""
 
-    def strike(self, fault, timeout_s):
+    def strike(self, fault, timeout_s, path="alltoallv", phase=None):
+        """At step 20, or when rank 2 is in `phase`."""
         before = everything()
-        driver = [sys.executable, os.path.join(HERE, "strike.py"), fault, "20", EXCHANGE_LOOP, f"{timeout_s}s", "alltoallv"]
+        driver = [sys.executable, os.path.join(HERE, "strike.py"), fault, "strike" if phase else "step 20", EXCHANGE_LOOP,
+                  f"{timeout_s}s", path, *(["hold", "2", phase] if phase else [])]
         done = run_cluster(["--hosts", "2", "--ranks-per-host", "2", "--rate", "1gbit", "--no-mpirun"], driver)
         self.assertEqual(done.returncode, 0, done.stderr)
         report = json.loads(done.stdout)
         text = json.dumps(report, indent=1).replace("\\n", "\n")
-        said = {int(rank): rest for rank, rest in LINE.findall(report["err"])}
-        self.assertTrue({0, 1} & set(said), f"nobody on node1 names rank, layer and phase\n{text}")
-        for rank in {0, 1} & set(said):
-            self.assertRegex(said[rank], r"rank [23] on host node2", text)
+        said, where = {}, set()
+        for line in filter(LINE.search, report["err"].splitlines()):
+            layer, at_phase, rank, rest = LINE.search(line).groups()
+            if rank not in "01":
+                continue
+            said[int(rank)] = rest
+            if re.search(r"rank [23] on host node2", rest):
+                where.add((int(layer), at_phase))
+            if AT.search(line):
+                self.assertLess((int(AT.search(line)[1]) - report["strike_ns"]) / 1e9, timeout_s + 1, text)
+        self.assertTrue(where, f"nobody on node1 names a rank of node2, layer and phase\n{text}")
+        if phase:
+            self.assertIn((1, CUTS[path][phase]), where, f"{phase} on {path}\n{text}")
         self.assertEqual(report["survivors_left"], [], text)
         # At the deadline survivors speak; then mpirun gives those it ends up to two seconds.
         self.assertLess(report["seconds"], timeout_s + 3, text)
@@ -135,7 +155,12 @@ class Faults(unittest.TestCase):
         self.assertNotIn(2, said, report["err"])
 
     def test_cut_link(self):
-        self.strike("cut-link", 3)
+        cuts = [("alltoallv", "dispatch rows"), ("allgather", "plan selections"), ("two_level", "combine rows")]
+        if os.environ.get("TF_CLUSTER_CUTS") == "all":
+            cuts = [(path, phase) for path, phases in CUTS.items() for phase in phases]
+        for path, phase in cuts:
+            with self.subTest(path=path, phase=phase):
+                self.strike("cut-link", 2, path, phase)
 
     def test_slow_link(self):
         self.strike("slow-link", 3)

@@ -2,7 +2,8 @@
 //   exchange_traffic PATH exact|node TOKENS HIDDEN EXPERTS TOP_K ITERS
 // bf16 rows, uniform routing, linear placement, experts that do nothing. Rank 0 prints one JSON object:
 // round trip: plan, dispatch and combine, of the slowest rank; bytes: sent by all hosts through eth0, and expected:
-// rows of 2 H bytes and outputs of 4 H bytes that leave a host, 8 bytes per selection and what two_level adds to plan.
+// rows of 2 H bytes and outputs of 4 H bytes that leave a host, 8 bytes per selection,
+// and 4 for its weight with reduction node. plan, dispatch, combine: means.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -65,9 +66,8 @@ int64_t ExpectedBytes(const Settings& s, const std::vector<int32_t>& experts, co
   }
   const int64_t out = 4 * s.hidden, row = 2 * s.hidden, plan = 8 * selections;
   if (s.path != ExchangePath::kTwoLevel) return rank_rows * row + selections * out + plan;
-  const int64_t forward = 4 * rank_rows;
-  if (s.reduction == Reduction::kExact) return host_rows * row + selections * out + plan + forward;
-  return host_rows * (row + out) + plan + forward + 4 * (host_rows + selections) + 4 * selections;
+  if (s.reduction == Reduction::kExact) return host_rows * row + selections * out + plan;
+  return host_rows * (row + out) + plan + 4 * selections;
 }
 
 absl::StatusOr<int64_t> Total(Transport& transport, int64_t mine, bool largest) {
@@ -112,10 +112,14 @@ absl::Status Run(Transport& transport, const Settings& s) {
   const auto rows = MakeMatrix<float>(hidden.data(), s.tokens, s.hidden);
   std::vector<int64_t> micros;
   int64_t sent = 0;
+  ExchangeStats before;
   for (int i = -1; i < s.iters; ++i) {  // the first one warms up
     const CallSite site{"traffic", 0, i};
     TF_RETURN_IF_ERROR(Barrier(transport, site));
-    if (i == 0) sent = -SentBytes();
+    if (i == 0) {
+      sent = -SentBytes();
+      before = exchange->stats();
+    }
     const int64_t start = absl::GetCurrentTimeNanos();
     TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange->Plan(*stream, site, routing, placement));
     TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, *plan, rows));
@@ -131,14 +135,25 @@ absl::Status Run(Transport& transport, const Settings& s) {
   TF_ASSIGN_OR_RETURN(sent, Total(transport, speaks_for_host ? sent + SentBytes() : 0, false));
   TF_ASSIGN_OR_RETURN(const int64_t expected,
                       Total(transport, ExpectedBytes(s, experts, placement, topology, me), false));
+  const ExchangeStats& stats = exchange->stats();
+  constexpr double ExchangeStats::*kPhases[] = {&ExchangeStats::plan_seconds, &ExchangeStats::dispatch_seconds,
+                                                &ExchangeStats::combine_seconds};
+  int64_t phase_us[3];
+  for (int i = 0; i < 3; ++i) {
+    const double ExchangeStats::*phase = kPhases[i];
+    const double seconds = stats.*phase - before.*phase;
+    TF_ASSIGN_OR_RETURN(phase_us[i], Total(transport, static_cast<int64_t>(seconds * 1e6 / s.iters), true));
+  }
   if (me != 0) return absl::OkStatus();
   std::sort(micros.begin(), micros.end());
   std::printf(
       "{\"path\": \"%s\", \"reduction\": \"%s\", \"hosts\": %d, \"ranks\": %d, \"tokens\": %lld, \"median_us\": %lld, "
-      "\"min_us\": %lld, \"sent_bytes\": %lld, \"expected_bytes\": %lld}\n",
+      "\"min_us\": %lld, \"plan_us\": %lld, \"dispatch_us\": %lld, \"combine_us\": %lld, \"sent_bytes\": %lld, "
+      "\"expected_bytes\": %lld}\n",
       ExchangePathName(exchange->stats().path), s.reduction == Reduction::kNode ? "node" : "exact",
       topology.num_hosts(), topology.num_ranks(), static_cast<long long>(s.tokens),
       static_cast<long long>(micros[micros.size() / 2]), static_cast<long long>(micros[0]),
+      static_cast<long long>(phase_us[0]), static_cast<long long>(phase_us[1]), static_cast<long long>(phase_us[2]),
       static_cast<long long>(sent / s.iters), static_cast<long long>(expected));
   return absl::OkStatus();
 }

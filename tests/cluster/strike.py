@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Runs a job on an emulated cluster and strikes its last host when it has come to a step.
+"""Runs a job on an emulated cluster and strikes its last host when it has come to a line of output.
 
-  local_cluster.sh .. --no-mpirun -- strike.py host-loss|cut-link|slow-link STEP PROGRAM [ARG ..]
+  local_cluster.sh .. --no-mpirun -- strike.py host-loss|cut-link|slow-link LINE PROGRAM [ARG ..]
 
-PROGRAM prints "rank R pid P" and, on rank 0, "step S" (tests/comm/exchange_loop.cc). Prints one JSON object: seconds from
-the strike until no process of PROGRAM was left on the other hosts, those that were still left a minute later, and stderr.
+LINE is how a line of PROGRAM's output begins: "step 20", or "strike" of a rank that holds in a phase
+(tests/comm/exchange_loop.cc). Prints one JSON object: when it struck (CLOCK_MONOTONIC, ns), seconds from then until no
+process of PROGRAM was left on the other hosts, those that were still left a minute later, and stderr.
 """
 import json
 import os
@@ -56,7 +57,7 @@ def processes(program, on_hosts):
 
 
 def main():
-    fault, step, program = sys.argv[1], int(sys.argv[2]), os.path.realpath(sys.argv[3])
+    fault, begin, program = sys.argv[1], sys.argv[2].split(), os.path.realpath(sys.argv[3])
     *survivors, struck = hosts()
     slots = sum(int(line.split("slots=")[1]) for line in read("hostfile").splitlines())
     job = subprocess.Popen(["mpirun", "--hostfile", os.path.join(CLUSTER, "hostfile"), "-n", str(slots), program,
@@ -65,7 +66,7 @@ def main():
     reader = threading.Thread(target=lambda: err.extend(job.stderr), daemon=True)
     reader.start()
     for line in job.stdout:
-        if line.split()[:1] == ["step"] and int(line.split()[1]) >= step:
+        if line.split()[:len(begin)] == begin:
             break
     else:
         job.wait()
@@ -73,16 +74,16 @@ def main():
         sys.exit(f"strike.py: the job ended by itself:\n{''.join(err)}")
     drain = threading.Thread(target=job.stdout.read, daemon=True)
     drain.start()
-    start = time.monotonic()
+    start, strike_ns = time.monotonic(), time.monotonic_ns()
     strike(fault, struck)
     while (left := processes(program, survivors)) and time.monotonic() < start + WAIT_S:
         time.sleep(0.02)
     seconds = time.monotonic() - start
     try:
-        job.wait(timeout=5)
+        job.wait(timeout=1)  # it may wait for the host that is gone
     except subprocess.TimeoutExpired:
         pass
-    print(json.dumps({"seconds": seconds, "survivors_left": left, "mpirun": job.poll(), "err": "".join(err)}))
+    print(json.dumps({"strike_ns": strike_ns, "seconds": seconds, "survivors_left": left, "mpirun": job.poll(), "err": "".join(err)}))
 
 
 if __name__ == "__main__":

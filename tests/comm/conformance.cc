@@ -3,7 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <memory>
+#include <numeric>
+#include <random>
 #include <vector>
 
 #include "comm/collectives.h"
@@ -20,6 +24,43 @@ std::vector<int64_t> Offsets(Transport& t, int64_t start, const std::function<in
   for (int r = 0; r < t.num_ranks(); ++r) offsets[r + 1] = offsets[r] + size(r);
   return offsets;
 }
+
+// One rank's messages of one transfer, with bytes before and after them that must stay as they are.
+class TestMessages {
+ public:
+  TestMessages(Transport& t, int round, int64_t (*bytes_of)(int, int, int))
+      : me_(t.rank().value),
+        round_(round),
+        send_offsets_(Offsets(t, kGuard, [&](int r) { return bytes_of(me_, r, round); })),
+        recv_offsets_(Offsets(t, kGuard, [&](int r) { return bytes_of(r, me_, round); })),
+        send_(send_offsets_.back() + kGuard, 0xEE),
+        recv_(recv_offsets_.back() + kGuard, 0xDD) {
+    for (int r = 0; r < t.num_ranks(); ++r) {
+      for (int64_t i = send_offsets_[r]; i < send_offsets_[r + 1]; ++i) {
+        send_[i] = ByteOf(me_, r, i - send_offsets_[r], round);
+      }
+    }
+  }
+  AllToAllVArgs args() { return {send_.data(), send_offsets_, recv_.data(), recv_offsets_}; }
+
+  // After the transfer.
+  void Check() {
+    std::fill(send_.begin(), send_.end(), 0xAA);  // may be reused
+    std::vector<uint8_t> expected(recv_.size(), 0xDD);
+    for (size_t r = 0; r + 1 < recv_offsets_.size(); ++r) {
+      for (int64_t i = recv_offsets_[r]; i < recv_offsets_[r + 1]; ++i) {
+        expected[i] = ByteOf(static_cast<int>(r), me_, i - recv_offsets_[r], round_);
+      }
+    }
+    EXPECT_EQ(std::memcmp(recv_.data(), expected.data(), recv_.size()), 0) << "round " << round_;
+  }
+
+ private:
+  static constexpr int64_t kGuard = 16;
+  const int me_, round_;
+  const std::vector<int64_t> send_offsets_, recv_offsets_;
+  std::vector<uint8_t> send_, recv_;
+};
 
 void Sizes(Transport& t) {
   TransferAndCheck(t, 0, [](int, int, int) -> int64_t { return 0; });
@@ -42,6 +83,46 @@ void ManyRounds(Transport& t) {
     TransferAndCheck(t, round,
                      [](int src, int dst, int n) -> int64_t { return (src * 7 + dst * 13 + n * 5) % 11 * 8; });
   }
+}
+
+int64_t OddSizes(int src, int dst, int n) { return (src * 7 + dst * 13 + n * 5) % 11 * (n % 3 == 0 ? 20'011 : 9); }
+
+// Started one after the other, finished in any order, with whole transfers between them.
+void SeveralUnderWay(Transport& t) {
+  std::mt19937_64 random(7);  // the same on every rank
+  for (int round = 0; round < 40; ++round) {
+    std::vector<std::unique_ptr<TestMessages>> messages;
+    std::vector<TransferHandle> handles;
+    const int count = 1 + round % (kMaxTransfersInFlight - 1);  // and one for the whole transfer
+    for (int i = 0; i < count; ++i) {
+      messages.push_back(std::make_unique<TestMessages>(t, 100 * round + i, OddSizes));
+      auto handle = t.HostStart({"under way", i, round}, messages.back()->args());
+      ASSERT_EQ(handle.status(), absl::OkStatus());
+      handles.push_back(*handle);
+    }
+    std::vector<int> order(count);
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), random);
+    for (const int i : order) {
+      TransferAndCheck(t, 100 * round + 50 + i, OddSizes);
+      ASSERT_EQ(t.HostFinish(handles[i]), absl::OkStatus());
+      messages[i]->Check();
+    }
+  }
+}
+
+void RefusesTooManyUnderWay(Transport& t) {
+  const std::vector<int64_t> offsets(t.num_ranks() + 1, 0);
+  TransferHandle first;
+  for (int i = 0; i < kMaxTransfersInFlight; ++i) {
+    auto handle = t.HostStart({"one of many"}, {nullptr, offsets, nullptr, offsets});
+    ASSERT_EQ(handle.status(), absl::OkStatus()) << i;
+    if (i == 0) first = *handle;
+  }
+  auto handle = t.HostStart({"one too many"}, {nullptr, offsets, nullptr, offsets});
+  EXPECT_EQ(handle.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(handle.status().message()), HasSubstr("one too many"));
+  EXPECT_EQ(t.HostFinish(first), handle.status());
 }
 
 void Streams(Transport& t) {
@@ -134,30 +215,16 @@ void RefusesWrongNumberOfOffsets(Transport& t) {
 }  // namespace
 
 void TransferAndCheck(Transport& t, int round, int64_t (*bytes_of)(int, int, int)) {
-  constexpr int64_t kGuard = 16;  // bytes before and after that must stay as they are
-  const int me = t.rank().value;
-  const auto send_offsets = Offsets(t, kGuard, [&](int r) { return bytes_of(me, r, round); });
-  const auto recv_offsets = Offsets(t, kGuard, [&](int r) { return bytes_of(r, me, round); });
-  std::vector<uint8_t> send(send_offsets.back() + kGuard, 0xEE), recv(recv_offsets.back() + kGuard, 0xDD);
-  for (int r = 0; r < t.num_ranks(); ++r) {
-    for (int64_t i = send_offsets[r]; i < send_offsets[r + 1]; ++i) send[i] = ByteOf(me, r, i - send_offsets[r], round);
-  }
-  const absl::Status status =
-      t.HostAllToAllV({"conformance", 1, round}, {send.data(), send_offsets, recv.data(), recv_offsets});
-  ASSERT_EQ(status, absl::OkStatus());
-  std::fill(send.begin(), send.end(), 0xAA);  // may be reused
-  std::vector<uint8_t> expected(recv.size(), 0xDD);
-  for (int r = 0; r < t.num_ranks(); ++r) {
-    for (int64_t i = recv_offsets[r]; i < recv_offsets[r + 1]; ++i) {
-      expected[i] = ByteOf(r, me, i - recv_offsets[r], round);
-    }
-  }
-  EXPECT_EQ(std::memcmp(recv.data(), expected.data(), recv.size()), 0) << "round " << round;
+  TestMessages messages(t, round, bytes_of);
+  ASSERT_EQ(t.HostAllToAllV({"conformance", 1, round}, messages.args()), absl::OkStatus());
+  messages.Check();
 }
 
 const ConformanceCase kConformanceCases[] = {
     {"Sizes", Sizes},
     {"EmptyRanks", EmptyRanks},
+    {"SeveralUnderWay", SeveralUnderWay},
+    {"RefusesTooManyUnderWay", RefusesTooManyUnderWay},
     {"ManyRounds", ManyRounds},
     {"Streams", Streams},
     {"WaitSeconds", WaitSeconds},

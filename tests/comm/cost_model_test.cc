@@ -53,7 +53,7 @@ TEST(CostModel, TrafficIsTheFormulas) {
   const PathTraffic node = ExpectedTraffic(ExchangePath::kTwoLevel, reduced, kFourHosts);
   EXPECT_DOUBLE_EQ(node.network_bytes, 0.75 * (hosts * 200 + hosts * 400));
   const LinkCosts costs = Costs(100, 0.25);
-  EXPECT_DOUBLE_EQ(PredictMicroseconds(node, costs, kFourHosts), 9 * 100 + node.num_messages * 10 +
+  EXPECT_DOUBLE_EQ(PredictMicroseconds(node, costs, kFourHosts), 5 * 100 + node.num_messages * 10 +
                                                                      node.self_bytes * 1e-4 + node.host_bytes * 2e-4 +
                                                                      2 * node.network_bytes * 4e-3);
 }
@@ -67,7 +67,8 @@ TEST(CostModel, ChoosesWhatTheSizeAsksFor) {
   shape.hidden = 64;
   EXPECT_NE(ChoosePath(shape, slow, kFourHosts).path(), ExchangePath::kTwoLevel);
   // On one host the only reason for two_level is gone.
-  EXPECT_EQ(ChoosePath(shape, slow, kOneHost).predictions.size(), 2u);
+  EXPECT_EQ(ChoosePath(shape, slow, kOneHost).predictions.size(), 3u);
+  EXPECT_EQ(ChoosePath(shape, slow, kOneHost).path(), ExchangePath::kPeer);
   // Messages that cost much more than latency, and hardly any bytes: log2 R of them beat R - 1.
   LinkCosts messages = Costs(1, 10);
   messages.links[2].per_message_us = 100;
@@ -97,6 +98,9 @@ TEST(CostModel, AllRanksGetTheSameMeasurement) {
                  const Topology topology = Topology::Of(hosted);
                  const auto costs = MeasureLinks(hosted, topology);
                  ASSERT_TRUE(costs.ok()) << costs.status();
+                 const auto kept = MeasureLinksOnce(hosted, topology), again = MeasureLinksOnce(hosted, topology);
+                 ASSERT_TRUE(kept.ok() && again.ok()) << kept.status() << again.status();
+                 EXPECT_EQ(kept->ToString(), again->ToString());
                  EXPECT_GT(costs->of(LinkClass::kSelf).us_per_byte, 0);
                  EXPECT_EQ(costs->of(LinkClass::kNetwork).latency_us > 0, topology.num_hosts() > 1);
                  EXPECT_EQ(costs->of(LinkClass::kHost).latency_us > 0, topology.num_hosts() < t.num_ranks());

@@ -197,7 +197,7 @@ std::vector<float> NodeReference(const ExchangeCase& c, const Placement& placeme
         if (e >= 0 && topology.host_idx_per_rank[placement.Choose(ExpertId(e), local).rank.value] != host) e = -1;
       }
       const std::vector<float> sum = DenseReference(part);
-      for (int64_t h = 0; h < c.hidden; ++h) out[t * c.hidden + h] += sum[h];
+      for (int64_t h = 0; h < c.hidden; ++h) out[t * c.hidden + h] += Rounded(sum[h], c.output_dtype);
     }
   }
   return out;

@@ -1,7 +1,11 @@
 // Dispatch and combine between processes; the same cases as with threads.
 #include <gtest/gtest.h>
 
+#include "comm/collectives.h"
+#include "comm/faulty_transport.h"
+#include "comm/mpi_transport.h"
 #include "tests/comm/exchange_case.h"
+#include "tests/comm/hosted_transport.h"
 #include "tests/comm/rank_group.h"
 
 namespace tokenferry {
@@ -30,6 +34,32 @@ TEST_P(ExchangeOnProcesses, ThreeExpertsAndManyTokens) {
     const ExchangeCase c = RandomCase(2, 700, 3, 2, 256, DType::kF32);
     RunExchangeCase(t, c, Placement::Linear(3, t.num_ranks()), RandomTokenSplit(3, 700, t.num_ranks()), {.path = path});
   });
+}
+
+// As with threads (exchange_stats_test): the same bits, and the statistics name the rank.
+TEST(LateProcess, IsTheOneThatOthersWaitFor) {
+  constexpr int kRanks = 3, kLate = 1;
+  constexpr absl::Duration kDelay = absl::Milliseconds(50);
+  const ExchangeCase c = RandomCase(11, 60, 9, 4, 33, DType::kBF16);
+  for (const ExchangePath path :
+       {ExchangePath::kPeer, ExchangePath::kAllToAllV, ExchangePath::kAllGather, ExchangePath::kTwoLevel}) {
+    for (const char* phase : {"plan counts", "plan selections", "dispatch rows", "combine rows"}) {
+      SCOPED_TRACE(absl::StrCat(ExchangePathName(path), ", ", phase));
+      auto transport = *CreateMpiTransport({.timeout = absl::Seconds(60)});
+      if (transport->num_ranks() != kRanks) GTEST_SKIP() << "a test for " << kRanks << " ranks";
+      FaultOptions faults;
+      faults.delay_phase = phase;
+      faults.delay = kDelay;
+      if (transport->rank() == RankId(kLate)) transport = CreateFaultyTransport(std::move(transport), faults);
+      HostedTransport hosted(*transport, "aab");
+      RunExchangeCase(hosted, c, Placement::Linear(9, kRanks), {0, 20, 40, 60}, {.num_rounds = 2, .path = path});
+      const auto waits = AllGather(*transport, {"waits"}, absl::StrCat(transport->wait_seconds_per_rank()[kLate]));
+      ASSERT_TRUE(waits.ok()) << waits.status();
+      double for_late = 0;
+      for (const std::string& seconds : *waits) for_late += std::strtod(seconds.c_str(), nullptr);
+      EXPECT_GE(for_late, absl::ToDoubleSeconds(kDelay));
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Processes, ExchangeOnProcesses,

@@ -38,7 +38,7 @@ TEST_P(ExchangePaths, EqualTheDenseReference) {
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE(absl::StrCat("seed ", seed));
   Run([&](Transport& t, ExchangePath path) {
-    RunRandomCases(t, seed, 20, {.device = FastDevice(), .num_rounds = 2, .path = path});
+    RunRandomCases(t, seed, 20, {.device = FastDevice(), .num_rounds = 2, .formats = Formats::kAll, .path = path});
   });
 }
 
@@ -74,9 +74,12 @@ TEST_P(NodeReduction, EqualsTheReferenceOfTheLayout) {
   const std::string hosts = GetParam();
   RunThreads(Backend::kCheckedLocal, static_cast<int>(hosts.size()), absl::Seconds(60), [&](Transport& t) {
     HostedTransport hosted(t, hosts);
-    RunRandomCases(
-        hosted, seed, 30,
-        {.device = FastDevice(), .num_rounds = 2, .path = ExchangePath::kTwoLevel, .reduction = Reduction::kNode});
+    RunRandomCases(hosted, seed, 30,
+                   {.device = FastDevice(),
+                    .num_rounds = 2,
+                    .formats = Formats::kAll,
+                    .path = ExchangePath::kTwoLevel,
+                    .reduction = Reduction::kNode});
   });
 }
 INSTANTIATE_TEST_SUITE_P(Layouts, NodeReduction, testing::ValuesIn(kLayouts));
@@ -92,7 +95,7 @@ TEST_P(ExchangePathsOnDevice, EqualTheDenseReference) {
   std::tie(std::ignore, device.execution, device.memory, device.kernels) = GetParam();
   RunThreads(Backend::kLocal, 3, absl::Seconds(60), [&](Transport& t) {
     HostedTransport hosted(t, "aba");
-    RunRandomCases(hosted, seed, 12, {.device = device, .num_rounds = 3, .path = path});
+    RunRandomCases(hosted, seed, 12, {.device = device, .num_rounds = 3, .formats = Formats::kAll, .path = path});
   });
 }
 
@@ -106,35 +109,10 @@ TEST(TwoLevelRoutes, ServersHaveTheSameLocalIndexModuloTheirHostsRanks) {
   const Topology topology = Topology::FromHosts({"a", "a", "a", "b", "b", "c"});
   const TwoLevelRoutes second = TwoLevelRoutes::Make(topology, RankId(1));
   EXPECT_THAT(second.server_per_host, ElementsAre(1, 4, 5));
-  EXPECT_THAT(second.sources, ElementsAre(ElementsAre(0, 3, 5), ElementsAre(1, 4), ElementsAre(2)));
+  EXPECT_THAT(second.sources, ElementsAre(ElementsAre(3, 5, 0), ElementsAre(4, 1), ElementsAre(2)));
   const TwoLevelRoutes alone = TwoLevelRoutes::Make(topology, RankId(5));
   EXPECT_THAT(alone.server_per_host, ElementsAre(0, 3, 5));
   EXPECT_THAT(alone.my_sources(), ElementsAre(0, 1, 2, 3, 4, 5));
-}
-
-TEST(TwoLevelPlan, RefusesWhatAPeerCannotMean) {
-  const std::vector<int32_t> counts = {2, 1, 1, 2,
-                                       3};  // 2 rows; 1 row, 1 selection for one rank, 2 and 3 for the other
-  const std::vector<int32_t> lists = {1, 0, 1, 1, 3, 2, 0, 1, 3};
-  const auto check = [](std::vector<int32_t> counts, std::vector<int32_t> lists) {
-    ServedSource served{.source = 6, .counts = counts};
-    absl::Status status = ValidateCounts(served);
-    served.lists = lists;
-    if (status.ok()) status = ValidateLists(served, Reduction::kNode);
-    EXPECT_TRUE(status.ok() || absl::StrContains(status.message(), "plan from rank 6")) << status;
-    return status.code();
-  };
-  EXPECT_EQ(check(counts, lists), absl::StatusCode::kOk);
-  for (const auto& [at, value] : {std::pair{0, -1}, {0, 1}, {1, 3}, {1, -2}, {2, 0}, {4, 1}}) {
-    std::vector<int32_t> bad = counts;
-    bad[at] = value;
-    EXPECT_EQ(check(bad, lists), absl::StatusCode::kDataLoss) << at << " " << value;
-  }
-  for (const auto& [at, value] : {std::pair{0, 2}, {2, -1}, {3, 0}, {3, -1}, {5, 4}, {8, -1}}) {
-    std::vector<int32_t> bad = lists;
-    bad[at] = value;
-    EXPECT_EQ(check(counts, bad), absl::StatusCode::kDataLoss) << at << " " << value;
-  }
 }
 
 TEST(GatheredRecvPlan, PicksWhatThisRankServes) {

@@ -15,6 +15,7 @@
 namespace tokenferry {
 namespace {
 
+using testing::ContainsRegex;
 using testing::HasSubstr;
 
 constexpr ExchangePath kPaths[] = {ExchangePath::kPeer, ExchangePath::kAllToAllV, ExchangePath::kAllGather,
@@ -24,7 +25,7 @@ constexpr ExchangePath kPaths[] = {ExchangePath::kPeer, ExchangePath::kAllToAllV
 class LateRank : public testing::TestWithParam<std::tuple<ExchangePath, const char*>> {};
 
 TEST_P(LateRank, IsTheOneThatOthersWaitFor) {
-  constexpr int kRanks = 3, kLate = 1, kRounds = 3;
+  constexpr int kRanks = 3, kLate = 1, kRounds = 2;
   constexpr absl::Duration kDelay = absl::Milliseconds(50);
   const auto [path, phase] = GetParam();
   const ExchangeCase c = RandomCase(11, 60, 9, 4, 33, DType::kBF16);
@@ -42,22 +43,60 @@ TEST_P(LateRank, IsTheOneThatOthersWaitFor) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  double total = 0, for_late = 0;
+  double for_late = 0;
   for (int r = 0; r < kRanks; ++r) {
-    for (double seconds : group[r]->wait_seconds_per_rank()) total += seconds;
     if (r != kLate) for_late += group[r]->wait_seconds_per_rank()[kLate];
   }
-  // Whoever is late himself waits less: so a half, and not all. On two_level one that waits makes another wait as long.
+  // Two others, of whom one at least waits the whole time, unless it is late itself: so a half, and not all.
   EXPECT_GE(for_late, 0.5 * kRounds * absl::ToDoubleSeconds(kDelay));
-  EXPECT_GE(for_late, 0.3 * total);
 }
 INSTANTIATE_TEST_SUITE_P(Phases, LateRank,
                          testing::Combine(testing::ValuesIn(kPaths), testing::Values("plan counts", "plan selections",
                                                                                      "dispatch rows", "combine rows")));
 INSTANTIATE_TEST_SUITE_P(TwoLevel, LateRank,
                          testing::Combine(testing::Values(ExchangePath::kTwoLevel),
-                                          testing::Values("plan forward counts", "plan forwards", "forward rows",
-                                                          "combine inside")));
+                                          testing::Values("plan forwards", "forward rows", "combine inside")));
+
+// What survivors say of an exchange that does not go on: who, where, how much, and when it was last heard of.
+class StuckExchange : public testing::TestWithParam<std::tuple<ExchangePath, const char*>> {};
+
+TEST_P(StuckExchange, TellsWhatIsMissingFromWhom) {
+  const auto [path, phase] = GetParam();
+  auto group = CreateLocalGroup(4, {.timeout = absl::Milliseconds(150)});
+  FaultOptions faults;
+  faults.delay_phase = phase;
+  faults.delay = absl::Milliseconds(450);
+  group[1] = CreateFaultyTransport(std::move(group[1]), faults);
+  std::vector<absl::Status> status(4);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 4; ++r) {
+    threads.emplace_back([&, r, path = path] {
+      HostedTransport hosted(*group[r], "aabb");
+      status[r] = RunOneCase(hosted, path);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  int num_named = 0;
+  for (int r : {0, 2, 3}) {
+    if (status[r].ok()) continue;  // nothing of what rank 1 still had to do was for it
+    EXPECT_EQ(status[r].code(), absl::StatusCode::kDeadlineExceeded) << status[r];
+    num_named +=
+        testing::Value(std::string(status[r].message()),
+                       ContainsRegex(absl::StrCat(
+                           "layer 2, ", phase, ", step 5, transfer [0-9]+: rank ", r,
+                           " waits for .*rank 1 on host [^,]* [(]0 of [1-9][0-9]* (rows|outputs|headers|bytes).* "
+                           "(last heard of in transfer [0-9]+|its last sign: [a-z ]+ of transfer 1), .* ago")));
+  }
+  EXPECT_GE(num_named, 1) << status[0] << "\n" << status[2] << "\n" << status[3];
+}
+INSTANTIATE_TEST_SUITE_P(Phases, StuckExchange,
+                         testing::Combine(testing::Values(ExchangePath::kPeer, ExchangePath::kAllToAllV,
+                                                          ExchangePath::kAllGather),
+                                          testing::Values("dispatch rows", "combine rows")));
+INSTANTIATE_TEST_SUITE_P(TwoLevel, StuckExchange,
+                         testing::Combine(testing::Values(ExchangePath::kTwoLevel),
+                                          testing::Values("plan selections", "dispatch rows", "forward rows",
+                                                          "combine inside", "combine rows")));
 
 TEST(CountBases, CountsWhatAPlainLoopCounts) {
   const ExchangeCase c = RandomCase(3, 80, 12, 5, 1, DType::kF32);
@@ -65,8 +104,9 @@ TEST(CountBases, CountsWhatAPlainLoopCounts) {
        {std::vector<std::string>{"a"}, {"a", "b", "c", "d"}, {"a", "a", "b", "b"}, {"a", "b", "a", "c", "b"}}) {
     const Topology topology = Topology::FromHosts(hosts);
     const Placement placement = RandomPlacement(4, c.num_experts, topology.num_ranks());
-    const auto plan = BuildSendPlan({c.expert_idx, c.num_tokens(), c.top_k}, placement);
-    ASSERT_TRUE(plan.ok()) << plan.status();
+    SendPlan plan;
+    const absl::Status built = PlanBuilder().BuildSend({c.expert_idx, c.num_tokens(), c.top_k}, placement, plan);
+    ASSERT_TRUE(built.ok()) << built;
     std::set<std::pair<int64_t, int>> ranks, nodes, wire;
     int64_t selections = 0;
     for (int64_t t = 0; t < c.num_tokens(); ++t) {
@@ -83,7 +123,7 @@ TEST(CountBases, CountsWhatAPlainLoopCounts) {
     std::vector<int32_t> scratch;
     const RowBases expected{selections, static_cast<int64_t>(ranks.size()), static_cast<int64_t>(nodes.size()),
                             static_cast<int64_t>(wire.size())};
-    EXPECT_EQ(CountBases(*plan, topology, RankId(0), scratch), expected) << topology.ToString();
+    EXPECT_EQ(CountBases(plan, topology, RankId(0), scratch), expected) << topology.ToString();
   }
 }
 
@@ -114,11 +154,11 @@ TEST(ExchangeStats, BytesSentAreThoseOfTheBasis) {
       const CallSite site{"test", 1, 2};
       const auto plan = exchange->Plan(*stream, site, routing, Placement::Linear(8, 4));
       ASSERT_TRUE(plan.ok()) << plan.status();
-      ASSERT_TRUE(exchange->Dispatch(*stream, site, *plan, hidden).ok());
-      const auto out = exchange->ExpertOut(*plan);
+      ASSERT_TRUE(exchange->Dispatch(*stream, site, **plan, hidden).ok());
+      const auto out = exchange->ExpertOut(**plan);
       ASSERT_TRUE(out.ok());
       if (out->rows > 0) stream->Fill(out->data, 0, out->rows * 40);
-      ASSERT_TRUE(exchange->Combine(*stream, site, *plan, routing.weight, hidden).ok());
+      ASSERT_TRUE(exchange->Combine(*stream, site, **plan, routing.weight, hidden).ok());
       const ExchangeStats& stats = exchange->stats();
       EXPECT_EQ(stats.num_rounds, 1);
       EXPECT_EQ(stats.row_bytes, 20);

@@ -28,7 +28,7 @@ PHASES = {
              "experts": "combine rows", "combine rows": "combine rows", "combine sums": "plan counts"},
     "alltoallv": {p: p for p in [*PLAN, "dispatch rows", "combine rows"]} | {"experts": "combine rows"},
     "allgather": {p: p for p in [*PLAN, "dispatch rows", "combine rows"]} | {"experts": "combine rows"},
-    "two_level": {p: p for p in [*PLAN, "plan forward counts", "plan forwards", "dispatch rows", "forward rows",
+    "two_level": {p: p for p in [*PLAN, "plan forwards", "dispatch rows", "forward rows",
                                  "combine inside", "combine rows"]} | {"experts": "combine inside"},
 }
 SAID = re.compile(r"layer (\d+), ([a-z ]+), step \d+, transfer \d+: rank (\d+) waits for (.*)")

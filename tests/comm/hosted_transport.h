@@ -17,17 +17,22 @@ class HostedTransport : public Transport {
   int num_ranks() const override { return transport_.num_ranks(); }
   std::string ToString() const override { return absl::StrCat(transport_.ToString(), " on hosts ", hosts_); }
   std::string host(RankId rank) const override { return hosts_.substr(rank.value, 1); }
-  absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) override {
-    return transport_.HostAllToAllV(site, args);
+  absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
+    return transport_.HostStart(site, args);
   }
-  absl::Status AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
-    return transport_.AllToAllV(stream, site, args);
+  absl::Status HostFinish(TransferHandle handle) override { return transport_.HostFinish(handle); }
+  absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
+    return transport_.Start(stream, site, args);
   }
+  absl::Status Finish(Stream& stream, TransferHandle handle) override { return transport_.Finish(stream, handle); }
   MemoryKind memory_kind() const override { return transport_.memory_kind(); }
   void Abort(const absl::Status& why) override { transport_.Abort(why); }
   absl::Span<const double> wait_seconds_per_rank() const override { return transport_.wait_seconds_per_rank(); }
   absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site, int64_t bytes) override {
     return transport_.AllocatePeerMemory(site, bytes);
+  }
+  absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t bytes) override {
+    return transport_.ReservePeerMemory(site, bytes);
   }
   absl::Status EnterPhase(const CallSite& site) override { return transport_.EnterPhase(site); }
   absl::Duration timeout() const override { return transport_.timeout(); }

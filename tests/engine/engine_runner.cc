@@ -71,6 +71,8 @@ absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSe
   options.overflow = setup.overflow;
   options.dispatch_dtype = setup.dispatch_dtype;
   options.combine_dtype = setup.combine_dtype;
+  options.overlap = setup.overlap;
+  options.exchange_budget = setup.exchange_budget;
   options.prefill_chunk = setup.prefill_chunk;
   options.cache_tokens_per_rank = setup.cache_tokens_per_rank;
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,

@@ -23,6 +23,8 @@ struct RunSetup {
   OverflowPolicy overflow;
   std::optional<DType> dispatch_dtype;
   DType combine_dtype = DType::kF32;
+  Overlap overlap = Overlap::kOff;
+  int64_t exchange_budget = 0;
   int64_t cache_tokens_per_rank = 4096;
 };
 

@@ -82,6 +82,31 @@ TEST_P(Identity, Paths) {
   }
 }
 
+// What is computed while rows travel, and how many rounds they take, changes nothing; on any path.
+TEST_P(Identity, OverlapAndRounds) {
+  std::vector<Request> requests = {LogitsRequest(Prompt())};
+  for (size_t i = 0; i < 3; ++i) requests.push_back(LogitsRequest(Text("docs", i, 20 + 31 * i)));
+  constexpr int64_t kManyRounds = 2'000'000;  // a few tokens per rank and round
+  const ExchangePath paths[] = {ExchangePath::kPeer, ExchangePath::kAllToAllV, ExchangePath::kAllGather,
+                                ExchangePath::kTwoLevel};
+  for (const ExchangePath path : paths) {
+    for (const Overlap overlap : {Overlap::kShared, Overlap::kTwoBatch}) {
+      for (const int64_t budget : {int64_t{0}, kManyRounds}) {
+        if (budget > 0 && path == ExchangePath::kTwoLevel) continue;
+        SCOPED_TRACE(absl::StrCat(ExchangePathName(path), " overlap ", static_cast<int>(overlap), " budget ", budget));
+        RunSetup setup = Base();
+        setup.num_ranks = path == ExchangePath::kAllToAllV ? 2 : 3;
+        setup.path = path;
+        setup.overlap = overlap;
+        setup.exchange_budget = budget;
+        setup.placement_seed = budget > 0 ? 5 : -1;
+        setup.device.execution = overlap == Overlap::kShared ? CpuExecution::kEager : CpuExecution::kLazy;
+        ExpectSame(setup, requests, 0);
+      }
+    }
+  }
+}
+
 TEST_P(Identity, MoreRanksThanExperts) {
   RunSetup setup = Base();
   setup.num_ranks = 40;

@@ -11,7 +11,7 @@ import unittest
 
 from program import MODEL, PROGRAM, ModelCopy, ProgramTest, main, run
 
-SECONDS_TO_END = 2.0  # from the error to the end of the last rank
+SECONDS_TO_END = 2.0 * float(os.environ.get("TF_TIME_SCALE", 1))  # from the error to the end of the last rank
 # How the job is started: ranks, and by what.
 ALONE, THREADS, PROCESSES = (1, "local"), (3, "local"), (3, "mpi")
 
@@ -294,6 +294,15 @@ class BadCommandLine(BadInput):
                 ("--ranks", "100000", "nearest is 4096"), ("--instruction-set", "avx3", "avx"),
                 ("--stop", "", "empty"), ("--model", "", "empty")]:
             self.refused([*generate, flag, value], [flag, value, *words], ALONE, status=2)
+
+    def test_values_together(self):
+        generate = ["generate", "--model", MODEL, "--prompt", "a"]
+        two_batch = ["--overlap", "two_batch", "--overflow", "capacity"]
+        self.refused([*generate, *two_batch], ["--overlap two_batch", "dropless"], ALONE, status=2)
+        two_level = ["--exchange-budget", "1000000", "--path", "two_level"]
+        self.refused([*generate, *two_level], ["--exchange-budget", "two_level"], ALONE, status=2)
+        small = ["--exchange-budget", "1000"]
+        self.refused([*generate, *small], ["budget of 1000 bytes", "one token per rank"], THREADS)
 
     def test_min_p_that_leaves_nothing(self):
         for how in ALONE, THREADS, PROCESSES:

@@ -97,6 +97,10 @@ TEST(Flags, EverySharedFlagArrives) {
                                    "int8",
                                    "--combine-dtype",
                                    "bf16",
+                                   "--overlap",
+                                   "shared",
+                                   "--exchange-budget",
+                                   "12345678901",
                                    "--comm-timeout",
                                    "500ms",
                                    "--prefill-chunk",
@@ -117,6 +121,8 @@ TEST(Flags, EverySharedFlagArrives) {
   EXPECT_EQ(f.num_ranks, 5);
   EXPECT_EQ(f.path, ExchangePath::kAllToAllV);
   EXPECT_EQ(f.reduction, Reduction::kNode);
+  EXPECT_EQ(f.overlap, Overlap::kShared);
+  EXPECT_EQ(f.exchange_budget, 12345678901);
   EXPECT_EQ(f.placement, "p.json");
   EXPECT_EQ(f.overflow.kind, Overflow::kCapacity);
   EXPECT_EQ(f.overflow.capacity_factor, 1.5);
