@@ -31,7 +31,9 @@ class PeerFlags {
   static constexpr int64_t kBytesPerRank = kNumPeerSignals * sizeof(PeerFlag);
 
   // At the start of every rank's part of `memory`, which holds zeros. Both must outlive it.
-  PeerFlags(Transport& transport, const PeerMemory& memory) : transport_(transport), memory_(memory) {}
+  PeerFlags(Transport& transport, const PeerMemory& memory) : transport_(transport), memory_(memory) {
+    pending_.reserve(transport.num_ranks());  // waiting allocates nothing
+  }
 
   void Raise(PeerSignal signal, int64_t sequence);
 
