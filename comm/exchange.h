@@ -44,8 +44,8 @@ struct ExchangeOptions {
   DType output_dtype = DType::kF32;
   ExchangePath path = ExchangePath::kAuto;
   Reduction reduction = Reduction::kExact;
-  // Sees, on rank 0, why kAuto took a path: links, predictions, choice. Given on all ranks or on none; then the log sees
-  // it, at debug level, where links have to be measured anyway.
+  // Sees, on rank 0, why kAuto took a path: links, predictions, choice. Given on all ranks or on none; then the log
+  // sees it, at debug level, where links have to be measured anyway.
   std::function<void(const std::string&)> on_choice;
   // What buffers are sized for at creation; larger exchanges grow them. 0: nothing in advance.
   int64_t max_tokens = 0;  // of any rank, in one exchange
