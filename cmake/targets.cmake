@@ -3,8 +3,8 @@
 #   without RANKS: one process. With RANKS: one ctest per rank count, under mpirun, with tests/support's MPI main.
 #   Test names: <name> or <name>.np<ranks>. PROGRAMS are built with it, for tests that start them.
 #   QUICK: in sanitizer builds, test <name>.quick is the part of a `slow` test that the short runs do.
-#   LABELS: `slow` (not in the short sanitizer runs), `tsan` (also run under the thread sanitizer), `gpu` (all that the
-#   cuda preset's short run builds and runs; they pass without a GPU).
+#   LABELS: `slow` (not in the short sanitizer runs), `tsan` (also run under the thread sanitizer; `tsan_full`: only by
+#   run.sh --full), `gpu` (all that the cuda preset's short run builds and runs; they pass without a GPU).
 # tf_script_test(NAME name COMMAND .. [LABELS ..] [TIMEOUT s] [PROGRAMS target ..])   a test that is not GoogleTest
 # tf_fuzz(NAME name SOURCES .. DEPS .. [SEEDS folder])   a libFuzzer target, built in preset `asan` (clang); its test runs it
 #   for TOKENFERRY_FUZZ_SECONDS from the files in SEEDS

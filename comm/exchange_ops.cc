@@ -83,10 +83,10 @@ HWY_INLINE void CombineBlock(const CombineRowsArgs& a, int64_t t, int64_t column
   Vec sum[kNum];
   for (int v = 0; v < kNum; ++v) sum[v] = hn::Zero(Tag());
   const float* weights = a.weight.row(t);
-  const auto* rows = static_cast<const In*>(a.rows.data) + column;
+  const auto* rows = static_cast<const In*>(a.rows.data);  // null when nobody has a selection
   for (int64_t i = a.offsets[t]; i < a.offsets[t + 1]; ++i) {
     const Vec weight = hn::Set(Tag(), weights[a.k[i]]);
-    const In* row = rows + a.selection[i] * a.rows.stride;
+    const In* row = rows + a.selection[i] * a.rows.stride + column;
     for (int v = 0; v < kNum; ++v) sum[v] = hn::MulAdd(weight, Load(row + v * kLanes), sum[v]);
   }
   Out* out = a.out.as<Out>().row(t) + column;

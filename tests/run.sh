@@ -3,8 +3,8 @@
 # status 0 only when nothing failed. What it runs:
 #   cpu    every test on the release build
 #   asan   address + undefined behaviour sanitizers: every test that is not labelled `slow`, and every libFuzzer target for
-#          10 seconds                                                       (--full: every test; 5 minutes each)
-#   tsan   thread sanitizer: the tests labelled `tsan` that are not `slow`                      (--full: the slow ones too)
+#          5 seconds                                                        (--full: every test; 5 minutes each)
+#   tsan   thread sanitizer: the tests labelled `tsan`, transports and exchange                  (--full: `tsan_full` too)
 #   cuda   where nvcc is found: core and the tests labelled `gpu`, which pass without one         (--full: the program too)
 # A part that does not build counts as one failed test, and the others still run. All parts but cpu are left out when
 # nothing has changed since they passed.
@@ -113,13 +113,13 @@ suite cpu all -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON --
 if [ "$full" = yes ]; then
   once asan all -DTOKENFERRY_FUZZ_SECONDS=300 --
 else
-  once asan 'tests_quick fuzzers' -DTOKENFERRY_FUZZ_SECONDS=10 -- --label-exclude slow
+  once asan 'tests_quick fuzzers' -DTOKENFERRY_FUZZ_SECONDS=5 -- --label-exclude slow
 fi
 TF_CTEST_PREFIX=$tsan_prefix
 if [ "$full" = yes ]; then
-  once tsan tests_tsan -- --label-regex '^tsan$'
+  once tsan all -- --label-regex '^tsan'
 else
-  once tsan tests_tsan -- --label-regex '^tsan$' --label-exclude slow
+  once tsan tests_tsan -- --label-regex '^tsan$'
 fi
 TF_CTEST_PREFIX=
 

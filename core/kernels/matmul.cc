@@ -32,7 +32,7 @@ struct Product {
     const int64_t row = row_idx == nullptr ? t : row_idx[t];
     return static_cast<const uint8_t*>(x) + row * x_stride * DTypeBytes(x_dtype);
   }
-  Output At(int64_t row) const { return {out.y + row * out.stride, out.stride, out.accumulate}; }
+  Output At(int64_t row) const { return out.FromRow(row); }
 };
 
 // Rows [row, row + num_rows) of the product, with the weights of their group.
@@ -135,7 +135,8 @@ void BlockTask(const MatMulKernels& k, const Product& p, const RowBlock& block, 
     std::fill(padding, weights + padded_outs * span.num_steps * kStepBytes, uint8_t{0});
     k.multiply(rows, block.num_rows, weights, padded_outs, span.num_steps, begin == 0, sums);
   }
-  out.y += o;
+  out.y += o - out.first;
+  out.first = 0;
   k.finish(sums, block.num_rows, num_outs, out);
 }
 
@@ -151,7 +152,7 @@ void FastTask(const MatMulKernels& k, const Product& p, const RowBlock& block, i
 // The same, rounded: the products of a task fit into the first-level cache.
 void RoundedTask(const MatMulKernels& k, const Product& p, const RowBlock& block, int64_t o, int64_t num_outs) {
   float products[kBlockRows * kBlockOuts];
-  FastTask(k, p, block, o, num_outs, {products - o, num_outs, Accumulate::kNo});
+  FastTask(k, p, block, o, num_outs, {products, num_outs, Accumulate::kNo, o});
   for (int64_t t = 0; t < block.num_rows; ++t) {
     BF16* y = p.rounded + (block.row + t) * p.out.stride + o;
     for (int64_t i = 0; i < num_outs; ++i) y[i] = ToBF16(products[t * num_outs + i]);

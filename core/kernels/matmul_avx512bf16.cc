@@ -46,7 +46,7 @@ HWY_INLINE float SumLanes(__m512 a) {
 }
 
 HWY_INLINE void StoreSum(const Output& out, int64_t row, int64_t o, float sum) {
-  float& y = out.y[row * out.stride + o];
+  float& y = out.y[row * out.stride + o - out.first];
   y = out.accumulate == Accumulate::kYes ? y + sum : sum;
 }
 
@@ -306,7 +306,7 @@ void StreamRows(const WeightView& w, int64_t o, int64_t num_outs, const BF16* ro
     }
     for (int64_t r = 0; r < num_rows; r += 4) {
       kQuads[std::min<int64_t>(num_rows - r, 4) - 1](w, o, count, coded ? tables : nullptr, rows + r * stride,
-                                                     {out.y + r * out.stride, out.stride, out.accumulate});
+                                                     out.FromRow(r));
     }
   }
 }

@@ -20,11 +20,14 @@ struct PackSpan {
   int64_t begin, count, num_steps;
 };
 
-// Where products go: y[r * stride + o] = sum, or += sum.
+// Where products go: y[r * stride + o - first] = sum, or += sum.
 struct Output {
   float* y;
   int64_t stride;
   Accumulate accumulate;
+  int64_t first = 0;  // output whose column is y's
+
+  Output FromRow(int64_t r) const { return {y + r * stride, stride, accumulate, first}; }
 };
 
 struct MatMulKernels {

@@ -93,7 +93,7 @@ void PackWeights(const WeightView& w, int64_t o, int64_t num_outs, PackSpan span
 }
 
 HWY_INLINE void StoreSum(const Output& out, int64_t row, int64_t o, float sum) {
-  float& y = out.y[row * out.stride + o];
+  float& y = out.y[row * out.stride + o - out.first];
   y = out.accumulate == Accumulate::kYes ? y + sum : sum;
 }
 
@@ -161,8 +161,7 @@ struct StreamRows {
     const int64_t end = o + num_outs, row_floats = (w.cols + kNumLanes - 1) / kNumLanes * kNumLanes;
     for (; o < end; o += kTileOuts) {
       for (int64_t r = 0; r < num_rows; r += 4) {
-        Quad(w, o, HWY_MIN(kTileOuts, end - o), rows + r * row_floats, num_rows - r,
-             {out.y + r * out.stride, out.stride, out.accumulate});
+        Quad(w, o, HWY_MIN(kTileOuts, end - o), rows + r * row_floats, num_rows - r, out.FromRow(r));
       }
     }
   }
