@@ -174,8 +174,8 @@ class TwoLevelExchange : public Exchange {
   }
 
   // Transfers items of `num_bytes` each.
-  absl::Status Move(Stream& stream, const CallSite& site, const Transfer& transfer, int64_t num_bytes, const void* send,
-                    void* recv, std::vector<int64_t>& stats) {
+  absl::Status Move(Stream& stream, const CallSite& site, const MessageOffsets& transfer, int64_t num_bytes,
+                    const void* send, void* recv, std::vector<int64_t>& stats) {
     ScaleOffsets(transfer.send, num_bytes, send_bytes_);
     ScaleOffsets(transfer.recv, num_bytes, recv_bytes_);
     TF_RETURN_IF_ERROR(transport_.AllToAllV(stream, site, {send, send_bytes_, recv, recv_bytes_, num_bytes}));
@@ -345,7 +345,7 @@ class TwoLevelExchange : public Exchange {
         }
       }
     }
-    const Transfer& weights = state_.weights;
+    const MessageOffsets& weights = state_.weights;
     constexpr auto kBytes = static_cast<int64_t>(sizeof(float));
     TF_RETURN_IF_ERROR(weight_send_.Reserve(device_, weights.send.back() * kBytes));
     TF_RETURN_IF_ERROR(weight_recv_.Reserve(device_, weights.recv.back() * kBytes));

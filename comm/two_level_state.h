@@ -11,9 +11,9 @@
 namespace tokenferry {
 
 // What one transfer moves, in items (rows, outputs, weights): counts first, offsets when they are complete.
-struct Transfer {
+struct MessageOffsets {
   std::vector<int64_t> send, recv;  // [R + 1] of each rank at r + 1, then summed
-  explicit Transfer(int num_ranks) : send(num_ranks + 1), recv(num_ranks + 1) {}
+  explicit MessageOffsets(int num_ranks) : send(num_ranks + 1), recv(num_ranks + 1) {}
   void Sum() {
     std::partial_sum(send.begin(), send.end(), send.begin());
     std::partial_sum(recv.begin(), recv.end(), recv.begin());
@@ -26,7 +26,7 @@ struct TwoLevelState {
   std::vector<ToldPlan> told;             // [ranks of this host]
   std::vector<int64_t> row_counts;        // [R] rows of each source for this host
   int64_t num_own_outputs = 0;            // of this rank's experts; what comes back lies behind them
-  Transfer rows, back, weights;           // to and from other hosts; weights: and this rank
+  MessageOffsets rows, back, weights;     // to and from other hosts; weights: and this rank
   std::vector<int32_t> wire_token;        // token of each row sent to other hosts
   std::vector<int32_t> row_location;      // of each selection at the expert
   std::vector<int32_t> back_output;       // exact: index of each output sent back
