@@ -62,6 +62,20 @@ def own_header_problem(path, lines, paths):
     return None if first and first.group(1) == own else f'the first include must be "{own}"'
 
 
+TYPE = re.compile(r"^(?:struct|class) (?:alignas\(\w+\) )?(\w+)(?: final)?(?: :.*)? \{")
+
+
+def twice_defined(lines_per_header):
+    """Types that two headers define at namespace level: the linker would take one for the other without a word."""
+    first, problems = {}, []
+    for path, lines in sorted(lines_per_header.items()):
+        for number, line in enumerate(lines, 1):
+            found = TYPE.match(line)
+            if found and first.setdefault(found.group(1), path) != path:
+                problems.append(f"{path}:{number}: {found.group(1)} is also a type of {first[found.group(1)]}")
+    return problems
+
+
 def main():
     if sys.argv[1:] == ["--self-test"]:
         self_test(([
@@ -88,7 +102,11 @@ def main():
             (("comm/a.cc", ['#include "comm/b.h"'], {"comm/a.h"}), True),
             (("comm/a.cc", ["// A.", '#include "comm/a.h"', "#include <vector>"], {"comm/a.h"}), False),
             (("comm/a.cc", ["#include <vector>"], {"comm/b.h"}), False),
-        ], own_header_problem))
+        ], own_header_problem), ([
+            (({"comm/a.h": ["struct A {"], "comm/b.h": ["class A : public B {"]},), True),
+            (({"comm/a.h": ["struct A;", "  struct A {"], "comm/b.h": ["struct A {"]},), False),
+            (({"comm/a.h": ["struct alignas(64) A {"], "comm/b.h": ["struct B {", "A a;"]},), False),
+        ], twice_defined))
     problems = []
     files = [p for p in tree([".h", ".cc", ".cu", ".cuh"]) if box_of(p)]
     for path in files:
@@ -101,6 +119,8 @@ def main():
             problems.append(f"{path}:1: {problem}")
         if path.endswith(".h") and "#pragma once" not in lines_of(path) and not path.endswith("-inl.h"):
             problems.append(f"{path}:1: a header begins with #pragma once")
+    headers = {p: lines_of(p) for p in files if p.endswith(".h") and box_of(p) != "tests" and not p.endswith("-inl.h")}
+    problems += twice_defined(headers)
     report(problems, len(files), "layering problems")
 
 
