@@ -77,15 +77,7 @@ class AllGatherExchange : public Exchange {
     all_tokens_.resize(plan.send.num_tokens);
     std::iota(all_tokens_.begin(), all_tokens_.end(), 0);
     TF_RETURN_IF_ERROR(token_.Upload(stream, all_tokens_));
-    TF_RETURN_IF_ERROR(row_idx_.Upload(stream, plan.recv.row_idx));
-    TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
-    if (IsQuantised(options_.row_dtype)) {
-      stream.Launch(kQuantiseRows,
-                    {home_rows, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
-    } else {
-      stream.Launch(kGatherRows,
-                    {home_rows, token_.as<int32_t>(), plan.send.num_tokens, rows_.data(), options_.row_dtype});
-    }
+    PackRows(stream, home_rows, token_.as<int32_t>(), plan.send.num_tokens, rows_.data());
     const auto block_bytes = [&](int r) {
       return (plan.recv.row_offsets[r + 1] - plan.recv.row_offsets[r]) * row_bytes_;
     };
@@ -97,23 +89,8 @@ class AllGatherExchange : public Exchange {
       rows.row_bytes = row_bytes_;
       return transport_.AllToAllV(stream, dispatch, rows);
     }));
-    slot_offsets_host_ = plan.recv.slot_offsets;
-    const void* rows = rows_.data();
-    if (IsQuantised(options_.row_dtype)) {
-      TF_RETURN_IF_ERROR(
-          wide_rows_.Reserve(device_, plan.num_recv_rows() * RowBytes(options_.expert_dtype, options_.hidden)));
-      stream.Launch(kWidenRows, {rows_.data(), options_.row_dtype, plan.num_recv_rows(), options_.hidden,
-                                 wide_rows_.data(), options_.expert_dtype});
-      rows = wide_rows_.data();
-    }
-    return ExpertRows{.rows = rows,
-                      .dtype = options_.rows_dtype(),
-                      .hidden = options_.hidden,
-                      .row_stride = options_.hidden,
-                      .row_idx = row_idx_.as<int32_t>(),
-                      .slot_offsets = slot_offsets_.as<int64_t>(),
-                      .slot_offsets_host = &slot_offsets_host_,
-                      .num_selections = plan.num_recv_selections()};
+    TF_ASSIGN_OR_RETURN(const void* rows, WidenRows(stream, rows_.data(), plan.num_recv_rows()));
+    return MakeExpertRows(stream, plan.recv, rows, plan.recv.row_idx);
   }
 
   absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override { return output_return_.ExpertOut(plan); }
@@ -205,11 +182,7 @@ class AllGatherExchange : public Exchange {
   std::vector<GatheredRouting> gathered_;
   std::vector<int32_t> all_tokens_;  // 0, 1, ..
   GrowingBuffer rows_;
-  GrowingBuffer wide_rows_{MemoryKind::kDevice, "exchange: widened rows"};
   GrowingBuffer token_{MemoryKind::kDevice, "exchange: token of each row"};
-  GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
-  GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};
-  std::vector<int64_t> slot_offsets_host_;                      // of the last Dispatch
   std::vector<int64_t> offsets_, send_offsets_, recv_offsets_;  // [R + 1] bytes
 };
 

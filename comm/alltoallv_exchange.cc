@@ -35,13 +35,7 @@ class AllToAllVExchange : public Exchange {
     TF_RETURN_IF_ERROR(send_rows_.Reserve(device_, plan.num_send_rows() * row_bytes_));
     TF_RETURN_IF_ERROR(recv_rows_.Reserve(device_, plan.num_recv_rows() * row_bytes_));
     TF_RETURN_IF_ERROR(row_token_.Upload(stream, plan.send.row_token));
-    if (IsQuantised(options_.row_dtype)) {
-      stream.Launch(kQuantiseRows,
-                    {home_rows, row_token_.as<int32_t>(), plan.num_send_rows(), send_rows_.data(), options_.row_dtype});
-    } else {
-      stream.Launch(kGatherRows,
-                    {home_rows, row_token_.as<int32_t>(), plan.num_send_rows(), send_rows_.data(), options_.row_dtype});
-    }
+    PackRows(stream, home_rows, row_token_.as<int32_t>(), plan.num_send_rows(), send_rows_.data());
     ScaleOffsets(plan.send.row_offsets, row_bytes_, send_offsets_);
     ScaleOffsets(plan.recv.row_offsets, row_bytes_, recv_offsets_);
     for (int r = 0; r < transport_.num_ranks(); ++r) {
@@ -57,25 +51,8 @@ class AllToAllVExchange : public Exchange {
   absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite&, const ExchangePlan& plan,
                                         ConstFloatMatrix) override {
     TF_RETURN_IF_ERROR(transport_.Finish(stream, transfer_));
-    TF_RETURN_IF_ERROR(row_idx_.Upload(stream, plan.recv.row_idx));
-    TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
-    slot_offsets_host_ = plan.recv.slot_offsets;
-    const void* rows = recv_rows_.data();
-    if (IsQuantised(options_.row_dtype)) {
-      TF_RETURN_IF_ERROR(
-          wide_rows_.Reserve(device_, plan.num_recv_rows() * RowBytes(options_.expert_dtype, options_.hidden)));
-      stream.Launch(kWidenRows, {recv_rows_.data(), options_.row_dtype, plan.num_recv_rows(), options_.hidden,
-                                 wide_rows_.data(), options_.expert_dtype});
-      rows = wide_rows_.data();
-    }
-    return ExpertRows{.rows = rows,
-                      .dtype = options_.rows_dtype(),
-                      .hidden = options_.hidden,
-                      .row_stride = options_.hidden,
-                      .row_idx = row_idx_.as<int32_t>(),
-                      .slot_offsets = slot_offsets_.as<int64_t>(),
-                      .slot_offsets_host = &slot_offsets_host_,
-                      .num_selections = plan.num_recv_selections()};
+    TF_ASSIGN_OR_RETURN(const void* rows, WidenRows(stream, recv_rows_.data(), plan.num_recv_rows()));
+    return MakeExpertRows(stream, plan.recv, rows, plan.recv.row_idx);
   }
 
   absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override { return output_return_.ExpertOut(plan); }
@@ -96,11 +73,7 @@ class AllToAllVExchange : public Exchange {
   ExchangePlanner planner_;
   OutputReturn output_return_;
   GrowingBuffer send_rows_, recv_rows_;
-  GrowingBuffer wide_rows_{MemoryKind::kDevice, "exchange: widened rows"};
   GrowingBuffer row_token_{MemoryKind::kDevice, "exchange: token of each row"};
-  GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
-  GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};
-  std::vector<int64_t> slot_offsets_host_;            // of the last Dispatch
   std::vector<int64_t> send_offsets_, recv_offsets_;  // [R + 1] bytes
   TransferHandle transfer_;                           // between BeginDispatch and FinishDispatch
 };

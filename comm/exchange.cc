@@ -12,6 +12,7 @@
 #include "comm/topology.h"
 #include "comm/two_level_exchange.h"
 #include "core/check.h"
+#include "core/kernels/gather_rows.h"
 #include "core/log.h"
 
 namespace tokenferry {
@@ -144,6 +145,36 @@ absl::StatusOr<FloatMatrix> Exchange::HomeRows(int64_t num_tokens) {
 absl::StatusOr<FloatMatrix> Exchange::DoHomeRows(int64_t num_tokens) {
   TF_RETURN_IF_ERROR(home_rows_.Reserve(device_, num_tokens * hidden_ * DTypeBytes(rows_dtype_)));
   return FloatMatrix(home_rows_.data(), rows_dtype_, num_tokens, hidden_);
+}
+
+void Exchange::PackRows(Stream& stream, ConstFloatMatrix rows, const int32_t* idx, int64_t num_rows, void* out) const {
+  if (IsQuantised(row_dtype_)) {
+    stream.Launch(kQuantiseRows, {rows, idx, num_rows, out, row_dtype_});
+  } else {
+    stream.Launch(kGatherRows, {rows, idx, num_rows, out, row_dtype_});
+  }
+}
+
+absl::StatusOr<const void*> Exchange::WidenRows(Stream& stream, const void* rows, int64_t num_rows) {
+  if (!IsQuantised(row_dtype_)) return rows;
+  TF_RETURN_IF_ERROR(wide_rows_.Reserve(device_, num_rows * RowBytes(rows_dtype_, hidden_)));
+  stream.Launch(kWidenRows, {rows, row_dtype_, num_rows, hidden_, wide_rows_.data(), rows_dtype_});
+  return wide_rows_.data();
+}
+
+absl::StatusOr<ExpertRows> Exchange::MakeExpertRows(Stream& stream, const RecvPlan& plan, const void* rows,
+                                                    const std::vector<int32_t>& row_idx) {
+  TF_RETURN_IF_ERROR(row_idx_.Upload(stream, row_idx));
+  TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.slot_offsets));
+  slot_offsets_host_ = plan.slot_offsets;
+  return ExpertRows{.rows = rows,
+                    .dtype = rows_dtype_,
+                    .hidden = hidden_,
+                    .row_stride = hidden_,
+                    .row_idx = row_idx_.as<int32_t>(),
+                    .slot_offsets = slot_offsets_.as<int64_t>(),
+                    .slot_offsets_host = &slot_offsets_host_,
+                    .num_selections = plan.selection_offsets.back()};
 }
 
 absl::StatusOr<const ExchangePlan*> Exchange::Plan(Stream& stream, const CallSite& site, const Routing& routing,

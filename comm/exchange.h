@@ -143,6 +143,14 @@ class Exchange {
   virtual absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                  MatrixView<const float> weight, MatrixView<float> out) = 0;
 
+  // What paths share. out[i] = rows[idx[i]] as rows travel, [num_rows, RowBytes(row_dtype)].
+  void PackRows(Stream& stream, ConstFloatMatrix rows, const int32_t* idx, int64_t num_rows, void* out) const;
+  // Rows that have travelled, as experts read them: themselves, or widened in memory of this object.
+  absl::StatusOr<const void*> WidenRows(Stream& stream, const void* rows, int64_t num_rows);
+  // Dispatch's result: selection s reads rows[row_idx[s]], which are of rows_dtype().
+  absl::StatusOr<ExpertRows> MakeExpertRows(Stream& stream, const RecvPlan& plan, const void* rows,
+                                            const std::vector<int32_t>& row_idx);
+
   ExchangeStats stats_;  // paths count rows and bytes
 
  private:
@@ -159,8 +167,12 @@ class Exchange {
   std::vector<int32_t> last_host_;  // scratch of CountBases
   absl::Status error_;
   ExchangePlan plan_;
-  ConstFloatMatrix dispatched_rows_;  // of the last BeginDispatch
+  ConstFloatMatrix dispatched_rows_;        // of the last BeginDispatch
+  std::vector<int64_t> slot_offsets_host_;  // of the last MakeExpertRows
   GrowingBuffer home_rows_{MemoryKind::kDevice, "exchange: rows at home"};
+  GrowingBuffer wide_rows_{MemoryKind::kDevice, "exchange: widened rows"};
+  GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
+  GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};
 };
 
 // Collective. Unimplemented for a path that is not there yet; FailedPrecondition, naming why, for one that these ranks

@@ -130,8 +130,6 @@ class PeerExchange : public Exchange {
                                ConstFloatMatrix home_rows) override {
     const CallSite site = At(caller, "dispatch rows");
     TF_RETURN_IF_ERROR(WriteRows(stream, home_rows));
-    TF_RETURN_IF_ERROR(row_idx_.Upload(stream, row_location_));
-    TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
     TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kRows, sequence_);
@@ -144,19 +142,11 @@ class PeerExchange : public Exchange {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<ExpertRows> DoDispatch(Stream&, const CallSite& caller, const ExchangePlan& plan,
+  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
                                         ConstFloatMatrix) override {
     const CallSite site = At(caller, "dispatch rows");
     TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kRows, sequence_, sources_));
-    slot_offsets_host_ = plan.recv.slot_offsets;
-    return ExpertRows{.rows = rows_->base(),
-                      .dtype = options_.rows_dtype(),
-                      .hidden = options_.hidden,
-                      .row_stride = options_.hidden,
-                      .row_idx = row_idx_.as<int32_t>(),
-                      .slot_offsets = slot_offsets_.as<int64_t>(),
-                      .slot_offsets_host = &slot_offsets_host_,
-                      .num_selections = plan.num_recv_selections()};
+    return MakeExpertRows(stream, plan.recv, rows_->base(), row_location_);
   }
 
   absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override {
@@ -332,12 +322,12 @@ class PeerExchange : public Exchange {
       TF_RETURN_IF_ERROR(token_idx_.Upload(stream, every_token_));
     }
     if (!IsQuantised(options_.row_dtype)) {
-      stream.Launch(kGatherRows, {from, token_idx_.as<int32_t>(), from.rows, rows, options_.row_dtype});
+      PackRows(stream, from, token_idx_.as<int32_t>(), from.rows, rows);
       return absl::OkStatus();
     }
     // Nothing crosses a wire here: what others read are the values that a quantised message would have brought them.
     TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, from.rows * RowBytes(options_.row_dtype, options_.hidden)));
-    stream.Launch(kQuantiseRows, {from, token_idx_.as<int32_t>(), from.rows, narrow_rows_.data(), options_.row_dtype});
+    PackRows(stream, from, token_idx_.as<int32_t>(), from.rows, narrow_rows_.data());
     stream.Launch(kWidenRows,
                   {narrow_rows_.data(), options_.row_dtype, from.rows, options_.hidden, rows, options_.expert_dtype});
     return absl::OkStatus();
@@ -393,15 +383,12 @@ class PeerExchange : public Exchange {
   std::vector<WireSelection> recv_selections_;
   std::vector<int32_t> arrival_location_, row_location_;  // [rows], [selections]
   // Of the last Dispatch and Combine.
-  std::vector<int64_t> slot_offsets_host_;
   std::vector<int32_t> selection_location_, combine_location_;  // [n]
   const std::vector<int64_t> all_;                              // [R] whom to wait for: one thing of everybody
   std::vector<int64_t> sources_, destinations_;                 // [R] rows from, outputs from
   std::vector<int32_t> every_token_;                            // 0, 1, ..
   GrowingBuffer narrow_rows_{MemoryKind::kDevice, "exchange: quantised rows"};
   GrowingBuffer token_idx_{MemoryKind::kDevice, "exchange: tokens in order"};
-  GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
-  GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};
   GrowingBuffer combine_offsets_{MemoryKind::kDevice, "exchange: combine offsets"};
   GrowingBuffer combine_row_{MemoryKind::kDevice, "exchange: combine order"};
   GrowingBuffer combine_k_{MemoryKind::kDevice, "exchange: combine weights' positions"};

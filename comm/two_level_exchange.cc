@@ -192,8 +192,6 @@ class TwoLevelExchange : public Exchange {
     TF_RETURN_IF_ERROR(wire_rows_.Reserve(device_, state_.rows.send.back() * wire_row_bytes_));
     TF_RETURN_IF_ERROR(wire_token_.Upload(stream, state_.wire_token));
     TF_RETURN_IF_ERROR(own_token_.Upload(stream, own_token));
-    TF_RETURN_IF_ERROR(row_idx_.Upload(stream, state_.row_location));
-    TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.recv.slot_offsets));
     char* const rows = part() + layout_.rows;
     char* arrives = rows;
     if (quantised) {
@@ -201,8 +199,8 @@ class TwoLevelExchange : public Exchange {
       arrives = static_cast<char*>(narrow_rows_.data());
     }
     char* const own_rows = arrives + num_others * wire_row_bytes_;
-    GatherRows(stream, home_rows, wire_token_, state_.rows.send.back(), wire_rows_.data());
-    GatherRows(stream, home_rows, own_token_, num_own, own_rows);
+    PackRows(stream, home_rows, wire_token_.as<int32_t>(), state_.rows.send.back(), wire_rows_.data());
+    PackRows(stream, home_rows, own_token_.as<int32_t>(), num_own, own_rows);
     TF_RETURN_IF_ERROR(
         Move(stream, site, state_.rows, wire_row_bytes_, wire_rows_.data(), arrives, stats_.dispatch_bytes_per_rank));
     if (quantised) {
@@ -220,23 +218,7 @@ class TwoLevelExchange : public Exchange {
     stats_.dispatch_bytes_per_rank[rank_] += num_own * wire_row_bytes_;
     for (size_t m = 0; m < routes_.ranks.size(); ++m) wanted_[routes_.ranks[m]] = state_.told[m].num_rows;
     TF_RETURN_IF_ERROR(flags_->Wait(forward, PeerSignal::kRows, sequence_, wanted_));
-    slot_offsets_host_ = plan.recv.slot_offsets;
-    return ExpertRows{.rows = memory_->base() + layout_.rows,
-                      .dtype = options_.rows_dtype(),
-                      .hidden = options_.hidden,
-                      .row_stride = options_.hidden,
-                      .row_idx = row_idx_.as<int32_t>(),
-                      .slot_offsets = slot_offsets_.as<int64_t>(),
-                      .slot_offsets_host = &slot_offsets_host_,
-                      .num_selections = plan.num_recv_selections()};
-  }
-
-  void GatherRows(Stream& stream, ConstFloatMatrix rows, const GrowingBuffer& token, int64_t num_rows, void* out) {
-    if (IsQuantised(options_.row_dtype)) {
-      stream.Launch(kQuantiseRows, {rows, token.as<int32_t>(), num_rows, out, options_.row_dtype});
-    } else {
-      stream.Launch(kGatherRows, {rows, token.as<int32_t>(), num_rows, out, options_.row_dtype});
-    }
+    return MakeExpertRows(stream, plan.recv, memory_->base() + layout_.rows, state_.row_location);
   }
 
   absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override {
@@ -373,8 +355,6 @@ class TwoLevelExchange : public Exchange {
   GrowingBuffer sum_idx_{MemoryKind::kDevice, "exchange: sums in order"};
   GrowingBuffer wire_token_{MemoryKind::kDevice, "exchange: token of each row"};
   GrowingBuffer own_token_{MemoryKind::kDevice, "exchange: token of each row for this host"};
-  GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};
-  GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};
   GrowingBuffer output_{MemoryKind::kDevice, "exchange: outputs of each source"};
   GrowingBuffer sum_offsets_{MemoryKind::kDevice, "exchange: outputs of each sum"};
   GrowingBuffer sum_k_{MemoryKind::kDevice, "exchange: weights of each sum"};
@@ -387,7 +367,6 @@ class TwoLevelExchange : public Exchange {
   std::vector<int32_t> in_order_;                 // 0, 1, ..
   std::vector<int64_t> on_host_;                  // [R] 1 for ranks of this host
   std::vector<int64_t> wanted_;                   // [R] rows or outputs that a flag stands for
-  std::vector<int64_t> slot_offsets_host_;        // of the last Dispatch
   std::vector<int64_t> send_bytes_, recv_bytes_;  // [R + 1]
 };
 
