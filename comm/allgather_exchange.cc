@@ -129,13 +129,12 @@ class AllGatherExchange : public Exchange {
     PlanHeader mine = planner_.MakeHeaders(site, home, send, placement)[me_];
     mine.num_rows = home.ok() ? send.num_tokens : 0;
     mine.num_selections = home.ok() ? top_k : 0;
-    std::vector<PlanHeader> by_distance(num_ranks_);
-    by_distance[0] = mine;
+    headers_.resize(num_ranks_);  // by distance, then by rank
+    headers_[0] = mine;
     const absl::Status gathered =
-        GatherBlocks([](int) { return static_cast<int64_t>(sizeof(PlanHeader)); }, by_distance.data(),
+        GatherBlocks([](int) { return static_cast<int64_t>(sizeof(PlanHeader)); }, headers_.data(),
                      [&](const AllToAllVArgs& args, int) { return transport_.HostAllToAllV(site, args); });
     if (home.ok()) TF_RETURN_IF_ERROR(gathered);
-    headers_ = by_distance;
     std::rotate(headers_.begin(), headers_.end() - me_, headers_.end());
     TF_RETURN_IF_ERROR(planner_.CheckHeaders(site, home, headers_));
     for (int r = 0; r < num_ranks_; ++r) {

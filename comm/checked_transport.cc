@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "comm/transfer.h"
 #include "comm/wait.h"
 
 namespace tokenferry {
@@ -44,6 +45,7 @@ class CheckedTransport : public Transport {
     return inner_->ReservePeerMemory(site, num_bytes);
   }
   absl::Status EnterPhase(const CallSite& site) override { return inner_->EnterPhase(site); }
+  void Progress() override { inner_->Progress(); }
   absl::Duration timeout() const override { return inner_->timeout(); }
   absl::Status PeerStatus(RankId rank) const override { return inner_->PeerStatus(rank); }
   std::string PeerState(RankId rank) const override { return inner_->PeerState(rank); }
@@ -52,8 +54,8 @@ class CheckedTransport : public Transport {
   absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
     TF_RETURN_IF_ERROR(Agree(site, args));
     for (int r = 0; r < num_ranks(); ++r) {
-      const int64_t n = args.recv_offsets[r + 1] - args.recv_offsets[r];
-      if (n > 0) std::memset(static_cast<char*>(args.recv) + args.recv_offsets[r], kPoison, n);
+      const MessageBytes m = BytesOfMessage(args, args.recv_offsets, r);
+      if (m.size > 0) std::memset(static_cast<char*>(args.recv) + m.begin, kPoison, m.size);
     }
     return Keep(inner_->HostStart(site, args));
   }
@@ -63,8 +65,8 @@ class CheckedTransport : public Transport {
     if (memory_kind() == MemoryKind::kHost) return Transport::Start(stream, site, args);
     TF_RETURN_IF_ERROR(Agree(site, args));
     for (int r = 0; r < num_ranks(); ++r) {
-      const int64_t n = args.recv_offsets[r + 1] - args.recv_offsets[r];
-      if (n > 0) stream.Fill(static_cast<char*>(args.recv) + args.recv_offsets[r], kPoison, n);
+      const MessageBytes m = BytesOfMessage(args, args.recv_offsets, r);
+      if (m.size > 0) stream.Fill(static_cast<char*>(args.recv) + m.begin, kPoison, m.size);
     }
     return Keep(inner_->Start(stream, site, args));
   }
@@ -82,8 +84,8 @@ class CheckedTransport : public Transport {
       h.sequence = sequence_;
       h.layer = site.layer;
       h.step = site.step;
-      h.send_bytes = args.send_offsets[r + 1] - args.send_offsets[r];
-      h.recv_bytes = args.recv_offsets[r + 1] - args.recv_offsets[r];
+      h.send_bytes = BytesOfMessage(args, args.send_offsets, r).size;
+      h.recv_bytes = BytesOfMessage(args, args.recv_offsets, r).size;
       std::strncpy(h.phase, site.phase, sizeof(h.phase) - 1);
     }
     TF_RETURN_IF_ERROR(

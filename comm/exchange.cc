@@ -90,7 +90,6 @@ ExchangeStats& ExchangeStats::operator+=(const ExchangeStats& other) {
   num_exchanges += other.num_exchanges;
   num_tokens += other.num_tokens;
   num_selections += other.num_selections;
-  num_rounds += other.num_rounds;
   add(dispatch_rows_per_rank, other.dispatch_rows_per_rank);
   add(dispatch_bytes_per_rank, other.dispatch_bytes_per_rank);
   add(combine_bytes_per_rank, other.combine_bytes_per_rank);
@@ -213,7 +212,6 @@ absl::StatusOr<ExpertRows> Exchange::FinishDispatch(Stream& stream, const CallSi
   Watch watch(*this, stats_.dispatch_seconds);
   auto arrived = DoDispatch(stream, site, plan, dispatched_rows_);
   error_ = arrived.status();
-  stats_.num_rounds += arrived.ok();
   return arrived;
 }
 

@@ -59,13 +59,12 @@ struct ExchangeOptions {
 // Since creation, this rank. Rows and bytes count what leaves for each rank, this one included.
 struct ExchangeStats {
   ExchangePath path = ExchangePath::kAllToAllV;
-  int64_t num_exchanges = 0;
+  int64_t num_exchanges = 0;                     // dispatches with their combines
   int64_t num_tokens = 0;                        // tokens routed at home
   int64_t num_selections = 0;                    // (token, expert) pairs of them
   std::vector<int64_t> dispatch_rows_per_rank;   // [R] rows sent, one per (token, rank)
   std::vector<int64_t> dispatch_bytes_per_rank;  // [R]
   std::vector<int64_t> combine_bytes_per_rank;   // [R] expert outputs sent back
-  int64_t num_rounds = 0;                        // dispatches with their combines
   // What other ways of sending would have needed for these tokens, and the bytes of a row and of an output as they
   // travel here. bench/README.md defines the bases.
   RowBases bases;
@@ -102,7 +101,7 @@ class Exchange {
   // must stay unchanged until Combine. The result is valid until the next Dispatch.
   absl::StatusOr<ExpertRows> Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                       ConstFloatMatrix rows);
-  // Its halves: what can be sent without waiting, and the rest. On paths allgather and two_level the second does all.
+  // Its halves: what can be sent without waiting, and the rest. On path allgather the second does all.
   absl::Status BeginDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan, ConstFloatMatrix rows);
   absl::StatusOr<ExpertRows> FinishDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan);
 
@@ -115,7 +114,7 @@ class Exchange {
   // token with no selection gets zeros). `weight` [T, K] is the Routing's.
   absl::Status Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
                        MatrixView<float> out);
-  // Its halves. On path two_level the second does all.
+  // Its halves. On path two_level the first only tells the other ranks of this host that outputs are there.
   absl::Status BeginCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan);
   absl::Status FinishCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                              MatrixView<const float> weight, MatrixView<float> out);

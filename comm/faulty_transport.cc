@@ -27,6 +27,7 @@ class FaultyTransport : public Transport {
     return inner_->ReservePeerMemory(site, num_bytes);
   }
   absl::Status EnterPhase(const CallSite& site) override { return BeforeCall(site); }
+  void Progress() override { inner_->Progress(); }
   absl::Duration timeout() const override { return inner_->timeout(); }
   absl::Status PeerStatus(RankId rank) const override { return inner_->PeerStatus(rank); }
   std::string PeerState(RankId rank) const override { return inner_->PeerState(rank); }

@@ -41,7 +41,7 @@ void SetMpiEnvironmentDefaults() {
   setenv("OMPI_MCA_btl_base_warn_component_unused", "0", kKeepUsers);
   // Open MPI sends the rest of a large message in one piece, in front of the few bytes that would let the other side
   // begin with its own: of two that send to each other over TCP only one does at a time. Pieces leave room.
-  setenv("OMPI_MCA_btl_tcp_rdma_pipeline_frag_size", "262144", kKeepUsers);
+  setenv("OMPI_MCA_btl_tcp_rdma_pipeline_frag_size", "131072", kKeepUsers);
   setenv("OMPI_MCA_mpi_warn_on_fork", "0", kKeepUsers);
   setenv("OMPI_MCA_ess_singleton_isolated", "1", kKeepUsers);  // without mpirun: no helper process
 }

@@ -128,6 +128,11 @@ class MpiTransport : public Transport {
     return absl::OkStatus();
   }
 
+  void Progress() override {
+    int arrived = 0;  // of no interest: asking makes MPI look after its connections
+    if (error_.ok()) MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &arrived, MPI_STATUS_IGNORE);
+  }
+
   void Abort(const absl::Status& why) override {
     MPI_Abort(MPI_COMM_WORLD, 1);
     _exit(why.ok() ? 1 : 1 + static_cast<int>(why.code()) % 100);  // MPI_Abort may return when mpirun has gone

@@ -9,16 +9,27 @@
 
 namespace tokenferry {
 
+// Where in its buffer the bytes lie that a transfer moves to or from one rank.
+struct MessageBytes {
+  int64_t begin = 0, size = 0;
+};
+inline MessageBytes BytesOfMessage(const AllToAllVArgs& args, absl::Span<const int64_t> offsets, int rank) {
+  const int64_t begin = offsets[rank], size = offsets[rank + 1] - begin;
+  if (args.num_parts == 1) return {begin, size};
+  const RowRange rows = RowsOfPart(size / args.row_bytes, args.row_bytes, args.part, args.num_parts);
+  return {begin + rows.begin * args.row_bytes, (rows.end - rows.begin) * args.row_bytes};
+}
+
 struct Transfer {
   bool open = false;
   int64_t sequence = -1;
   CallSite site;
-  std::vector<int64_t> send_offsets, recv_offsets;  // copies: the caller's end with Start
+  std::vector<MessageBytes> sent, received;  // [R]
 
-  int64_t send_bytes(int rank) const { return send_offsets[rank + 1] - send_offsets[rank]; }
-  int64_t recv_bytes(int rank) const { return recv_offsets[rank + 1] - recv_offsets[rank]; }
-  const char* send(int rank) const { return static_cast<const char*>(send_data) + send_offsets[rank]; }
-  char* recv(int rank) const { return static_cast<char*>(recv_data) + recv_offsets[rank]; }
+  int64_t send_bytes(int rank) const { return sent[rank].size; }
+  int64_t recv_bytes(int rank) const { return received[rank].size; }
+  const char* send(int rank) const { return static_cast<const char*>(send_data) + sent[rank].begin; }
+  char* recv(int rank) const { return static_cast<char*>(recv_data) + received[rank].begin; }
 
   const void* send_data = nullptr;
   void* recv_data = nullptr;
@@ -37,8 +48,12 @@ class TransferSlots {
       s.open = true;
       s.sequence = sequence;
       s.site = site;
-      s.send_offsets.assign(args.send_offsets.begin(), args.send_offsets.end());
-      s.recv_offsets.assign(args.recv_offsets.begin(), args.recv_offsets.end());
+      s.sent.clear();
+      s.received.clear();
+      for (int r = 0; r + 1 < static_cast<int>(args.send_offsets.size()); ++r) {
+        s.sent.push_back(BytesOfMessage(args, args.send_offsets, r));
+        s.received.push_back(BytesOfMessage(args, args.recv_offsets, r));
+      }
       s.send_data = args.send;
       s.recv_data = args.recv;
       s.row_bytes = args.row_bytes;

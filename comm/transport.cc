@@ -1,5 +1,7 @@
 #include "comm/transport.h"
 
+#include <algorithm>
+
 #include "comm/peer_memory.h"
 
 namespace tokenferry {
@@ -10,6 +12,12 @@ std::string ToString(const CallSite& site) {
   absl::StrAppend(&out, site.phase);
   if (site.step >= 0) absl::StrAppend(&out, ", step ", site.step);
   return out;
+}
+
+RowRange RowsOfPart(int64_t num_rows, int64_t row_bytes, int part, int num_parts) {
+  constexpr int64_t kMinPartBytes = 128 << 10;  // less is not worth a message of its own
+  const int64_t n = std::clamp<int64_t>(num_rows * row_bytes / kMinPartBytes, 1, num_parts);
+  return {std::min<int64_t>(part, n) * num_rows / n, std::min<int64_t>(part + 1, n) * num_rows / n};
 }
 
 absl::Status Transport::HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) {

@@ -44,14 +44,23 @@ struct AllToAllVArgs {
   absl::Span<const int64_t> send_offsets;
   void* recv = nullptr;
   absl::Span<const int64_t> recv_offsets;
-  int64_t row_bytes = 0;  // for messages only: when not 0, all sizes are told as rows of so many bytes
+  int64_t row_bytes = 0;  // when not 0, sizes are multiples of it, and errors tell them in rows
+  // Of every message only a part moves, the rows RowsOfPart: a large transfer can be packed, sent and used in parts.
+  int part = 0, num_parts = 1;
 };
+
+// Rows [begin, end) of a message are its part `part` of `num_parts`. The parts of a large message are about equal; a
+// small one has fewer, and the last parts are empty.
+struct RowRange {
+  int64_t begin = 0, end = 0;
+};
+RowRange RowsOfPart(int64_t num_rows, int64_t row_bytes, int part, int num_parts);
 
 // A transfer that has been started and not finished yet.
 struct TransferHandle {
   int slot = -1;
 };
-inline constexpr int kMaxTransfersInFlight = 8;
+inline constexpr int kMaxTransfersInFlight = 24;
 
 class Transport {
  public:
@@ -66,6 +75,8 @@ class Transport {
   // is. Up to kMaxTransfersInFlight may be under way (ResourceExhausted), finished in any order, the same on all ranks.
   virtual absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) = 0;
   virtual absl::Status HostFinish(TransferHandle handle) = 0;
+  // Lets what is under way proceed, without waiting; for long computations between Start and Finish.
+  virtual void Progress() {}
   absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args);
 
   // The same for memory of kind memory_kind() in stream order: after what was enqueued before Start, and before what is

@@ -9,7 +9,7 @@
 #include "comm/two_level_exchange.h"
 
 #include <algorithm>
-#include <numeric>
+#include <array>
 #include <optional>
 
 #include "comm/collectives.h"
@@ -21,12 +21,12 @@
 #include "comm/row_codec_ops.h"
 #include "comm/two_level_state.h"
 #include "core/device/growing_buffer.h"
-#include "core/kernels/gather_rows.h"
 
 namespace tokenferry {
 namespace {
 
 constexpr CallSite kStart{"start: peer memory"};
+const std::vector<float> kOne = {1.0f};  // the weight of a host's sum
 
 class TwoLevelExchange : public Exchange {
  public:
@@ -48,7 +48,6 @@ class TwoLevelExchange : public Exchange {
         home_sums_(transport.memory_kind(), "exchange: sums of hosts"),
         weight_send_(transport.memory_kind(), "exchange: weights for hosts"),
         weight_recv_(transport.memory_kind(), "exchange: weights for this host"),
-        state_(num_ranks_),
         on_host_(num_ranks_),
         wanted_(num_ranks_),
         send_bytes_(num_ranks_ + 1),
@@ -77,19 +76,18 @@ class TwoLevelExchange : public Exchange {
                       ExchangePlan& plan) override {
     plan.rank = transport_.rank();
     const absl::Status home = planner_.PlanHome(stream, routing, placement, plan.send);
-    state_ = TwoLevelState(num_ranks_);
-    if (home.ok()) state_.host = BuildHostPlan(plan.send, routes_.hosts);
+    state_.Clear(num_ranks_);
+    if (home.ok()) BuildHostPlan(plan.send, routes_.hosts, state_.host);
     TF_RETURN_IF_ERROR(
         planner_.Swap(transport_, site, home, state_.host.told, placement, RowsFor::kThisHost, plan.recv));
     PlanRows(plan);
     const CallSite forwards = At(site, "plan forwards");
     TF_RETURN_IF_ERROR(Tell(forwards, plan, placement));
     TF_RETURN_IF_ERROR(LocateRows(forwards, plan.recv));
-    if (reduces()) {
-      return Annotate(state_.PlanSums(routes_, plan.send, layout_.outputs_per_rank), ToString(forwards));
-    }
-    state_.PlanOutputs(routes_, plan.send, layout_.outputs_per_rank);
-    return absl::OkStatus();
+    const int64_t stride = layout_.outputs_per_rank;
+    return Annotate(reduces() ? state_.PlanSums(routes_, plan.send, stride, out_bytes_)
+                              : state_.PlanOutputs(routes_, plan.send, stride, out_bytes_),
+                    ToString(forwards));
   }
 
   void PlanRows(const ExchangePlan& plan) {
@@ -173,69 +171,107 @@ class TwoLevelExchange : public Exchange {
     return absl::OkStatus();
   }
 
-  // Transfers items of `num_bytes` each.
-  absl::Status Move(Stream& stream, const CallSite& site, const MessageOffsets& transfer, int64_t num_bytes,
-                    const void* send, void* recv, std::vector<int64_t>& stats) {
-    ScaleOffsets(transfer.send, num_bytes, send_bytes_);
-    ScaleOffsets(transfer.recv, num_bytes, recv_bytes_);
-    TF_RETURN_IF_ERROR(transport_.AllToAllV(stream, site, {send, send_bytes_, recv, recv_bytes_, num_bytes}));
+  // Transfers items of `num_bytes` each, in parts: pack(i, n) makes items [i, i + n) of `send`, and they leave while
+  // the next are made.
+  template <class Pack>
+  absl::Status StartParts(Stream& stream, const CallSite& site, const MessageOffsets& items, int64_t num_bytes,
+                          const void* send, void* recv, std::vector<int64_t>& stats, Pack pack) {
+    ScaleOffsets(items.send, num_bytes, send_bytes_);
+    ScaleOffsets(items.recv, num_bytes, recv_bytes_);
     for (int r = 0; r < num_ranks_; ++r) stats[r] += send_bytes_[r + 1] - send_bytes_[r];
+    for (int p = 0; p < kTwoLevelParts; ++p) {
+      for (int r = 0; r < num_ranks_; ++r) {
+        const RowRange part = RowsOfPart(items.send[r + 1] - items.send[r], num_bytes, p, kTwoLevelParts);
+        if (part.end == part.begin) continue;
+        pack(items.send[r] + part.begin, part.end - part.begin);
+        transport_.Progress();
+      }
+      TF_ASSIGN_OR_RETURN(
+          parts_[p],
+          transport_.Start(stream, site, {send, send_bytes_, recv, recv_bytes_, num_bytes, p, kTwoLevelParts}));
+    }
     return absl::OkStatus();
   }
 
-  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
-                                        ConstFloatMatrix home_rows) override {
+  absl::Status DoBeginDispatch(Stream& stream, const CallSite& caller, const ExchangePlan&,
+                               ConstFloatMatrix home_rows) override {
     const CallSite site = At(caller, "dispatch rows");
     const std::vector<int32_t>& own_token = state_.host.row_token[routes_.my_host];
-    const int64_t num_own = static_cast<int64_t>(own_token.size()), num_others = state_.rows.recv.back();
-    const bool quantised = IsQuantised(options_.row_dtype);
+    const int64_t num_own = static_cast<int64_t>(own_token.size());
     TF_RETURN_IF_ERROR(wire_rows_.Reserve(device_, state_.rows.send.back() * wire_row_bytes_));
+    if (IsQuantised(options_.row_dtype)) {
+      TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, NumServedRows() * wire_row_bytes_));
+    }
     TF_RETURN_IF_ERROR(wire_token_.Upload(stream, state_.wire_token));
     TF_RETURN_IF_ERROR(own_token_.Upload(stream, own_token));
-    char* const rows = part() + layout_.rows;
-    char* arrives = rows;
-    if (quantised) {
-      TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, NumServedRows() * wire_row_bytes_));
-      arrives = static_cast<char*>(narrow_rows_.data());
-    }
-    char* const own_rows = arrives + num_others * wire_row_bytes_;
-    PackRows(stream, home_rows, wire_token_.as<int32_t>(), state_.rows.send.back(), wire_rows_.data());
-    PackRows(stream, home_rows, own_token_.as<int32_t>(), num_own, own_rows);
-    TF_RETURN_IF_ERROR(
-        Move(stream, site, state_.rows, wire_row_bytes_, wire_rows_.data(), arrives, stats_.dispatch_bytes_per_rank));
-    if (quantised) {
-      stream.Launch(kWidenRows, {narrow_rows_.data(), options_.row_dtype, NumServedRows(), options_.hidden, rows,
-                                 options_.expert_dtype});
-    }
-    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), ToString(site)));
-    const CallSite forward = At(caller, "forward rows");
-    TF_RETURN_IF_ERROR(transport_.EnterPhase(forward));
-    flags_->Raise(PeerSignal::kRows, sequence_);
+    const auto pack = [&](int64_t i, int64_t n) {
+      PackRows(stream, home_rows, wire_token_.as<int32_t>() + i, n,
+               static_cast<char*>(wire_rows_.data()) + i * wire_row_bytes_);
+    };
+    TF_RETURN_IF_ERROR(StartParts(stream, site, state_.rows, wire_row_bytes_, wire_rows_.data(), arrives(),
+                                  stats_.dispatch_bytes_per_rank, pack));
+    char* const own = arrives() + state_.rows.recv.back() * wire_row_bytes_;
+    InSlices(num_own, [&](int64_t i, int64_t n) {
+      PackRows(stream, home_rows, own_token_.as<int32_t>() + i, n, own + i * wire_row_bytes_);
+    });
     for (int r = 0; r < num_ranks_; ++r) {
       stats_.dispatch_rows_per_rank[r] += state_.rows.send[r + 1] - state_.rows.send[r];
     }
     stats_.dispatch_rows_per_rank[rank_] += num_own;
     stats_.dispatch_bytes_per_rank[rank_] += num_own * wire_row_bytes_;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
+                                        ConstFloatMatrix) override {
+    for (TransferHandle part : parts_) TF_RETURN_IF_ERROR(transport_.Finish(stream, part));
+    if (IsQuantised(options_.row_dtype)) {
+      stream.Launch(kWidenRows, {narrow_rows_.data(), options_.row_dtype, NumServedRows(), options_.hidden,
+                                 part() + layout_.rows, options_.expert_dtype});
+    }
+    const CallSite forward = At(caller, "forward rows");
+    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), ToString(forward)));
+    TF_RETURN_IF_ERROR(transport_.EnterPhase(forward));
+    flags_->Raise(PeerSignal::kRows, sequence_);
     for (size_t m = 0; m < routes_.ranks.size(); ++m) wanted_[routes_.ranks[m]] = state_.told[m].num_rows;
     TF_RETURN_IF_ERROR(flags_->Wait(forward, PeerSignal::kRows, sequence_, wanted_));
     return MakeExpertRows(stream, plan.recv, memory_->base() + layout_.rows, state_.row_location);
+  }
+
+  // work(i, n) on items [i, i + n), while parts are under way.
+  template <class Work>
+  void InSlices(int64_t num_items, Work work) {
+    constexpr int64_t kSlice = 32;
+    for (int64_t i = 0; i < num_items; i += kSlice) {
+      work(i, std::min(kSlice, num_items - i));
+      transport_.Progress();
+    }
+  }
+
+  // Where rows arrive: where experts read them, unless they have to be widened first.
+  char* arrives() const {
+    return IsQuantised(options_.row_dtype) ? static_cast<char*>(narrow_rows_.data()) : part() + layout_.rows;
   }
 
   absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override {
     return FloatMatrix(part() + layout_.outputs, options_.output_dtype, plan.num_recv_selections(), options_.hidden);
   }
 
-  absl::Status DoCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
-                         MatrixView<const float> weight, MatrixView<float> out) override {
+  absl::Status DoBeginCombine(Stream& stream, const CallSite& caller, const ExchangePlan&) override {
     const CallSite site = At(caller, "combine inside");
     TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), ToString(site)));  // the experts are done
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kOutputs, sequence_);
+    return absl::OkStatus();
+  }
+
+  absl::Status DoCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
+                         MatrixView<const float> weight, MatrixView<float> out) override {
     if (reduces()) TF_RETURN_IF_ERROR(SendWeights(stream, At(caller, "combine weights"), plan.send, weight));
     for (size_t d = 0; d < routes_.ranks.size(); ++d) {
       wanted_[routes_.ranks[d]] = state_.told[d].selection_offsets.back();
     }
-    TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kOutputs, sequence_, wanted_));
+    TF_RETURN_IF_ERROR(flags_->Wait(At(caller, "combine inside"), PeerSignal::kOutputs, sequence_, wanted_));
     TF_RETURN_IF_ERROR(back_send_.Reserve(device_, state_.back.send.back() * out_bytes_));
     const CallSite rows = At(caller, "combine rows");
     return reduces() ? ReturnSums(stream, rows, out) : ReturnOutputs(stream, rows, plan.send, weight, out);
@@ -243,98 +279,83 @@ class TwoLevelExchange : public Exchange {
 
   absl::Status ReturnOutputs(Stream& stream, const CallSite& site, const SendPlan& send, MatrixView<const float> weight,
                              MatrixView<float> out) {
-    TF_RETURN_IF_ERROR(output_.Upload(stream, state_.back_output));
+    TF_RETURN_IF_ERROR(output_.Upload(stream, state_.sums.output));
     TF_RETURN_IF_ERROR(offsets_.Upload(stream, send.combine_offsets));
     TF_RETURN_IF_ERROR(selection_.Upload(stream, state_.combine_output));
     TF_RETURN_IF_ERROR(k_.Upload(stream, send.combine_k));
-    stream.Launch(kCopyRows,
-                  {AllOutputs().data, output_.as<int32_t>(), state_.back.send.back(), out_bytes_, back_send_.data()});
+    const auto pack = [&](int64_t i, int64_t n) {
+      stream.Launch(kCopyRows, {AllOutputs().data, output_.as<int32_t>() + i, n, out_bytes_, BackSend(i)});
+    };
     char* const returned = part() + layout_.outputs + state_.num_own_outputs * out_bytes_;
-    TF_RETURN_IF_ERROR(
-        Move(stream, site, state_.back, out_bytes_, back_send_.data(), returned, stats_.combine_bytes_per_rank));
-    stream.Launch(kCombineRows,
-                  {AllOutputs(), offsets_.as<int64_t>(), selection_.as<int32_t>(), k_.as<int32_t>(), weight, out});
-    return absl::OkStatus();
+    TF_RETURN_IF_ERROR(StartParts(stream, site, state_.back, out_bytes_, back_send_.data(), returned,
+                                  stats_.combine_bytes_per_rank, pack));
+    return SumAtHome(stream, AllOutputs(), weight, out);
   }
 
   absl::Status ReturnSums(Stream& stream, const CallSite& site, MatrixView<float> out) {
-    const int64_t num_others = state_.back.send.back(), num_back = state_.back.recv.back();
-    const int64_t num_own = state_.row_counts[rank_];
+    const int64_t num_back = state_.back.recv.back(), num_own = state_.row_counts[rank_];
     TF_RETURN_IF_ERROR(home_sums_.Reserve(device_, (num_back + num_own) * out_bytes_));
     char* const home = static_cast<char*>(home_sums_.data());
-    TF_RETURN_IF_ERROR(SumRows(stream, num_others, num_own, back_send_.data(), home + num_back * out_bytes_));
-    TF_RETURN_IF_ERROR(
-        Move(stream, site, state_.back, out_bytes_, back_send_.data(), home, stats_.combine_bytes_per_rank));
-    TF_RETURN_IF_ERROR(offsets_.Upload(stream, state_.home_offsets));
-    TF_RETURN_IF_ERROR(selection_.Upload(stream, state_.home_row));
-    TF_RETURN_IF_ERROR(k_.Upload(stream, state_.home_k));
-    TF_RETURN_IF_ERROR(one_.Upload(stream, std::vector<float>{1.0f}));
-    stream.Launch(kCombineRows, {ConstFloatMatrix(home, options_.output_dtype, num_back + num_own, options_.hidden),
-                                 offsets_.as<int64_t>(),
-                                 selection_.as<int32_t>(),
-                                 k_.as<int32_t>(),
-                                 {one_.as<float>(), out.rows, 1, 0},
-                                 out});
-    return absl::OkStatus();
-  }
-
-  // The sums of all rows that this rank serves, rounded to output_dtype: others' rows to `others`, its own to `own`.
-  absl::Status SumRows(Stream& stream, int64_t num_others, int64_t num_own, void* others, void* own) {
     TF_RETURN_IF_ERROR(sum_offsets_.Upload(stream, state_.sums.offsets));
     TF_RETURN_IF_ERROR(output_.Upload(stream, state_.sums.output));
     TF_RETURN_IF_ERROR(sum_k_.Upload(stream, state_.sums.position));
-    if (options_.output_dtype == DType::kF32) {
-      Sum(stream, 0, num_others, static_cast<float*>(others));
-      Sum(stream, num_others, num_own, static_cast<float*>(own));
-      return absl::OkStatus();
+    const auto sum = [&](int64_t i, int64_t n) { Sum(stream, i, n, BackSend(i)); };
+    TF_RETURN_IF_ERROR(
+        StartParts(stream, site, state_.back, out_bytes_, back_send_.data(), home, stats_.combine_bytes_per_rank, sum));
+    InSlices(num_own, [&](int64_t i, int64_t n) {
+      Sum(stream, state_.back.send.back() + i, n, home + (num_back + i) * out_bytes_);
+    });
+    TF_RETURN_IF_ERROR(offsets_.Upload(stream, state_.home_offsets));
+    TF_RETURN_IF_ERROR(selection_.Upload(stream, state_.home_row));
+    TF_RETURN_IF_ERROR(k_.Upload(stream, state_.home_k));
+    TF_RETURN_IF_ERROR(one_.Upload(stream, kOne));
+    return SumAtHome(stream, ConstFloatMatrix(home, options_.output_dtype, num_back + num_own, options_.hidden),
+                     {one_.as<float>(), out.rows, 1, 0}, out);
+  }
+
+  // Each part that has come completes some tokens.
+  absl::Status SumAtHome(Stream& stream, ConstFloatMatrix items, MatrixView<const float> weight,
+                         MatrixView<float> out) {
+    int64_t begin = 0;
+    for (int p = 0; p < kTwoLevelParts; ++p) {
+      TF_RETURN_IF_ERROR(transport_.Finish(stream, parts_[p]));
+      const int64_t n = state_.tokens_ready[p] - begin;
+      if (n == 0) continue;
+      stream.Launch(kCombineRows, {items, offsets_.as<int64_t>() + begin, selection_.as<int32_t>(), k_.as<int32_t>(),
+                                   MatrixView<const float>{weight.row(begin), n, weight.cols, weight.stride},
+                                   MatrixView<float>{out.row(begin), n, out.cols, out.stride}});
+      begin += n;
     }
-    in_order_.resize(num_others + num_own);
-    std::iota(in_order_.begin(), in_order_.end(), 0);
-    TF_RETURN_IF_ERROR(sum_idx_.Upload(stream, in_order_));
-    TF_RETURN_IF_ERROR(wide_sums_.Reserve(device_, (num_others + num_own) * options_.hidden * 4));
-    Sum(stream, 0, num_others + num_own, wide_sums_.as<float>());
-    const auto sums = MakeMatrix<const float>(wide_sums_.data(), num_others + num_own, options_.hidden);
-    const int32_t* const idx = sum_idx_.as<int32_t>();
-    stream.Launch(kGatherRows, {sums, idx, num_others, others, options_.output_dtype});
-    stream.Launch(kGatherRows, {sums, idx + num_others, num_own, own, options_.output_dtype});
     return absl::OkStatus();
   }
 
-  void Sum(Stream& stream, int64_t first_row, int64_t num_rows, float* out) {
+  char* BackSend(int64_t item) const { return static_cast<char*>(back_send_.data()) + item * out_bytes_; }
+
+  // The sums of rows [begin, begin + num_rows) of those that this rank serves.
+  void Sum(Stream& stream, int64_t begin, int64_t num_rows, void* out) {
     // Weights lie side by side, in the order of positions: a matrix whose rows all begin at the same place.
     stream.Launch(kCombineRows, {AllOutputs(),
-                                 sum_offsets_.as<int64_t>() + first_row,
+                                 sum_offsets_.as<int64_t>() + begin,
                                  output_.as<int32_t>(),
                                  sum_k_.as<int32_t>(),
                                  {weight_recv_.as<float>(), num_rows, 1, 0},
-                                 MakeMatrix<float>(out, num_rows, options_.hidden)});
+                                 FloatMatrix(out, options_.output_dtype, num_rows, options_.hidden)});
   }
 
   absl::Status SendWeights(Stream& stream, const CallSite& site, const SendPlan& send, MatrixView<const float> weight) {
-    std::vector<int32_t> token(send.selections.size());  // of each selection
-    for (int64_t t = 0; t < send.num_tokens; ++t) {
-      for (int64_t i = send.combine_offsets[t]; i < send.combine_offsets[t + 1]; ++i) {
-        token[send.combine_selection[i]] = static_cast<int32_t>(t);
-      }
-    }
-    std::vector<int32_t> idx(send.selections.size());
-    std::vector<int64_t> next = state_.weights.send;  // of each server's message
-    for (size_t h = 0; h < routes_.hosts.size(); ++h) {
-      int64_t& at = next[routes_.server_per_host[h]];
-      for (RankId d : routes_.hosts[h].ranks) {
-        for (int64_t x = send.selection_offsets[d.value]; x < send.selection_offsets[d.value + 1]; ++x) {
-          idx[at++] = static_cast<int32_t>(token[x] * weight.stride + send.selection_k[x]);
-        }
-      }
-    }
+    state_.PlanWeights(routes_, send, weight.stride);
     const MessageOffsets& weights = state_.weights;
     constexpr auto kBytes = static_cast<int64_t>(sizeof(float));
     TF_RETURN_IF_ERROR(weight_send_.Reserve(device_, weights.send.back() * kBytes));
     TF_RETURN_IF_ERROR(weight_recv_.Reserve(device_, weights.recv.back() * kBytes));
-    TF_RETURN_IF_ERROR(weight_idx_.Upload(stream, idx));
+    TF_RETURN_IF_ERROR(weight_idx_.Upload(stream, state_.weight_idx));
     stream.Launch(kCopyRows,
                   {weight.data, weight_idx_.as<int32_t>(), weights.send.back(), kBytes, weight_send_.data()});
-    return Move(stream, site, weights, kBytes, weight_send_.data(), weight_recv_.data(), stats_.combine_bytes_per_rank);
+    ScaleOffsets(weights.send, kBytes, send_bytes_);
+    ScaleOffsets(weights.recv, kBytes, recv_bytes_);
+    for (int r = 0; r < num_ranks_; ++r) stats_.combine_bytes_per_rank[r] += send_bytes_[r + 1] - send_bytes_[r];
+    return transport_.AllToAllV(stream, site,
+                                {weight_send_.data(), send_bytes_, weight_recv_.data(), recv_bytes_, kBytes});
   }
 
   Transport& transport_;
@@ -351,8 +372,6 @@ class TwoLevelExchange : public Exchange {
   int64_t sequence_ = 0;
   int64_t taken_told_[2] = {}, taken_rows_ = 0, taken_outputs_ = 0;  // bytes of this rank's part
   GrowingBuffer wire_rows_, narrow_rows_, back_send_, home_sums_, weight_send_, weight_recv_;
-  GrowingBuffer wide_sums_{MemoryKind::kDevice, "exchange: sums before they are rounded"};
-  GrowingBuffer sum_idx_{MemoryKind::kDevice, "exchange: sums in order"};
   GrowingBuffer wire_token_{MemoryKind::kDevice, "exchange: token of each row"};
   GrowingBuffer own_token_{MemoryKind::kDevice, "exchange: token of each row for this host"};
   GrowingBuffer output_{MemoryKind::kDevice, "exchange: outputs of each source"};
@@ -363,8 +382,8 @@ class TwoLevelExchange : public Exchange {
   GrowingBuffer k_{MemoryKind::kDevice, "exchange: combine weights' positions"};
   GrowingBuffer weight_idx_{MemoryKind::kDevice, "exchange: weights to send, indices"};
   GrowingBuffer one_{MemoryKind::kDevice, "exchange: 1"};
-  TwoLevelState state_;                           // of the last Plan
-  std::vector<int32_t> in_order_;                 // 0, 1, ..
+  TwoLevelState state_;  // of the last Plan
+  std::array<TransferHandle, kTwoLevelParts> parts_;
   std::vector<int64_t> on_host_;                  // [R] 1 for ranks of this host
   std::vector<int64_t> wanted_;                   // [R] rows or outputs that a flag stands for
   std::vector<int64_t> send_bytes_, recv_bytes_;  // [R + 1]

@@ -11,6 +11,9 @@
 //   combine rows        S o; Reduction::kNode: D_h o          1 per server
 //   combine weights     Reduction::kNode: 4 S                 1 per server
 //
+// Messages between hosts go in parts: a part is on the wire while the next is packed (or summed, kNode) and, at home,
+// while tokens are summed whose outputs have all come.
+//
 // Reduction::kExact sums at home, selection by selection: the bits of every other path. Reduction::kNode sums a token's
 // selections of one host there, in increasing expert index, and the hosts' sums at home, by lowest rank of the host;
 // with output_dtype kBF16 outputs and sums are rounded.

@@ -21,11 +21,6 @@ int ServerOn(const Topology::Host& host, const Topology& topology, RankId source
   return host.ranks[topology.local_idx_per_rank[source.value] % host.ranks.size()].value;
 }
 
-// A term of a sum, before it is in its place.
-struct Term {
-  int32_t expert, output, position;
-};
-
 }  // namespace
 
 TwoLevelRoutes TwoLevelRoutes::Make(const Topology& topology, RankId me) {
@@ -48,16 +43,18 @@ TwoLevelRoutes TwoLevelRoutes::Make(const Topology& topology, RankId me) {
   return routes;
 }
 
-HostPlan BuildHostPlan(const SendPlan& send, absl::Span<const Topology::Host> hosts) {
-  HostPlan plan;
+void BuildHostPlan(const SendPlan& send, absl::Span<const Topology::Host> hosts, HostPlan& plan) {
   plan.told.num_tokens = send.num_tokens;
   plan.told.selection_offsets = send.selection_offsets;
   plan.told.selections = send.selections;
   plan.told.row_offsets.assign(send.row_offsets.size(), 0);
-  std::vector<int32_t> row_of_token(send.num_tokens);
-  for (const Topology::Host& host : hosts) {
-    std::vector<int32_t>& row_token = plan.row_token.emplace_back();
-    std::fill(row_of_token.begin(), row_of_token.end(), -1);
+  plan.row_token.resize(hosts.size());
+  std::vector<int32_t>& row_of_token = plan.row_of_token;
+  for (size_t h = 0; h < hosts.size(); ++h) {
+    const Topology::Host& host = hosts[h];
+    std::vector<int32_t>& row_token = plan.row_token[h];
+    row_token.clear();
+    row_of_token.assign(send.num_tokens, -1);
     for (RankId d : host.ranks) {
       for (int64_t i = send.row_offsets[d.value]; i < send.row_offsets[d.value + 1]; ++i) {
         row_of_token[send.row_token[i]] = 0;
@@ -77,7 +74,6 @@ HostPlan BuildHostPlan(const SendPlan& send, absl::Span<const Topology::Host> ho
     }
   }
   std::partial_sum(plan.told.row_offsets.begin(), plan.told.row_offsets.end(), plan.told.row_offsets.begin());
-  return plan;
 }
 
 absl::StatusOr<TwoLevelLayout> MakeTwoLevelLayout(int num_ranks, int64_t row_bytes, int64_t out_bytes) {
@@ -144,9 +140,8 @@ absl::StatusOr<ToldPlan> ToldPlan::Read(const char* in, int rank, int num_ranks,
   return plan;
 }
 
-absl::StatusOr<HostSums> BuildHostSums(const TwoLevelRoutes& routes, absl::Span<const ToldPlan> told,
-                                       absl::Span<const int64_t> row_counts, int64_t outputs_per_rank) {
-  HostSums sums;
+absl::Status BuildHostSums(const TwoLevelRoutes& routes, absl::Span<const ToldPlan> told,
+                           absl::Span<const int64_t> row_counts, int64_t outputs_per_rank, HostSums& sums) {
   sums.offsets.assign(1, 0);
   for (int s : routes.my_sources()) sums.offsets.resize(sums.offsets.size() + row_counts[s], 0);
   int64_t first_row = 0;
@@ -164,8 +159,8 @@ absl::StatusOr<HostSums> BuildHostSums(const TwoLevelRoutes& routes, absl::Span<
     first_row += row_counts[s];
   }
   std::partial_sum(sums.offsets.begin(), sums.offsets.end(), sums.offsets.begin());
-  std::vector<Term> terms(sums.offsets.back());
-  std::vector<int64_t> next(sums.offsets.begin(), sums.offsets.end() - 1);
+  sums.terms.resize(sums.offsets.back());
+  sums.next.assign(sums.offsets.begin(), sums.offsets.end() - 1);
   int32_t position = 0;
   first_row = 0;
   for (int s : routes.my_sources()) {
@@ -173,21 +168,24 @@ absl::StatusOr<HostSums> BuildHostSums(const TwoLevelRoutes& routes, absl::Span<
       const int64_t first_output = routes.ranks[d] * outputs_per_rank;
       for (int64_t i = told[d].selection_offsets[s]; i < told[d].selection_offsets[s + 1]; ++i) {
         const ToldSelection& x = told[d].selections[i];
-        const Term term{x.expert, static_cast<int32_t>(first_output + x.output), position++};
+        const HostTerm term{x.expert, static_cast<int32_t>(first_output + x.output), position++};
         // Insertion: a row has few.
-        int64_t at = next[first_row + x.row]++;
-        for (; at > sums.offsets[first_row + x.row] && terms[at - 1].expert > term.expert; --at)
-          terms[at] = terms[at - 1];
-        terms[at] = term;
+        int64_t at = sums.next[first_row + x.row]++;
+        for (; at > sums.offsets[first_row + x.row] && sums.terms[at - 1].expert > term.expert; --at) {
+          sums.terms[at] = sums.terms[at - 1];
+        }
+        sums.terms[at] = term;
       }
     }
     first_row += row_counts[s];
   }
-  for (const Term& term : terms) {
+  sums.output.clear();
+  sums.position.clear();
+  for (const HostTerm& term : sums.terms) {
     sums.output.push_back(term.output);
     sums.position.push_back(term.position);
   }
-  return sums;
+  return absl::OkStatus();
 }
 
 }  // namespace tokenferry

@@ -38,8 +38,10 @@ struct HostPlan {
   // The SendPlan as the ranks of a host are told: to each of them row_offsets counts all rows of its host, and
   // selections name those. Without what home alone needs.
   SendPlan told;
+  std::vector<int32_t> row_of_token;  // scratch
 };
-HostPlan BuildHostPlan(const SendPlan& send, absl::Span<const Topology::Host> hosts);
+// Replaces `plan`, whose memory is reused.
+void BuildHostPlan(const SendPlan& send, absl::Span<const Topology::Host> hosts, HostPlan& plan);
 
 // Where things lie in a rank's part of a host's memory, from its start: flags, then twice (by parity) what the rank
 // tells the others, then the rows that it serves, each source's behind the other's in order of TwoLevelRoutes::sources,
@@ -77,15 +79,23 @@ struct ToldPlan {
   static absl::StatusOr<ToldPlan> Read(const char* in, int rank, int num_ranks, const TwoLevelLayout& layout);
 };
 
+// A term of a sum.
+struct HostTerm {
+  int32_t expert = 0, output = 0, position = 0;
+};
+
 // The sums that a server makes: of each row that it serves, in order, its selections on this host, by increasing expert
 // index.
 struct HostSums {
   std::vector<int64_t> offsets;   // [rows + 1] into the next two
   std::vector<int32_t> output;    // index of an output
   std::vector<int32_t> position;  // among the served selections: of each source, rank by rank of this host
+  std::vector<HostTerm> terms;    // scratch, as the next
+  std::vector<int64_t> next;
 };
-// `told` is [ranks of the host], `row_counts` [R] of each source's rows for this host. DataLoss naming a rank.
-absl::StatusOr<HostSums> BuildHostSums(const TwoLevelRoutes& routes, absl::Span<const ToldPlan> told,
-                                       absl::Span<const int64_t> row_counts, int64_t outputs_per_rank);
+// `told` is [ranks of the host], `row_counts` [R] of each source's rows for this host. Replaces `sums`,
+// whose memory is reused. DataLoss naming a rank.
+absl::Status BuildHostSums(const TwoLevelRoutes& routes, absl::Span<const ToldPlan> told,
+                           absl::Span<const int64_t> row_counts, int64_t outputs_per_rank, HostSums& sums);
 
 }  // namespace tokenferry

@@ -123,6 +123,10 @@ absl::Status ValidateArgs(const Transport& transport, const CallSite& site, cons
     if (args.send_offsets[i + 1] < args.send_offsets[i]) return invalid(absl::StrCat("send_offsets fall at rank ", i));
     if (args.recv_offsets[i + 1] < args.recv_offsets[i]) return invalid(absl::StrCat("recv_offsets fall at rank ", i));
   }
+  if (args.num_parts < 1 || args.part < 0 || args.part >= args.num_parts ||
+      (args.num_parts > 1 && args.row_bytes < 1)) {
+    return invalid(absl::StrCat("part ", args.part, " of ", args.num_parts, ", of rows of ", args.row_bytes, " bytes"));
+  }
   const size_t own = static_cast<size_t>(transport.rank().value);
   const int64_t own_send = args.send_offsets[own + 1] - args.send_offsets[own];
   const int64_t own_recv = args.recv_offsets[own + 1] - args.recv_offsets[own];

@@ -19,10 +19,11 @@ double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20
 
 }  // namespace
 
-ExchangeReport MakeExchangeReport(const ExchangeStats& stats, const Topology& topology, RankId self) {
+ExchangeReport MakeExchangeReport(const ExchangeStats& stats, int64_t num_layer_calls, const Topology& topology,
+                                  RankId self) {
   return {.path = ExchangePathName(stats.path),
           .num_exchanges = stats.num_exchanges,
-          .num_rounds = stats.num_rounds,
+          .num_layer_calls = num_layer_calls,
           .row_bytes = stats.row_bytes,
           .output_bytes = stats.output_bytes,
           .bases = stats.bases,
@@ -34,7 +35,7 @@ ExchangeReport MakeExchangeReport(const ExchangeStats& stats, const Topology& to
 Json ToJson(const ExchangeReport& r) {
   return {{"path", r.path},
           {"exchanges", r.num_exchanges},
-          {"rounds", r.num_rounds},
+          {"layer_calls", r.num_layer_calls},
           {"row_bytes", r.row_bytes},
           {"output_bytes", r.output_bytes},
           {"rows_per_basis",
@@ -48,7 +49,7 @@ ExchangeReport ExchangeReportFromJson(const Json& json) {
   ExchangeReport r;
   json.at("path").get_to(r.path);
   json.at("exchanges").get_to(r.num_exchanges);
-  json.at("rounds").get_to(r.num_rounds);
+  json.at("layer_calls").get_to(r.num_layer_calls);
   json.at("row_bytes").get_to(r.row_bytes);
   json.at("output_bytes").get_to(r.output_bytes);
   const Json& bases = json.at("rows_per_basis");
@@ -72,8 +73,9 @@ std::string ExchangeTable(const std::vector<ExchangeReport>& ranks) {
     combine += r.combine;
   }
   const ExchangeReport& first = ranks[0];  // paths and counts are the same on every rank
-  std::string out = absl::StrFormat("exchange: path %s, %d exchanges in %d rounds; MiB sent by link, and by basis\n",
-                                    first.path, first.num_exchanges, first.num_rounds);
+  std::string out =
+      absl::StrFormat("exchange: path %s, %d exchanges in %d layer calls; MiB sent by link, and by basis\n", first.path,
+                      first.num_exchanges, first.num_layer_calls);
   absl::StrAppendFormat(&out, "%-9s %9s %9s %9s  %10s %9s %9s %9s\n", "", "self", "host", "network", "selection",
                         "rank", "node", "wire");
   const auto line = [&](const char* name, const LinkBytes& sent, int64_t num_bytes) {

@@ -12,14 +12,15 @@ namespace tokenferry {
 
 struct ExchangeReport {
   std::string path;
-  int64_t num_exchanges = 0, num_rounds = 0;
-  int64_t row_bytes = 0, output_bytes = 0;  // of one row and one output as they travel
-  RowBases bases;                           // in rows; times row_bytes for the dispatch, output_bytes for the combine
-  LinkBytes dispatch, combine;              // sent
-  std::vector<double> wait_seconds;         // [R], ExchangeStats::wait_seconds_per_rank
+  int64_t num_exchanges = 0, num_layer_calls = 0;  // several exchanges a call under a budget
+  int64_t row_bytes = 0, output_bytes = 0;         // of one row and one output as they travel
+  RowBases bases;                    // in rows; times row_bytes for the dispatch, output_bytes for the combine
+  LinkBytes dispatch, combine;       // sent
+  std::vector<double> wait_seconds;  // [R], ExchangeStats::wait_seconds_per_rank
 };
 
-ExchangeReport MakeExchangeReport(const ExchangeStats& stats, const Topology& topology, RankId self);
+ExchangeReport MakeExchangeReport(const ExchangeStats& stats, int64_t num_layer_calls, const Topology& topology,
+                                  RankId self);
 
 nlohmann::ordered_json ToJson(const ExchangeReport& report);
 // Of ToJson of this very program: keys and types are our own invariant.

@@ -103,6 +103,7 @@ absl::Status MoeLayer::AllocateScratch() {
 absl::Status MoeLayer::Begin(Stream& stream, const CallSite& site, int micro_batch, int moe_idx,
                              const MoeWeights& weights, const Batch& batch) {
   MicroBatch& mb = micro_batches_[micro_batch];
+  ++stats_.num_calls;
   mb.batch = batch;
   Route(stream, weights, mb);
   TF_RETURN_IF_ERROR(overflow_->Run(stream, At(site, "overflow"), moe_idx, mb.routing));

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <numeric>
@@ -89,11 +90,13 @@ int64_t OddSizes(int src, int dst, int n) { return (src * 7 + dst * 13 + n * 5) 
 
 // Started one after the other, finished in any order, with whole transfers between them.
 void SeveralUnderWay(Transport& t) {
-  std::mt19937_64 random(7);  // the same on every rank
-  for (int round = 0; round < 14; ++round) {
+  std::mt19937_64 random(7);                        // the same on every rank
+  constexpr int kMost = kMaxTransfersInFlight - 1;  // and one for the whole transfer
+  int round = 0;
+  for (const int count : {1, 2, 3, 5, kMost, 7, 4, kMost}) {
+    ++round;
     std::vector<std::unique_ptr<TestMessages>> messages;
     std::vector<TransferHandle> handles;
-    const int count = 1 + round % (kMaxTransfersInFlight - 1);  // and one for the whole transfer
     for (int i = 0; i < count; ++i) {
       messages.push_back(std::make_unique<TestMessages>(t, 100 * round + i, OddSizes));
       auto handle = t.HostStart({"under way", i, round}, messages.back()->args());
@@ -109,6 +112,34 @@ void SeveralUnderWay(Transport& t) {
       messages[i]->Check();
     }
   }
+}
+
+// All parts under way at once: together they are the whole.
+void InParts(Transport& t) {
+  constexpr int64_t kRowBytes = 24;
+  int round = 0;
+  for (const int num_parts : {1, 2, 5, 8}) {
+    TestMessages messages(t, ++round, [](int src, int dst, int n) -> int64_t {
+      return kRowBytes * (std::array{0, 1, 9'000, 60'001}[(src + 2 * dst + n) % 4]);
+    });
+    AllToAllVArgs args = messages.args();
+    args.row_bytes = kRowBytes;
+    args.num_parts = num_parts;
+    std::vector<TransferHandle> handles;
+    for (args.part = 0; args.part < num_parts; ++args.part) {
+      auto handle = t.HostStart({"parts", 1, round}, args);
+      ASSERT_EQ(handle.status(), absl::OkStatus());
+      handles.push_back(*handle);
+    }
+    for (TransferHandle handle : handles) ASSERT_EQ(t.HostFinish(handle), absl::OkStatus());
+    messages.Check();
+  }
+}
+
+void RefusesAPartThatIsNot(Transport& t) {
+  const std::vector<int64_t> offsets(t.num_ranks() + 1, 0);
+  AllToAllVArgs args{.send_offsets = offsets, .recv_offsets = offsets, .row_bytes = 8, .part = 2, .num_parts = 2};
+  EXPECT_EQ(t.HostAllToAllV({"third half"}, args).code(), absl::StatusCode::kInvalidArgument);
 }
 
 void RefusesTooManyUnderWay(Transport& t) {
@@ -224,6 +255,8 @@ const ConformanceCase kConformanceCases[] = {
     {"Sizes", Sizes},
     {"EmptyRanks", EmptyRanks},
     {"SeveralUnderWay", SeveralUnderWay},
+    {"InParts", InParts},
+    {"RefusesAPartThatIsNot", RefusesAPartThatIsNot},
     {"RefusesTooManyUnderWay", RefusesTooManyUnderWay},
     {"ManyRounds", ManyRounds},
     {"Streams", Streams},

@@ -66,6 +66,43 @@ INSTANTIATE_TEST_SUITE_P(TwoLevel, ExchangePaths,
                                                           Backend::kFaultyLocal),
                                           testing::ValuesIn(kLayouts)));
 
+// Messages that are sent in parts, and tokens that can be summed as soon as theirs have come.
+class LargeMessages : public testing::TestWithParam<std::tuple<Reduction, DType, const char*>> {};
+
+TEST_P(LargeMessages, EqualTheReference) {
+  const auto [reduction, output_dtype, layout] = GetParam();
+  const std::string hosts = layout;
+  const int num_ranks = static_cast<int>(hosts.size());
+  RunThreads(Backend::kCheckedLocal, num_ranks, absl::Seconds(60), [&, r = reduction, o = output_dtype](Transport& t) {
+    HostedTransport hosted(t, hosts);
+    ExchangeCase c = RandomCase(5, 900, 9, 4, 700, DType::kBF16);
+    c.output_dtype = o;
+    const ExchangeRun run{.device = FastDevice(), .num_rounds = 2, .path = ExchangePath::kTwoLevel, .reduction = r};
+    RunExchangeCase(hosted, c, RandomPlacement(7, 9, num_ranks), RandomTokenSplit(3, 900, num_ranks), run);
+  });
+}
+INSTANTIATE_TEST_SUITE_P(Layouts, LargeMessages,
+                         testing::Combine(testing::Values(Reduction::kExact, Reduction::kNode),
+                                          testing::Values(DType::kF32, DType::kBF16),
+                                          testing::Values("ab", "aabb", "abbccc")));
+
+TEST(RowsOfPart, CoverEveryMessageOnceInOrder) {
+  for (const int64_t row_bytes : {1, 1000, 500'000}) {
+    for (const int64_t num_rows : {0, 1, 2, 7, 8, 9, 131, 400'000}) {
+      for (const int num_parts : {1, 2, 7, 8}) {
+        int64_t end = 0;
+        for (int p = 0; p < num_parts; ++p) {
+          const RowRange rows = RowsOfPart(num_rows, row_bytes, p, num_parts);
+          EXPECT_EQ(rows.begin, end);
+          EXPECT_LE(rows.begin, rows.end);
+          end = rows.end;
+        }
+        EXPECT_EQ(end, num_rows);
+      }
+    }
+  }
+}
+
 class NodeReduction : public testing::TestWithParam<const char*> {};
 
 TEST_P(NodeReduction, EqualsTheReferenceOfTheLayout) {

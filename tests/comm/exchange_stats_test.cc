@@ -160,7 +160,7 @@ TEST(ExchangeStats, BytesSentAreThoseOfTheBasis) {
       if (out->rows > 0) stream->Fill(out->data, 0, out->rows * 40);
       ASSERT_TRUE(exchange->Combine(*stream, site, **plan, routing.weight, hidden).ok());
       const ExchangeStats& stats = exchange->stats();
-      EXPECT_EQ(stats.num_rounds, 1);
+      EXPECT_EQ(stats.num_exchanges, 1);
       EXPECT_EQ(stats.row_bytes, 20);
       EXPECT_EQ(stats.output_bytes, 40);
       EXPECT_EQ(stats.bases.selection, stats.num_selections);

@@ -21,6 +21,7 @@ class HostedTransport : public Transport {
     return transport_.HostStart(site, args);
   }
   absl::Status HostFinish(TransferHandle handle) override { return transport_.HostFinish(handle); }
+  void Progress() override { transport_.Progress(); }
   absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
     return transport_.Start(stream, site, args);
   }

@@ -147,7 +147,7 @@ class Generate(ProgramTest):
         self.assertRegex(table, r"(?m)^ranks 3 on \S+, balancedness [01]\.\d+$")
         rows = re.findall(r"(?m)^(\d) +(\d+) +(\d+) +[\d.]+ MiB +[\d.]+ MiB +[\d.]+ s +([\d.]+) MiB +[\d.]+ MiB$", table)
         self.assertEqual([row[:2] for row in rows], [("0", "11"), ("1", "11"), ("2", "10")], table)
-        self.assertRegex(table, r"(?m)^exchange: path peer, (\d+) exchanges in \1 rounds; ")
+        self.assertRegex(table, r"(?m)^exchange: path peer, (\d+) exchanges in \1 layer calls; ")
         for phase in ("dispatch", "combine"):
             sent = re.findall(rf"(?m)^{phase} +([\d.]+) +([\d.]+) +0.00 +([\d.]+) +([\d.]+) +([\d.]+) +0.00$", table)
             self.assertEqual(len(sent), 1, table)
@@ -162,7 +162,7 @@ class Generate(ProgramTest):
     def test_stats_as_json(self):
         report = self.generate("--prompt", "In the", "--max-tokens", "4", "--json", ranks=3, via="mpi").json()["report"]
         exchanges = [rank["exchange"] for rank in report["ranks"]]
-        self.assertEqual(len({(e["path"], e["exchanges"], e["rounds"]) for e in exchanges}), 1)
+        self.assertEqual(len({(e["path"], e["exchanges"], e["layer_calls"]) for e in exchanges}), 1)
         for own, e in enumerate(exchanges):
             self.assertEqual(sum(e["dispatch_bytes_per_link"].values()), e["rows_per_basis"]["rank"] * e["row_bytes"])
             self.assertEqual(e["dispatch_bytes_per_link"]["network"], 0)
