@@ -174,6 +174,7 @@ absl::StatusOr<PointResult> RunPoint(const BenchContext& context, const PointAnd
   const auto& [point, trace] = point_and_trace;
   TF_ASSIGN_OR_RETURN(Placement placement,
                       MakePlacement(point.placement, point.num_experts, context.transport.num_ranks()));
+  placement.SetHosts(context.topology.host_idx_per_rank);
   auto problem = BenchProblem::Create(context.transport, context.device, point, std::move(placement), trace);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, problem.status()));
   PointResult result{.point = point};

@@ -43,7 +43,7 @@ RowCounts CountRows(const HostRouting& routing, const Placement& placement, cons
         ++counts.num_missing;
         continue;
       }
-      const int rank = placement.Choose(ExpertId(expert), t).rank.value;
+      const int rank = placement.Choose(ExpertId(expert), routing.rank, t).rank.value;
       const int host = topology.host_idx_per_rank[rank];
       ++counts.selections_per_expert[expert];
       ++counts.selections_per_rank[rank];

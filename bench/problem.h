@@ -44,7 +44,7 @@ class BenchProblem {
   RankId rank() const { return rank_; }
   int64_t num_tokens() const { return num_tokens_; }
   const HostTraffic& traffic() const { return traffic_; }
-  HostRouting host_routing() const { return {traffic_.expert_idx, num_tokens_, point_.top_k}; }
+  HostRouting host_routing() const { return {traffic_.expert_idx, num_tokens_, point_.top_k, {}, rank_}; }
   // Device memory.
   const Routing& routing() const { return routing_; }
   ConstFloatMatrix hidden() const { return hidden_; }  // [T, H] of given_dtype(), rounded from HiddenValue

@@ -17,24 +17,24 @@ constexpr int64_t kMaxItems = std::numeric_limits<int32_t>::max();
 
 // The selections of one rank's tokens that this rank serves: f(token, slot), by token, then top-k position.
 template <class F>
-void ForEachServed(const HostRouting& routing, const Placement& placement, RankId me, F f) {
-  const int32_t* expert = routing.expert_idx.data();
+void ForEachServed(const GatheredRouting& routing, const Placement& placement, RankId me, F f) {
+  const int32_t* idx = routing.place.data();
   for (int64_t t = 0; t < routing.num_tokens; ++t) {
-    for (int k = 0; k < routing.top_k; ++k, ++expert) {
-      if (*expert < 0) continue;
-      const Placement::Location place = placement.Choose(ExpertId(*expert), t);
+    for (int k = 0; k < routing.top_k; ++k, ++idx) {
+      if (*idx < 0) continue;
+      const Placement::Location place = placement.place(*idx);
       if (place.rank == me) f(t, place.slot.value);
     }
   }
 }
 
-absl::Status CheckExperts(int rank, const HostRouting& routing, int num_experts) {
-  for (size_t i = 0; i < routing.expert_idx.size(); ++i) {
-    const int32_t expert = routing.expert_idx[i];
-    if (expert >= -1 && expert < num_experts) continue;
+absl::Status CheckPlaces(int rank, const GatheredRouting& routing, int32_t num_places) {
+  for (size_t i = 0; i < routing.place.size(); ++i) {
+    const int32_t place = routing.place[i];
+    if (place >= -1 && place < num_places) continue;
     return absl::DataLossError(absl::StrCat("plan from rank ", rank, ": its token ", i / routing.top_k,
-                                            " selects expert ", expert, ", but the experts are 0 to ",
-                                            num_experts - 1));
+                                            " goes to place ", place, " of an expert, but the places are 0 to ",
+                                            num_places - 1));
   }
   return absl::OkStatus();
 }
@@ -64,11 +64,8 @@ class AllGatherExchange : public Exchange {
     TF_RETURN_IF_ERROR(
         GatherHeaders(At(site, "plan counts"), home, plan.send, static_cast<int>(routing.expert_idx.cols), placement));
     const CallSite selections = At(site, "plan selections");
-    TF_RETURN_IF_ERROR(GatherRouting(selections));
-    auto recv = BuildGatheredRecvPlan(gathered_, placement, plan.rank);
-    if (!recv.ok()) return Annotate(recv.status(), selections);
-    plan.recv = *std::move(recv);
-    return absl::OkStatus();
+    TF_RETURN_IF_ERROR(GatherPlaces(selections, placement));
+    return Annotate(BuildGatheredRecvPlan(gathered_, placement, plan.rank, next_, plan.recv), ToString(selections));
   }
 
   absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
@@ -146,23 +143,25 @@ class AllGatherExchange : public Exchange {
     return absl::OkStatus();
   }
 
-  // gathered_ [R] by rank, views of expert_idx_.
-  absl::Status GatherRouting(const CallSite& site) {
+  // gathered_ [R] by rank, views of places_.
+  absl::Status GatherPlaces(const CallSite& site, const Placement& placement) {
     const auto num_entries = [&](int r) { return headers_[r].num_rows * headers_[r].num_selections; };
     int64_t total = 0;
     for (int r = 0; r < num_ranks_; ++r) total += num_entries(r);
-    expert_idx_.resize(total);
-    const absl::Span<const int32_t> mine = planner_.host_expert_idx();
-    std::copy(mine.begin(), mine.end(), expert_idx_.begin());
+    places_.resize(total);
+    const HostRouting& mine = planner_.host_routing();
+    for (int64_t i = 0; i < static_cast<int64_t>(mine.expert_idx.size()); ++i) {
+      places_[i] = mine.expert_idx[i] < 0 ? -1 : PlaceOf(mine, placement, i / mine.top_k, i);
+    }
     TF_RETURN_IF_ERROR(
-        GatherBlocks([&](int r) { return num_entries(r) * static_cast<int64_t>(sizeof(int32_t)); }, expert_idx_.data(),
+        GatherBlocks([&](int r) { return num_entries(r) * static_cast<int64_t>(sizeof(int32_t)); }, places_.data(),
                      [&](const AllToAllVArgs& args, int) { return transport_.HostAllToAllV(site, args); }));
     gathered_.resize(num_ranks_);
     int64_t entry = 0, row = 0;
     for (int i = 0; i < num_ranks_; ++i) {
       const int r = (me_ + i) % num_ranks_;
-      const absl::Span<const int32_t> experts = absl::MakeConstSpan(expert_idx_).subspan(entry, num_entries(r));
-      gathered_[r] = {{experts, headers_[r].num_rows, static_cast<int>(headers_[r].num_selections)}, row};
+      const absl::Span<const int32_t> places = absl::MakeConstSpan(places_).subspan(entry, num_entries(r));
+      gathered_[r] = {places, headers_[r].num_rows, static_cast<int>(headers_[r].num_selections), row};
       entry += num_entries(r);
       row += headers_[r].num_rows;
     }
@@ -177,8 +176,9 @@ class AllGatherExchange : public Exchange {
   ExchangePlanner planner_;
   OutputReturn output_return_;
   std::vector<PlanHeader> headers_;
-  std::vector<int32_t> expert_idx_;
+  std::vector<int32_t> places_;
   std::vector<GatheredRouting> gathered_;
+  std::vector<int64_t> next_;        // scratch
   std::vector<int32_t> all_tokens_;  // 0, 1, ..
   GrowingBuffer rows_;
   GrowingBuffer token_{MemoryKind::kDevice, "exchange: token of each row"};
@@ -187,16 +187,15 @@ class AllGatherExchange : public Exchange {
 
 }  // namespace
 
-absl::StatusOr<RecvPlan> BuildGatheredRecvPlan(absl::Span<const GatheredRouting> ranks, const Placement& placement,
-                                               RankId me) {
-  RecvPlan plan;
+absl::Status BuildGatheredRecvPlan(absl::Span<const GatheredRouting> ranks, const Placement& placement, RankId me,
+                                   std::vector<int64_t>& next, RecvPlan& plan) {
   const int num_slots = placement.num_local_slots(me);
   plan.row_offsets.assign(1, 0);
   plan.selection_offsets.assign(1, 0);
   plan.slot_offsets.assign(num_slots + 1, 0);
   for (size_t r = 0; r < ranks.size(); ++r) {
-    const HostRouting& routing = ranks[r].routing;
-    TF_RETURN_IF_ERROR(CheckExperts(static_cast<int>(r), routing, placement.num_experts()));
+    const GatheredRouting& routing = ranks[r];
+    TF_RETURN_IF_ERROR(CheckPlaces(static_cast<int>(r), routing, placement.num_places()));
     int64_t served = 0;
     ForEachServed(routing, placement, me, [&](int64_t, int slot) {
       ++plan.slot_offsets[slot + 1];
@@ -211,16 +210,16 @@ absl::StatusOr<RecvPlan> BuildGatheredRecvPlan(absl::Span<const GatheredRouting>
   for (int s = 0; s < num_slots; ++s) plan.slot_offsets[s + 1] += plan.slot_offsets[s];
   plan.row_idx.resize(plan.selection_offsets.back());
   plan.return_selection.resize(plan.selection_offsets.back());
-  std::vector<int64_t> next(plan.slot_offsets.begin(), plan.slot_offsets.end() - 1);
+  next.assign(plan.slot_offsets.begin(), plan.slot_offsets.end() - 1);
   size_t arrived = 0;
   for (const GatheredRouting& rank : ranks) {
-    ForEachServed(rank.routing, placement, me, [&](int64_t t, int slot) {
+    ForEachServed(rank, placement, me, [&](int64_t t, int slot) {
       const int64_t at_expert = next[slot]++;
       plan.row_idx[at_expert] = static_cast<int32_t>(rank.first_row + t);
       plan.return_selection[arrived++] = static_cast<int32_t>(at_expert);
     });
   }
-  return plan;
+  return absl::OkStatus();
 }
 
 std::unique_ptr<Exchange> CreateAllGatherExchange(Transport& transport, Device& device,

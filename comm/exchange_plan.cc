@@ -36,13 +36,6 @@ absl::Status ValidateRouting(const HostRouting& routing, const Placement& placem
   return absl::OkStatus();
 }
 
-// Where selection `i` of the routing, token `t`'s, which has an expert, is computed.
-Placement::Location PlaceOf(const HostRouting& routing, const Placement& placement, int64_t t, int64_t i) {
-  const ExpertId expert(routing.expert_idx[i]);
-  if (!routing.location.empty() && routing.location[i] >= 0) return placement.locations(expert)[routing.location[i]];
-  return placement.Choose(expert, t);
-}
-
 // Puts the combine entries of one token, [begin, end), in increasing logical expert index; equal experts stay by k.
 void SortCombine(SendPlan& plan, int64_t begin, int64_t end) {
   for (int64_t i = begin + 1; i < end; ++i) {  // insertion: there are top-k of them
@@ -92,7 +85,7 @@ void PlanBuilder::CountPerRank(const HostRouting& routing, const Placement& plac
   for (int64_t t = 0, i = 0; t < routing.num_tokens; ++t) {
     for (int k = 0; k < routing.top_k; ++k, ++i) {
       if (routing.expert_idx[i] < 0) continue;
-      place_[i] = PlaceOf(routing, placement, t, i);
+      place_[i] = placement.place(PlaceOf(routing, placement, t, i));
       const int r = place_[i].rank.value;
       ++plan.selection_offsets[r + 1];
       if (last_token_[r] == t) continue;
@@ -138,6 +131,13 @@ void PlanBuilder::Fill(const HostRouting& routing, SendPlan& plan) {
     SortCombine(plan, plan.combine_offsets[t], end);
     plan.combine_offsets[t + 1] = end;
   }
+}
+
+int32_t PlaceOf(const HostRouting& routing, const Placement& placement, int64_t t, int64_t i) {
+  const ExpertId expert(routing.expert_idx[i]);
+  const bool is_given = !routing.location.empty() && routing.location[i] >= 0;
+  return placement.first_place(expert) +
+         (is_given ? routing.location[i] : placement.ChooseIndex(expert, routing.rank, t));
 }
 
 absl::Status PlanBuilder::BuildSend(const HostRouting& routing, const Placement& placement, SendPlan& plan) {

@@ -23,7 +23,11 @@ struct HostRouting {
   int64_t num_tokens = 0;
   int top_k = 0;
   absl::Span<const int32_t> location = {};  // a host copy of Routing::location; empty: all -1
+  RankId rank = {};                         // whose tokens
 };
+
+// Where selection `i` of the routing, token `t`'s, which has an expert, is computed: an index for Placement::place.
+int32_t PlaceOf(const HostRouting& routing, const Placement& placement, int64_t t, int64_t i);
 
 // What a rank tells the owner of an expert about one selection. Travels as bytes.
 struct WireSelection {

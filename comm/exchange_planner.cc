@@ -46,8 +46,8 @@ absl::Status ExchangePlanner::PlanHome(Stream& stream, const Routing& routing, c
   CopyToHost(stream, experts, host_expert_idx_);
   CopyToHost(stream, routing.location, host_location_);
   TF_RETURN_IF_ERROR(stream.Synchronize());
-  return builder_.BuildSend({host_expert_idx_, experts.rows, static_cast<int>(experts.cols), host_location_}, placement,
-                            plan);
+  host_routing_ = {host_expert_idx_, experts.rows, static_cast<int>(experts.cols), host_location_, RankId(rank_)};
+  return builder_.BuildSend(host_routing_, placement, plan);
 }
 
 const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site, const absl::Status& home,

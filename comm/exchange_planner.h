@@ -36,8 +36,8 @@ class ExchangePlanner {
   // Needs nobody else: copies the routing to the host (synchronizes the stream) and builds this rank's half.
   absl::Status PlanHome(Stream& stream, const Routing& routing, const Placement& placement, SendPlan& plan);
 
-  // The last PlanHome's routing, [num_tokens, top_k].
-  absl::Span<const int32_t> host_expert_idx() const { return host_expert_idx_; }
+  // The last PlanHome's.
+  const HostRouting& host_routing() const { return host_routing_; }
 
   // [R] what each rank is told, valid until the next call. Once for each exchange: it counts them. `home` is
   // PlanHome's; `plan` is not read after an error.
@@ -76,6 +76,7 @@ class ExchangePlanner {
   uint32_t num_exchanges_ = 0;
   PlanBuilder builder_;
   std::vector<int32_t> host_expert_idx_, host_location_;
+  HostRouting host_routing_;                            // of these two
   std::vector<int64_t> row_counts_, selection_counts_;  // [R]
   std::vector<WireSelection> recv_selections_;
   std::vector<PlanHeader> send_headers_, recv_headers_;                // [R]

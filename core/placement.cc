@@ -1,5 +1,6 @@
 #include "core/placement.h"
 
+#include <algorithm>
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -65,8 +66,7 @@ Placement Placement::Linear(int num_experts, int num_ranks) {
 
 absl::StatusOr<Placement> Placement::FromTable(int num_experts, std::vector<std::vector<int>> experts_per_rank) {
   if (num_experts < 0) return absl::InvalidArgumentError(absl::StrCat("placement: ", num_experts, " experts"));
-  Placement p;
-  p.locations_.resize(num_experts);
+  std::vector<std::vector<Location>> locations(num_experts);
   for (size_t r = 0; r < experts_per_rank.size(); ++r) {
     for (size_t s = 0; s < experts_per_rank[r].size(); ++s) {
       const int expert = experts_per_rank[r][s];
@@ -74,16 +74,20 @@ absl::StatusOr<Placement> Placement::FromTable(int num_experts, std::vector<std:
         return absl::InvalidArgumentError(absl::StrCat("placement: slot ", s, " of rank ", r, " holds expert ", expert,
                                                        ", but the experts are 0 to ", num_experts - 1));
       }
-      auto& places = p.locations_[expert];
+      auto& places = locations[expert];
       if (!places.empty() && places.back().rank.value == static_cast<int>(r)) {
         return absl::InvalidArgumentError(absl::StrCat("placement: expert ", expert, " stands twice on rank ", r));
       }
       places.push_back({RankId(static_cast<int>(r)), SlotId(static_cast<int>(s))});
     }
   }
+  Placement p;
   for (int e = 0; e < num_experts; ++e) {
-    if (p.locations_[e].empty())
+    if (locations[e].empty()) {
       return absl::InvalidArgumentError(absl::StrCat("placement: expert ", e, " is on no rank"));
+    }
+    p.places_.insert(p.places_.end(), locations[e].begin(), locations[e].end());
+    p.first_place_.push_back(static_cast<int32_t>(p.places_.size()));
   }
   p.experts_per_rank_ = std::move(experts_per_rank);
   return p;
@@ -106,6 +110,26 @@ absl::StatusOr<Placement> Placement::FromFile(const std::string& path, int num_e
   return placement;
 }
 
+void Placement::SetHosts(absl::Span<const int> host_per_rank) {
+  TF_CHECK_EQ(static_cast<int>(host_per_rank.size()), num_ranks());
+  host_per_rank_.assign(host_per_rank.begin(), host_per_rank.end());
+}
+
+int32_t Placement::ChooseIndex(ExpertId expert, RankId source, int64_t token_idx) const {
+  const absl::Span<const Location> places = locations(expert);
+  const auto num_places = static_cast<int64_t>(places.size());
+  if (num_places == 1) return 0;
+  const auto is_near = [&](const Location& place) {
+    return !host_per_rank_.empty() && host_per_rank_[place.rank.value] == host_per_rank_[source.value];
+  };
+  const int64_t num_near = std::count_if(places.begin(), places.end(), is_near);
+  if (num_near == 0) return static_cast<int32_t>(token_idx % num_places);
+  int64_t skip = token_idx % num_near;
+  for (int32_t i = 0;; ++i) {
+    if (is_near(places[i]) && skip-- == 0) return i;
+  }
+}
+
 uint64_t Placement::Digest() const {
   uint64_t hash = 0xCBF29CE484222325ull;  // FNV-1a over the table's numbers
   auto add = [&hash](uint64_t v) { hash = (hash ^ v) * 0x100000001B3ull; };
@@ -113,6 +137,7 @@ uint64_t Placement::Digest() const {
     add(row.size() + 1);
     for (int e : row) add(static_cast<uint64_t>(e) + 0x9E3779B9u);
   }
+  for (int host : host_per_rank_) add(static_cast<uint64_t>(host) + 1);
   return hash;
 }
 

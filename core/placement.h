@@ -28,27 +28,38 @@ class Placement {
   // JSON: {"experts_per_rank": [[..], ..]} for all layers. Errors name the file. Must have num_ranks rows.
   static absl::StatusOr<Placement> FromFile(const std::string& path, int num_experts, int num_ranks);
 
-  int num_experts() const { return static_cast<int>(locations_.size()); }
+  // From now on tokens use a replica on their own rank's host where there is one. host_per_rank [R]: any number per
+  // host.
+  void SetHosts(absl::Span<const int> host_per_rank);
+
+  int num_experts() const { return static_cast<int>(first_place_.size()) - 1; }
   int num_ranks() const { return static_cast<int>(experts_per_rank_.size()); }
   int num_local_slots(RankId rank) const { return static_cast<int>(experts_per_rank_[rank.value].size()); }
   // Experts of a rank's slots, in slot order.
   absl::Span<const int> local_experts(RankId rank) const { return experts_per_rank_[rank.value]; }
   // All places of an expert, by rank; at least one.
-  absl::Span<const Location> locations(ExpertId expert) const { return locations_[expert.value]; }
-  // The place that token `token_idx` (index within its rank's tokens) uses: replicas in turn. An index into
-  // locations().
-  int32_t ChooseIndex(ExpertId expert, int64_t token_idx) const {
-    return static_cast<int32_t>(token_idx % static_cast<int64_t>(locations_[expert.value].size()));
+  absl::Span<const Location> locations(ExpertId expert) const {
+    const int32_t first = first_place_[expert.value];
+    return absl::MakeConstSpan(places_).subspan(first, first_place_[expert.value + 1] - first);
   }
-  Location Choose(ExpertId expert, int64_t token_idx) const {
-    return locations_[expert.value][ChooseIndex(expert, token_idx)];
+  // The place that token `token_idx` of rank `source` (index within its tokens) uses: the replicas on the source's host
+  // in turn; where there are none, or hosts are not known, all of them in turn. An index into locations().
+  int32_t ChooseIndex(ExpertId expert, RankId source, int64_t token_idx) const;
+  Location Choose(ExpertId expert, RankId source, int64_t token_idx) const {
+    return locations(expert)[ChooseIndex(expert, source, token_idx)];
   }
-  // The same for equal tables, on every rank and machine.
+  // The places of all experts, numbered: those of expert 0, then those of expert 1, ..
+  int32_t num_places() const { return static_cast<int32_t>(places_.size()); }
+  int32_t first_place(ExpertId expert) const { return first_place_[expert.value]; }
+  Location place(int32_t idx) const { return places_[idx]; }
+  // The same for equal tables and hosts, on every rank and machine.
   uint64_t Digest() const;
 
  private:
   std::vector<std::vector<int>> experts_per_rank_;
-  std::vector<std::vector<Location>> locations_;
+  std::vector<Location> places_;
+  std::vector<int32_t> first_place_ = {0};  // [E + 1]
+  std::vector<int> host_per_rank_;          // [R], or empty: not known
 };
 
 }  // namespace tokenferry

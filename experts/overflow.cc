@@ -45,11 +45,15 @@ std::vector<int64_t> ClaimOrder(const OverflowPolicy& policy, const GlobalRoutin
 }
 
 // Index within its rank's tokens of every token: what Placement::Choose goes by.
-std::vector<int64_t> LocalTokens(const GlobalRouting& routing) {
-  std::vector<int64_t> local(routing.num_tokens());
+struct LocalToken {
+  RankId rank;
+  int64_t idx = 0;  // within its rank's
+};
+std::vector<LocalToken> LocalTokens(const GlobalRouting& routing) {
+  std::vector<LocalToken> local(routing.num_tokens());
   for (size_t r = 0; r + 1 < routing.token_offsets.size(); ++r) {
     for (int64_t t = routing.token_offsets[r]; t < routing.token_offsets[r + 1]; ++t) {
-      local[t] = t - routing.token_offsets[r];
+      local[t] = {RankId(static_cast<int>(r)), t - routing.token_offsets[r]};
     }
   }
   return local;
@@ -113,7 +117,8 @@ class Rerouter {
 
  private:
   int32_t OwnLocation(ExpertId expert, int64_t selection) const {
-    return placement_.ChooseIndex(expert, local_token_[selection / routing_.top_k]);
+    const LocalToken& token = local_token_[selection / routing_.top_k];
+    return placement_.ChooseIndex(expert, token.rank, token.idx);
   }
 
   bool Take(Placement::Location at) {
@@ -157,7 +162,7 @@ class Rerouter {
 
   const Placement& placement_;
   GlobalRouting& routing_;
-  std::vector<int64_t> local_token_;
+  std::vector<LocalToken> local_token_;
   std::vector<std::vector<int64_t>> room_;  // [R][slots]
 };
 
@@ -209,9 +214,10 @@ absl::Status ApplyOverflow(const OverflowPolicy& policy, int64_t capacity, const
     const auto expert_of = [&](int64_t i) { return routing.expert_idx[i]; };
     DropBeyond(order, placement.num_experts(), capacity, expert_of, routing);
   } else if (policy.kind == Overflow::kRankBudget) {
-    const std::vector<int64_t> local_token = LocalTokens(routing);
+    const std::vector<LocalToken> local_token = LocalTokens(routing);
     const auto rank_of = [&](int64_t i) {
-      return placement.Choose(ExpertId(routing.expert_idx[i]), local_token[i / routing.top_k]).rank.value;
+      const LocalToken& token = local_token[i / routing.top_k];
+      return placement.Choose(ExpertId(routing.expert_idx[i]), token.rank, token.idx).rank.value;
     };
     DropBeyond(order, placement.num_ranks(), capacity, rank_of, routing);
   } else {

@@ -30,6 +30,7 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, To
   } else {
     TF_ASSIGN_OR_RETURN(files->placement, Placement::FromFile(flags.placement, num_experts, num_ranks));
   }
+  files->placement.SetHosts(Topology::Of(context.transport).host_idx_per_rank);
   if (use == TokenizerUse::kNone) return files;
   TF_ASSIGN_OR_RETURN(files->tokenizer, Tokenizer::Load(flags.model));
   if (files->tokenizer->max_id() >= files->config.vocab_size) {

@@ -42,7 +42,7 @@ struct MoeStats {
   std::vector<std::vector<int64_t>> rows_per_slot;  // [MoE layer][local slot] selections computed here
   std::vector<OverflowCounts> overflow;             // [MoE layer] of tokens at home
   int64_t num_calls = 0;  // layers times micro-batches; under an exchange budget a call takes several exchanges
-  double route_seconds = 0, experts_seconds = 0;    // host time; on a GPU the time to enqueue
+  double route_seconds = 0, experts_seconds = 0;  // host time; on a GPU the time to enqueue
 };
 
 // One per rank, for all MoE layers of a model: they share the scratch memory.

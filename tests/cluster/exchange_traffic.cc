@@ -51,7 +51,7 @@ int64_t ExpectedBytes(const Settings& s, const std::vector<int32_t>& experts, co
   for (int64_t t = 0; t < s.tokens; ++t) {
     std::vector<int> ranks, hosts;
     for (int k = 0; k < s.top_k; ++k) {
-      const int r = placement.Choose(ExpertId(experts[t * s.top_k + k]), t).rank.value;
+      const int r = placement.Choose(ExpertId(experts[t * s.top_k + k]), RankId(me), t).rank.value;
       if (topology.same_host(RankId(r), RankId(me))) continue;
       ++selections;
       ranks.push_back(r);

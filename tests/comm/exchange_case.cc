@@ -108,7 +108,8 @@ absl::StatusOr<ConstFloatMatrix> GiveRows(Exchange& exchange, Stream& stream, co
 // One exchange of this rank's tokens; the result is on the host.
 absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, Stream& stream, const ExchangeCase& c,
                                            const Placement& placement, int rank, int64_t begin, int64_t end,
-                                           GivenAs given_as = GivenAs::kOwnMemory) {
+                                           GivenAs given_as = GivenAs::kOwnMemory,
+                                           const std::vector<int32_t>& location = {}) {
   const int64_t num_tokens = end - begin, h = c.hidden;
   TF_ASSIGN_OR_RETURN(Buffer hidden, Upload(device, stream, c.rows.data() + begin * h, num_tokens * h));
   TF_ASSIGN_OR_RETURN(Buffer experts,
@@ -116,8 +117,10 @@ absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, S
   TF_ASSIGN_OR_RETURN(Buffer weight, Upload(device, stream, c.weight.data() + begin * c.top_k, num_tokens * c.top_k));
   const auto local = placement.local_experts(RankId(rank));
   TF_ASSIGN_OR_RETURN(Buffer slot_expert, Upload(device, stream, local.data(), static_cast<int64_t>(local.size())));
-  const Routing routing{MakeMatrix<int32_t>(experts.data(), num_tokens, c.top_k),
-                        MakeMatrix<float>(weight.data(), num_tokens, c.top_k)};
+  TF_ASSIGN_OR_RETURN(Buffer locations, Upload(device, stream, location.data(), static_cast<int64_t>(location.size())));
+  Routing routing{MakeMatrix<int32_t>(experts.data(), num_tokens, c.top_k),
+                  MakeMatrix<float>(weight.data(), num_tokens, c.top_k)};
+  if (!location.empty()) routing.location = MakeMatrix<int32_t>(locations.data(), num_tokens, c.top_k);
   const CallSite site{"test", 2, 5};
   TF_ASSIGN_OR_RETURN(const ConstFloatMatrix given,
                       GiveRows(exchange, stream, c, MakeMatrix<const float>(hidden.data(), num_tokens, h), given_as));
@@ -188,13 +191,16 @@ std::vector<float> NodeReference(const ExchangeCase& c, const Placement& placeme
   for (int64_t t = 0; t < c.num_tokens(); ++t) {
     const auto owner = std::upper_bound(token_offsets.begin(), token_offsets.end(), t);
     const int64_t local = t - *(owner - 1);
+    const RankId source(static_cast<int>(owner - 1 - token_offsets.begin()));
     for (int host = 0; host < topology.num_hosts(); ++host) {
       ExchangeCase part = c;  // this token alone, with the experts of this host
       part.rows.assign(c.rows.begin() + t * c.hidden, c.rows.begin() + (t + 1) * c.hidden);
       part.expert_idx.assign(c.expert_idx.begin() + t * c.top_k, c.expert_idx.begin() + (t + 1) * c.top_k);
       part.weight.assign(c.weight.begin() + t * c.top_k, c.weight.begin() + (t + 1) * c.top_k);
       for (int32_t& e : part.expert_idx) {
-        if (e >= 0 && topology.host_idx_per_rank[placement.Choose(ExpertId(e), local).rank.value] != host) e = -1;
+        if (e < 0) continue;
+        const int rank = placement.Choose(ExpertId(e), source, local).rank.value;
+        if (topology.host_idx_per_rank[rank] != host) e = -1;
       }
       const std::vector<float> sum = DenseReference(part);
       for (int64_t h = 0; h < c.hidden; ++h) out[t * c.hidden + h] += Rounded(sum[h], c.output_dtype);
@@ -212,6 +218,18 @@ std::vector<int64_t> RandomTokenSplit(uint32_t seed, int64_t num_tokens, int num
   return offsets;
 }
 
+// Which replica each selection of the tokens [begin, end) goes to: any, or what the placement chooses.
+std::vector<int32_t> RandomLocations(const ExchangeCase& c, const Placement& placement, int64_t begin, int64_t end) {
+  std::mt19937 random(c.seed);
+  std::vector<int32_t> out;
+  for (int64_t i = begin * c.top_k; i < end * c.top_k; ++i) {
+    const int32_t e = c.expert_idx[i];
+    const auto num_places = e < 0 ? 0 : static_cast<int32_t>(placement.locations(ExpertId(e)).size());
+    out.push_back(static_cast<int32_t>(random() % (num_places + 1)) - 1);
+  }
+  return out;
+}
+
 Placement RandomPlacement(uint32_t seed, int num_experts, int num_ranks) {
   std::mt19937 random(seed);
   std::vector<std::vector<int>> table(num_ranks);
@@ -225,7 +243,7 @@ Placement RandomPlacement(uint32_t seed, int num_experts, int num_ranks) {
   return *Placement::FromTable(num_experts, std::move(table));
 }
 
-void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placement& placement,
+void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placement& given_placement,
                      const std::vector<int64_t>& token_offsets, const ExchangeRun& run) {
   SCOPED_TRACE(absl::StrCat(transport.ToString(), ", ", c.ToString()));
   auto device = CreateCpuDevice(run.device);
@@ -240,13 +258,17 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
   ASSERT_TRUE(exchange.ok()) << exchange.status();
   const int me = transport.rank().value;
   const int64_t begin = token_offsets[me], end = token_offsets[me + 1];
+  Placement placement = given_placement;
+  if (c.seed % 3 == 0) placement.SetHosts(Topology::Of(transport).host_idx_per_rank);
+  std::vector<int32_t> location;  // a sum by hosts depends on it: the reference of kNode knows what Choose says
+  if (c.seed % 5 == 0 && run.reduction == Reduction::kExact) location = RandomLocations(c, placement, begin, end);
   const std::vector<float> expected = run.reduction == Reduction::kExact
                                           ? DenseReference(c)
                                           : NodeReference(c, placement, Topology::Of(transport), token_offsets);
   const GivenAs given_as = c.seed % 2 ? GivenAs::kHomeRows : GivenAs::kOwnMemory;
   size_t steady_bytes = 0;
   for (int round = 0; round < run.num_rounds; ++round) {
-    const auto out = RunOnce(**exchange, *device, *stream, c, placement, me, begin, end, given_as);
+    const auto out = RunOnce(**exchange, *device, *stream, c, placement, me, begin, end, given_as, location);
     ASSERT_TRUE(out.ok()) << out.status();
     if (!out->empty()) {
       EXPECT_EQ(std::memcmp(out->data(), expected.data() + begin * c.hidden, out->size() * sizeof(float)), 0);

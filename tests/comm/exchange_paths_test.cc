@@ -155,23 +155,26 @@ TEST(TwoLevelRoutes, ServersHaveTheSameLocalIndexModuloTheirHostsRanks) {
 TEST(GatheredRecvPlan, PicksWhatThisRankServes) {
   const Placement placement = *Placement::FromTable(3, {{2}, {0, 1}});
   const std::vector<int32_t> first = {1, 2, -1, 0}, second = {0, 1};
-  const GatheredRouting ranks[] = {{{first, 2, 2}, 1}, {{second, 1, 2}, 0}};
-  const auto plan = BuildGatheredRecvPlan(ranks, placement, RankId(1));
-  ASSERT_TRUE(plan.ok()) << plan.status();
-  EXPECT_THAT(plan->row_offsets, ElementsAre(0, 2, 3));
-  EXPECT_THAT(plan->selection_offsets, ElementsAre(0, 2, 4));
-  EXPECT_THAT(plan->slot_offsets, ElementsAre(0, 2, 4));
-  EXPECT_THAT(plan->row_idx, ElementsAre(2, 0, 1, 0));  // expert 0: rank 0's token 1, rank 1's token 0; expert 1: ..
-  EXPECT_THAT(plan->return_selection, ElementsAre(2, 0, 1, 3));
+  const GatheredRouting ranks[] = {{first, 2, 2, 1}, {second, 1, 2, 0}};
+  RecvPlan plan;
+  std::vector<int64_t> scratch;
+  ASSERT_EQ(BuildGatheredRecvPlan(ranks, placement, RankId(1), scratch, plan), absl::OkStatus());
+  EXPECT_THAT(plan.row_offsets, ElementsAre(0, 2, 3));
+  EXPECT_THAT(plan.selection_offsets, ElementsAre(0, 2, 4));
+  EXPECT_THAT(plan.slot_offsets, ElementsAre(0, 2, 4));
+  EXPECT_THAT(plan.row_idx, ElementsAre(2, 0, 1, 0));  // expert 0: rank 0's token 1, rank 1's token 0; expert 1: ..
+  EXPECT_THAT(plan.return_selection, ElementsAre(2, 0, 1, 3));
 }
 
 TEST(GatheredRecvPlan, NamesThePeerWhoseRoutingIsWrong) {
   const Placement placement = Placement::Linear(3, 2);
   const std::vector<int32_t> good = {1}, bad = {0, 7};
-  const GatheredRouting ranks[] = {{{good, 1, 1}, 0}, {{bad, 2, 1}, 1}};
-  const auto plan = BuildGatheredRecvPlan(ranks, placement, RankId(0));
-  EXPECT_EQ(plan.status().code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("rank 1: its token 1 selects expert 7"));
+  const GatheredRouting ranks[] = {{good, 1, 1, 0}, {bad, 2, 1, 1}};
+  RecvPlan plan;
+  std::vector<int64_t> scratch;
+  const absl::Status status = BuildGatheredRecvPlan(ranks, placement, RankId(0), scratch, plan);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1: its token 1 goes to place 7"));
 }
 
 }  // namespace

@@ -74,7 +74,7 @@ void CheckHome(const Group& g, const Placement& placement, int top_k, int rank) 
       const int64_t token = s.row_token[s.row_offsets[dst] + s.selections[i].row_idx];
       EXPECT_TRUE(seen.insert({token, s.selection_k[i]}).second);
       EXPECT_EQ(s.selection_expert[i], experts[token * top_k + s.selection_k[i]]);
-      const auto place = placement.Choose(ExpertId(s.selection_expert[i]), token);
+      const auto place = placement.Choose(ExpertId(s.selection_expert[i]), RankId(rank), token);
       EXPECT_EQ(place.rank.value, dst);
       EXPECT_EQ(place.slot.value, s.selections[i].slot);
     }

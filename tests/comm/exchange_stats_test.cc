@@ -113,7 +113,8 @@ TEST(CountBases, CountsWhatAPlainLoopCounts) {
       for (int k = 0; k < c.top_k; ++k) {
         const int32_t expert = c.expert_idx[t * c.top_k + k];
         if (expert < 0) continue;
-        const int rank = placement.Choose(ExpertId(expert), t).rank.value, host = topology.host_idx_per_rank[rank];
+        const int rank = placement.Choose(ExpertId(expert), RankId(0), t).rank.value,
+                  host = topology.host_idx_per_rank[rank];
         ++selections;
         ranks.insert({t, rank});
         nodes.insert({t, host});

@@ -22,7 +22,7 @@ TEST(PlacementTest, LinearSpreadsExpertsInOrder) {
   EXPECT_THAT(p.local_experts(RankId(0)), ElementsAre(0, 1, 2));
   EXPECT_THAT(p.local_experts(RankId(1)), ElementsAre(3, 4));
   EXPECT_THAT(p.local_experts(RankId(2)), ElementsAre(5, 6));
-  const auto place = p.Choose(ExpertId(4), 12345);
+  const auto place = p.Choose(ExpertId(4), RankId(0), 12345);
   EXPECT_EQ(place.rank, RankId(1));
   EXPECT_EQ(place.slot, SlotId(1));
 }
@@ -41,10 +41,31 @@ TEST(PlacementTest, ReplicasAreUsedInTurn) {
   EXPECT_THAT(p->local_experts(RankId(1)), IsEmpty());
   int num_on_rank_2 = 0;
   for (int64_t token = 0; token < 10; ++token) {
-    EXPECT_EQ(p->Choose(ExpertId(0), token).rank, RankId(0));
-    num_on_rank_2 += p->Choose(ExpertId(1), token).rank == RankId(2) ? 1 : 0;
+    EXPECT_EQ(p->Choose(ExpertId(0), RankId(1), token).rank, RankId(0));
+    num_on_rank_2 += p->Choose(ExpertId(1), RankId(1), token).rank == RankId(2) ? 1 : 0;
   }
   EXPECT_EQ(num_on_rank_2, 5);
+}
+
+TEST(PlacementTest, ReplicasOnTheTokensOwnHostComeFirst) {
+  auto p = *Placement::FromTable(2, {{0, 1}, {1}, {1}, {1}, {}});
+  const uint64_t digest = p.Digest();
+  const auto ranks_of = [&](int expert, int source) {
+    std::vector<int> ranks;
+    for (int64_t token = 0; token < 4; ++token) {
+      ranks.push_back(p.Choose(ExpertId(expert), RankId(source), token).rank.value);
+    }
+    return ranks;
+  };
+  EXPECT_THAT(ranks_of(1, 2), ElementsAre(0, 1, 2, 3));
+  p.SetHosts({7, 5, 5, 7, 9});
+  EXPECT_NE(p.Digest(), digest);
+  EXPECT_THAT(ranks_of(1, 2), ElementsAre(1, 2, 1, 2));
+  EXPECT_THAT(ranks_of(1, 3), ElementsAre(0, 3, 0, 3));
+  EXPECT_THAT(ranks_of(1, 4), ElementsAre(0, 1, 2, 3));  // none there
+  EXPECT_THAT(ranks_of(0, 1), ElementsAre(0, 0, 0, 0));
+  EXPECT_EQ(p.num_places(), 5);
+  EXPECT_EQ(p.place(p.first_place(ExpertId(1)) + 2).rank, RankId(2));
 }
 
 TEST(PlacementTest, BadTablesAreRefused) {

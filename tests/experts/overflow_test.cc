@@ -179,7 +179,8 @@ TEST_P(Policies, RankBudgetCountsWhatARankReceives) {
       if (before.expert_idx[i] < 0) continue;
       const auto token = static_cast<int64_t>(i) / shape.top_k;
       const auto home = std::upper_bound(before.token_offsets.begin(), before.token_offsets.end(), token) - 1;
-      ranks[i] = placement.Choose(ExpertId(before.expert_idx[i]), token - *home).rank.value;
+      const RankId source(static_cast<int>(home - before.token_offsets.begin()));
+      ranks[i] = placement.Choose(ExpertId(before.expert_idx[i]), source, token - *home).rank.value;
     }
     const int64_t budget = ExpertCapacity(.8, shape.top_k, shape.num_tokens, shape.num_ranks);
     OverflowPolicy policy{.kind = Overflow::kRankBudget, .order = PositionOrder::kTokenMajor};
