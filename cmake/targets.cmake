@@ -2,7 +2,8 @@
 # tf_test(NAME name SOURCES .. DEPS .. [RANKS 1 2 3] [LABELS ..] [TIMEOUT s] [PROGRAMS target ..] [QUICK gtest-filter])
 #   without RANKS: one process. With RANKS: one ctest per rank count, under mpirun, with tests/support's MPI main.
 #   Test names: <name> or <name>.np<ranks>. PROGRAMS are built with it, for tests that start them.
-#   QUICK: in sanitizer builds, test <name>.quick is the part of a `slow` test that the short runs do.
+#   QUICK, or SHARE n: in sanitizer builds, test <name>.quick is the part of a `slow` test that the short runs do: what the
+#   filter names, or every n-th case.
 #   LABELS: `slow` (not in the short sanitizer runs), `tsan` (also run under the thread sanitizer; `tsan_full`: only by
 #   run.sh --full), `gpu` (all that the cuda preset's short run builds and runs; they pass without a GPU).
 # tf_script_test(NAME name COMMAND .. [LABELS ..] [TIMEOUT s] [PROGRAMS target ..])   a test that is not GoogleTest
@@ -64,11 +65,13 @@ tf_precompiled(NAME tf_common_headers HEADERS ${TF_COMMON_HEADERS} DEPS ${TF_COM
 if(TOKENFERRY_TESTS)
   tf_precompiled(NAME tf_test_headers HEADERS <gmock/gmock.h> <gtest/gtest.h> ${TF_COMMON_HEADERS}
     DEPS GTest::gtest GTest::gmock ${TF_COMMON_DEPS})
-  # Under sanitizers the tests' own code takes longer to optimise than it then saves.
+  # The tests' own code takes longer to optimise than it then saves.
   if(TOKENFERRY_FUZZ)
     set(TF_TEST_OPTIONS -O0)
-    target_compile_options(tf_test_headers PRIVATE ${TF_TEST_OPTIONS})
+  else()
+    set(TF_TEST_OPTIONS -O1)
   endif()
+  target_compile_options(tf_test_headers PRIVATE ${TF_TEST_OPTIONS})
 endif()
 
 # MPI_Finalize of the sanitizer builds comes before that of the MPI library.
@@ -109,7 +112,7 @@ endif()
 list(APPEND TF_TEST_ENVIRONMENT "TF_TIME_SCALE=${TF_TIME_SCALE}")
 
 function(tf_test)
-  cmake_parse_arguments(A "" "NAME;TIMEOUT;QUICK" "SOURCES;DEPS;RANKS;LABELS;PROGRAMS" ${ARGN})
+  cmake_parse_arguments(A "" "NAME;TIMEOUT;QUICK;SHARE" "SOURCES;DEPS;RANKS;LABELS;PROGRAMS" ${ARGN})
   if(NOT A_TIMEOUT)
     set(A_TIMEOUT 120)
   endif()
@@ -122,11 +125,16 @@ function(tf_test)
     add_dependencies(${A_NAME} ${A_PROGRAMS})
   endif()
   set(quick_labels ${A_LABELS})
-  if(A_QUICK AND TOKENFERRY_SANITIZE)
+  if((A_QUICK OR A_SHARE) AND TOKENFERRY_SANITIZE)
     list(REMOVE_ITEM quick_labels slow)
+    set(quick_environment ${TF_TEST_ENVIRONMENT})
+    if(A_SHARE)
+      set(A_QUICK *)
+      list(APPEND quick_environment GTEST_TOTAL_SHARDS=${A_SHARE} GTEST_SHARD_INDEX=0)
+    endif()
     add_test(NAME ${A_NAME}.quick COMMAND ${A_NAME} --gtest_filter=${A_QUICK})
     set_tests_properties(${A_NAME}.quick PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${quick_labels}"
-                         ENVIRONMENT "${TF_TEST_ENVIRONMENT}")
+                         ENVIRONMENT "${quick_environment}")
   endif()
   tf_join_groups(${A_NAME} "${quick_labels}")
   if(NOT A_RANKS)
@@ -139,7 +147,7 @@ function(tf_test)
   target_link_libraries(${A_NAME} PRIVATE tokenferry_test_mpi_main)
   foreach(n ${A_RANKS})
     add_test(NAME ${A_NAME}.np${n} COMMAND ${PROJECT_SOURCE_DIR}/tests/support/mpirun.sh ${n} $<TARGET_FILE:${A_NAME}>)
-    set_tests_properties(${A_NAME}.np${n} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "mpi;${A_LABELS}" PROCESSORS 2
+    set_tests_properties(${A_NAME}.np${n} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "mpi;${A_LABELS}" PROCESSORS 2 COST 10
                          ENVIRONMENT "${TF_TEST_ENVIRONMENT}")
   endforeach()
 endfunction()

@@ -29,13 +29,14 @@ fail() {
   failures+=("$1")
 }
 
-# run_ctest PRESET CTEST_ARG ..: adds the tests' results, from ctest's JUnit file, to the sums. A test that could not be
+# One more at a time than there are processors: tests of several processes, which count as two and begin first (COST), wait
+# most of the time. run_ctest PRESET CTEST_ARG ..: adds the tests' results, from ctest's JUnit file, to the sums. A test that could not be
 # started (`skipped` there) has failed.
 run_ctest() {
   local preset=$1 results=build/$1/results.xml ran=0 bad=0 unstarted=0 skipped=0 status=0
   shift
   rm -f "$results"
-  ${TF_CTEST_PREFIX:-} ctest --preset "$preset" --parallel "$(nproc)" --progress --output-junit results.xml "$@" || status=$?
+  ${TF_CTEST_PREFIX:-} ctest --preset "$preset" --parallel "$(($(nproc) + 1))" --progress --output-junit results.xml "$@" || status=$?
   read -r ran bad unstarted skipped < <(sed -n '/<testcase/q; s/^[^a-z]*\(tests\|failures\|disabled\|skipped\)="\([0-9]*\)".*/\2/p' \
     "$results" 2>/dev/null | head -4 | tr '\n' ' '; echo)
   bad=$((${bad:-0} + ${unstarted:-0} + ${skipped:-0}))
