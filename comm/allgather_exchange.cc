@@ -65,7 +65,7 @@ class AllGatherExchange : public Exchange {
         GatherHeaders(At(site, "plan counts"), home, plan.send, static_cast<int>(routing.expert_idx.cols), placement));
     const CallSite selections = At(site, "plan selections");
     TF_RETURN_IF_ERROR(GatherPlaces(selections, placement));
-    return Annotate(BuildGatheredRecvPlan(gathered_, placement, plan.rank, next_, plan.recv), ToString(selections));
+    return Annotate(BuildGatheredRecvPlan(gathered_, placement, plan.rank, next_, plan.recv), selections);
   }
 
   absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,

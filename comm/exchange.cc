@@ -5,15 +5,13 @@
 #include "absl/time/clock.h"
 #include "comm/allgather_exchange.h"
 #include "comm/alltoallv_exchange.h"
-#include "comm/collectives.h"
-#include "comm/cost_model.h"
+#include "comm/exchange_choice.h"
 #include "comm/peer_exchange.h"
 #include "comm/row_codec_ops.h"
 #include "comm/topology.h"
 #include "comm/two_level_exchange.h"
 #include "core/check.h"
 #include "core/kernels/gather_rows.h"
-#include "core/log.h"
 
 namespace tokenferry {
 namespace {
@@ -246,71 +244,12 @@ absl::Status Exchange::FinishCombine(Stream& stream, const CallSite& site, const
   return error_;
 }
 
-namespace {
-
-// What the cost model expects to be the fastest of the paths that send messages. Collective; the same on every rank.
-enum class PeerPath : uint8_t { kAvailable, kUnavailable };
-absl::StatusOr<ExchangePath> FastestPath(Transport& transport, const ExchangeOptions& options, PeerPath peer) {
-  constexpr int64_t kUsualTokens = 64, kUsualTopK = 8;  // when the caller has not said
-  const Topology topology = Topology::Of(transport);
-  const ExchangeShape shape{.tokens_per_rank = options.max_tokens > 0 ? options.max_tokens : kUsualTokens,
-                            .top_k = static_cast<int>(options.max_top_k > 0 ? options.max_top_k : kUsualTopK),
-                            .hidden = options.hidden,
-                            .row_element_bytes = static_cast<int64_t>(DTypeBytes(options.row_dtype)),
-                            .out_element_bytes = static_cast<int64_t>(DTypeBytes(options.output_dtype)),
-                            .reduction = options.reduction};
-  TF_ASSIGN_OR_RETURN(const LinkCosts costs, MeasureLinksOnce(transport, topology));
-  PathChoice choice = ChoosePath(shape, costs, topology);
-  if (peer == PeerPath::kUnavailable) {
-    std::erase_if(choice.predictions, [](const PathPrediction& p) { return p.path == ExchangePath::kPeer; });
-  } else {  // taken, whatever is predicted
-    std::stable_partition(choice.predictions.begin(), choice.predictions.end(),
-                          [](const PathPrediction& p) { return p.path == ExchangePath::kPeer; });
-  }
-  if (transport.rank() == RankId(0)) {
-    const std::string why = Explain(choice, shape, costs, topology);
-    if (options.on_choice) {
-      options.on_choice(why);
-    } else {
-      LogDebug(why);
-    }
-  }
-  // Rank 0's word: another kind of machine might round a prediction differently.
-  const char mine = static_cast<char>(choice.path());
-  TF_ASSIGN_OR_RETURN(const std::string chosen, Broadcast(transport, {"path"}, RankId(0), std::string(1, mine)));
-  for (const PathPrediction& p : choice.predictions) {
-    if (chosen.size() == 1 && chosen[0] == static_cast<char>(p.path)) return p.path;
-  }
-  return absl::DataLossError("path: rank 0 chose none that this rank knows; is it the same program?");
-}
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, Device& device,
                                                          const ExchangeOptions& options) {
   TF_RETURN_IF_ERROR(CheckOptions(options));
   switch (options.path) {
-    case ExchangePath::kAuto: {
-      if (Topology::Of(transport).num_hosts() == 1) {
-        auto peer = CreatePeerExchange(transport, device, options);
-        if (!peer.ok() && !IsAgreedOn(peer.status())) return peer;  // all ranks go the same way
-        if (peer.ok()) {
-          // Always taken; what the others would have cost is measured for who asks only.
-          if (options.on_choice) TF_RETURN_IF_ERROR(FastestPath(transport, options, PeerPath::kAvailable).status());
-          return peer;
-        }
-        if (transport.rank() == RankId(0)) LogWarning(absl::StrCat("not taking path peer: ", peer.status().message()));
-      }
-      ExchangeOptions chosen = options;
-      TF_ASSIGN_OR_RETURN(chosen.path, FastestPath(transport, options, PeerPath::kUnavailable));
-      auto exchange = CreateExchange(transport, device, chosen);
-      if (exchange.ok() || chosen.path != ExchangePath::kTwoLevel || !IsAgreedOn(exchange.status())) return exchange;
-      if (transport.rank() == RankId(0)) {
-        LogWarning(absl::StrCat("not taking path two_level: ", exchange.status().message()));
-      }
-      chosen.path = ExchangePath::kAllToAllV;
-      return CreateExchange(transport, device, chosen);
-    }
+    case ExchangePath::kAuto:
+      return CreateAutomaticExchange(transport, device, options);
     case ExchangePath::kPeer:
       return CreatePeerExchange(transport, device, options);
     case ExchangePath::kAllToAllV:

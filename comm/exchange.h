@@ -19,7 +19,7 @@
 namespace tokenferry {
 
 enum class ExchangePath : uint8_t {
-  kAuto,       // peer when all ranks can map each other's memory, else what the cost model expects to be fastest
+  kAuto,       // comm/exchange_choice.h
   kPeer,       // rows and outputs are read where they lie, in the memory of the rank that wrote them
   kAllToAllV,  // one packed message per peer: works everywhere, the reference
   kAllGather,  // everyone gets all rows
@@ -76,7 +76,7 @@ struct ExchangeStats {
   int64_t peak_peer_bytes = 0;  // of this rank's parts of shared memory; all else is the device's
   double plan_seconds = 0, dispatch_seconds = 0, combine_seconds = 0;
 
-  ExchangeStats& operator+=(const ExchangeStats& other);  // of the same path, ranks and dtypes
+  ExchangeStats& operator+=(const ExchangeStats& other);  // of the same ranks and dtypes; keeps its path
 };
 
 // One per rank; all ranks make the same calls in the same order: Plan, Dispatch, ExpertOut, Combine. HomeRows may come

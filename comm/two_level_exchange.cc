@@ -87,7 +87,7 @@ class TwoLevelExchange : public Exchange {
     const int64_t stride = layout_.outputs_per_rank;
     return Annotate(reduces() ? state_.PlanSums(routes_, plan.send, stride, out_bytes_)
                               : state_.PlanOutputs(routes_, plan.send, stride, out_bytes_),
-                    ToString(forwards));
+                    forwards);
   }
 
   void PlanRows(const ExchangePlan& plan) {
@@ -118,7 +118,7 @@ class TwoLevelExchange : public Exchange {
   // The first `num_bytes` from `begin` of this rank's part; `taken` is how many it has already.
   absl::Status Take(const CallSite& site, int64_t begin, int64_t num_bytes, int64_t& taken) {
     if (num_bytes <= taken) return absl::OkStatus();
-    TF_RETURN_IF_ERROR(Annotate(memory_->Take(rank_, begin, num_bytes), ToString(site)));
+    TF_RETURN_IF_ERROR(Annotate(memory_->Take(rank_, begin, num_bytes), site));
     taken = num_bytes;
     return absl::OkStatus();
   }
@@ -144,7 +144,7 @@ class TwoLevelExchange : public Exchange {
     TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kPlan, sequence_, on_host_));
     for (int r : routes_.ranks) {
       auto theirs = ToldPlan::Read(memory_->part(r) + told, r, num_ranks_, layout_);
-      if (!theirs.ok()) return Annotate(theirs.status(), ToString(site));
+      if (!theirs.ok()) return Annotate(theirs.status(), site);
       state_.told.push_back(*std::move(theirs));
     }
     return absl::OkStatus();
@@ -230,7 +230,7 @@ class TwoLevelExchange : public Exchange {
                                  part() + layout_.rows, options_.expert_dtype});
     }
     const CallSite forward = At(caller, "forward rows");
-    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), ToString(forward)));
+    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), forward));
     TF_RETURN_IF_ERROR(transport_.EnterPhase(forward));
     flags_->Raise(PeerSignal::kRows, sequence_);
     for (size_t m = 0; m < routes_.ranks.size(); ++m) wanted_[routes_.ranks[m]] = state_.told[m].num_rows;
@@ -259,7 +259,7 @@ class TwoLevelExchange : public Exchange {
 
   absl::Status DoBeginCombine(Stream& stream, const CallSite& caller, const ExchangePlan&) override {
     const CallSite site = At(caller, "combine inside");
-    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), ToString(site)));  // the experts are done
+    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));  // the experts are done
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kOutputs, sequence_);
     return absl::OkStatus();

@@ -19,9 +19,9 @@ double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20
 
 }  // namespace
 
-ExchangeReport MakeExchangeReport(const ExchangeStats& stats, int64_t num_layer_calls, const Topology& topology,
-                                  RankId self) {
-  return {.path = ExchangePathName(stats.path),
+ExchangeReport MakeExchangeReport(std::string path, const ExchangeStats& stats, int64_t num_layer_calls,
+                                  const Topology& topology, RankId self) {
+  return {.path = std::move(path),
           .num_exchanges = stats.num_exchanges,
           .num_layer_calls = num_layer_calls,
           .row_bytes = stats.row_bytes,

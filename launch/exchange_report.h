@@ -19,8 +19,9 @@ struct ExchangeReport {
   std::vector<double> wait_seconds;  // [R], ExchangeStats::wait_seconds_per_rank
 };
 
-ExchangeReport MakeExchangeReport(const ExchangeStats& stats, int64_t num_layer_calls, const Topology& topology,
-                                  RankId self);
+// path: Engine::exchange_path.
+ExchangeReport MakeExchangeReport(std::string path, const ExchangeStats& stats, int64_t num_layer_calls,
+                                  const Topology& topology, RankId self);
 
 nlohmann::ordered_json ToJson(const ExchangeReport& report);
 // Of ToJson of this very program: keys and types are our own invariant.

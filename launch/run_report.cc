@@ -35,7 +35,8 @@ absl::StatusOr<RankReport> MakeReport(RankContext& context, ModelSession& sessio
   r.rows = Sum(r.rows_per_layer);
   r.dispatch_bytes = Remote(exchange.dispatch_bytes_per_rank, self);
   r.combine_bytes = Remote(exchange.combine_bytes_per_rank, self);
-  r.exchange = MakeExchangeReport(exchange, moe.num_calls, Topology::Of(context.transport), self);
+  r.exchange = MakeExchangeReport(session.engine->exchange_path(), exchange, moe.num_calls,
+                                  Topology::Of(context.transport), self);
   r.overflow = std::move(moe.overflow);
   const auto waits = context.transport.wait_seconds_per_rank();
   r.wait_seconds.assign(waits.begin(), waits.end());

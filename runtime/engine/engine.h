@@ -64,6 +64,7 @@ class Engine {
   const EngineStats& stats() const { return stats_; }
   MoeStats moe_stats() const { return transformer_->moe().Stats(); }
   ExchangeStats exchange_stats() const { return transformer_->moe().exchange_stats(); }
+  std::string exchange_path() const { return transformer_->moe().exchange_path(); }  // by size
   int64_t cache_bytes() const;
 
  private:

@@ -69,8 +69,8 @@ absl::Status MoeLayer::CreateExchanges() {
   }
   tokens_per_round_ = std::max<int64_t>(1, exchange.max_tokens);
   for (MicroBatch& mb : micro_batches_) {
-    TF_ASSIGN_OR_RETURN(mb.exchange, CreateExchange(transport_, device_, exchange));
-    exchange.path = mb.exchange->stats().path;  // chosen once
+    TF_ASSIGN_OR_RETURN(mb.exchanges, ExchangeBySize::Create(transport_, device_, exchange));
+    exchange.on_choice = nullptr;  // told once
   }
   return absl::OkStatus();
 }
@@ -141,6 +141,8 @@ MatrixView<T> MoeLayer::RoundRows(const MicroBatch& mb, MatrixView<T> m) const {
 }
 
 absl::Status MoeLayer::BeginRound(Stream& stream, const CallSite& site, MicroBatch& mb) {
+  mb.exchange =
+      &mb.exchanges.For(std::min(tokens_per_round_, mb.batch.max_tokens_per_rank - mb.round * tokens_per_round_));
   const Routing routing{RoundRows(mb, mb.routing.expert_idx), RoundRows(mb, mb.routing.weight),
                         RoundRows(mb, mb.routing.location)};
   TF_ASSIGN_OR_RETURN(mb.plan, mb.exchange->Plan(stream, At(site, "plan"), routing, placement_));
@@ -247,8 +249,8 @@ absl::Status MoeLayer::CheckRouting(Stream& stream, const CallSite& site) {
 }
 
 ExchangeStats MoeLayer::exchange_stats() const {
-  ExchangeStats sum = micro_batches_[0].exchange->stats();
-  for (size_t i = 1; i < micro_batches_.size(); ++i) sum += micro_batches_[i].exchange->stats();
+  ExchangeStats sum = micro_batches_[0].exchanges.stats();
+  for (size_t i = 1; i < micro_batches_.size(); ++i) sum += micro_batches_[i].exchanges.stats();
   return sum;
 }
 

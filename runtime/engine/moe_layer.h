@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "comm/exchange.h"
+#include "comm/exchange_choice.h"
 #include "core/device/growing_buffer.h"
 #include "core/placement.h"
 #include "runtime/engine/overflow_stage.h"
@@ -73,12 +73,14 @@ class MoeLayer {
   absl::Status CheckRouting(Stream& stream, const CallSite& site);
   MoeStats Stats() const;
   ExchangeStats exchange_stats() const;  // of all micro-batches
+  std::string exchange_path() const { return micro_batches_[0].exchanges.ToString(); }
 
  private:
   MoeLayer(Transport& transport, Device& device, const ModelConfig& config, const Placement& placement,
            const MoeOptions& options);
   struct MicroBatch {
-    std::unique_ptr<Exchange> exchange;
+    ExchangeBySize exchanges;
+    Exchange* exchange = nullptr;  // of the round
     Buffer expert_idx, expert_weight;
     Routing routing;
     Batch batch;

@@ -159,6 +159,17 @@ class Generate(ProgramTest):
         self.assertEqual([rank for rank, _ in matrix], ["0", "1", "2"], table)
         self.assertTrue(all(float(line.split()[int(rank)]) == 0 for rank, line in matrix), "nobody waits for itself")
 
+    def test_exchange_budget_takes_several_exchanges_a_call(self):
+        prompt = ["--prompt", "In the beginning of the day they went down to the river and saw", "--max-tokens", "3"]
+        plain = self.generate(*prompt, "--json", ranks=3).json()
+        tight = self.generate(*prompt, "--json", "--exchange-budget", "300000", ranks=3).json()
+        self.assertEqual(plain["outputs"], tight["outputs"])
+        for report, least in ((plain["report"], 1.0), (tight["report"], 1.5)):
+            exchange = report["ranks"][0]["exchange"]
+            self.assertGreaterEqual(exchange["exchanges"], least * exchange["layer_calls"])
+        exchange = plain["report"]["ranks"][0]["exchange"]
+        self.assertEqual(exchange["exchanges"], exchange["layer_calls"])
+
     def test_stats_as_json(self):
         report = self.generate("--prompt", "In the", "--max-tokens", "4", "--json", ranks=3, via="mpi").json()["report"]
         exchanges = [rank["exchange"] for rank in report["ranks"]]
