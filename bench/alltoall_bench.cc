@@ -102,8 +102,8 @@ bool CannotRun(const absl::Status& status) {
 }
 
 absl::StatusOr<PathResult> RunPath(const BenchContext& context, BenchProblem& problem, ExchangePath path,
-                                   const AllToAllBenchOptions& options) {
-  PathResult result{.path = path};
+                                   Reduction reduction, const AllToAllBenchOptions& options) {
+  PathResult result{.path = path, .reduction = reduction};
   const BenchPoint& p = problem.point();
   auto exchange = CreateExchange(context.transport, context.device,
                                  {.hidden = p.hidden,
@@ -111,6 +111,7 @@ absl::StatusOr<PathResult> RunPath(const BenchContext& context, BenchProblem& pr
                                   .expert_dtype = p.given_dtype(),
                                   .output_dtype = p.combine_dtype,
                                   .path = path,
+                                  .reduction = reduction,
                                   .max_tokens = p.tokens,
                                   .max_top_k = p.top_k});
   const absl::Status created = AgreeOnStatus(context.transport, kAgree, exchange.status());
@@ -119,7 +120,7 @@ absl::StatusOr<PathResult> RunPath(const BenchContext& context, BenchProblem& pr
     return result;
   }
   TF_RETURN_IF_ERROR(created);
-  TF_ASSIGN_OR_RETURN(result.us, TimeExchange(context, **exchange, problem, options));
+  TF_ASSIGN_OR_RETURN(result.us, TimeExchange(context, **exchange, reduction, problem, options));
   result.chosen = (*exchange)->stats().path;
   return result;
 }
@@ -180,8 +181,11 @@ absl::StatusOr<PointResult> RunPoint(const BenchContext& context, const PointAnd
   PointResult result{.point = point};
   TF_RETURN_IF_ERROR(CountPoint(context, **problem, &result));
   for (const ExchangePath path : options.paths) {
-    TF_ASSIGN_OR_RETURN(PathResult path_result, RunPath(context, **problem, path, options));
-    result.paths.push_back(std::move(path_result));
+    const bool can_reduce = path == ExchangePath::kTwoLevel || path == ExchangePath::kAuto;
+    for (const Reduction reduction : can_reduce ? options.reductions : std::vector{Reduction::kExact}) {
+      TF_ASSIGN_OR_RETURN(PathResult path_result, RunPath(context, **problem, path, reduction, options));
+      result.paths.push_back(std::move(path_result));
+    }
   }
   if (options.baselines == RunBaselines::kNo) return result;
   for (const BaselineKind kind :
@@ -221,9 +225,9 @@ const BaselineResult* PointResult::baseline(BaselineKind kind) const {
   return nullptr;
 }
 
-absl::StatusOr<PhaseSummaries> TimeExchange(const BenchContext& context, Exchange& exchange, BenchProblem& problem,
-                                            const AllToAllBenchOptions& options) {
-  RoundTrip round_trip(context.transport, context.device, exchange, problem);
+absl::StatusOr<PhaseSummaries> TimeExchange(const BenchContext& context, Exchange& exchange, Reduction reduction,
+                                            BenchProblem& problem, const AllToAllBenchOptions& options) {
+  RoundTrip round_trip(context.transport, context.device, exchange, reduction, problem);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, round_trip.Prepare()));
   TF_RETURN_IF_ERROR(round_trip.Verify());
   std::vector<double> samples, local;

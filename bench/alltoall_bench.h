@@ -33,6 +33,7 @@ struct AllToAllBenchOptions {
   std::vector<DType> dtypes = {DType::kBF16};
   std::vector<DType> combine_dtypes = {DType::kF32};
   std::vector<ExchangePath> paths = {ExchangePath::kAuto};
+  std::vector<Reduction> reductions = {Reduction::kExact};  // of paths two_level and auto; others run once
   std::vector<std::string> placements = {"linear"};
   std::vector<TrafficSpec> traffics = {TrafficSpec()};
   int warmup = 3;
@@ -49,6 +50,7 @@ struct PhaseSummaries {
 
 struct PathResult {
   ExchangePath path = ExchangePath::kAuto;
+  Reduction reduction = Reduction::kExact;
   ExchangePath chosen = ExchangePath::kAuto;  // what kAuto has become
   std::string unavailable;                    // why this path was not run; empty: it was
   PhaseSummaries us;
@@ -94,7 +96,7 @@ struct AllToAllReport {
 absl::StatusOr<AllToAllReport> RunAllToAllBench(const BenchContext& context, const AllToAllBenchOptions& options);
 
 // One path at one point, over an exchange that the caller made.
-absl::StatusOr<PhaseSummaries> TimeExchange(const BenchContext& context, Exchange& exchange, BenchProblem& problem,
-                                            const AllToAllBenchOptions& options);
+absl::StatusOr<PhaseSummaries> TimeExchange(const BenchContext& context, Exchange& exchange, Reduction reduction,
+                                            BenchProblem& problem, const AllToAllBenchOptions& options);
 
 }  // namespace tokenferry

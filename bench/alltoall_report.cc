@@ -90,6 +90,7 @@ Json ResultJson(const AllToAllReport& r, const PointResult& p, const PathResult&
                {"placement", p.point.placement},
                {"traffic", p.point.traffic.text},
                {"path", ExchangePathName(path.path)},
+               {"reduction", path.reduction == Reduction::kNode ? "node" : "exact"},
                {"ranks", r.num_ranks},
                {"warmup", r.warmup},
                {"iters", r.iters}};
@@ -130,16 +131,16 @@ Json ResultJson(const AllToAllReport& r, const PointResult& p, const PathResult&
 }
 
 std::string PathLabel(const PathResult& path) {
-  if (path.path != ExchangePath::kAuto) return ExchangePathName(path.path);
-  return absl::StrCat("auto>", ExchangePathName(path.chosen));
+  const char* const node = path.reduction == Reduction::kNode ? " node" : "";
+  if (path.path != ExchangePath::kAuto) return absl::StrCat(ExchangePathName(path.path), node);
+  return absl::StrCat("auto>", ExchangePathName(path.chosen), node);
 }
 
 std::string PathRow(const AllToAllReport& r, const PointResult& p, const PathResult& path) {
   std::string row = absl::StrFormat("%7d %6d %4d/%-4d %-9s %-12s %-14s ", p.point.tokens, p.point.hidden, p.point.top_k,
                                     p.point.num_experts, DTypes(p.point), p.point.placement, p.point.traffic.text);
   if (!path.unavailable.empty()) {
-    return absl::StrCat(row, absl::StrFormat("%-14s", ExchangePathName(path.path)),
-                        " not available: ", path.unavailable, "\n");
+    return absl::StrCat(row, absl::StrFormat("%-14s", PathLabel(path)), " not available: ", path.unavailable, "\n");
   }
   const Rates rates = RatesOf(p, path);
   const BaselineResult* per_rank = p.baseline(BaselineKind::kPerRank);

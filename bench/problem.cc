@@ -130,7 +130,18 @@ std::vector<float> BenchProblem::SlotFactors() const {
   return factors;
 }
 
-absl::Status BenchProblem::CheckRows(const std::vector<float>& rows, Match match) const {
+std::vector<int> BenchProblem::HostOfChoices(int64_t token, absl::Span<const int> host_per_rank) const {
+  std::vector<int> hosts(point_.top_k, 0);
+  if (host_per_rank.empty()) return hosts;
+  for (int k = 0; k < point_.top_k; ++k) {
+    const int32_t expert = traffic_.expert_idx[token * point_.top_k + k];
+    if (expert >= 0) hosts[k] = host_per_rank[placement_.Choose(ExpertId(expert), rank_, token).rank.value];
+  }
+  return hosts;
+}
+
+absl::Status BenchProblem::CheckRows(const std::vector<float>& rows, Match match,
+                                     absl::Span<const int> host_per_rank) const {
   const int64_t H = point_.hidden, K = point_.top_k;
   // kRounded: the expert's output, the sum on the expert's rank and the sum at home are each rounded to given_dtype,
   // by at most half the spacing of its values, u relatively; f32 sums of K terms add K 2^-24. All of them relative to
@@ -142,17 +153,24 @@ absl::Status BenchProblem::CheckRows(const std::vector<float>& rows, Match match
   for (int64_t t = 0; t < num_tokens_; ++t) {
     const int32_t* experts = traffic_.expert_idx.data() + t * K;
     const float* weight = traffic_.weight.data() + t * K;
-    const std::vector<int> order = SumOrder(experts, static_cast<int>(K));
+    std::vector<int> order = SumOrder(experts, static_cast<int>(K));
+    const std::vector<int> host = HostOfChoices(t, host_per_rank);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return host[a] < host[b]; });
     const std::vector<float> row = match == Match::kExact ? ReadRow(t) : GivenRow(t);
     const bool rounds = match == Match::kExact && point_.combine_dtype == DType::kBF16;
+    const auto rounded = [&](float x) { return rounds ? ToFloat(ToBF16(x)) : x; };
     for (int64_t c = 0; c < H; ++c) {
-      float sum = 0, size = 0;
-      for (const int k : order) {
-        float y = ExpertFactor(experts[k]) * row[c];
-        if (rounds) y = ToFloat(ToBF16(y));
-        sum = std::fma(weight[k], y, sum);
+      float sum = 0, of_host = 0, size = 0;
+      for (size_t i = 0; i < order.size(); ++i) {
+        const int k = order[i];
+        const float y = rounded(ExpertFactor(experts[k]) * row[c]);
+        of_host = std::fma(weight[k], y, of_host);
         size += std::abs(weight[k] * y);
+        if (host_per_rank.empty() || (i + 1 < order.size() && host[order[i + 1]] == host[k])) continue;
+        sum += rounded(of_host);
+        of_host = 0;
       }
+      if (host_per_rank.empty()) sum = of_host;
       const float got = rows[t * H + c];
       const bool right = match == Match::kExact ? std::memcmp(&got, &sum, sizeof(float)) == 0
                                                 : std::abs(got - sum) <= tolerance * size;

@@ -59,9 +59,10 @@ class BenchProblem {
   // index, starting from 0, of fma(weight, y, sum), y being ExpertFactor(expert) * x rounded to combine_dtype, and x
   // the hidden value rounded to given_dtype and, where `dtype` is quantised, quantised, widened and rounded again.
   // kExact: the same bits. kRounded: of a baseline, whose rows, outputs and sums are given_dtype's: each was rounded to
-  // it, and sums are in any order. DataLoss naming the first wrong element and how many there are.
+  // it, and sums are in any order. host_per_rank [R], of a Topology: sums as Reduction::kNode makes them, on each host
+  // first; empty: in one. DataLoss naming the first wrong element and how many there are.
   enum class Match : uint8_t { kExact, kRounded };
-  absl::Status CheckRows(const std::vector<float>& rows, Match match) const;
+  absl::Status CheckRows(const std::vector<float>& rows, Match match, absl::Span<const int> host_per_rank = {}) const;
 
  private:
   BenchProblem(const BenchPoint& point, Placement placement, RankId rank)
@@ -69,6 +70,7 @@ class BenchProblem {
   absl::Status Upload(Device& device);
   std::vector<float> GivenRow(int64_t token) const;  // HiddenValue rounded to given_dtype
   std::vector<float> ReadRow(int64_t token) const;   // what experts read
+  std::vector<int> HostOfChoices(int64_t token, absl::Span<const int> host_per_rank) const;  // [K]; empty: all 0
 
   BenchPoint point_;
   Placement placement_;

@@ -4,6 +4,7 @@
 
 #include "bench/bench_ops.h"
 #include "comm/collectives.h"
+#include "comm/topology.h"
 #include "core/check.h"
 
 namespace tokenferry {
@@ -115,8 +116,12 @@ absl::Status RoundTrip::Verify() {
   TF_RETURN_IF_ERROR(Run().status());
   stream_->CopyToHost(results.data(), out.data, results.size() * sizeof(float));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
+  std::vector<int> host_per_rank;  // empty: sums are not by host
+  if (reduction_ == Reduction::kNode && exchange_.stats().path == ExchangePath::kTwoLevel) {
+    host_per_rank = Topology::Of(transport_).host_idx_per_rank;
+  }
   return AgreeOnStatus(transport_, {.phase = "bench: verify"},
-                       problem_.CheckRows(results, BenchProblem::Match::kExact));
+                       problem_.CheckRows(results, BenchProblem::Match::kExact, host_per_rank));
 }
 
 absl::StatusOr<double> RoundTrip::LocalRead() {

@@ -22,8 +22,9 @@ struct PhaseSeconds {
 // meet, write the experts' outputs and meet again: none of it is timed, since it is the work of experts.
 class RoundTrip {
  public:
-  RoundTrip(Transport& transport, Device& device, Exchange& exchange, BenchProblem& problem)
-      : transport_(transport), device_(device), exchange_(exchange), problem_(problem) {}
+  // `reduction`: the exchange's.
+  RoundTrip(Transport& transport, Device& device, Exchange& exchange, Reduction reduction, BenchProblem& problem)
+      : transport_(transport), device_(device), exchange_(exchange), reduction_(reduction), problem_(problem) {}
 
   // Collective. Allocates what does not belong to the exchange, and writes the rows where it wants them.
   absl::Status Prepare();
@@ -43,6 +44,7 @@ class RoundTrip {
   Transport& transport_;
   Device& device_;
   Exchange& exchange_;
+  const Reduction reduction_;
   BenchProblem& problem_;
   std::unique_ptr<Stream> stream_;
   FloatMatrix home_rows_;

@@ -33,6 +33,8 @@ void DeclareBenchAllToAll(FlagSet& set, BenchAllToAllFlags* f) {
   set.Choices("combine-dtype", &f->combine_dtypes, {{"bf16", DType::kBF16}, {"f32", DType::kF32}},
               "of expert outputs on their way back");
   set.Choices("path", &f->paths, PathChoices(), "paths of the exchange");
+  set.Choices("reduction", &f->reductions, {{"exact", Reduction::kExact}, {"node", Reduction::kNode}},
+              "of paths two_level and auto: sums at home, or on each host first");
   set.Words("placement", &f->placements, "linear, random:SEED, or a JSON file");
   set.Words("traffic", &f->traffics, "uniform, zipf:S, hot:N, grouped, grouped:GROUPS:KEPT, silent-rank, trace:FILE");
   set.Integer("warmup", &f->warmup, 0, kMaxIters, "round trips before the timed ones");

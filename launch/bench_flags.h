@@ -23,6 +23,7 @@ struct BenchAllToAllFlags {
   std::vector<DType> dtypes = {DType::kBF16};
   std::vector<DType> combine_dtypes = {DType::kF32};
   std::vector<ExchangePath> paths = {ExchangePath::kAuto};
+  std::vector<Reduction> reductions = {Reduction::kExact};
   std::vector<std::string> placements = {"linear"};
   std::vector<std::string> traffics = {"uniform"};
   std::string preset = "none";  // already applied to the lists

@@ -18,6 +18,7 @@ absl::StatusOr<AllToAllBenchOptions> MakeOptions(const BenchAllToAllFlags& flags
   options.dtypes = flags.dtypes;
   options.combine_dtypes = flags.combine_dtypes;
   options.paths = flags.paths;
+  options.reductions = flags.reductions;
   options.placements = flags.placements;
   options.warmup = flags.warmup;
   options.iters = flags.iters;

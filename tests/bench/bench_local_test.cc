@@ -4,6 +4,7 @@
 #include "bench/round_trip.h"
 #include "core/device/cpu_device.h"
 #include "tests/bench/bench_run.h"
+#include "tests/comm/hosted_transport.h"
 #include "tests/comm/rank_group.h"
 
 namespace tokenferry {
@@ -85,7 +86,7 @@ absl::Status TimeFaultyExchange(Fault fault, int from_run) {
     AllToAllBenchOptions bench;
     bench.warmup = 1;
     bench.iters = 3;
-    const absl::Status timed = TimeExchange(context, exchange, **problem, bench).status();
+    const absl::Status timed = TimeExchange(context, exchange, Reduction::kExact, **problem, bench).status();
     if (!timed.ok()) transport.Abort(timed);
     if (transport.rank() == RankId(0)) status = timed;
   });
@@ -95,6 +96,37 @@ absl::Status TimeFaultyExchange(Fault fault, int from_run) {
 TEST(BenchVerification, ASoundExchangePasses) {
   const absl::Status status = TimeFaultyExchange(Fault::kNone, 0);
   EXPECT_TRUE(status.ok()) << status;
+}
+
+// Sums by host are other bits than sums in one; each reduction passes its own check, in both output types.
+TEST(BenchVerification, SumsOfHostsAreTheirOwn) {
+  for (const DType combine_dtype : {DType::kF32, DType::kBF16}) {
+    for (const Reduction reduction : {Reduction::kExact, Reduction::kNode}) {
+      for (const Reduction expected : {Reduction::kExact, Reduction::kNode}) {
+        RunThreads(Backend::kLocal, 4, absl::Seconds(20), [&](Transport& transport) {
+          HostedTransport hosted(transport, "aabb");
+          auto device = CreateCpuDevice({});
+          const Topology topology = Topology::Of(hosted);
+          const BenchContext context{hosted, *device, topology, Isa::kPortable, 1};
+          const BenchPoint point{
+              .tokens = 20, .hidden = 40, .num_experts = 9, .top_k = 5, .combine_dtype = combine_dtype};
+          auto problem = BenchProblem::Create(hosted, *device, point, Placement::Linear(9, 4), nullptr);
+          ASSERT_TRUE(problem.ok()) << problem.status();
+          auto exchange = CreateExchange(hosted, *device,
+                                         {.hidden = 40,
+                                          .row_dtype = DType::kBF16,
+                                          .output_dtype = combine_dtype,
+                                          .path = ExchangePath::kTwoLevel,
+                                          .reduction = reduction});
+          ASSERT_TRUE(exchange.ok()) << exchange.status();
+          AllToAllBenchOptions bench;
+          bench.iters = 1;
+          const absl::Status timed = TimeExchange(context, **exchange, expected, **problem, bench).status();
+          EXPECT_EQ(timed.code(), reduction == expected ? absl::StatusCode::kOk : absl::StatusCode::kDataLoss) << timed;
+        });
+      }
+    }
+  }
 }
 
 TEST(BenchVerification, CatchesMisroutedRowsAndWrongSumsBeforeTiming) {
