@@ -68,7 +68,7 @@ void Sizes(Transport& t) {
   TransferAndCheck(t, 1, [](int, int, int) -> int64_t { return 1; });
   TransferAndCheck(t, 2, [](int, int, int) -> int64_t { return 4097; });
   TransferAndCheck(t, 3, [](int src, int dst, int) -> int64_t { return 1 + src * 37 + dst * 101; });
-  TransferAndCheck(t, 4, [](int src, int dst, int) -> int64_t { return (src + dst) % 2 ? 3'000'001 : 0; });
+  TransferAndCheck(t, 4, [](int src, int dst, int) -> int64_t { return (src + dst) % 2 ? 400'001 : 0; });
   TransferAndCheck(t, 5, [](int src, int dst, int) -> int64_t { return src == dst ? 77 : 0; });
 }
 
@@ -120,7 +120,7 @@ void InParts(Transport& t) {
   int round = 0;
   for (const int num_parts : {1, 2, 5, 8}) {
     TestMessages messages(t, ++round, [](int src, int dst, int n) -> int64_t {
-      return kRowBytes * (std::array{0, 1, 9'000, 60'001}[(src + 2 * dst + n) % 4]);
+      return kRowBytes * (std::array{0, 1, 9'000, 25'001}[(src + 2 * dst + n) % 4]);
     });
     AllToAllVArgs args = messages.args();
     args.row_bytes = kRowBytes;
