@@ -270,6 +270,8 @@ absl::StatusOr<AllToAllReport> RunAllToAllBench(const BenchContext& context, con
     TF_ASSIGN_OR_RETURN(PointResult result, RunPoint(context, point, options));
     report.points.push_back(std::move(result));
   }
+  TF_ASSIGN_OR_RETURN(const double read_after, GroupReadRate(context));
+  report.read_bytes_per_second = std::max(report.read_bytes_per_second, read_after);
   TF_ASSIGN_OR_RETURN(report.core_ratio_after, TwoCoreRatioOfGroup(context.transport, context.isa));
   return report;
 }

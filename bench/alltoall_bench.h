@@ -87,7 +87,7 @@ struct AllToAllReport {
   int num_threads = 1;
   int warmup = 0, iters = 0;
   double core_ratio_before = 0, core_ratio_after = 0;  // TwoCoreRatio
-  double read_bytes_per_second = 0;                    // of all ranks together, all reading at once
+  double read_bytes_per_second = 0;                    // of all ranks together, all reading at once: the fastest
   std::vector<PointResult> points;
 };
 

@@ -139,7 +139,7 @@ double MeasureReadRate(ThreadPool& pool, Isa isa, double (*seconds)()) {
     });
     rates.push_back(4.0 * kReadFloats * threads / (seconds() - start));
   }
-  return MiddleOf(rates);
+  return *std::max_element(rates.begin(), rates.end());
 }
 
 MachineBounds MeasureBounds(ThreadPool& pool, Isa isa, double (*seconds)()) {

@@ -12,7 +12,7 @@ struct MachineBounds {
   double read_bytes_per_second = 0;  // of memory beyond the caches, all threads of the pool
   double flops_per_second = 0;       // f32 fused multiply-adds in registers
 };
-// Medians of several tries of a few milliseconds each. `seconds` is the clock.
+// Tries of a few milliseconds each: the fastest read, the median of the multiply-adds. `seconds` is the clock.
 double MeasureReadRate(ThreadPool& pool, Isa isa, double (*seconds)());
 MachineBounds MeasureBounds(ThreadPool& pool, Isa isa, double (*seconds)());
 
