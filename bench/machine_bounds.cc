@@ -128,18 +128,15 @@ double MiddleOf(std::vector<double> values) {
 
 }  // namespace
 
-double MeasureReadRate(ThreadPool& pool, Isa isa, double (*seconds)()) {
-  const int64_t threads = pool.num_threads();
-  std::vector<float> memory(kReadFloats * threads, 1.0f), sums(threads * 16);
-  std::vector<double> rates;
-  for (int i = 0; i < kTries; ++i) {
-    const double start = seconds();
-    pool.ParallelFor(threads, [&](int64_t t, int) {
-      sums[t * 16] += TF_SIMD_CHOOSE(isa, ReadAll, PlainReadAll)(&memory[t * kReadFloats], kReadFloats);
-    });
-    rates.push_back(4.0 * kReadFloats * threads / (seconds() - start));
-  }
-  return *std::max_element(rates.begin(), rates.end());
+MemoryRead::MemoryRead(ThreadPool& pool, Isa isa)
+    : pool_(pool), isa_(isa), memory_(kReadFloats * pool.num_threads(), 1.0f), sums_(pool.num_threads() * 16) {}
+
+int64_t MemoryRead::num_bytes() const { return static_cast<int64_t>(memory_.size() * sizeof(float)); }
+
+void MemoryRead::Run() {
+  pool_.ParallelFor(pool_.num_threads(), [&](int64_t t, int) {
+    sums_[t * 16] += TF_SIMD_CHOOSE(isa_, ReadAll, PlainReadAll)(&memory_[t * kReadFloats], kReadFloats);
+  });
 }
 
 MachineBounds MeasureBounds(ThreadPool& pool, Isa isa, double (*seconds)()) {
@@ -153,7 +150,15 @@ MachineBounds MeasureBounds(ThreadPool& pool, Isa isa, double (*seconds)()) {
     });
     rates.push_back(flops[0] * threads / (seconds() - start));
   }
-  return {MeasureReadRate(pool, isa, seconds), MiddleOf(rates)};
+  MemoryRead read(pool, isa);
+  double read_seconds = 0;
+  for (int i = 0; i < kTries; ++i) {
+    const double start = seconds();
+    read.Run();
+    const double took = seconds() - start;
+    read_seconds = i == 0 ? took : std::min(read_seconds, took);
+  }
+  return {static_cast<double>(read.num_bytes()) / read_seconds, MiddleOf(rates)};
 }
 
 double TwoCoreRatio(Isa isa) {

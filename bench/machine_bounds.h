@@ -12,8 +12,20 @@ struct MachineBounds {
   double read_bytes_per_second = 0;  // of memory beyond the caches, all threads of the pool
   double flops_per_second = 0;       // f32 fused multiply-adds in registers
 };
-// Tries of a few milliseconds each: the fastest read, the median of the multiply-adds. `seconds` is the clock.
-double MeasureReadRate(ThreadPool& pool, Isa isa, double (*seconds)());
+// A read of memory beyond the caches by all threads of a pool; takes a few milliseconds.
+class MemoryRead {
+ public:
+  MemoryRead(ThreadPool& pool, Isa isa);
+  int64_t num_bytes() const;
+  void Run();
+
+ private:
+  ThreadPool& pool_;
+  const Isa isa_;
+  std::vector<float> memory_, sums_;
+};
+
+// The fastest of several reads, the median of several runs of multiply-adds. `seconds` is the clock.
 MachineBounds MeasureBounds(ThreadPool& pool, Isa isa, double (*seconds)());
 
 // Multiply-adds of two threads on two CPUs at once over those of one alone: 2 when they have a core each, 1 when they
