@@ -69,6 +69,7 @@ const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site
     if (!home.ok()) continue;
     h.num_rows = plan.row_offsets[r + 1] - plan.row_offsets[r];
     h.num_selections = plan.selection_offsets[r + 1] - plan.selection_offsets[r];
+    h.num_tokens = plan.num_tokens;
   }
   ++num_exchanges_;
   return send_headers_;
@@ -127,6 +128,8 @@ absl::Status ExchangePlanner::Swap(Transport& transport, const CallSite& site, c
       {MakeHeaders(site, home, told, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
   if (home.ok()) TF_RETURN_IF_ERROR(swapped);
   TF_RETURN_IF_ERROR(CheckHeaders(counts, home, recv_headers_));
+  most_tokens_ = 0;
+  for (const PlanHeader& h : recv_headers_) most_tokens_ = std::max(most_tokens_, h.num_tokens);
   return SwapSelections(transport, At(site, "plan selections"), told, placement, rows, plan);
 }
 

@@ -19,9 +19,10 @@ struct PlanHeader {
   int64_t num_selections = 0;
   int64_t step = 0;
   int32_t layer = 0;
-  uint32_t exchange = 0;  // how many this rank has planned before
+  uint32_t exchange = 0;   // how many this rank has planned before
+  int64_t num_tokens = 0;  // of the sender, for whichever rank
 };
-static_assert(sizeof(PlanHeader) == 56, "headers travel as bytes");
+static_assert(sizeof(PlanHeader) == 64, "headers travel as bytes");
 
 // The site of one phase of an exchange. `phase` is a string literal.
 inline CallSite At(const CallSite& site, const char* phase) { return {phase, site.layer, site.step}; }
@@ -35,6 +36,9 @@ class ExchangePlanner {
 
   // Needs nobody else: copies the routing to the host (synchronizes the stream) and builds this rank's half.
   absl::Status PlanHome(Stream& stream, const Routing& routing, const Placement& placement, SendPlan& plan);
+
+  // The most tokens of any rank in the last exchange that was swapped: the same on all.
+  int64_t most_tokens() const { return most_tokens_; }
 
   // The last PlanHome's.
   const HostRouting& host_routing() const { return host_routing_; }
@@ -76,7 +80,8 @@ class ExchangePlanner {
   uint32_t num_exchanges_ = 0;
   PlanBuilder builder_;
   std::vector<int32_t> host_expert_idx_, host_location_;
-  HostRouting host_routing_;                            // of these two
+  HostRouting host_routing_;  // of these two
+  int64_t most_tokens_ = 0;
   std::vector<int64_t> row_counts_, selection_counts_;  // [R]
   std::vector<WireSelection> recv_selections_;
   std::vector<PlanHeader> send_headers_, recv_headers_;                // [R]

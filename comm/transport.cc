@@ -14,10 +14,14 @@ std::string ToString(const CallSite& site) {
   return out;
 }
 
+int NumParts(int64_t message_bytes, int most) {
+  constexpr int64_t kMinPartBytes = 128 << 10;
+  return static_cast<int>(std::clamp<int64_t>(message_bytes / kMinPartBytes, 1, most));
+}
+
 RowRange RowsOfPart(int64_t num_rows, int64_t row_bytes, int part, int num_parts) {
-  constexpr int64_t kMinPartBytes = 128 << 10;  // less is not worth a message of its own
-  const int64_t n = std::clamp<int64_t>(num_rows * row_bytes / kMinPartBytes, 1, num_parts);
-  return {std::min<int64_t>(part, n) * num_rows / n, std::min<int64_t>(part + 1, n) * num_rows / n};
+  const int n = NumParts(num_rows * row_bytes, num_parts);
+  return {std::min(part, n) * num_rows / n, std::min(part + 1, n) * num_rows / n};
 }
 
 absl::Status Transport::HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) {

@@ -49,8 +49,10 @@ struct AllToAllVArgs {
   int part = 0, num_parts = 1;
 };
 
+// How many parts, of at most `most`, are worth a message of their own.
+int NumParts(int64_t message_bytes, int most);
 // Rows [begin, end) of a message are its part `part` of `num_parts`. The parts of a large message are about equal; a
-// small one has fewer, and the last parts are empty.
+// small one has NumParts, and the last parts are empty.
 struct RowRange {
   int64_t begin = 0, end = 0;
 };

@@ -81,6 +81,7 @@ class TwoLevelExchange : public Exchange {
     TF_RETURN_IF_ERROR(
         planner_.Swap(transport_, site, home, state_.host.told, placement, RowsFor::kThisHost, plan.recv));
     PlanRows(plan);
+    PlanParts();
     const CallSite forwards = At(site, "plan forwards");
     TF_RETURN_IF_ERROR(Tell(forwards, plan, placement));
     TF_RETURN_IF_ERROR(LocateRows(forwards, plan.recv));
@@ -104,6 +105,15 @@ class TwoLevelExchange : public Exchange {
     }
     state_.rows.Sum();
     state_.num_own_outputs = plan.num_recv_selections();
+  }
+
+  // From what all ranks know: no host gets more rows from a rank than any has tokens.
+  void PlanParts() {
+    constexpr int kUsualTopK = 8;  // a wrong guess makes parts larger or smaller
+    const int64_t top_k = options_.max_top_k > 0 ? options_.max_top_k : kUsualTopK;
+    const int64_t most_tokens = planner_.most_tokens();
+    state_.num_row_parts = NumParts(most_tokens * wire_row_bytes_, kTwoLevelParts);
+    state_.num_back_parts = NumParts(most_tokens * (reduces() ? 1 : top_k) * out_bytes_, kTwoLevelParts);
   }
 
   int64_t NumServedRows() const { return state_.rows.recv.back() + state_.row_counts[rank_]; }
@@ -175,20 +185,19 @@ class TwoLevelExchange : public Exchange {
   // the next are made.
   template <class Pack>
   absl::Status StartParts(Stream& stream, const CallSite& site, const MessageOffsets& items, int64_t num_bytes,
-                          const void* send, void* recv, std::vector<int64_t>& stats, Pack pack) {
+                          int num_parts, const void* send, void* recv, std::vector<int64_t>& stats, Pack pack) {
     ScaleOffsets(items.send, num_bytes, send_bytes_);
     ScaleOffsets(items.recv, num_bytes, recv_bytes_);
     for (int r = 0; r < num_ranks_; ++r) stats[r] += send_bytes_[r + 1] - send_bytes_[r];
-    for (int p = 0; p < kTwoLevelParts; ++p) {
+    for (int p = 0; p < num_parts; ++p) {
       for (int r = 0; r < num_ranks_; ++r) {
-        const RowRange part = RowsOfPart(items.send[r + 1] - items.send[r], num_bytes, p, kTwoLevelParts);
+        const RowRange part = RowsOfPart(items.send[r + 1] - items.send[r], num_bytes, p, num_parts);
         if (part.end == part.begin) continue;
         pack(items.send[r] + part.begin, part.end - part.begin);
         transport_.Progress();
       }
       TF_ASSIGN_OR_RETURN(
-          parts_[p],
-          transport_.Start(stream, site, {send, send_bytes_, recv, recv_bytes_, num_bytes, p, kTwoLevelParts}));
+          parts_[p], transport_.Start(stream, site, {send, send_bytes_, recv, recv_bytes_, num_bytes, p, num_parts}));
     }
     return absl::OkStatus();
   }
@@ -208,8 +217,8 @@ class TwoLevelExchange : public Exchange {
       PackRows(stream, home_rows, wire_token_.as<int32_t>() + i, n,
                static_cast<char*>(wire_rows_.data()) + i * wire_row_bytes_);
     };
-    TF_RETURN_IF_ERROR(StartParts(stream, site, state_.rows, wire_row_bytes_, wire_rows_.data(), arrives(),
-                                  stats_.dispatch_bytes_per_rank, pack));
+    TF_RETURN_IF_ERROR(StartParts(stream, site, state_.rows, wire_row_bytes_, state_.num_row_parts, wire_rows_.data(),
+                                  arrives(), stats_.dispatch_bytes_per_rank, pack));
     char* const own = arrives() + state_.rows.recv.back() * wire_row_bytes_;
     InSlices(num_own, [&](int64_t i, int64_t n) {
       PackRows(stream, home_rows, own_token_.as<int32_t>() + i, n, own + i * wire_row_bytes_);
@@ -224,7 +233,7 @@ class TwoLevelExchange : public Exchange {
 
   absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
                                         ConstFloatMatrix) override {
-    for (TransferHandle part : parts_) TF_RETURN_IF_ERROR(transport_.Finish(stream, part));
+    for (int p = 0; p < state_.num_row_parts; ++p) TF_RETURN_IF_ERROR(transport_.Finish(stream, parts_[p]));
     if (IsQuantised(options_.row_dtype)) {
       stream.Launch(kWidenRows, {narrow_rows_.data(), options_.row_dtype, NumServedRows(), options_.hidden,
                                  part() + layout_.rows, options_.expert_dtype});
@@ -287,8 +296,8 @@ class TwoLevelExchange : public Exchange {
       stream.Launch(kCopyRows, {AllOutputs().data, output_.as<int32_t>() + i, n, out_bytes_, BackSend(i)});
     };
     char* const returned = part() + layout_.outputs + state_.num_own_outputs * out_bytes_;
-    TF_RETURN_IF_ERROR(StartParts(stream, site, state_.back, out_bytes_, back_send_.data(), returned,
-                                  stats_.combine_bytes_per_rank, pack));
+    TF_RETURN_IF_ERROR(StartParts(stream, site, state_.back, out_bytes_, state_.num_back_parts, back_send_.data(),
+                                  returned, stats_.combine_bytes_per_rank, pack));
     return SumAtHome(stream, AllOutputs(), weight, out);
   }
 
@@ -300,8 +309,8 @@ class TwoLevelExchange : public Exchange {
     TF_RETURN_IF_ERROR(output_.Upload(stream, state_.sums.output));
     TF_RETURN_IF_ERROR(sum_k_.Upload(stream, state_.sums.position));
     const auto sum = [&](int64_t i, int64_t n) { Sum(stream, i, n, BackSend(i)); };
-    TF_RETURN_IF_ERROR(
-        StartParts(stream, site, state_.back, out_bytes_, back_send_.data(), home, stats_.combine_bytes_per_rank, sum));
+    TF_RETURN_IF_ERROR(StartParts(stream, site, state_.back, out_bytes_, state_.num_back_parts, back_send_.data(), home,
+                                  stats_.combine_bytes_per_rank, sum));
     InSlices(num_own, [&](int64_t i, int64_t n) {
       Sum(stream, state_.back.send.back() + i, n, home + (num_back + i) * out_bytes_);
     });
@@ -317,7 +326,7 @@ class TwoLevelExchange : public Exchange {
   absl::Status SumAtHome(Stream& stream, ConstFloatMatrix items, MatrixView<const float> weight,
                          MatrixView<float> out) {
     int64_t begin = 0;
-    for (int p = 0; p < kTwoLevelParts; ++p) {
+    for (int p = 0; p < state_.num_back_parts; ++p) {
       TF_RETURN_IF_ERROR(transport_.Finish(stream, parts_[p]));
       const int64_t n = state_.tokens_ready[p] - begin;
       if (n == 0) continue;

@@ -6,7 +6,7 @@
 // R ranks, hidden size H, b bytes of a dispatched row, o of an output on its way back. Over the network:
 //
 //   phase               bytes                                 messages
-//   plan                40 R + 8 S                            as path alltoallv
+//   plan                64 R + 8 S                            as path alltoallv
 //   dispatch rows       D_h b                                 1 per server
 //   combine rows        S o; Reduction::kNode: D_h o          1 per server
 //   combine weights     Reduction::kNode: 4 S                 1 per server

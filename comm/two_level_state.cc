@@ -80,11 +80,11 @@ void TwoLevelState::PlanReturns(const TwoLevelRoutes& routes, const SendPlan& se
 void TwoLevelState::FindReadyTokens(const TwoLevelRoutes& routes,
                                     const std::vector<std::vector<int32_t>>& token_per_item, int64_t num_tokens,
                                     int64_t item_bytes) {
-  for (int p = 0; p < kTwoLevelParts; ++p) {
+  for (int p = 0; p < num_back_parts; ++p) {
     tokens_ready[p] = num_tokens;
     for (int h : routes.others_by_server) {
       const auto n = static_cast<int64_t>(token_per_item[h].size());
-      const int64_t end = RowsOfPart(n, item_bytes, p, kTwoLevelParts).end;
+      const int64_t end = RowsOfPart(n, item_bytes, p, num_back_parts).end;
       if (end < n) tokens_ready[p] = std::min<int64_t>(tokens_ready[p], token_per_item[h][end]);
     }
   }

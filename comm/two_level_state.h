@@ -24,20 +24,22 @@ struct MessageOffsets {
   }
 };
 
-// Transfers between hosts go in so many parts: while one is on the wire the next is packed, and the one before used.
+// Transfers between hosts go in at most so many parts: while one is on the wire the next is packed, and the one before
+// used.
 inline constexpr int kTwoLevelParts = 8;
 
 struct TwoLevelState {
   void Clear(int num_ranks);  // for the next plan; memory is kept
 
   HostPlan host;
-  std::vector<ToldPlan> told;             // [ranks of this host]
-  std::vector<int64_t> row_counts;        // [R] rows of each source for this host
-  int64_t num_own_outputs = 0;            // of this rank's experts; what comes back lies behind them
-  MessageOffsets rows, back, weights;     // to and from other hosts; weights: and this rank
-  std::vector<int32_t> wire_token;        // token of each row sent to other hosts
-  std::vector<int32_t> row_location;      // of each selection at the expert
-  std::vector<int32_t> combine_output;    // exact: index of each output summed at home
+  std::vector<ToldPlan> told;                 // [ranks of this host]
+  std::vector<int64_t> row_counts;            // [R] rows of each source for this host
+  int64_t num_own_outputs = 0;                // of this rank's experts; what comes back lies behind them
+  MessageOffsets rows, back, weights;         // to and from other hosts; weights: and this rank
+  int num_row_parts = 1, num_back_parts = 1;  // the same on all ranks
+  std::vector<int32_t> wire_token;            // token of each row sent to other hosts
+  std::vector<int32_t> row_location;          // of each selection at the expert
+  std::vector<int32_t> combine_output;        // exact: index of each output summed at home
   HostSums sums;                          // of the rows that this rank serves; exact: outputs are sent in their order
   std::vector<int64_t> home_offsets;      // node: [T + 1] into the next two
   std::vector<int32_t> home_row, home_k;  // hosts' sums, and 0 (their weight is 1)

@@ -89,7 +89,7 @@ read_traffic() { awk '/link[0-9]+:/ {sub(":", " "); print $1, $2, $10}' /proc/ne
 print_traffic() {
   say "bytes on the wire, headers and mpirun's own included"
   read_traffic | join "$state/traffic" - |
-    awk '{sub("link", "node", $1); printf "  %-8s sent %12d   received %12d\n", $1, $4 - $2, $5 - $3}' >&2
+    awk '{sub("link", "node", $1); printf "  %-8s sent %12.0f   received %12.0f\n", $1, $4 - $2, $5 - $3}' >&2
 }
 
 start_switch
