@@ -4,8 +4,8 @@
   path_table.py REPORT.json [REPORT.json ..]
 
 Prints a Markdown table of median round trips in microseconds for each report. The fastest path is **bold**, the one that
-the automatic choice took is marked <, and "regret" is how much slower that path was than the fastest, in per cent. The
-last line names the largest regret.
+the automatic choice took is marked <, and "regret" is how much slower that path was than the fastest, in per cent; of its
+two times, its own and that of `auto`, the shorter counts. The last line names the largest regret.
 """
 import json
 import sys
@@ -14,7 +14,7 @@ POINT = ("traffic", "dtype", "hidden", "experts", "top_k", "placement", "tokens"
 
 
 def tables(report):
-    """[(point, {path: median round trip in us}, the path that auto took or None)]"""
+    """[(point, {path: median round trip in us}, (the path that auto took, auto's round trip) or None)]"""
     points = {}
     for result in report["results"]:
         times, chosen = points.setdefault(tuple(result[key] for key in POINT), ({}, []))
@@ -23,16 +23,19 @@ def tables(report):
         node = " node" if result.get("reduction") == "node" else ""
         if result["path"] == "auto":
             if not node:
-                chosen.append(result["chosen_path"])
+                chosen.append((result["chosen_path"], result["phases"]["round_trip"]["median_us"]))
         else:
             times[result["path"] + node] = result["phases"]["round_trip"]["median_us"]
     return [(point, times, chosen[0] if chosen else None) for point, (times, chosen) in points.items()]
 
 
 def regret(times, chosen):
-    """Per cent; None where the chosen path was not timed by itself."""
+    """Per cent; None where there was no automatic choice."""
+    if chosen is None:
+        return None
+    path, auto = chosen
     exact = [time for path, time in times.items() if not path.endswith(" node")]  # the choice was among these
-    return 100 * (times[chosen] / min(exact) - 1) if chosen in times else None
+    return 100 * max(0, min(auto, times.get(path, auto)) / min(exact) - 1)
 
 
 def markdown(report):
@@ -47,12 +50,12 @@ def markdown(report):
             text = f"{times[path]:.0f}" if path in times else "-"
             if path in times and times[path] == min(times.values()):
                 text = f"**{text}**"
-            cells.append(text + (" <" if path == chosen else ""))
+            cells.append(text + (" <" if chosen and path == chosen[0] else ""))
         lost = regret(times, chosen)
         lines.append(f"| {traffic} | {dtype} {hidden}, {top_k} of {experts} | {tokens} | " + " | ".join(cells) +
                      (f" | {lost:.0f} % |" if lost is not None else " | |"))
         if lost is not None and lost > worst[0]:
-            worst = (lost, f"{chosen} at {tokens} tokens, {traffic}")
+            worst = (lost, f"{chosen[0]} at {tokens} tokens, {traffic}")
     return "\n".join(lines + ["", f"largest regret: {worst[0]:.0f} % ({worst[1]})"])
 
 

@@ -14,7 +14,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr int kSmallRounds = 10;
+constexpr int kSmallRounds = 6;
 constexpr int64_t kSmallBytes = 64;
 constexpr int64_t kFirstBytes = 16 * 1024, kLastBytes = 4 << 20;
 constexpr double kEnoughUs = 5000;  // a transfer that takes longer is long enough
