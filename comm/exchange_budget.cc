@@ -3,20 +3,27 @@
 #include <algorithm>
 
 #include "comm/exchange_planner.h"
+#include "comm/peer_flags.h"
 #include "comm/row_codec_ops.h"
+#include "comm/two_level_plan.h"
 
 namespace tokenferry {
 namespace {
 
+constexpr int64_t kPage = 4096;
+
 // The worst case on one rank: every token of every rank comes here, with as many of its experts as there are slots.
 struct WorstCase {
+  int64_t top_k;
+  bool sums_by_host;
   int64_t tokens, rows_in, selections_in, rows_out, selections_out, slots;
   int64_t row_bytes;     // as rows travel
   int64_t home_bytes;    // as home and experts have them
   int64_t output_bytes;  // of an expert output
 
-  WorstCase(const ExchangeOptions& options, const Placement& placement, int64_t num_tokens) : tokens(num_tokens) {
-    const int64_t num_ranks = placement.num_ranks(), top_k = options.max_top_k;
+  WorstCase(const ExchangeOptions& options, const Placement& placement, int64_t num_tokens)
+      : top_k(options.max_top_k), sums_by_host(options.reduction == Reduction::kNode), tokens(num_tokens) {
+    const int64_t num_ranks = placement.num_ranks();
     slots = 0;
     for (int r = 0; r < num_ranks; ++r) slots = std::max<int64_t>(slots, placement.num_local_slots(RankId(r)));
     rows_in = num_ranks * tokens;
@@ -47,6 +54,17 @@ struct WorstCase {
   int64_t AllGather() const {
     return tokens * home_bytes + rows_in * (row_bytes + home_bytes) + ReturnBytes() + IndexBytes();
   }
+  // A rank that is alone on its host serves everybody, and all of a token's experts may be there.
+  int64_t TwoLevel(int num_ranks) const {
+    const int64_t served = rows_in * top_k;  // selections
+    const int64_t returned = sums_by_host ? rows_in + rows_out : served;
+    const int64_t shared = rows_in * home_bytes + (selections_in + (sums_by_host ? 0 : selections_out)) * output_bytes +
+                           2 * ToldPlan::NumBytes(num_ranks, selections_in) + PeerFlags::kBytesPerRank + 8 * kPage;
+    const int64_t weights = sums_by_host ? 4 * (selections_out + served) : 0;
+    const int64_t indices = 8 * (rows_in + 1) + 8 * served + 4 * selections_out + 4;
+    return tokens * home_bytes + (rows_out + rows_in) * row_bytes + shared + returned * output_bytes + weights +
+           indices + IndexBytes();
+  }
 };
 
 int64_t Sum(const WorstCase& w, ExchangePath path, int num_ranks) {
@@ -57,6 +75,8 @@ int64_t Sum(const WorstCase& w, ExchangePath path, int num_ranks) {
       return w.AllToAllV();
     case ExchangePath::kAllGather:
       return w.AllGather();
+    case ExchangePath::kTwoLevel:
+      return w.TwoLevel(num_ranks);
     default:
       return std::max({w.Peer(num_ranks), w.AllToAllV(), w.AllGather()});
   }
@@ -66,9 +86,6 @@ int64_t Sum(const WorstCase& w, ExchangePath path, int num_ranks) {
 
 absl::StatusOr<int64_t> MostExchangeBytes(const ExchangeOptions& options, const Placement& placement,
                                           int64_t num_tokens) {
-  if (options.path == ExchangePath::kTwoLevel) {
-    return absl::UnimplementedError("exchange: a budget bounds the memory of paths peer, alltoallv and allgather");
-  }
   // Buffers that grow take a quarter more than before, if that is more than they need.
   return Sum(WorstCase(options, placement, num_tokens), options.path, placement.num_ranks()) / 4 * 5;
 }

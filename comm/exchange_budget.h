@@ -6,8 +6,9 @@
 namespace tokenferry {
 
 // Most bytes of buffers (device memory, shared memory) that an exchange by options.path with options.max_top_k can come
-// to hold on one rank when no rank has more than `num_tokens` tokens, whatever their experts; kAuto: of the path that
-// needs most. What is on the host to make plans does not count. Unimplemented for path two_level.
+// to hold on one rank when no rank has more than `num_tokens` tokens, whatever their experts and the ranks'
+// hosts; kAuto: of peer, alltoallv and allgather, whichever needs most. What is on the host to make plans does not
+// count.
 absl::StatusOr<int64_t> MostExchangeBytes(const ExchangeOptions& options, const Placement& placement,
                                           int64_t num_tokens);
 

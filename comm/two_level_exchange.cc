@@ -147,6 +147,7 @@ class TwoLevelExchange : public Exchange {
     TF_RETURN_IF_ERROR(Take(site, told, told_bytes, taken_told_[parity]));
     TF_RETURN_IF_ERROR(Take(site, layout_.rows, NumServedRows() * row_bytes_, taken_rows_));
     TF_RETURN_IF_ERROR(Take(site, layout_.outputs, num_outputs * out_bytes_, taken_outputs_));
+    CountSharedBytes();
     ToldPlan::Write(NumServedRows(), plan.recv, planner_.recv_selections(), placement.local_experts(RankId(rank_)),
                     part() + told);
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
@@ -158,6 +159,16 @@ class TwoLevelExchange : public Exchange {
       state_.told.push_back(*std::move(theirs));
     }
     return absl::OkStatus();
+  }
+
+  void CountSharedBytes() {
+    constexpr int64_t kPage = 4096;
+    int64_t num_bytes = 0;
+    for (int64_t taken :
+         {int64_t{PeerFlags::kBytesPerRank}, taken_told_[0], taken_told_[1], taken_rows_, taken_outputs_}) {
+      num_bytes += (taken + kPage - 1) / kPage * kPage;
+    }
+    stats_.peak_peer_bytes = num_bytes;  // taken memory is kept
   }
 
   // Where in the matrix of all ranks' rows each selection's row lies.

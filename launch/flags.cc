@@ -286,10 +286,6 @@ absl::Status CheckOverlap(const SharedFlags& f) {
         "--overlap two_batch needs --overflow dropless: other policies look at all tokens of a step at once; the "
         "nearest is --overlap shared");
   }
-  if (f.exchange_budget > 0 && f.path == ExchangePath::kTwoLevel) {
-    return absl::InvalidArgumentError(
-        "--exchange-budget bounds the memory of paths peer, alltoallv and allgather, not that of --path two_level");
-  }
   return absl::OkStatus();
 }
 

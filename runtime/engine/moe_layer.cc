@@ -61,7 +61,7 @@ absl::Status MoeLayer::CreateExchanges() {
                            .max_tokens = (options_.max_tokens + num_batches - 1) / num_batches,
                            .max_top_k = static_cast<int>(config_.num_experts_per_tok)};
   if (options_.exchange_budget > 0) {
-    // The automatic path between hosts may be two_level, which knows no budget.
+    // The automatic path between hosts may be several, by size, each with its own buffers.
     const bool is_one_host = Topology::Of(transport_).num_hosts() == 1;
     if (exchange.path == ExchangePath::kAuto && !is_one_host) exchange.path = ExchangePath::kAllToAllV;
     TF_ASSIGN_OR_RETURN(exchange.max_tokens,

@@ -109,7 +109,8 @@ absl::StatusOr<ConstFloatMatrix> GiveRows(Exchange& exchange, Stream& stream, co
 absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, Stream& stream, const ExchangeCase& c,
                                            const Placement& placement, int rank, int64_t begin, int64_t end,
                                            GivenAs given_as = GivenAs::kOwnMemory,
-                                           const std::vector<int32_t>& location = {}) {
+                                           const std::vector<int32_t>& location = {},
+                                           Transport* tell_experts = nullptr) {
   const int64_t num_tokens = end - begin, h = c.hidden;
   TF_ASSIGN_OR_RETURN(Buffer hidden, Upload(device, stream, c.rows.data() + begin * h, num_tokens * h));
   TF_ASSIGN_OR_RETURN(Buffer experts,
@@ -127,6 +128,7 @@ absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, S
   TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange.Plan(stream, site, routing, placement));
   TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange.Dispatch(stream, site, *plan, given));
   if (*rows.slot_offsets_host != plan->recv.slot_offsets) return absl::InternalError("slot_offsets_host");
+  if (tell_experts != nullptr) TF_RETURN_IF_ERROR(tell_experts->EnterPhase({"experts", 2, 5}));
   TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, exchange.ExpertOut(*plan));
   if (expert_out.dtype != c.output_dtype) return absl::InternalError("dtype of the expert outputs");
   stream.Launch(kTestExperts, {rows, slot_expert.as<int32_t>(), static_cast<int64_t>(local.size()), expert_out});
@@ -268,7 +270,8 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
   const GivenAs given_as = c.seed % 2 ? GivenAs::kHomeRows : GivenAs::kOwnMemory;
   size_t steady_bytes = 0;
   for (int round = 0; round < run.num_rounds; ++round) {
-    const auto out = RunOnce(**exchange, *device, *stream, c, placement, me, begin, end, given_as, location);
+    const auto out = RunOnce(**exchange, *device, *stream, c, placement, me, begin, end, given_as, location,
+                             run.tells_experts ? &transport : nullptr);
     ASSERT_TRUE(out.ok()) << out.status();
     if (!out->empty()) {
       EXPECT_EQ(std::memcmp(out->data(), expected.data() + begin * c.hidden, out->size() * sizeof(float)), 0);

@@ -47,6 +47,7 @@ struct ExchangeRun {
   Formats formats = Formats::kFloats;
   ExchangePath path = ExchangePath::kAllToAllV;
   Reduction reduction = Reduction::kExact;
+  bool tells_experts = false;  // Transport::EnterPhase "experts" before they run
 };
 void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placement& placement,
                      const std::vector<int64_t>& token_offsets, const ExchangeRun& run);

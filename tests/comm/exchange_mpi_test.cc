@@ -43,7 +43,11 @@ TEST(LateProcess, IsTheOneThatOthersWaitFor) {
   const ExchangeCase c = RandomCase(11, 60, 9, 4, 33, DType::kBF16);
   for (const ExchangePath path :
        {ExchangePath::kPeer, ExchangePath::kAllToAllV, ExchangePath::kAllGather, ExchangePath::kTwoLevel}) {
-    for (const char* phase : {"plan counts", "plan selections", "dispatch rows", "combine rows"}) {
+    std::vector<const char*> phases = {"plan counts", "plan selections", "dispatch rows", "experts", "combine rows"};
+    if (path == ExchangePath::kTwoLevel) {
+      phases.insert(phases.end(), {"plan forwards", "forward rows", "combine inside"});
+    }
+    for (const char* phase : phases) {
       SCOPED_TRACE(absl::StrCat(ExchangePathName(path), ", ", phase));
       auto transport = *CreateMpiTransport({.timeout = absl::Seconds(60)});
       if (transport->num_ranks() != kRanks) GTEST_SKIP() << "a test for " << kRanks << " ranks";
@@ -52,7 +56,8 @@ TEST(LateProcess, IsTheOneThatOthersWaitFor) {
       faults.delay = kDelay;
       if (transport->rank() == RankId(kLate)) transport = CreateFaultyTransport(std::move(transport), faults);
       HostedTransport hosted(*transport, "aab");
-      RunExchangeCase(hosted, c, Placement::Linear(9, kRanks), {0, 20, 40, 60}, {.num_rounds = 2, .path = path});
+      RunExchangeCase(hosted, c, Placement::Linear(9, kRanks), {0, 20, 40, 60},
+                      {.num_rounds = 2, .path = path, .tells_experts = true});
       const auto waits = AllGather(*transport, {"waits"}, absl::StrCat(transport->wait_seconds_per_rank()[kLate]));
       ASSERT_TRUE(waits.ok()) << waits.status();
       double for_late = 0;

@@ -92,7 +92,6 @@ TEST_P(Identity, OverlapAndRounds) {
   for (const ExchangePath path : paths) {
     for (const Overlap overlap : {Overlap::kShared, Overlap::kTwoBatch}) {
       for (const int64_t budget : {int64_t{0}, kManyRounds}) {
-        if (budget > 0 && path == ExchangePath::kTwoLevel) continue;
         SCOPED_TRACE(absl::StrCat(ExchangePathName(path), " overlap ", static_cast<int>(overlap), " budget ", budget));
         RunSetup setup = Base();
         setup.num_ranks = path == ExchangePath::kAllToAllV ? 2 : 3;

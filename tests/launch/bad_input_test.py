@@ -299,8 +299,6 @@ class BadCommandLine(BadInput):
         generate = ["generate", "--model", MODEL, "--prompt", "a"]
         two_batch = ["--overlap", "two_batch", "--overflow", "capacity"]
         self.refused([*generate, *two_batch], ["--overlap two_batch", "dropless"], ALONE, status=2)
-        two_level = ["--exchange-budget", "1000000", "--path", "two_level"]
-        self.refused([*generate, *two_level], ["--exchange-budget", "two_level"], ALONE, status=2)
         small = ["--exchange-budget", "1000"]
         self.refused([*generate, *small], ["budget of 1000 bytes", "one token per rank"], THREADS)
 
