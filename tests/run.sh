@@ -56,18 +56,11 @@ state_of() {
     g++ --version; clang++ --version; echo "$@"; } 2>/dev/null | sha256sum
 }
 
-# Whether the part PRESET, as it would be run now, has passed already.
-has_passed() {
-  local state
-  state=$(state_of "$@")
-  [ -n "$state" ] && [ "$(cat "build/$1/passed" 2>/dev/null)" = "$state" ]
-}
-
 # once PRESET ..: like suite, but not again as long as nothing has changed since it passed.
 once() {
   local stamp=build/$1/passed before=$failed state
   state=$(state_of "$@")
-  if has_passed "$@"; then
+  if [ -n "$state" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then
     say "$1: nothing has changed since it passed; rm $stamp to repeat it"
     return
   fi
@@ -76,22 +69,9 @@ once() {
   if [ "$failed" = "$before" ]; then echo "$state" >"$stamp"; fi
 }
 
-# build_ahead PRESET "TARGET .." CMAKE_ARGS -- ..: takes only what processor time others leave. What it says, and whether
-# it succeeds, shows when the part itself is built.
-build_ahead() {
-  local preset=$1 targets=$2 cmake_args=()
-  if has_passed "$@"; then return; fi
-  shift 2
-  while [ "$1" != -- ]; do cmake_args+=("$1"); shift; done
-  renice -n 10 $BASHPID
-  tf_configure "$preset" "${cmake_args[@]}" && tf_build "$preset" $targets
-}
-
 # suite PRESET "TARGET .." CMAKE_ARGS -- CTEST_ARG ..
-# Tests of processes mostly wait: what is in the array next_part is built meanwhile.
-next_part=()
 suite() {
-  local preset=$1 targets=$2 start=$SECONDS cmake_args=() ahead=
+  local preset=$1 targets=$2 start=$SECONDS cmake_args=()
   shift 2
   while [ "$1" != -- ]; do cmake_args+=("$1"); shift; done
   shift
@@ -101,12 +81,7 @@ suite() {
     return
   fi
   say "$preset: built in $((SECONDS - start)) s, testing"
-  if [ "${#next_part[@]}" -gt 0 ]; then
-    build_ahead "${next_part[@]}" </dev/null >"build/$preset/ahead.log" 2>&1 &
-    ahead=$!
-  fi
   run_ctest "$preset" "$@"
-  if [ -n "$ahead" ]; then wait "$ahead" || true; fi
   echo "$preset took $((SECONDS - start)) s in all"
 }
 
@@ -135,15 +110,12 @@ fi
 tsan_prefix=
 choose_asan_options
 
-if [ "$full" = yes ]; then
-  asan=(asan all -DTOKENFERRY_FUZZ_SECONDS=300 --)
-else
-  asan=(asan 'tests_quick fuzzers' -DTOKENFERRY_FUZZ_SECONDS=5 -- --label-exclude slow)
-fi
-next_part=("${asan[@]}")
 suite cpu all -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON --
-next_part=()
-once "${asan[@]}"
+if [ "$full" = yes ]; then
+  once asan all -DTOKENFERRY_FUZZ_SECONDS=300 --
+else
+  once asan 'tests_quick fuzzers' -DTOKENFERRY_FUZZ_SECONDS=5 -- --label-exclude slow
+fi
 TF_CTEST_PREFIX=$tsan_prefix
 if [ "$full" = yes ]; then
   once tsan all -- --label-regex '^tsan'
