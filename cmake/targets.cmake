@@ -146,8 +146,12 @@ function(tf_test)
   endif()
   target_link_libraries(${A_NAME} PRIVATE tokenferry_test_mpi_main)
   foreach(n ${A_RANKS})
+    set(labels mpi ${A_LABELS})
+    if(TOKENFERRY_SANITIZE AND n GREATER 4)
+      list(APPEND labels slow)
+    endif()
     add_test(NAME ${A_NAME}.np${n} COMMAND ${PROJECT_SOURCE_DIR}/tests/support/mpirun.sh ${n} $<TARGET_FILE:${A_NAME}>)
-    set_tests_properties(${A_NAME}.np${n} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "mpi;${A_LABELS}" PROCESSORS 2 COST 10
+    set_tests_properties(${A_NAME}.np${n} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${labels}" PROCESSORS 2 COST 10
                          ENVIRONMENT "${TF_TEST_ENVIRONMENT}")
   endforeach()
 endfunction()
