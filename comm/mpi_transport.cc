@@ -21,6 +21,8 @@ namespace {
 
 constexpr absl::Duration kLivenessPeriod = absl::Milliseconds(100);
 constexpr int kNumTags = 16384;  // the standard promises 32767
+// Deadlines of one group end together, and MPI_Abort makes mpirun wake whom a signal had stopped: nobody could then say so.
+constexpr absl::Duration kOthersSpeak = absl::Milliseconds(200);
 
 enum class Direction : uint8_t { kReceive, kSend };
 struct Piece {
@@ -129,11 +131,12 @@ class MpiTransport : public Transport {
   }
 
   void Progress() override {
-    int arrived = 0;  // of no interest: asking makes MPI look after its connections
+    int arrived = 0;  // of no interest: asking makes MPI look after its connections; an error shows in the wait
     if (error_.ok()) MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &arrived, MPI_STATUS_IGNORE);
   }
 
   void Abort(const absl::Status& why) override {
+    if (absl::IsDeadlineExceeded(why)) absl::SleepFor(kOthersSpeak);
     MPI_Abort(MPI_COMM_WORLD, 1);
     _exit(why.ok() ? 1 : 1 + static_cast<int>(why.code()) % 100);  // MPI_Abort may return when mpirun has gone
   }

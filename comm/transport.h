@@ -89,7 +89,7 @@ class Transport {
   virtual MemoryKind memory_kind() const { return MemoryKind::kHost; }
 
   // Ends the group: peers waiting for this rank, now or later, fail with `why` (local), or are ended (mpi: MPI_Abort,
-  // which does not return).
+  // which does not return; 200 ms later when `why` is a deadline, so that others whose deadline ends too can speak).
   virtual void Abort(const absl::Status& why) = 0;
 
   // Seconds this rank has spent waiting for each rank, [num_ranks]: from the start of a transfer until that rank's part

@@ -132,14 +132,14 @@ class Faults(unittest.TestCase):
         report = json.loads(done.stdout)
         text = json.dumps(report, indent=1).replace("\\n", "\n")
         said, where, said_after = {}, set(), []
-        for line in filter(LINE.search, report["err"].splitlines()):
+        for line in filter(LINE.search, report["said"].splitlines()):
             layer, at_phase, rank, rest = LINE.search(line).groups()
             if rank not in "01":
                 continue
             said[int(rank)] = rest
             if re.search(r"rank [23] on host node2", rest):
                 where.add((int(layer), at_phase))
-        for at in map(AT.search, report["err"].splitlines()):
+        for at in map(AT.search, report["said"].splitlines()):
             if at:
                 said_after.append((int(at[1]) - report["strike_ns"]) / 1e9)
         # Over a slow link bytes trickle on, of one transfer and then of the next one: each rank's deadline begins with the
@@ -157,7 +157,7 @@ class Faults(unittest.TestCase):
 
     def test_host_loss(self):
         report, said = self.strike("host-loss", 20)
-        self.assertNotIn(2, said, report["err"])
+        self.assertNotIn(2, said, report["said"])
 
     def test_cut_link(self):
         cuts = [("alltoallv", "dispatch rows"), ("allgather", "plan selections"), ("two_level", "combine rows")]

@@ -5,13 +5,14 @@
 
 LINE is how a line of PROGRAM's output begins: "step 20", or "strike" of a rank that holds in a phase
 (tests/comm/exchange_loop.cc). Prints one JSON object: when it struck (CLOCK_MONOTONIC, ns), seconds from then until no
-process of PROGRAM was left on the other hosts, those that were still left a minute later, and stderr.
+process of PROGRAM was left on the other hosts, those that were still left a minute later, mpirun's stderr and the ranks' own.
 """
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -57,11 +58,16 @@ def processes(program, on_hosts):
 
 
 def main():
+    with tempfile.TemporaryDirectory() as said_dir:
+        run(said_dir)
+
+
+def run(said_dir):
     fault, begin, program = sys.argv[1], sys.argv[2].split(), os.path.realpath(sys.argv[3])
     *survivors, struck = hosts()
     slots = sum(int(line.split("slots=")[1]) for line in read("hostfile").splitlines())
-    job = subprocess.Popen(["mpirun", "--hostfile", os.path.join(CLUSTER, "hostfile"), "-n", str(slots), program,
-                            *sys.argv[4:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(["mpirun", "--hostfile", os.path.join(CLUSTER, "hostfile"), "-n", str(slots),
+                            "-x", f"TF_SAID_DIR={said_dir}", program, *sys.argv[4:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     err = []
     reader = threading.Thread(target=lambda: err.extend(job.stderr), daemon=True)
     reader.start()
@@ -83,7 +89,12 @@ def main():
         job.wait(timeout=1)  # it may wait for the host that is gone
     except subprocess.TimeoutExpired:
         pass
-    print(json.dumps({"strike_ns": strike_ns, "seconds": seconds, "survivors_left": left, "mpirun": job.poll(), "err": "".join(err)}))
+    said = []
+    for name in sorted(os.listdir(said_dir)):
+        with open(os.path.join(said_dir, name)) as f:
+            said.append(f.read())
+    print(json.dumps({"strike_ns": strike_ns, "seconds": seconds, "survivors_left": left, "mpirun": job.poll(),
+                      "err": "".join(err), "said": "".join(said)}))
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@
 // signals; `hold` waits half a second, in which something else may strike. PHASE is one of CallSite, or "experts".
 // On path two_level, ranks of one host say that they are on two: the first half and the others.
 // Prints "rank R pid P" once, rank 0 "step S" after each step, the victim "strike NS" (CLOCK_MONOTONIC) before it
-// strikes. On an error a rank says "ended at NS: .." on stderr and ends the group.
+// strikes. On an error a rank says "ended at NS: .." on stderr and ends the group. With TF_SAID_DIR=DIR in its environment
+// a rank's stderr is DIR/rank-R: mpirun may lose what it should pass on when it ends a job because a host is lost.
+#include <fcntl.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "comm/exchange.h"
 #include "comm/faulty_transport.h"
@@ -62,6 +66,11 @@ class Striker {
   bool is_armed_;
 };
 
+void SayInto(const char* dir, int rank) {
+  const int file = open(absl::StrCat(dir, "/rank-", rank).c_str(), O_WRONLY | O_CREAT, 0600);
+  if (file < 0 || dup2(file, STDERR_FILENO) < 0) std::perror("exchange_loop: TF_SAID_DIR");
+}
+
 absl::Status Loop(Transport& transport, ExchangePath path, Striker& striker) {
   auto device = CreateCpuDevice({});
   TF_ASSIGN_OR_RETURN(auto stream, device->CreateStream());
@@ -106,6 +115,7 @@ int Main(const Settings& settings) {
   if (status.ok()) {
     std::printf("rank %d pid %d\n", (*transport)->rank().value, static_cast<int>(getpid()));
     std::fflush(stdout);
+    if (const char* dir = std::getenv("TF_SAID_DIR")) SayInto(dir, (*transport)->rank().value);
     Striker striker(settings, (*transport)->rank().value == settings.victim);
     FaultOptions faults;
     faults.before_call = [&](const CallSite& site) { striker.Pass(site); };
