@@ -10,8 +10,6 @@
 namespace tokenferry {
 namespace {
 
-constexpr int64_t kPage = 4096;
-
 // The worst case on one rank: every token of every rank comes here, with as many of its experts as there are slots.
 struct WorstCase {
   int64_t top_k;

@@ -21,7 +21,8 @@ namespace {
 
 constexpr absl::Duration kLivenessPeriod = absl::Milliseconds(100);
 constexpr int kNumTags = 16384;  // the standard promises 32767
-// Deadlines of one group end together, and MPI_Abort makes mpirun wake whom a signal had stopped: nobody could then say so.
+// Deadlines of one group end together, and MPI_Abort makes mpirun wake whom a signal had stopped: nobody could then say
+// so.
 constexpr absl::Duration kOthersSpeak = absl::Milliseconds(200);
 
 enum class Direction : uint8_t { kReceive, kSend };

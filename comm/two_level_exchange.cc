@@ -162,7 +162,6 @@ class TwoLevelExchange : public Exchange {
   }
 
   void CountSharedBytes() {
-    constexpr int64_t kPage = 4096;
     int64_t num_bytes = 0;
     for (int64_t taken :
          {int64_t{PeerFlags::kBytesPerRank}, taken_told_[0], taken_told_[1], taken_rows_, taken_outputs_}) {
@@ -202,9 +201,9 @@ class TwoLevelExchange : public Exchange {
     for (int r = 0; r < num_ranks_; ++r) stats[r] += send_bytes_[r + 1] - send_bytes_[r];
     for (int p = 0; p < num_parts; ++p) {
       for (int r = 0; r < num_ranks_; ++r) {
-        const RowRange part = RowsOfPart(items.send[r + 1] - items.send[r], num_bytes, p, num_parts);
-        if (part.end == part.begin) continue;
-        pack(items.send[r] + part.begin, part.end - part.begin);
+        const RowRange rows = RowsOfPart(items.send[r + 1] - items.send[r], num_bytes, p, num_parts);
+        if (rows.end == rows.begin) continue;
+        pack(items.send[r] + rows.begin, rows.end - rows.begin);
         transport_.Progress();
       }
       TF_ASSIGN_OR_RETURN(

@@ -10,7 +10,6 @@
 namespace tokenferry {
 namespace {
 
-constexpr int64_t kAlignment = 4096;
 constexpr int64_t kMaxBytes = int64_t{1} << 36;  // of addresses per rank
 constexpr int64_t kMaxIndex = std::numeric_limits<int32_t>::max();
 
@@ -79,12 +78,12 @@ void BuildHostPlan(const SendPlan& send, absl::Span<const Topology::Host> hosts,
 absl::StatusOr<TwoLevelLayout> MakeTwoLevelLayout(int num_ranks, int64_t row_bytes, int64_t out_bytes) {
   TwoLevelLayout layout;
   // Both matrices begin their next part after as many bytes.
-  const int64_t unit = std::lcm(std::lcm(row_bytes, out_bytes), kAlignment);
+  const int64_t unit = std::lcm(std::lcm(row_bytes, out_bytes), kPage);
   const int64_t limit = std::min(kMaxBytes, kMaxIndex / num_ranks * std::min(row_bytes, out_bytes));
   layout.bytes_per_rank = std::max(unit, limit / unit * unit);
   layout.rows_per_rank = layout.bytes_per_rank / row_bytes;
   layout.outputs_per_rank = layout.bytes_per_rank / out_bytes;
-  const int64_t fixed = PeerFlags::kBytesPerRank + 2 * ToldPlan::NumBytes(num_ranks, 0) + 4 * kAlignment;
+  const int64_t fixed = PeerFlags::kBytesPerRank + 2 * ToldPlan::NumBytes(num_ranks, 0) + 4 * kPage;
   const int64_t per_item = row_bytes + out_bytes + 2 * static_cast<int64_t>(sizeof(ToldSelection));
   layout.max_items = std::min((layout.bytes_per_rank - fixed) / per_item, kMaxIndex);
   if (layout.max_items < 1 || layout.rows_per_rank > kMaxIndex / num_ranks ||
@@ -95,7 +94,7 @@ absl::StatusOr<TwoLevelLayout> MakeTwoLevelLayout(int num_ranks, int64_t row_byt
   }
   int64_t end = PeerFlags::kBytesPerRank;
   const auto take = [&end](int64_t num_bytes) {
-    const int64_t begin = RoundUp(end, kAlignment);
+    const int64_t begin = RoundUp(end, kPage);
     end = begin + num_bytes;
     return begin;
   };

@@ -17,6 +17,8 @@
 
 namespace tokenferry {
 
+inline constexpr int64_t kPage = 4096;  // what shared memory is taken in; its regions begin on one
+
 // The view of one rank.
 struct TwoLevelRoutes {
   RankId me;

@@ -29,9 +29,9 @@ fail() {
   failures+=("$1")
 }
 
-# One more at a time than there are processors: tests of several processes, which count as two and begin first (COST), wait
-# most of the time. run_ctest PRESET CTEST_ARG ..: adds the tests' results, from ctest's JUnit file, to the sums. A test that could not be
-# started (`skipped` there) has failed.
+# run_ctest PRESET CTEST_ARG ..: adds the tests' results, from ctest's JUnit file, to the sums. A test that could not be
+# started (`skipped` there) has failed. One more at a time than there are processors: tests of several processes, which
+# count as two and begin first (COST), wait most of the time.
 run_ctest() {
   local preset=$1 results=build/$1/results.xml ran=0 bad=0 unstarted=0 skipped=0 status=0
   shift

@@ -2,8 +2,8 @@
 
   path_choice_test.py PROGRAM
 
-Not part of the usual tests (`ctest -C long -R path_choice`): it is about time. What the choice costs at a point is its
-path's median round trip over the fastest path's. A point where that is above the limit is measured again: where two
+Not part of the usual tests (`ctest -C long -R path_choice`): it is about time. What the choice costs at a point is
+its path's median round trip over the fastest path's; of that path's two times, its own and that of `auto`, the shorter. A point where that is above the limit is measured again: where two
 paths are close, noise decides which comes first.
 """
 import json

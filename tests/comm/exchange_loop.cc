@@ -4,8 +4,9 @@
 // signals; `hold` waits half a second, in which something else may strike. PHASE is one of CallSite, or "experts".
 // On path two_level, ranks of one host say that they are on two: the first half and the others.
 // Prints "rank R pid P" once, rank 0 "step S" after each step, the victim "strike NS" (CLOCK_MONOTONIC) before it
-// strikes. On an error a rank says "ended at NS: .." on stderr and ends the group. With TF_SAID_DIR=DIR in its environment
-// a rank's stderr is DIR/rank-R: mpirun may lose what it should pass on when it ends a job because a host is lost.
+// strikes. On an error a rank says "ended at NS: .." on stderr and ends the group. With TF_SAID_DIR=DIR in its
+// environment a rank's stderr is DIR/rank-R: mpirun may lose what it should pass on when it ends a job because a host
+// is lost.
 #include <fcntl.h>
 #include <signal.h>
 #include <time.h>
