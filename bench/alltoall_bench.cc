@@ -101,6 +101,140 @@ bool CannotRun(const absl::Status& status) {
   return absl::IsUnimplemented(status) || absl::IsFailedPrecondition(status);
 }
 
+constexpr double BaselineSeconds::*kSteps[] = {
+    &BaselineSeconds::plan, &BaselineSeconds::pack,   &BaselineSeconds::forward, &BaselineSeconds::unpack,
+    &BaselineSeconds::read, &BaselineSeconds::reduce, &BaselineSeconds::back,    &BaselineSeconds::sum};
+
+// Runs and times a baseline, if it can be run here.
+class BaselineTimer {
+ public:
+  // Collective.
+  static absl::StatusOr<BaselineTimer> Create(const BenchContext& context, BenchProblem& problem, BaselineKind kind) {
+    BaselineTimer timer(context.transport);
+    timer.result_.kind = kind;
+    auto baseline = CreateBaseline(kind, context.transport, context.device, problem);
+    const absl::Status created = AgreeOnStatus(context.transport, kAgree, baseline.status());
+    if (CannotRun(created)) {
+      timer.result_.unavailable = std::string(created.message());
+      return timer;
+    }
+    TF_RETURN_IF_ERROR(created);
+    timer.baseline_ = *std::move(baseline);
+    TF_RETURN_IF_ERROR(timer.baseline_->Verify());
+    return timer;
+  }
+
+  // Collective.
+  absl::Status Run(bool is_timed) {
+    if (baseline_ == nullptr) return absl::OkStatus();
+    TF_ASSIGN_OR_RETURN(const BaselineSeconds seconds, baseline_->Run());
+    if (!is_timed) return absl::OkStatus();
+    for (const auto step : kSteps) samples_.push_back(seconds.*step);
+    samples_.push_back(seconds.round_trip());
+    return absl::OkStatus();
+  }
+
+  // Collective, after the last Run.
+  absl::StatusOr<BaselineResult> Finish() {
+    if (baseline_ == nullptr) return result_;
+    TF_RETURN_IF_ERROR(baseline_->Verify());
+    TF_ASSIGN_OR_RETURN(const auto values, ByValue(*transport_, samples_, std::size(kSteps) + 1));
+    for (size_t s = 0; s < std::size(kSteps); ++s) result_.median.*kSteps[s] = Summarize(values[s]).median;
+    result_.round_trip = Micros(values.back());
+    return result_;
+  }
+
+ private:
+  explicit BaselineTimer(Transport& transport) : transport_(&transport) {}
+
+  Transport* transport_;
+  std::unique_ptr<Baseline> baseline_;
+  BaselineResult result_;
+  std::vector<double> samples_;
+};
+
+absl::StatusOr<BaselineResult> RunBaseline(const BenchContext& context, BenchProblem& problem, BaselineKind kind,
+                                           const AllToAllBenchOptions& options) {
+  TF_ASSIGN_OR_RETURN(BaselineTimer timer, BaselineTimer::Create(context, problem, kind));
+  for (int i = -options.warmup; i < options.iters; ++i) TF_RETURN_IF_ERROR(timer.Run(/*is_timed=*/i >= 0));
+  return timer.Finish();
+}
+
+// All ranks reading memory at once. Of a host's ranks the first start and the last end count, on their common clock:
+// where they share cores they take turns.
+class GroupRead {
+ public:
+  explicit GroupRead(const BenchContext& context)
+      : context_(context), pool_(context.num_threads), read_(pool_, context.isa) {}
+
+  // Collective: bytes per second of all ranks together.
+  absl::StatusOr<double> Run() {
+    TF_RETURN_IF_ERROR(Barrier(context_.transport, kAgree));
+    const double start = MonotonicSeconds();
+    read_.Run();
+    const double end = MonotonicSeconds();
+    const auto nanoseconds = [](double seconds) { return static_cast<int64_t>(seconds * 1e9); };
+    TF_ASSIGN_OR_RETURN(const auto all,
+                        GatherNumbers(context_.transport, {nanoseconds(start), nanoseconds(end), read_.num_bytes()}));
+    double rate = 0;
+    for (const Topology::Host& host : context_.topology.hosts) {
+      int64_t first = all[host.ranks[0].value][0], last = 0, num_bytes = 0;
+      for (const RankId r : host.ranks) {
+        first = std::min(first, all[r.value][0]);
+        last = std::max(last, all[r.value][1]);
+        num_bytes += all[r.value][2];
+      }
+      rate += 1e9 * static_cast<double>(num_bytes) / static_cast<double>(last - first);
+    }
+    return rate;
+  }
+
+ private:
+  const BenchContext& context_;
+  ThreadPool pool_;
+  MemoryRead read_;
+};
+
+// Each iteration runs one after the other, so that a ratio is of times under the same conditions: the memory of a
+// shared machine is faster in one second than in the next.
+absl::Status TimeSideBySide(const BenchContext& context, Exchange& exchange, BenchProblem& problem,
+                            const AllToAllBenchOptions& options, PathResult& result) {
+  RoundTrip round_trip(context.transport, context.device, exchange, result.reduction, problem);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, round_trip.Prepare()));
+  TF_RETURN_IF_ERROR(round_trip.Verify());
+  std::optional<BaselineTimer> per_rank;
+  if (options.baselines == RunBaselines::kYes) {
+    TF_ASSIGN_OR_RETURN(per_rank, BaselineTimer::Create(context, problem, BaselineKind::kPerRank));
+  }
+  GroupRead group_read(context);
+  std::vector<double> samples, read_rates;
+  for (int i = -options.warmup; i < options.iters; ++i) {
+    TF_ASSIGN_OR_RETURN(const double read_rate, group_read.Run());
+    TF_ASSIGN_OR_RETURN(const PhaseSeconds s, round_trip.Run());
+    TF_ASSIGN_OR_RETURN(const LocalReadSeconds local, round_trip.LocalRead());
+    if (per_rank) TF_RETURN_IF_ERROR(per_rank->Run(/*is_timed=*/i >= 0));
+    if (i < 0) continue;
+    read_rates.push_back(read_rate);
+    samples.insert(samples.end(),
+                   {s.plan, s.dispatch, s.expert_read, s.combine, s.round_trip(), local.meet, local.read});
+  }
+  TF_RETURN_IF_ERROR(round_trip.Verify());
+  if (per_rank) {
+    TF_ASSIGN_OR_RETURN(result.per_rank, per_rank->Finish());
+  }
+  TF_ASSIGN_OR_RETURN(auto values, ByValue(context.transport, samples, 7));
+  result.read_bytes_per_second = Summarize(std::move(read_rates)).median;
+  const double meet = Summarize(values[5]).median;
+  for (double& seconds : values[6]) seconds -= meet;
+  result.us = {.plan = Micros(values[0]),
+               .dispatch = Micros(values[1]),
+               .expert_read = Micros(values[2]),
+               .combine = Micros(values[3]),
+               .round_trip = Micros(values[4]),
+               .local_read = Micros(values[6])};
+  return absl::OkStatus();
+}
+
 absl::StatusOr<PathResult> RunPath(const BenchContext& context, BenchProblem& problem, ExchangePath path,
                                    Reduction reduction, const AllToAllBenchOptions& options) {
   PathResult result{.path = path, .reduction = reduction};
@@ -120,37 +254,8 @@ absl::StatusOr<PathResult> RunPath(const BenchContext& context, BenchProblem& pr
     return result;
   }
   TF_RETURN_IF_ERROR(created);
-  TF_ASSIGN_OR_RETURN(result.us, TimeExchange(context, **exchange, reduction, problem, options));
+  TF_RETURN_IF_ERROR(TimeSideBySide(context, **exchange, problem, options, result));
   result.chosen = (*exchange)->stats().path;
-  return result;
-}
-
-constexpr double BaselineSeconds::*kSteps[] = {
-    &BaselineSeconds::plan, &BaselineSeconds::pack,   &BaselineSeconds::forward, &BaselineSeconds::unpack,
-    &BaselineSeconds::read, &BaselineSeconds::reduce, &BaselineSeconds::back,    &BaselineSeconds::sum};
-
-absl::StatusOr<BaselineResult> RunBaseline(const BenchContext& context, BenchProblem& problem, BaselineKind kind,
-                                           const AllToAllBenchOptions& options) {
-  BaselineResult result{.kind = kind};
-  auto baseline = CreateBaseline(kind, context.transport, context.device, problem);
-  const absl::Status created = AgreeOnStatus(context.transport, kAgree, baseline.status());
-  if (CannotRun(created)) {
-    result.unavailable = std::string(created.message());
-    return result;
-  }
-  TF_RETURN_IF_ERROR(created);
-  TF_RETURN_IF_ERROR((*baseline)->Verify());
-  std::vector<double> samples;
-  for (int i = -options.warmup; i < options.iters; ++i) {
-    TF_ASSIGN_OR_RETURN(const BaselineSeconds seconds, (*baseline)->Run());
-    if (i < 0) continue;
-    for (const auto step : kSteps) samples.push_back(seconds.*step);
-    samples.push_back(seconds.round_trip());
-  }
-  TF_RETURN_IF_ERROR((*baseline)->Verify());
-  TF_ASSIGN_OR_RETURN(const auto values, ByValue(context.transport, samples, std::size(kSteps) + 1));
-  for (size_t s = 0; s < std::size(kSteps); ++s) result.median.*kSteps[s] = Summarize(values[s]).median;
-  result.round_trip = Micros(values.back());
   return result;
 }
 
@@ -188,42 +293,11 @@ absl::StatusOr<PointResult> RunPoint(const BenchContext& context, const PointAnd
     }
   }
   if (options.baselines == RunBaselines::kNo) return result;
-  for (const BaselineKind kind :
-       {BaselineKind::kMemcpy, BaselineKind::kAllToAllV, BaselineKind::kPerRank, BaselineKind::kPerExpert}) {
+  for (const BaselineKind kind : {BaselineKind::kMemcpy, BaselineKind::kAllToAllV, BaselineKind::kPerExpert}) {
     TF_ASSIGN_OR_RETURN(BaselineResult baseline, RunBaseline(context, **problem, kind, options));
     result.baselines.push_back(std::move(baseline));
   }
   return result;
-}
-
-// Bytes per second of all ranks together, the fastest of several times that all read at once. Of a host's ranks the
-// first start and the last end count, on their common clock: where they share cores they take turns.
-absl::StatusOr<double> GroupReadRate(const BenchContext& context) {
-  constexpr int kTries = 5;
-  ThreadPool pool(context.num_threads);
-  MemoryRead read(pool, context.isa);
-  double fastest = 0;
-  for (int i = 0; i < kTries; ++i) {
-    TF_RETURN_IF_ERROR(Barrier(context.transport, kAgree));
-    const double start = MonotonicSeconds();
-    read.Run();
-    const double end = MonotonicSeconds();
-    const auto nanoseconds = [](double seconds) { return static_cast<int64_t>(seconds * 1e9); };
-    TF_ASSIGN_OR_RETURN(const auto all,
-                        GatherNumbers(context.transport, {nanoseconds(start), nanoseconds(end), read.num_bytes()}));
-    double rate = 0;
-    for (const Topology::Host& host : context.topology.hosts) {
-      int64_t first = all[host.ranks[0].value][0], last = 0, num_bytes = 0;
-      for (const RankId r : host.ranks) {
-        first = std::min(first, all[r.value][0]);
-        last = std::max(last, all[r.value][1]);
-        num_bytes += all[r.value][2];
-      }
-      rate += 1e9 * static_cast<double>(num_bytes) / static_cast<double>(last - first);
-    }
-    fastest = std::max(fastest, rate);
-  }
-  return fastest;
 }
 
 }  // namespace
@@ -238,37 +312,11 @@ int64_t PointResult::least_bytes() const {
   return num_tokens * (convert_bytes + sum_bytes) + rows.selection * (read_bytes + output_bytes());
 }
 
-const BaselineResult* PointResult::baseline(BaselineKind kind) const {
-  for (const BaselineResult& b : baselines) {
-    if (b.kind == kind && b.unavailable.empty()) return &b;
-  }
-  return nullptr;
-}
-
 absl::StatusOr<PhaseSummaries> TimeExchange(const BenchContext& context, Exchange& exchange, Reduction reduction,
                                             BenchProblem& problem, const AllToAllBenchOptions& options) {
-  RoundTrip round_trip(context.transport, context.device, exchange, reduction, problem);
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, round_trip.Prepare()));
-  TF_RETURN_IF_ERROR(round_trip.Verify());
-  std::vector<double> samples, local;
-  for (int i = -options.warmup; i < options.iters; ++i) {
-    TF_ASSIGN_OR_RETURN(const PhaseSeconds s, round_trip.Run());
-    if (i < 0) continue;
-    for (const double value : {s.plan, s.dispatch, s.expert_read, s.combine, s.round_trip()}) samples.push_back(value);
-  }
-  for (int i = -options.warmup; i < options.iters; ++i) {
-    TF_ASSIGN_OR_RETURN(const double seconds, round_trip.LocalRead());
-    if (i >= 0) local.push_back(seconds);
-  }
-  TF_RETURN_IF_ERROR(round_trip.Verify());
-  TF_ASSIGN_OR_RETURN(auto values, ByValue(context.transport, samples, 5));
-  TF_ASSIGN_OR_RETURN(auto local_values, MaxOverRanks(context.transport, local));
-  return PhaseSummaries{.plan = Micros(values[0]),
-                        .dispatch = Micros(values[1]),
-                        .expert_read = Micros(values[2]),
-                        .combine = Micros(values[3]),
-                        .round_trip = Micros(values[4]),
-                        .local_read = Micros(std::move(local_values))};
+  PathResult result{.reduction = reduction};
+  TF_RETURN_IF_ERROR(TimeSideBySide(context, exchange, problem, options, result));
+  return result.us;
 }
 
 absl::StatusOr<AllToAllReport> RunAllToAllBench(const BenchContext& context, const AllToAllBenchOptions& options) {
@@ -285,13 +333,10 @@ absl::StatusOr<AllToAllReport> RunAllToAllBench(const BenchContext& context, con
                         .warmup = options.warmup,
                         .iters = options.iters};
   TF_ASSIGN_OR_RETURN(report.core_ratio_before, TwoCoreRatioOfGroup(context.transport, context.isa));
-  TF_ASSIGN_OR_RETURN(report.read_bytes_per_second, GroupReadRate(context));
   for (const PointAndTrace& point : points) {
     TF_ASSIGN_OR_RETURN(PointResult result, RunPoint(context, point, options));
     report.points.push_back(std::move(result));
   }
-  TF_ASSIGN_OR_RETURN(const double read_after, GroupReadRate(context));
-  report.read_bytes_per_second = std::max(report.read_bytes_per_second, read_after);
   TF_ASSIGN_OR_RETURN(report.core_ratio_after, TwoCoreRatioOfGroup(context.transport, context.isa));
   return report;
 }

@@ -1,6 +1,7 @@
 // tokenferry bench alltoall: the exchange alone, over axes of shapes, traffics and paths, beside its baselines.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,8 +45,15 @@ struct AllToAllBenchOptions {
 // Microseconds: over the iterations of the largest of all ranks.
 struct PhaseSummaries {
   Summary plan, dispatch, expert_read, combine, round_trip;
-  Summary local_read;  // the expert side's reads alone, from own memory
+  Summary local_read;  // the expert side's reads alone, from own memory, of all ranks at once
   double overhead() const { return round_trip.median - local_read.median; }
+};
+
+struct BaselineResult {
+  BaselineKind kind = BaselineKind::kMemcpy;
+  std::string unavailable;  // why it was not run
+  Summary round_trip;       // microseconds, as above
+  BaselineSeconds median;   // of each step over the iterations, of the largest of all ranks; seconds
 };
 
 struct PathResult {
@@ -54,13 +62,8 @@ struct PathResult {
   ExchangePath chosen = ExchangePath::kAuto;  // what kAuto has become
   std::string unavailable;                    // why this path was not run; empty: it was
   PhaseSummaries us;
-};
-
-struct BaselineResult {
-  BaselineKind kind = BaselineKind::kMemcpy;
-  std::string unavailable;
-  Summary round_trip;      // microseconds, as above
-  BaselineSeconds median;  // of each step over the iterations, of the largest of all ranks; seconds
+  double read_bytes_per_second = 0;        // of all ranks together, all reading at once, in turns with it: the median
+  std::optional<BaselineResult> per_rank;  // timed in turns with it; none without baselines
 };
 
 struct PointResult {
@@ -70,7 +73,7 @@ struct PointResult {
   RowBases rows;
   RowSkew skew;
   std::vector<PathResult> paths;
-  std::vector<BaselineResult> baselines;
+  std::vector<BaselineResult> baselines;  // those that are timed by themselves
 
   // Bytes of a row as it is dispatched, and of an expert output.
   int64_t row_bytes() const;
@@ -78,7 +81,6 @@ struct PointResult {
   // Bytes that one round trip cannot avoid: every selected row read once as experts read it, every expert output read
   // once, every sum written once; where rows are quantised, every token read and written once before.
   int64_t least_bytes() const;
-  const BaselineResult* baseline(BaselineKind kind) const;  // null when it was not run
 };
 
 struct AllToAllReport {
@@ -87,7 +89,6 @@ struct AllToAllReport {
   int num_threads = 1;
   int warmup = 0, iters = 0;
   double core_ratio_before = 0, core_ratio_after = 0;  // TwoCoreRatio
-  double read_bytes_per_second = 0;                    // of all ranks together, all reading at once: the fastest
   std::vector<PointResult> points;
 };
 

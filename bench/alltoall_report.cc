@@ -52,8 +52,8 @@ Rates RatesOf(const PointResult& p, const PathResult& path) {
 }
 
 // Time that reading and writing the least bytes takes at the measured bandwidth, over the round trip's.
-double OfBound(const AllToAllReport& r, const PointResult& p, const PathResult& path) {
-  return static_cast<double>(p.least_bytes()) / r.read_bytes_per_second / (path.us.round_trip.median * 1e-6);
+double OfBound(const PointResult& p, const PathResult& path) {
+  return static_cast<double>(p.least_bytes()) / path.read_bytes_per_second / (path.us.round_trip.median * 1e-6);
 }
 
 double PlanShare(const PathResult& path) { return path.us.plan.median / path.us.round_trip.median; }
@@ -64,6 +64,11 @@ double Ratio(const BaselineResult& b, const PathResult& path) {
 }
 double OverheadRatio(const BaselineResult& b, const PathResult& path) {
   return (b.round_trip.median - path.us.local_read.median) / path.us.overhead();
+}
+
+// Null when it was not run.
+const BaselineResult* PerRank(const PathResult& path) {
+  return path.per_rank && path.per_rank->unavailable.empty() ? &*path.per_rank : nullptr;
 }
 
 Json BaselineJson(const BaselineResult& b, const PathResult& path) {
@@ -117,15 +122,17 @@ Json ResultJson(const AllToAllReport& r, const PointResult& p, const PathResult&
   json["algbw_gbps"] = {{"dispatch", rates.dispatch_algbw}, {"combine", rates.combine_algbw}};
   json["busbw_gbps"] = {{"dispatch", BusBandwidth(rates.dispatch_algbw, r.num_ranks)},
                         {"combine", BusBandwidth(rates.combine_algbw, r.num_ranks)}};
-  json["of_memory_bound"] = OfBound(r, p, path);
+  json["memory_read_gbps"] = path.read_bytes_per_second * 1e-9;
+  json["of_memory_bound"] = OfBound(p, path);
   json["plan_share"] = PlanShare(path);
-  if (const BaselineResult* mpi = p.baseline(BaselineKind::kPerRank); mpi != nullptr) {
+  if (const BaselineResult* mpi = PerRank(path); mpi != nullptr) {
     json["mpi_row_per_rank_over_this"] = {{"round_trip", Ratio(*mpi, path)}, {"overhead", OverheadRatio(*mpi, path)}};
   }
   json["padding_waste"] = p.skew.padding_waste;
   json["imbalance"] = {
       {"rank", p.skew.rank_imbalance}, {"expert", p.skew.expert_imbalance}, {"pair", p.skew.pair_imbalance}};
   json["missing_selections"] = p.num_missing;
+  if (path.per_rank) json["baselines"][BaselineName(path.per_rank->kind)] = BaselineJson(*path.per_rank, path);
   for (const BaselineResult& b : p.baselines) json["baselines"][BaselineName(b.kind)] = BaselineJson(b, path);
   return json;
 }
@@ -136,24 +143,32 @@ std::string PathLabel(const PathResult& path) {
   return absl::StrCat("auto>", ExchangePathName(path.chosen), node);
 }
 
-std::string PathRow(const AllToAllReport& r, const PointResult& p, const PathResult& path) {
+std::string BaselineRow(const BaselineResult& b) {
+  const std::string name = absl::StrFormat("%69s%-18s", "", BaselineName(b.kind));
+  if (!b.unavailable.empty()) return absl::StrCat(name, " not available: ", b.unavailable, "\n");
+  return absl::StrCat(name, absl::StrFormat("%5.1f %10.1f %10.1f %10.1f %11.1f %11.1f\n", b.median.plan * 1e6,
+                                            (b.median.pack + b.median.forward + b.median.unpack) * 1e6,
+                                            b.median.read * 1e6, (b.median.reduce + b.median.back + b.median.sum) * 1e6,
+                                            b.round_trip.median, b.round_trip.p95));
+}
+
+std::string PathRow(const PointResult& p, const PathResult& path) {
   std::string row = absl::StrFormat("%7d %6d %4d/%-4d %-9s %-12s %-14s ", p.point.tokens, p.point.hidden, p.point.top_k,
                                     p.point.num_experts, DTypes(p.point), p.point.placement, p.point.traffic.text);
   if (!path.unavailable.empty()) {
     return absl::StrCat(row, absl::StrFormat("%-14s", PathLabel(path)), " not available: ", path.unavailable, "\n");
   }
   const Rates rates = RatesOf(p, path);
-  const BaselineResult* per_rank = p.baseline(BaselineKind::kPerRank);
   absl::StrAppend(
-      &row,
-      absl::StrFormat("%-14s %9.1f %10.1f %10.1f %10.1f %11.1f %11.1f %10.1f %7.2f %7.2f %5.0f%% %4.1f%%",
-                      PathLabel(path), path.us.plan.median, path.us.dispatch.median, path.us.expert_read.median,
-                      path.us.combine.median, path.us.round_trip.median, path.us.round_trip.p95, path.us.overhead(),
-                      rates.dispatch_algbw, rates.combine_algbw, 100 * OfBound(r, p, path), 100 * PlanShare(path)));
-  if (per_rank != nullptr) {
-    absl::StrAppend(&row, absl::StrFormat(" %7.2f %8.2f", Ratio(*per_rank, path), OverheadRatio(*per_rank, path)));
+      &row, absl::StrFormat("%-14s %9.1f %10.1f %10.1f %10.1f %11.1f %11.1f %10.1f %7.2f %7.2f %7.2f %5.0f%% %4.1f%%",
+                            PathLabel(path), path.us.plan.median, path.us.dispatch.median, path.us.expert_read.median,
+                            path.us.combine.median, path.us.round_trip.median, path.us.round_trip.p95,
+                            path.us.overhead(), rates.dispatch_algbw, rates.combine_algbw,
+                            path.read_bytes_per_second * 1e-9, 100 * OfBound(p, path), 100 * PlanShare(path)));
+  if (const BaselineResult* mpi = PerRank(path); mpi != nullptr) {
+    absl::StrAppend(&row, absl::StrFormat(" %7.2f %8.2f", Ratio(*mpi, path), OverheadRatio(*mpi, path)));
   }
-  return absl::StrCat(row, "\n");
+  return absl::StrCat(row, "\n", path.per_rank ? BaselineRow(*path.per_rank) : "");
 }
 
 }  // namespace
@@ -161,29 +176,18 @@ std::string PathRow(const AllToAllReport& r, const PointResult& p, const PathRes
 std::string ReportTable(const AllToAllReport& r) {
   std::string table = absl::StrFormat(
       "%s\n%s, %d threads each, %s; %d iterations after %d; median microseconds of the slowest rank, results verified\n"
-      "two-core ratio %.2f before, %.2f after; all ranks together read %.1f GB/s\n\n",
+      "two-core ratio %.2f before, %.2f after\n\n",
       r.machine, r.topology, r.num_threads, r.instruction_set, r.iters, r.warmup, r.core_ratio_before,
-      r.core_ratio_after, r.read_bytes_per_second * 1e-9);
+      r.core_ratio_after);
   absl::StrAppend(
-      &table,
-      absl::StrFormat("%7s %6s %9s %-9s %-12s %-14s %-14s %9s %10s %10s %10s %11s %11s %10s %7s %7s %6s %5s %7s %8s\n",
-                      "tokens", "hidden", "top-k/of", "dtype", "placement", "traffic", "path", "plan", "dispatch",
-                      "read", "combine", "round trip", "p95", "overhead", "d.GB/s", "c.GB/s", "bound", "plan", "vs MPI",
-                      "overhead"));
+      &table, absl::StrFormat(
+                  "%7s %6s %9s %-9s %-12s %-14s %-14s %9s %10s %10s %10s %11s %11s %10s %7s %7s %7s %6s %5s %7s %8s\n",
+                  "tokens", "hidden", "top-k/of", "dtype", "placement", "traffic", "path", "plan", "dispatch", "read",
+                  "combine", "round trip", "p95", "overhead", "d.GB/s", "c.GB/s", "m.GB/s", "bound", "plan", "vs MPI",
+                  "overhead"));
   for (const PointResult& p : r.points) {
-    for (const PathResult& path : p.paths) absl::StrAppend(&table, PathRow(r, p, path));
-    for (const BaselineResult& b : p.baselines) {
-      absl::StrAppend(&table, absl::StrFormat("%69s%-18s", "", BaselineName(b.kind)));
-      if (!b.unavailable.empty()) {
-        absl::StrAppend(&table, " not available: ", b.unavailable, "\n");
-        continue;
-      }
-      absl::StrAppend(&table,
-                      absl::StrFormat("%5.1f %10.1f %10.1f %10.1f %11.1f %11.1f\n", b.median.plan * 1e6,
-                                      (b.median.pack + b.median.forward + b.median.unpack) * 1e6, b.median.read * 1e6,
-                                      (b.median.reduce + b.median.back + b.median.sum) * 1e6, b.round_trip.median,
-                                      b.round_trip.p95));
-    }
+    for (const PathResult& path : p.paths) absl::StrAppend(&table, PathRow(p, path));
+    for (const BaselineResult& b : p.baselines) absl::StrAppend(&table, BaselineRow(b));
   }
   return table;
 }
@@ -197,8 +201,7 @@ std::string ReportJson(const AllToAllReport& r) {
                  {"threads_per_rank", r.num_threads},
                  {"transport", r.transport},
                  {"instruction_set", r.instruction_set},
-                 {"two_core_ratio", {{"before", r.core_ratio_before}, {"after", r.core_ratio_after}}},
-                 {"read_gbps", r.read_bytes_per_second * 1e-9}}},
+                 {"two_core_ratio", {{"before", r.core_ratio_before}, {"after", r.core_ratio_after}}}}},
                {"results", Json::array()}};
   for (const PointResult& p : r.points) {
     for (const PathResult& path : p.paths) json["results"].push_back(ResultJson(r, p, path));
@@ -221,6 +224,9 @@ std::string ReportSvg(const AllToAllReport& r) {
   for (const PointResult& p : r.points) {
     for (const PathResult& path : p.paths) {
       if (path.unavailable.empty()) add(p, PathLabel(path), path.us.round_trip.median);
+      if (const BaselineResult* mpi = PerRank(path); mpi != nullptr) {
+        add(p, absl::StrCat(BaselineName(mpi->kind), " beside ", PathLabel(path)), mpi->round_trip.median);
+      }
     }
     for (const BaselineResult& b : p.baselines) {
       if (b.unavailable.empty()) add(p, BaselineName(b.kind), b.round_trip.median);

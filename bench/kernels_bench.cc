@@ -1,21 +1,24 @@
-// Matrix products and the expert FFN against this machine's own bounds, measured in the same run on the same threads:
-// read bandwidth (bytes of weights) and the fused multiply-add peak. `of_bound` = max(weight bytes / read bandwidth,
-// flops / FMA peak) / time (printed as a rate, like the others). Weights cycle through more memory than the caches
-// hold. Row 0 of every result is compared with the reference before and after timing. Flags: Google Benchmark's;
-// TF_BENCH_THREADS, TF_BENCH_ISA.
+// Matrix products, the expert FFN and the combine's sums against this machine's own bounds, measured in the same run on
+// the same threads: read bandwidth (bytes of weights) and the fused multiply-add peak. `of_bound` = max(weight bytes /
+// read bandwidth, flops / FMA peak) / time (printed as a rate, like the others). Weights cycle through more memory than
+// the caches hold. Row 0 of every result is compared with the reference before and after timing. Flags: Google
+// Benchmark's; TF_BENCH_THREADS, TF_BENCH_ISA.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "bench/machine_bounds.h"
+#include "comm/exchange_ops.h"
 #include "core/check.h"
 #include "core/device/cpu_device.h"
 #include "core/kernels/matmul.h"
@@ -218,6 +221,47 @@ void BM_ExpertFfn(benchmark::State& state) {
 BENCHMARK(BM_ExpertFfn)
     ->ArgsProduct({{1, 4, 64}, {static_cast<int64_t>(DType::kBF16), static_cast<int64_t>(DType::kF8E4M3)}})
     ->ArgNames({"per_slot", "dtype"})
+    ->Apply(UseClock)
+    ->MinTime(0.2);
+
+// Args: tokens, dtype of the rows. Sums of 8 rows of 7168 each, in random order from a memory larger than the caches;
+// the bound counts each row read once and each sum written once.
+void BM_CombineRows(benchmark::State& state) {
+  constexpr int64_t kHidden = 7168, kTopK = 8, kRows = 8192;
+  const int64_t tokens = state.range(0);
+  const auto dtype = static_cast<DType>(state.range(1));
+  BenchDevice device({.num_threads = NumThreads(), .isa = BenchIsa()});
+  std::vector<int32_t> rows(kRows), k;
+  std::iota(rows.begin(), rows.end(), 0);
+  std::shuffle(rows.begin(), rows.end(), std::minstd_rand(9));
+  std::vector<int64_t> offsets = {0};
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int i = 0; i < kTopK; ++i) k.push_back(i);
+    offsets.push_back(offsets.back() + kTopK);
+  }
+  const std::vector<uint32_t> bits(kRows * kHidden * DTypeBytes(dtype) / 4, 0x3F803F80u);
+  CombineRowsArgs args;
+  args.rows = ConstFloatMatrix(device.Upload(bits), dtype, kRows, kHidden);
+  args.offsets = device.Upload(offsets);
+  const int32_t* selection = device.Upload(rows);
+  args.k = device.Upload(k);
+  args.weight = MakeMatrix<const float>(device.Upload(std::vector<float>(tokens * kTopK, 0.125f)), tokens, kTopK);
+  args.out = FloatMatrix(device.Allocate(tokens * kHidden * sizeof(float)), DType::kF32, tokens, kHidden);
+  int64_t next = 0;
+  for (auto _ : state) {
+    args.selection = selection + next;
+    next = (next + tokens * kTopK) % kRows;
+    device.stream->Launch(kCombineRows, args);
+    TF_CHECK(device.stream->Synchronize().ok());
+  }
+  const float one = dtype == DType::kF32 ? std::bit_cast<float>(bits[0]) : 1.0f;
+  for (const float sum : device.Download(args.out.as<const float>().data, tokens * kHidden)) TF_CHECK_EQ(sum, one);
+  Report(state, static_cast<double>(tokens * kHidden * (kTopK * DTypeBytes(dtype) + sizeof(float))),
+         2.0 * tokens * kTopK * kHidden);
+}
+BENCHMARK(BM_CombineRows)
+    ->ArgsProduct({{16, 128, 1024}, {static_cast<int64_t>(DType::kBF16), static_cast<int64_t>(DType::kF32)}})
+    ->ArgNames({"tokens", "dtype"})
     ->Apply(UseClock)
     ->MinTime(0.2);
 

@@ -124,7 +124,7 @@ absl::Status RoundTrip::Verify() {
                        problem_.CheckRows(results, BenchProblem::Match::kExact, host_per_rank));
 }
 
-absl::StatusOr<double> RoundTrip::LocalRead() {
+absl::StatusOr<LocalReadSeconds> RoundTrip::LocalRead() {
   const int64_t row_bytes = problem_.point().hidden * DTypeBytes(problem_.point().given_dtype());
   const auto num_selections = static_cast<int64_t>(row_idx_.size());
   if (local_rows_.num_bytes() < static_cast<size_t>(num_recv_rows_ * row_bytes)) {
@@ -134,15 +134,22 @@ absl::StatusOr<double> RoundTrip::LocalRead() {
   TF_RETURN_IF_ERROR(Reserve(device_, num_selections * sizeof(int32_t), "bench: local order", &local_idx_));
   stream_->CopyToDevice(local_idx_.data(), row_idx_.data(), num_selections * sizeof(int32_t));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
+  LocalReadSeconds seconds;
   TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
-  const double start = MonotonicSeconds();
+  double start = MonotonicSeconds();
+  TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
+  seconds.meet = MonotonicSeconds() - start;
+  TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
+  start = MonotonicSeconds();
+  TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
   TF_RETURN_IF_ERROR(ReadRows({.rows = local_rows_.data(),
                                .dtype = problem_.point().given_dtype(),
                                .hidden = problem_.point().hidden,
                                .row_stride = problem_.point().hidden,
                                .row_idx = local_idx_.as<int32_t>(),
                                .num_selections = num_selections}));
-  return MonotonicSeconds() - start;
+  seconds.read = MonotonicSeconds() - start;
+  return seconds;
 }
 
 }  // namespace tokenferry

@@ -18,6 +18,12 @@ struct PhaseSeconds {
   double round_trip() const { return plan + dispatch + expert_read + combine; }
 };
 
+// For the reads alone: until this rank's end, when all ranks begin together.
+struct LocalReadSeconds {
+  double meet = 0;  // all ranks meet, and nothing else
+  double read = 0;  // the same, and reads
+};
+
 // One per rank and exchange; everything must outlive it. Between the expert side's reading and the combine all ranks
 // meet, write the experts' outputs and meet again: none of it is timed, since it is the work of experts.
 class RoundTrip {
@@ -35,8 +41,9 @@ class RoundTrip {
   // Collective. A run whose results are compared with the plain meaning; the error of any rank is that of all.
   absl::Status Verify();
 
-  // Collective: seconds for reading the same number of rows, in the same order, from this rank's own memory.
-  absl::StatusOr<double> LocalRead();
+  // Collective: reads the same number of rows, in the same order, from this rank's own memory. The clock starts before
+  // the ranks meet: where they share a core, each one's time has the others' reads in it, as a round trip has.
+  absl::StatusOr<LocalReadSeconds> LocalRead();
 
  private:
   absl::Status ReadRows(const ExpertRows& rows);

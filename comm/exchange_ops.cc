@@ -53,6 +53,9 @@ constexpr int kLanes = HWY_MAX_BYTES >= 64 ? 16 : HWY_MAX_BYTES / 4;
 // Sums of a block of columns stay in registers. Each row's part of a block is one run of 256 bytes (bf16, AVX-512):
 // long enough for the memory to stream, and all of a token's rows stream side by side.
 constexpr int kVecs = 8;
+// How far ahead of the sums rows are asked for, into the second cache: the hardware neither sees a row's beginning
+// coming nor looks past a page. Behind a row's end its place is taken by the next token's row.
+constexpr int64_t kBytesAhead = 2048;
 
 HWY_INLINE Vec Load(const float* p) { return hn::LoadU(Tag(), p); }
 HWY_INLINE Vec Load(const BF16* p) {
@@ -78,16 +81,33 @@ HWY_INLINE void Store(Vec x, float* p) { hn::StoreU(x, Tag(), p); }
 HWY_INLINE void StorePast(Vec x, float* p) { hn::Stream(x, Tag(), p); }
 HWY_INLINE void StorePast(Vec x, BF16* p) { Store(x, p); }
 
+// What to ask for while a token's i-th row is read: `column` of the row of selection i + `skip`.
+struct Ahead {
+  int64_t skip = 0, column = 0;
+};
+template <class In>
+HWY_INLINE Ahead AheadOf(const CombineRowsArgs& a, int64_t t, int64_t column, int64_t num_columns) {
+  const int64_t ahead = column + std::min<int64_t>(kBytesAhead / sizeof(In), a.out.cols);
+  if (ahead + num_columns <= a.out.cols) return {0, ahead};
+  return {a.offsets[t + 1] - a.offsets[t], std::max<int64_t>(0, ahead - a.out.cols)};
+}
+
 template <class In, class Out, int kNum, bool kPast>
 HWY_INLINE void CombineBlock(const CombineRowsArgs& a, int64_t t, int64_t column) {
   Vec sum[kNum];
   for (int v = 0; v < kNum; ++v) sum[v] = hn::Zero(Tag());
   const float* weights = a.weight.row(t);
   const auto* rows = static_cast<const In*>(a.rows.data);  // null when nobody has a selection
+  const Ahead ahead = AheadOf<In>(a, t, column, kNum * kLanes);
+  const int64_t last = a.offsets[a.out.rows] - 1;
   for (int64_t i = a.offsets[t]; i < a.offsets[t + 1]; ++i) {
     const Vec weight = hn::Set(Tag(), weights[a.k[i]]);
     const In* row = rows + a.selection[i] * a.rows.stride + column;
-    for (int v = 0; v < kNum; ++v) sum[v] = hn::MulAdd(weight, Load(row + v * kLanes), sum[v]);
+    const In* later = rows + a.selection[std::min(i + ahead.skip, last)] * a.rows.stride + ahead.column;
+    for (int v = 0; v < kNum; ++v) {
+      if (v * kLanes * sizeof(In) % 64 == 0) __builtin_prefetch(later + v * kLanes, /*write=*/0, /*locality=*/2);
+      sum[v] = hn::MulAdd(weight, Load(row + v * kLanes), sum[v]);
+    }
   }
   Out* out = a.out.as<Out>().row(t) + column;
   for (int v = 0; v < kNum; ++v) {
@@ -149,8 +169,10 @@ void CombinePortable(const CombineRowsArgs& a, Caching, int64_t begin, int64_t e
 void CombineReference(const CombineRowsArgs& a) { CombinePortable(a, Caching::kKeep, 0, a.out.rows); }
 
 void CombineCpu(const CombineRowsArgs& a, CpuContext& context) {
-  constexpr int64_t kMinTaskFloats = 16384;         // less work than this is not worth waking a thread
-  constexpr int64_t kKeptBytes = int64_t{8} << 20;  // results larger than this are gone before anybody reads them
+  constexpr int64_t kMinTaskFloats = 16384;  // less work than this is not worth waking a thread
+  // Results larger than a second cache come back from further away: not reading their lines before writing them is
+  // worth more (round trip of 128 tokens x 7168 on 4 ranks of 2 cores: 13 % less).
+  constexpr int64_t kKeptBytes = int64_t{2} << 20;
   const auto range = TF_SIMD_CHOOSE(context.isa, CombineRange, CombinePortable);
   const Caching caching =
       a.out.rows * a.out.cols * a.out.element_bytes() > kKeptBytes ? Caching::kPast : Caching::kKeep;
