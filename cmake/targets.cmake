@@ -5,12 +5,12 @@
 #   QUICK, or SHARE n: in sanitizer builds, test <name>.quick is the part of a `slow` test that the short runs do: what the
 #   filter names, or every n-th case.
 #   LABELS: `slow` (not in the short sanitizer runs), `tsan` (also run under the thread sanitizer; `tsan_full`: only by
-#   run.sh --full), `gpu` (all that the cuda preset's short run builds and runs; they pass without a GPU).
+#   run.sh --full), `gpu` (all that the cuda preset's short run builds and runs; they pass without a GPU), `arm64` (tests/arm64.sh runs it).
 # tf_script_test(NAME name COMMAND .. [LABELS ..] [TIMEOUT s] [PROGRAMS target ..])   a test that is not GoogleTest
 # tf_fuzz(NAME name SOURCES .. DEPS .. [SEEDS folder])   a libFuzzer target, built in preset `asan` (clang); its test runs it
 #   for TOKENFERRY_FUZZ_SECONDS from the files in SEEDS
 #
-# tests_quick: every test that is not `slow`; tests_tsan, tests_gpu: those with that label; fuzzers: every libFuzzer target.
+# tests_quick: every test that is not `slow`; tests_tsan, tests_gpu, tests_arm64: those with that label; fuzzers: every libFuzzer target.
 
 set(TF_WARNINGS -Wall -Wextra -Wno-missing-field-initializers)
 set(TOKENFERRY_FUZZ_SECONDS 10 CACHE STRING "how long the test of a libFuzzer target runs")
@@ -31,6 +31,7 @@ if(TOKENFERRY_TESTS)
   add_custom_target(tests_quick)
   add_custom_target(tests_tsan)
   add_custom_target(tests_gpu)
+  add_custom_target(tests_arm64)
 endif()
 if(TOKENFERRY_FUZZ)
   add_custom_target(fuzzers)
@@ -97,7 +98,7 @@ function(tf_join_groups target labels)
   if(NOT "slow" IN_LIST labels)
     add_dependencies(tests_quick ${target})
   endif()
-  foreach(label tsan gpu)
+  foreach(label tsan gpu arm64)
     if(label IN_LIST labels)
       add_dependencies(tests_${label} ${target})
     endif()

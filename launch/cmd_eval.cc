@@ -147,8 +147,12 @@ class Evaluation {
     nlohmann::ordered_json json;
     std::printf("%-8s %8s %10s %12s\n", "prompt", "tokens", "nll/token", "perplexity");
     const auto show = [](const std::string& name, const Score& s) {
-      std::printf("%-8s %8ld %10.5f %12.5f\n", name.c_str(), static_cast<long>(s.num_tokens),
-                  s.nll / static_cast<double>(s.num_tokens), s.perplexity());
+      if (s.num_tokens == 0) {  // nothing to predict in a prompt of one token
+        std::printf("%-8s %8d %10s %12s\n", name.c_str(), 0, "-", "-");
+      } else {
+        std::printf("%-8s %8ld %10.5f %12.5f\n", name.c_str(), static_cast<long>(s.num_tokens),
+                    s.nll / static_cast<double>(s.num_tokens), s.perplexity());
+      }
       return nlohmann::ordered_json{{"tokens", s.num_tokens}, {"nll", s.nll}, {"perplexity", s.perplexity()}};
     };
     for (size_t i = 0; i < scores_.size(); ++i) {

@@ -6,6 +6,7 @@
 #          5 seconds                                                        (--full: every test; 5 minutes each)
 #   tsan   thread sanitizer: the tests labelled `tsan`, transports and exchange                  (--full: `tsan_full` too)
 #   cuda   where nvcc is found: core and the tests labelled `gpu`, which pass without one         (--full: the program too)
+#   arm64  with --full only: tests/arm64.sh
 # A part that does not build counts as one failed test, and the others still run. All parts but cpu are left out when
 # nothing has changed since they passed.
 set -uo pipefail
@@ -131,6 +132,11 @@ if command -v nvcc >/dev/null; then
   once cuda "$cuda_targets" -DTOKENFERRY_BENCH=OFF -- --label-regex '^gpu$'
 else
   say "cuda: skipped, no nvcc here"
+fi
+
+if [ "$full" = yes ]; then
+  say "arm64: building and testing under qemu"
+  if bash tests/arm64.sh; then passed=$((passed + 1)); else fail "arm64: tests/arm64.sh, above"; fi
 fi
 
 say "Everything took $SECONDS s"

@@ -13,7 +13,10 @@
 namespace tokenferry {
 namespace {
 
-constexpr size_t kArenaBytes = size_t{64} << 30;  // address space only
+#ifndef TF_TRAP_ARENA_GIB
+#define TF_TRAP_ARENA_GIB 64
+#endif
+constexpr size_t kArenaBytes = size_t{TF_TRAP_ARENA_GIB} << 30;  // address space only
 
 size_t PageBytes() {
   static const size_t bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));

@@ -26,6 +26,7 @@ inline constexpr int kVecs = kNumLanes / kVecLanes;
 
 // Lanes [v * kVecLanes, (v + 1) * kVecLanes) are v[v].
 struct Lanes {
+  HWY_INLINE Lanes() {}  // GCC gives a constructor of its own making no target, and on NEON it could not call F32Vec's
   F32Vec v[kVecs];
 };
 

@@ -31,15 +31,30 @@ HWY_INLINE void StoreLanes(const Lanes& a, float* p) {
   for (int v = 0; v < kVecs; ++v) hn::StoreU(a.v[v], F32Tag(), p + v * kVecLanes);
 }
 
-// The first n <= 16 elements, zeros behind them; memory behind them is not touched.
+// The first n <= 16 elements, zeros behind them; memory behind them is not touched. NEON has no masked loads and
+// stores: Highway's would read and write back what lies behind, which may belong to another thread.
 HWY_INLINE Lanes LoadFirst(int64_t n, const float* p) {
+#if HWY_TARGET == HWY_NEON
+  if (n == kNumLanes) return LoadLanes(p);
+  HWY_ALIGN float copy[kNumLanes] = {};
+  for (int64_t i = 0; i < n; ++i) copy[i] = p[i];
+  return LoadLanes(copy);
+#else
   Lanes r;
   for (int v = 0; v < kVecs; ++v) r.v[v] = hn::MaskedLoad(FirstMask(n, v), F32Tag(), p + v * kVecLanes);
   return r;
+#endif
 }
 
 HWY_INLINE void StoreFirst(int64_t n, const Lanes& a, float* p) {
+#if HWY_TARGET == HWY_NEON
+  if (n == kNumLanes) return StoreLanes(a, p);
+  HWY_ALIGN float copy[kNumLanes];
+  StoreLanes(a, copy);
+  for (int64_t i = 0; i < n; ++i) p[i] = copy[i];
+#else
   for (int v = 0; v < kVecs; ++v) hn::BlendedStore(a.v[v], FirstMask(n, v), F32Tag(), p + v * kVecLanes);
+#endif
 }
 
 HWY_INLINE Lanes MulLanes(const Lanes& a, const Lanes& b) {

@@ -97,6 +97,12 @@ class Eval(ProgramTest):
         with open(out) as f:
             self.assertEqual(json.load(f)["prompts"][1], scores[0][0])
 
+    def test_a_prompt_of_one_token_has_nothing_to_predict(self):
+        done = self.succeed("eval", "--model", MODEL, "--ids", self.write_ids("one.json", [5], [5, 9]), "--json", self.path("one"))
+        self.assertRegex(done.text(), r"\n0 +0 +- +-\n1 +1 +[\d.]+ +[\d.]+\n")
+        with open(self.path("one")) as f:
+            self.assertIsNone(json.load(f)["prompts"][0]["perplexity"])
+
     def test_logits_beyond_the_original_context(self):
         ids = self.write_ids("long.json", [0] + [token for window in heldout("docs") for token in window[1:]][:1199])
         alone = self.evaluate(ids)
