@@ -160,12 +160,19 @@ absl::StatusOr<BaselineResult> RunBaseline(const BenchContext& context, BenchPro
   return timer.Finish();
 }
 
+int64_t NumRanksOfHost(const BenchContext& context) {
+  const int host = context.topology.host_idx_per_rank[context.transport.rank().value];
+  return static_cast<int64_t>(context.topology.hosts[host].ranks.size());
+}
+
 // All ranks reading memory at once. Of a host's ranks the first start and the last end count, on their common clock:
 // where they share cores they take turns.
 class GroupRead {
  public:
-  explicit GroupRead(const BenchContext& context)
-      : context_(context), pool_(context.num_threads), read_(pool_, context.isa) {}
+  GroupRead(const BenchContext& context, int64_t bytes_per_host)
+      : context_(context),
+        pool_(context.num_threads),
+        read_(pool_, context.isa, bytes_per_host / NumRanksOfHost(context)) {}
 
   // Collective: bytes per second of all ranks together.
   absl::StatusOr<double> Run() {
@@ -206,7 +213,7 @@ absl::Status TimeSideBySide(const BenchContext& context, Exchange& exchange, Ben
   if (options.baselines == RunBaselines::kYes) {
     TF_ASSIGN_OR_RETURN(per_rank, BaselineTimer::Create(context, problem, BaselineKind::kPerRank));
   }
-  GroupRead group_read(context);
+  GroupRead group_read(context, options.memory_read_bytes);
   std::vector<double> samples, read_rates;
   for (int i = -options.warmup; i < options.iters; ++i) {
     TF_ASSIGN_OR_RETURN(const double read_rate, group_read.Run());

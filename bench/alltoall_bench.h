@@ -40,6 +40,7 @@ struct AllToAllBenchOptions {
   int warmup = 3;
   int iters = 20;
   RunBaselines baselines = RunBaselines::kYes;
+  int64_t memory_read_bytes = int64_t{256} << 20;  // by a host's ranks together: far more than its caches hold
 };
 
 // Microseconds: over the iterations of the largest of all ranks.

@@ -64,7 +64,7 @@ HWY_AFTER_NAMESPACE();
 namespace tokenferry {
 namespace {
 
-constexpr int64_t kReadFloats = int64_t{32} << 20, kFmaSteps = 2'000'000;
+constexpr int64_t kReadBytesPerThread = int64_t{128} << 20, kFmaSteps = 2'000'000;
 constexpr int kTries = 5;
 constexpr double kRatioSeconds = 0.06;
 
@@ -128,14 +128,18 @@ double MiddleOf(std::vector<double> values) {
 
 }  // namespace
 
-MemoryRead::MemoryRead(ThreadPool& pool, Isa isa)
-    : pool_(pool), isa_(isa), memory_(kReadFloats * pool.num_threads(), 1.0f), sums_(pool.num_threads() * 16) {}
+MemoryRead::MemoryRead(ThreadPool& pool, Isa isa, int64_t num_bytes)
+    : pool_(pool),
+      isa_(isa),
+      floats_per_thread_(num_bytes / static_cast<int64_t>(sizeof(float)) / pool.num_threads()),
+      memory_(floats_per_thread_ * pool.num_threads(), 1.0f),
+      sums_(pool.num_threads() * 16) {}
 
 int64_t MemoryRead::num_bytes() const { return static_cast<int64_t>(memory_.size() * sizeof(float)); }
 
 void MemoryRead::Run() {
   pool_.ParallelFor(pool_.num_threads(), [&](int64_t t, int) {
-    sums_[t * 16] += TF_SIMD_CHOOSE(isa_, ReadAll, PlainReadAll)(&memory_[t * kReadFloats], kReadFloats);
+    sums_[t * 16] += TF_SIMD_CHOOSE(isa_, ReadAll, PlainReadAll)(&memory_[t * floats_per_thread_], floats_per_thread_);
   });
 }
 
@@ -150,7 +154,7 @@ MachineBounds MeasureBounds(ThreadPool& pool, Isa isa, double (*seconds)()) {
     });
     rates.push_back(flops[0] * threads / (seconds() - start));
   }
-  MemoryRead read(pool, isa);
+  MemoryRead read(pool, isa, kReadBytesPerThread * pool.num_threads());
   double read_seconds = 0;
   for (int i = 0; i < kTries; ++i) {
     const double start = seconds();

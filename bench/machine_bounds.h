@@ -15,13 +15,15 @@ struct MachineBounds {
 // A read of memory beyond the caches by all threads of a pool; takes a few milliseconds.
 class MemoryRead {
  public:
-  MemoryRead(ThreadPool& pool, Isa isa);
+  // `num_bytes` by all threads of the pool; more than the caches hold, if it is to be memory that is read.
+  MemoryRead(ThreadPool& pool, Isa isa, int64_t num_bytes);
   int64_t num_bytes() const;
   void Run();
 
  private:
   ThreadPool& pool_;
   const Isa isa_;
+  const int64_t floats_per_thread_;
   std::vector<float> memory_, sums_;
 };
 

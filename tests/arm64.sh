@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # arm64.sh: builds for 64-bit ARM and runs the tests of numbers, kernels, experts and the exchange under qemu's emulation:
 # that NEON gives the bits of the plain reference. Installs Debian's cross compiler and qemu (as root); ARM libraries are
-# unpacked below build/arm64 and installed nowhere. Not part of run.sh: it takes five minutes.
+# unpacked below build/arm64 and installed nowhere. It takes five minutes; of run.sh it is part with --full only.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/build.sh

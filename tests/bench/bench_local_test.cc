@@ -86,6 +86,7 @@ absl::Status TimeFaultyExchange(Fault fault, int from_run) {
     AllToAllBenchOptions bench;
     bench.warmup = 1;
     bench.iters = 3;
+    bench.memory_read_bytes = 1 << 16;
     const absl::Status timed = TimeExchange(context, exchange, Reduction::kExact, **problem, bench).status();
     if (!timed.ok()) transport.Abort(timed);
     if (transport.rank() == RankId(0)) status = timed;
@@ -121,6 +122,7 @@ TEST(BenchVerification, SumsOfHostsAreTheirOwn) {
           ASSERT_TRUE(exchange.ok()) << exchange.status();
           AllToAllBenchOptions bench;
           bench.iters = 1;
+          bench.memory_read_bytes = 1 << 16;
           const absl::Status timed = TimeExchange(context, **exchange, expected, **problem, bench).status();
           EXPECT_EQ(timed.code(), reduction == expected ? absl::StatusCode::kOk : absl::StatusCode::kDataLoss) << timed;
         });

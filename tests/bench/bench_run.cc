@@ -67,6 +67,7 @@ void RunSmallAllToAllBench(Transport& transport) {
   TestRank rank(transport);
   AllToAllBenchOptions options;
   options.tokens = {7};
+  options.memory_read_bytes = 1 << 16;
   options.hidden = {33};
   options.experts = {8};
   options.top_k = {3};
@@ -103,6 +104,7 @@ void RunWideAllToAllBench(Transport& transport) {
   TestRank rank(transport);
   AllToAllBenchOptions options;
   options.tokens = {64};
+  options.memory_read_bytes = 1 << 16;
   options.hidden = {2048};
   options.experts = {32};
   options.warmup = 0;
