@@ -23,7 +23,7 @@ namespace tokenferry {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Sums `num_floats` floats (a multiple of 128).
+// Sums `num_floats` floats (a multiple of 128, 512 bytes).
 float ReadAll(const float* p, int64_t num_floats) {
   const hn::CappedTag<float, 16> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -131,7 +131,7 @@ double MiddleOf(std::vector<double> values) {
 MemoryRead::MemoryRead(ThreadPool& pool, Isa isa, int64_t num_bytes)
     : pool_(pool),
       isa_(isa),
-      floats_per_thread_(num_bytes / static_cast<int64_t>(sizeof(float)) / pool.num_threads()),
+      floats_per_thread_(num_bytes / 512 / pool.num_threads() * 128),
       memory_(floats_per_thread_ * pool.num_threads(), 1.0f),
       sums_(pool.num_threads() * 16) {}
 

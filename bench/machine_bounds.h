@@ -15,7 +15,8 @@ struct MachineBounds {
 // A read of memory beyond the caches by all threads of a pool; takes a few milliseconds.
 class MemoryRead {
  public:
-  // `num_bytes` by all threads of the pool; more than the caches hold, if it is to be memory that is read.
+  // `num_bytes` by all threads of the pool, less what is no multiple of 512 per thread; more than the caches hold, if
+  // it is to be memory that is read.
   MemoryRead(ThreadPool& pool, Isa isa, int64_t num_bytes);
   int64_t num_bytes() const;
   void Run();
