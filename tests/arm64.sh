@@ -7,10 +7,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/build.sh
 root=$PWD/build/arm64
 
-for tool in aarch64-linux-gnu-g++ qemu-aarch64-static; do
-  command -v "$tool" >/dev/null && continue
+bash launch/install_deps.sh --tests
+if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64-static >/dev/null; then
+  apt-get update --quiet
   apt-get install --yes --quiet --no-install-recommends g++-aarch64-linux-gnu qemu-user-static
-done
+fi
 
 # An index, a cache and a list of installed packages of its own: this system's are left alone.
 apt_arm64() {
