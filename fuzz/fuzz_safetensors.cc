@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/check.h"
-#include "runtime/model/safetensors.h"
+#include "runtime/checkpoint/safetensors.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tokenferry;

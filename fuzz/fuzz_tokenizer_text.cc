@@ -4,8 +4,8 @@
 
 #include "core/check.h"
 #include "fuzz/tokenizer_properties.h"
-#include "runtime/model/tokenizer_data.h"
-#include "runtime/model/unicode.h"
+#include "runtime/text/tokenizer_data.h"
+#include "runtime/text/unicode.h"
 
 namespace {
 

@@ -1,7 +1,7 @@
 #include "fuzz/tokenizer_properties.h"
 
 #include "core/check.h"
-#include "runtime/model/unicode.h"
+#include "runtime/text/unicode.h"
 
 namespace tokenferry {
 namespace {

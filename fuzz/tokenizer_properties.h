@@ -1,7 +1,7 @@
 // What must hold for every tokenizer and every text.
 #pragma once
 
-#include "runtime/model/tokenizer.h"
+#include "runtime/text/tokenizer.h"
 
 namespace tokenferry {
 

@@ -1,12 +1,13 @@
-// tokenferry: one program, one subcommand per run. launch/flags.h has the command line, launch/bootstrap.h the ranks.
+// tokenferry: one program, one subcommand per run. launch/cli/flags.h has the command line, launch/ranks/bootstrap.h
+// the ranks.
 #include <unistd.h>
 
 #include <cstdio>
 
 #include "absl/types/span.h"
-#include "launch/bootstrap.h"
-#include "launch/commands.h"
-#include "launch/flags.h"
+#include "launch/cli/flags.h"
+#include "launch/commands/commands.h"
+#include "launch/ranks/bootstrap.h"
 
 namespace tokenferry {
 namespace {

@@ -3,10 +3,10 @@
 # build/cpu and runs it with 4 ranks on the checkpoint that comes with the repository. Run again, it only runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. launch/build.sh
+. launch/scripts/build.sh
 
 ranks=4
-bash launch/install_deps.sh
+bash launch/scripts/install_deps.sh
 
 # The tests share this build folder: what they have configured is kept, so that nothing is built twice.
 if [ ! -f build/cpu/build.ninja ] || ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$PWD" build/cpu/CMakeCache.txt; then
@@ -17,7 +17,7 @@ say "Building build/cpu/tokenferry (a few minutes the first time)"
 tf_build cpu tokenferry
 
 export TF_NUM_RANKS=$ranks
-. launch/mpirun_env.sh
+. launch/scripts/mpirun_env.sh
 cores=$(nproc)
 if [ "$cores" -lt "$ranks" ]; then
   echo "$ranks ranks share $cores cores here: it works, but every rank waits for the others' turns."
@@ -32,4 +32,4 @@ printf '\n\n'
   echo "quickstart.sh: the run above failed with status $status" >&2
   exit "$status"
 }
-printf '\nTry your own: . launch/mpirun_env.sh; mpirun -n 4 build/cpu/tokenferry generate --help\n'
+printf '\nTry your own: . launch/scripts/mpirun_env.sh; mpirun -n 4 build/cpu/tokenferry generate --help\n'

@@ -4,10 +4,10 @@
 # unpacked below build/arm64 and installed nowhere. It takes five minutes; of run.sh it is part with --full only.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. launch/build.sh
+. launch/scripts/build.sh
 root=$PWD/build/arm64
 
-bash launch/install_deps.sh --tests
+bash launch/scripts/install_deps.sh --tests
 if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64-static >/dev/null; then
   apt-get update --quiet
   apt-get install --yes --quiet --no-install-recommends g++-aarch64-linux-gnu qemu-user-static
@@ -23,7 +23,7 @@ if [ ! -e "$root/sysroot/complete" ]; then
   : >"$root/apt/status"
   apt_arm64 update
   packages=()
-  for package in $(bash launch/install_deps.sh --tests --print); do
+  for package in $(bash launch/scripts/install_deps.sh --tests --print); do
     case "$package" in *-dev) packages+=("$package") ;; esac  # no tools: they run on this machine
   done
   apt_arm64 install --yes --no-install-recommends --download-only libc6-dev libstdc++6 "${packages[@]}"

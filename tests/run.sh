@@ -11,7 +11,7 @@
 # nothing has changed since they passed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. launch/build.sh
+. launch/scripts/build.sh
 
 full=no
 case "${1:-}" in
@@ -103,7 +103,7 @@ choose_asan_options() {
   rm -r "$dir"
 }
 
-if ! bash launch/install_deps.sh --tests; then
+if ! bash launch/scripts/install_deps.sh --tests; then
   printf '0 passed, 1 failed\n'
   exit 1
 fi

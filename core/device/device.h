@@ -21,9 +21,9 @@
 #include <type_traits>
 
 #include "absl/strings/string_view.h"
-#include "core/isa.h"
+#include "core/host/isa.h"
+#include "core/host/thread_pool.h"
 #include "core/status.h"
-#include "core/thread_pool.h"
 
 namespace tokenferry {
 

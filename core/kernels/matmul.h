@@ -11,7 +11,7 @@
 #pragma once
 
 #include "core/device/device.h"
-#include "core/tensor.h"
+#include "core/formats/tensor.h"
 
 namespace tokenferry {
 

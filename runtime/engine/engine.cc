@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "absl/time/clock.h"
-#include "comm/collectives.h"
+#include "comm/transport/collectives.h"
 
 namespace tokenferry {
 namespace {

@@ -1,12 +1,12 @@
 #include "runtime/engine/moe_layer.h"
 
 #include "absl/time/clock.h"
-#include "comm/exchange_budget.h"
-#include "comm/topology.h"
+#include "comm/transport/topology.h"
+#include "comm/tuning/exchange_budget.h"
 #include "core/kernels/matmul.h"
-#include "experts/expert_ffn.h"
-#include "experts/padded_rows.h"
-#include "experts/router.h"
+#include "experts/ffn/expert_ffn.h"
+#include "experts/ffn/padded_rows.h"
+#include "experts/router/router.h"
 
 namespace tokenferry {
 namespace {

@@ -6,9 +6,9 @@
 #include <optional>
 #include <vector>
 
-#include "comm/exchange_choice.h"
+#include "comm/tuning/exchange_choice.h"
 #include "core/device/growing_buffer.h"
-#include "core/placement.h"
+#include "core/moe/placement.h"
 #include "runtime/engine/overflow_stage.h"
 #include "runtime/engine/overlap.h"
 #include "runtime/model/model_config.h"

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "comm/collectives.h"
+#include "comm/transport/collectives.h"
 #include "core/check.h"
 
 namespace tokenferry {

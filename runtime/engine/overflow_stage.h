@@ -1,12 +1,13 @@
-// The overflow policy of all MoE layers on one rank: gathers the routings of all ranks, lets experts/overflow.h decide.
+// The overflow policy of all MoE layers on one rank: gathers the routings of all ranks, lets
+// experts/overflow/overflow.h decide.
 #pragma once
 
 #include <memory>
 #include <vector>
 
-#include "comm/transport.h"
+#include "comm/transport/transport.h"
 #include "core/device/device.h"
-#include "experts/overflow.h"
+#include "experts/overflow/overflow.h"
 
 namespace tokenferry {
 

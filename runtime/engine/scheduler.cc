@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
-#include "runtime/model/attention_ops.h"
+#include "runtime/attention/attention_ops.h"
 
 namespace tokenferry {
 namespace {

@@ -4,9 +4,9 @@
 
 #include "core/kernels/gather_rows.h"
 #include "core/kernels/matmul.h"
-#include "experts/expert_ffn.h"
-#include "runtime/model/norm_ops.h"
-#include "runtime/model/rope.h"
+#include "experts/ffn/expert_ffn.h"
+#include "runtime/attention/rope.h"
+#include "runtime/ops/norm_ops.h"
 
 namespace tokenferry {
 namespace {

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "core/kernels/matmul.h"
+#include "runtime/attention/attention_ops.h"
+#include "runtime/attention/kv_cache.h"
 #include "runtime/engine/moe_layer.h"
-#include "runtime/model/attention_ops.h"
-#include "runtime/model/kv_cache.h"
 
 namespace tokenferry {
 

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "absl/strings/str_join.h"
-#include "runtime/model/json_file.h"
+#include "core/io/json_file.h"
 
 namespace tokenferry {
 namespace {

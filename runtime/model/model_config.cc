@@ -4,9 +4,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/io/json_file.h"
+#include "core/io/range_file.h"
 #include "runtime/model/config_reader.h"
-#include "runtime/model/json_file.h"
-#include "runtime/model/range_file.h"
 
 namespace tokenferry {
 namespace {

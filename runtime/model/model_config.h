@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "core/dtype.h"
+#include "core/formats/dtype.h"
 #include "core/status.h"
-#include "runtime/model/rope.h"
+#include "runtime/attention/rope.h"
 
 namespace tokenferry {
 

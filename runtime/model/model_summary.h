@@ -6,8 +6,8 @@
 #include <map>
 #include <vector>
 
-#include "core/dtype.h"
-#include "core/placement.h"
+#include "core/formats/dtype.h"
+#include "core/moe/placement.h"
 #include "runtime/model/tensor_plan.h"
 
 namespace tokenferry {

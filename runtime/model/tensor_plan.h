@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "core/dtype.h"
+#include "core/formats/dtype.h"
 #include "core/status.h"
-#include "runtime/model/checkpoint.h"
+#include "runtime/checkpoint/checkpoint.h"
 #include "runtime/model/model_config.h"
 
 namespace tokenferry {

@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
-#include "runtime/model/finite_check.h"
+#include "runtime/ops/finite_check.h"
 
 namespace tokenferry {
 namespace {

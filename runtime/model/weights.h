@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "core/device/device.h"
-#include "core/placement.h"
-#include "core/tensor.h"
-#include "runtime/model/checkpoint.h"
+#include "core/formats/tensor.h"
+#include "core/moe/placement.h"
+#include "runtime/checkpoint/checkpoint.h"
 #include "runtime/model/tensor_plan.h"
 
 namespace tokenferry {

@@ -1,11 +1,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "bench/round_trip.h"
+#include "bench/alltoall/round_trip.h"
 #include "core/device/cpu_device.h"
 #include "tests/bench/bench_run.h"
-#include "tests/comm/hosted_transport.h"
-#include "tests/comm/rank_group.h"
+#include "tests/comm/transport/hosted_transport.h"
+#include "tests/comm/transport/rank_group.h"
 
 namespace tokenferry {
 namespace {

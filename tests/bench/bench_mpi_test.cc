@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/bench/bench_run.h"
-#include "tests/comm/rank_group.h"
+#include "tests/comm/transport/rank_group.h"
 
 namespace tokenferry {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "bench/alltoall_report.h"
-#include "bench/moe_bench.h"
+#include "bench/alltoall/alltoall_report.h"
+#include "bench/moe/moe_bench.h"
 #include "core/device/cpu_device.h"
 
 namespace tokenferry {

@@ -1,7 +1,7 @@
 // Small runs of bench alltoall and bench moe on a group of ranks, with what their reports must say.
 #pragma once
 
-#include "bench/alltoall_bench.h"
+#include "bench/alltoall/alltoall_bench.h"
 
 namespace tokenferry {
 

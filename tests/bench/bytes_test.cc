@@ -1,11 +1,11 @@
-#include "bench/bytes.h"
+#include "bench/alltoall/bytes.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <string>
 
-#include "bench/traffic.h"
+#include "bench/alltoall/traffic.h"
 
 namespace tokenferry {
 namespace {

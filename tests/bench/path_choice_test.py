@@ -18,7 +18,7 @@ SOURCE = os.environ["TF_SOURCE_DIR"]
 sys.path.insert(0, os.path.join(SOURCE, "bench"))
 import path_table  # noqa: E402
 
-CLUSTER = os.path.join(SOURCE, "launch/local_cluster.sh")
+CLUSTER = os.path.join(SOURCE, "launch/scripts/local_cluster.sh")
 LIMIT = 15.0  # per cent
 ATTEMPTS = 4
 

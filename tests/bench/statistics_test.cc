@@ -1,11 +1,11 @@
-#include "bench/statistics.h"
+#include "bench/measure/statistics.h"
 
 #include <gtest/gtest.h>
 
 #include <numeric>
 
-#include "bench/svg_plot.h"
-#include "tests/comm/rank_group.h"
+#include "bench/measure/svg_plot.h"
+#include "tests/comm/transport/rank_group.h"
 
 namespace tokenferry {
 namespace {

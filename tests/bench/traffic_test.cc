@@ -1,4 +1,4 @@
-#include "bench/traffic.h"
+#include "bench/alltoall/traffic.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Jobs on emulated hosts (launch/local_cluster.sh): the same bits as on one, and what survivors say when a host or its
+"""Jobs on emulated hosts (launch/scripts/local_cluster.sh): the same bits as on one, and what survivors say when a host or its
 link fails.
 
   cluster_test.py TOKENFERRY EXCHANGE_LOOP EXCHANGE_TRAFFIC [unittest arguments]

@@ -13,11 +13,11 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
-#include "comm/collectives.h"
-#include "comm/cost_model.h"
-#include "comm/exchange.h"
-#include "comm/mpi_session.h"
-#include "comm/mpi_transport.h"
+#include "comm/exchange/exchange.h"
+#include "comm/transport/collectives.h"
+#include "comm/transport/mpi_session.h"
+#include "comm/transport/mpi_transport.h"
+#include "comm/tuning/cost_model.h"
 #include "core/device/cpu_device.h"
 
 namespace tokenferry {

@@ -4,7 +4,7 @@
   local_cluster.sh .. --no-mpirun -- strike.py host-loss|cut-link|slow-link LINE PROGRAM [ARG ..]
 
 LINE is how a line of PROGRAM's output begins: "step 20", or "strike" of a rank that holds in a phase
-(tests/comm/exchange_loop.cc). Prints one JSON object: when it struck (CLOCK_MONOTONIC, ns), seconds from then until no
+(tests/comm/exchange/exchange_loop.cc). Prints one JSON object: when it struck (CLOCK_MONOTONIC, ns), seconds from then until no
 process of PROGRAM was left on the other hosts, those that were still left a minute later, mpirun's stderr and the ranks' own.
 """
 import json

@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "core/check.h"
-#include "core/scalar.h"
+#include "core/formats/scalar.h"
 #include "runtime/model/tensor_plan.h"
 
 namespace tokenferry::testing {

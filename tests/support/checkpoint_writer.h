@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "core/dtype.h"
+#include "core/formats/dtype.h"
 #include "runtime/model/model_config.h"
 
 namespace tokenferry::testing {

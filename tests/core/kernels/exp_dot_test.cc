@@ -2,7 +2,7 @@
 #include <cmath>
 #include <random>
 
-#include "core/isa.h"
+#include "core/host/isa.h"
 #include "core/kernels/dot.h"
 #include "core/kernels/exp.h"
 #include "gtest/gtest.h"

@@ -12,7 +12,7 @@
 
 #include "core/check.h"
 #include "core/device/cpu_device.h"
-#include "core/tensor.h"
+#include "core/formats/tensor.h"
 
 namespace tokenferry {
 

@@ -1,0 +1,217 @@
+#include "bench/moe/moe_bench.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_format.h"
+#include "bench/alltoall/round_trip.h"
+#include "bench/moe/moe_layer_run.h"
+#include "comm/transport/collectives.h"
+#include "core/host/machine.h"
+
+namespace tokenferry {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr CallSite kAgree{.phase = "bench: agree"};
+
+// What all ranks' choices cost: each chosen expert's weights are read once, each selection is computed.
+absl::Status CountWork(const BenchContext& context, const MoeLayerRun& run, MoeResult* result) {
+  std::vector<int64_t> mine(result->shape.num_experts);
+  for (const int32_t e : run.expert_idx()) ++mine[e];
+  TF_ASSIGN_OR_RETURN(const auto all, GatherNumbers(context.transport, mine));
+  for (int e = 0; e < result->shape.num_experts; ++e) {
+    int64_t selections = 0;
+    for (const auto& theirs : all) selections += theirs[e];
+    if (selections > 0) result->weight_bytes += RandomExpert::NumBytes(result->shape);
+    result->flops += 6.0 * static_cast<double>(selections * result->shape.hidden * result->shape.intermediate);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TimeLayer(const BenchContext& context, MoeLayerRun& run, const MoeBenchOptions& options,
+                       MoeResult* result) {
+  TF_RETURN_IF_ERROR(run.Verify());
+  std::vector<double> samples;
+  for (int i = -options.warmup; i < options.iters; ++i) {
+    TF_ASSIGN_OR_RETURN(const MoeSeconds s, run.Run());
+    if (i < 0) continue;
+    for (const double v : {s.route, s.plan, s.dispatch, s.experts, s.combine, s.layer()}) samples.push_back(v * 1e6);
+  }
+  TF_RETURN_IF_ERROR(run.Verify());
+  TF_ASSIGN_OR_RETURN(const std::vector<double> largest, MaxOverRanks(context.transport, samples));
+  Summary* const phases[] = {&result->route,   &result->plan,    &result->dispatch,
+                             &result->experts, &result->combine, &result->layer};
+  for (size_t p = 0; p < std::size(phases); ++p) {
+    std::vector<double> values;
+    for (size_t i = p; i < largest.size(); i += std::size(phases)) values.push_back(largest[i]);
+    *phases[p] = Summarize(std::move(values));
+  }
+  return CountWork(context, run, result);
+}
+
+absl::StatusOr<MoeResult> RunOne(const BenchContext& context, const MoeBenchOptions& options,
+                                 const MoeLayerWeights& weights, int64_t tokens, ExchangePath path) {
+  MoeResult result{.shape = weights.shape, .tokens = tokens, .path = path};
+  auto exchange = CreateExchange(context.transport, context.device,
+                                 {.hidden = weights.shape.hidden,
+                                  .row_dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32,
+                                  .path = path,
+                                  .max_tokens = tokens,
+                                  .max_top_k = weights.shape.top_k});
+  const absl::Status created = AgreeOnStatus(context.transport, kAgree, exchange.status());
+  if (absl::IsUnimplemented(created) || absl::IsFailedPrecondition(created)) {
+    result.unavailable = std::string(created.message());
+    return result;
+  }
+  TF_RETURN_IF_ERROR(created);
+  auto run = MoeLayerRun::Create(context, weights, **exchange, tokens, options.compute);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, run.status()));
+  TF_RETURN_IF_ERROR(TimeLayer(context, **run, options, &result));
+  result.chosen = (*exchange)->stats().path;
+  return result;
+}
+
+absl::Status RunShape(const BenchContext& context, const MoeBenchOptions& options, const MoeShape& shape,
+                      MoeReport* report) {
+  if (shape.top_k > shape.num_experts) {
+    return AgreeOnStatus(context.transport, kAgree,
+                         absl::InvalidArgumentError(absl::StrCat("--top-k ", shape.top_k, " of --experts ",
+                                                                 shape.num_experts, ": there are not so many")));
+  }
+  auto weights = MoeLayerWeights::Create(context, shape);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, weights.status()));
+  for (const int64_t tokens : options.tokens) {
+    for (const ExchangePath path : options.paths) {
+      TF_ASSIGN_OR_RETURN(MoeResult result, RunOne(context, options, **weights, tokens, path));
+      report->results.push_back(std::move(result));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<MachineBounds> GroupBounds(const BenchContext& context) {
+  ThreadPool pool(context.num_threads);
+  TF_RETURN_IF_ERROR(Barrier(context.transport, kAgree));
+  const MachineBounds mine = MeasureBounds(pool, context.isa, MonotonicSeconds);
+  TF_ASSIGN_OR_RETURN(const auto all,
+                      GatherNumbers(context.transport, {static_cast<int64_t>(mine.read_bytes_per_second),
+                                                        static_cast<int64_t>(mine.flops_per_second)}));
+  MachineBounds sum;
+  for (const auto& theirs : all) {
+    sum.read_bytes_per_second += static_cast<double>(theirs[0]);
+    sum.flops_per_second += static_cast<double>(theirs[1]);
+  }
+  return sum;
+}
+
+struct MoeRates {
+  double tokens_per_second = 0, gflops = 0, weight_gbps = 0, of_bound = 0;
+};
+
+MoeRates RatesOf(const MoeReport& r, const MoeResult& m) {
+  const double layer = m.layer.median * 1e-6, experts = m.experts.median * 1e-6;
+  const auto bytes = static_cast<double>(m.weight_bytes);
+  return {static_cast<double>(m.tokens * r.num_ranks) / layer, m.flops / experts * 1e-9, bytes / experts * 1e-9,
+          std::max(bytes / r.bounds.read_bytes_per_second, m.flops / r.bounds.flops_per_second) / experts};
+}
+
+const char* WeightsName(DType dtype) {
+  return dtype == DType::kBF16 ? "bf16" : dtype == DType::kF8E4M3 ? "fp8" : "f32";
+}
+
+}  // namespace
+
+absl::StatusOr<MoeReport> RunMoeBench(const BenchContext& context, const MoeBenchOptions& options) {
+  MoeReport report{.num_ranks = context.transport.num_ranks(),
+                   .num_threads = context.num_threads,
+                   .topology = context.topology.ToString(),
+                   .instruction_set = std::string(IsaName(context.isa)),
+                   .machine = MachineDescription()};
+  TF_ASSIGN_OR_RETURN(report.core_ratio_before, TwoCoreRatioOfGroup(context.transport, context.isa));
+  TF_ASSIGN_OR_RETURN(report.bounds, GroupBounds(context));
+  for (const DType dtype : options.weight_dtypes) {
+    for (const int64_t hidden : options.hidden) {
+      for (const int64_t intermediate : options.intermediate) {
+        for (const int experts : options.experts) {
+          for (const int top_k : options.top_k) {
+            TF_RETURN_IF_ERROR(RunShape(context, options, {hidden, intermediate, experts, top_k, dtype}, &report));
+          }
+        }
+      }
+    }
+  }
+  TF_ASSIGN_OR_RETURN(report.core_ratio_after, TwoCoreRatioOfGroup(context.transport, context.isa));
+  return report;
+}
+
+std::string MoeTable(const MoeReport& r) {
+  std::string table = absl::StrFormat(
+      "%s\n%s, %d threads each, %s; median microseconds of the slowest rank, results verified\n"
+      "two-core ratio %.2f before, %.2f after; all ranks together read %.1f GB/s, %.0f GFLOP/s of f32 "
+      "multiply-adds\n\n",
+      r.machine, r.topology, r.num_threads, r.instruction_set, r.core_ratio_before, r.core_ratio_after,
+      r.bounds.read_bytes_per_second * 1e-9, r.bounds.flops_per_second * 1e-9);
+  absl::StrAppend(
+      &table, absl::StrFormat("%7s %6s %6s %9s %-5s %-12s %9s %9s %10s %11s %10s %11s %10s %9s %8s %6s\n", "tokens",
+                              "hidden", "inner", "top-k/of", "dtype", "path", "route", "plan", "dispatch", "experts",
+                              "combine", "layer", "tokens/s", "GFLOP/s", "w.GB/s", "bound"));
+  for (const MoeResult& m : r.results) {
+    absl::StrAppend(&table, absl::StrFormat("%7d %6d %6d %4d/%-4d %-5s %-12s ", m.tokens, m.shape.hidden,
+                                            m.shape.intermediate, m.shape.top_k, m.shape.num_experts,
+                                            WeightsName(m.shape.weight_dtype), ExchangePathName(m.path)));
+    if (!m.unavailable.empty()) {
+      absl::StrAppend(&table, "not available: ", m.unavailable, "\n");
+      continue;
+    }
+    const MoeRates rates = RatesOf(r, m);
+    absl::StrAppend(
+        &table, absl::StrFormat("%9.1f %9.1f %10.1f %11.1f %10.1f %11.1f %10.0f %9.1f %8.2f %5.0f%%\n", m.route.median,
+                                m.plan.median, m.dispatch.median, m.experts.median, m.combine.median, m.layer.median,
+                                rates.tokens_per_second, rates.gflops, rates.weight_gbps, 100 * rates.of_bound));
+  }
+  return table;
+}
+
+std::string MoeJson(const MoeReport& r) {
+  const auto summary = [](const Summary& s) -> Json {
+    return {{"min_us", s.min}, {"median_us", s.median}, {"p95_us", s.p95}, {"max_us", s.max}};
+  };
+  Json json = {{"benchmark", "moe"},
+               {"machine",
+                {{"description", r.machine},
+                 {"topology", r.topology},
+                 {"ranks", r.num_ranks},
+                 {"threads_per_rank", r.num_threads},
+                 {"instruction_set", r.instruction_set},
+                 {"two_core_ratio", {{"before", r.core_ratio_before}, {"after", r.core_ratio_after}}},
+                 {"read_gbps", r.bounds.read_bytes_per_second * 1e-9},
+                 {"gflops", r.bounds.flops_per_second * 1e-9}}},
+               {"results", Json::array()}};
+  for (const MoeResult& m : r.results) {
+    Json result = {{"tokens", m.tokens},
+                   {"hidden", m.shape.hidden},
+                   {"intermediate", m.shape.intermediate},
+                   {"experts", m.shape.num_experts},
+                   {"top_k", m.shape.top_k},
+                   {"weights", WeightsName(m.shape.weight_dtype)},
+                   {"path", ExchangePathName(m.path)}};
+    if (!m.unavailable.empty()) {
+      result["unavailable"] = m.unavailable;
+    } else {
+      const MoeRates rates = RatesOf(r, m);
+      result["chosen_path"] = ExchangePathName(m.chosen);
+      result["verified"] = true;  // a run whose results are wrong ends with an error
+      result["phases"] = {{"route", summary(m.route)},       {"plan", summary(m.plan)},
+                          {"dispatch", summary(m.dispatch)}, {"experts", summary(m.experts)},
+                          {"combine", summary(m.combine)},   {"layer", summary(m.layer)}};
+      result["tokens_per_second"] = rates.tokens_per_second;
+      result["expert_gflops"] = rates.gflops;
+      result["weight_gbps"] = rates.weight_gbps;
+      result["of_bound"] = rates.of_bound;
+    }
+    json["results"].push_back(std::move(result));
+  }
+  return json.dump(2) + "\n";
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,13 @@
+// Path alltoallv: one packed message per peer, one row per (token, destination rank) whatever number of that rank's
+// experts the token has chosen. Works on every transport.
+#pragma once
+
+#include <memory>
+
+#include "comm/exchange/exchange.h"
+
+namespace tokenferry {
+
+std::unique_ptr<Exchange> CreateAllToAllVExchange(Transport& transport, Device& device, const ExchangeOptions& options);
+
+}  // namespace tokenferry

@@ -1,0 +1,430 @@
+// Who may write what when, of the memory that a host's ranks share. Exchanges of one object are numbered n = 1, 2, ..
+// All ranks pass through Plan n, Dispatch n, Combine n in order, and each synchronizes its stream before it raises a
+// flag, so that what it has launched is complete then.
+//  * What a rank tells the others of Plan n is read in their Plan n. It lies in one of two places, by the parity of n:
+//    it is overwritten in Plan n + 2, after Plan n + 1 in which the rank has seen the plan flag n + 1 of all ranks of
+//    its host, which they raised after their Plan n.
+//  * Rows that a rank serves, and outputs of its experts, of n are read by the others until they raise their plan flag
+//    n + 1. They are overwritten after Plan n + 1, in which the rank has waited for those.
+#include "comm/exchange/two_level/two_level_exchange.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "comm/exchange/two_level/two_level_state.h"
+#include "comm/ops/copy_rows.h"
+#include "comm/ops/exchange_ops.h"
+#include "comm/ops/row_codec_ops.h"
+#include "comm/peer/peer_flags.h"
+#include "comm/peer/peer_memory.h"
+#include "comm/plan/exchange_planner.h"
+#include "comm/transport/collectives.h"
+#include "core/device/growing_buffer.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr CallSite kStart{"start: peer memory"};
+const std::vector<float> kOne = {1.0f};  // the weight of a host's sum
+
+class TwoLevelExchange : public Exchange {
+ public:
+  TwoLevelExchange(Transport& transport, Device& device, const ExchangeOptions& options, const Topology& topology)
+      : Exchange(ExchangePath::kTwoLevel, transport, device, options),
+        transport_(transport),
+        device_(device),
+        options_(options),
+        rank_(transport.rank().value),
+        num_ranks_(transport.num_ranks()),
+        wire_row_bytes_(RowBytes(options.row_dtype, options.hidden)),
+        row_bytes_(RowBytes(options.rows_dtype(), options.hidden)),
+        out_bytes_(options.hidden * DTypeBytes(options.output_dtype)),
+        routes_(TwoLevelRoutes::Make(topology, transport.rank())),
+        planner_(transport, options),
+        wire_rows_(transport.memory_kind(), "exchange: rows for hosts"),
+        narrow_rows_(transport.memory_kind(), "exchange: quantised rows for this host"),
+        back_send_(transport.memory_kind(), "exchange: outputs to send back"),
+        home_sums_(transport.memory_kind(), "exchange: sums of hosts"),
+        weight_send_(transport.memory_kind(), "exchange: weights for hosts"),
+        weight_recv_(transport.memory_kind(), "exchange: weights for this host"),
+        on_host_(num_ranks_),
+        wanted_(num_ranks_),
+        send_bytes_(num_ranks_ + 1),
+        recv_bytes_(num_ranks_ + 1) {
+    for (int r : routes_.ranks) on_host_[r] = 1;
+  }
+
+  // Collective.
+  absl::Status Start() {
+    TF_ASSIGN_OR_RETURN(layout_, MakeTwoLevelLayout(num_ranks_, row_bytes_, out_bytes_));
+    TF_ASSIGN_OR_RETURN(memory_, transport_.ReservePeerMemory(kStart, layout_.bytes_per_rank));
+    flags_.emplace(transport_, *memory_);
+    // Flags must be there before anybody polls them; the rest is taken when a plan needs it.
+    return AgreeOnStatus(transport_, kStart, memory_->Take(rank_, 0, PeerFlags::kBytesPerRank));
+  }
+
+ private:
+  bool reduces() const { return options_.reduction == Reduction::kNode; }
+  char* part() const { return memory_->part(rank_); }
+  ConstFloatMatrix AllOutputs() const {
+    return {memory_->base() + layout_.outputs, options_.output_dtype, num_ranks_ * layout_.outputs_per_rank,
+            options_.hidden};
+  }
+
+  absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                      ExchangePlan& plan) override {
+    plan.rank = transport_.rank();
+    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan.send);
+    state_.Clear(num_ranks_);
+    if (home.ok()) BuildHostPlan(plan.send, routes_.hosts, state_.host);
+    TF_RETURN_IF_ERROR(
+        planner_.Swap(transport_, site, home, state_.host.told, placement, RowsFor::kThisHost, plan.recv));
+    PlanRows(plan);
+    PlanParts();
+    const CallSite forwards = At(site, "plan forwards");
+    TF_RETURN_IF_ERROR(Tell(forwards, plan, placement));
+    TF_RETURN_IF_ERROR(LocateRows(forwards, plan.recv));
+    const int64_t stride = layout_.outputs_per_rank;
+    return Annotate(reduces() ? state_.PlanSums(routes_, plan.send, stride, out_bytes_)
+                              : state_.PlanOutputs(routes_, plan.send, stride, out_bytes_),
+                    forwards);
+  }
+
+  void PlanRows(const ExchangePlan& plan) {
+    for (int h : routes_.others_by_server) {
+      const std::vector<int32_t>& tokens = state_.host.row_token[h];
+      state_.wire_token.insert(state_.wire_token.end(), tokens.begin(), tokens.end());
+      state_.rows.send[routes_.server_per_host[h] + 1] = static_cast<int64_t>(tokens.size());
+    }
+    for (int s = 0; s < num_ranks_; ++s) {
+      state_.row_counts.push_back(plan.recv.row_offsets[s + 1] - plan.recv.row_offsets[s]);
+    }
+    for (int s : routes_.my_sources()) {
+      if (s != rank_) state_.rows.recv[s + 1] = state_.row_counts[s];
+    }
+    state_.rows.Sum();
+    state_.num_own_outputs = plan.num_recv_selections();
+  }
+
+  // From what all ranks know: no host gets more rows from a rank than any has tokens.
+  void PlanParts() {
+    constexpr int kUsualTopK = 8;  // a wrong guess makes parts larger or smaller
+    const int64_t top_k = options_.max_top_k > 0 ? options_.max_top_k : kUsualTopK;
+    const int64_t most_tokens = planner_.most_tokens();
+    state_.num_row_parts = NumParts(most_tokens * wire_row_bytes_, kTwoLevelParts);
+    state_.num_back_parts = NumParts(most_tokens * (reduces() ? 1 : top_k) * out_bytes_, kTwoLevelParts);
+  }
+
+  int64_t NumServedRows() const { return state_.rows.recv.back() + state_.row_counts[rank_]; }
+
+  // Selections that other hosts serve.
+  int64_t NumSentAway(const SendPlan& send) const {
+    int64_t n = send.selection_offsets.back();
+    for (int r : routes_.ranks) n -= send.selection_offsets[r + 1] - send.selection_offsets[r];
+    return n;
+  }
+
+  // The first `num_bytes` from `begin` of this rank's part; `taken` is how many it has already.
+  absl::Status Take(const CallSite& site, int64_t begin, int64_t num_bytes, int64_t& taken) {
+    if (num_bytes <= taken) return absl::OkStatus();
+    TF_RETURN_IF_ERROR(Annotate(memory_->Take(rank_, begin, num_bytes), site));
+    taken = num_bytes;
+    return absl::OkStatus();
+  }
+
+  // Tells the ranks of this host what their servers need to know, and reads what they tell.
+  absl::Status Tell(const CallSite& site, const ExchangePlan& plan, const Placement& placement) {
+    const int64_t told_bytes = ToldPlan::NumBytes(num_ranks_, plan.num_recv_selections());
+    const int64_t num_outputs = plan.num_recv_selections() + (reduces() ? 0 : NumSentAway(plan.send));
+    if (std::max({NumServedRows(), num_outputs}) > layout_.max_items) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          ToString(site), ": rank ", rank_, " would serve ", NumServedRows(), " rows and hold ", num_outputs,
+          " outputs, more than the ", layout_.max_items, " that there are addresses for; choose --path alltoallv"));
+    }
+    const int parity = static_cast<int>(++sequence_ % 2);
+    const int64_t told = layout_.told[parity];
+    TF_RETURN_IF_ERROR(Take(site, told, told_bytes, taken_told_[parity]));
+    TF_RETURN_IF_ERROR(Take(site, layout_.rows, NumServedRows() * row_bytes_, taken_rows_));
+    TF_RETURN_IF_ERROR(Take(site, layout_.outputs, num_outputs * out_bytes_, taken_outputs_));
+    CountSharedBytes();
+    ToldPlan::Write(NumServedRows(), plan.recv, planner_.recv_selections(), placement.local_experts(RankId(rank_)),
+                    part() + told);
+    TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
+    flags_->Raise(PeerSignal::kPlan, sequence_);
+    TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kPlan, sequence_, on_host_));
+    for (int r : routes_.ranks) {
+      auto theirs = ToldPlan::Read(memory_->part(r) + told, r, num_ranks_, layout_);
+      if (!theirs.ok()) return Annotate(theirs.status(), site);
+      state_.told.push_back(*std::move(theirs));
+    }
+    return absl::OkStatus();
+  }
+
+  void CountSharedBytes() {
+    int64_t num_bytes = 0;
+    for (int64_t taken :
+         {int64_t{PeerFlags::kBytesPerRank}, taken_told_[0], taken_told_[1], taken_rows_, taken_outputs_}) {
+      num_bytes += (taken + kPage - 1) / kPage * kPage;
+    }
+    stats_.peak_peer_bytes = num_bytes;  // taken memory is kept
+  }
+
+  // Where in the matrix of all ranks' rows each selection's row lies.
+  absl::Status LocateRows(const CallSite& site, const RecvPlan& recv) {
+    state_.row_location.resize(recv.row_idx.size());
+    for (size_t m = 0; m < routes_.ranks.size(); ++m) {
+      int64_t begin = 0;  // of a source's rows among those that its server has
+      for (int s : routes_.sources[m]) {
+        const int64_t shift = routes_.ranks[m] * layout_.rows_per_rank + begin - recv.row_offsets[s];
+        for (int64_t i = recv.selection_offsets[s]; i < recv.selection_offsets[s + 1]; ++i) {
+          const int32_t at = recv.return_selection[i];
+          state_.row_location[at] = static_cast<int32_t>(recv.row_idx[at] + shift);
+        }
+        begin += state_.row_counts[s];
+      }
+      if (begin == state_.told[m].num_rows) continue;
+      return absl::DataLossError(absl::StrCat(ToString(site), ": rank ", routes_.ranks[m], " serves ",
+                                              state_.told[m].num_rows, " rows, but its sources have announced ", begin,
+                                              " to rank ", rank_));
+    }
+    return absl::OkStatus();
+  }
+
+  // Transfers items of `num_bytes` each, in parts: pack(i, n) makes items [i, i + n) of `send`, and they leave while
+  // the next are made.
+  template <class Pack>
+  absl::Status StartParts(Stream& stream, const CallSite& site, const MessageOffsets& items, int64_t num_bytes,
+                          int num_parts, const void* send, void* recv, std::vector<int64_t>& stats, Pack pack) {
+    ScaleOffsets(items.send, num_bytes, send_bytes_);
+    ScaleOffsets(items.recv, num_bytes, recv_bytes_);
+    for (int r = 0; r < num_ranks_; ++r) stats[r] += send_bytes_[r + 1] - send_bytes_[r];
+    for (int p = 0; p < num_parts; ++p) {
+      for (int r = 0; r < num_ranks_; ++r) {
+        const RowRange rows = RowsOfPart(items.send[r + 1] - items.send[r], num_bytes, p, num_parts);
+        if (rows.end == rows.begin) continue;
+        pack(items.send[r] + rows.begin, rows.end - rows.begin);
+        transport_.Progress();
+      }
+      TF_ASSIGN_OR_RETURN(
+          parts_[p], transport_.Start(stream, site, {send, send_bytes_, recv, recv_bytes_, num_bytes, p, num_parts}));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status DoBeginDispatch(Stream& stream, const CallSite& caller, const ExchangePlan&,
+                               ConstFloatMatrix home_rows) override {
+    const CallSite site = At(caller, "dispatch rows");
+    const std::vector<int32_t>& own_token = state_.host.row_token[routes_.my_host];
+    const int64_t num_own = static_cast<int64_t>(own_token.size());
+    TF_RETURN_IF_ERROR(wire_rows_.Reserve(device_, state_.rows.send.back() * wire_row_bytes_));
+    if (IsQuantised(options_.row_dtype)) {
+      TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, NumServedRows() * wire_row_bytes_));
+    }
+    TF_RETURN_IF_ERROR(wire_token_.Upload(stream, state_.wire_token));
+    TF_RETURN_IF_ERROR(own_token_.Upload(stream, own_token));
+    const auto pack = [&](int64_t i, int64_t n) {
+      PackRows(stream, home_rows, wire_token_.as<int32_t>() + i, n,
+               static_cast<char*>(wire_rows_.data()) + i * wire_row_bytes_);
+    };
+    TF_RETURN_IF_ERROR(StartParts(stream, site, state_.rows, wire_row_bytes_, state_.num_row_parts, wire_rows_.data(),
+                                  arrives(), stats_.dispatch_bytes_per_rank, pack));
+    char* const own = arrives() + state_.rows.recv.back() * wire_row_bytes_;
+    InSlices(num_own, [&](int64_t i, int64_t n) {
+      PackRows(stream, home_rows, own_token_.as<int32_t>() + i, n, own + i * wire_row_bytes_);
+    });
+    for (int r = 0; r < num_ranks_; ++r) {
+      stats_.dispatch_rows_per_rank[r] += state_.rows.send[r + 1] - state_.rows.send[r];
+    }
+    stats_.dispatch_rows_per_rank[rank_] += num_own;
+    stats_.dispatch_bytes_per_rank[rank_] += num_own * wire_row_bytes_;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
+                                        ConstFloatMatrix) override {
+    for (int p = 0; p < state_.num_row_parts; ++p) TF_RETURN_IF_ERROR(transport_.Finish(stream, parts_[p]));
+    if (IsQuantised(options_.row_dtype)) {
+      stream.Launch(kWidenRows, {narrow_rows_.data(), options_.row_dtype, NumServedRows(), options_.hidden,
+                                 part() + layout_.rows, options_.expert_dtype});
+    }
+    const CallSite forward = At(caller, "forward rows");
+    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), forward));
+    TF_RETURN_IF_ERROR(transport_.EnterPhase(forward));
+    flags_->Raise(PeerSignal::kRows, sequence_);
+    for (size_t m = 0; m < routes_.ranks.size(); ++m) wanted_[routes_.ranks[m]] = state_.told[m].num_rows;
+    TF_RETURN_IF_ERROR(flags_->Wait(forward, PeerSignal::kRows, sequence_, wanted_));
+    return MakeExpertRows(stream, plan.recv, memory_->base() + layout_.rows, state_.row_location);
+  }
+
+  // work(i, n) on items [i, i + n), while parts are under way.
+  template <class Work>
+  void InSlices(int64_t num_items, Work work) {
+    constexpr int64_t kSlice = 32;
+    for (int64_t i = 0; i < num_items; i += kSlice) {
+      work(i, std::min(kSlice, num_items - i));
+      transport_.Progress();
+    }
+  }
+
+  // Where rows arrive: where experts read them, unless they have to be widened first.
+  char* arrives() const {
+    return IsQuantised(options_.row_dtype) ? static_cast<char*>(narrow_rows_.data()) : part() + layout_.rows;
+  }
+
+  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override {
+    return FloatMatrix(part() + layout_.outputs, options_.output_dtype, plan.num_recv_selections(), options_.hidden);
+  }
+
+  absl::Status DoBeginCombine(Stream& stream, const CallSite& caller, const ExchangePlan&) override {
+    const CallSite site = At(caller, "combine inside");
+    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));  // the experts are done
+    TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
+    flags_->Raise(PeerSignal::kOutputs, sequence_);
+    return absl::OkStatus();
+  }
+
+  absl::Status DoCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
+                         MatrixView<const float> weight, MatrixView<float> out) override {
+    if (reduces()) TF_RETURN_IF_ERROR(SendWeights(stream, At(caller, "combine weights"), plan.send, weight));
+    for (size_t d = 0; d < routes_.ranks.size(); ++d) {
+      wanted_[routes_.ranks[d]] = state_.told[d].selection_offsets.back();
+    }
+    TF_RETURN_IF_ERROR(flags_->Wait(At(caller, "combine inside"), PeerSignal::kOutputs, sequence_, wanted_));
+    TF_RETURN_IF_ERROR(back_send_.Reserve(device_, state_.back.send.back() * out_bytes_));
+    const CallSite rows = At(caller, "combine rows");
+    return reduces() ? ReturnSums(stream, rows, out) : ReturnOutputs(stream, rows, plan.send, weight, out);
+  }
+
+  absl::Status ReturnOutputs(Stream& stream, const CallSite& site, const SendPlan& send, MatrixView<const float> weight,
+                             MatrixView<float> out) {
+    TF_RETURN_IF_ERROR(output_.Upload(stream, state_.sums.output));
+    TF_RETURN_IF_ERROR(offsets_.Upload(stream, send.combine_offsets));
+    TF_RETURN_IF_ERROR(selection_.Upload(stream, state_.combine_output));
+    TF_RETURN_IF_ERROR(k_.Upload(stream, send.combine_k));
+    const auto pack = [&](int64_t i, int64_t n) {
+      stream.Launch(kCopyRows, {AllOutputs().data, output_.as<int32_t>() + i, n, out_bytes_, BackSend(i)});
+    };
+    char* const returned = part() + layout_.outputs + state_.num_own_outputs * out_bytes_;
+    TF_RETURN_IF_ERROR(StartParts(stream, site, state_.back, out_bytes_, state_.num_back_parts, back_send_.data(),
+                                  returned, stats_.combine_bytes_per_rank, pack));
+    return SumAtHome(stream, AllOutputs(), weight, out);
+  }
+
+  absl::Status ReturnSums(Stream& stream, const CallSite& site, MatrixView<float> out) {
+    const int64_t num_back = state_.back.recv.back(), num_own = state_.row_counts[rank_];
+    TF_RETURN_IF_ERROR(home_sums_.Reserve(device_, (num_back + num_own) * out_bytes_));
+    char* const home = static_cast<char*>(home_sums_.data());
+    TF_RETURN_IF_ERROR(sum_offsets_.Upload(stream, state_.sums.offsets));
+    TF_RETURN_IF_ERROR(output_.Upload(stream, state_.sums.output));
+    TF_RETURN_IF_ERROR(sum_k_.Upload(stream, state_.sums.position));
+    const auto sum = [&](int64_t i, int64_t n) { Sum(stream, i, n, BackSend(i)); };
+    TF_RETURN_IF_ERROR(StartParts(stream, site, state_.back, out_bytes_, state_.num_back_parts, back_send_.data(), home,
+                                  stats_.combine_bytes_per_rank, sum));
+    InSlices(num_own, [&](int64_t i, int64_t n) {
+      Sum(stream, state_.back.send.back() + i, n, home + (num_back + i) * out_bytes_);
+    });
+    TF_RETURN_IF_ERROR(offsets_.Upload(stream, state_.home_offsets));
+    TF_RETURN_IF_ERROR(selection_.Upload(stream, state_.home_row));
+    TF_RETURN_IF_ERROR(k_.Upload(stream, state_.home_k));
+    TF_RETURN_IF_ERROR(one_.Upload(stream, kOne));
+    return SumAtHome(stream, ConstFloatMatrix(home, options_.output_dtype, num_back + num_own, options_.hidden),
+                     {one_.as<float>(), out.rows, 1, 0}, out);
+  }
+
+  // Each part that has come completes some tokens.
+  absl::Status SumAtHome(Stream& stream, ConstFloatMatrix items, MatrixView<const float> weight,
+                         MatrixView<float> out) {
+    int64_t begin = 0;
+    for (int p = 0; p < state_.num_back_parts; ++p) {
+      TF_RETURN_IF_ERROR(transport_.Finish(stream, parts_[p]));
+      const int64_t n = state_.tokens_ready[p] - begin;
+      if (n == 0) continue;
+      stream.Launch(kCombineRows, {items, offsets_.as<int64_t>() + begin, selection_.as<int32_t>(), k_.as<int32_t>(),
+                                   MatrixView<const float>{weight.row(begin), n, weight.cols, weight.stride},
+                                   MatrixView<float>{out.row(begin), n, out.cols, out.stride}});
+      begin += n;
+    }
+    return absl::OkStatus();
+  }
+
+  char* BackSend(int64_t item) const { return static_cast<char*>(back_send_.data()) + item * out_bytes_; }
+
+  // The sums of rows [begin, begin + num_rows) of those that this rank serves.
+  void Sum(Stream& stream, int64_t begin, int64_t num_rows, void* out) {
+    // Weights lie side by side, in the order of positions: a matrix whose rows all begin at the same place.
+    stream.Launch(kCombineRows, {AllOutputs(),
+                                 sum_offsets_.as<int64_t>() + begin,
+                                 output_.as<int32_t>(),
+                                 sum_k_.as<int32_t>(),
+                                 {weight_recv_.as<float>(), num_rows, 1, 0},
+                                 FloatMatrix(out, options_.output_dtype, num_rows, options_.hidden)});
+  }
+
+  absl::Status SendWeights(Stream& stream, const CallSite& site, const SendPlan& send, MatrixView<const float> weight) {
+    state_.PlanWeights(routes_, send, weight.stride);
+    const MessageOffsets& weights = state_.weights;
+    constexpr auto kBytes = static_cast<int64_t>(sizeof(float));
+    TF_RETURN_IF_ERROR(weight_send_.Reserve(device_, weights.send.back() * kBytes));
+    TF_RETURN_IF_ERROR(weight_recv_.Reserve(device_, weights.recv.back() * kBytes));
+    TF_RETURN_IF_ERROR(weight_idx_.Upload(stream, state_.weight_idx));
+    stream.Launch(kCopyRows,
+                  {weight.data, weight_idx_.as<int32_t>(), weights.send.back(), kBytes, weight_send_.data()});
+    ScaleOffsets(weights.send, kBytes, send_bytes_);
+    ScaleOffsets(weights.recv, kBytes, recv_bytes_);
+    for (int r = 0; r < num_ranks_; ++r) stats_.combine_bytes_per_rank[r] += send_bytes_[r + 1] - send_bytes_[r];
+    return transport_.AllToAllV(stream, site,
+                                {weight_send_.data(), send_bytes_, weight_recv_.data(), recv_bytes_, kBytes});
+  }
+
+  Transport& transport_;
+  Device& device_;
+  const ExchangeOptions options_;
+  const int rank_, num_ranks_;
+  const int64_t wire_row_bytes_, row_bytes_;  // of a dispatched row on its way, and where experts read it
+  const int64_t out_bytes_;                   // of an expert output
+  const TwoLevelRoutes routes_;
+  ExchangePlanner planner_;
+  TwoLevelLayout layout_;
+  std::shared_ptr<PeerMemory> memory_;
+  std::optional<PeerFlags> flags_;
+  int64_t sequence_ = 0;
+  int64_t taken_told_[2] = {}, taken_rows_ = 0, taken_outputs_ = 0;  // bytes of this rank's part
+  GrowingBuffer wire_rows_, narrow_rows_, back_send_, home_sums_, weight_send_, weight_recv_;
+  GrowingBuffer wire_token_{MemoryKind::kDevice, "exchange: token of each row"};
+  GrowingBuffer own_token_{MemoryKind::kDevice, "exchange: token of each row for this host"};
+  GrowingBuffer output_{MemoryKind::kDevice, "exchange: outputs of each source"};
+  GrowingBuffer sum_offsets_{MemoryKind::kDevice, "exchange: outputs of each sum"};
+  GrowingBuffer sum_k_{MemoryKind::kDevice, "exchange: weights of each sum"};
+  GrowingBuffer offsets_{MemoryKind::kDevice, "exchange: combine offsets"};
+  GrowingBuffer selection_{MemoryKind::kDevice, "exchange: combine order"};
+  GrowingBuffer k_{MemoryKind::kDevice, "exchange: combine weights' positions"};
+  GrowingBuffer weight_idx_{MemoryKind::kDevice, "exchange: weights to send, indices"};
+  GrowingBuffer one_{MemoryKind::kDevice, "exchange: 1"};
+  TwoLevelState state_;  // of the last Plan
+  std::array<TransferHandle, kTwoLevelParts> parts_;
+  std::vector<int64_t> on_host_;                  // [R] 1 for ranks of this host
+  std::vector<int64_t> wanted_;                   // [R] rows or outputs that a flag stands for
+  std::vector<int64_t> send_bytes_, recv_bytes_;  // [R + 1]
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Exchange>> CreateTwoLevelExchange(Transport& transport, Device& device,
+                                                                 const ExchangeOptions& options,
+                                                                 const Topology& topology) {
+  absl::Status status;
+  if (device.kind() != DeviceKind::kCpu) {
+    status =
+        absl::FailedPreconditionError(absl::StrCat("exchange: path two_level shares host memory, which ",
+                                                   device.ToString(), " does not compute on; choose --path alltoallv"));
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
+  auto exchange = std::make_unique<TwoLevelExchange>(transport, device, options, topology);
+  status = exchange->Start();
+  if (IsAgreedOn(status)) return status;
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
+  return exchange;
+}
+
+}  // namespace tokenferry

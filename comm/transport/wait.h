@@ -1,0 +1,71 @@
+// What every waiting host transport shares: giving way while waiting, the stop flag, and the words of the error.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "comm/transport/transport.h"
+
+namespace tokenferry {
+
+// Gives way while polling: spins for about a microsecond, then yields, and after a while sleeps between polls, so that
+// many ranks on few cores do not take each other's time.
+class Backoff {
+ public:
+  void Pause();
+  void Reset() { num_pauses_ = 0; }
+
+ private:
+  int num_pauses_ = 0;
+};
+
+// Asks every waiting transfer of this process to give up: it returns Cancelled, naming the call site and whom it waits
+// for, unless it completes within kStopGrace. May be called from a signal handler. mpirun sends SIGTERM to the
+// survivors when a rank dies and SIGKILL a second later: this is how they still say whom they were waiting for.
+void RequestStop();
+bool StopRequested();
+void ClearStopRequest();  // for tests
+inline constexpr absl::Duration kStopGrace = absl::Milliseconds(200);
+
+// A rank that a transfer still waits for.
+struct PendingRank {
+  RankId rank;
+  std::string unit = "bytes";  // of the next three: "rows of 64 bytes", "headers", ..
+  int64_t expected = 0;        // of what it sends us
+  int64_t arrived = 0;
+  int64_t untaken = 0;        // of what we send it: not taken yet
+  std::string process_state;  // "running", "stopped (SIGSTOP?)", "gone"; empty when unknown
+  std::string last_sign;      // "last heard of in transfer 16, 1.2s ago"; empty when unknown
+};
+// Of sizes in bytes: in rows when there are any (AllToAllVArgs::row_bytes).
+PendingRank DescribePending(RankId rank, int64_t expected_bytes, int64_t arrived_bytes, int64_t untaken_bytes,
+                            int64_t row_bytes);
+// What has last come from a rank: transfer `sequence`, at `at`; sequence -1 when nothing has.
+std::string DescribeLastSign(int64_t sequence, absl::Time at);
+
+// "layer 3, combine rows, transfer 12: rank 0 waits for rank 2 on host a (0 of 16 rows of 256 bytes
+// arrived, its process is gone, last heard of in transfer 11, 1.2s ago)"
+std::string DescribeWait(const Transport& transport, const CallSite& site, int64_t sequence,
+                         const std::vector<PendingRank>& pending);
+
+// Decides while a transfer waits whether it has to give up. One per transfer. Time in which this process did not run
+// (it was stopped, or the machine slept) does not count: it must not blame the others for it.
+class WaitLimit {
+ public:
+  explicit WaitLimit(absl::Duration timeout) : start_(absl::Now()), deadline_(start_ + timeout), last_check_(start_) {}
+  // kOk: go on waiting.
+  absl::StatusCode Check();
+  double seconds() const { return absl::ToDoubleSeconds(absl::Now() - start_); }
+
+ private:
+  absl::Time start_, deadline_, last_check_;
+  absl::Time stop_seen_ = absl::InfiniteFuture();
+};
+
+// The error of a transfer that ended with `code` of WaitLimit::Check.
+absl::Status WaitError(absl::StatusCode code, absl::Duration timeout, const std::string& description);
+
+// Both offset arrays have num_ranks + 1 entries, start at 0 or more, and do not fall; own send and receive sizes agree.
+absl::Status ValidateArgs(const Transport& transport, const CallSite& site, const AllToAllVArgs& args);
+
+}  // namespace tokenferry

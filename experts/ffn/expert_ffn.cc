@@ -1,0 +1,47 @@
+#include "experts/ffn/expert_ffn.h"
+
+#include "core/check.h"
+#include "core/kernels/matmul.h"
+
+namespace tokenferry {
+
+void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
+  if (args.rows.num_selections == 0) return;
+  TF_CHECK_GT(args.num_slots, 0);
+  const int64_t intermediate = args.intermediate, scratch_stride = 2 * intermediate;
+  float *const gate_half = args.scratch, *const up_half = args.scratch + intermediate;
+  GroupedMatMulArgs up;
+  up.x = args.rows.rows;
+  up.x_dtype = args.rows.dtype;
+  up.x_stride = args.rows.row_stride;
+  up.row_idx = args.rows.row_idx;
+  up.offsets = args.rows.slot_offsets;
+  up.num_groups = args.num_slots;
+  up.weights = args.up;
+  up.y = up_half;
+  up.y_stride = scratch_stride;
+  up.compute = args.compute;
+  GroupedMatMulArgs gate = up;
+  gate.weights = args.gate;
+  gate.y = gate_half;
+  GroupedMatMul(stream, gate);
+  GroupedMatMul(stream, up);
+
+  // The activation overwrites the gate's half.
+  const MatrixView<float> gate_rows = {gate_half, args.rows.num_selections, intermediate, scratch_stride};
+  const MatrixView<float> up_rows = {up_half, args.rows.num_selections, intermediate, scratch_stride};
+  SiluMul(stream, {.gate = gate_rows, .up = up_rows, .out = gate_rows});
+
+  GroupedMatMulArgs down = up;
+  down.x = gate_half;
+  down.x_dtype = DType::kF32;
+  down.x_stride = scratch_stride;
+  down.row_idx = nullptr;
+  down.weights = args.down;
+  down.y = args.out.data;
+  down.y_dtype = args.out.dtype;
+  down.y_stride = args.out.stride;
+  GroupedMatMul(stream, down);
+}
+
+}  // namespace tokenferry

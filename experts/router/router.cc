@@ -1,0 +1,171 @@
+#include "experts/router/router.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/check.h"
+#include "core/kernels/scratch.h"
+#include "experts/router/router_scores.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr int kMaxTopK = 32;
+constexpr int64_t kTokensPerTask = 8;
+
+// The largest values offered so far, falling; of equal ones the first offered comes first.
+class TopList {
+ public:
+  explicit TopList(int size) : size_(size) {}
+
+  void Offer(int32_t idx, float value) {
+    if (count_ == size_ && !(value > entries_[count_ - 1].value)) return;
+    int at = count_ < size_ ? count_++ : count_ - 1;
+    for (; at > 0 && value > entries_[at - 1].value; --at) entries_[at] = entries_[at - 1];
+    entries_[at] = {idx, value};
+  }
+
+  int count() const { return count_; }
+  int32_t idx(int i) const { return entries_[i].idx; }
+
+ private:
+  struct Entry {
+    int32_t idx;
+    float value;
+  };
+  int size_, count_ = 0;
+  Entry entries_[kMaxTopK];
+};
+
+float GroupScoreOf(GroupScore kind, const float* choice, int64_t size) {
+  float first = choice[0], second = 0.0f;
+  bool have_second = false;
+  for (int64_t i = 1; i < size; ++i) {
+    if (choice[i] > first) {
+      second = first;
+      first = choice[i];
+      have_second = true;
+    } else if (!have_second || choice[i] > second) {
+      second = choice[i];
+      have_second = true;
+    }
+  }
+  return kind == GroupScore::kSumOfTwoLargest && have_second ? first + second : first;
+}
+
+// Marks the groups_kept groups with the largest scores.
+void KeepGroups(const RouteArgs& a, const float* choice, float* group_scores, bool* kept) {
+  const int64_t size = a.logits.cols / a.num_groups;
+  for (int32_t g = 0; g < a.num_groups; ++g) {
+    group_scores[g] = GroupScoreOf(a.group_score, choice + g * size, size);
+    kept[g] = false;
+  }
+  for (int32_t n = 0; n < a.groups_kept; ++n) {
+    int32_t best = -1;
+    for (int32_t g = 0; g < a.num_groups; ++g) {
+      if (!kept[g] && (best < 0 || group_scores[g] > group_scores[best])) best = g;
+    }
+    kept[best] = true;
+  }
+}
+
+// Bytes of scratch for one token: scores, choices, group scores, kept.
+size_t ScratchBytes(const RouteArgs& a) {
+  return (2 * a.logits.cols + a.num_groups) * sizeof(float) + a.num_groups * sizeof(bool);
+}
+
+bool AnyNaN(const float* x, int64_t size) {
+  return std::any_of(x, x + size, [](float v) { return std::isnan(v); });
+}
+
+void ChooseNothing(const RouteArgs& a, int64_t t) {
+  std::fill(a.out.expert_idx.row(t), a.out.expert_idx.row(t) + a.top_k, -1);
+  std::fill(a.out.weight.row(t), a.out.weight.row(t) + a.top_k, 0.0f);
+  if (a.choice.data == nullptr) return;
+  std::fill(a.choice.row(t), a.choice.row(t) + a.choice.cols, -std::numeric_limits<float>::infinity());
+}
+
+void WriteRow(const RouteArgs& a, int64_t t, const TopList& top, const float* scores) {
+  int32_t* idx = a.out.expert_idx.row(t);
+  float *weight = a.out.weight.row(t), sum = 0.0f;
+  for (int k = 0; k < a.top_k; ++k) {
+    idx[k] = top.idx(k);
+    weight[k] = scores[idx[k]];
+    sum += weight[k];
+  }
+  for (int k = 0; k < a.top_k; ++k) {
+    if (a.renormalise == Renormalise::kYes) weight[k] /= sum + 1e-20f;
+    weight[k] *= a.scaling;
+  }
+}
+
+// Returns whether the token could be routed.
+bool RouteToken(const RouteArgs& a, int64_t t, ScoreFn score, void* scratch) {
+  const int64_t num_experts = a.logits.cols, group_size = num_experts / a.num_groups;
+  float *scores = static_cast<float*>(scratch), *choice = scores + num_experts, *group_scores = choice + num_experts;
+  bool* kept = reinterpret_cast<bool*>(group_scores + a.num_groups);
+  ChooseNothing(a, t);
+  if (AnyNaN(a.logits.row(t), num_experts)) return false;
+  score(a.scoring, a.logits.row(t), num_experts, scores);
+  for (int64_t e = 0; e < num_experts; ++e) choice[e] = a.bias == nullptr ? scores[e] : scores[e] + a.bias[e];
+  if (AnyNaN(choice, num_experts)) return false;
+  KeepGroups(a, choice, group_scores, kept);
+  TopList top(a.top_k);
+  for (int32_t g = 0; g < a.num_groups; ++g) {
+    if (!kept[g]) continue;
+    if (a.choice.data != nullptr) {
+      std::copy(choice + g * group_size, choice + (g + 1) * group_size, a.choice.row(t) + g * group_size);
+    }
+    for (int64_t e = g * group_size; e < (g + 1) * group_size; ++e) top.Offer(static_cast<int32_t>(e), choice[e]);
+  }
+  TF_CHECK_EQ(top.count(), a.top_k);
+  WriteRow(a, t, top, scores);
+  return true;
+}
+
+void ReferenceRoute(const RouteArgs& a) {
+  std::vector<float> scratch(ScratchBytes(a) / sizeof(float) + 1);
+  for (int64_t t = 0; t < a.logits.rows; ++t) {
+    if (!RouteToken(a, t, PlainScores, scratch.data())) ++*a.num_bad_tokens;
+  }
+}
+
+void CpuRoute(const RouteArgs& a, CpuContext& context) {
+  const ScoreFn score = ScoresFor(context.isa);
+  std::atomic<int64_t> num_bad = 0;
+  context.pool.ParallelFor((a.logits.rows + kTokensPerTask - 1) / kTokensPerTask, [&](int64_t task, int) {
+    void* scratch = ThreadScratch(ScratchBytes(a));
+    const int64_t end = std::min(a.logits.rows, (task + 1) * kTokensPerTask);
+    for (int64_t t = task * kTokensPerTask; t < end; ++t) {
+      if (!RouteToken(a, t, score, scratch)) num_bad.fetch_add(1, std::memory_order_relaxed);
+    }
+  });
+  *a.num_bad_tokens += num_bad.load();
+}
+
+constexpr Op<RouteArgs> kRoute = {"route", ReferenceRoute, CpuRoute};
+
+}  // namespace
+
+void Route(Stream& stream, const RouteArgs& args) {
+  TF_CHECK(args.num_bad_tokens != nullptr);
+  TF_CHECK_GT(args.num_groups, 0);
+  TF_CHECK_EQ(args.logits.cols % args.num_groups, 0);
+  TF_CHECK_GE(args.groups_kept, 1);
+  TF_CHECK_LE(args.groups_kept, args.num_groups);
+  TF_CHECK_GE(args.top_k, 1);
+  TF_CHECK_LE(args.top_k, kMaxTopK);
+  TF_CHECK_LE(args.top_k, args.groups_kept * (args.logits.cols / args.num_groups));
+  TF_CHECK_EQ(args.out.expert_idx.cols, args.top_k);
+  TF_CHECK_EQ(args.out.weight.cols, args.top_k);
+  if (args.choice.data != nullptr) {
+    TF_CHECK_EQ(args.choice.rows, args.logits.rows);
+    TF_CHECK_EQ(args.choice.cols, args.logits.cols);
+  }
+  stream.Launch(kRoute, args);
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,186 @@
+#include "launch/cli/flag_set.h"
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "launch/cli/nearest.h"
+
+namespace tokenferry {
+namespace {
+
+// The one wording of a refused value; ParseCommandLine passes it on as it is.
+[[noreturn]] void Refuse(const std::string& flag, const std::string& value, absl::string_view why) {
+  throw CLI::ValidationError(absl::StrCat("--", flag, " '", value, "': ", why));
+}
+
+std::string Number(double v) { return absl::StrCat(v); }
+
+int64_t ParseInteger(const std::string& flag, const std::string& text, int64_t low, int64_t high) {
+  const std::string range = absl::StrCat("an integer from ", low, " to ", high);
+  double real = 0;
+  int64_t v = 0;
+  if (!absl::SimpleAtod(text, &real) || std::isnan(real)) Refuse(flag, text, absl::StrCat("must be ", range));
+  if (real < static_cast<double>(low)) Refuse(flag, text, absl::StrCat("must be ", range, "; the nearest is ", low));
+  if (real > static_cast<double>(high)) Refuse(flag, text, absl::StrCat("must be ", range, "; the nearest is ", high));
+  if (!absl::SimpleAtoi(text, &v) || v < low || v > high) {
+    Refuse(flag, text, absl::StrCat("must be ", range, "; the nearest is ", std::llround(real)));
+  }
+  return v;
+}
+
+size_t ParseChoice(const std::string& flag, const std::string& text, const std::vector<std::string>& choices) {
+  for (size_t i = 0; i < choices.size(); ++i) {
+    if (choices[i] == text) return i;
+  }
+  Refuse(
+      flag, text,
+      absl::StrCat("must be one of ", absl::StrJoin(choices, ", "), "; the nearest is '", Nearest(text, choices), "'"));
+}
+
+}  // namespace
+
+void FlagSet::AddValue(const std::string& name, const std::string& type, const std::string& help, Parse parse) {
+  CLI::Option* option = app_->add_option_function<std::string>("--" + name, std::move(parse), help);
+  option->type_name(type)->take_last();
+  names_.push_back(name);
+  options_[name] = option;
+}
+
+void FlagSet::Switch(const std::string& name, bool* value, const std::string& help) {
+  options_[name] = app_->add_flag("--" + name, *value, help)->take_last();
+  names_.push_back(name);
+}
+
+void FlagSet::Text(const std::string& name, std::string* value, const std::string& help) {
+  AddValue(name, "TEXT", help, [name, value](const std::string& v) {
+    if (v.empty()) Refuse(name, v, "must not be empty");
+    *value = v;
+  });
+}
+
+void FlagSet::Texts(const std::string& name, std::vector<std::string>* value, const std::string& help) {
+  auto set = [name, value](const std::vector<std::string>& texts) {
+    for (const std::string& text : texts) {
+      if (text.empty()) Refuse(name, text, "must not be empty");
+    }
+    *value = texts;
+  };
+  options_[name] = app_->add_option_function<std::vector<std::string>>("--" + name, set, help)
+                       ->type_name("TEXT")
+                       ->allow_extra_args(false);
+  names_.push_back(name);
+}
+
+void FlagSet::AddInteger(const std::string& name, int64_t low, int64_t high, const std::string& help, int64_t current,
+                         std::function<void(int64_t)> set) {
+  auto parse = [=](const std::string& text) { set(ParseInteger(name, text, low, high)); };
+  AddValue(name, "N", absl::StrCat(help, " [", current, "]"), parse);
+}
+
+void FlagSet::Seed(const std::string& name, uint64_t* value, const std::string& help) {
+  AddValue(name, "N", absl::StrCat(help, " [", *value, "]"), [name, value](const std::string& text) {
+    if (!absl::SimpleAtoi(text, value)) Refuse(name, text, "must be an integer from 0 to 2^64 - 1");
+  });
+}
+
+void FlagSet::Real(const std::string& name, double* value, RealRange range, const std::string& help) {
+  const bool open = range.low_end == RealRange::Low::kExcluded;
+  const std::string wanted =
+      absl::StrCat("must be a number ", open ? "above " : "from ", Number(range.low), " to ", Number(range.high));
+  auto parse = [=](const std::string& text) {
+    double v = 0;
+    if (!absl::SimpleAtod(text, &v) || std::isnan(v)) Refuse(name, text, wanted);
+    if (v > range.high) Refuse(name, text, absl::StrCat(wanted, "; the nearest is ", Number(range.high)));
+    if (v < range.low && !open) Refuse(name, text, absl::StrCat(wanted, "; the nearest is ", Number(range.low)));
+    if (v < range.low || (open && v == range.low)) Refuse(name, text, wanted);
+    *value = v;
+  };
+  AddValue(name, "X", absl::StrCat(help, " [", Number(*value), "]"), parse);
+}
+
+void FlagSet::Duration(const std::string& name, absl::Duration* value, const std::string& help) {
+  auto parse = [name, value](const std::string& text) {
+    absl::Duration v;
+    double seconds = 0;
+    if (!absl::ParseDuration(text, &v)) {
+      const std::string example = absl::SimpleAtod(text, &seconds) ? text + "s" : "5s or 500ms";
+      Refuse(name, text, absl::StrCat("must be a duration with its unit, as ", example));
+    }
+    if (v <= absl::ZeroDuration()) Refuse(name, text, "must be longer than 0; the nearest is 1ms");
+    if (v > absl::Hours(24)) Refuse(name, text, "must be at most a day; the nearest is 24h");
+    *value = v;
+  };
+  AddValue(name, "DURATION", absl::StrCat(help, " [", absl::FormatDuration(*value), "]"), parse);
+}
+
+void FlagSet::AddChoice(const std::string& name, const std::vector<std::string>& choices, const std::string& current,
+                        const std::string& help, std::function<void(size_t)> set) {
+  auto parse = [=](const std::string& text) { set(ParseChoice(name, text, choices)); };
+  AddValue(name, absl::StrJoin(choices, "|"), absl::StrCat(help, " [", current, "]"), parse);
+}
+
+void FlagSet::AddList(const std::string& name, const std::string& type, const std::string& help,
+                      std::function<void(const std::vector<std::string>&)> parse) {
+  auto set = [name, parse](const std::vector<std::string>& texts) {
+    std::vector<std::string> items;
+    for (const std::string& text : texts) {
+      for (const absl::string_view item : absl::StrSplit(text, ',')) {
+        if (item.empty()) Refuse(name, text, "has an empty item");
+        items.emplace_back(item);
+      }
+    }
+    parse(items);
+  };
+  options_[name] = app_->add_option_function<std::vector<std::string>>("--" + name, set, help)
+                       ->type_name(type)
+                       ->allow_extra_args(false);
+  names_.push_back(name);
+}
+
+void FlagSet::Words(const std::string& name, std::vector<std::string>* value, const std::string& help) {
+  AddList(name, "TEXT,..", absl::StrCat(help, " [", absl::StrJoin(*value, ","), "]"),
+          [value](const std::vector<std::string>& items) { *value = items; });
+}
+
+void FlagSet::AddIntegers(const std::string& name, int64_t low, int64_t high, const std::string& help,
+                          const std::vector<int64_t>& current, std::function<void(const std::vector<int64_t>&)> set) {
+  auto parse = [=](const std::vector<std::string>& items) {
+    std::vector<int64_t> values;
+    for (const std::string& item : items) values.push_back(ParseInteger(name, item, low, high));
+    set(values);
+  };
+  AddList(name, "N,..", current.empty() ? help : absl::StrCat(help, " [", absl::StrJoin(current, ","), "]"), parse);
+}
+
+void FlagSet::AddChoices(const std::string& name, const std::vector<std::string>& choices,
+                         const std::vector<std::string>& current, const std::string& help,
+                         std::function<void(const std::vector<size_t>&)> set) {
+  auto parse = [=](const std::vector<std::string>& items) {
+    std::vector<size_t> chosen;
+    for (const std::string& item : items) chosen.push_back(ParseChoice(name, item, choices));
+    set(chosen);
+  };
+  AddList(name, absl::StrCat(absl::StrJoin(choices, "|"), ",.."),
+          absl::StrCat(help, " [", absl::StrJoin(current, ","), "]"), parse);
+}
+
+bool FlagSet::given(const std::string& name) const { return options_.at(name)->count() > 0; }
+
+absl::Status FlagSet::SetIfAbsent(const std::string& name, const std::vector<std::string>& values) {
+  CLI::Option* option = options_.at(name);
+  if (option->count() > 0) return absl::OkStatus();
+  try {
+    for (const std::string& value : values) option->add_result(value);
+    option->run_callback();
+  } catch (const CLI::Error& e) {
+    return absl::InvalidArgumentError(e.what());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,143 @@
+// tokenferry bench engine: loading, prefill and decode speed, and memory against what was declared. bench/README.md
+// defines every number.
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "absl/strings/str_format.h"
+#include "comm/transport/collectives.h"
+#include "core/host/machine.h"
+#include "launch/cli/text_file.h"
+#include "launch/commands/commands.h"
+#include "launch/reports/run_report.h"
+
+namespace tokenferry {
+namespace {
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
+
+// The same prompts on every machine; any token but the special ones' low numbers.
+std::vector<Request> MakeRequests(const BenchFlags& flags, int64_t vocab_size) {
+  std::mt19937_64 random(20260101);
+  std::vector<Request> requests(flags.num_sequences);
+  for (Request& r : requests) {
+    for (int i = 0; i < flags.prompt_tokens; ++i) r.prompt.push_back(static_cast<int32_t>(random() % vocab_size));
+    r.max_new_tokens = flags.decode_tokens;
+  }
+  return requests;
+}
+
+struct Round {
+  double prefill_per_second = 0, decode_per_second = 0;
+  std::vector<std::vector<int32_t>> tokens;  // by sequence
+};
+
+absl::StatusOr<Round> RunRound(Engine& engine, RankId rank, const std::vector<Request>& requests) {
+  const EngineStats before = engine.stats();
+  Scheduler scheduler(engine.scheduler_options());
+  Round round;
+  round.tokens.resize(requests.size());
+  absl::Status added = absl::OkStatus();
+  for (size_t i = 0; rank == RankId(0) && added.ok() && i < requests.size(); ++i)
+    added = scheduler.Add(requests[i]).status();
+  TF_RETURN_IF_ERROR(added);
+  TF_RETURN_IF_ERROR(engine.RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) {
+    round.tokens[u.seq].push_back(u.token.token);
+    return absl::OkStatus();
+  }));
+  const EngineStats& after = engine.stats();
+  const auto rate = [](int64_t tokens, double seconds) {
+    return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
+  };
+  round.prefill_per_second =
+      rate(after.prefill_tokens - before.prefill_tokens, after.prefill_seconds - before.prefill_seconds);
+  round.decode_per_second =
+      rate(after.decode_tokens - before.decode_tokens, after.decode_seconds - before.decode_seconds);
+  return round;
+}
+
+// Resident memory that the run added, against weights + cache + declared buffers.
+double MemoryRatio(const RankReport& r) {
+  return static_cast<double>(r.resident_bytes - r.base_bytes) / static_cast<double>(r.declared_bytes);
+}
+
+void PrintTable(const BenchFlags& flags, const RunReport& report, double prefill, double decode) {
+  std::printf("%d sequences of %d + %d tokens on %zu ranks (%s), median of %d rounds\n", flags.num_sequences,
+              flags.prompt_tokens, flags.decode_tokens, report.ranks.size(), report.instruction_set.c_str(),
+              flags.num_repeats);
+  std::printf("prefill %10.1f tokens/s\ndecode  %10.1f tokens/s\nbalancedness %.3f\n\n", prefill, decode,
+              report.balancedness());
+  std::printf("%-5s %9s %10s %12s %11s %13s %13s %13s %7s %13s\n", "rank", "load s", "MiB/s", "weights MiB",
+              "cache MiB", "declared MiB", "resident MiB", "program MiB", "ratio", "peak MiB");
+  for (size_t i = 0; i < report.ranks.size(); ++i) {
+    const RankReport& r = report.ranks[i];
+    std::printf("%-5zu %9.3f %10.1f %12.1f %11.1f %13.1f %13.1f %13.1f %7.3f %13.1f\n", i, r.load_seconds,
+                Mib(r.load_bytes) / r.load_seconds, Mib(r.weight_bytes), Mib(r.cache_bytes), Mib(r.declared_bytes),
+                Mib(r.resident_bytes), Mib(r.base_bytes), MemoryRatio(r), Mib(r.peak_bytes));
+  }
+}
+
+std::string JsonText(const BenchFlags& flags, const SharedFlags& shared, const RunReport& report,
+                     const std::vector<Round>& rounds) {
+  nlohmann::ordered_json json = {{"benchmark", "engine"},
+                                 {"machine", MachineDescription()},
+                                 {"model", shared.model},
+                                 {"compute", shared.compute == Compute::kF32 ? "f32" : "bf16"},
+                                 {"num_ranks", report.ranks.size()},
+                                 {"num_sequences", flags.num_sequences},
+                                 {"prompt_tokens", flags.prompt_tokens},
+                                 {"decode_tokens", flags.decode_tokens}};
+  for (const Round& round : rounds) {
+    json["rounds"].push_back({{"prefill_tokens_per_second", round.prefill_per_second},
+                              {"decode_tokens_per_second", round.decode_per_second}});
+  }
+  for (const RankReport& r : report.ranks) json["memory_ratio_per_rank"].push_back(MemoryRatio(r));
+  json["report"] = nlohmann::ordered_json::parse(report.JsonText());
+  return json.dump(2) + "\n";
+}
+
+}  // namespace
+
+absl::Status RunBenchEngine(RankContext& context, const BenchFlags& flags) {
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNone));
+  std::unique_ptr<TextFileWriter> json_file;
+  absl::Status ready = CheckContext("a sequence", flags.prompt_tokens, flags.decode_tokens, files->config);
+  if (ready.ok() && context.rank() == RankId(0) && !flags.json_file.empty()) {
+    auto created = TextFileWriter::Create("--json", flags.json_file);
+    ready = created.status();
+    if (created.ok()) json_file = *std::move(created);
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"bench input"}, ready));
+  const std::vector<Request> requests = MakeRequests(flags, files->config.vocab_size);
+  std::vector<int64_t> lengths(requests.size(), flags.prompt_tokens + flags.decode_tokens);
+  TF_ASSIGN_OR_RETURN(lengths, BroadcastLengths(context, lengths));
+  TF_ASSIGN_OR_RETURN(
+      std::unique_ptr<ModelSession> session,
+      StartSession(context, std::move(files), FitRequests(lengths, context.num_ranks(), context.flags)));
+  // The first round warms up and says what every other one must generate.
+  TF_ASSIGN_OR_RETURN(const Round first, RunRound(*session->engine, context.rank(), requests));
+  std::vector<Round> rounds;
+  std::vector<double> prefill, decode;
+  for (int i = 0; i < flags.num_repeats; ++i) {
+    TF_ASSIGN_OR_RETURN(Round round, RunRound(*session->engine, context.rank(), requests));
+    if (round.tokens != first.tokens)
+      return absl::InternalError(absl::StrCat("round ", i, " generated other tokens than the warm-up"));
+    prefill.push_back(round.prefill_per_second);
+    decode.push_back(round.decode_per_second);
+    rounds.push_back(std::move(round));
+  }
+  TF_ASSIGN_OR_RETURN(const RunReport report, CollectReport(context, *session));
+  if (context.rank() != RankId(0)) return absl::OkStatus();
+  PrintTable(flags, report, Median(prefill), Median(decode));
+  std::fflush(stdout);
+  return json_file ? json_file->Commit(JsonText(flags, context.flags, report, rounds)) : absl::OkStatus();
+}
+
+}  // namespace tokenferry

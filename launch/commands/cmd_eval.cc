@@ -1,0 +1,208 @@
+// tokenferry eval: perplexity, and on request logits and routing decisions, of given tokens.
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_format.h"
+#include "comm/transport/collectives.h"
+#include "core/io/json_file.h"
+#include "launch/cli/text_file.h"
+#include "launch/commands/commands.h"
+#include "launch/reports/run_report.h"
+#include "runtime/checkpoint/safetensors_writer.h"
+
+namespace tokenferry {
+namespace {
+
+using Ids = std::vector<int32_t>;
+
+absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelConfig& config) {
+  const std::string name = absl::StrCat("--ids '", path, "'");
+  TF_ASSIGN_OR_RETURN(const std::string text, ReadTextFile("--ids", path));
+  TF_ASSIGN_OR_RETURN(const nlohmann::json json, ParseJson(text, name));
+  const auto error = [&](const std::string& what) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": ", what));
+  };
+  if (!json.is_object() || !json.contains("prompts") || !json["prompts"].is_array())
+    return error("not an object with a list \"prompts\"");
+  std::vector<Ids> prompts;
+  for (const auto& prompt : json["prompts"]) {
+    const std::string what = absl::StrCat("prompt ", prompts.size());
+    if (!prompt.is_object() || !prompt.contains("input_ids") || !prompt["input_ids"].is_array()) {
+      return error(absl::StrCat(what, " has no list \"input_ids\""));
+    }
+    Ids ids;
+    for (const auto& id : prompt["input_ids"]) {
+      if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= config.vocab_size) {
+        return error(absl::StrCat(what, " has token ", id.dump(), " at place ", ids.size(), ", but tokens are 0 to ",
+                                  config.vocab_size - 1));
+      }
+      ids.push_back(id.get<int32_t>());
+    }
+    if (const absl::Status fits = CheckContext(what, static_cast<int64_t>(ids.size()), 0, config); !fits.ok()) {
+      return error(std::string(fits.message()));
+    }
+    prompts.push_back(std::move(ids));
+  }
+  if (prompts.empty()) return error("the list \"prompts\" is empty");
+  return prompts;
+}
+
+// The text in windows of the model's context, each starting with the begin-of-sentence token if the tokenizer has one.
+absl::StatusOr<std::vector<Ids>> ReadText(const std::string& path, const ModelFiles& files) {
+  TF_ASSIGN_OR_RETURN(const std::string text, ReadTextFile("--text", path));
+  Ids all = files.tokenizer->Encode(text);
+  const Ids start = files.tokenizer->add_bos() ? Ids{files.tokenizer->bos_id()} : Ids{};
+  if (!start.empty() && !all.empty() && all[0] == start[0]) all.erase(all.begin());
+  if (all.empty()) return absl::InvalidArgumentError(absl::StrCat("--text '", path, "': no tokens in it"));
+  const size_t window = static_cast<size_t>(files.config.max_position_embeddings) - start.size();
+  std::vector<Ids> windows;
+  for (size_t begin = 0; begin < all.size(); begin += window) {
+    windows.push_back(start);
+    windows.back().insert(windows.back().end(), all.begin() + begin,
+                          all.begin() + std::min(begin + window, all.size()));
+  }
+  return windows;
+}
+
+// The file of --out: for prompt i logits.i [S, V] and, if the model has MoE layers, expert_idx.i and expert_weight.i
+// [L, S, K].
+class OutFile {
+ public:
+  static absl::StatusOr<std::unique_ptr<OutFile>> Create(const std::string& path, const std::vector<Ids>& prompts,
+                                                         const ModelConfig& c) {
+    auto out = std::make_unique<OutFile>();
+    out->vocab_ = c.vocab_size, out->num_layers_ = c.num_moe_layers(), out->top_k_ = c.num_experts_per_tok;
+    std::vector<SafetensorsWriter::Spec> specs;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      const int64_t S = static_cast<int64_t>(prompts[i].size());
+      out->lengths_.push_back(S);
+      specs.push_back({absl::StrCat("logits.", i), DType::kF32, {S, out->vocab_}});
+      specs.push_back({absl::StrCat("expert_idx.", i), DType::kI32, {out->num_layers_, S, out->top_k_}});
+      specs.push_back({absl::StrCat("expert_weight.", i), DType::kF32, {out->num_layers_, S, out->top_k_}});
+    }
+    TF_ASSIGN_OR_RETURN(out->writer_, SafetensorsWriter::Create(path, std::move(specs)));
+    return out;
+  }
+
+  absl::Status Take(size_t i, int64_t position, const EntryResult& r) {
+    const int64_t n = static_cast<int64_t>(r.logits.size()) / vocab_, row = top_k_ * 4;
+    TF_RETURN_IF_ERROR(writer_->Write(3 * i, position * vocab_ * 4, r.logits.data(), n * vocab_ * 4));
+    for (int64_t l = 0; l < num_layers_; ++l) {
+      const int64_t at = (l * lengths_[i] + position) * row;
+      TF_RETURN_IF_ERROR(writer_->Write(3 * i + 1, at, r.expert_idx.data() + l * n * top_k_, n * row));
+      TF_RETURN_IF_ERROR(writer_->Write(3 * i + 2, at, r.expert_weight.data() + l * n * top_k_, n * row));
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Commit() { return writer_->Commit(); }
+
+ private:
+  std::unique_ptr<SafetensorsWriter> writer_;
+  std::vector<int64_t> lengths_;
+  int64_t vocab_ = 0, num_layers_ = 0, top_k_ = 0;
+};
+
+struct Score {
+  int64_t num_tokens = 0;  // scored
+  double nll = 0;          // natural log
+
+  double perplexity() const { return num_tokens > 0 ? std::exp(nll / static_cast<double>(num_tokens)) : std::nan(""); }
+};
+
+// What rank 0 does with the prompts and their results.
+class Evaluation {
+ public:
+  static absl::StatusOr<std::unique_ptr<Evaluation>> Start(const EvalFlags& flags, const ModelFiles& files) {
+    auto e = std::make_unique<Evaluation>();
+    if (!flags.ids_file.empty()) {
+      TF_ASSIGN_OR_RETURN(e->prompts_, ReadIds(flags.ids_file, files.config));
+    } else {
+      TF_ASSIGN_OR_RETURN(e->prompts_, ReadText(flags.text_file, files));
+    }
+    if (!flags.out_file.empty()) {
+      auto out = OutFile::Create(flags.out_file, e->prompts_, files.config);
+      if (!out.ok()) return Annotate(out.status(), "--out");
+      e->out_ = *std::move(out);
+    }
+    if (!flags.json_file.empty()) {
+      TF_ASSIGN_OR_RETURN(e->json_, TextFileWriter::Create("--json", flags.json_file));
+    }
+    e->scores_.resize(e->prompts_.size());
+    return e;
+  }
+
+  const std::vector<Ids>& prompts() const { return prompts_; }
+  RequestKind kind() const { return out_ ? RequestKind::kLogits : RequestKind::kScore; }
+
+  absl::Status Take(const SequenceUpdate& u) {
+    for (double logprob : u.result.logprobs) scores_[u.seq].nll -= logprob;
+    scores_[u.seq].num_tokens += static_cast<int64_t>(u.result.logprobs.size());
+    return out_ ? out_->Take(u.seq, u.position, u.result) : absl::OkStatus();
+  }
+
+  absl::Status Finish(const RunReport& report) {
+    if (out_) TF_RETURN_IF_ERROR(out_->Commit());
+    Score total;
+    nlohmann::ordered_json json;
+    std::printf("%-8s %8s %10s %12s\n", "prompt", "tokens", "nll/token", "perplexity");
+    const auto show = [](const std::string& name, const Score& s) {
+      if (s.num_tokens == 0) {  // nothing to predict in a prompt of one token
+        std::printf("%-8s %8d %10s %12s\n", name.c_str(), 0, "-", "-");
+      } else {
+        std::printf("%-8s %8ld %10.5f %12.5f\n", name.c_str(), static_cast<long>(s.num_tokens),
+                    s.nll / static_cast<double>(s.num_tokens), s.perplexity());
+      }
+      return nlohmann::ordered_json{{"tokens", s.num_tokens}, {"nll", s.nll}, {"perplexity", s.perplexity()}};
+    };
+    for (size_t i = 0; i < scores_.size(); ++i) {
+      total.nll += scores_[i].nll, total.num_tokens += scores_[i].num_tokens;
+      json["prompts"].push_back(show(absl::StrCat(i), scores_[i]));
+    }
+    json["total"] = show("total", total);
+    json["report"] = nlohmann::ordered_json::parse(report.JsonText());
+    std::fflush(stdout);  // --json /dev/stdout comes after the table
+    return json_ ? json_->Commit(json.dump(2) + "\n") : absl::OkStatus();
+  }
+
+ private:
+  std::vector<Ids> prompts_;
+  std::vector<Score> scores_;
+  std::unique_ptr<OutFile> out_;
+  std::unique_ptr<TextFileWriter> json_;
+};
+
+}  // namespace
+
+absl::Status RunEval(RankContext& context, const EvalFlags& flags) {
+  Transport& transport = context.transport;
+  const bool first = transport.rank() == RankId(0);
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files,
+                      OpenModel(context, flags.ids_file.empty() ? TokenizerUse::kNeeded : TokenizerUse::kNone));
+  absl::StatusOr<std::unique_ptr<Evaluation>> evaluation = nullptr;
+  if (first) evaluation = Evaluation::Start(flags, *files);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"eval input"}, evaluation.status()));
+  std::vector<int64_t> lengths;
+  for (const Ids& ids : first ? (*evaluation)->prompts() : std::vector<Ids>())
+    lengths.push_back(static_cast<int64_t>(ids.size()));
+  TF_ASSIGN_OR_RETURN(lengths, BroadcastLengths(context, lengths));
+  TF_ASSIGN_OR_RETURN(
+      std::unique_ptr<ModelSession> session,
+      StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));
+  Scheduler scheduler(session->engine->scheduler_options());
+  absl::Status added = absl::OkStatus();
+  for (size_t i = 0; first && added.ok() && i < lengths.size(); ++i) {
+    Request request;
+    request.prompt = (*evaluation)->prompts()[i];
+    request.kind = (*evaluation)->kind();
+    added = scheduler.Add(std::move(request)).status();
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"requests"}, added));
+  // Sequences are numbered in the order of Add.
+  TF_RETURN_IF_ERROR(
+      session->engine->RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) { return (*evaluation)->Take(u); }));
+  TF_ASSIGN_OR_RETURN(const RunReport report, CollectReport(context, *session));
+  return first ? (*evaluation)->Finish(report) : absl::OkStatus();
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,221 @@
+// tokenferry generate: text from prompts.
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_format.h"
+#include "bench/alltoall/routing_trace.h"
+#include "comm/transport/collectives.h"
+#include "launch/cli/text_file.h"
+#include "launch/commands/commands.h"
+#include "launch/reports/run_report.h"
+#include "runtime/text/text_stream.h"
+
+namespace tokenferry {
+namespace {
+
+struct Prompt {
+  std::string name;  // for errors
+  std::string text;
+  std::vector<int32_t> ids;
+};
+
+struct Output {
+  std::string text;
+  std::vector<int32_t> ids;
+  std::vector<float> logprobs;
+  FinishReason reason = FinishReason::kNone;
+};
+
+absl::StatusOr<std::vector<Prompt>> ReadPrompts(const GenerateFlags& flags, const ModelFiles& files) {
+  std::vector<Prompt> prompts;
+  for (const std::string& text : flags.prompts) prompts.push_back({absl::StrCat("prompt ", prompts.size()), text, {}});
+  if (!flags.prompt_file.empty()) {
+    TF_ASSIGN_OR_RETURN(std::string text, ReadTextFile("--prompt-file", flags.prompt_file));
+    prompts.push_back({absl::StrCat("--prompt-file '", flags.prompt_file, "'"), std::move(text), {}});
+  }
+  for (Prompt& prompt : prompts) {
+    if (prompt.text.empty()) return absl::InvalidArgumentError(absl::StrCat(prompt.name, " is empty"));
+    prompt.ids = EncodePrompt(*files.tokenizer, prompt.text);
+    TF_RETURN_IF_ERROR(
+        CheckContext(prompt.name, static_cast<int64_t>(prompt.ids.size()), flags.max_tokens, files.config));
+  }
+  return prompts;
+}
+
+SamplingParams Sampling(const GenerateFlags& flags) {
+  SamplingParams p;
+  p.temperature = flags.temperature;
+  p.top_k = flags.top_k;
+  p.top_p = flags.top_p;
+  p.min_p = flags.min_p;
+  p.repetition_penalty = flags.repetition_penalty;
+  p.presence_penalty = flags.presence_penalty;
+  p.seed = flags.seed;
+  return p;
+}
+
+// Rank 0's side of a run: feeds tokens into text and shows it, the first unfinished prompt as it comes.
+class Printer {
+ public:
+  Printer(const GenerateFlags& flags, const ModelFiles& files, const std::vector<Prompt>& prompts)
+      : flags_(flags), prompts_(prompts) {
+    const StopRules rules{flags.ignore_eos ? std::vector<int32_t>() : files.generation.eos_token_ids, flags.stop};
+    for (size_t i = 0; i < prompts.size(); ++i) streams_.emplace_back(*files.tokenizer, rules);
+    outputs_.resize(prompts.size());
+    Show();
+  }
+
+  // Whether the sequence goes on.
+  bool Take(size_t i, const SampledToken& token, bool last) {
+    Output& out = outputs_[i];
+    out.ids.push_back(token.token);
+    out.logprobs.push_back(token.logprob);
+    out.text += streams_[i].Push(token.token);
+    if (last && streams_[i].finished() == FinishReason::kNone) out.text += streams_[i].Finish();
+    out.reason = streams_[i].finished();
+    Show();
+    return out.reason == FinishReason::kNone;
+  }
+
+  std::string JsonText(const RunReport& report) const {
+    nlohmann::ordered_json json;
+    json["outputs"] = nlohmann::ordered_json::array();
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      json["outputs"].push_back({{"prompt", prompts_[i].text},
+                                 {"prompt_ids", prompts_[i].ids},
+                                 {"text", outputs_[i].text},
+                                 {"ids", outputs_[i].ids},
+                                 {"logprobs", outputs_[i].logprobs},
+                                 {"finish_reason", outputs_[i].reason == FinishReason::kStop ? "stop" : "length"}});
+    }
+    json["report"] = nlohmann::ordered_json::parse(report.JsonText());
+    return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  }
+
+ private:
+  void Show() {
+    if (flags_.json) return;
+    while (current_ < outputs_.size()) {
+      if (shown_ == std::string::npos) {
+        if (prompts_.size() > 1) std::printf("[%zu] ", current_);
+        std::fputs(prompts_[current_].text.c_str(), stdout);
+        shown_ = 0;
+      }
+      const Output& out = outputs_[current_];
+      std::fwrite(out.text.data() + shown_, 1, out.text.size() - shown_, stdout);
+      shown_ = out.text.size();
+      if (out.reason == FinishReason::kNone) break;
+      std::fputs("\n", stdout);
+      ++current_;
+      shown_ = std::string::npos;
+    }
+    std::fflush(stdout);
+  }
+
+  const GenerateFlags& flags_;
+  const std::vector<Prompt>& prompts_;
+  std::vector<TextStream> streams_;
+  std::vector<Output> outputs_;
+  size_t current_ = 0, shown_ = std::string::npos;
+};
+
+// Collects the experts that tokens choose, for --record-routing.
+class RoutingCollector {
+ public:
+  explicit RoutingCollector(Engine& engine) {
+    engine.RecordRouting([this](int64_t step, int layer, absl::Span<const int32_t> expert_idx) {
+      mine_.push_back({step, layer, {expert_idx.begin(), expert_idx.end()}});
+    });
+  }
+
+  // Collective: rank 0 writes the file. The ranks have recorded the same steps and layers.
+  absl::Status Write(Transport& transport, const ModelConfig& config, const std::string& model,
+                     const std::string& path) const {
+    std::string bytes;  // per record: number of experts, then they
+    for (const RoutingTrace::Record& r : mine_) {
+      const auto size = static_cast<int64_t>(r.expert_idx.size());
+      bytes.append(reinterpret_cast<const char*>(&size), sizeof(size));
+      bytes.append(reinterpret_cast<const char*>(r.expert_idx.data()), size * sizeof(int32_t));
+    }
+    TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, Gather(transport, {"routing"}, RankId(0), bytes));
+    absl::Status written = absl::OkStatus();
+    if (transport.rank() == RankId(0)) written = WriteAll(all, config, model, path);
+    return AgreeOnStatus(transport, {"routing"}, written);
+  }
+
+ private:
+  absl::Status WriteAll(const std::vector<std::string>& all, const ModelConfig& config, const std::string& model,
+                        const std::string& path) const {
+    RoutingTrace trace{.num_experts = static_cast<int>(config.n_routed_experts),
+                       .top_k = static_cast<int>(config.num_experts_per_tok),
+                       .source = std::filesystem::path(model).lexically_normal().filename().string(),
+                       .records = mine_};
+    for (RoutingTrace::Record& record : trace.records) record.expert_idx.clear();
+    for (size_t rank = 0; rank < all.size(); ++rank) {
+      absl::string_view rest = all[rank];
+      for (RoutingTrace::Record& record : trace.records) {
+        int64_t size = -1;
+        if (rest.size() >= sizeof(size)) std::memcpy(&size, rest.data(), sizeof(size));
+        if (size < 0 || size > static_cast<int64_t>((rest.size() - sizeof(size)) / sizeof(int32_t))) {
+          return absl::DataLossError(absl::StrCat("rank ", rank, " has recorded other steps than rank 0"));
+        }
+        const size_t begin = record.expert_idx.size();
+        record.expert_idx.resize(begin + size);
+        if (size > 0) std::memcpy(&record.expert_idx[begin], rest.data() + sizeof(size), size * sizeof(int32_t));
+        rest.remove_prefix(sizeof(size) + size * sizeof(int32_t));
+      }
+    }
+    return Annotate(WriteRoutingTrace(path, trace), "--record-routing");
+  }
+
+  std::vector<RoutingTrace::Record> mine_;
+};
+
+}  // namespace
+
+absl::Status RunGenerate(RankContext& context, const GenerateFlags& flags) {
+  Transport& transport = context.transport;
+  const bool first = transport.rank() == RankId(0);
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNeeded));
+  absl::StatusOr<std::vector<Prompt>> prompts = std::vector<Prompt>();
+  absl::Status valid = Validate(Sampling(flags));
+  if (first && valid.ok()) {
+    prompts = ReadPrompts(flags, *files);
+    valid = prompts.status();
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"prompts"}, valid));
+  std::vector<int64_t> lengths;
+  for (const Prompt& p : *prompts) lengths.push_back(static_cast<int64_t>(p.ids.size()) + flags.max_tokens);
+  TF_ASSIGN_OR_RETURN(lengths, BroadcastLengths(context, lengths));
+  TF_ASSIGN_OR_RETURN(
+      std::unique_ptr<ModelSession> session,
+      StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));
+  Engine& engine = *session->engine;
+  std::optional<RoutingCollector> collector;
+  if (!flags.record_routing.empty()) collector.emplace(engine);
+  Scheduler scheduler(engine.scheduler_options());
+  absl::Status added = absl::OkStatus();
+  for (size_t i = 0; first && added.ok() && i < prompts->size(); ++i) {
+    added = scheduler.Add({(*prompts)[i].ids, RequestKind::kGenerate, flags.max_tokens, Sampling(flags)}).status();
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"requests"}, added));
+  std::optional<Printer> printer;
+  if (first) printer.emplace(flags, *session->files, *prompts);
+  // Sequences are numbered in the order of Add.
+  TF_RETURN_IF_ERROR(engine.RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) -> absl::Status {
+    if (u.has_token && !printer->Take(u.seq, u.token, u.finished)) scheduler.Finish(u.seq);
+    return absl::OkStatus();
+  }));
+  if (collector) {
+    TF_RETURN_IF_ERROR(collector->Write(transport, session->files->config, context.flags.model, flags.record_routing));
+  }
+  TF_ASSIGN_OR_RETURN(const RunReport report, CollectReport(context, *session));
+  if (!first) return absl::OkStatus();
+  if (flags.json) std::printf("%s\n", printer->JsonText(report).c_str());
+  if (flags.stats && !flags.json) std::printf("\n%s", report.Table().c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace tokenferry

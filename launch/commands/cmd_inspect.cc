@@ -1,0 +1,90 @@
+// tokenferry inspect: what a checkpoint is, from its headers alone.
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_format.h"
+#include "launch/commands/commands.h"
+#include "launch/session/model_session.h"
+#include "runtime/model/model_summary.h"
+
+namespace tokenferry {
+namespace {
+
+double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
+
+void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std::vector<int64_t>& bytes_per_rank) {
+  const ModelConfig& c = files.config;
+  const PartSummary total = summary.Total();
+  std::printf("%s, %ld layers of hidden size %ld (%ld with experts), context %ld, vocabulary %ld\n",
+              c.model_type.c_str(), static_cast<long>(c.num_hidden_layers), static_cast<long>(c.hidden_size),
+              static_cast<long>(summary.num_moe_layers), static_cast<long>(c.max_position_embeddings),
+              static_cast<long>(c.vocab_size));
+  std::printf(
+      "attention: latent, %ld heads of %ld + %ld (rotary), values %ld; cache %ld + %ld values per token and layer\n",
+      static_cast<long>(c.num_attention_heads), static_cast<long>(c.qk_nope_head_dim),
+      static_cast<long>(c.qk_rope_head_dim), static_cast<long>(c.v_head_dim), static_cast<long>(c.kv_lora_rank),
+      static_cast<long>(c.qk_rope_head_dim));
+  std::printf("experts: %ld routed of width %ld, %ld per token, %ld shared; groups %ld of which %ld\n",
+              static_cast<long>(c.n_routed_experts), static_cast<long>(c.moe_intermediate_size),
+              static_cast<long>(c.num_experts_per_tok), static_cast<long>(c.n_shared_experts),
+              static_cast<long>(c.n_group), static_cast<long>(c.topk_group));
+  std::printf("parameters: %ld total, %ld active per token (embedding and head included)\n\n",
+              static_cast<long>(total.num_params), static_cast<long>(total.num_active_params));
+  std::printf("%-16s %16s %16s %12s\n", "part", "parameters", "active", "MiB");
+  for (int p = 0; p < kNumModelParts; ++p) {
+    const PartSummary& part = summary.parts[p];
+    const std::string name(ModelPartName(static_cast<ModelPart>(p)));
+    std::printf("%-16s %16ld %16ld %12.2f\n", name.c_str(), static_cast<long>(part.num_params),
+                static_cast<long>(part.num_active_params), Mib(part.num_bytes));
+  }
+  std::printf("%-16s %16ld %16ld %12.2f\n\n", "all", static_cast<long>(total.num_params),
+              static_cast<long>(total.num_active_params), Mib(total.num_bytes));
+  for (const auto& [dtype, num_bytes] : summary.bytes_by_dtype) {
+    std::printf("%-16s %12.2f MiB\n", std::string(DTypeName(dtype)).c_str(), Mib(num_bytes));
+  }
+  if (files.plan.num_skipped > 0) {
+    std::printf("%-16s %12.2f MiB in %ld tensors (multi-token prediction and the like)\n", "not read",
+                Mib(files.plan.skipped_bytes), static_cast<long>(files.plan.num_skipped));
+  }
+  std::printf("\n%-6s %9s %12s\n", "rank", "experts", "MiB");
+  for (size_t r = 0; r < bytes_per_rank.size(); ++r) {
+    std::printf("%-6zu %9d %12.2f\n", r, files.placement.num_local_slots(RankId(static_cast<int>(r))),
+                Mib(bytes_per_rank[r]));
+  }
+}
+
+void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::vector<int64_t>& bytes_per_rank) {
+  const PartSummary total = summary.Total();
+  nlohmann::ordered_json json = {{"model_type", files.config.model_type},
+                                 {"parameters", total.num_params},
+                                 {"active_parameters", total.num_active_params},
+                                 {"bytes", total.num_bytes}};
+  for (int p = 0; p < kNumModelParts; ++p) {
+    const PartSummary& part = summary.parts[p];
+    json["parts"][std::string(ModelPartName(static_cast<ModelPart>(p)))] = {
+        {"parameters", part.num_params}, {"active_parameters", part.num_active_params}, {"bytes", part.num_bytes}};
+  }
+  for (const auto& [dtype, num_bytes] : summary.bytes_by_dtype)
+    json["bytes_by_dtype"][std::string(DTypeName(dtype))] = num_bytes;
+  json["skipped_bytes"] = files.plan.skipped_bytes;
+  json["unknown_tensors"] = files.plan.num_unknown;
+  for (size_t r = 0; r < bytes_per_rank.size(); ++r) {
+    const auto experts = files.placement.local_experts(RankId(static_cast<int>(r)));
+    json["ranks"].push_back(
+        {{"experts", std::vector<int>(experts.begin(), experts.end())}, {"bytes", bytes_per_rank[r]}});
+  }
+  std::printf("%s\n", json.dump(2).c_str());
+}
+
+}  // namespace
+
+absl::Status RunInspect(RankContext& context, const InspectFlags& flags) {
+  TF_ASSIGN_OR_RETURN(const std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNone));
+  if (context.transport.rank() != RankId(0)) return absl::OkStatus();
+  const ModelSummary summary = SummarizeModel(files->plan.plan);
+  const std::vector<int64_t> bytes_per_rank = BytesPerRank(files->plan.plan, files->placement);
+  (flags.json ? PrintJson : PrintTable)(*files, summary, bytes_per_rank);
+  return absl::OkStatus();
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,216 @@
+#include "launch/ranks/bootstrap.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/synchronization/mutex.h"
+#include "comm/transport/collectives.h"
+#include "comm/transport/local_transport.h"
+#include "comm/transport/mpi_session.h"
+#include "comm/transport/mpi_transport.h"
+#include "comm/transport/wait.h"
+#include "core/log.h"
+#include "launch/ranks/rank_setup.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr int kFailed = 1;
+constexpr unsigned kSecondsToStop = 3;
+// A failed job is over within two seconds, also when a rank is busy computing.
+constexpr absl::Duration kLocalGrace = absl::Milliseconds(1500);
+
+int IntFromEnvironment(const char* name, int otherwise) {
+  const char* text = std::getenv(name);
+  int value = 0;
+  return text != nullptr && absl::SimpleAtoi(text, &value) ? value : otherwise;
+}
+
+void OnSigterm(int) {
+  RequestStop();
+  alarm(kSecondsToStop);  // for a rank that waits for nobody: SIGALRM ends it
+}
+
+void HandleSigterm() {
+  struct sigaction action = {};
+  action.sa_handler = OnSigterm;
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+// The start of a rank and its body.
+absl::Status RunRank(const SharedFlags& flags, Transport& transport,
+                     absl::FunctionRef<absl::Status(RankContext&)> body) {
+  const RankId rank = transport.rank();
+  if (transport.num_ranks() > 1) SetLogRank(rank.value);
+  TF_ASSIGN_OR_RETURN(const RankSetup setup, SetUpRank(transport, flags));
+  if (rank.value == 0) {
+    LogInfo(absl::StrCat(setup.topology.ToString(), "; instruction set ", IsaName(setup.isa), " on all; ",
+                         setup.device->ToString()));
+  }
+  LogDebug(setup.affinity.ToString());
+  RankContext context{.flags = flags,
+                      .transport = transport,
+                      .device = *setup.device,
+                      .topology = setup.topology,
+                      .isa = setup.isa,
+                      .num_threads = setup.affinity.num_threads};
+  return body(context);
+}
+
+void PrintRankError(int rank, const absl::Status& status) {
+  PrintError(absl::StrCat("rank ", rank, ": ", status.message()));
+}
+
+int RunMpiRank(const SharedFlags& flags, absl::FunctionRef<absl::Status(RankContext&)> body) {
+  const int launched_as = GetLauncherInfo().rank;
+  auto session = MpiSession::Start(OnSigterm::kLeave);
+  if (!session.ok()) {
+    PrintRankError(launched_as, session.status());
+    return kFailed;
+  }
+  HandleSigterm();
+  auto transport = CreateMpiTransport({.timeout = flags.comm_timeout});
+  if (!transport.ok()) {
+    PrintRankError(launched_as, transport.status());
+    std::fflush(nullptr);
+    _exit(kFailed);  // MPI_Finalize would wait for the ranks that did not come; mpirun ends the others
+  }
+  const int rank = (*transport)->rank().value;
+  const absl::Status status = RunRank(flags, **transport, body);
+  if (status.ok()) return 0;
+  if (!IsAgreedOn(status)) {
+    PrintRankError(rank, status);
+    std::fflush(nullptr);
+    (*transport)->Abort(status);
+    _exit(kFailed);
+  }
+  // All ranks are here with the same error, so they can part in order. The first to leave makes mpirun end the others:
+  // they have nothing left to say.
+  signal(SIGTERM, SIG_DFL);
+  if (rank == 0) PrintError(status.message());
+  return kFailed;
+}
+
+// What the threads of the local ranks tell the one that started them.
+struct LocalJob {
+  absl::Mutex mutex;
+  int num_running = 0;
+  bool has_failed = false;
+
+  bool Done() const { return num_running == 0; }
+  bool DoneOrFailed() const { return num_running == 0 || has_failed; }
+};
+
+void RunLocalRank(const SharedFlags& flags, Transport& transport, absl::FunctionRef<absl::Status(RankContext&)> body,
+                  LocalJob* job) {
+  const absl::Status status = RunRank(flags, transport, body);
+  if (!status.ok()) {
+    absl::MutexLock lock(&job->mutex);
+    // The first error is the cause: those that follow from it only repeat it.
+    if (!job->has_failed) {
+      if (IsAgreedOn(status) || transport.num_ranks() == 1) {
+        PrintError(status.message());
+      } else {
+        PrintRankError(transport.rank().value, status);
+      }
+    }
+    job->has_failed = true;
+  }
+  if (!status.ok() && !IsAgreedOn(status)) transport.Abort(status);
+  absl::MutexLock lock(&job->mutex);
+  --job->num_running;
+}
+
+int RunLocalRanks(const SharedFlags& flags, int num_ranks, absl::FunctionRef<absl::Status(RankContext&)> body) {
+  auto transports = CreateLocalGroup(num_ranks, {.timeout = flags.comm_timeout});
+  LocalJob job;
+  job.num_running = num_ranks;
+  std::vector<std::thread> threads;
+  for (auto& transport : transports) {
+    threads.emplace_back([&flags, &transport, body, &job] { RunLocalRank(flags, *transport, body, &job); });
+  }
+  {
+    absl::MutexLock lock(&job.mutex);
+    job.mutex.Await(absl::Condition(&job, &LocalJob::DoneOrFailed));
+    if (!job.mutex.AwaitWithTimeout(absl::Condition(&job, &LocalJob::Done),
+                                    job.has_failed ? kLocalGrace : absl::InfiniteDuration())) {
+      std::fflush(nullptr);
+      _exit(kFailed);  // a rank is still computing; there is no way to end a thread
+    }
+  }
+  for (std::thread& thread : threads) thread.join();
+  return job.has_failed ? kFailed : 0;
+}
+
+}  // namespace
+
+LauncherInfo GetLauncherInfo() {
+  LauncherInfo info;
+  // Open MPI's mpirun, then PMI and Slurm's srun. SLURM_PROCID alone is not enough: a shell inside an allocation has
+  // it.
+  for (const auto& [size, rank] : {std::pair{"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"},
+                                   std::pair{"PMI_SIZE", "PMI_RANK"}, std::pair{"PMIX_SIZE", "PMIX_RANK"}}) {
+    if (std::getenv(size) == nullptr) continue;
+    info.launched = true;
+    info.num_ranks = IntFromEnvironment(size, 1);
+    info.rank = IntFromEnvironment(rank, 0);
+    return info;
+  }
+  if (std::getenv("PMIX_RANK") != nullptr) {  // srun --mpi=pmix
+    info.launched = true;
+    info.rank = IntFromEnvironment("PMIX_RANK", 0);
+    info.num_ranks = IntFromEnvironment("SLURM_STEP_NUM_TASKS", 1);
+  }
+  return info;
+}
+
+absl::StatusOr<RankPlan> PlanRanks(const SharedFlags& flags, const LauncherInfo& launcher) {
+  RankPlan plan;
+  plan.transport = flags.transport;
+  if (plan.transport == TransportChoice::kAuto) {
+    plan.transport = launcher.launched ? TransportChoice::kMpi : TransportChoice::kLocal;
+  }
+  if (plan.transport == TransportChoice::kLocal) {
+    if (launcher.launched && launcher.num_ranks > 1) {
+      return absl::InvalidArgumentError(absl::StrCat("--transport local under mpirun would start ", launcher.num_ranks,
+                                                     " separate jobs: leave mpirun out and use --ranks ",
+                                                     launcher.num_ranks, ", or use --transport mpi"));
+    }
+    plan.num_ranks = flags.num_ranks == 0 ? 1 : flags.num_ranks;
+    return plan;
+  }
+  plan.num_ranks = launcher.num_ranks;
+  if (flags.num_ranks != 0 && flags.num_ranks != launcher.num_ranks) {
+    return absl::InvalidArgumentError(absl::StrCat("--ranks ", flags.num_ranks, ": mpirun has started ",
+                                                   launcher.num_ranks, "; use mpirun -n ", flags.num_ranks,
+                                                   ", or --transport local for ranks as threads"));
+  }
+  return plan;
+}
+
+int RunRanks(const SharedFlags& flags, const RankPlan& plan, absl::FunctionRef<absl::Status(RankContext&)> body) {
+  SetLogLevel(flags.log_level);
+  if (plan.transport == TransportChoice::kMpi) return RunMpiRank(flags, body);
+  return RunLocalRanks(flags, plan.num_ranks, body);
+}
+
+void PrintError(absl::string_view message) {
+  // One write, so that the lines of several ranks do not mix.
+  const std::string line =
+      absl::StrCat("tokenferry: ", absl::StrReplaceAll(message, {{"\n", "\\n"}, {"\r", "\\r"}}), "\n");
+  std::fflush(stdout);
+  std::fputs(line.c_str(), stderr);
+}
+
+}  // namespace tokenferry

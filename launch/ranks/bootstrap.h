@@ -1,0 +1,57 @@
+// From the shared flags to running ranks, and from a rank's error to the process's exit status.
+#pragma once
+
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "comm/transport/topology.h"
+#include "comm/transport/transport.h"
+#include "core/device/device.h"
+#include "launch/cli/flags.h"
+
+namespace tokenferry {
+
+// What a command runs with, on one rank. Everything lives until the body returns.
+struct RankContext {
+  const SharedFlags& flags;
+  Transport& transport;
+  Device& device;
+  const Topology& topology;
+  Isa isa = Isa::kPortable;  // the same on all ranks
+  int num_threads = 1;       // kernel threads of this rank
+
+  RankId rank() const { return transport.rank(); }
+  int num_ranks() const { return transport.num_ranks(); }
+};
+
+// What mpirun or srun says about this process.
+struct LauncherInfo {
+  bool launched = false;  // by either
+  int rank = 0;
+  int num_ranks = 1;
+};
+LauncherInfo GetLauncherInfo();
+
+// The transport and number of ranks that the flags ask for under this launcher. `transport` is not kAuto.
+struct RankPlan {
+  TransportChoice transport = TransportChoice::kLocal;
+  int num_ranks = 1;
+};
+// InvalidArgument when the flags contradict the launcher. The same on every rank.
+absl::StatusOr<RankPlan> PlanRanks(const SharedFlags& flags, const LauncherInfo& launcher);
+
+// Starts the ranks of `plan`, runs `body` on each, and returns the process's exit status: 0 when all bodies returned
+// OK.
+//  * mpi: this process is one rank; collective over the job. local: every rank is a thread of this process.
+//  * An error that a body returns from AgreeOnStatus is printed once, by rank 0: "tokenferry: MESSAGE". Any other is
+//    printed by its rank, "tokenferry: rank R: MESSAGE", and ends the others within two seconds (Transport::Abort);
+//    then this function does not return, but ends the process with status 1.
+//  * SIGTERM under mpirun makes waiting transfers give up, so that a rank still says whom it was waiting for; a rank
+//  that
+//    does not wait ends three seconds later. Otherwise signals end the process at once.
+int RunRanks(const SharedFlags& flags, const RankPlan& plan, absl::FunctionRef<absl::Status(RankContext&)> body);
+
+// Prints "tokenferry: MESSAGE" in one line on stderr.
+void PrintError(absl::string_view message);
+
+}  // namespace tokenferry

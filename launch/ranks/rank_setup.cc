@@ -1,0 +1,113 @@
+#include "launch/ranks/rank_setup.h"
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "comm/transport/collectives.h"
+#include "core/device/cpu_device.h"
+#include "core/device/cuda_device.h"
+#include "core/host/wait.h"
+
+namespace tokenferry {
+namespace {
+
+// What each rank tells the others about its machine.
+struct Machine {
+  uint32_t isas = 0;
+  std::vector<int> cpus;  // it may run on
+};
+
+std::string Encode(const Machine& machine) {
+  std::string bytes(sizeof(uint32_t) + machine.cpus.size() * sizeof(int32_t), '\0');
+  std::memcpy(bytes.data(), &machine.isas, sizeof(uint32_t));
+  if (!machine.cpus.empty()) {
+    std::memcpy(bytes.data() + sizeof(uint32_t), machine.cpus.data(), machine.cpus.size() * sizeof(int32_t));
+  }
+  return bytes;
+}
+
+absl::StatusOr<Machine> Decode(const std::string& bytes, size_t rank) {
+  if (bytes.size() < sizeof(uint32_t) || bytes.size() % sizeof(int32_t) != 0) {
+    return absl::DataLossError(absl::StrCat("rank ", rank, " describes its machine in ", bytes.size(),
+                                            " bytes; is it the same version of tokenferry?"));
+  }
+  Machine machine;
+  std::memcpy(&machine.isas, bytes.data(), sizeof(uint32_t));
+  machine.cpus.resize((bytes.size() - sizeof(uint32_t)) / sizeof(int32_t));
+  if (!machine.cpus.empty()) {
+    std::memcpy(machine.cpus.data(), bytes.data() + sizeof(uint32_t), machine.cpus.size() * sizeof(int32_t));
+  }
+  return machine;
+}
+
+absl::StatusOr<AffinityPlan> PlanCpus(const Topology& topology, RankId rank, const std::vector<Machine>& machines,
+                                      int num_threads) {
+  AffinityRequest request;
+  request.local_rank = topology.local_idx_per_rank[rank.value];
+  request.num_threads = num_threads;
+  for (const RankId peer : topology.hosts[topology.host_idx_per_rank[rank.value]].ranks) {
+    request.cpus_per_local_rank.push_back(machines[peer.value].cpus);
+  }
+  TF_ASSIGN_OR_RETURN(AffinityPlan plan, PlanAffinity(MachineCores(), request));
+  if (plan.oversubscribed) SetHostLoad(HostLoad::kOversubscribed);
+  if (!plan.cpus.empty()) TF_RETURN_IF_ERROR(PinThisThread({plan.cpus.data(), 1}));
+  return plan;
+}
+
+absl::StatusOr<std::unique_ptr<Device>> CreateDevice(const SharedFlags& flags, const RankSetup& setup, RankId rank) {
+  if (flags.device == DeviceChoice::kCuda) {
+    return CreateCudaDevice({.ordinal = setup.topology.local_idx_per_rank[rank.value]});
+  }
+  CpuDeviceOptions options;
+  options.num_threads = setup.affinity.num_threads;
+  options.cpus = setup.affinity.cpus;
+  options.isa = setup.isa;
+  return CreateCpuDevice(std::move(options));
+}
+
+// The part after the exchange, which may fail on one rank only.
+absl::Status SetUpAlone(const SharedFlags& flags, RankId rank, const std::vector<std::string>& encoded,
+                        RankSetup* setup) {
+  std::vector<Machine> machines;
+  std::vector<uint32_t> masks;
+  for (size_t r = 0; r < encoded.size(); ++r) {
+    TF_ASSIGN_OR_RETURN(Machine machine, Decode(encoded[r], r));
+    masks.push_back(machine.isas);
+    machines.push_back(std::move(machine));
+  }
+  TF_ASSIGN_OR_RETURN(setup->isa, AgreeOnIsa(masks, flags.instruction_set));
+  TF_ASSIGN_OR_RETURN(setup->affinity, PlanCpus(setup->topology, rank, machines, flags.num_threads));
+  TF_ASSIGN_OR_RETURN(setup->device, CreateDevice(flags, *setup, rank));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Isa> AgreeOnIsa(const std::vector<uint32_t>& masks, const std::string& instruction_set) {
+  uint32_t common = ~uint32_t{0};
+  for (const uint32_t mask : masks) common &= mask;
+  if (instruction_set.empty()) return BestIsa(common);
+  TF_ASSIGN_OR_RETURN(const Isa wanted, IsaFromName(instruction_set));
+  const uint32_t bit = uint32_t{1} << static_cast<int>(wanted);
+  for (size_t r = 0; r < masks.size(); ++r) {
+    if (masks[r] & bit) continue;
+    return absl::InvalidArgumentError(absl::StrCat("--instruction-set '", instruction_set, "': rank ", r,
+                                                   " does not have it; the best that all ranks have is ",
+                                                   IsaName(BestIsa(common))));
+  }
+  return wanted;
+}
+
+absl::StatusOr<RankSetup> SetUpRank(Transport& transport, const SharedFlags& flags) {
+  RankSetup setup;
+  setup.topology = Topology::Of(transport);
+  const Machine mine{SupportedIsas(), AllowedCpus()};
+  TF_ASSIGN_OR_RETURN(const std::vector<std::string> encoded,
+                      AllGather(transport, {.phase = "start: machines"}, Encode(mine)));
+  const absl::Status alone = SetUpAlone(flags, transport.rank(), encoded, &setup);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {.phase = "start: devices"}, alone));
+  return setup;
+}
+
+}  // namespace tokenferry

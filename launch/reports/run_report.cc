@@ -1,0 +1,201 @@
+#include "launch/reports/run_report.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "absl/strings/str_format.h"
+#include "comm/transport/collectives.h"
+#include "core/host/memory_info.h"
+
+namespace tokenferry {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+template <class T>
+T Sum(const std::vector<T>& values) {
+  return std::accumulate(values.begin(), values.end(), T{});
+}
+
+// What left for other ranks.
+int64_t Remote(const std::vector<int64_t>& bytes_per_rank, RankId self) {
+  return Sum(bytes_per_rank) - bytes_per_rank[self.value];
+}
+
+absl::StatusOr<RankReport> MakeReport(RankContext& context, ModelSession& session) {
+  RankReport r;
+  const RankId self = context.transport.rank();
+  MoeStats moe = session.engine->moe_stats();
+  TF_ASSIGN_OR_RETURN(const ProcessMemory memory, ReadProcessMemory());
+  const ExchangeStats exchange = session.engine->exchange_stats();
+  r.host = context.transport.host(self);
+  r.num_experts = session.files->placement.num_local_slots(self);
+  for (const auto& layer : moe.rows_per_slot) r.rows_per_layer.push_back(Sum(layer));
+  r.rows = Sum(r.rows_per_layer);
+  r.dispatch_bytes = Remote(exchange.dispatch_bytes_per_rank, self);
+  r.combine_bytes = Remote(exchange.combine_bytes_per_rank, self);
+  r.exchange = MakeExchangeReport(session.engine->exchange_path(), exchange, moe.num_calls,
+                                  Topology::Of(context.transport), self);
+  r.overflow = std::move(moe.overflow);
+  const auto waits = context.transport.wait_seconds_per_rank();
+  r.wait_seconds.assign(waits.begin(), waits.end());
+  r.weight_bytes = session.weights.stats.bytes_kept;
+  r.cache_bytes = session.engine->cache_bytes();
+  r.declared_bytes = static_cast<int64_t>(context.device.peak_allocated_bytes()) + exchange.peak_peer_bytes;
+  r.base_bytes = session.resident_before_load;
+  r.resident_bytes = memory.resident_bytes;
+  r.peak_bytes = memory.peak_resident_bytes;
+  r.load_bytes = session.weights.stats.bytes_read;
+  r.load_seconds = session.load_seconds;
+  return r;
+}
+
+Json ToJson(const std::vector<OverflowCounts>& layers) {
+  Json json = Json::array();
+  for (const OverflowCounts& c : layers) {
+    json.push_back({{"dropped_per_expert", c.dropped},
+                    {"rerouted_per_expert", c.rerouted},
+                    {"to_replica_per_expert", c.to_replica},
+                    {"lost_weight_per_expert", c.lost_weight},
+                    {"lost_tokens", c.num_lost_tokens}});
+  }
+  return json;
+}
+
+OverflowCounts OverflowFromJson(const Json& json) {
+  OverflowCounts c;
+  json.at("dropped_per_expert").get_to(c.dropped);
+  json.at("rerouted_per_expert").get_to(c.rerouted);
+  json.at("to_replica_per_expert").get_to(c.to_replica);
+  json.at("lost_weight_per_expert").get_to(c.lost_weight);
+  json.at("lost_tokens").get_to(c.num_lost_tokens);
+  return c;
+}
+
+Json ToJson(const RankReport& r) {
+  return {{"host", r.host},
+          {"experts_per_layer", r.num_experts},
+          {"expert_rows", r.rows},
+          {"expert_rows_per_layer", r.rows_per_layer},
+          {"dispatch_bytes", r.dispatch_bytes},
+          {"combine_bytes", r.combine_bytes},
+          {"overflow_per_layer", ToJson(r.overflow)},
+          {"wait_seconds_per_rank", r.wait_seconds},
+          {"exchange", ToJson(r.exchange)},
+          {"weight_bytes", r.weight_bytes},
+          {"cache_bytes", r.cache_bytes},
+          {"declared_bytes", r.declared_bytes},
+          {"base_bytes", r.base_bytes},
+          {"resident_bytes", r.resident_bytes},
+          {"peak_resident_bytes", r.peak_bytes},
+          {"load_bytes", r.load_bytes},
+          {"load_seconds", r.load_seconds}};
+}
+
+// `json` comes from ToJson of a rank of this very program: its keys and types are our own invariant.
+RankReport FromJson(const Json& json) {
+  RankReport r;
+  json.at("host").get_to(r.host);
+  json.at("experts_per_layer").get_to(r.num_experts);
+  json.at("expert_rows").get_to(r.rows);
+  json.at("expert_rows_per_layer").get_to(r.rows_per_layer);
+  json.at("dispatch_bytes").get_to(r.dispatch_bytes);
+  json.at("combine_bytes").get_to(r.combine_bytes);
+  for (const Json& layer : json.at("overflow_per_layer")) r.overflow.push_back(OverflowFromJson(layer));
+  json.at("wait_seconds_per_rank").get_to(r.wait_seconds);
+  r.exchange = ExchangeReportFromJson(json.at("exchange"));
+  json.at("weight_bytes").get_to(r.weight_bytes);
+  json.at("cache_bytes").get_to(r.cache_bytes);
+  json.at("declared_bytes").get_to(r.declared_bytes);
+  json.at("base_bytes").get_to(r.base_bytes);
+  json.at("resident_bytes").get_to(r.resident_bytes);
+  json.at("peak_resident_bytes").get_to(r.peak_bytes);
+  json.at("load_bytes").get_to(r.load_bytes);
+  json.at("load_seconds").get_to(r.load_seconds);
+  return r;
+}
+
+double PerSecond(int64_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
+
+std::string Mib(int64_t num_bytes) { return absl::StrFormat("%.1f MiB", static_cast<double>(num_bytes) / (1 << 20)); }
+
+// Empty when no policy had to do anything.
+std::string OverflowLine(const std::vector<RankReport>& ranks) {
+  int64_t dropped = 0, rerouted = 0, to_replica = 0, lost_tokens = 0;
+  double lost_weight = 0;
+  for (const RankReport& r : ranks) {
+    for (const OverflowCounts& c : r.overflow) {
+      dropped += Sum(c.dropped), rerouted += Sum(c.rerouted), to_replica += Sum(c.to_replica);
+      lost_weight += Sum(c.lost_weight), lost_tokens += c.num_lost_tokens;
+    }
+  }
+  if (dropped + rerouted + to_replica == 0) return "";
+  return absl::StrFormat(
+      "\noverflow, all layers: %d selections dropped with routing weight %.3f, %d rerouted, %d sent to a replica, %d "
+      "times a token lost all\n",
+      dropped, lost_weight, rerouted, to_replica, lost_tokens);
+}
+
+}  // namespace
+
+absl::StatusOr<RunReport> CollectReport(RankContext& context, ModelSession& session) {
+  RunReport report;
+  report.engine = session.engine->stats();
+  report.instruction_set = std::string(IsaName(context.isa));
+  auto mine = MakeReport(context, session);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"report"}, mine.status()));
+  TF_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                      Gather(context.transport, {"report"}, RankId(0), ToJson(*mine).dump()));
+  for (const std::string& text : all) {
+    const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (json.is_discarded()) return absl::DataLossError("report: a rank's report does not parse");
+    report.ranks.push_back(FromJson(json));
+  }
+  return report;
+}
+
+double RunReport::prefill_tokens_per_second() const { return PerSecond(engine.prefill_tokens, engine.prefill_seconds); }
+double RunReport::decode_tokens_per_second() const { return PerSecond(engine.decode_tokens, engine.decode_seconds); }
+
+double RunReport::balancedness() const {
+  double mean = 0, busiest = 0;
+  for (size_t l = 0; !ranks.empty() && l < ranks[0].rows_per_layer.size(); ++l) {
+    int64_t sum = 0, most = 0;
+    for (const RankReport& r : ranks) sum += r.rows_per_layer[l], most = std::max(most, r.rows_per_layer[l]);
+    mean += static_cast<double>(sum) / static_cast<double>(ranks.size());
+    busiest += static_cast<double>(most);
+  }
+  return busiest > 0 ? mean / busiest : 1;
+}
+
+std::string RunReport::Table() const {
+  std::string out = absl::StrFormat("prefill  %6d tokens  %8.1f tokens/s\ndecode   %6d tokens  %8.1f tokens/s\n",
+                                    engine.prefill_tokens, prefill_tokens_per_second(), engine.decode_tokens,
+                                    decode_tokens_per_second());
+  absl::StrAppendFormat(&out, "ranks %d on %s, balancedness %.3f\n\n", ranks.size(), instruction_set, balancedness());
+  absl::StrAppendFormat(&out, "%-5s %8s %12s %14s %14s %10s %12s %12s\n", "rank", "experts", "expert rows",
+                        "dispatched", "combined", "waited", "weights", "peak memory");
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    const RankReport& r = ranks[i];
+    absl::StrAppendFormat(&out, "%-5d %8d %12d %14s %14s %8.3f s %12s %12s\n", i, r.num_experts, r.rows,
+                          Mib(r.dispatch_bytes), Mib(r.combine_bytes), Sum(r.wait_seconds), Mib(r.weight_bytes),
+                          Mib(r.peak_bytes));
+  }
+  std::vector<ExchangeReport> exchanges;
+  for (const RankReport& r : ranks) exchanges.push_back(r.exchange);
+  absl::StrAppend(&out, OverflowLine(ranks), "\n", ExchangeTable(exchanges));
+  return out;
+}
+
+std::string RunReport::JsonText() const {
+  Json json = {{"instruction_set", instruction_set},      {"steps", engine.num_steps},
+               {"prefill_tokens", engine.prefill_tokens}, {"prefill_tokens_per_second", prefill_tokens_per_second()},
+               {"decode_tokens", engine.decode_tokens},   {"decode_tokens_per_second", decode_tokens_per_second()},
+               {"balancedness", balancedness()}};
+  json["ranks"] = Json::array();
+  for (const RankReport& r : ranks) json["ranks"].push_back(ToJson(r));
+  return json.dump();
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,231 @@
+#include "launch/session/model_session.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "comm/transport/collectives.h"
+#include "core/host/memory_info.h"
+#include "core/log.h"
+
+namespace tokenferry {
+namespace {
+
+absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, TokenizerUse use) {
+  const SharedFlags& flags = context.flags;
+  const int num_ranks = context.transport.num_ranks();
+  auto files = std::make_unique<ModelFiles>();
+  TF_ASSIGN_OR_RETURN(files->config, LoadModelConfig(flags.model));
+  TF_ASSIGN_OR_RETURN(files->generation, LoadGenerationConfig(flags.model, files->config));
+  TF_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(flags.model));
+  files->checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
+  TF_ASSIGN_OR_RETURN(files->plan, CheckCheckpoint(files->config, *files->checkpoint));
+  const int num_experts = static_cast<int>(files->config.n_routed_experts);
+  if (flags.placement == "linear") {
+    files->placement = Placement::Linear(num_experts, num_ranks);
+  } else {
+    TF_ASSIGN_OR_RETURN(files->placement, Placement::FromFile(flags.placement, num_experts, num_ranks));
+  }
+  files->placement.SetHosts(Topology::Of(context.transport).host_idx_per_rank);
+  if (use == TokenizerUse::kNone) return files;
+  TF_ASSIGN_OR_RETURN(files->tokenizer, Tokenizer::Load(flags.model));
+  if (files->tokenizer->max_id() >= files->config.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat(flags.model, "/tokenizer.json: its largest token is ",
+                                                   files->tokenizer->max_id(), ", but config.json's vocab_size is ",
+                                                   files->config.vocab_size));
+  }
+  return files;
+}
+
+// Loading seen from rank 0: on a terminal one line that is rewritten, elsewhere a line every few seconds.
+class LoadProgress {
+ public:
+  explicit LoadProgress(RankId rank) : shown_(rank == RankId(0)), terminal_(isatty(STDERR_FILENO) == 1) {}
+  void operator()(int64_t done, int64_t total) {
+    const absl::Time now = absl::Now();
+    if (!shown_ || now - last_ < (terminal_ ? absl::Milliseconds(100) : absl::Seconds(5))) return;
+    last_ = now;
+    const double seconds = absl::ToDoubleSeconds(now - start_),
+                 share = static_cast<double>(done) / static_cast<double>(total);
+    const std::string line = absl::StrFormat("rank 0 has read %.1f of %.1f MiB of its weights, %.0f s to go", Mib(done),
+                                             Mib(total), share > 0 ? seconds / share * (1 - share) : 0.0);
+    if (terminal_) {
+      absl::FPrintF(stderr, "\r\033[K%s", line);
+      wrote_ = true;
+    } else {
+      LogInfo(line);
+    }
+  }
+  void Done() {
+    if (wrote_) absl::FPrintF(stderr, "\r\033[K");
+  }
+
+ private:
+  static double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
+  bool shown_, terminal_, wrote_ = false;
+  absl::Time start_ = absl::Now(), last_ = absl::Now();
+};
+
+int64_t WholeBlocks(int64_t tokens) { return (tokens + kCacheBlockTokens - 1) / kCacheBlockTokens * kCacheBlockTokens; }
+
+// --explain writes to stderr: stdout is for results.
+void Explain(const Placement& placement) {
+  std::string text = absl::StrCat("placement of ", placement.num_experts(), " experts in every MoE layer\n");
+  for (int r = 0; r < placement.num_ranks(); ++r) {
+    const auto experts = placement.local_experts(RankId(r));
+    absl::StrAppend(&text, "  rank ", r, ": ", experts.size(), " experts", experts.empty() ? "" : ": ");
+    absl::StrAppend(&text, absl::StrJoin(experts, " "), "\n");
+  }
+  absl::FPrintF(stderr, "%s", text);
+}
+
+std::function<void(const CallSite&, const ExchangePlan&)> ExplainFirstPlan() {
+  return [explained = false](const CallSite& site, const ExchangePlan& plan) mutable {
+    if (!explained) absl::FPrintF(stderr, "%s: %s", ToString(site), plan.ToString());
+    explained = true;
+  };
+}
+
+constexpr CallSite kLoadSite{"load weights"};
+
+// The ranks meet at every 64th of their own loading: a slow disk delays the others by one share, which the deadline
+// must cover, and not by its whole time; and a rank that finds broken weights stops the others early.
+class LoadPace {
+ public:
+  explicit LoadPace(Transport& transport) : transport_(transport) {}
+  absl::Status Keep(int64_t done, int64_t total) {
+    for (; next_ <= kShares && done >= total / kShares * next_ + total % kShares * next_ / kShares; ++next_) {
+      TF_RETURN_IF_ERROR(AgreeOnStatus(transport_, kLoadSite, absl::OkStatus()));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  static constexpr int64_t kShares = 64;
+  Transport& transport_;
+  int64_t next_ = 1;
+};
+
+absl::StatusOr<ModelWeights> LoadLocally(RankContext& context, const ModelFiles& files, const LoadOptions& options) {
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, context.device.CreateStream());
+  return LoadWeights(*files.checkpoint, files.plan.plan, *stream, options);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, TokenizerUse tokenizer) {
+  auto files = OpenLocally(context, tokenizer);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"open model"}, files.status()));
+  if (context.flags.explain && context.rank() == RankId(0)) Explain((*files)->placement);
+  const CheckedPlan& plan = (*files)->plan;
+  if (plan.num_unknown > 0 && context.transport.rank() == RankId(0)) {
+    std::string names;
+    for (const std::string& name : plan.unknown_names) absl::StrAppend(&names, names.empty() ? "" : ", ", name);
+    LogWarning(absl::StrCat("the checkpoint has ", plan.num_unknown, " tensors that the model does not use: ", names,
+                            plan.num_unknown > static_cast<int64_t>(plan.unknown_names.size()) ? ", .." : ""));
+  }
+  return files;
+}
+
+absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context, std::unique_ptr<ModelFiles> files,
+                                                           const SessionOptions& options) {
+  auto session = std::make_unique<ModelSession>();
+  session->files = std::move(files);
+  const ModelFiles& f = *session->files;
+  if (auto memory = ReadProcessMemory(); memory.ok()) session->resident_before_load = memory->resident_bytes;
+  const absl::Time start = absl::Now();
+  LoadProgress progress(context.transport.rank());
+  LoadOptions load;
+  load.placement = &f.placement;
+  load.rank = context.transport.rank();
+  LoadPace pace(context.transport);
+  load.progress = [&](int64_t done, int64_t total) {
+    progress(done, total);
+    return pace.Keep(done, total);
+  };
+  auto weights = LoadLocally(context, f, load);
+  progress.Done();
+  if (!weights.ok() && IsAgreedOn(weights.status())) return weights.status();
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kLoadSite, weights.status()));
+  session->weights = *std::move(weights);
+  session->load_seconds = absl::ToDoubleSeconds(absl::Now() - start);
+
+  EngineOptions engine;
+  engine.compute = context.flags.compute;
+  engine.path = context.flags.path;
+  engine.reduction = context.flags.reduction;
+  engine.overflow = context.flags.overflow;
+  engine.dispatch_dtype = context.flags.dispatch_dtype;
+  engine.combine_dtype = context.flags.combine_dtype;
+  engine.overlap = context.flags.overlap;
+  engine.exchange_budget = context.flags.exchange_budget;
+  engine.prefill_chunk = options.prefill_chunk;
+  engine.max_sequences_per_rank = options.max_sequences_per_rank;
+  engine.cache_tokens_per_rank = options.cache_tokens_per_rank;
+  if (context.flags.explain) {
+    if (context.rank() == RankId(0)) engine.on_plan = ExplainFirstPlan();
+    engine.on_path = [](const std::string& why) { absl::FPrintF(stderr, "%s", why); };
+  }
+  auto created = Engine::Create(context.transport, context.device, f.config, session->weights, f.placement, engine);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"create engine"}, created.status()));
+  session->engine = *std::move(created);
+  return session;
+}
+
+SessionOptions FitRequests(absl::Span<const int64_t> tokens, int num_ranks, const SharedFlags& flags) {
+  SessionOptions options;
+  int64_t longest = 0, blocks = 0;
+  for (int64_t n : tokens) {
+    const int64_t b = (n + kCacheBlockTokens - 1) / kCacheBlockTokens;
+    longest = std::max(longest, b);
+    blocks += b;
+  }
+  // The scheduler fills the emptiest rank first, so no rank exceeds its share by more than one sequence.
+  options.cache_tokens_per_rank = std::min(blocks, blocks / num_ranks + longest) * kCacheBlockTokens;
+  if (flags.kv_cache_tokens > 0) options.cache_tokens_per_rank = WholeBlocks(flags.kv_cache_tokens);
+  options.max_sequences_per_rank =
+      std::clamp<int64_t>((static_cast<int64_t>(tokens.size()) + num_ranks - 1) / num_ranks, 1, 256);
+  const int64_t whole = longest * kCacheBlockTokens;
+  options.prefill_chunk =
+      flags.prefill_chunk > 0 ? std::min<int64_t>(flags.prefill_chunk, std::max<int64_t>(whole, 1)) : whole;
+  return options;
+}
+
+absl::StatusOr<std::vector<int64_t>> BroadcastLengths(RankContext& context, absl::Span<const int64_t> tokens) {
+  const int64_t asked = context.flags.kv_cache_tokens;
+  absl::Status fits = absl::OkStatus();
+  for (size_t i = 0; asked > 0 && fits.ok() && i < tokens.size(); ++i) {
+    if (tokens[i] <= WholeBlocks(asked)) continue;
+    fits = absl::InvalidArgumentError(absl::StrCat("prompt ", i, " needs room for ", tokens[i],
+                                                   " tokens with what is to be generated, but --kv-cache-tokens ",
+                                                   asked, " gives a rank ", WholeBlocks(asked)));
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"prompt lengths"}, fits));
+  const absl::string_view mine(reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(int64_t));
+  TF_ASSIGN_OR_RETURN(const std::string bytes, Broadcast(context.transport, {"prompt lengths"}, RankId(0), mine));
+  std::vector<int64_t> all(bytes.size() / sizeof(int64_t));
+  std::memcpy(all.data(), bytes.data(), all.size() * sizeof(int64_t));
+  return all;
+}
+
+std::vector<int32_t> EncodePrompt(const Tokenizer& tokenizer, absl::string_view text) {
+  std::vector<int32_t> ids = tokenizer.Encode(text);
+  const bool has_bos = !ids.empty() && ids[0] == tokenizer.bos_id();
+  if (tokenizer.add_bos() && !has_bos) ids.insert(ids.begin(), tokenizer.bos_id());
+  return ids;
+}
+
+absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens,
+                          const ModelConfig& config) {
+  if (prompt_tokens == 0) return absl::InvalidArgumentError(absl::StrCat(what, " is empty: give at least one token"));
+  if (prompt_tokens + new_tokens <= config.max_position_embeddings) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(what, " has ", prompt_tokens, " tokens and ", new_tokens,
+                                                 " are to be generated, but the model's context is ",
+                                                 config.max_position_embeddings, " tokens"));
+}
+
+}  // namespace tokenferry

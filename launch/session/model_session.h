@@ -1,0 +1,64 @@
+// A model, opened and running on all ranks: what generate, eval and bench engine share. Every function is collective
+// and returns the same status on every rank.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "launch/ranks/bootstrap.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/engine/engine.h"
+#include "runtime/model/tensor_plan.h"
+#include "runtime/model/weights.h"
+#include "runtime/text/tokenizer.h"
+
+namespace tokenferry {
+
+enum class TokenizerUse : uint8_t { kNone, kNeeded };
+
+// Read and validated from headers; no weight has been read.
+struct ModelFiles {
+  ModelConfig config;
+  GenerationConfig generation;
+  std::unique_ptr<Checkpoint> checkpoint;
+  CheckedPlan plan;
+  Placement placement;
+  std::optional<Tokenizer> tokenizer;  // kNeeded
+};
+
+absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, TokenizerUse tokenizer);
+
+struct ModelSession {
+  std::unique_ptr<ModelFiles> files;
+  ModelWeights weights;
+  double load_seconds = 0;
+  int64_t resident_before_load = 0;  // of the process, bytes
+  std::unique_ptr<Engine> engine;
+};
+
+struct SessionOptions {
+  int64_t prefill_chunk = 256;
+  int64_t cache_tokens_per_rank = 0;
+  int64_t max_sequences_per_rank = 32;
+};
+
+// Reads this rank's weights, showing progress, and makes the engine.
+absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context, std::unique_ptr<ModelFiles> files,
+                                                           const SessionOptions& options);
+
+// What the ranks need so that every request fits: sequences are spread evenly. `tokens` [n]: prompt and output of each.
+// `kv_cache_tokens` > 0 (--kv-cache-tokens) (whole blocks) overrides.
+SessionOptions FitRequests(absl::Span<const int64_t> tokens, int num_ranks, const SharedFlags& flags);
+
+// Rank 0's lengths, on every rank: what FitRequests needs. InvalidArgument when one does not fit into the cache that
+// --kv-cache-tokens asks for.
+absl::StatusOr<std::vector<int64_t>> BroadcastLengths(RankContext& context, absl::Span<const int64_t> tokens);
+
+// A prompt's tokens. It starts with the begin-of-sentence token once if the tokenizer asks for one, also when the text
+// itself begins with it.
+std::vector<int32_t> EncodePrompt(const Tokenizer& tokenizer, absl::string_view text);
+
+// InvalidArgument naming the request when it does not fit into the model's context.
+absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens, const ModelConfig& config);
+
+}  // namespace tokenferry

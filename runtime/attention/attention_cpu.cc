@@ -1,0 +1,224 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "core/kernels/matmul_values.h"
+#include "core/kernels/scratch.h"
+#include "runtime/attention/attention_kernels.h"
+#include "runtime/ops/row_kernels.h"
+#include "runtime/ops/row_parallel.h"
+
+namespace tokenferry::attention_cpu {
+namespace {
+
+// Weight panels are widened once for this many tokens.
+constexpr int64_t kTokensPerTask = 64;
+constexpr int64_t kAbsorbCols = 64;      // columns of W_UK per panel
+constexpr int64_t kExpandRows = 16;      // rows of W_UV per panel
+constexpr int64_t kQueriesPerTask = 32;  // (token, head) pairs that share a walk over the keys
+
+float* ScratchFloats(int64_t size) { return static_cast<float*>(ThreadScratch(size * sizeof(float))); }
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+void CopyRounded(const float* x, int64_t size, Compute compute, float* out) {
+  if (compute == Compute::kF32) {
+    std::copy_n(x, size, out);
+  } else {
+    for (int64_t i = 0; i < size; ++i) out[i] = RoundToBF16(x[i]);
+  }
+}
+
+// Rows of `x` as they enter a product: themselves in kF32, rounded into `scratch` in kBF16.
+Rows ProductRows(Rows x, int64_t cols, Compute compute, float* scratch) {
+  if (compute == Compute::kF32) return x;
+  for (int64_t i = 0; i < x.num_rows; ++i) CopyRounded(x.data + i * x.stride, cols, compute, scratch + i * cols);
+  return {scratch, x.num_rows, cols};
+}
+
+// Tokens [token_begin, + num_tokens), all of one sequence, times heads [head_begin, + num_heads).
+struct AttentionTask {
+  int64_t token_begin = 0, num_tokens = 0, head_begin = 0, num_heads = 0;
+};
+
+// Any cut gives the same results: every query is computed on its own, in order of its keys.
+void PlanAttention(const LatentAttentionArgs& args, int num_threads, std::vector<AttentionTask>& tasks) {
+  tasks.clear();
+  const TokenPositions& tokens = args.tokens;
+  int64_t queries = kQueriesPerTask;
+  while (queries > 1 && tokens.num_tokens * args.heads < queries * num_threads) queries /= 2;
+  const int64_t heads = std::min<int64_t>(args.heads, queries);
+  const int64_t most_tokens = std::max<int64_t>(1, queries / heads);
+  for (int64_t begin = 0, end = 0; begin < tokens.num_tokens; begin = end) {
+    while (end < tokens.num_tokens && end - begin < most_tokens && tokens.seq[end] == tokens.seq[begin]) ++end;
+    for (int64_t h = 0; h < args.heads; h += heads) {
+      tasks.push_back({begin, end - begin, h, std::min(heads, args.heads - h)});
+    }
+  }
+}
+
+// The queries of one task, row (token, head), and their softmax so far.
+class AttentionWorker {
+ public:
+  AttentionWorker(const LatentAttentionArgs& args, const RowKernels& kernels, const AttentionTask& task)
+      : args_(args), kernels_(kernels), task_(task), latent_(args.cache.latent), width_(latent_ + args.rope) {
+    const int64_t n = task.num_tokens * task.num_heads;
+    float* next = ScratchFloats(n * (width_ + latent_ + kCacheBlockTokens + 3) + kCacheBlockTokens * width_);
+    const auto take = [&next](int64_t size) { return std::exchange(next, next + size); };
+    keys_ = take(kCacheBlockTokens * width_);
+    queries_ = take(n * width_);
+    acc_ = take(n * latent_);
+    scores_ = take(n * kCacheBlockTokens);
+    max_ = take(n);
+    sum_ = take(n);
+    rescale_ = take(n);
+    std::fill_n(acc_, n * latent_, 0.0f);
+    std::fill_n(max_, n, -std::numeric_limits<float>::infinity());
+    std::fill_n(sum_, n, 0.0f);
+  }
+
+  void Run() {
+    int32_t last = 0;
+    for (int64_t t = 0; t < task_.num_tokens; ++t) {
+      last = std::max(last, Position(t));
+      for (int64_t h = 0; h < task_.num_heads; ++h) LoadQuery(t, h);
+    }
+    for (int64_t begin = 0; begin <= last; begin += kCacheBlockTokens) {
+      VisitBlock(begin, std::min<int64_t>(kCacheBlockTokens, last + 1 - begin));
+    }
+    for (int64_t t = 0; t < task_.num_tokens; ++t) {
+      for (int64_t h = 0; h < task_.num_heads; ++h) StoreResult(t, h);
+    }
+  }
+
+ private:
+  int32_t Position(int64_t t) const { return args_.tokens.position[task_.token_begin + t]; }
+  int64_t ArgsRow(int64_t t, int64_t h) const { return (task_.token_begin + t) * args_.heads + task_.head_begin + h; }
+
+  void LoadQuery(int64_t t, int64_t h) {
+    const int64_t row = ArgsRow(t, h);
+    float* query = queries_ + (t * task_.num_heads + h) * width_;
+    CopyRounded(args_.q_latent + row * latent_, latent_, args_.compute, query);
+    CopyRounded(args_.q + row * (args_.nope + args_.rope) + args_.nope, args_.rope, args_.compute, query + latent_);
+  }
+
+  void StoreResult(int64_t t, int64_t h) {
+    const int64_t row = t * task_.num_heads + h;
+    float* out = args_.out + ArgsRow(t, h) * latent_;
+    for (int64_t i = 0; i < latent_; ++i) out[i] = acc_[row * latent_ + i] / sum_[row];
+  }
+
+  // Keys [begin, begin + size) for all queries that see some of them.
+  void VisitBlock(int64_t begin, int64_t size) {
+    const Rows keys = Keys(begin, size);
+    for (int64_t t = 0, end = 0; t < task_.num_tokens; t = end) {
+      const int64_t visible = Visible(t, begin);
+      for (end = t + 1; end < task_.num_tokens && Visible(end, begin) == visible;) ++end;
+      if (visible > 0) Visit({keys.data, visible, keys.stride}, t * task_.num_heads, end * task_.num_heads);
+    }
+  }
+
+  int64_t Visible(int64_t t, int64_t begin) const {
+    return std::clamp<int64_t>(Position(t) + 1 - begin, 0, kCacheBlockTokens);
+  }
+
+  // The cache block in f32: where it lies, or widened once for all queries of the task.
+  Rows Keys(int64_t begin, int64_t size) {
+    const LatentCacheView& cache = args_.cache;
+    const int64_t first = CacheRow(cache, args_.tokens.seq[task_.token_begin], begin);
+    if (cache.dtype == DType::kF32) return {static_cast<const float*>(cache.data) + first, size, width_};
+    const WeightView block{
+        .dtype = DType::kBF16, .data = static_cast<const BF16*>(cache.data) + first, .rows = 1, .cols = size * width_};
+    kernels_.widen(block, 0, 0, size * width_, Compute::kF32, keys_);
+    return {keys_, size, width_};
+  }
+
+  // `keys` for queries [begin, end), which all see them.
+  void Visit(Rows keys, int64_t begin, int64_t end) {
+    float* scores = scores_ + begin * kCacheBlockTokens;
+    kernels_.dot({queries_ + begin * width_, end - begin, width_}, keys, width_, scores, kCacheBlockTokens);
+    for (int64_t row = begin; row < end; ++row) {
+      const float block_sum = kernels_.softmax_block(scores_ + row * kCacheBlockTokens, keys.num_rows, args_.scale,
+                                                     &max_[row], &rescale_[row]);
+      sum_[row] = std::fma(sum_[row], rescale_[row], block_sum);
+    }
+    kernels_.weighted_sum({scores, end - begin, kCacheBlockTokens}, keys, latent_, rescale_ + begin,
+                          acc_ + begin * latent_, latent_);
+  }
+
+  const LatentAttentionArgs& args_;
+  const RowKernels& kernels_;
+  const AttentionTask& task_;
+  const int64_t latent_, width_;
+  float *keys_, *queries_, *acc_, *scores_, *max_, *sum_, *rescale_;
+};
+
+}  // namespace
+
+void RopeInterleaved(const RopeArgs& args, CpuContext& context) {
+  ParallelRows(context, args.tokens.num_tokens, args.heads * args.dim, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) RotateToken(args, t);
+  });
+}
+
+void CacheWrite(const CacheWriteArgs& args, CpuContext& context) {
+  ParallelRows(context, args.tokens.num_tokens, args.cache.latent + args.cache.rope, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) WriteToken(args, t);
+  });
+}
+
+void AbsorbQuery(const AbsorbQueryArgs& args, CpuContext& context) {
+  const RowKernels& kernels = RowKernelsFor(context.isa);
+  const int64_t latent = args.kv_b.cols, panels = CeilDiv(latent, kAbsorbCols);
+  const int64_t chunks = CeilDiv(args.num_tokens, kTokensPerTask);
+  const int64_t q_stride = static_cast<int64_t>(args.heads) * (args.nope + args.rope), out_stride = args.heads * latent;
+  context.pool.ParallelFor(chunks * args.heads * panels, [&](int64_t task, int) {
+    const int64_t col = task % panels * kAbsorbCols, h = task / panels % args.heads;
+    const int64_t begin = task / panels / args.heads * kTokensPerTask;
+    const int64_t num_tokens = std::min(kTokensPerTask, args.num_tokens - begin);
+    const int64_t cols = std::min(kAbsorbCols, latent - col);
+    float* panel = ScratchFloats(args.nope * (kAbsorbCols + kTokensPerTask));
+    for (int64_t i = 0; i < args.nope; ++i) {
+      kernels.widen(args.kv_b, h * (args.nope + args.value) + i, col, cols, args.compute, panel + i * kAbsorbCols);
+    }
+    const Rows q{args.q + begin * q_stride + h * (args.nope + args.rope), num_tokens, q_stride};
+    float* out = args.out + begin * out_stride + h * latent + col;
+    for (int64_t t = 0; t < num_tokens; ++t) std::fill_n(out + t * out_stride, cols, 0.0f);
+    kernels.weighted_sum(ProductRows(q, args.nope, args.compute, panel + args.nope * kAbsorbCols),
+                         {panel, args.nope, kAbsorbCols}, cols, nullptr, out, out_stride);
+  });
+}
+
+void LatentAttention(const LatentAttentionArgs& args, CpuContext& context) {
+  static thread_local std::vector<AttentionTask> planned;
+  PlanAttention(args, context.pool.num_threads(), planned);
+  const RowKernels& kernels = RowKernelsFor(context.isa);
+  const std::vector<AttentionTask>& tasks = planned;  // the caller's, not each worker's
+  context.pool.ParallelFor(static_cast<int64_t>(tasks.size()),
+                           [&](int64_t task, int) { AttentionWorker(args, kernels, tasks[task]).Run(); });
+}
+
+void ExpandValue(const ExpandValueArgs& args, CpuContext& context) {
+  const RowKernels& kernels = RowKernelsFor(context.isa);
+  const int64_t latent = args.kv_b.cols, panels = CeilDiv(args.value, kExpandRows);
+  const int64_t chunks = CeilDiv(args.num_tokens, kTokensPerTask);
+  const int64_t u_stride = args.heads * latent, out_stride = static_cast<int64_t>(args.heads) * args.value;
+  context.pool.ParallelFor(chunks * args.heads * panels, [&](int64_t task, int) {
+    const int64_t v = task % panels * kExpandRows, h = task / panels % args.heads;
+    const int64_t begin = task / panels / args.heads * kTokensPerTask;
+    const int64_t num_tokens = std::min(kTokensPerTask, args.num_tokens - begin);
+    const int64_t rows = std::min<int64_t>(kExpandRows, args.value - v);
+    float* panel = ScratchFloats(latent * (kExpandRows + kTokensPerTask));
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t row = h * (args.nope + args.value) + args.nope + v + i;
+      kernels.widen(args.kv_b, row, 0, latent, args.compute, panel + i * latent);
+    }
+    const Rows u{args.u + begin * u_stride + h * latent, num_tokens, u_stride};
+    kernels.dot(ProductRows(u, latent, args.compute, panel + latent * kExpandRows), {panel, rows, latent}, latent,
+                args.out + begin * out_stride + h * args.value + v, out_stride);
+  });
+}
+
+}  // namespace tokenferry::attention_cpu

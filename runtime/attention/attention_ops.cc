@@ -1,0 +1,56 @@
+#include "runtime/attention/attention_ops.h"
+
+#include "core/check.h"
+#include "runtime/attention/attention_kernels.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr Op<RopeArgs> kRope{"rope_interleaved", &attention_reference::RopeInterleaved,
+                             &attention_cpu::RopeInterleaved};
+constexpr Op<CacheWriteArgs> kCacheWrite{"cache_write", &attention_reference::CacheWrite, &attention_cpu::CacheWrite};
+constexpr Op<AbsorbQueryArgs> kAbsorb{"absorb_query", &attention_reference::AbsorbQuery, &attention_cpu::AbsorbQuery};
+constexpr Op<LatentAttentionArgs> kAttention{"latent_attention", &attention_reference::LatentAttention,
+                                             &attention_cpu::LatentAttention};
+constexpr Op<ExpandValueArgs> kExpand{"expand_value", &attention_reference::ExpandValue, &attention_cpu::ExpandValue};
+
+void CheckCache(const LatentCacheView& cache) {
+  TF_CHECK(cache.dtype == DType::kF32 || cache.dtype == DType::kBF16);
+  TF_CHECK_GT(cache.latent, 0);
+  TF_CHECK_GE(cache.rope, 0);
+}
+
+void CheckKvB(const WeightView& w, int64_t heads, int64_t nope, int64_t value) {
+  TF_CHECK_EQ(w.rows, heads * (nope + value));
+  TF_CHECK(w.dtype == DType::kF32 || w.dtype == DType::kBF16 || (w.dtype == DType::kF8E4M3 && w.scales != nullptr));
+}
+
+}  // namespace
+
+void RopeInterleaved(Stream& stream, const RopeArgs& args) {
+  TF_CHECK_EQ(args.dim % 2, 0);
+  stream.Launch(kRope, args);
+}
+
+void CacheWrite(Stream& stream, const CacheWriteArgs& args) {
+  CheckCache(args.cache);
+  stream.Launch(kCacheWrite, args);
+}
+
+void AbsorbQuery(Stream& stream, const AbsorbQueryArgs& args) {
+  CheckKvB(args.kv_b, args.heads, args.nope, args.value);
+  stream.Launch(kAbsorb, args);
+}
+
+void LatentAttention(Stream& stream, const LatentAttentionArgs& args) {
+  CheckCache(args.cache);
+  TF_CHECK_EQ(args.cache.rope, args.rope);
+  stream.Launch(kAttention, args);
+}
+
+void ExpandValue(Stream& stream, const ExpandValueArgs& args) {
+  CheckKvB(args.kv_b, args.heads, args.nope, args.value);
+  stream.Launch(kExpand, args);
+}
+
+}  // namespace tokenferry

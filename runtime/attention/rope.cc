@@ -1,0 +1,138 @@
+#include "runtime/attention/rope.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "core/check.h"
+
+namespace tokenferry {
+namespace {
+
+// Beyond this f32 cannot hold every position.
+constexpr int64_t kMaxPositions = int64_t{1} << 24;
+constexpr int64_t kMaxDim = 4096;
+
+double YarnMscale(double factor, double weight) { return factor <= 1 ? 1 : 0.1 * weight * std::log(factor) + 1; }
+
+// The dimension that turns `rotations` times over the original context.
+double CorrectionDim(const RopeConfig& c, double rotations) {
+  return static_cast<double>(c.dim) *
+         std::log(static_cast<double>(c.original_max_position) / (rotations * 2 * std::numbers::pi)) /
+         (2 * std::log(c.theta));
+}
+
+// How much of pair i is interpolated: 0 below the fast limit, 1 beyond the slow one.
+std::vector<float> YarnRamp(const RopeConfig& c) {
+  double low = CorrectionDim(c, c.beta_fast), high = CorrectionDim(c, c.beta_slow);
+  if (c.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, static_cast<double>(c.dim - 1));
+  if (low == high) high += 0.001;
+  std::vector<float> ramp(c.dim / 2);
+  for (size_t i = 0; i < ramp.size(); ++i) {
+    const float x = (static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low);
+    ramp[i] = std::clamp(x, 0.0f, 1.0f);
+  }
+  return ramp;
+}
+
+float TableFactor(const RopeConfig& c) {
+  if (c.scaling == RopeScaling::kNone) return 1;
+  if (c.attention_factor) return static_cast<float>(*c.attention_factor);
+  if (c.mscale != 0 && c.mscale_all_dim != 0) {
+    return static_cast<float>(YarnMscale(c.factor, c.mscale) / YarnMscale(c.factor, c.mscale_all_dim));
+  }
+  return static_cast<float>(YarnMscale(c.factor, 1));
+}
+
+absl::Status ValidateYarn(const RopeConfig& c) {
+  if (!(std::isfinite(c.factor) && c.factor >= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("rope: factor is ", c.factor, ", must be at least 1"));
+  }
+  if (c.original_max_position <= 0 || c.original_max_position > kMaxPositions) {
+    return absl::InvalidArgumentError(absl::StrCat("rope: original_max_position_embeddings is ",
+                                                   c.original_max_position, ", must be in 1..", kMaxPositions));
+  }
+  if (!(std::isfinite(c.beta_fast) && std::isfinite(c.beta_slow) && c.beta_slow > 0 && c.beta_fast >= c.beta_slow)) {
+    return absl::InvalidArgumentError(absl::StrCat("rope: beta_fast ", c.beta_fast, " and beta_slow ", c.beta_slow,
+                                                   " must be positive, fast >= slow"));
+  }
+  // A negative weight could make the factor zero or turn its sign; no model has one.
+  if (!(std::isfinite(c.mscale) && c.mscale >= 0 && std::isfinite(c.mscale_all_dim) && c.mscale_all_dim >= 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rope: mscale ", c.mscale, " and mscale_all_dim ", c.mscale_all_dim, " must not be negative"));
+  }
+  if (c.attention_factor && !(std::isfinite(*c.attention_factor) && *c.attention_factor > 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rope: attention_factor is ", *c.attention_factor, ", must be positive"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ValidateRope(const RopeConfig& c) {
+  if (c.dim <= 0 || c.dim % 2 != 0 || c.dim > kMaxDim) {
+    return absl::InvalidArgumentError(absl::StrCat("rope: dim is ", c.dim, ", must be even and in 2..", kMaxDim));
+  }
+  if (c.max_position <= 0 || c.max_position > kMaxPositions) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rope: max_position is ", c.max_position, ", must be in 1..", kMaxPositions));
+  }
+  if (!(std::isfinite(c.theta) && c.theta > 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("rope: theta is ", c.theta, ", must be larger than 1"));
+  }
+  return c.scaling == RopeScaling::kYarn ? ValidateYarn(c) : absl::OkStatus();
+}
+
+std::vector<float> RopeInverseFrequencies(const RopeConfig& c) {
+  TF_CHECK(ValidateRope(c).ok());
+  const float theta = static_cast<float>(c.theta), dim = static_cast<float>(c.dim);
+  const float factor = static_cast<float>(c.factor);
+  const std::vector<float> ramp = c.scaling == RopeScaling::kYarn ? YarnRamp(c) : std::vector<float>();
+  std::vector<float> out(c.dim / 2);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const float exponent = static_cast<float>(2 * i) / dim;
+    // An f32 power, rounded once from the double one so that it does not depend on the C library's powf.
+    const float period = static_cast<float>(std::pow(static_cast<double>(theta), static_cast<double>(exponent)));
+    out[i] = 1.0f / period;
+    if (ramp.empty()) continue;
+    const float keep = 1.0f - ramp[i];
+    const float interpolated = 1.0f / (factor * period);
+    out[i] = interpolated * (1.0f - keep) + out[i] * keep;
+  }
+  return out;
+}
+
+absl::StatusOr<std::vector<float>> RopeTable(const RopeConfig& c) {
+  if (absl::Status status = ValidateRope(c); !status.ok()) return status;
+  const std::vector<float> frequencies = RopeInverseFrequencies(c);
+  const float factor = TableFactor(c);
+  const int64_t half = c.dim / 2;
+  std::vector<float> table(c.max_position * c.dim);
+  for (int64_t position = 0; position < c.max_position; ++position) {
+    float* row = table.data() + position * c.dim;
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle = static_cast<float>(position) * frequencies[i];  // the f32 product, widened
+      row[i] = static_cast<float>(std::cos(angle)) * factor;
+      row[half + i] = static_cast<float>(std::sin(angle)) * factor;
+    }
+  }
+  return table;
+}
+
+float AttentionScale(const RopeConfig& c, int64_t head_dim) {
+  TF_CHECK_GT(head_dim, 0);
+  double scale = 1 / std::sqrt(static_cast<double>(head_dim));
+  if (c.scaling == RopeScaling::kYarn && c.mscale_all_dim != 0) {
+    const double m = YarnMscale(c.factor, c.mscale_all_dim);
+    scale *= m * m;
+  }
+  return static_cast<float>(scale);
+}
+
+}  // namespace tokenferry

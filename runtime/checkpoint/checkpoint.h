@@ -1,0 +1,56 @@
+// A Hugging Face checkpoint directory: model.safetensors, or model.safetensors.index.json and its shards.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "core/status.h"
+#include "runtime/checkpoint/safetensors.h"
+
+namespace tokenferry {
+
+inline constexpr absl::string_view kSingleCheckpointFile = "model.safetensors";
+inline constexpr absl::string_view kCheckpointIndexFile = "model.safetensors.index.json";
+
+// Immutable after Open, which reads only headers; all methods may be called from any thread.
+class Checkpoint {
+ public:
+  struct Tensor {
+    const TensorInfo* info;
+    int shard_idx;
+  };
+
+  // Prefers model.safetensors where both exist. Errors name the directory, the file and the tensors: no checkpoint, a
+  // missing shard, a shard name with a path in it, a tensor in the index that its shard lacks, a tensor of a shard that
+  // the index lacks or puts elsewhere.
+  static absl::StatusOr<Checkpoint> Open(const std::string& dir);
+
+  const std::string& dir() const { return dir_; }
+  int num_shards() const { return static_cast<int>(shards_.size()); }
+  const SafetensorsFile& shard(int shard_idx) const { return *shards_[shard_idx]; }
+  int64_t num_tensors() const { return static_cast<int64_t>(tensors_.size()); }
+
+  // Null: no such tensor.
+  const Tensor* Find(absl::string_view name) const;
+
+  // dst.size() bytes of the tensor from byte `offset` of it.
+  absl::Status Read(const Tensor& tensor, int64_t offset, absl::Span<uint8_t> dst) const;
+
+  int64_t bytes_read() const;  // from all shards, headers included; not the index
+
+ private:
+  Checkpoint() = default;
+  absl::Status OpenSharded(const std::string& index_path);
+  absl::Status AddShard(const std::string& path);
+
+  std::string dir_;
+  std::vector<std::unique_ptr<SafetensorsFile>> shards_;
+  absl::flat_hash_map<absl::string_view, Tensor> tensors_;
+};
+
+}  // namespace tokenferry

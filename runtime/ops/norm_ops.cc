@@ -1,0 +1,109 @@
+#include "runtime/ops/norm_ops.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/check.h"
+#include "core/kernels/dot.h"
+#include "runtime/ops/row_kernels.h"
+#include "runtime/ops/row_parallel.h"
+
+namespace tokenferry {
+namespace {
+
+// Each operation is a loop over independent rows; the reference runs it in order, the CPU kernel in parallel.
+
+void EmbedRow(const EmbedArgs& a, int64_t t, const RowKernels& kernels) {
+  kernels.widen(a.table, a.ids[t], 0, a.table.cols, Compute::kF32, a.out.row(t));
+}
+
+void EmbedReference(const EmbedArgs& a) {
+  for (int64_t t = 0; t < a.num_tokens; ++t) EmbedRow(a, t, PortableRowKernels());
+}
+
+void EmbedCpu(const EmbedArgs& a, CpuContext& context) {
+  const RowKernels& kernels = RowKernelsFor(context.isa);
+  ParallelRows(context, a.num_tokens, a.table.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) EmbedRow(a, t, kernels);
+  });
+}
+
+// `sum_squares` is the dot product of the row with itself.
+void NormRow(const RmsNormArgs& a, int64_t t, float sum_squares) {
+  const float* x = a.x.row(t);
+  float* out = a.out.row(t);
+  const float inverse = 1.0f / std::sqrt(sum_squares / static_cast<float>(a.x.cols) + a.eps);
+  if (a.weight_dtype == DType::kF32) {
+    const float* weight = static_cast<const float*>(a.weight);
+    for (int64_t i = 0; i < a.x.cols; ++i) out[i] = x[i] * inverse * weight[i];
+  } else {
+    const BF16* weight = static_cast<const BF16*>(a.weight);
+    for (int64_t i = 0; i < a.x.cols; ++i) out[i] = x[i] * inverse * ToFloat(weight[i]);
+  }
+}
+
+void RmsNormReference(const RmsNormArgs& a) {
+  for (int64_t t = 0; t < a.x.rows; ++t) NormRow(a, t, DotF32(a.x.row(t), a.x.row(t), a.x.cols));
+}
+
+void RmsNormCpu(const RmsNormArgs& a, CpuContext& context) {
+  const RowKernels& kernels = RowKernelsFor(context.isa);
+  ParallelRows(context, a.x.rows, a.x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const Rows row{a.x.row(t), 1, a.x.stride};
+      float sum_squares;
+      kernels.dot(row, row, a.x.cols, &sum_squares, 1);
+      NormRow(a, t, sum_squares);
+    }
+  });
+}
+
+void AddRow(const AddArgs& a, int64_t t) {
+  float* x = a.x.row(t);
+  const float* first = a.a.row(t);
+  if (a.b.data == nullptr) {
+    for (int64_t i = 0; i < a.x.cols; ++i) x[i] += first[i];
+  } else {
+    const float* second = a.b.row(t);
+    for (int64_t i = 0; i < a.x.cols; ++i) x[i] += first[i] + second[i];
+  }
+}
+
+void AddReference(const AddArgs& a) {
+  for (int64_t t = 0; t < a.x.rows; ++t) AddRow(a, t);
+}
+
+void AddCpu(const AddArgs& a, CpuContext& context) {
+  ParallelRows(context, a.x.rows, a.x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) AddRow(a, t);
+  });
+}
+
+constexpr Op<EmbedArgs> kEmbed{"embed", &EmbedReference, &EmbedCpu};
+constexpr Op<RmsNormArgs> kRmsNorm{"rms_norm", &RmsNormReference, &RmsNormCpu};
+constexpr Op<AddArgs> kAdd{"add", &AddReference, &AddCpu};
+
+bool IsF32OrBF16(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; }
+
+}  // namespace
+
+void Embed(Stream& stream, const EmbedArgs& args) {
+  TF_CHECK(IsF32OrBF16(args.table.dtype));
+  TF_CHECK_EQ(args.out.cols, args.table.cols);
+  stream.Launch(kEmbed, args);
+}
+
+void RmsNorm(Stream& stream, const RmsNormArgs& args) {
+  TF_CHECK(IsF32OrBF16(args.weight_dtype));
+  TF_CHECK_EQ(args.x.cols, args.out.cols);
+  TF_CHECK_EQ(args.x.rows, args.out.rows);
+  stream.Launch(kRmsNorm, args);
+}
+
+void Add(Stream& stream, const AddArgs& args) {
+  TF_CHECK_EQ(args.x.cols, args.a.cols);
+  TF_CHECK_EQ(args.x.rows, args.a.rows);
+  stream.Launch(kAdd, args);
+}
+
+}  // namespace tokenferry

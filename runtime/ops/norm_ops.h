@@ -1,0 +1,37 @@
+// Embedding lookup, RMS norm and the residual's small operations. All f32, row by row: no row depends on another.
+#pragma once
+
+#include "core/device/device.h"
+#include "core/formats/tensor.h"
+
+namespace tokenferry {
+
+// out[t] = table[ids[t]] widened to f32. table kF32 or kBF16 [V, H]. ids in device memory.
+struct EmbedArgs {
+  const int32_t* ids = nullptr;
+  int64_t num_tokens = 0;
+  WeightView table;
+  MatrixView<float> out;
+};
+void Embed(Stream& stream, const EmbedArgs& args);
+
+// out = x * rsqrt(mean(x^2) + eps) * weight (Llama style). The sum of squares follows matmul.h's lane order; the root
+// is 1 / sqrt in f32, and x is multiplied by it first. x and out may be the same memory. weight [cols] of weight_dtype
+// (kF32 or kBF16).
+struct RmsNormArgs {
+  MatrixView<const float> x;
+  const void* weight = nullptr;
+  DType weight_dtype = DType::kF32;
+  float eps = 1e-6f;
+  MatrixView<float> out;
+};
+void RmsNorm(Stream& stream, const RmsNormArgs& args);
+
+// x += a, or x += a + b (a + b rounded first) when b.data is not null.
+struct AddArgs {
+  MatrixView<float> x;
+  MatrixView<const float> a, b;
+};
+void Add(Stream& stream, const AddArgs& args);
+
+}  // namespace tokenferry

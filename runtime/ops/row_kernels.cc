@@ -1,0 +1,209 @@
+#include "runtime/ops/row_kernels.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "core/kernels/exp.h"
+#include "core/kernels/simd_targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "runtime/ops/row_kernels.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+// Behind foreach_target.h: once per target.
+#include "core/kernels/weight_reader-inl.h"
+#include "runtime/ops/row_lanes-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tokenferry {
+#if TF_SIMD_TARGET
+namespace HWY_NAMESPACE {
+namespace {
+
+// Register tiles: 16 accumulators of 16 lanes fit where there are 32 registers of 512 bits; 4 of 2 registers elsewhere.
+constexpr bool kManyRegisters = HWY_TARGET == HWY_AVX3;
+constexpr int kDotRows = kManyRegisters ? 4 : 2, kDotCols = kManyRegisters ? 4 : 2;
+constexpr int kSumRows = 4, kSumParts = kManyRegisters ? 4 : 1;
+
+template <int kRows, int kCols>
+HWY_INLINE void DotTile(const float* HWY_RESTRICT x, int64_t x_stride, const float* HWY_RESTRICT w, int64_t w_stride,
+                        int64_t cols, float* HWY_RESTRICT out, int64_t out_stride) {
+  Lanes sum[kRows][kCols];
+  for (int a = 0; a < kRows; ++a) {
+    for (int b = 0; b < kCols; ++b) sum[a][b] = ZeroLanes();
+  }
+  int64_t i = 0;
+  for (; i + kNumLanes <= cols; i += kNumLanes) {
+    Lanes right[kCols];
+    for (int b = 0; b < kCols; ++b) right[b] = LoadLanes(w + b * w_stride + i);
+    for (int a = 0; a < kRows; ++a) {
+      const Lanes left = LoadLanes(x + a * x_stride + i);
+      for (int b = 0; b < kCols; ++b) sum[a][b] = FmaLanes(left, right[b], sum[a][b]);
+    }
+  }
+  const int64_t rest = cols - i;
+  for (int a = 0; a < kRows; ++a) {
+    for (int b = 0; b < kCols; ++b) {
+      if (rest > 0) {
+        sum[a][b] =
+            FmaFirst(rest, LoadFirst(rest, x + a * x_stride + i), LoadFirst(rest, w + b * w_stride + i), sum[a][b]);
+      }
+      out[a * out_stride + b] = SumLanes(sum[a][b]);
+    }
+  }
+}
+
+template <int kRows>
+HWY_INLINE void DotRowTile(const float* x, int64_t x_stride, Rows w, int64_t cols, float* out, int64_t out_stride) {
+  int64_t b = 0;
+  for (; b + kDotCols <= w.num_rows; b += kDotCols) {
+    DotTile<kRows, kDotCols>(x, x_stride, w.data + b * w.stride, w.stride, cols, out + b, out_stride);
+  }
+  for (; b < w.num_rows; ++b) {
+    DotTile<kRows, 1>(x, x_stride, w.data + b * w.stride, w.stride, cols, out + b, out_stride);
+  }
+}
+
+void Dot(Rows x, Rows w, int64_t cols, float* out, int64_t out_stride) {
+  int64_t a = 0;
+  for (; a + kDotRows <= x.num_rows; a += kDotRows) {
+    DotRowTile<kDotRows>(x.data + a * x.stride, x.stride, w, cols, out + a * out_stride, out_stride);
+  }
+  for (; a < x.num_rows; ++a) DotRowTile<1>(x.data + a * x.stride, x.stride, w, cols, out + a * out_stride, out_stride);
+}
+
+// kRows rows of the sum over kParts * kNumLanes columns; with kParts == 1 only the first `count` columns.
+template <int kRows, int kParts>
+HWY_INLINE void SumTile(const float* HWY_RESTRICT p, int64_t p_stride, const float* HWY_RESTRICT c, int64_t num_keys,
+                        int64_t c_stride, int64_t count, const float* HWY_RESTRICT rescale, float* HWY_RESTRICT acc,
+                        int64_t acc_stride) {
+  const bool whole = kParts > 1 || count == kNumLanes;
+  Lanes sum[kRows][kParts];
+  for (int a = 0; a < kRows; ++a) {
+    for (int k = 0; k < kParts; ++k) {
+      const float* from = acc + a * acc_stride + k * kNumLanes;
+      sum[a][k] = whole ? LoadLanes(from) : LoadFirst(count, from);
+      if (rescale != nullptr) sum[a][k] = MulLanes(sum[a][k], SetLanes(rescale[a]));
+    }
+  }
+  for (int64_t j = 0; j < num_keys; ++j) {
+    Lanes right[kParts];
+    for (int k = 0; k < kParts; ++k) {
+      const float* from = c + j * c_stride + k * kNumLanes;
+      right[k] = whole ? LoadLanes(from) : LoadFirst(count, from);
+    }
+    for (int a = 0; a < kRows; ++a) {
+      const Lanes weight = SetLanes(p[a * p_stride + j]);
+      for (int k = 0; k < kParts; ++k) sum[a][k] = FmaLanes(weight, right[k], sum[a][k]);
+    }
+  }
+  for (int a = 0; a < kRows; ++a) {
+    for (int k = 0; k < kParts; ++k) {
+      float* to = acc + a * acc_stride + k * kNumLanes;
+      whole ? StoreLanes(sum[a][k], to) : StoreFirst(count, sum[a][k], to);
+    }
+  }
+}
+
+template <int kRows>
+HWY_INLINE void SumRowTile(const float* p, int64_t p_stride, Rows c, int64_t cols, const float* rescale, float* acc,
+                           int64_t acc_stride) {
+  int64_t i = 0;
+  for (; i + kSumParts * kNumLanes <= cols; i += kSumParts * kNumLanes) {
+    SumTile<kRows, kSumParts>(p, p_stride, c.data + i, c.num_rows, c.stride, kNumLanes, rescale, acc + i, acc_stride);
+  }
+  for (; i < cols; i += kNumLanes) {
+    const int64_t count = std::min<int64_t>(kNumLanes, cols - i);
+    SumTile<kRows, 1>(p, p_stride, c.data + i, c.num_rows, c.stride, count, rescale, acc + i, acc_stride);
+  }
+}
+
+void WeightedSum(Rows p, Rows c, int64_t cols, const float* rescale, float* acc, int64_t acc_stride) {
+  int64_t a = 0;
+  for (; a + kSumRows <= p.num_rows; a += kSumRows) {
+    SumRowTile<kSumRows>(p.data + a * p.stride, p.stride, c, cols, rescale == nullptr ? nullptr : rescale + a,
+                         acc + a * acc_stride, acc_stride);
+  }
+  for (; a < p.num_rows; ++a) {
+    SumRowTile<1>(p.data + a * p.stride, p.stride, c, cols, rescale == nullptr ? nullptr : rescale + a,
+                  acc + a * acc_stride, acc_stride);
+  }
+}
+
+float SoftmaxBlock(float* scores, int64_t size, float scale, float* max, float* rescale) {
+  const float old_max = *max;
+  const Lanes factor = SetLanes(scale);
+  Lanes top = SetLanes(old_max);
+  for (int64_t j = 0; j < size; j += kNumLanes) {
+    const int64_t count = std::min<int64_t>(kNumLanes, size - j);
+    const Lanes scaled = MulLanes(LoadFirst(count, scores + j), factor);
+    StoreFirst(count, scaled, scores + j);
+    top = MaxFirst(count, scaled, top);
+  }
+  *max = MaxOfLanes(top);
+  *rescale = tokenferry::ExpF32(old_max - *max);
+  Lanes sum = ZeroLanes();
+  for (int64_t j = 0; j < size; j += kNumLanes) {
+    const int64_t count = std::min<int64_t>(kNumLanes, size - j);
+    const Lanes weight = ExpLanes(LoadFirst(count, scores + j), *max);
+    StoreFirst(count, weight, scores + j);
+    sum = AddFirst(count, weight, sum);
+  }
+  return SumLanes(sum);
+}
+
+template <DType kDType, Compute kCompute>
+void WidenRow(const WeightView& w, int64_t row, int64_t begin, int64_t count, float* out) {
+  WeightReader<kDType, kCompute> reader(w, row);
+  const int64_t end = begin + count;
+  for (int64_t i = begin; i < end;) {
+    const int64_t segment_end = WeightReader<kDType, kCompute>::SegmentEnd(w, i, end);
+    const bool fast = reader.Begin(i, segment_end);
+    for (; i + kNumLanes <= segment_end; i += kNumLanes, out += kNumLanes) {
+      StoreLanes(fast ? reader.Load(i) : reader.LoadSlowly(i, segment_end), out);
+    }
+    if (i == segment_end) continue;
+    StoreFirst(segment_end - i, reader.LoadSlowly(i, segment_end), out);
+    out += segment_end - i;
+    i = segment_end;
+  }
+}
+
+template <Compute kCompute>
+void WidenAs(const WeightView& w, int64_t row, int64_t begin, int64_t count, float* out) {
+  switch (w.dtype) {
+    case DType::kF32:
+      return WidenRow<DType::kF32, kCompute>(w, row, begin, count, out);
+    case DType::kBF16:
+      return WidenRow<DType::kBF16, kCompute>(w, row, begin, count, out);
+    default:
+      TF_CHECK(w.dtype == DType::kF8E4M3);
+      return WidenRow<DType::kF8E4M3, kCompute>(w, row, begin, count, out);
+  }
+}
+
+void Widen(const WeightView& w, int64_t row, int64_t begin, int64_t count, Compute compute, float* out) {
+  compute == Compute::kBF16 ? WidenAs<Compute::kBF16>(w, row, begin, count, out)
+                            : WidenAs<Compute::kF32>(w, row, begin, count, out);
+}
+
+}  // namespace
+
+const RowKernels& Kernels() {
+  static constexpr RowKernels kKernels{&Dot, &WeightedSum, &SoftmaxBlock, &Widen};
+  return kKernels;
+}
+
+}  // namespace HWY_NAMESPACE
+#endif
+}  // namespace tokenferry
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tokenferry {
+
+const RowKernels& RowKernelsFor(Isa isa) { return TF_SIMD_CHOOSE(isa, Kernels(), PortableRowKernels()); }
+
+}  // namespace tokenferry
+#endif

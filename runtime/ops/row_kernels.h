@@ -1,0 +1,40 @@
+// The few loops in which attention and norms spend their time, one set per instruction set; all sets give the same
+// bits.
+#pragma once
+
+#include <cstdint>
+
+#include "core/formats/tensor.h"
+#include "core/host/isa.h"
+
+namespace tokenferry {
+
+// Rows of f32: row i starts at data + i * stride.
+struct Rows {
+  const float* data = nullptr;
+  int64_t num_rows = 0;
+  int64_t stride = 0;
+};
+
+struct RowKernels {
+  // out[a * out_stride + b] = x_a . w_b over `cols`, in the lane order of core/kernels/matmul.h.
+  void (*dot)(Rows x, Rows w, int64_t cols, float* out, int64_t out_stride);
+
+  // acc[a, :] = fma(p[a, j], c[j, :], acc[a, :]) for j = 0, 1, .., over `cols`; first acc[a, :] *= rescale[a] where
+  // rescale is not null. p has c.num_rows columns; acc has p.num_rows rows.
+  void (*weighted_sum)(Rows p, Rows c, int64_t cols, const float* rescale, float* acc, int64_t acc_stride);
+
+  // One block of an online softmax over size <= 64 scores, in place: scores *= scale; *max grows to their maximum;
+  // *rescale = exp(old max - new max); scores = exp(scores - *max). Returns the sum of the new scores in lane order.
+  float (*softmax_block)(float* scores, int64_t size, float scale, float* max, float* rescale);
+
+  // out[0 .. count) = elements (row, begin ..) of `w`, dequantised; rounded to bf16 first in Compute::kBF16.
+  void (*widen)(const WeightView& w, int64_t row, int64_t begin, int64_t count, Compute compute, float* out);
+};
+
+// Isa::kAvx512Bf16 has the kernels of kAvx512: vdpbf16ps would have its own order.
+const RowKernels& RowKernelsFor(Isa isa);
+
+const RowKernels& PortableRowKernels();  // plain C++
+
+}  // namespace tokenferry

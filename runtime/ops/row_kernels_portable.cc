@@ -1,0 +1,61 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/kernels/dot.h"
+#include "core/kernels/exp.h"
+#include "core/kernels/matmul_values.h"
+#include "runtime/ops/row_kernels.h"
+
+namespace tokenferry {
+namespace {
+
+void Dot(Rows x, Rows w, int64_t cols, float* out, int64_t out_stride) {
+  for (int64_t a = 0; a < x.num_rows; ++a) {
+    for (int64_t b = 0; b < w.num_rows; ++b) {
+      out[a * out_stride + b] = DotF32(x.data + a * x.stride, w.data + b * w.stride, cols);
+    }
+  }
+}
+
+void WeightedSum(Rows p, Rows c, int64_t cols, const float* rescale, float* acc, int64_t acc_stride) {
+  for (int64_t a = 0; a < p.num_rows; ++a) {
+    float* sum = acc + a * acc_stride;
+    if (rescale != nullptr) {
+      for (int64_t i = 0; i < cols; ++i) sum[i] *= rescale[a];
+    }
+    for (int64_t j = 0; j < c.num_rows; ++j) {
+      const float weight = p.data[a * p.stride + j];
+      for (int64_t i = 0; i < cols; ++i) sum[i] = std::fma(weight, c.data[j * c.stride + i], sum[i]);
+    }
+  }
+}
+
+float SoftmaxBlock(float* scores, int64_t size, float scale, float* max, float* rescale) {
+  float new_max = *max;
+  for (int64_t j = 0; j < size; ++j) {
+    scores[j] *= scale;
+    new_max = scores[j] > new_max ? scores[j] : new_max;  // a NaN is passed over here and shows in the weights
+  }
+  *rescale = ExpF32(*max - new_max);
+  *max = new_max;
+  float lanes[kNumLanes] = {};
+  for (int64_t j = 0; j < size; ++j) {
+    scores[j] = ExpF32(scores[j] - new_max);
+    lanes[j % kNumLanes] += scores[j];
+  }
+  return SumLanes(lanes);
+}
+
+void Widen(const WeightView& w, int64_t row, int64_t begin, int64_t count, Compute compute, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = WeightValue(w, row, begin + i, compute);
+}
+
+}  // namespace
+
+const RowKernels& PortableRowKernels() {
+  static constexpr RowKernels kKernels{&Dot, &WeightedSum, &SoftmaxBlock, &Widen};
+  return kKernels;
+}
+
+}  // namespace tokenferry

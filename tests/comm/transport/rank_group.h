@@ -1,0 +1,23 @@
+// Runs a test's body on every rank of a group: ranks as threads, or this process as one rank of an mpirun job.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <ostream>
+#include <string>
+
+#include "comm/transport/transport.h"
+
+namespace tokenferry {
+
+enum class Backend { kLocal, kCheckedLocal, kFaultyLocal, kMpi, kCheckedMpi };
+const char* BackendName(Backend backend);
+
+using RankBody = std::function<void(Transport&)>;
+
+// `num_ranks` threads. kFaultyLocal has no faults.
+void RunThreads(Backend backend, int num_ranks, absl::Duration timeout, const RankBody& body);
+// Every process of the job.
+void RunProcesses(Backend backend, absl::Duration timeout, const RankBody& body);
+
+}  // namespace tokenferry

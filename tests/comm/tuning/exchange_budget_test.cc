@@ -1,0 +1,131 @@
+// The memory of exchanges: within MostExchangeBytes, wherever the router sends the tokens.
+#include "comm/tuning/exchange_budget.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "core/device/cpu_device.h"
+#include "tests/comm/exchange/exchange_case.h"
+#include "tests/comm/transport/hosted_transport.h"
+#include "tests/comm/transport/rank_group.h"
+
+namespace tokenferry {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr int kRanks = 4, kExperts = 10, kTopK = 3;
+
+struct BudgetCase {
+  ExchangePath path;
+  DType row_dtype, expert_dtype, output_dtype;
+  Reduction reduction = Reduction::kExact;
+  const char* hosts = "aaaa";
+};
+
+class ExchangeBudget : public testing::TestWithParam<BudgetCase> {
+ protected:
+  ExchangeOptions Options(int64_t max_tokens) const {
+    return {.hidden = 200,
+            .row_dtype = GetParam().row_dtype,
+            .expert_dtype = GetParam().expert_dtype,
+            .output_dtype = GetParam().output_dtype,
+            .path = GetParam().path,
+            .reduction = GetParam().reduction,
+            .max_tokens = max_tokens,
+            .max_top_k = kTopK};
+  }
+};
+
+// One exchange of `num_tokens` tokens per rank, experts from `pick`; data does not matter.
+absl::Status ExchangeOnce(Exchange& exchange, Device& inputs, const Placement& placement, int64_t num_tokens,
+                          const ExchangeOptions& options, const std::function<int32_t(int64_t, int)>& pick) {
+  TF_ASSIGN_OR_RETURN(auto stream, inputs.CreateStream());
+  TF_ASSIGN_OR_RETURN(Buffer experts, inputs.Allocate(num_tokens * kTopK * 4, MemoryKind::kDevice, "experts"));
+  TF_ASSIGN_OR_RETURN(Buffer weights, inputs.Allocate(num_tokens * kTopK * 4, MemoryKind::kDevice, "weights"));
+  TF_ASSIGN_OR_RETURN(Buffer rows, inputs.Allocate(num_tokens * options.hidden * 4, MemoryKind::kDevice, "rows"));
+  TF_ASSIGN_OR_RETURN(Buffer sums, inputs.Allocate(num_tokens * options.hidden * 4, MemoryKind::kDevice, "sums"));
+  std::vector<int32_t> expert_idx;
+  for (int64_t t = 0; t < num_tokens; ++t) {
+    for (int k = 0; k < kTopK; ++k) expert_idx.push_back(pick(t, k));
+  }
+  stream->CopyToDevice(experts.data(), expert_idx.data(), expert_idx.size() * 4);
+  stream->Fill(weights.data(), 0, weights.num_bytes());
+  stream->Fill(rows.data(), 0, rows.num_bytes());
+  const Routing routing{MakeMatrix<int32_t>(experts.data(), num_tokens, kTopK),
+                        MakeMatrix<float>(weights.data(), num_tokens, kTopK)};
+  TF_ASSIGN_OR_RETURN(const FloatMatrix home, exchange.HomeRows(num_tokens));
+  static_cast<void>(home);
+  TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange.Plan(*stream, {"plan"}, routing, placement));
+  const auto x = MakeMatrix<const float>(rows.data(), num_tokens, options.hidden);
+  TF_RETURN_IF_ERROR(exchange.Dispatch(*stream, {"dispatch"}, *plan, x).status());
+  TF_ASSIGN_OR_RETURN(const FloatMatrix out, exchange.ExpertOut(*plan));
+  if (out.rows > 0) stream->Fill(out.data, 0, out.rows * options.hidden * DTypeBytes(out.dtype));
+  TF_RETURN_IF_ERROR(exchange.Combine(*stream, {"combine"}, *plan, routing.weight,
+                                      MakeMatrix<float>(sums.data(), num_tokens, options.hidden)));
+  return stream->Synchronize();
+}
+
+TEST_P(ExchangeBudget, HoldsWhereverTokensGo) {
+  for (const int64_t max_tokens : {1, 7, 60}) {
+    RunThreads(Backend::kLocal, kRanks, absl::Seconds(30), [&](Transport& local) {
+      HostedTransport transport(local, GetParam().hosts);
+      const Placement placement = Placement::Linear(kExperts, kRanks);
+      const auto device = CreateCpuDevice({}), inputs = CreateCpuDevice({});
+      const ExchangeOptions options = Options(max_tokens);
+      auto exchange = CreateExchange(transport, *device, options);
+      ASSERT_TRUE(exchange.ok()) << exchange.status();
+      std::mt19937 random(5);
+      const auto anywhere = [&](int64_t, int k) {
+        return static_cast<int32_t>((random() % (kExperts / kTopK)) * kTopK + k);
+      };
+      const auto to_rank_0 = [&](int64_t, int k) { return k; };
+      for (const int64_t tokens : {max_tokens / 4, max_tokens / 2, max_tokens - 1, max_tokens}) {
+        ASSERT_EQ(ExchangeOnce(**exchange, *inputs, placement, tokens, options, anywhere), absl::OkStatus());
+        ASSERT_EQ(ExchangeOnce(**exchange, *inputs, placement, tokens, options, to_rank_0), absl::OkStatus());
+      }
+      const auto most = MostExchangeBytes(options, placement, max_tokens);
+      ASSERT_TRUE(most.ok());
+      const int64_t held = static_cast<int64_t>(device->peak_allocated_bytes()) + (*exchange)->stats().peak_peer_bytes;
+      EXPECT_LE(held, *most) << max_tokens << " tokens";
+      // The bound is of use: the busiest rank comes near to it.
+      if (transport.rank().value == 0 && max_tokens == 60) {
+        EXPECT_GE(held, *most / 3);
+      }
+    });
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Paths, ExchangeBudget,
+    testing::Values(
+        BudgetCase{ExchangePath::kPeer, DType::kF32, DType::kF32, DType::kF32},
+        BudgetCase{ExchangePath::kPeer, DType::kF8E4M3, DType::kBF16, DType::kBF16},
+        BudgetCase{ExchangePath::kAllToAllV, DType::kBF16, DType::kBF16, DType::kF32},
+        BudgetCase{ExchangePath::kAllToAllV, DType::kI8, DType::kF32, DType::kBF16},
+        BudgetCase{ExchangePath::kAllGather, DType::kF32, DType::kF32, DType::kF32},
+        BudgetCase{ExchangePath::kAllGather, DType::kBF16, DType::kBF16, DType::kBF16},
+        BudgetCase{ExchangePath::kTwoLevel, DType::kF32, DType::kF32, DType::kF32, Reduction::kExact, "abbb"},
+        BudgetCase{ExchangePath::kTwoLevel, DType::kF8E4M3, DType::kBF16, DType::kBF16, Reduction::kExact, "aabb"},
+        BudgetCase{ExchangePath::kTwoLevel, DType::kBF16, DType::kBF16, DType::kF32, Reduction::kNode, "abbb"},
+        BudgetCase{ExchangePath::kTwoLevel, DType::kI8, DType::kF32, DType::kBF16, Reduction::kNode, "abcd"}));
+
+TEST(TokensWithin, FindsTheLargestThatFits) {
+  const Placement placement = Placement::Linear(kExperts, kRanks);
+  ExchangeOptions options{.hidden = 64, .path = ExchangePath::kAuto, .max_tokens = 100, .max_top_k = kTopK};
+  for (const int64_t tokens : {1, 2, 50, 99, 100}) {
+    const int64_t bytes = *MostExchangeBytes(options, placement, tokens);
+    EXPECT_EQ(*TokensWithin(bytes, options, placement), tokens);
+    EXPECT_EQ(*TokensWithin(bytes + 1, options, placement), tokens);
+  }
+  EXPECT_EQ(*TokensWithin(int64_t{1} << 50, options, placement), 100);
+  const int64_t least = *MostExchangeBytes(options, placement, 1);
+  const auto refused = TokensWithin(least - 1, options, placement);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr(absl::StrCat(least)));
+}
+
+}  // namespace
+}  // namespace tokenferry

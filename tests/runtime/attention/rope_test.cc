@@ -1,0 +1,140 @@
+#include "runtime/attention/rope.h"
+
+#include <cmath>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tokenferry {
+namespace {
+
+RopeConfig DeepSeek() {
+  return {.theta = 10000,
+          .dim = 64,
+          .max_position = 300,
+          .scaling = RopeScaling::kYarn,
+          .factor = 40,
+          .original_max_position = 4096,
+          .mscale = 1,
+          .mscale_all_dim = 1};
+}
+
+RopeConfig KimiK2() {
+  RopeConfig c = DeepSeek();
+  c.theta = 50000;
+  c.factor = 32;
+  c.beta_fast = c.beta_slow = 1;
+  return c;
+}
+
+// Published values have 10 digits; computed ones are off by a few f32 roundings (power, reciprocal, blend).
+void ExpectFrequency(float got, double want) { EXPECT_NEAR(got / want, 1, 4 * 0x1p-24 + 1e-9); }
+
+TEST(Rope, DeepSeekYarnFrequencies) {
+  const std::vector<float> f = RopeInverseFrequencies(DeepSeek());
+  ASSERT_EQ(f.size(), 32u);
+  EXPECT_EQ(f[0], 1.0f);
+  ExpectFrequency(f[10], 5.623413252e-2);
+  ExpectFrequency(f[11], 3.900692657e-2);
+  ExpectFrequency(f[16], 5.5e-3);
+  ExpectFrequency(f[20], 7.905694150e-4);
+  ExpectFrequency(f[22], 1.778279410e-4);
+  ExpectFrequency(f[23], 3.333803580e-5);
+  ExpectFrequency(f[31], 3.333803580e-6);
+}
+
+TEST(Rope, KimiYarnFrequenciesWithEqualBetas) {
+  const std::vector<float> f = RopeInverseFrequencies(KimiK2());
+  ExpectFrequency(f[19], 1.621759908e-3);
+  ExpectFrequency(f[20], 3.614046774e-5);
+}
+
+TEST(Rope, GptOssYarnWithoutTruncation) {
+  const RopeConfig c{.theta = 150000,
+                     .dim = 64,
+                     .max_position = 1,
+                     .scaling = RopeScaling::kYarn,
+                     .factor = 32,
+                     .original_max_position = 4096,
+                     .truncate = false};
+  const std::vector<float> f = RopeInverseFrequencies(c);
+  EXPECT_EQ(f[0], 1.0f);
+  // The ramp's ends are real numbers here: a rounding of them, or of 1 - ramp, weighs more in the blend.
+  EXPECT_NEAR(f[10] / 1.933500113e-2, 1, 1e-6);
+  EXPECT_NEAR(f[16] / 4.564839192e-4, 1, 2e-6);
+  ExpectFrequency(f[20], 1.818833668e-5);
+  ExpectFrequency(f[31], 3.023511428e-7);
+  // No mscales: cosines of position 0 are the attention factor itself.
+  EXPECT_NEAR((*RopeTable(c))[0], 1.3465736, 1e-6);
+}
+
+TEST(Rope, DefaultFrequencies) {
+  const std::vector<float> f = RopeInverseFrequencies({.theta = 10000, .dim = 8, .max_position = 1});
+  ASSERT_EQ(f.size(), 4u);
+  for (int i = 0; i < 4; ++i) ExpectFrequency(f[i], std::pow(10000, -i / 4.0));
+}
+
+TEST(Rope, TableHoldsCosinesThenSinesOfF32Angles) {
+  const RopeConfig c = DeepSeek();
+  const std::vector<float> f = RopeInverseFrequencies(c), table = *RopeTable(c);
+  ASSERT_EQ(table.size(), static_cast<size_t>(c.max_position * c.dim));
+  for (int64_t p = 0; p < c.max_position; ++p) {
+    for (int64_t i = 0; i < c.dim / 2; ++i) {
+      const float angle = static_cast<float>(p) * f[i];
+      ASSERT_EQ(table[p * c.dim + i], static_cast<float>(std::cos(static_cast<double>(angle))));
+      ASSERT_EQ(table[p * c.dim + c.dim / 2 + i], static_cast<float>(std::sin(static_cast<double>(angle))));
+    }
+  }
+}
+
+TEST(Rope, AttentionFactorMultipliesTheTable) {
+  RopeConfig c = DeepSeek();
+  c.mscale = 0.707;
+  c.mscale_all_dim = 1;
+  EXPECT_FLOAT_EQ((*RopeTable(c))[0], (0.1 * 0.707 * std::log(40) + 1) / (0.1 * std::log(40) + 1));
+  c.mscale_all_dim = 0;
+  EXPECT_FLOAT_EQ((*RopeTable(c))[0], 0.1 * std::log(40) + 1);
+  c.attention_factor = 0.5;
+  EXPECT_EQ((*RopeTable(c))[0], 0.5f);
+  c.scaling = RopeScaling::kNone;
+  EXPECT_EQ((*RopeTable(c))[0], 1.0f);
+}
+
+TEST(Rope, AttentionScale) {
+  RopeConfig c = DeepSeek();
+  EXPECT_FLOAT_EQ(AttentionScale(c, 192), 0.1352337788);
+  c.mscale = c.mscale_all_dim = 0.707;  // V2-Lite
+  EXPECT_FLOAT_EQ(AttentionScale(c, 192), 0.1147213868);
+  EXPECT_FLOAT_EQ(AttentionScale(KimiK2(), 192), 0.1308608000);
+  RopeConfig k2 = KimiK2();
+  k2.factor = 64;
+  EXPECT_FLOAT_EQ(AttentionScale(k2, 192), 0.1446796258);
+  c.scaling = RopeScaling::kNone;
+  EXPECT_FLOAT_EQ(AttentionScale(c, 192), 0.0721687836);
+}
+
+TEST(Rope, RefusesWhatMakesNoTable) {
+  using testing::HasSubstr;
+  const auto expect_error = [](auto change, const char* text) {
+    RopeConfig c = DeepSeek();
+    change(c);
+    const absl::Status status = ValidateRope(c);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(text));
+    EXPECT_EQ(RopeTable(c).status(), status);
+  };
+  expect_error([](RopeConfig& c) { c.dim = 63; }, "dim is 63");
+  expect_error([](RopeConfig& c) { c.dim = 0; }, "dim is 0");
+  expect_error([](RopeConfig& c) { c.max_position = 0; }, "max_position is 0");
+  expect_error([](RopeConfig& c) { c.max_position = int64_t{1} << 40; }, "max_position is 1099511627776");
+  expect_error([](RopeConfig& c) { c.theta = 1; }, "theta is 1");
+  expect_error([](RopeConfig& c) { c.theta = std::nan(""); }, "theta is nan");
+  expect_error([](RopeConfig& c) { c.factor = 0; }, "factor is 0");
+  expect_error([](RopeConfig& c) { c.original_max_position = 0; }, "original_max_position_embeddings is 0");
+  expect_error([](RopeConfig& c) { c.beta_slow = 0; }, "beta_slow 0");
+  expect_error([](RopeConfig& c) { c.mscale = -1; }, "mscale -1");
+  expect_error([](RopeConfig& c) { c.attention_factor = 0; }, "attention_factor is 0");
+}
+
+}  // namespace
+}  // namespace tokenferry

@@ -1,0 +1,59 @@
+// Runs a checkpoint on ranks that are threads of this process, or on the ranks of a given transport, and collects what
+// rank 0 sees. For tests of the whole engine.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "comm/transport/transport.h"
+#include "core/device/cpu_device.h"
+#include "runtime/engine/engine.h"
+
+namespace tokenferry {
+
+struct RunSetup {
+  std::string model_dir;  // empty: models/ferry-tiny-v3
+  int num_ranks = 1;
+  Compute compute = Compute::kF32;
+  int64_t prefill_chunk = 1024;
+  int64_t placement_seed = -1;  // -1: linear; else a random placement of that seed
+  CpuDeviceOptions device;      // isa kPortable stands for the best this machine has
+  bool portable_isa = false;    // really kPortable
+  ExchangePath path = ExchangePath::kAuto;
+  OverflowPolicy overflow;
+  std::optional<DType> dispatch_dtype;
+  DType combine_dtype = DType::kF32;
+  Overlap overlap = Overlap::kOff;
+  int64_t exchange_budget = 0;
+  int64_t cache_tokens_per_rank = 4096;
+};
+
+struct RunResult {
+  std::vector<int32_t> tokens;       // kGenerate
+  std::vector<float> logits;         // kLogits: [S, V]
+  std::vector<int32_t> expert_idx;   // kLogits: [L, S, K]
+  std::vector<float> expert_weight;  // kLogits: [L, S, K]
+  double nll = 0;                    // kScore, kLogits
+  int64_t num_scored = 0;
+};
+
+std::string SourceDir();
+
+// By request. Fails the calling test when a rank fails.
+std::vector<RunResult> RunLocally(const RunSetup& setup, const std::vector<Request>& requests);
+
+// One rank's part; results on rank 0.
+absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSetup& setup,
+                                               const std::vector<Request>& requests);
+
+// Random, not uniform, some ranks possibly without experts.
+Placement RandomPlacement(int num_experts, int num_ranks, int64_t seed);
+
+Request LogitsRequest(std::vector<int32_t> ids);
+Request ScoreRequest(std::vector<int32_t> ids);
+Request GenerateRequest(std::vector<int32_t> ids, int64_t max_new_tokens, SamplingParams sampling = {});
+
+// {"prompts": [{"input_ids": [..]}, ..]} under tests/data.
+std::vector<std::vector<int32_t>> ReadPrompts(const std::string& file);
+
+}  // namespace tokenferry

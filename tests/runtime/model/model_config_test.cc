@@ -1,0 +1,296 @@
+#include "runtime/model/model_config.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/checkpoint_writer.h"
+#include "tests/support/status_matchers.h"
+
+namespace tokenferry::testing {
+namespace {
+
+using nlohmann::json;
+
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+
+std::string TinyModelDir() { return std::string(std::getenv("TF_SOURCE_DIR")) + "/models/ferry-tiny-v3"; }
+
+json TinyJson() { return json::parse(ReadFile(TinyModelDir() + "/config.json")); }
+
+absl::StatusOr<ModelConfig> Parse(const json& config) { return ParseModelConfig(config.dump(), "c.json"); }
+
+// The shipped config with one key set to another value.
+absl::StatusOr<ModelConfig> With(const char* key, const json& value) {
+  json config = TinyJson();
+  config[key] = value;
+  return Parse(config);
+}
+absl::StatusOr<ModelConfig> Without(const char* key) {
+  json config = TinyJson();
+  config.erase(key);
+  return Parse(config);
+}
+
+TEST(ModelConfig, ReadsTheShippedModel) {
+  const auto config = LoadModelConfig(TinyModelDir());
+  ASSERT_OK(config);
+  EXPECT_EQ(config->model_type, "deepseek_v3");
+  EXPECT_EQ(config->vocab_size, 2304);
+  EXPECT_EQ(config->hidden_size, 256);
+  EXPECT_EQ(config->num_hidden_layers, 5);
+  EXPECT_EQ(config->num_nextn_predict_layers, 1);
+  EXPECT_EQ(config->max_position_embeddings, 4096);
+  EXPECT_EQ(config->rms_norm_eps, 1e-6);
+  EXPECT_FALSE(config->tie_word_embeddings);
+  EXPECT_EQ(config->dtype, DType::kBF16);
+  EXPECT_EQ(config->num_attention_heads, 4);
+  EXPECT_EQ(config->q_lora_rank, 128);
+  EXPECT_EQ(config->kv_lora_rank, 128);
+  EXPECT_EQ(config->qk_nope_head_dim, 64);
+  EXPECT_EQ(config->qk_rope_head_dim, 32);
+  EXPECT_EQ(config->v_head_dim, 64);
+  EXPECT_EQ(config->intermediate_size, 512);
+  EXPECT_EQ(config->moe_intermediate_size, 128);
+  EXPECT_EQ(config->n_routed_experts, 32);
+  EXPECT_EQ(config->n_shared_experts, 1);
+  EXPECT_EQ(config->num_experts_per_tok, 4);
+  EXPECT_EQ(config->n_group, 4);
+  EXPECT_EQ(config->topk_group, 2);
+  EXPECT_TRUE(config->norm_topk_prob);
+  EXPECT_EQ(config->routed_scaling_factor, 2.5);
+  EXPECT_EQ(config->fp8_block, 128);
+  EXPECT_EQ(config->bos_token_id, 0);
+  EXPECT_EQ(config->eos_token_ids, std::vector<int32_t>{1});
+  EXPECT_FALSE(config->IsMoeLayer(0));
+  EXPECT_TRUE(config->IsMoeLayer(1));
+  const RopeConfig& rope = config->rope;
+  EXPECT_EQ(rope.theta, 10000);
+  EXPECT_EQ(rope.dim, 32);
+  EXPECT_EQ(rope.max_position, 4096);
+  EXPECT_EQ(rope.scaling, RopeScaling::kYarn);
+  EXPECT_EQ(rope.factor, 4);
+  EXPECT_EQ(rope.original_max_position, 1024);
+  EXPECT_EQ(rope.beta_fast, 32);
+  EXPECT_EQ(rope.beta_slow, 1);
+  EXPECT_EQ(rope.mscale, 1);
+  EXPECT_EQ(rope.mscale_all_dim, 1);
+}
+
+TEST(ModelConfig, EveryShapeKeyMustBeThere) {
+  for (const char* key : {"model_type",
+                          "vocab_size",
+                          "hidden_size",
+                          "num_hidden_layers",
+                          "max_position_embeddings",
+                          "rms_norm_eps",
+                          "num_attention_heads",
+                          "kv_lora_rank",
+                          "qk_nope_head_dim",
+                          "qk_rope_head_dim",
+                          "v_head_dim",
+                          "intermediate_size",
+                          "moe_intermediate_size",
+                          "first_k_dense_replace",
+                          "n_routed_experts",
+                          "num_experts_per_tok",
+                          "n_group",
+                          "topk_group",
+                          "norm_topk_prob",
+                          "routed_scaling_factor",
+                          "rope_theta"}) {
+    EXPECT_ERROR(Without(key), kInvalid, "c.json: ", absl::StrCat("'", key, "' is missing"));
+    EXPECT_ERROR(With(key, nullptr), kInvalid, absl::StrCat("'", key, "' is missing"));
+    EXPECT_ERROR(With(key, json::array()), kInvalid, absl::StrCat("'", key, "' is a list of 0 instead of"));
+  }
+}
+
+TEST(ModelConfig, OptionalKeysHaveTheirDefaults) {
+  json config = TinyJson();
+  for (const char* key :
+       {"architectures", "moe_layer_freq", "scoring_func", "topk_method", "hidden_act", "attention_bias",
+        "tie_word_embeddings", "quantization_config", "rope_scaling", "torch_dtype", "eos_token_id", "bos_token_id",
+        "q_lora_rank", "num_nextn_predict_layers", "n_shared_experts"}) {
+    config.erase(key);
+  }
+  const auto parsed = Parse(config);
+  ASSERT_OK(parsed);
+  EXPECT_EQ(parsed->fp8_block, 0);
+  EXPECT_EQ(parsed->rope.scaling, RopeScaling::kNone);
+  EXPECT_EQ(parsed->q_lora_rank, 0);
+  EXPECT_EQ(parsed->n_shared_experts, 0);
+  EXPECT_TRUE(parsed->eos_token_ids.empty());
+  EXPECT_EQ(parsed->bos_token_id, -1);
+  EXPECT_EQ(parsed->moe_layer_freq, 1);
+}
+
+TEST(ModelConfig, AcceptsBothSpellings) {
+  json config = TinyJson();
+  json rope = config["rope_scaling"];
+  rope.erase("type");
+  rope["rope_type"] = "yarn";
+  rope["rope_theta"] = 50000.0;
+  config.erase("rope_scaling");
+  config.erase("rope_theta");
+  config.erase("torch_dtype");
+  config["rope_parameters"] = rope;
+  config["dtype"] = "float32";
+  config["model_type"] = "kimi_k2";
+  config["eos_token_id"] = {7, 9};
+  const auto parsed = Parse(config);
+  ASSERT_OK(parsed);
+  EXPECT_EQ(parsed->rope.theta, 50000);
+  EXPECT_EQ(parsed->rope.scaling, RopeScaling::kYarn);
+  EXPECT_EQ(parsed->rope.factor, 4);
+  EXPECT_EQ(parsed->dtype, DType::kF32);
+  EXPECT_EQ(parsed->eos_token_ids, (std::vector<int32_t>{7, 9}));
+  config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 1e6}};
+  const auto plain = Parse(config);
+  ASSERT_OK(plain);
+  EXPECT_EQ(plain->rope.scaling, RopeScaling::kNone);
+  EXPECT_EQ(plain->rope.theta, 1e6);
+}
+
+TEST(ModelConfig, MoeLayersFollowTheirFrequency) {
+  json config = TinyJson();
+  config["moe_layer_freq"] = 2;
+  const auto parsed = Parse(config);
+  ASSERT_OK(parsed);
+  std::vector<int> moe_layers;
+  for (int i = 0; i < 5; ++i) {
+    if (parsed->IsMoeLayer(i)) moe_layers.push_back(i);
+  }
+  EXPECT_EQ(moe_layers, (std::vector<int>{2, 4}));
+}
+
+TEST(ModelConfig, RefusesUnknownKindsByName) {
+  EXPECT_ERROR(With("model_type", "deepseek_v2"), kUnimplemented, "c.json: 'model_type'", "'deepseek_v2'",
+               "known: deepseek_v3, kimi_k2");
+  EXPECT_ERROR(With("model_type", "mixtral"), kUnimplemented, "'mixtral'");
+  EXPECT_ERROR(With("architectures", {"DeepseekV32ForCausalLM"}), kUnimplemented, "'DeepseekV32ForCausalLM'",
+               "known: DeepseekV3ForCausalLM");
+  EXPECT_ERROR(With("architectures", "x"), kInvalid, "'architectures' is not a list of one name");
+  EXPECT_ERROR(With("scoring_func", "softmax"), kUnimplemented, "'scoring_func'", "'softmax'", "known: sigmoid");
+  EXPECT_ERROR(With("topk_method", "greedy"), kUnimplemented, "'topk_method'", "'greedy'", "known: noaux_tc");
+  EXPECT_ERROR(With("hidden_act", "gelu"), kUnimplemented, "'hidden_act'", "'gelu'", "known: silu");
+  EXPECT_ERROR(With("torch_dtype", "float16"), kUnimplemented, "'torch_dtype'", "'float16'");
+  EXPECT_ERROR(With("attention_bias", true), kUnimplemented, "'attention_bias' is true");
+  EXPECT_ERROR(With("rope_interleave", false), kUnimplemented, "'rope_interleave' is false");
+}
+
+TEST(ModelConfig, RefusesUnknownQuantisation) {
+  const auto with_quant = [](const char* key, const json& value) {
+    json config = TinyJson();
+    config["quantization_config"][key] = value;
+    return Parse(config);
+  };
+  EXPECT_ERROR(with_quant("quant_method", "compressed-tensors"), kUnimplemented, "c.json: quantization_config",
+               "'compressed-tensors'", "known: fp8");
+  EXPECT_ERROR(with_quant("fmt", "e5m2"), kUnimplemented, "'e5m2'");
+  EXPECT_ERROR(with_quant("activation_scheme", "static"), kUnimplemented, "'static'");
+  EXPECT_ERROR(with_quant("weight_block_size", nullptr), kUnimplemented,
+               "'weight_block_size' must be two equal numbers");
+  EXPECT_ERROR(with_quant("weight_block_size", {1, 128}), kUnimplemented, "two equal numbers");
+  EXPECT_ERROR(with_quant("weight_block_size", {0, 0}), kInvalid, "'weight_block_size' is 0, not within [1,");
+  EXPECT_ERROR(with_quant("weight_block_size", {128, "128"}), kInvalid, "\"128\" instead of an integer");
+  EXPECT_ERROR(With("quantization_config", "fp8"), kInvalid, "'quantization_config' is \"fp8\" instead of an object");
+}
+
+TEST(ModelConfig, RefusesUnusableRope) {
+  const auto with_rope = [](const char* key, const json& value) {
+    json config = TinyJson();
+    config["rope_scaling"][key] = value;
+    return Parse(config);
+  };
+  EXPECT_ERROR(with_rope("type", "longrope"), kUnimplemented, "c.json: rope_scaling", "'longrope'",
+               "known: default, yarn");
+  EXPECT_ERROR(with_rope("rope_type", "linear"), kInvalid, "differs from 'rope_type' 'linear'");
+  EXPECT_ERROR(with_rope("type", nullptr), kInvalid, "'type' is missing");
+  EXPECT_ERROR(with_rope("factor", nullptr), kInvalid, "c.json: rope_scaling: 'factor' is missing");
+  EXPECT_ERROR(with_rope("factor", -2), kInvalid, "'factor' is -2");
+  EXPECT_ERROR(with_rope("original_max_position_embeddings", nullptr), kInvalid, "is missing");
+  EXPECT_ERROR(with_rope("beta_fast", "x"), kInvalid, "'beta_fast' is \"x\" instead of a number");
+  EXPECT_ERROR(with_rope("partial_rotary_factor", 0.5), kUnimplemented, "'partial_rotary_factor' is 0.5");
+  EXPECT_ERROR(With("rope_scaling", 4), kInvalid, "'rope_scaling' is 4 instead of an object");
+  EXPECT_ERROR(With("qk_rope_head_dim", 31), kInvalid, "c.json: rope_scaling", "31");
+  EXPECT_ERROR(With("rope_theta", -1), kInvalid, "'rope_theta' is -1");
+}
+
+TEST(ModelConfig, RefusesNumbersOutOfRange) {
+  EXPECT_ERROR(With("hidden_size", 0), kInvalid, "'hidden_size' is 0, not within [1, 16777216]");
+  EXPECT_ERROR(With("hidden_size", -256), kInvalid, "'hidden_size' is -256");
+  EXPECT_ERROR(With("hidden_size", uint64_t{1} << 63), kInvalid, "'hidden_size' is 9223372036854775808");
+  EXPECT_ERROR(With("hidden_size", 256.0), kInvalid, "'hidden_size' is 256.0 instead of an integer");
+  EXPECT_ERROR(With("hidden_size", true), kInvalid, "'hidden_size' is true instead of an integer");
+  EXPECT_ERROR(With("vocab_size", int64_t{1} << 40), kInvalid, "'vocab_size'");
+  EXPECT_ERROR(With("num_hidden_layers", 100000), kInvalid, "'num_hidden_layers' is 100000");
+  EXPECT_ERROR(With("rms_norm_eps", -1e-6), kInvalid, "'rms_norm_eps' is -1e-06");
+  EXPECT_ERROR(With("eos_token_id", 2304), kInvalid, "'eos_token_id' is 2304, not within [0, 2303]");
+  EXPECT_ERROR(With("eos_token_id", {1, -5}), kInvalid, "'eos_token_id' is -5");
+  EXPECT_ERROR(With("bos_token_id", 2304), kInvalid, "'bos_token_id' is 2304");
+  EXPECT_ERROR(With("num_experts_per_tok", 33), kInvalid, "'num_experts_per_tok' is 33, not within [1, 32]");
+  EXPECT_ERROR(With("routed_scaling_factor", 0), kInvalid, "'routed_scaling_factor' is 0");
+}
+
+TEST(ModelConfig, RefusesImpossibleRouters) {
+  EXPECT_ERROR(With("n_group", 5), kInvalid, "'n_group' is 5, which does not divide n_routed_experts 32");
+  EXPECT_ERROR(With("n_group", 32), kInvalid, "'n_group' is 32, which leaves groups of 1 of 32 experts");
+  EXPECT_ERROR(With("topk_group", 5), kInvalid, "'topk_group' is 5, more than n_group 4");
+  EXPECT_ERROR(With("num_experts_per_tok", 17), kInvalid, "'num_experts_per_tok' is 17, more than the 16 experts",
+               "topk_group 2 groups of 8");
+  json config = TinyJson();
+  config["n_routed_experts"] = 4096;
+  config["num_hidden_layers"] = 500;
+  EXPECT_ERROR(Parse(config), kInvalid, "'n_routed_experts' is 4096, which in 500 layers");
+}
+
+TEST(ModelConfig, RefusesWhatIsNoConfig) {
+  EXPECT_ERROR(ParseModelConfig("", "c.json"), kInvalid, "c.json: is not JSON");
+  EXPECT_ERROR(ParseModelConfig("[]", "c.json"), kInvalid, "c.json: is a list of 0 instead of an object");
+  EXPECT_ERROR(ParseModelConfig(R"({"model_type":"deepseek_v3","model_type":"x"})", "c.json"), kInvalid, "twice");
+  EXPECT_ERROR(ParseModelConfig(std::string(100'000, '['), "c.json"), kInvalid, "nested deeper than 16");
+  EXPECT_ERROR(LoadModelConfig("/no/such/dir"), absl::StatusCode::kNotFound, "/no/such/dir/config.json");
+}
+
+TEST(ModelConfig, WhatTheWriterWritesIsReadBack) {
+  ModelConfig config = TinyConfig();
+  config.fp8_block = 16;
+  config.q_lora_rank = 0;
+  config.eos_token_ids = {1, 4};
+  const auto parsed = ParseModelConfig(ConfigJson(config), "written");
+  ASSERT_OK(parsed);
+  EXPECT_EQ(ConfigJson(*parsed), ConfigJson(config));
+}
+
+TEST(GenerationConfig, ReadsTheShippedModel) {
+  const auto model = LoadModelConfig(TinyModelDir());
+  ASSERT_OK(model);
+  const auto generation = LoadGenerationConfig(TinyModelDir(), *model);
+  ASSERT_OK(generation);
+  EXPECT_EQ(generation->eos_token_ids, std::vector<int32_t>{1});
+  EXPECT_EQ(generation->temperature, 0.6);
+  EXPECT_EQ(generation->top_p, 0.95);
+}
+
+TEST(GenerationConfig, IsOptionalAndChecked) {
+  TempDir dir;
+  ModelConfig model = TinyConfig();
+  const auto absent = LoadGenerationConfig(dir.path(), model);
+  ASSERT_OK(absent);
+  EXPECT_EQ(absent->eos_token_ids, std::vector<int32_t>{1});
+  EXPECT_FALSE(absent->temperature.has_value());
+  const auto lists = ParseGenerationConfig(R"({"eos_token_id":[3,4],"temperature":0})", "g.json", model);
+  ASSERT_OK(lists);
+  EXPECT_EQ(lists->eos_token_ids, (std::vector<int32_t>{3, 4}));
+  EXPECT_EQ(lists->temperature, 0);
+  EXPECT_ERROR(ParseGenerationConfig(R"({"eos_token_id":37})", "g.json", model), kInvalid,
+               "g.json: 'eos_token_id' is 37");
+  EXPECT_ERROR(ParseGenerationConfig(R"({"temperature":-1})", "g.json", model), kInvalid, "'temperature' is -1");
+  EXPECT_ERROR(ParseGenerationConfig(R"({"top_p":0})", "g.json", model), kInvalid, "'top_p' is 0");
+  EXPECT_ERROR(ParseGenerationConfig("x", "g.json", model), kInvalid, "g.json: is not JSON");
+}
+
+}  // namespace
+}  // namespace tokenferry::testing

@@ -1,0 +1,112 @@
+// Compares with what the reference library (huggingface/tokenizers) gives: ferry-tiny-v3's tokenizer and the small ones
+// of tests/data/tokenizers (made by tests/data/make_tokenizer_cases.py).
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "nlohmann/json.hpp"
+#include "runtime/text/tokenizer.h"
+#include "runtime/text/unicode.h"
+
+namespace tokenferry {
+namespace {
+
+using Ids = std::vector<int32_t>;
+using nlohmann::json;
+
+std::string SourceDir() {
+  const char* dir = std::getenv("TF_SOURCE_DIR");
+  return dir == nullptr ? "." : dir;
+}
+
+json ReadJson(const std::string& path) {
+  std::ifstream in(path);
+  EXPECT_TRUE(in.good()) << path;
+  return json::parse(in);
+}
+
+Tokenizer MustLoad(const std::string& dir) {
+  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(dir);
+  if (!tokenizer.ok()) {
+    ADD_FAILURE() << tokenizer.status();
+    std::abort();
+  }
+  return *std::move(tokenizer);
+}
+
+bool IsValidUtf8(const std::string& text) {
+  std::string copy;
+  AppendValidUtf8(text, Utf8End::kLast, copy);
+  return copy == text;
+}
+
+// Every piece is valid UTF-8, and together they are `decoded`.
+void ExpectStreams(const Tokenizer& tokenizer, const Ids& ids, ShowSpecial show, const std::string& decoded) {
+  StreamingDecoder decoder(tokenizer, show);
+  std::string all;
+  for (int32_t id : ids) {
+    std::string piece = decoder.Push(id);
+    ASSERT_TRUE(IsValidUtf8(piece));
+    all += piece;
+  }
+  all += decoder.Finish();
+  EXPECT_EQ(all, decoded);
+}
+
+TEST(TokenizerGolden, FerryTiny) {
+  Tokenizer tokenizer = MustLoad(SourceDir() + "/models/ferry-tiny-v3");
+  EXPECT_EQ(tokenizer.bos_id(), 0);
+  EXPECT_EQ(tokenizer.eos_id(), 1);
+  EXPECT_TRUE(tokenizer.add_bos());
+  EXPECT_EQ(tokenizer.max_id(), 2303);
+  json golden = ReadJson(SourceDir() + "/tests/data/ferry-tiny-v3/tokenizer.json");
+  ASSERT_EQ(golden["cases"].size(), 230);
+  ASSERT_EQ(golden["chat"].size(), 5);
+  for (const json& c : golden["cases"]) {
+    Ids ids = c["ids"];
+    EXPECT_EQ(tokenizer.Encode(c["text"].get<std::string>()), ids) << c["text"];
+    EXPECT_EQ(tokenizer.Decode(ids), c["decoded"].get<std::string>());
+    ExpectStreams(tokenizer, ids, ShowSpecial::kYes, c["decoded"]);
+  }
+  for (const json& c : golden["chat"]) {
+    EXPECT_EQ(tokenizer.Encode(c["text"].get<std::string>()), c["ids"].get<Ids>()) << c["text"];
+    EXPECT_EQ(tokenizer.Decode(c["ids"].get<Ids>()), c["text"].get<std::string>());
+  }
+}
+
+// Files {"tokenizer": .., "config": .. or absent, "cases": [{text, ids, ids_text, decoded, decoded_skip}],
+// "decode": [{ids, decoded, decoded_skip}]}; ids_text: with special tokens taken as text.
+TEST(TokenizerGolden, SmallTokenizers) {
+  int num_files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(SourceDir() + "/tests/data/tokenizers")) {
+    if (entry.path().extension() != ".json") continue;
+    SCOPED_TRACE(entry.path().filename().string());
+    ++num_files;
+    json file = ReadJson(entry.path());
+    absl::StatusOr<Tokenizer> tokenizer = Tokenizer::FromJson(file["tokenizer"].dump(), entry.path().string());
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    ASSERT_GT(file["cases"].size(), 20);
+    for (const json& c : file["cases"]) {
+      Ids ids = c["ids"];
+      EXPECT_EQ(tokenizer->Encode(c["text"].get<std::string>()), ids) << c["text"];
+      EXPECT_EQ(tokenizer->Encode(c["text"].get<std::string>(), SpecialTokens::kText), c["ids_text"].get<Ids>())
+          << c["text"];
+    }
+    for (const json& c : file["decode"]) {
+      Ids ids = c["ids"];
+      EXPECT_EQ(tokenizer->Decode(ids), c["decoded"].get<std::string>());
+      EXPECT_EQ(tokenizer->Decode(ids, ShowSpecial::kNo), c["decoded_skip"].get<std::string>());
+      ExpectStreams(*tokenizer, ids, ShowSpecial::kYes, c["decoded"]);
+      ExpectStreams(*tokenizer, ids, ShowSpecial::kNo, c["decoded_skip"]);
+    }
+  }
+  EXPECT_GE(num_files, 8);
+}
+
+}  // namespace
+}  // namespace tokenferry
