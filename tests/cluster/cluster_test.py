@@ -31,7 +31,7 @@ TOKENFERRY = EXCHANGE_LOOP = EXCHANGE_TRAFFIC = ""
 
 
 def cluster_args(options, command):
-    return ["bash", os.path.join(ROOT, "launch", "local_cluster.sh"), *options, "--", *command]
+    return ["bash", os.path.join(ROOT, "launch/scripts/local_cluster.sh"), *options, "--", *command]
 
 
 def run_cluster(options, command, timeout=100):

@@ -8,7 +8,7 @@ import tempfile
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-INSTALL = os.path.join(ROOT, "launch", "install_deps.sh")
+INSTALL = os.path.join(ROOT, "launch/scripts/install_deps.sh")
 
 
 class InstallDeps(unittest.TestCase):
