@@ -18,6 +18,8 @@ if(TOKENFERRY_TESTS)
 endif()
 if(TOKENFERRY_CUDA)
   enable_language(CUDA)
+  # Who links the CUDA runtime is said by name (tokenferry_core), so that a test can link another one.
+  set(CMAKE_CUDA_RUNTIME_LIBRARY None)
   find_package(CUDAToolkit REQUIRED)
   # CMake 3.25 does not know that nvcc speaks C++20.
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)

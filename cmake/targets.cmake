@@ -1,4 +1,4 @@
-# tf_library(NAME name SOURCES .. DEPS ..)       one box of the layer diagram: target tokenferry_<name>
+# tf_library(NAME name SOURCES .. DEPS ..)       one box of the layer diagram: target tokenferry_<name>. x.cu stands beside x.cc
 # tf_test(NAME name SOURCES .. DEPS .. [RANKS 1 2 3] [LABELS ..] [TIMEOUT s] [PROGRAMS target ..] [QUICK gtest-filter])
 #   without RANKS: one process. With RANKS: one ctest per rank count, under mpirun, with tests/support's MPI main.
 #   Test names: <name> or <name>.np<ranks>. PROGRAMS are built with it, for tests that start them.
@@ -21,6 +21,11 @@ target_compile_options(tf_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${TF_WARNI
 # A product and a sum are contracted only where the code says fma: results must not depend on the compiler's mood.
 target_compile_options(tf_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off> "$<$<COMPILE_LANGUAGE:CUDA>:-fmad=false;-Xcompiler=-ffp-contract=off>")
+if(TOKENFERRY_CUDA)
+  # PTX in the objects stays text, so that tests can read and execute it. 554: a view of const has a conversion to itself.
+  target_compile_options(tf_options INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:--no-compress;--diag-suppress=554>")
+  target_compile_definitions(tf_options INTERFACE TOKENFERRY_CUDA)
+endif()
 if(TOKENFERRY_SANITIZE)
   target_compile_options(tf_options INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${TOKENFERRY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
@@ -84,8 +89,12 @@ else()
   set(TF_MPI MPI::MPI_C)
 endif()
 
+# A build without CUDA leaves the .cu files out; TF_CUDA_LAUNCHER (core/device/cuda_launcher.h) is then null.
 function(tf_library)
   cmake_parse_arguments(A "" "NAME" "SOURCES;DEPS" ${ARGN})
+  if(NOT TOKENFERRY_CUDA)
+    list(FILTER A_SOURCES EXCLUDE REGEX "\\.cu$")
+  endif()
   add_library(tokenferry_${A_NAME} STATIC ${A_SOURCES})
   target_link_libraries(tokenferry_${A_NAME} PUBLIC tf_options ${A_DEPS})
   if(NOT TOKENFERRY_FUZZ)

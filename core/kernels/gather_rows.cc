@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/device/cuda_launcher.h"
+
 namespace tokenferry {
 namespace {
 
@@ -38,6 +40,8 @@ void GatherCpu(const GatherRowsArgs& a, CpuContext& context) {
 
 }  // namespace
 
-const Op<GatherRowsArgs> kGatherRows{"gather rows", GatherReference, GatherCpu};
+absl::Status CudaGatherRows(const GatherRowsArgs& args, void* stream);  // gather_rows.cu
+
+const Op<GatherRowsArgs> kGatherRows{"gather rows", GatherReference, GatherCpu, TF_CUDA_LAUNCHER(CudaGatherRows)};
 
 }  // namespace tokenferry

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "core/device/cuda_launcher.h"
 #include "core/kernels/dot.h"
 #include "runtime/ops/row_kernels.h"
 #include "runtime/ops/row_parallel.h"
@@ -79,13 +80,16 @@ void AddCpu(const AddArgs& a, CpuContext& context) {
   });
 }
 
-constexpr Op<EmbedArgs> kEmbed{"embed", &EmbedReference, &EmbedCpu};
-constexpr Op<RmsNormArgs> kRmsNorm{"rms_norm", &RmsNormReference, &RmsNormCpu};
-constexpr Op<AddArgs> kAdd{"add", &AddReference, &AddCpu};
-
 bool IsF32OrBF16(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; }
 
 }  // namespace
+
+// norm_ops.cu
+absl::Status CudaRmsNorm(const RmsNormArgs& args, void* stream);
+
+constexpr Op<EmbedArgs> kEmbed{"embed", &EmbedReference, &EmbedCpu};
+constexpr Op<RmsNormArgs> kRmsNorm{"rms_norm", &RmsNormReference, &RmsNormCpu, TF_CUDA_LAUNCHER(CudaRmsNorm)};
+constexpr Op<AddArgs> kAdd{"add", &AddReference, &AddCpu};
 
 void Embed(Stream& stream, const EmbedArgs& args) {
   TF_CHECK(IsF32OrBF16(args.table.dtype));

@@ -1,0 +1,59 @@
+// What every .cu file launches its kernels with.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <tuple>
+
+#include "core/device/cuda_status.h"
+
+namespace tokenferry {
+
+constexpr int kWarpSize = 32;
+constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
+
+struct LaunchShape {
+  int64_t num_blocks = 0;    // along x; 0: there is no work, nothing is launched (CUDA refuses an empty grid)
+  int threads = 0;           // per block, at most 1024
+  size_t shared_bytes = 0;   // dynamic shared memory
+  int64_t num_blocks_y = 1;  // at most 65535
+};
+
+// Enqueues kernel(args ..) on `stream`, a cudaStream_t. Arguments are converted to the kernel's parameter types and
+// copied.
+template <class... Params, class... Args>
+absl::Status LaunchKernel(void (*kernel)(Params...), const LaunchShape& shape, void* stream, const Args&... args) {
+  constexpr size_t kStaticLimit = 48 << 10;  // more has to be asked for
+  if (shape.num_blocks == 0 || shape.num_blocks_y == 0) return absl::OkStatus();
+  if (shape.num_blocks > INT32_MAX || shape.num_blocks_y > 65535) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a grid of ", shape.num_blocks, " x ", shape.num_blocks_y, " blocks is beyond CUDA's limits"));
+  }
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  if (shape.shared_bytes > kStaticLimit) {
+    TF_RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 static_cast<int>(shape.shared_bytes)));
+  }
+  std::tuple<Params...> values(static_cast<Params>(args)...);
+  return std::apply(
+      [&](Params&... value) {
+        void* pointers[] = {&value...};
+        const dim3 grid(static_cast<unsigned>(shape.num_blocks), static_cast<unsigned>(shape.num_blocks_y));
+        return CudaStatus(cudaLaunchKernel(function, grid, dim3(shape.threads), pointers, shape.shared_bytes,
+                                           static_cast<cudaStream_t>(stream)),
+                          "cudaLaunchKernel");
+      },
+      values);
+}
+
+inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Threads for a block that works on `num_items` side by side: whole warps, at most 256.
+inline int ThreadsFor(int64_t num_items) {
+  const int64_t whole = CeilDiv(num_items, kWarpSize) * kWarpSize;
+  return static_cast<int>(whole < kWarpSize ? kWarpSize : whole > 256 ? 256 : whole);
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,99 @@
+#include "tests/support/cuda_compare.h"
+
+#include "core/device/cpu_device.h"
+#include "core/device/cuda_device.h"
+
+namespace tokenferry {
+
+OpRun::OpRun(Device& device, uint32_t seed) : device_(device), stream_(*device.CreateStream()), rng_(seed) {}
+
+void* OpRun::Add(const std::string& name, const void* data, size_t num_bytes) {
+  auto buffer = device_.Allocate(num_bytes + kGuardBytes, MemoryKind::kDevice, name);
+  if (!buffer.ok()) {
+    ADD_FAILURE() << buffer.status();
+    return nullptr;
+  }
+  stream_->CopyToDevice(buffer->data(), data, num_bytes);
+  stream_->Fill(buffer->as<char>() + num_bytes, 0xEE, kGuardBytes);
+  memory_.push_back({name, *std::move(buffer)});
+  return memory_.back().buffer.data();
+}
+
+absl::StatusOr<std::vector<OpRun::Result>> OpRun::Finish() {
+  std::vector<Result> results;
+  for (const Memory& memory : memory_) {
+    if (memory.name.empty()) continue;
+    results.push_back({memory.name, std::vector<uint8_t>(memory.buffer.num_bytes())});
+  }
+  size_t i = 0;
+  for (const Memory& memory : memory_) {
+    if (memory.name.empty()) continue;
+    stream_->CopyToHost(results[i++].bytes.data(), memory.buffer.data(), memory.buffer.num_bytes());
+  }
+  TF_RETURN_IF_ERROR(stream_->Synchronize());
+  return results;
+}
+
+void CudaCompareTest::SetUp() {
+  auto device = CreateCudaDevice({});
+  if (!device.ok()) GTEST_SKIP() << device.status().message();
+  cuda_ = *std::move(device);
+  reference_ = CreateCpuDevice({.kernels = KernelSet::kReference});
+}
+
+namespace {
+
+absl::StatusOr<std::vector<OpRun::Result>> RunOn(Device& device, uint32_t seed,
+                                                 const std::function<void(OpRun&)>& op_case) {
+  OpRun run(device, seed);
+  op_case(run);
+  return run.Finish();
+}
+
+void ExpectSameResult(const OpRun::Result& want, const OpRun::Result& got) {
+  ASSERT_EQ(got.bytes.size(), want.bytes.size()) << want.name;
+  size_t num_different = 0, first = 0;
+  for (size_t i = want.bytes.size(); i-- > 0;) {
+    if (want.bytes[i] == got.bytes[i]) continue;
+    ++num_different;
+    first = i;
+  }
+  const size_t word = first / 4 * 4, size = want.bytes.size() - OpRun::kGuardBytes;
+  float floats[2] = {};
+  if (word + 4 <= want.bytes.size()) {
+    std::memcpy(&floats[0], &want.bytes[word], 4);
+    std::memcpy(&floats[1], &got.bytes[word], 4);
+  }
+  EXPECT_EQ(num_different, 0u) << want.name << ": bytes differ, the first at " << first << " of " << size
+                               << (first >= size ? " (behind its end)" : "") << "; as f32, element " << word / 4
+                               << " is " << floats[1] << ", want " << floats[0];
+}
+
+}  // namespace
+
+void CudaCompareTest::ExpectSameBits(const std::function<void(OpRun&)>& op_case, int num_seeds) {
+  for (int seed = 0; seed < num_seeds; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    const auto want = RunOn(*reference_, seed, op_case), got = RunOn(*cuda_, seed, op_case);
+    ASSERT_TRUE(want.ok()) << want.status();
+    ASSERT_TRUE(got.ok()) << got.status();
+    for (size_t i = 0; i < want->size(); ++i) ExpectSameResult((*want)[i], (*got)[i]);
+    if (HasFailure()) return;
+  }
+}
+
+std::vector<float> NormalFloats(std::mt19937& rng, size_t size, float scale) {
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> values(size);
+  for (float& x : values) x = normal(rng);
+  return values;
+}
+
+std::vector<int32_t> UniformInts(std::mt19937& rng, size_t size, int32_t begin, int32_t end) {
+  std::uniform_int_distribution<int32_t> uniform(begin, end - 1);
+  std::vector<int32_t> values(size);
+  for (int32_t& x : values) x = uniform(rng);
+  return values;
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,81 @@
+// Operations on the CUDA device against their references, bit for bit.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/device/device.h"
+
+namespace tokenferry {
+
+// What a case runs on: a device with one stream, and the memory that the case has asked for.
+class OpRun {
+ public:
+  OpRun(Device& device, uint32_t seed);
+
+  Stream& stream() { return *stream_; }
+  std::mt19937& rng() { return rng_; }  // the same numbers on every device
+
+  template <class T>
+  T* Input(const std::vector<T>& values) {
+    return static_cast<T*>(Add("", values.data(), values.size() * sizeof(T)));
+  }
+  // Memory whose bytes are compared, with those behind its end, which nobody may write. The first: filled with 0xA5.
+  template <class T>
+  T* Output(const std::string& name, size_t size) {
+    const std::vector<uint8_t> bytes(size * sizeof(T), 0xA5);
+    return static_cast<T*>(Add(name, bytes.data(), bytes.size()));
+  }
+  template <class T>
+  T* InOut(const std::string& name, const std::vector<T>& values) {
+    return static_cast<T*>(Add(name, values.data(), values.size() * sizeof(T)));
+  }
+
+  struct Result {
+    std::string name;
+    std::vector<uint8_t> bytes;  // with the guard behind the end
+  };
+  absl::StatusOr<std::vector<Result>> Finish();
+
+  static constexpr size_t kGuardBytes = 64;
+
+ private:
+  void* Add(const std::string& name, const void* data, size_t num_bytes);
+
+  struct Memory {
+    std::string name;  // empty: an input
+    Buffer buffer;
+  };
+  Device& device_;
+  std::unique_ptr<Stream> stream_;
+  std::vector<Memory> memory_;
+  std::mt19937 rng_;
+};
+
+// Tests that need a CUDA device: skipped, saying why, where there is none.
+class CudaCompareTest : public testing::Test {
+ protected:
+  void SetUp() override;
+
+  // Runs `op_case` on the reference kernels and on the CUDA device, `num_seeds` times with different numbers, and
+  // expects the same bytes in every output.
+  void ExpectSameBits(const std::function<void(OpRun&)>& op_case, int num_seeds = 10);
+
+  std::unique_ptr<Device> cuda_, reference_;
+};
+
+// Row counts and widths that every row-wise operation is run with: none, one, odd, and beyond a block of threads.
+inline const std::vector<int64_t> kRowCounts = {0, 1, 2, 7, 33};
+inline const std::vector<int64_t> kWidths = {1, 3, 16, 31, 64, 257, 1030};
+
+std::vector<float> NormalFloats(std::mt19937& rng, size_t size, float scale = 1);
+std::vector<int32_t> UniformInts(std::mt19937& rng, size_t size, int32_t begin, int32_t end);  // [begin, end)
+
+}  // namespace tokenferry
