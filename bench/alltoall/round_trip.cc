@@ -1,11 +1,10 @@
 #include "bench/alltoall/round_trip.h"
 
-#include <chrono>
-
 #include "bench/alltoall/bench_ops.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/topology.h"
 #include "core/check.h"
+#include "core/host/clock.h"
 
 namespace tokenferry {
 namespace {
@@ -22,9 +21,7 @@ absl::Status Reserve(Device& device, int64_t num_bytes, const char* label, Buffe
 
 }  // namespace
 
-double MonotonicSeconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double MonotonicSeconds() { return static_cast<double>(SteadyNanos()) * 1e-9; }
 
 absl::Status RoundTrip::Prepare() {
   const std::vector<float> factors = problem_.SlotFactors();

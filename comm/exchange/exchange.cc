@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/time/clock.h"
 #include "comm/exchange/allgather/allgather_exchange.h"
 #include "comm/exchange/alltoallv/alltoallv_exchange.h"
 #include "comm/exchange/peer/peer_exchange.h"
@@ -11,6 +10,7 @@
 #include "comm/transport/topology.h"
 #include "comm/tuning/exchange_choice.h"
 #include "core/check.h"
+#include "core/host/clock.h"
 #include "core/kernels/gather_rows.h"
 
 namespace tokenferry {
@@ -45,13 +45,10 @@ absl::Status CheckOptions(const ExchangeOptions& options) {
 // Adds the time until it ends, and what of it was spent waiting for whom.
 class Exchange::Watch {
  public:
-  Watch(Exchange& exchange, double& seconds)
-      : exchange_(exchange), seconds_(seconds), start_(absl::GetCurrentTimeNanos()) {
-    AddWaits(-1);
-  }
+  Watch(Exchange& exchange, double& seconds) : exchange_(exchange), seconds_(seconds) { AddWaits(-1); }
   ~Watch() {
     AddWaits(1);
-    seconds_ += static_cast<double>(absl::GetCurrentTimeNanos() - start_) * 1e-9;
+    seconds_ += watch_.seconds();
   }
 
  private:
@@ -62,7 +59,7 @@ class Exchange::Watch {
 
   Exchange& exchange_;
   double& seconds_;
-  const int64_t start_;
+  const Stopwatch watch_;
 };
 
 const char* ExchangePathName(ExchangePath path) {

@@ -1,14 +1,12 @@
 #include "comm/peer/peer_flags.h"
 
-#include <time.h>
-
 #include "comm/peer/peer_memory.h"
 #include "comm/transport/wait.h"
 
 namespace tokenferry {
 namespace {
 
-constexpr int64_t kLivenessPeriodNs = 100'000'000;
+constexpr absl::Duration kLivenessPeriod = absl::Milliseconds(100);
 
 const char* SignalName(int signal) {
   static constexpr const char* kNames[kNumPeerSignals] = {"plan", "plan indices", "dispatch rows", "expert outputs"};
@@ -18,12 +16,6 @@ const char* SignalName(int signal) {
 const char* SignalUnit(PeerSignal signal) {
   static constexpr const char* kUnits[kNumPeerSignals] = {"headers", "index arrays", "rows", "outputs"};
   return kUnits[static_cast<int>(signal)];
-}
-
-int64_t MonotonicNanos() {
-  timespec now = {};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
 }  // namespace
@@ -38,7 +30,7 @@ bool PeerFlags::Raised(int rank, PeerSignal signal, int64_t sequence) const {
 
 void PeerFlags::Raise(PeerSignal signal, int64_t sequence) {
   PeerFlag& mine = flag(transport_.rank().value, signal);
-  mine.raised_at_ns.store(MonotonicNanos(), std::memory_order_relaxed);
+  mine.raised_at_ns.store(SteadyNanos(), std::memory_order_relaxed);
   mine.sequence.store(sequence, std::memory_order_release);
 }
 
@@ -51,7 +43,7 @@ absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t se
   if (pending_.empty()) return absl::OkStatus();
   WaitLimit limit(transport_.timeout());
   Backoff turn;  // as in the transports: sleeps cost more than a phase of a small batch takes
-  int64_t next_liveness = MonotonicNanos() + kLivenessPeriodNs;
+  Deadline next_liveness = Deadline::After(kLivenessPeriod);
   int last_arrival = -1;
   while (!pending_.empty()) {
     const size_t num_before = pending_.size();
@@ -67,9 +59,9 @@ absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t se
     if (const absl::StatusCode code = limit.Check(); code != absl::StatusCode::kOk) {
       return WaitError(code, transport_.timeout(), Describe(site, signal, sequence, wanted));
     }
-    if (const int64_t now = MonotonicNanos(); now >= next_liveness) {
+    if (next_liveness.Expired()) {
       TF_RETURN_IF_ERROR(CheckAlive(site, signal, sequence, wanted));
-      next_liveness = now + kLivenessPeriodNs;
+      next_liveness = Deadline::After(kLivenessPeriod);
     }
     turn.Pause();
   }
@@ -112,7 +104,7 @@ std::string PeerFlags::LastSign(int rank) const {
     if (last < 0 || raised >= at_ns) last = s, at_ns = raised;
   }
   if (last < 0) return "no sign of it yet";
-  const absl::Duration ago = absl::Nanoseconds((MonotonicNanos() - at_ns) / 1'000'000 * 1'000'000);
+  const absl::Duration ago = absl::Nanoseconds((SteadyNanos() - at_ns) / 1'000'000 * 1'000'000);
   return absl::StrCat("its last sign: ", SignalName(last), " of transfer ",
                       flag(rank, static_cast<PeerSignal>(last)).sequence.load(std::memory_order_relaxed), ", ",
                       absl::FormatDuration(ago), " ago");

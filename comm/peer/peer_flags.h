@@ -22,7 +22,7 @@ inline constexpr int kNumPeerSignals = 4;
 // A cache line of its own: its writer stores, everybody else polls.
 struct alignas(64) PeerFlag {
   std::atomic<int64_t> sequence;
-  std::atomic<int64_t> raised_at_ns;  // CLOCK_MONOTONIC, one clock per host; for messages only
+  std::atomic<int64_t> raised_at_ns;  // SteadyNanos; for messages only
 };
 static_assert(sizeof(PeerFlag) == 64 && std::atomic<int64_t>::is_always_lock_free);
 

@@ -7,6 +7,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "comm/transport/wait.h"
+#include "core/host/wait.h"
 #include "core/log.h"
 
 namespace tokenferry {
@@ -44,7 +45,9 @@ class LastWords::Watcher {
     sem_t& semaphore = TheStopSignal().semaphore;
     while (sem_wait(&semaphore) != 0) {  // interrupted by a signal
     }
-    if (done_.WaitForNotificationWithTimeout(2 * kStopGrace)) return;
+    // Not Notification's own timeout: that one is a point of the wall clock.
+    const auto done = [this] { return done_.HasBeenNotified(); };
+    if (WaitUntil(done, Deadline::After(2 * kStopGrace)) == WaitResult::kReady) return;
     const std::string text = describe_();
     if (!text.empty()) LogError("asked to stop (did another rank end?) while MPI does not return: " + text);
   }

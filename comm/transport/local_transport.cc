@@ -4,7 +4,6 @@
 #include <cstring>
 #include <mutex>
 
-#include "absl/time/clock.h"
 #include "comm/peer/peer_memory.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/transfer.h"
@@ -165,7 +164,7 @@ class LocalTransport : public Transport {
         const bool failed = group_->ranks[r].failed.load(std::memory_order_acquire);  // what it posted before is good
         if (t.receiving[r]) {
           TF_RETURN_IF_ERROR(PollReceive(r, t));
-          if (!t.receiving[r]) last_heard_[r] = {t.sequence, absl::Now()};
+          if (!t.receiving[r]) last_heard_[r] = {t.sequence, SteadyNanos()};
         }
         if (t.sending[r]) TF_RETURN_IF_ERROR(PollSend(r, t));
         if (t.receiving[r] + t.sending[r] < num_open_before) {
@@ -243,7 +242,7 @@ class LocalTransport : public Transport {
       if (!t.receiving[r] && !t.sending[r]) continue;
       PendingRank p = DescribePending(RankId(r), t.receiving[r] ? t.recv_bytes(r) : 0, /*arrived_bytes=*/0,
                                       t.sending[r] ? t.send_bytes(r) : 0, t.row_bytes);
-      p.last_sign = DescribeLastSign(last_heard_[r].sequence, last_heard_[r].at);
+      p.last_sign = DescribeLastSign(last_heard_[r].sequence, last_heard_[r].at_ns);
       out.push_back(std::move(p));
     }
     return out;
@@ -277,7 +276,7 @@ class LocalTransport : public Transport {
   std::vector<double> wait_seconds_;
   struct Heard {
     int64_t sequence = -1;
-    absl::Time at;
+    int64_t at_ns = 0;  // of SteadyNanos
   };
   std::vector<Heard> last_heard_;  // [R]
   TransferSlots<LocalTransfer> transfers_;

@@ -45,7 +45,7 @@ struct Peer {
   ProcessId process;
   int num_times_gone = 0;      // seen in a row
   int64_t last_sequence = -1;  // of the last transfer in which something came from it
-  absl::Time last_heard;
+  int64_t last_heard_ns = 0;   // of SteadyNanos
 };
 
 class MpiTransport : public Transport {
@@ -247,7 +247,7 @@ class MpiTransport : public Transport {
     statuses_.resize(t.requests.size());
     WaitLimit limit(options_.timeout);
     Backoff backoff;
-    absl::Time next_liveness = absl::Now() + kLivenessPeriod;
+    Deadline next_liveness = Deadline::After(kLivenessPeriod);
     int last_rank = -1;
     double last_seconds = 0;
     for (int num_open = num_requests; num_open > 0;) {
@@ -271,9 +271,9 @@ class MpiTransport : public Transport {
       if (give_up != absl::StatusCode::kOk) {
         return WaitError(give_up, options_.timeout, DescribeWait(*this, t.site, t.sequence, Pending(t)));
       }
-      if (absl::Now() >= next_liveness) {
+      if (next_liveness.Expired()) {
         TF_RETURN_IF_ERROR(CheckPeersAlive(t));
-        next_liveness = absl::Now() + kLivenessPeriod;
+        next_liveness = Deadline::After(kLivenessPeriod);
       }
       backoff.Pause();
     }
@@ -306,7 +306,7 @@ class MpiTransport : public Transport {
     absl::MutexLock lock(&mutex_);
     t.arrived_bytes[piece.rank] += num_bytes;
     peers_[piece.rank].last_sequence = t.sequence;
-    peers_[piece.rank].last_heard = absl::Now();
+    peers_[piece.rank].last_heard_ns = SteadyNanos();
     return absl::OkStatus();
   }
 
@@ -320,7 +320,7 @@ class MpiTransport : public Transport {
       if (!Waiting(r, t)) continue;
       PendingRank p = DescribePending(RankId(r), t.recv_bytes(r), t.arrived_bytes[r],
                                       t.send_bytes(r) - t.taken_bytes[r], t.row_bytes);
-      p.last_sign = DescribeLastSign(peers_[r].last_sequence, peers_[r].last_heard);
+      p.last_sign = DescribeLastSign(peers_[r].last_sequence, peers_[r].last_heard_ns);
       if (OnThisHost(r)) p.process_state = tokenferry::ToString(GetProcessState(peers_[r].process));
       out.push_back(std::move(p));
     }

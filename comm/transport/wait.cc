@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 
-#include "absl/time/clock.h"
 #include "comm/transport/last_words.h"
 #include "core/host/wait.h"
 
@@ -46,15 +45,14 @@ bool StopRequested() { return stop_requested.load(std::memory_order_relaxed); }
 void ClearStopRequest() { stop_requested.store(false, std::memory_order_relaxed); }
 
 absl::StatusCode WaitLimit::Check() {
-  const absl::Time now = absl::Now();
-  if (now - last_check_ > kNotRunning) deadline_ += now - last_check_;
-  last_check_ = now;
-  if (now >= deadline_) return absl::StatusCode::kDeadlineExceeded;
-  if (StopRequested()) {
-    if (stop_seen_ == absl::InfiniteFuture()) stop_seen_ = now;
-    if (now - stop_seen_ >= kStopGrace) return absl::StatusCode::kCancelled;
-  }
-  return absl::StatusCode::kOk;
+  const int64_t now_ns = SteadyNanos();
+  const absl::Duration pause = absl::Nanoseconds(now_ns - last_check_ns_);
+  last_check_ns_ = now_ns;
+  if (pause > kNotRunning) deadline_.Extend(pause);
+  if (deadline_.ExpiredAt(now_ns)) return absl::StatusCode::kDeadlineExceeded;
+  if (!StopRequested()) return absl::StatusCode::kOk;
+  if (!stop_grace_) stop_grace_ = Deadline::After(kStopGrace);
+  return stop_grace_->Expired() ? absl::StatusCode::kCancelled : absl::StatusCode::kOk;
 }
 
 PendingRank DescribePending(RankId rank, int64_t expected_bytes, int64_t arrived_bytes, int64_t untaken_bytes,
@@ -68,9 +66,9 @@ PendingRank DescribePending(RankId rank, int64_t expected_bytes, int64_t arrived
   return p;
 }
 
-std::string DescribeLastSign(int64_t sequence, absl::Time at) {
+std::string DescribeLastSign(int64_t sequence, int64_t at_ns) {
   if (sequence < 0) return "nothing heard of it yet";
-  const absl::Duration ago = absl::Trunc(absl::Now() - at, absl::Milliseconds(1));
+  const absl::Duration ago = absl::Trunc(absl::Nanoseconds(SteadyNanos() - at_ns), absl::Milliseconds(1));
   return absl::StrCat("last heard of in transfer ", sequence, ", ", absl::FormatDuration(ago), " ago");
 }
 

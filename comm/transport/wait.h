@@ -1,10 +1,12 @@
 // What every waiting host transport shares: giving way while waiting, the stop flag, and the words of the error.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "comm/transport/transport.h"
+#include "core/host/clock.h"
 
 namespace tokenferry {
 
@@ -40,8 +42,8 @@ struct PendingRank {
 // Of sizes in bytes: in rows when there are any (AllToAllVArgs::row_bytes).
 PendingRank DescribePending(RankId rank, int64_t expected_bytes, int64_t arrived_bytes, int64_t untaken_bytes,
                             int64_t row_bytes);
-// What has last come from a rank: transfer `sequence`, at `at`; sequence -1 when nothing has.
-std::string DescribeLastSign(int64_t sequence, absl::Time at);
+// What has last come from a rank: transfer `sequence`, at `at_ns` of SteadyNanos; sequence -1 when nothing has.
+std::string DescribeLastSign(int64_t sequence, int64_t at_ns);
 
 // "layer 3, combine rows, transfer 12: rank 0 waits for rank 2 on host a (0 of 16 rows of 256 bytes
 // arrived, its process is gone, last heard of in transfer 11, 1.2s ago)"
@@ -52,14 +54,16 @@ std::string DescribeWait(const Transport& transport, const CallSite& site, int64
 // (it was stopped, or the machine slept) does not count: it must not blame the others for it.
 class WaitLimit {
  public:
-  explicit WaitLimit(absl::Duration timeout) : start_(absl::Now()), deadline_(start_ + timeout), last_check_(start_) {}
+  explicit WaitLimit(absl::Duration timeout) : deadline_(Deadline::After(timeout)) {}
   // kOk: go on waiting.
   absl::StatusCode Check();
-  double seconds() const { return absl::ToDoubleSeconds(absl::Now() - start_); }
+  double seconds() const { return since_start_.seconds(); }
 
  private:
-  absl::Time start_, deadline_, last_check_;
-  absl::Time stop_seen_ = absl::InfiniteFuture();
+  const Stopwatch since_start_;
+  Deadline deadline_;
+  int64_t last_check_ns_ = SteadyNanos();
+  std::optional<Deadline> stop_grace_;  // from the first check that saw the request
 };
 
 // The error of a transfer that ended with `code` of WaitLimit::Check.

@@ -8,8 +8,8 @@
 #include <optional>
 
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "comm/transport/collectives.h"
+#include "core/host/clock.h"
 
 namespace tokenferry {
 namespace {
@@ -31,14 +31,14 @@ class LinkMeter {
 
   absl::StatusOr<LinkCosts> Measure() {
     LinkCosts costs;
-    const int64_t start = absl::GetCurrentTimeNanos();
+    const Stopwatch watch;
     costs.links[static_cast<size_t>(LinkClass::kSelf)].us_per_byte = CopyUsPerByte();
     for (LinkClass link : {LinkClass::kHost, LinkClass::kNetwork}) {
       const bool exists = link == LinkClass::kNetwork ? topology_.num_hosts() > 1 : topology_.num_hosts() < num_ranks_;
       if (!exists) continue;
       TF_ASSIGN_OR_RETURN(costs.links[static_cast<size_t>(link)], MeasureLink(link));
     }
-    costs.measured_ms = static_cast<double>(absl::GetCurrentTimeNanos() - start) * 1e-6;
+    costs.measured_ms = watch.seconds() * 1e3;
     return Agree(costs);
   }
 
@@ -52,10 +52,10 @@ class LinkMeter {
     std::memcpy(dst.data(), src.data(), src.size());  // touches the pages
     double best_us = 0;
     for (int i = 0; i < kLargeRounds; ++i) {
-      const int64_t start = absl::GetCurrentTimeNanos();
+      const Stopwatch watch;
       std::memcpy(dst.data(), src.data(), src.size());
       asm volatile("" ::"r"(dst.data()) : "memory");
-      const double us = static_cast<double>(absl::GetCurrentTimeNanos() - start) * 1e-3;
+      const double us = watch.seconds() * 1e6;
       best_us = i == 0 ? us : std::min(best_us, us);
     }
     return best_us / static_cast<double>(src.size());
@@ -68,9 +68,9 @@ class LinkMeter {
     send_.resize(offsets.back());
     recv_.resize(offsets.back());
     TF_RETURN_IF_ERROR(Barrier(transport_, kSite));
-    const int64_t start = absl::GetCurrentTimeNanos();
+    const Stopwatch watch;
     TF_RETURN_IF_ERROR(transport_.HostAllToAllV(kSite, {send_.data(), offsets, recv_.data(), offsets}));
-    return Slowest(static_cast<double>(absl::GetCurrentTimeNanos() - start) * 1e-3);
+    return Slowest(watch.seconds() * 1e6);
   }
 
   absl::StatusOr<double> Slowest(double mine) {

@@ -20,13 +20,6 @@ std::atomic<HostLoad> host_load{HostLoad::kFits};
 
 }  // namespace
 
-absl::Duration Deadline::Now() { return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch()); }
-
-absl::Duration Deadline::Remaining() const {
-  if (at_ == absl::InfiniteDuration()) return at_;
-  return std::max(at_ - Now(), absl::ZeroDuration());
-}
-
 bool Oversubscribed() {
   return host_load.load(std::memory_order_relaxed) == HostLoad::kOversubscribed ||
          num_pool_threads.load(std::memory_order_relaxed) > num_allowed_cpus;

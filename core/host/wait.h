@@ -1,28 +1,11 @@
-// Waiting for other threads and processes: deadlines, and how to wait without wasting the processor another one needs.
+// Waiting for other threads and processes without wasting the processor that another one needs.
 #pragma once
 
 #include <cstdint>
 
-#include "absl/time/time.h"
+#include "core/host/clock.h"
 
 namespace tokenferry {
-
-// A point of the steady clock. A value; durations may be infinite.
-class Deadline {
- public:
-  static Deadline After(absl::Duration timeout) { return Deadline(Now() + timeout); }
-  static Deadline Never() { return Deadline(absl::InfiniteDuration()); }
-
-  // Never negative.
-  absl::Duration Remaining() const;
-  bool Expired() const { return at_ != absl::InfiniteDuration() && Now() >= at_; }
-
- private:
-  explicit Deadline(absl::Duration at) : at_(at) {}
-  static absl::Duration Now();  // since the steady clock's origin
-
-  absl::Duration at_;
-};
 
 // Whether busy waiting takes a processor away from a thread that has work. True when the thread pools of this process
 // have more threads than this process may use CPUs, or after SetHostLoad(kOversubscribed). Any thread; cheap.

@@ -3,9 +3,10 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -13,7 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/local_transport.h"
 #include "comm/transport/mpi_session.h"
@@ -104,19 +105,26 @@ int RunMpiRank(const SharedFlags& flags, absl::FunctionRef<absl::Status(RankCont
 
 // What the threads of the local ranks tell the one that started them.
 struct LocalJob {
-  absl::Mutex mutex;
+  std::mutex mutex;
+  std::condition_variable changed;
   int num_running = 0;
   bool has_failed = false;
 
-  bool Done() const { return num_running == 0; }
-  bool DoneOrFailed() const { return num_running == 0 || has_failed; }
+  // Until all ranks have ended, or for kLocalGrace after the first one has failed: false when some are still running.
+  // Not absl::Mutex, whose timeouts are points of the wall clock.
+  bool Wait() {
+    std::unique_lock lock(mutex);
+    const auto done = [this] { return num_running == 0; };
+    changed.wait(lock, [&] { return done() || has_failed; });
+    return done() || changed.wait_for(lock, absl::ToChronoMilliseconds(kLocalGrace), done);
+  }
 };
 
 void RunLocalRank(const SharedFlags& flags, Transport& transport, absl::FunctionRef<absl::Status(RankContext&)> body,
                   LocalJob* job) {
   const absl::Status status = RunRank(flags, transport, body);
   if (!status.ok()) {
-    absl::MutexLock lock(&job->mutex);
+    const std::lock_guard lock(job->mutex);
     // The first error is the cause: those that follow from it only repeat it.
     if (!job->has_failed) {
       if (IsAgreedOn(status) || transport.num_ranks() == 1) {
@@ -126,10 +134,12 @@ void RunLocalRank(const SharedFlags& flags, Transport& transport, absl::Function
       }
     }
     job->has_failed = true;
+    job->changed.notify_all();
   }
   if (!status.ok() && !IsAgreedOn(status)) transport.Abort(status);
-  absl::MutexLock lock(&job->mutex);
+  const std::lock_guard lock(job->mutex);
   --job->num_running;
+  job->changed.notify_all();
 }
 
 int RunLocalRanks(const SharedFlags& flags, int num_ranks, absl::FunctionRef<absl::Status(RankContext&)> body) {
@@ -140,14 +150,9 @@ int RunLocalRanks(const SharedFlags& flags, int num_ranks, absl::FunctionRef<abs
   for (auto& transport : transports) {
     threads.emplace_back([&flags, &transport, body, &job] { RunLocalRank(flags, *transport, body, &job); });
   }
-  {
-    absl::MutexLock lock(&job.mutex);
-    job.mutex.Await(absl::Condition(&job, &LocalJob::DoneOrFailed));
-    if (!job.mutex.AwaitWithTimeout(absl::Condition(&job, &LocalJob::Done),
-                                    job.has_failed ? kLocalGrace : absl::InfiniteDuration())) {
-      std::fflush(nullptr);
-      _exit(kFailed);  // a rank is still computing; there is no way to end a thread
-    }
+  if (!job.Wait()) {
+    std::fflush(nullptr);
+    _exit(kFailed);  // a rank is still computing; there is no way to end a thread
   }
   for (std::thread& thread : threads) thread.join();
   return job.has_failed ? kFailed : 0;

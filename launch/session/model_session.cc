@@ -7,8 +7,8 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 #include "comm/transport/collectives.h"
+#include "core/host/clock.h"
 #include "core/host/memory_info.h"
 #include "core/log.h"
 
@@ -46,11 +46,10 @@ class LoadProgress {
  public:
   explicit LoadProgress(RankId rank) : shown_(rank == RankId(0)), terminal_(isatty(STDERR_FILENO) == 1) {}
   void operator()(int64_t done, int64_t total) {
-    const absl::Time now = absl::Now();
-    if (!shown_ || now - last_ < (terminal_ ? absl::Milliseconds(100) : absl::Seconds(5))) return;
-    last_ = now;
-    const double seconds = absl::ToDoubleSeconds(now - start_),
-                 share = static_cast<double>(done) / static_cast<double>(total);
+    const absl::Duration pause = terminal_ ? absl::Milliseconds(100) : absl::Seconds(5);
+    if (!shown_ || since_last_line_.elapsed() < pause) return;
+    since_last_line_ = Stopwatch();
+    const double seconds = since_start_.seconds(), share = static_cast<double>(done) / static_cast<double>(total);
     const std::string line = absl::StrFormat("rank 0 has read %.1f of %.1f MiB of its weights, %.0f s to go", Mib(done),
                                              Mib(total), share > 0 ? seconds / share * (1 - share) : 0.0);
     if (terminal_) {
@@ -67,7 +66,8 @@ class LoadProgress {
  private:
   static double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
   bool shown_, terminal_, wrote_ = false;
-  absl::Time start_ = absl::Now(), last_ = absl::Now();
+  const Stopwatch since_start_;
+  Stopwatch since_last_line_;
 };
 
 int64_t WholeBlocks(int64_t tokens) { return (tokens + kCacheBlockTokens - 1) / kCacheBlockTokens * kCacheBlockTokens; }
@@ -137,7 +137,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   session->files = std::move(files);
   const ModelFiles& f = *session->files;
   if (auto memory = ReadProcessMemory(); memory.ok()) session->resident_before_load = memory->resident_bytes;
-  const absl::Time start = absl::Now();
+  const Stopwatch load_watch;
   LoadProgress progress(context.transport.rank());
   LoadOptions load;
   load.placement = &f.placement;
@@ -152,7 +152,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   if (!weights.ok() && IsAgreedOn(weights.status())) return weights.status();
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kLoadSite, weights.status()));
   session->weights = *std::move(weights);
-  session->load_seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  session->load_seconds = load_watch.seconds();
 
   EngineOptions engine;
   engine.compute = context.flags.compute;

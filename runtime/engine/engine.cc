@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "absl/time/clock.h"
 #include "comm/transport/collectives.h"
+#include "core/host/clock.h"
 
 namespace tokenferry {
 namespace {
@@ -63,13 +63,13 @@ absl::StatusOr<bool> Engine::Step(const StepPlan* plan, std::vector<EntryResult>
     return false;
   }
   next_step_ = agreed.step + 1;
-  const int64_t start = absl::GetCurrentTimeNanos();
+  const Stopwatch watch;
   TF_ASSIGN_OR_RETURN(const std::vector<EntryResult> mine, Execute(agreed));
   TF_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                       Gather(transport_, {"step results", -1, agreed.step}, kScheduler, Encode(mine)));
   bool prefill = false;
   for (const StepEntry& e : agreed.entries) prefill |= e.want != Want::kToken || e.tokens.size() > 1 || e.position == 0;
-  const double seconds = static_cast<double>(absl::GetCurrentTimeNanos() - start) * 1e-9;
+  const double seconds = watch.seconds();
   (prefill ? stats_.prefill_seconds : stats_.decode_seconds) += seconds;
   (prefill ? stats_.prefill_tokens : stats_.decode_tokens) += agreed.num_tokens();
   stats_.num_steps += 1;

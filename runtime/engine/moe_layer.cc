@@ -1,8 +1,8 @@
 #include "runtime/engine/moe_layer.h"
 
-#include "absl/time/clock.h"
 #include "comm/transport/topology.h"
 #include "comm/tuning/exchange_budget.h"
+#include "core/host/clock.h"
 #include "core/kernels/matmul.h"
 #include "experts/ffn/expert_ffn.h"
 #include "experts/ffn/padded_rows.h"
@@ -15,16 +15,6 @@ CallSite At(CallSite site, const char* phase) {
   site.phase = phase;
   return site;
 }
-
-class Stopwatch {
- public:
-  explicit Stopwatch(double& seconds) : seconds_(seconds), start_(absl::GetCurrentTimeNanos()) {}
-  ~Stopwatch() { seconds_ += static_cast<double>(absl::GetCurrentTimeNanos() - start_) * 1e-9; }
-
- private:
-  double& seconds_;
-  int64_t start_;
-};
 
 }  // namespace
 
@@ -156,7 +146,7 @@ absl::Status MoeLayer::FinishRound(Stream& stream, const CallSite& site, MicroBa
 }
 
 void MoeLayer::Route(Stream& stream, const MoeWeights& weights, MicroBatch& mb) {
-  Stopwatch watch(stats_.route_seconds);
+  const ScopedTimer timer(stats_.route_seconds);
   const MatrixView<const float> x = mb.batch.x;
   const int64_t T = x.rows;
   const auto logits = MakeMatrix<float>(logits_.data(), T, config_.n_routed_experts);
@@ -187,7 +177,7 @@ void MoeLayer::Route(Stream& stream, const MoeWeights& weights, MicroBatch& mb) 
 
 absl::Status MoeLayer::RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
                                   FloatMatrix out) {
-  Stopwatch watch(stats_.experts_seconds);
+  const ScopedTimer timer(stats_.experts_seconds);
   std::vector<int64_t>& rows_per_slot = stats_.rows_per_slot[moe_idx];
   for (size_t s = 0; s < rows_per_slot.size(); ++s) {
     rows_per_slot[s] += (*rows.slot_offsets_host)[s + 1] - (*rows.slot_offsets_host)[s];

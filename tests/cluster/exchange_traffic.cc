@@ -12,13 +12,13 @@
 #include <random>
 
 #include "absl/strings/numbers.h"
-#include "absl/time/clock.h"
 #include "comm/exchange/exchange.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/mpi_session.h"
 #include "comm/transport/mpi_transport.h"
 #include "comm/tuning/cost_model.h"
 #include "core/device/cpu_device.h"
+#include "core/host/clock.h"
 
 namespace tokenferry {
 namespace {
@@ -120,14 +120,14 @@ absl::Status Run(Transport& transport, const Settings& s) {
       sent = -SentBytes();
       before = exchange->stats();
     }
-    const int64_t start = absl::GetCurrentTimeNanos();
+    const int64_t start = SteadyNanos();
     TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange->Plan(*stream, site, routing, placement));
     TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, *plan, rows));
     TF_ASSIGN_OR_RETURN(const FloatMatrix out, exchange->ExpertOut(*plan));
     if (i < 0 && arrived.num_selections > 0) stream->Fill(out.data, 0, arrived.num_selections * s.hidden * 4);
     TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, *plan, routing.weight, rows));
     TF_RETURN_IF_ERROR(stream->Synchronize());
-    TF_ASSIGN_OR_RETURN(const int64_t us, Total(transport, (absl::GetCurrentTimeNanos() - start) / 1000, true));
+    TF_ASSIGN_OR_RETURN(const int64_t us, Total(transport, (SteadyNanos() - start) / 1000, true));
     if (i >= 0) micros.push_back(us);
   }
   TF_RETURN_IF_ERROR(Barrier(transport, {"end"}));

@@ -29,6 +29,10 @@ CONDITION = re.compile(r"^\s*#\s*(ifdef|ifndef|if|elif)\b(.*)")
 # for it: *_ops.cc, *_kernels.cc, *_cpu.cc, *_simd.cc, *_<instruction set>.cc, and what they include.
 MAY_ASK = re.compile(r"^(core/device/|core/kernels/|core/(formats/scalar\.h|host/(isa|wait|affinity)\.cc)$|tests/"
                      r"|.*_(ops|kernels?|cpu|simd|avx\w+|neon)\.(cc|h)$|.*-inl\.h$|.*\.cuh?$)")
+# What tells the wall clock, or waits by it. Absl's timeouts are points of the wall clock too.
+WALL_CLOCK = re.compile(r"\babsl::(Now|GetCurrentTimeNanos)\(|\bsystem_clock\b|\bCLOCK_REALTIME\b|\bgettimeofday\b"
+                        r"|\b\w*(With|Until)(Timeout|Deadline)\(|\bsem_timedwait\b|\bstd::time\(")
+MAY_TELL_TIME = {"tests/comm/transport/wall_clock_test.cc"}  # steps it
 # Conditions of Highway's dispatch, which compiles a kernel file several times, whatever its name.
 SIMD_CONDITION = re.compile(r"\b(HWY_\w+|TF_SIMD_\w+)\b")
 
@@ -50,6 +54,8 @@ def check_line(path, line):
             return f'{box} must not include "{include.group(1)}" of {target}'
         if include.group(1).startswith("."):
             return f'include "{include.group(1)}" from the root, not by a relative path'
+    if WALL_CLOCK.search(line) and path not in MAY_TELL_TIME:
+        return "waits and times are by the steady clock (core/host/clock.h), which nobody can set"
     condition = CONDITION.match(line)
     if condition and not MAY_ASK.match(path) and not SIMD_CONDITION.search(condition.group(2)):
         return f"#{condition.group(1)} belongs into core/device and kernel files"
@@ -100,6 +106,11 @@ def main():
             (("experts/a.cc", "#if HWY_ONCE"), False),
             (("experts/a_ops.cc", "#if defined(__x86_64__)"), False),
             (("experts/a.cc", "#elif defined(__aarch64__)"), True),
+            (("launch/a.cc", "  const absl::Time start = absl::Now();"), True),
+            (("comm/a.cc", "  if (done.WaitForNotificationWithTimeout(grace)) return;"), True),
+            (("tests/comm/a.cc", "  auto now = std::chrono::system_clock::now();"), True),
+            (("comm/a.cc", "  const Deadline deadline = Deadline::After(timeout);"), False),
+            (("comm/a.cc", "  absl::SleepFor(delay);"), False),
         ], check_line), ([
             (("comm/a.cc", ["", "#include <vector>", '#include "comm/a.h"'], {"comm/a.h"}), True),
             (("comm/a.cc", ['#include "comm/b.h"'], {"comm/a.h"}), True),

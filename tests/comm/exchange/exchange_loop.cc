@@ -9,7 +9,6 @@
 // is lost.
 #include <fcntl.h>
 #include <signal.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -26,6 +25,7 @@
 #include "comm/transport/mpi_transport.h"
 #include "comm/transport/topology.h"
 #include "core/device/cpu_device.h"
+#include "core/host/clock.h"
 #include "tests/comm/transport/hosted_transport.h"
 
 namespace tokenferry {
@@ -42,12 +42,6 @@ struct Settings {
   int victim = -1;
 };
 
-long long MonotonicNanos() {
-  timespec now = {};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * 1'000'000'000LL + now.tv_nsec;
-}
-
 class Striker {
  public:
   Striker(const Settings& settings, bool is_victim) : settings_(settings), is_armed_(is_victim) {}
@@ -55,7 +49,7 @@ class Striker {
   void Pass(const CallSite& site) {
     if (!is_armed_ || site.layer != kFaultLayer || site.step != kFaultStep || settings_.phase != site.phase) return;
     is_armed_ = false;
-    std::printf("strike %lld\n", MonotonicNanos());
+    std::printf("strike %lld\n", static_cast<long long>(SteadyNanos()));
     std::fflush(stdout);
     if (settings_.fault == "hold") usleep(500'000);
     if (settings_.fault == "stop") raise(SIGSTOP);
@@ -129,7 +123,7 @@ int Main(const Settings& settings) {
       status = Loop(**transport, settings.path, striker);
     }
   }
-  std::fprintf(stderr, "ended at %lld: %s\n", MonotonicNanos(), status.ToString().c_str());
+  std::fprintf(stderr, "ended at %lld: %s\n", static_cast<long long>(SteadyNanos()), status.ToString().c_str());
   if (transport.ok()) (*transport)->Abort(status);
   return 1;
 }
