@@ -107,9 +107,10 @@ WeightView MakeWeight(BenchDevice& device, DType dtype, int64_t rows, int64_t co
                                 : bits & (dtype == DType::kBF16 ? 0xBF7FBF7Fu : 0xB7B7B7B7u);
     if (dtype == DType::kBF16) word |= 0x3C003C00u;
   }
-  WeightView w = {.dtype = dtype, .rows = rows, .cols = cols};
+  WeightView w = {.format = {.dtype = dtype}, .rows = rows, .cols = cols};
   w.data = device.Upload(words);
   if (dtype == DType::kF8E4M3) {
+    w.format = F8BlockWeights::Of(128, 128);
     w.scale_stride = (cols + 127) / 128;
     w.scales = device.Upload(std::vector<float>(w.scale_stride * ((rows + 127) / 128), 0.37f));
   }

@@ -67,13 +67,14 @@ absl::StatusOr<RandomExpert> RandomExpert::Create(Stream& stream, const MoeShape
   WeightView* views[] = {&made.weights_.gate, &made.weights_.up, &made.weights_.down};
   for (int i = 0; i < 3; ++i) {
     WeightView& view = *views[i];
-    view = {.dtype = shape.weight_dtype, .rows = i == 2 ? H : I, .cols = i == 2 ? I : H};
+    view = {.format = {.dtype = shape.weight_dtype}, .rows = i == 2 ? H : I, .cols = i == 2 ? I : H};
     const int64_t num_bytes = H * I * DTypeBytes(shape.weight_dtype);
     const std::vector<uint64_t> words = RandomWords(shape.weight_dtype, num_bytes, int64_t{3} * expert + i);
     TF_RETURN_IF_ERROR(UploadNew(stream, words.data(), num_bytes, "bench: weights", &made.memory_[i]));
     TF_RETURN_IF_ERROR(stream.Synchronize());
     view.data = made.memory_[i].data();
     if (shape.weight_dtype != DType::kF8E4M3) continue;
+    view.format = F8BlockWeights::Of(kBlock, kBlock);
     view.scales = made.scales_.as<float>();
     view.scale_stride = (view.cols + kBlock - 1) / kBlock;
   }
@@ -103,8 +104,7 @@ absl::StatusOr<std::unique_ptr<MoeLayerWeights>> MoeLayerWeights::Create(const B
   const std::vector<float> router = RandomFloats(shape.num_experts * shape.hidden, kRouterStream, 0);
   TF_RETURN_IF_ERROR(
       UploadNew(*stream, router.data(), router.size() * sizeof(float), "bench: router", &layer->router_memory_));
-  layer->router = {
-      .dtype = DType::kF32, .data = layer->router_memory_.data(), .rows = shape.num_experts, .cols = shape.hidden};
+  layer->router = {.format = {}, .data = layer->router_memory_.data(), .rows = shape.num_experts, .cols = shape.hidden};
   TF_RETURN_IF_ERROR(stream->Synchronize());
   return layer;
 }

@@ -7,15 +7,18 @@ namespace {
 
 struct Row {
   DType dtype;
-  int64_t num_bytes;
+  int64_t bits;
   absl::string_view name;
 };
 
 constexpr Row kRows[] = {
-    {DType::kF32, 4, "F32"},        {DType::kF16, 2, "F16"},        {DType::kBF16, 2, "BF16"},
-    {DType::kF8E4M3, 1, "F8_E4M3"}, {DType::kF8E5M2, 1, "F8_E5M2"}, {DType::kUE8M0, 1, "F8_E8M0"},
-    {DType::kI8, 1, "I8"},          {DType::kU8, 1, "U8"},          {DType::kI16, 2, "I16"},
-    {DType::kI32, 4, "I32"},        {DType::kI64, 8, "I64"},        {DType::kBool, 1, "BOOL"},
+    {DType::kF32, 32, "F32"},       {DType::kF16, 16, "F16"},       {DType::kBF16, 16, "BF16"},
+    {DType::kF8E4M3, 8, "F8_E4M3"}, {DType::kF8E5M2, 8, "F8_E5M2"}, {DType::kUE8M0, 8, "F8_E8M0"},
+    {DType::kI8, 8, "I8"},          {DType::kU8, 8, "U8"},          {DType::kI16, 16, "I16"},
+    {DType::kI32, 32, "I32"},       {DType::kI64, 64, "I64"},       {DType::kBool, 8, "BOOL"},
+    {DType::kF64, 64, "F64"},       {DType::kC64, 64, "C64"},       {DType::kU16, 16, "U16"},
+    {DType::kU32, 32, "U32"},       {DType::kU64, 64, "U64"},       {DType::kF6E2M3, 6, "F6_E2M3"},
+    {DType::kF6E3M2, 6, "F6_E3M2"}, {DType::kF4, 4, "F4"},
 };
 
 const Row& Find(DType dtype) {
@@ -26,7 +29,14 @@ const Row& Find(DType dtype) {
 
 }  // namespace
 
-int64_t DTypeBytes(DType dtype) { return Find(dtype).num_bytes; }
+int64_t DTypeBits(DType dtype) { return Find(dtype).bits; }
+
+int64_t DTypeBytes(DType dtype) {
+  const int64_t bits = DTypeBits(dtype);
+  TF_CHECK_EQ(bits % 8, 0);
+  return bits / 8;
+}
+
 absl::string_view DTypeName(DType dtype) { return Find(dtype).name; }
 
 std::optional<DType> DTypeFromName(absl::string_view name) {

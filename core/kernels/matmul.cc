@@ -58,10 +58,6 @@ Product MakeProduct(const GroupedMatMulArgs& a) {
 
 // ---- reference ----
 
-void WidenWeights(const WeightView& w, int64_t o, Compute compute, float* wide) {
-  for (int64_t i = 0; i < w.cols; ++i) wide[i] = WeightValue(w, o, i, compute);
-}
-
 void Store(const Product& p, int64_t row, int64_t o, float sum) {
   const int64_t i = row * p.out.stride + o;
   if (p.rounded != nullptr) {
@@ -76,7 +72,7 @@ void PlainMatMul(const Product& p, const RowBlock& block, int64_t o, int64_t num
   const WeightView& w = *block.w;
   float *wide = scratch, *x = scratch + w.cols;
   for (int64_t out = o; out < o + num_outs; ++out) {
-    WidenWeights(w, out, p.compute, wide);
+    WeightValues(w, out, 0, w.cols, p.compute, wide);
     for (int64_t t = block.row; t < block.row + block.num_rows; ++t) {
       const void* row = p.Row(t);
       for (int64_t i = 0; i < w.cols; ++i) x[i] = RowValue(row, p.x_dtype, i, p.compute);
@@ -93,6 +89,7 @@ void ReferenceMatMul(const MatMulArgs& a) {
 void ReferenceGroupedMatMul(const GroupedMatMulArgs& a) {
   for (int64_t g = 0; g < a.num_groups; ++g) {
     const WeightView& w = a.weights[g];
+    CheckWeight(w);
     std::vector<float> scratch(2 * w.cols);
     PlainMatMul(MakeProduct(a), {&w, a.offsets[g], a.offsets[g + 1] - a.offsets[g]}, 0, w.rows, scratch.data());
   }
@@ -209,6 +206,7 @@ void CpuMatMul(const MatMulArgs& a, CpuContext& context) {
 void CpuGroupedMatMul(const GroupedMatMulArgs& a, CpuContext& context) {
   std::vector<RowBlock>& blocks = EmptyBlockList();
   for (int64_t g = 0; g < a.num_groups; ++g) {
+    CheckWeight(a.weights[g]);
     AppendRowBlocks(a.weights[g], a.offsets[g], a.offsets[g + 1] - a.offsets[g], blocks);
   }
   if (!blocks.empty()) RunBlocks(MakeProduct(a), blocks, a.weights[0].rows, context);
@@ -221,8 +219,7 @@ constexpr Op<GroupedMatMulArgs> kGroupedMatMul = {"grouped_matmul", ReferenceGro
 
 void MatMul(Stream& stream, const MatMulArgs& args) {
   TF_CHECK(args.x_dtype == DType::kF32 || args.x_dtype == DType::kBF16);
-  TF_CHECK(args.w.dtype == DType::kF32 || args.w.dtype == DType::kBF16 || args.w.dtype == DType::kF8E4M3);
-  TF_CHECK_EQ(args.w.dtype == DType::kF8E4M3, args.w.scales != nullptr);
+  CheckWeight(args.w);
   TF_CHECK_GE(args.y_stride, args.w.rows);
   stream.Launch(kMatMul, args);
 }

@@ -3,15 +3,16 @@
 // The meaning, bit for bit, of every implementation in Compute::kF32 on every instruction set: an output element is one
 // chain of fused multiply-adds in each of 16 virtual lanes, lane l taking the inputs i with i % 16 == l in increasing
 // order and starting from +0, and then the lanes are summed as a fixed tree: s[l] + s[l + 8] for l < 8, then + 4, + 2,
-// + 1. Inputs beyond `cols` do not take part. A blocked FP8 weight enters as f32(q) * scale rounded to f32.
-// In Compute::kBF16 rows and weights are rounded to bf16 (blocked FP8 after the multiplication by its scale) and the
-// products, exact in f32, are summed in the same order; only Isa::kAvx512Bf16 differs: it uses vdpbf16ps, whose order
-// and rounding are its own (still the same for any number of rows, threads and any batch).
-// So a row's results never depend on the other rows, on their number, or on the number of threads.
+// + 1. Inputs beyond `cols` do not take part. What a stored weight is worth says its format
+// (core/formats/weight_format.h). In Compute::kBF16 rows and weights are rounded to bf16 (after the multiplication by a
+// scale) and the products, exact in f32, are summed in the same order; only Isa::kAvx512Bf16 differs: it uses
+// vdpbf16ps, whose order and rounding are its own (still the same for any number of rows, threads and any batch). So a
+// row's results never depend on the other rows, on their number, or on the number of threads.
 #pragma once
 
 #include "core/device/device.h"
 #include "core/formats/tensor.h"
+#include "core/formats/weight_format.h"
 
 namespace tokenferry {
 
@@ -32,7 +33,8 @@ struct MatMulArgs {
 
 void MatMul(Stream& stream, const MatMulArgs& args);
 
-// One product per group: rows [offsets[g], offsets[g + 1]) of the product use weights[g]. All weights have one shape.
+// One product per group: rows [offsets[g], offsets[g + 1]) of the product use weights[g]. All weights have one shape;
+// their formats are checked when the operation runs, since the views lie in device memory.
 struct GroupedMatMulArgs {
   const void* x = nullptr;
   DType x_dtype = DType::kF32;

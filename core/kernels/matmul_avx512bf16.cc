@@ -14,6 +14,7 @@ const MatMulKernels* Avx512Bf16MatMulKernels() { return nullptr; }
 #include <immintrin.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/kernels/matmul_values.h"
 #include "hwy/base.h"
@@ -63,28 +64,77 @@ void PackRow(const void* row, DType dtype, PackSpan span, void* packed) {
   }
 }
 
-// As weight_reader-inl.h's, in steps of 32 inputs.
-template <DType kDType>
-class Reader {
+// As weight_reader-inl.h's, in steps of 32 inputs. For a format without a reader of its own below: its values, one at a
+// time.
+template <class Format>
+class ReaderBase {
  public:
-  Reader() = default;
-  Reader(const WeightView& w, int64_t o)
-      : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.cols * kBytes) {}
+  // Inputs to a cache line, one step at least.
+  static constexpr int64_t kLineInputs = std::max(kInputs, 64 * 8 / Format::kBits);
+
+  ReaderBase() = default;
+  ReaderBase(const WeightView& w, int64_t o)
+      : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.cols * Format::kBits / 8) {}
+
+  static int64_t SegmentEnd(const WeightView&, int64_t /*begin*/, int64_t limit) { return limit; }
+  HWY_INLINE bool Begin(int64_t /*begin*/, int64_t /*end*/) { return true; }
+
+  __m512i LoadStep(int64_t i) const { return LoadSlowly(i, i + kInputs); }
+
+  __m512i LoadSlowly(int64_t i, int64_t end) const {
+    BF16 values[kInputs];
+    for (int64_t l = 0; l < kInputs; ++l) {
+      values[l] = i + l < end ? ToBF16(WeightValue<Format>(*w_, o_, i + l, Compute::kBF16)) : BF16{};
+    }
+    return Load(values);
+  }
+
+  HWY_INLINE void Prefetch(int64_t i, int64_t rows_ahead) const {
+    __builtin_prefetch(row_ + (i + rows_ahead * w_->cols) * Format::kBits / 8, 0, 2);
+  }
+
+ protected:
+  const WeightView* w_ = nullptr;
+  int64_t o_ = 0;
+  const uint8_t* row_ = nullptr;
+};
+
+template <class Format>
+class Reader : public ReaderBase<Format> {
+ public:
+  using ReaderBase<Format>::ReaderBase;
+};
+
+template <>
+class Reader<F32Weights> : public ReaderBase<F32Weights> {
+ public:
+  using ReaderBase::ReaderBase;
+  HWY_INLINE __m512i LoadStep(int64_t i) const { return RoundLoad(reinterpret_cast<const float*>(row_) + i); }
+};
+
+template <>
+class Reader<BF16Weights> : public ReaderBase<BF16Weights> {
+ public:
+  using ReaderBase::ReaderBase;
+  HWY_INLINE __m512i LoadStep(int64_t i) const { return Load(row_ + i * 2); }
+};
+
+template <>
+class Reader<F8BlockWeights> : public ReaderBase<F8BlockWeights> {
+ public:
+  using ReaderBase::ReaderBase;
 
   static int64_t SegmentEnd(const WeightView& w, int64_t begin, int64_t limit) {
-    if (kDType != DType::kF8E4M3 || w.block % kInputs != 0) return limit;
-    return std::min(limit, (begin / w.block + 1) * w.block);
+    const int32_t block = w.format.block_cols;
+    return block % kInputs != 0 ? limit : std::min(limit, (begin / block + 1) * block);
   }
 
   HWY_INLINE bool Begin(int64_t begin, int64_t end) {
-    if constexpr (kDType != DType::kF8E4M3) return true;
-    scale_ = WeightScale(*w_, o_, begin) * 256.0f;
-    return w_->block % kInputs == 0 && scale_ < 0x1p127f && scale_ > -0x1p127f && !HasNaN(begin, end);
+    scale_ = F8BlockWeights::Scale(*w_, o_, begin) * 256.0f;
+    return w_->format.block_cols % kInputs == 0 && scale_ < 0x1p127f && scale_ > -0x1p127f && !HasNaN(begin, end);
   }
 
   HWY_INLINE __m512i LoadStep(int64_t i) const {
-    if constexpr (kDType == DType::kBF16) return Load(row_ + i * 2);
-    if constexpr (kDType == DType::kF32) return RoundLoad(reinterpret_cast<const float*>(row_) + i);
     const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row_ + i));
     const __m512i half = _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(codes), 7),
                                           _mm512_set1_epi16(static_cast<int16_t>(0xBFFF)));
@@ -93,21 +143,7 @@ class Reader {
                      _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1)), scale));
   }
 
-  __m512i LoadSlowly(int64_t i, int64_t end) const {
-    BF16 values[kInputs];
-    for (int64_t l = 0; l < kInputs; ++l) {
-      values[l] = i + l < end ? ToBF16(WeightValue(*w_, o_, i + l, Compute::kBF16)) : BF16{};
-    }
-    return Load(values);
-  }
-
-  HWY_INLINE void Prefetch(int64_t i, int64_t rows_ahead) const {
-    __builtin_prefetch(row_ + (i + rows_ahead * w_->cols) * kBytes, 0, 2);
-  }
-
  private:
-  static constexpr int64_t kBytes = kDType == DType::kF32 ? 4 : kDType == DType::kBF16 ? 2 : 1;
-
   bool HasNaN(int64_t begin, int64_t end) const {
     const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
     __m512i largest = _mm512_setzero_si512();
@@ -118,15 +154,12 @@ class Reader {
     return nan;
   }
 
-  const WeightView* w_ = nullptr;
-  int64_t o_ = 0;
-  const uint8_t* row_ = nullptr;
   float scale_ = 1.0f;
 };
 
-template <DType kDType>
+template <class Format>
 void PackWeightRow(const WeightView& w, int64_t o, PackSpan span, BF16* packed) {
-  Reader<kDType> reader(w, o);
+  Reader<Format> reader(w, o);
   const int64_t limit = span.begin + span.count;
   for (int64_t begin = span.begin, end; begin < limit; begin = end) {
     end = reader.SegmentEnd(w, begin, limit);
@@ -139,12 +172,11 @@ void PackWeightRow(const WeightView& w, int64_t o, PackSpan span, BF16* packed) 
 }
 
 void PackWeights(const WeightView& w, int64_t o, int64_t num_outs, PackSpan span, void* packed) {
-  const auto pack = w.dtype == DType::kF32    ? PackWeightRow<DType::kF32>
-                    : w.dtype == DType::kBF16 ? PackWeightRow<DType::kBF16>
-                                              : PackWeightRow<DType::kF8E4M3>;
-  for (int64_t j = 0; j < num_outs; ++j) {
-    pack(w, o + j, span, static_cast<BF16*>(packed) + j * span.num_steps * kInputs);
-  }
+  VisitWeightFormat(w.format, [&](auto format) {
+    for (int64_t j = 0; j < num_outs; ++j) {
+      PackWeightRow<decltype(format)>(w, o + j, span, static_cast<BF16*>(packed) + j * span.num_steps * kInputs);
+    }
+  });
 }
 
 template <int kRows, int kOuts>
@@ -157,19 +189,19 @@ HWY_INLINE void AddStep(const __m512i (&w)[kOuts], const BF16* rows, int64_t str
 }
 
 // kRows rows times weight rows o .. o + kOuts - 1.
-template <DType kDType, int kRows, int kOuts>
+template <class Format, int kRows, int kOuts>
 HWY_INLINE void StreamTile(const WeightView& w, int64_t o, const BF16* rows, Output out) {
   const int64_t stride = (w.cols + kInputs - 1) / kInputs * kInputs;
-  constexpr int64_t kLine = kDType == DType::kF8E4M3 ? 64 : kInputs;  // inputs to a cache line, one step at least
-  Reader<kDType> readers[kOuts];
-  for (int j = 0; j < kOuts; ++j) readers[j] = Reader<kDType>(w, o + j);
+  constexpr int64_t kLine = Reader<Format>::kLineInputs;
+  Reader<Format> readers[kOuts];
+  for (int j = 0; j < kOuts; ++j) readers[j] = Reader<Format>(w, o + j);
   __m512 sums[kRows][kOuts];
   __m512i wide[kOuts];
   HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) sums[r][j] = _mm512_setzero_ps();
   }
   for (int64_t begin = 0, end; begin < w.cols; begin = end) {
-    end = Reader<kDType>::SegmentEnd(w, begin, w.cols);
+    end = Reader<Format>::SegmentEnd(w, begin, w.cols);
     bool fast = true;
     for (int j = 0; j < kOuts; ++j) fast &= readers[j].Begin(begin, end);
     int64_t i = begin;
@@ -200,7 +232,8 @@ constexpr int64_t kTableBytes = 256, kMaxTables = 160;
 
 // Whether StreamCodedTile can read `w`.
 bool HasTables(const WeightView& w) {
-  return w.dtype == DType::kF8E4M3 && w.block % 64 == 0 && (w.cols + w.block - 1) / w.block <= kMaxTables;
+  const int64_t block = w.format.block_cols;
+  return F8BlockWeights::Matches(w.format) && block % 64 == 0 && (w.cols + block - 1) / block <= kMaxTables;
 }
 
 void MakeTable(float scale, uint8_t* table) {
@@ -222,7 +255,9 @@ void MakeTable(float scale, uint8_t* table) {
 
 // The tables of the blocks that weight row `o` crosses.
 void MakeTables(const WeightView& w, int64_t o, uint8_t* tables) {
-  for (int64_t i = 0; i < w.cols; i += w.block, tables += kTableBytes) MakeTable(WeightScale(w, o, i), tables);
+  for (int64_t i = 0; i < w.cols; i += w.format.block_cols, tables += kTableBytes) {
+    MakeTable(F8BlockWeights::Scale(w, o, i), tables);
+  }
 }
 
 struct CodeTable {
@@ -253,9 +288,10 @@ HWY_INLINE void StreamCodedTile(const WeightView& w, int64_t o, const uint8_t* t
   HWY_UNROLL(4) for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) sums[r][j] = _mm512_setzero_ps();
   }
-  for (int64_t begin = 0; begin < w.cols; begin += w.block, tables += kTableBytes) {
+  const int64_t block = w.format.block_cols;
+  for (int64_t begin = 0; begin < w.cols; begin += block, tables += kTableBytes) {
     const CodeTable table(tables);
-    const int64_t end = std::min<int64_t>(begin + w.block, w.cols);
+    const int64_t end = std::min(begin + block, w.cols);
     int64_t i = begin;
     for (; i + 64 <= end; i += 64) {
       HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) {
@@ -266,7 +302,7 @@ HWY_INLINE void StreamCodedTile(const WeightView& w, int64_t o, const uint8_t* t
       AddStep<kRows, kOuts>(second, rows, stride, i + kInputs, sums);
     }
     for (; i < end; i += kInputs) {
-      HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) first[j] = Reader<DType::kF8E4M3>(w, o + j).LoadSlowly(i, end);
+      HWY_UNROLL(4) for (int j = 0; j < kOuts; ++j) first[j] = Reader<F8BlockWeights>(w, o + j).LoadSlowly(i, end);
       AddStep<kRows, kOuts>(first, rows, stride, i, sums);
     }
   }
@@ -276,33 +312,33 @@ HWY_INLINE void StreamCodedTile(const WeightView& w, int64_t o, const uint8_t* t
 }
 
 // At most four rows and outputs. `tables` are those of these outputs, or null.
-template <DType kDType, int kRows>
+template <class Format, int kRows>
 void StreamOuts(const WeightView& w, int64_t o, int64_t num_outs, const uint8_t* tables, const BF16* rows, Output out) {
-  if (kDType == DType::kF8E4M3 && tables != nullptr) {
+  if (std::is_same_v<Format, F8BlockWeights> && tables != nullptr) {
     if (num_outs == kTileOuts) return StreamCodedTile<kRows, kTileOuts>(w, o, tables, rows, out);
     for (int64_t j = 0; j < num_outs; ++j) StreamCodedTile<kRows, 1>(w, o + j, tables, rows, out);
     return;
   }
-  if (num_outs == kTileOuts) return StreamTile<kDType, kRows, kTileOuts>(w, o, rows, out);
-  for (int64_t j = 0; j < num_outs; ++j) StreamTile<kDType, kRows, 1>(w, o + j, rows, out);
+  if (num_outs == kTileOuts) return StreamTile<Format, kRows, kTileOuts>(w, o, rows, out);
+  for (int64_t j = 0; j < num_outs; ++j) StreamTile<Format, kRows, 1>(w, o + j, rows, out);
 }
 
 // Four rows at a time, for a few outputs whose weights stay in the first-level cache meanwhile.
-template <DType kDType>
+template <class Format>
 void StreamRows(const WeightView& w, int64_t o, int64_t num_outs, const BF16* rows, int64_t num_rows, Output out) {
-  constexpr decltype(&StreamOuts<kDType, 1>) kQuads[] = {StreamOuts<kDType, 1>, StreamOuts<kDType, 2>,
-                                                         StreamOuts<kDType, 3>, StreamOuts<kDType, 4>};
+  constexpr decltype(&StreamOuts<Format, 1>) kQuads[] = {StreamOuts<Format, 1>, StreamOuts<Format, 2>,
+                                                         StreamOuts<Format, 3>, StreamOuts<Format, 4>};
   const int64_t end = o + num_outs, stride = (w.cols + kInputs - 1) / kInputs * kInputs;
   const bool coded = HasTables(w);
-  alignas(64) uint8_t tables[kDType == DType::kF8E4M3 ? kMaxTables * kTableBytes : 1];
+  alignas(64) uint8_t tables[std::is_same_v<Format, F8BlockWeights> ? kMaxTables * kTableBytes : 1];
   int64_t band = -1;  // of blocks, whose tables these are
   for (int64_t count; o < end; o += count) {
     count = std::min(kTileOuts, end - o);
     if (coded) {
-      const int64_t at = w.row_offset + o;
-      count = std::min(count, (at / w.block + 1) * w.block - at);  // a tile stays within a band
-      if (at / w.block != band) MakeTables(w, o, tables);
-      band = at / w.block;
+      const int64_t at = w.row_offset + o, height = w.format.block_rows;
+      count = std::min(count, (at / height + 1) * height - at);  // a tile stays within a band
+      if (at / height != band) MakeTables(w, o, tables);
+      band = at / height;
     }
     for (int64_t r = 0; r < num_rows; r += 4) {
       kQuads[std::min<int64_t>(num_rows - r, 4) - 1](w, o, count, coded ? tables : nullptr, rows + r * stride,
@@ -312,10 +348,9 @@ void StreamRows(const WeightView& w, int64_t o, int64_t num_outs, const BF16* ro
 }
 
 void StreamWeights(const WeightView& w, int64_t o, int64_t num_outs, const void* rows, int64_t num_rows, Output out) {
-  const auto stream = w.dtype == DType::kF32    ? StreamRows<DType::kF32>
-                      : w.dtype == DType::kBF16 ? StreamRows<DType::kBF16>
-                                                : StreamRows<DType::kF8E4M3>;
-  stream(w, o, num_outs, static_cast<const BF16*>(rows), num_rows, out);
+  VisitWeightFormat(w.format, [&](auto format) {
+    StreamRows<decltype(format)>(w, o, num_outs, static_cast<const BF16*>(rows), num_rows, out);
+  });
 }
 
 template <int kRows>

@@ -70,14 +70,6 @@ void PackWeightRow(const WeightView& w, int64_t o, PackSpan span, float* packed)
   }
 }
 
-// Calls `F<Reader>::Run(args...)` for the reader of w's dtype.
-template <template <class> class F, Compute kCompute, class... Args>
-HWY_INLINE void WithReader(const WeightView& w, Args... args) {
-  if (w.dtype == DType::kF32) return F<WeightReader<DType::kF32, kCompute>>::Run(w, args...);
-  if (w.dtype == DType::kBF16) return F<WeightReader<DType::kBF16, Compute::kF32>>::Run(w, args...);
-  return F<WeightReader<DType::kF8E4M3, kCompute>>::Run(w, args...);
-}
-
 template <class Reader>
 struct PackWeightRows {
   static void Run(const WeightView& w, int64_t o, int64_t num_outs, PackSpan span, float* packed) {
@@ -89,7 +81,7 @@ struct PackWeightRows {
 
 template <Compute kCompute>
 void PackWeights(const WeightView& w, int64_t o, int64_t num_outs, PackSpan span, void* packed) {
-  WithReader<PackWeightRows, kCompute>(w, o, num_outs, span, static_cast<float*>(packed));
+  WithWeightReader<PackWeightRows, kCompute>(w, o, num_outs, span, static_cast<float*>(packed));
 }
 
 HWY_INLINE void StoreSum(const Output& out, int64_t row, int64_t o, float sum) {
@@ -176,7 +168,7 @@ struct StreamRows {
 
 template <Compute kCompute>
 void StreamWeights(const WeightView& w, int64_t o, int64_t num_outs, const void* rows, int64_t num_rows, Output out) {
-  WithReader<StreamRows, kCompute>(w, o, num_outs, static_cast<const float*>(rows), num_rows, out);
+  WithWeightReader<StreamRows, kCompute>(w, o, num_outs, static_cast<const float*>(rows), num_rows, out);
 }
 
 // ---- many rows ----

@@ -15,16 +15,17 @@ inline float RowValue(const void* row, DType dtype, int64_t i, Compute compute) 
   return compute == Compute::kBF16 ? RoundToBF16(x) : x;
 }
 
-inline float WeightScale(const WeightView& w, int64_t o, int64_t i) {
-  return w.scales[(w.row_offset + o) / w.block * w.scale_stride + i / w.block];
+template <class Format>
+float WeightValue(const WeightView& w, int64_t o, int64_t i, Compute compute) {
+  const float x = Format::Value(w, o, i);
+  return compute == Compute::kBF16 && !Format::kIsBF16 ? RoundToBF16(x) : x;
 }
 
-inline float WeightValue(const WeightView& w, int64_t o, int64_t i, Compute compute) {
-  const int64_t at = o * w.cols + i;
-  if (w.dtype == DType::kBF16) return ToFloat(static_cast<const BF16*>(w.data)[at]);
-  const float x = w.dtype == DType::kF32 ? static_cast<const float*>(w.data)[at]
-                                         : ToFloat(static_cast<const F8E4M3*>(w.data)[at]) * WeightScale(w, o, i);
-  return compute == Compute::kBF16 ? RoundToBF16(x) : x;
+// Weights [begin, begin + count) of row `o`.
+inline void WeightValues(const WeightView& w, int64_t o, int64_t begin, int64_t count, Compute compute, float* values) {
+  VisitWeightFormat(w.format, [&](auto format) {
+    for (int64_t i = 0; i < count; ++i) values[i] = WeightValue<decltype(format)>(w, o, begin + i, compute);
+  });
 }
 
 }  // namespace tokenferry

@@ -59,54 +59,86 @@ HWY_INLINE Lanes LoadF8Lanes(const uint8_t* p) {
   return r;
 }
 
-// Row `o` of a weight matrix. A row is read in segments: up to SegmentEnd, after Begin, with Load where Begin says so.
-template <DType kDType, Compute kCompute>
-class WeightReader {
+// Row `o` of a weight matrix of one of core/formats/weight_format.h's formats. A row is read in segments: up to
+// SegmentEnd, after Begin, with Load where Begin says so. This is what the readers of all formats share.
+template <class Format, Compute kCompute>
+class WeightReaderBase {
  public:
-  static constexpr int64_t kBytes = kDType == DType::kF32 ? 4 : kDType == DType::kBF16 ? 2 : 1;
-  static constexpr int64_t kLineInputs = 64 / kBytes;
+  static constexpr int64_t kLineInputs = 64 * 8 / Format::kBits;
 
-  WeightReader() = default;
-  WeightReader(const WeightView& w, int64_t o)
-      : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.cols * kBytes) {}
+  WeightReaderBase() = default;
+  WeightReaderBase(const WeightView& w, int64_t o)
+      : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.cols * Format::kBits / 8) {}
 
-  // A segment has one scale, unless steps of 16 inputs cross from scale to scale.
-  static int64_t SegmentEnd(const WeightView& w, int64_t begin, int64_t limit) {
-    if (kDType != DType::kF8E4M3 || w.block % kNumLanes != 0) return limit;
-    return std::min(limit, (begin / w.block + 1) * w.block);
-  }
+  // A segment is what one Begin can prepare for; without scales, all.
+  static int64_t SegmentEnd(const WeightView&, int64_t /*begin*/, int64_t limit) { return limit; }
 
   // Whether Load works for [begin, end).
-  HWY_INLINE bool Begin(int64_t begin, int64_t end) {
-    if constexpr (kDType != DType::kF8E4M3) return true;
-    const float scale = WeightScale(*w_, o_, begin);
-    // Load multiplies q * 2^-8 by scale * 2^8: one rounding, as long as that is exact.
-    scale_ = scale * 256.0f;
-    return w_->block % kNumLanes == 0 && scale_ < 0x1p127f && scale_ > -0x1p127f && !HasNaN(begin, end);
-  }
+  HWY_INLINE bool Begin(int64_t /*begin*/, int64_t /*end*/) { return true; }
 
-  // Inputs i .. i + 15.
-  HWY_INLINE Lanes Load(int64_t i) const {
-    if constexpr (kDType == DType::kBF16) return LoadBF16Lanes(reinterpret_cast<const BF16*>(row_) + i);
-    Lanes r;
-    if constexpr (kDType == DType::kF32) r = LoadLanes(reinterpret_cast<const float*>(row_) + i);
-    if constexpr (kDType == DType::kF8E4M3) {
-      r = LoadF8Lanes(row_ + i);
-      for (int v = 0; v < kVecs; ++v) r.v[v] = hn::Mul(r.v[v], hn::Set(F32Tag(), scale_));
-    }
-    return kCompute == Compute::kBF16 ? RoundLanesToBF16(r) : r;
-  }
-
-  // The same for anything, padded beyond `end`. Never inlined: it is the rare case of every loop.
+  // Load, the next 16 inputs, for anything, padded beyond `end`. Never inlined: it is the rare case of every loop.
   HWY_NOINLINE Lanes LoadSlowly(int64_t i, int64_t end) const {
     float values[kNumLanes];
-    for (int l = 0; l < kNumLanes; ++l) values[l] = i + l < end ? WeightValue(*w_, o_, i + l, kCompute) : kPadWeight;
+    for (int l = 0; l < kNumLanes; ++l) {
+      values[l] = i + l < end ? WeightValue<Format>(*w_, o_, i + l, kCompute) : kPadWeight;
+    }
     return LoadLanes(values);
   }
 
   // Asks for what the row `rows_ahead` below holds here.
   HWY_INLINE void Prefetch(int64_t i, int64_t rows_ahead) const {
-    __builtin_prefetch(row_ + (i + rows_ahead * w_->cols) * kBytes, 0, 2);
+    __builtin_prefetch(row_ + (i + rows_ahead * w_->cols) * Format::kBits / 8, 0, 2);
+  }
+
+ protected:
+  HWY_INLINE static Lanes Rounded(const Lanes& x) { return kCompute == Compute::kBF16 ? RoundLanesToBF16(x) : x; }
+
+  const WeightView* w_ = nullptr;
+  int64_t o_ = 0;
+  const uint8_t* row_ = nullptr;
+};
+
+template <class Format, Compute kCompute>
+class WeightReader;
+
+template <Compute kCompute>
+class WeightReader<F32Weights, kCompute> : public WeightReaderBase<F32Weights, kCompute> {
+ public:
+  using WeightReaderBase<F32Weights, kCompute>::WeightReaderBase;
+  HWY_INLINE Lanes Load(int64_t i) const {
+    return this->Rounded(LoadLanes(reinterpret_cast<const float*>(this->row_) + i));
+  }
+};
+
+template <Compute kCompute>
+class WeightReader<BF16Weights, kCompute> : public WeightReaderBase<BF16Weights, kCompute> {
+ public:
+  using WeightReaderBase<BF16Weights, kCompute>::WeightReaderBase;
+  HWY_INLINE Lanes Load(int64_t i) const { return LoadBF16Lanes(reinterpret_cast<const BF16*>(this->row_) + i); }
+};
+
+template <Compute kCompute>
+class WeightReader<F8BlockWeights, kCompute> : public WeightReaderBase<F8BlockWeights, kCompute> {
+ public:
+  using WeightReaderBase<F8BlockWeights, kCompute>::WeightReaderBase;
+
+  // A segment has one scale, unless steps of 16 inputs cross from scale to scale.
+  static int64_t SegmentEnd(const WeightView& w, int64_t begin, int64_t limit) {
+    const int32_t block = w.format.block_cols;
+    return block % kNumLanes != 0 ? limit : std::min(limit, (begin / block + 1) * block);
+  }
+
+  HWY_INLINE bool Begin(int64_t begin, int64_t end) {
+    // Load multiplies q * 2^-8 by scale * 2^8: one rounding, as long as that is exact.
+    scale_ = F8BlockWeights::Scale(*this->w_, this->o_, begin) * 256.0f;
+    return this->w_->format.block_cols % kNumLanes == 0 && scale_ < 0x1p127f && scale_ > -0x1p127f &&
+           !HasNaN(begin, end);
+  }
+
+  HWY_INLINE Lanes Load(int64_t i) const {
+    Lanes r = LoadF8Lanes(this->row_ + i);
+    for (int v = 0; v < kVecs; ++v) r.v[v] = hn::Mul(r.v[v], hn::Set(F32Tag(), scale_));
+    return this->Rounded(r);
   }
 
  private:
@@ -116,17 +148,24 @@ class WeightReader {
     auto largest = hn::Zero(d);
     const auto sign = hn::Set(d, 0x80);
     int64_t i = begin;
-    for (; i + lanes <= end; i += lanes) largest = hn::Max(largest, hn::Or(hn::LoadU(d, row_ + i), sign));
+    for (; i + lanes <= end; i += lanes) largest = hn::Max(largest, hn::Or(hn::LoadU(d, this->row_ + i), sign));
     bool nan = !hn::AllFalse(d, hn::Eq(largest, hn::Set(d, 0xFF)));
-    for (; i < end; ++i) nan |= (row_[i] & 0x7F) == 0x7F;
+    for (; i < end; ++i) nan |= (this->row_[i] & 0x7F) == 0x7F;
     return nan;
   }
 
-  const WeightView* w_ = nullptr;
-  int64_t o_ = 0;
-  const uint8_t* row_ = nullptr;
   float scale_ = 1.0f;
 };
+
+// Calls F<Reader>::Run(w, args...) for the reader of w's format.
+template <template <class> class F, Compute kCompute, class... Args>
+HWY_INLINE void WithWeightReader(const WeightView& w, Args... args) {
+  VisitWeightFormat(w.format, [&](auto format) HWY_ATTR {
+    using Format = decltype(format);
+    // Rounding bf16 numbers changes nothing: one kernel serves both.
+    F<WeightReader<Format, Format::kIsBF16 ? Compute::kF32 : kCompute>>::Run(w, args...);
+  });
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace tokenferry

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "core/device/device.h"
+#include "core/formats/tensor.h"
+#include "core/formats/weight_format.h"
 #include "core/moe/moe_types.h"
 
 namespace tokenferry {

@@ -129,8 +129,10 @@ class AttentionWorker {
     const LatentCacheView& cache = args_.cache;
     const int64_t first = CacheRow(cache, args_.tokens.seq[task_.token_begin], begin);
     if (cache.dtype == DType::kF32) return {static_cast<const float*>(cache.data) + first, size, width_};
-    const WeightView block{
-        .dtype = DType::kBF16, .data = static_cast<const BF16*>(cache.data) + first, .rows = 1, .cols = size * width_};
+    const WeightView block{.format = {.dtype = DType::kBF16},
+                           .data = static_cast<const BF16*>(cache.data) + first,
+                           .rows = 1,
+                           .cols = size * width_};
     kernels_.widen(block, 0, 0, size * width_, Compute::kF32, keys_);
     return {keys_, size, width_};
   }

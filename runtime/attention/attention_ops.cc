@@ -22,7 +22,7 @@ void CheckCache(const LatentCacheView& cache) {
 
 void CheckKvB(const WeightView& w, int64_t heads, int64_t nope, int64_t value) {
   TF_CHECK_EQ(w.rows, heads * (nope + value));
-  TF_CHECK(w.dtype == DType::kF32 || w.dtype == DType::kBF16 || (w.dtype == DType::kF8E4M3 && w.scales != nullptr));
+  CheckWeight(w);
 }
 
 }  // namespace

@@ -99,16 +99,15 @@ void CacheWrite(const CacheWriteArgs& args) {
 
 void AbsorbQuery(const AbsorbQueryArgs& args) {
   const int64_t latent = args.kv_b.cols;
+  std::vector<float> w(latent);
   for (int64_t t = 0; t < args.num_tokens; ++t) {
     for (int64_t h = 0; h < args.heads; ++h) {
       const float* q = args.q + (t * args.heads + h) * (args.nope + args.rope);
       float* out = args.out + (t * args.heads + h) * latent;
       std::fill_n(out, latent, 0.0f);
       for (int64_t i = 0; i < args.nope; ++i) {
-        const int64_t row = h * (args.nope + args.value) + i;
-        for (int64_t c = 0; c < latent; ++c) {
-          out[c] = std::fma(Rounded(q[i], args.compute), WeightValue(args.kv_b, row, c, args.compute), out[c]);
-        }
+        WeightValues(args.kv_b, h * (args.nope + args.value) + i, 0, latent, args.compute, w.data());
+        for (int64_t c = 0; c < latent; ++c) out[c] = std::fma(Rounded(q[i], args.compute), w[c], out[c]);
       }
     }
   }
@@ -137,7 +136,7 @@ void ExpandValue(const ExpandValueArgs& args) {
       for (int64_t i = 0; i < latent; ++i) u[i] = Rounded(args.u[row * latent + i], args.compute);
       for (int64_t v = 0; v < args.value; ++v) {
         const int64_t weight_row = h * (args.nope + args.value) + args.nope + v;
-        for (int64_t i = 0; i < latent; ++i) w[i] = WeightValue(args.kv_b, weight_row, i, args.compute);
+        WeightValues(args.kv_b, weight_row, 0, latent, args.compute, w.data());
         args.out[row * args.value + v] = DotF32(u.data(), w.data(), latent);
       }
     }

@@ -178,12 +178,17 @@ bool HeaderReader::FinishTensor() {
     return FailTensor(absl::StrCat("data_offsets [", begin, ", ", end, ") reach beyond the ", data_bytes_,
                                    " bytes of data in the file; is it complete?"));
   }
-  int64_t num_bytes = DTypeBytes(tensor_.dtype);
+  int64_t num_bits = DTypeBits(tensor_.dtype);
   for (const int64_t dim : tensor_.shape) {
-    if (!MultiplyInto(num_bytes, dim)) {
+    if (!MultiplyInto(num_bits, dim)) {
       return FailTensor(absl::StrCat("the size of ", DescribeTensor(tensor_.dtype, tensor_.shape), " overflows"));
     }
   }
+  if (num_bits % 8 != 0) {
+    return FailTensor(absl::StrCat(DescribeTensor(tensor_.dtype, tensor_.shape), " has ", num_bits,
+                                   " bits, which are no whole bytes"));
+  }
+  const int64_t num_bytes = num_bits / 8;
   tensor_.begin = static_cast<int64_t>(begin);
   tensor_.num_bytes = static_cast<int64_t>(end - begin);
   if (tensor_.num_bytes != num_bytes) {

@@ -24,7 +24,7 @@ struct TensorInfo {
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;  // row-major
   int64_t begin = 0;           // first byte, counted from the end of the header
-  int64_t num_bytes = 0;       // product of shape times bytes per element
+  int64_t num_bytes = 0;       // product of shape times bits per element, in whole bytes
 };
 
 // "BF16 [2, 3]"

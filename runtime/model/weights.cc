@@ -193,11 +193,12 @@ class Loader {
 
 WeightView MakeWeight(const Piece& weight, const float* scales, int32_t block) {
   const std::vector<int64_t>& shape = weight.spec->shape;
-  WeightView view{.dtype = weight.dtype, .data = weight.dst, .rows = shape[0], .cols = shape[1]};
-  if (scales == nullptr) return view;
-  view.scales = scales;
-  view.scale_stride = weight.spec->scale_shape(block)[1];
-  view.block = block;
+  WeightView view{.format = {.dtype = weight.dtype}, .data = weight.dst, .rows = shape[0], .cols = shape[1]};
+  if (scales != nullptr) {
+    view.format = F8BlockWeights::Of(block, block);
+    view.scales = scales;
+    view.scale_stride = weight.spec->scale_shape(block)[1];
+  }
   return view;
 }
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/device/device.h"
-#include "core/formats/tensor.h"
+#include "core/formats/weight_format.h"
 #include "core/moe/placement.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/model/tensor_plan.h"

@@ -92,7 +92,8 @@ constexpr Op<RmsNormArgs> kRmsNorm{"rms_norm", &RmsNormReference, &RmsNormCpu, T
 constexpr Op<AddArgs> kAdd{"add", &AddReference, &AddCpu};
 
 void Embed(Stream& stream, const EmbedArgs& args) {
-  TF_CHECK(IsF32OrBF16(args.table.dtype));
+  CheckWeight(args.table);
+  TF_CHECK(IsF32OrBF16(args.table.dtype()));
   TF_CHECK_EQ(args.out.cols, args.table.cols);
   stream.Launch(kEmbed, args);
 }

@@ -3,6 +3,7 @@
 
 #include "core/device/device.h"
 #include "core/formats/tensor.h"
+#include "core/formats/weight_format.h"
 
 namespace tokenferry {
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/check.h"
 #include "core/kernels/exp.h"
 #include "core/kernels/simd_targets.h"
 
@@ -153,39 +152,28 @@ float SoftmaxBlock(float* scores, int64_t size, float scale, float* max, float* 
   return SumLanes(sum);
 }
 
-template <DType kDType, Compute kCompute>
-void WidenRow(const WeightView& w, int64_t row, int64_t begin, int64_t count, float* out) {
-  WeightReader<kDType, kCompute> reader(w, row);
-  const int64_t end = begin + count;
-  for (int64_t i = begin; i < end;) {
-    const int64_t segment_end = WeightReader<kDType, kCompute>::SegmentEnd(w, i, end);
-    const bool fast = reader.Begin(i, segment_end);
-    for (; i + kNumLanes <= segment_end; i += kNumLanes, out += kNumLanes) {
-      StoreLanes(fast ? reader.Load(i) : reader.LoadSlowly(i, segment_end), out);
+template <class Reader>
+struct WidenRow {
+  static void Run(const WeightView& w, int64_t row, int64_t begin, int64_t count, float* out) {
+    Reader reader(w, row);
+    const int64_t end = begin + count;
+    for (int64_t i = begin; i < end;) {
+      const int64_t segment_end = Reader::SegmentEnd(w, i, end);
+      const bool fast = reader.Begin(i, segment_end);
+      for (; i + kNumLanes <= segment_end; i += kNumLanes, out += kNumLanes) {
+        StoreLanes(fast ? reader.Load(i) : reader.LoadSlowly(i, segment_end), out);
+      }
+      if (i == segment_end) continue;
+      StoreFirst(segment_end - i, reader.LoadSlowly(i, segment_end), out);
+      out += segment_end - i;
+      i = segment_end;
     }
-    if (i == segment_end) continue;
-    StoreFirst(segment_end - i, reader.LoadSlowly(i, segment_end), out);
-    out += segment_end - i;
-    i = segment_end;
   }
-}
-
-template <Compute kCompute>
-void WidenAs(const WeightView& w, int64_t row, int64_t begin, int64_t count, float* out) {
-  switch (w.dtype) {
-    case DType::kF32:
-      return WidenRow<DType::kF32, kCompute>(w, row, begin, count, out);
-    case DType::kBF16:
-      return WidenRow<DType::kBF16, kCompute>(w, row, begin, count, out);
-    default:
-      TF_CHECK(w.dtype == DType::kF8E4M3);
-      return WidenRow<DType::kF8E4M3, kCompute>(w, row, begin, count, out);
-  }
-}
+};
 
 void Widen(const WeightView& w, int64_t row, int64_t begin, int64_t count, Compute compute, float* out) {
-  compute == Compute::kBF16 ? WidenAs<Compute::kBF16>(w, row, begin, count, out)
-                            : WidenAs<Compute::kF32>(w, row, begin, count, out);
+  compute == Compute::kBF16 ? WithWeightReader<WidenRow, Compute::kBF16>(w, row, begin, count, out)
+                            : WithWeightReader<WidenRow, Compute::kF32>(w, row, begin, count, out);
 }
 
 }  // namespace

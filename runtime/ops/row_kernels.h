@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "core/formats/tensor.h"
+#include "core/formats/weight_format.h"
 #include "core/host/isa.h"
 
 namespace tokenferry {

@@ -48,7 +48,7 @@ float SoftmaxBlock(float* scores, int64_t size, float scale, float* max, float* 
 }
 
 void Widen(const WeightView& w, int64_t row, int64_t begin, int64_t count, Compute compute, float* out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = WeightValue(w, row, begin + i, compute);
+  WeightValues(w, row, begin, count, compute, out);
 }
 
 }  // namespace

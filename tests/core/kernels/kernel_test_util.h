@@ -117,9 +117,10 @@ struct HostWeight {
 };
 
 // Normal values; E4M3 codes of normal values times 64 with scales around 1 / 512, so that products are of similar size.
-inline HostWeight RandomWeight(DType dtype, int64_t rows, int64_t cols, std::mt19937& random, int32_t block = 128) {
+inline HostWeight RandomWeight(DType dtype, int64_t rows, int64_t cols, std::mt19937& random, int32_t block_rows = 128,
+                               int32_t block_cols = 128) {
   HostWeight w;
-  w.shape = {.dtype = dtype, .rows = rows, .cols = cols, .block = block};
+  w.shape = {.format = {.dtype = dtype}, .rows = rows, .cols = cols};
   const std::vector<float> values = RandomFloats(rows * cols, random, dtype == DType::kF8E4M3 ? 64.0f : 0.125f);
   w.bytes.resize(rows * cols * DTypeBytes(dtype));
   for (int64_t i = 0; i < rows * cols; ++i) {
@@ -129,8 +130,9 @@ inline HostWeight RandomWeight(DType dtype, int64_t rows, int64_t cols, std::mt1
     if (dtype == DType::kF8E4M3) *at = ToF8E4M3(values[i]).bits;
   }
   if (dtype == DType::kF8E4M3) {
-    w.shape.scale_stride = (cols + block - 1) / block;
-    w.scales = RandomFloats((rows + block - 1) / block * w.shape.scale_stride, random, 1.0f / 512);
+    w.shape.format = F8BlockWeights::Of(block_rows, block_cols);
+    w.shape.scale_stride = (cols + block_cols - 1) / block_cols;
+    w.scales = RandomFloats((rows + block_rows - 1) / block_rows * w.shape.scale_stride, random, 1.0f / 512);
   }
   return w;
 }

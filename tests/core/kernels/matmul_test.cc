@@ -68,6 +68,17 @@ void ExpectExact(const Case& c) {
   }
 }
 
+// Few rows and many go different ways through a kernel and must give a row the same bits, on every instruction set.
+void ExpectRowsAlone(const Case& c) {
+  Case first = c;
+  first.num_rows = 1;
+  const size_t row_bytes = c.w.shape.rows * sizeof(float);
+  for (Isa isa : SupportedIsaList()) {
+    const std::vector<float> all = RunProduct(c, FastOptions(isa)), alone = RunProduct(first, FastOptions(isa));
+    EXPECT_EQ(std::memcmp(all.data(), alone.data(), row_bytes), 0) << IsaName(isa);
+  }
+}
+
 constexpr int64_t kShapes[][3] = {  // rows, outputs, inputs
     {0, 5, 33},   {1, 1, 1},     {1, 4, 16},   {1, 70, 300},  {1, 130, 129}, {2, 17, 31},  {3, 3, 128},
     {4, 33, 257}, {5, 1, 513},   {5, 7, 15},   {6, 64, 1100}, {7, 65, 160},  {9, 21, 47},  {64, 5, 33},
@@ -163,7 +174,7 @@ TEST(MatMul, FollowsTheDocumentedOrder) {
   // lane 0's first partner in the tree, and 1 and 9 meet before they join it.
   const auto sum_of_ones = [](std::vector<int64_t> small) {
     Case c;
-    c.w.shape = {.dtype = DType::kF32, .rows = 1, .cols = 40};
+    c.w.shape = {.format = {}, .rows = 1, .cols = 40};
     std::vector<float> w(40, 1.0f);
     c.w.bytes.resize(160);
     std::memcpy(c.w.bytes.data(), w.data(), 160);
@@ -219,13 +230,16 @@ TEST(MatMul, ReadsRowSlicesOfABlockedMatrix) {
 
 TEST(MatMul, TakesAnyBlockSize) {
   std::mt19937 random(22);
-  for (int32_t block : {1, 20, 32, 48, 64, 1000}) {
+  constexpr int32_t kBlocks[][2] = {{1, 1},   {20, 20}, {32, 32}, {48, 48}, {64, 64},  {1000, 1000},
+                                    {1, 128}, {1, 600}, {50, 32}, {3, 64},  {128, 16}, {7, 20}};
+  for (const auto& [block_rows, block_cols] : kBlocks) {
     for (int64_t rows : {2, 9}) {
       for (Compute compute : {Compute::kF32, Compute::kBF16}) {
         Case c = RandomCase(rows, 50, 600, DType::kF8E4M3, random);
-        c.w = RandomWeight(DType::kF8E4M3, 50, 600, random, block);
+        c.w = RandomWeight(DType::kF8E4M3, 50, 600, random, block_rows, block_cols);
         c.compute = compute;
         ExpectExact(c);
+        ExpectRowsAlone(c);
       }
     }
   }
@@ -343,6 +357,22 @@ TEST(GroupedMatMul, EqualsOneProductPerGroup) {
         EXPECT_EQ(0, std::memcmp(&y[t * (20 + kExtraColumns)], &all[(c.offsets[g] + t) * 20], 20 * sizeof(float)));
       }
     }
+  }
+}
+
+// ---- formats ----
+
+// Never read as something else: the program ends with the format's name.
+TEST(MatMulDeathTest, RefusesUnknownFormats) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  std::mt19937 random(27);
+  for (const CpuDeviceOptions& options : {ReferenceOptions(), FastOptions(SupportedIsaList().back())}) {
+    Case c = RandomCase(2, 4, 64, DType::kF8E4M3, random);
+    c.w.shape.format.dtype = DType::kF8E5M2;
+    EXPECT_DEATH(RunProduct(c, options), "F8_E5M2 in blocks of 128 x 128 with F32 scales");
+    GroupedCase groups = RandomGroups({1, 2}, DType::kF8E4M3, 4, 64, random);
+    groups.weights[1].shape.format.scale_dtype = DType::kUE8M0;
+    EXPECT_DEATH(RunProduct(groups, options), "F8_E4M3 in blocks of 128 x 128 with F8_E8M0 scales");
   }
 }
 

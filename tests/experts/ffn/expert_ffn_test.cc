@@ -138,11 +138,11 @@ std::vector<float> RunFfn(const FfnCase& c, const CpuDeviceOptions& options) { r
 std::vector<float> PlainProduct(const HostWeight& host, const std::vector<float>& x, Compute compute) {
   WeightView w = host.shape;
   w.data = host.bytes.data();
-  w.scales = host.scales.data();
+  w.scales = host.scales.empty() ? nullptr : host.scales.data();
   std::vector<float> y(w.rows), row(w.cols), rounded = x;
   for (float& v : rounded) v = RowValue(&v, DType::kF32, 0, compute);
   for (int64_t o = 0; o < w.rows; ++o) {
-    for (int64_t i = 0; i < w.cols; ++i) row[i] = WeightValue(w, o, i, compute);
+    WeightValues(w, o, 0, w.cols, compute, row.data());
     y[o] = DotF32(rounded.data(), row.data(), w.cols);
   }
   return y;

@@ -208,13 +208,13 @@ class AttentionRun {
     const AttentionShape& s = p_.shape;
     Stream& stream = device_.stream();
     const LatentCacheView cache{cache_.data(), s.cache, s.latent, s.rope, table_.as<int32_t>(), max_blocks_};
-    WeightView kv_b{.dtype = s.weights,
+    WeightView kv_b{.format = s.weights == DType::kF8E4M3 ? F8BlockWeights::Of(s.scale_block, s.scale_block)
+                                                          : WeightFormat{.dtype = s.weights},
                     .data = kv_b_.data(),
                     .rows = s.row_offset + s.kv_b_rows(),
                     .cols = s.latent,
                     .scales = scales_.as<float>(),
-                    .scale_stride = (s.latent + s.scale_block - 1) / s.scale_block,
-                    .block = s.scale_block};
+                    .scale_stride = (s.latent + s.scale_block - 1) / s.scale_block};
     kv_b = kv_b.Rows(s.row_offset, s.kv_b_rows());
     const int64_t head_dim = s.nope + s.rope;
     float* q_rope = q == nullptr ? nullptr : q + s.nope;  // no tokens: no rows

@@ -30,10 +30,11 @@ TEST(SafetensorsHeader, ReadsTensorsInOrderOfTheirData) {
       Parse(R"({"b":{"dtype":"BF16","shape":[3],"data_offsets":[24,30]},"__metadata__":{"format":"pt","x":"y"},)"
             R"("a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
             R"("s":{"dtype":"F8_E4M3","shape":[],"data_offsets":[30,31]},)"
-            R"("e":{"dtype":"I64","shape":[0,7],"data_offsets":[31,31]}}    )",
-            31);
+            R"("e":{"dtype":"I64","shape":[0,7],"data_offsets":[31,31]},)"
+            R"("p":{"dtype":"F4","shape":[3,2],"data_offsets":[31,34]}}    )",
+            34);
   ASSERT_OK(tensors);
-  ASSERT_EQ(tensors->size(), 4u);
+  ASSERT_EQ(tensors->size(), 5u);
   EXPECT_EQ((*tensors)[0].name, "a");
   EXPECT_EQ((*tensors)[0].shape, (std::vector<int64_t>{2, 3}));
   EXPECT_EQ((*tensors)[1].name, "b");
@@ -42,6 +43,7 @@ TEST(SafetensorsHeader, ReadsTensorsInOrderOfTheirData) {
   EXPECT_EQ((*tensors)[1].num_bytes, 6);
   EXPECT_EQ((*tensors)[2].num_bytes, 1);
   EXPECT_EQ((*tensors)[3].num_bytes, 0);
+  EXPECT_EQ((*tensors)[4].num_bytes, 3);  // two elements to a byte
 }
 
 TEST(SafetensorsHeader, RefusesWhatIsNoHeader) {
@@ -66,8 +68,10 @@ TEST(SafetensorsHeader, RefusesDuplicateNames) {
 }
 
 TEST(SafetensorsHeader, RefusesBadFields) {
-  EXPECT_ERROR(Parse(OneTensor(R"("dtype":"F4","shape":[1],"data_offsets":[0,1])"), 1), kInvalid,
-               "f: tensor 'a': has the unknown dtype 'F4'");
+  EXPECT_ERROR(Parse(OneTensor(R"("dtype":"F5","shape":[1],"data_offsets":[0,1])"), 1), kInvalid,
+               "f: tensor 'a': has the unknown dtype 'F5'");
+  EXPECT_ERROR(Parse(OneTensor(R"("dtype":"F4","shape":[3],"data_offsets":[0,2])"), 2), kInvalid,
+               "F4 [3] has 12 bits, which are no whole bytes");
   EXPECT_ERROR(Parse(OneTensor(R"("shape":[1],"data_offsets":[0,1])"), 1), kInvalid, "'a': has no dtype");
   EXPECT_ERROR(Parse(OneTensor(R"("dtype":"U8","data_offsets":[0,1])"), 1), kInvalid, "'a': has no shape");
   EXPECT_ERROR(Parse(OneTensor(R"("dtype":"U8","shape":[1])"), 1), kInvalid, "'a': has no data_offsets");

@@ -56,7 +56,7 @@ class Weights : public ::testing::TestWithParam<DeviceCase> {
 
   void ExpectMatrix(const WeightView& view, const std::string& name) {
     const FileTensor& tensor = FindTensor(tensors_, name);
-    ASSERT_EQ(view.dtype, tensor.dtype) << name;
+    ASSERT_EQ(view.dtype(), tensor.dtype) << name;
     ASSERT_EQ(view.rows, tensor.shape[0]) << name;
     ASSERT_EQ(view.cols, tensor.shape[1]) << name;
     EXPECT_EQ(reinterpret_cast<uintptr_t>(view.data) % 64, 0u) << name;
@@ -65,7 +65,7 @@ class Weights : public ::testing::TestWithParam<DeviceCase> {
     if (view.scales == nullptr) return;
     const FileTensor& scales = FindTensor(tensors_, name + "_scale_inv");
     EXPECT_EQ(view.scale_stride, scales.shape[1]) << name;
-    EXPECT_EQ(view.block, spec_.config.fp8_block) << name;
+    EXPECT_TRUE(view.format == F8BlockWeights::Of(spec_.config.fp8_block, spec_.config.fp8_block)) << name;
     EXPECT_EQ(view.row_offset, 0) << name;
     EXPECT_EQ(FromDevice(view.scales, scales.data.size()), scales.data) << name;
   }

@@ -91,7 +91,7 @@ TEST_P(NormOps, EmbedCopiesOrWidensRows) {
         }
         Embed(device.stream(), {.ids = ids_buffer.as<int32_t>(),
                                 .num_tokens = num_tokens,
-                                .table = {.dtype = dtype, .data = data.data(), .rows = kVocab, .cols = cols},
+                                .table = {.format = {dtype}, .data = data.data(), .rows = kVocab, .cols = cols},
                                 .out = {out.as<float>(), num_tokens, cols, cols + kGap}});
         EXPECT_TRUE(SameBits(device.Download<float>(out), want));
       }
