@@ -206,9 +206,9 @@ void BM_ExpertFfn(benchmark::State& state) {
                .num_selections = num_selections};
   args.num_slots = kSlots;
   args.intermediate = kInner;
-  args.gate = device.Upload(gate);
-  args.up = device.Upload(up);
-  args.down = device.Upload(down);
+  args.gate = {gate.front(), device.Upload(gate)};
+  args.up = {up.front(), device.Upload(up)};
+  args.down = {down.front(), device.Upload(down)};
   args.scratch = static_cast<float*>(device.Allocate(num_selections * 2 * kInner * sizeof(float)));
   args.out = MakeMatrix<float>(device.Allocate(num_selections * kHidden * sizeof(float)), num_selections, kHidden);
   args.compute = Compute::kBF16;

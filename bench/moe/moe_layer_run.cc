@@ -98,9 +98,12 @@ absl::StatusOr<std::unique_ptr<MoeLayerWeights>> MoeLayerWeights::Create(const B
   for (int i = 1; i < 3; ++i) views[0].insert(views[0].end(), views[i].begin(), views[i].end());
   TF_RETURN_IF_ERROR(
       UploadNew(*stream, views[0].data(), views[0].size() * sizeof(WeightView), "bench: views", &layer->views_));
-  layer->gate = layer->views_.as<WeightView>();
-  layer->up = layer->gate + n;
-  layer->down = layer->up + n;
+  if (n > 0) {
+    const auto* device_views = layer->views_.as<WeightView>();
+    layer->gate = {views[0][0], device_views};
+    layer->up = {views[0][n], device_views + n};
+    layer->down = {views[0][2 * n], device_views + 2 * n};
+  }
   const std::vector<float> router = RandomFloats(shape.num_experts * shape.hidden, kRouterStream, 0);
   TF_RETURN_IF_ERROR(
       UploadNew(*stream, router.data(), router.size() * sizeof(float), "bench: router", &layer->router_memory_));
@@ -252,9 +255,9 @@ absl::Status MoeLayerRun::CheckFirstToken() {
                                   .num_selections = 1},
                          .num_slots = 1,
                          .intermediate = shape.intermediate,
-                         .gate = device_views,
-                         .up = device_views + 1,
-                         .down = device_views + 2,
+                         .gate = {w.gate, device_views},
+                         .up = {w.up, device_views + 1},
+                         .down = {w.down, device_views + 2},
                          .scratch = scratch.as<float>(),
                          .out = MakeMatrix<float>(out.data(), 1, H),
                          .compute = compute_});

@@ -36,7 +36,7 @@ class MoeLayerWeights {
   MoeShape shape;
   Placement placement = Placement::Linear(1, 1);
   std::vector<RandomExpert> experts;                                 // by slot
-  const WeightView *gate = nullptr, *up = nullptr, *down = nullptr;  // [slots] device memory
+  WeightArray gate, up, down;  // [slots]
   WeightView router;                                                 // [E, H] f32
 
  private:

@@ -59,6 +59,13 @@ struct WeightView {
   }
 };
 
+// Matrices of one shape and format that lie in an array of views in device memory, and what the host knows of each of
+// them without looking there.
+struct WeightArray {
+  WeightView layout;                  // rows, cols, format; its pointers are not read
+  const WeightView* views = nullptr;  // device memory
+};
+
 // Each of the following is a format, or a family of them, that kernels are compiled for. kBits: of an element.
 // kIsBF16: all values are bf16 numbers, so that rounding to bf16 changes none. Value: the meaning of one element.
 

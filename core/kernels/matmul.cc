@@ -88,7 +88,7 @@ void ReferenceMatMul(const MatMulArgs& a) {
 
 void ReferenceGroupedMatMul(const GroupedMatMulArgs& a) {
   for (int64_t g = 0; g < a.num_groups; ++g) {
-    const WeightView& w = a.weights[g];
+    const WeightView& w = a.weights.views[g];
     CheckWeight(w);
     std::vector<float> scratch(2 * w.cols);
     PlainMatMul(MakeProduct(a), {&w, a.offsets[g], a.offsets[g + 1] - a.offsets[g]}, 0, w.rows, scratch.data());
@@ -206,10 +206,10 @@ void CpuMatMul(const MatMulArgs& a, CpuContext& context) {
 void CpuGroupedMatMul(const GroupedMatMulArgs& a, CpuContext& context) {
   std::vector<RowBlock>& blocks = EmptyBlockList();
   for (int64_t g = 0; g < a.num_groups; ++g) {
-    CheckWeight(a.weights[g]);
-    AppendRowBlocks(a.weights[g], a.offsets[g], a.offsets[g + 1] - a.offsets[g], blocks);
+    CheckWeight(a.weights.views[g]);
+    AppendRowBlocks(a.weights.views[g], a.offsets[g], a.offsets[g + 1] - a.offsets[g], blocks);
   }
-  if (!blocks.empty()) RunBlocks(MakeProduct(a), blocks, a.weights[0].rows, context);
+  if (!blocks.empty()) RunBlocks(MakeProduct(a), blocks, a.weights.layout.rows, context);
 }
 
 constexpr Op<MatMulArgs> kMatMul = {"matmul", ReferenceMatMul, CpuMatMul};

@@ -33,8 +33,7 @@ struct MatMulArgs {
 
 void MatMul(Stream& stream, const MatMulArgs& args);
 
-// One product per group: rows [offsets[g], offsets[g + 1]) of the product use weights[g]. All weights have one shape;
-// their formats are checked when the operation runs, since the views lie in device memory.
+// One product per group: rows [offsets[g], offsets[g + 1]) of the product use weights.views[g].
 struct GroupedMatMulArgs {
   const void* x = nullptr;
   DType x_dtype = DType::kF32;
@@ -42,10 +41,11 @@ struct GroupedMatMulArgs {
   const int32_t* row_idx = nullptr;  // [offsets[num_groups]], or null
   const int64_t* offsets = nullptr;  // [num_groups + 1], increasing, offsets[0] = 0; device memory
   int64_t num_groups = 0;
-  const WeightView* weights = nullptr;  // [num_groups], device memory
-  void* y = nullptr;                    // [offsets[num_groups], weights[g].rows]
-  DType y_dtype = DType::kF32;          // kF32, or kBF16: the f32 product rounded once, to nearest even
-  int64_t y_stride = 0;                 // elements
+  int64_t max_rows = 0;         // at least offsets[num_groups]: what a launch covers
+  WeightArray weights;          // [num_groups]
+  void* y = nullptr;            // [offsets[num_groups], weights.layout.rows]
+  DType y_dtype = DType::kF32;  // kF32, or kBF16: the f32 product rounded once, to nearest even
+  int64_t y_stride = 0;         // elements
   Compute compute = Compute::kF32;
 };
 

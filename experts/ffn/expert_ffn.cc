@@ -17,6 +17,7 @@ void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
   up.row_idx = args.rows.row_idx;
   up.offsets = args.rows.slot_offsets;
   up.num_groups = args.num_slots;
+  up.max_rows = args.rows.num_selections;
   up.weights = args.up;
   up.y = up_half;
   up.y_stride = scratch_stride;

@@ -16,12 +16,10 @@ struct ExpertWeights {
 struct ExpertFfnArgs {
   ExpertRows rows;  // selections grouped by local slot
   int64_t num_slots = 0;
-  int64_t intermediate = 0;          // I
-  const WeightView* gate = nullptr;  // [num_slots] device memory, by slot
-  const WeightView* up = nullptr;    // [num_slots]
-  const WeightView* down = nullptr;  // [num_slots]
-  float* scratch = nullptr;          // [num_selections, 2 * I]
-  FloatMatrix out;                   // [num_selections, H], in the order of `rows`; kBF16: each output rounded once
+  int64_t intermediate = 0;    // I
+  WeightArray gate, up, down;  // [num_slots], by slot
+  float* scratch = nullptr;    // [num_selections, 2 * I]
+  FloatMatrix out;             // [num_selections, H], in the order of `rows`; kBF16: each output rounded once
   Compute compute = Compute::kF32;
 };
 

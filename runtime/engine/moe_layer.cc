@@ -194,9 +194,9 @@ absl::Status MoeLayer::RunFfn(Stream& stream, int moe_idx, const MoeWeights& wei
   ExpertFfn(stream, {.rows = rows,
                      .num_slots = static_cast<int64_t>(stats_.rows_per_slot[moe_idx].size()),
                      .intermediate = I,
-                     .gate = weights.gate.device,
-                     .up = weights.up.device,
-                     .down = weights.down.device,
+                     .gate = weights.gate.array(),
+                     .up = weights.up.array(),
+                     .down = weights.down.array(),
                      .scratch = expert_scratch_.as<float>(),
                      .out = out,
                      .compute = options_.compute});

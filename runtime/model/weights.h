@@ -36,10 +36,13 @@ struct AttentionWeights {
   WeightView o_proj;
 };
 
-// One matrix of all routed experts of this rank. Both arrays are by local slot, [num_local_slots].
+// One matrix of all routed experts of this rank. Both arrays are by local slot, [num_local_slots]. On a GPU all have
+// one format.
 struct ExpertMatrices {
   std::vector<WeightView> host;
   const WeightView* device = nullptr;  // the same values in device memory
+
+  WeightArray array() const { return {host.empty() ? WeightView() : host.front(), device}; }
 };
 
 struct MoeWeights {

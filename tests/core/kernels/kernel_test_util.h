@@ -13,6 +13,7 @@
 #include "core/check.h"
 #include "core/device/cpu_device.h"
 #include "core/formats/tensor.h"
+#include "core/formats/weight_format.h"
 
 namespace tokenferry {
 

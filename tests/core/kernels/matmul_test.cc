@@ -314,7 +314,8 @@ std::vector<float> RunProduct(const GroupedCase& c, const CpuDeviceOptions& opti
   args.row_idx = device.Upload(c.row_idx);
   args.offsets = device.Upload(c.offsets);
   args.num_groups = static_cast<int64_t>(c.weights.size());
-  args.weights = device.Upload(views);
+  args.weights = {views.front(), device.Upload(views)};
+  args.max_rows = c.offsets.back();
   args.y = y;
   args.y_stride = outs;
   args.compute = c.compute;

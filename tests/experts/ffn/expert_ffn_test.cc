@@ -100,10 +100,10 @@ FfnCase RandomFfn(const std::vector<int64_t>& rows_per_slot, int64_t hidden, int
   return c;
 }
 
-const WeightView* UploadViews(TestDevice& device, const std::vector<HostWeight>& weights) {
+WeightArray UploadViews(TestDevice& device, const std::vector<HostWeight>& weights) {
   std::vector<WeightView> views;
   for (const HostWeight& w : weights) views.push_back(w.Upload(device));
-  return device.Upload(views);
+  return {views.front(), device.Upload(views)};
 }
 
 template <class T>
