@@ -35,9 +35,9 @@ class MoeLayerWeights {
 
   MoeShape shape;
   Placement placement = Placement::Linear(1, 1);
-  std::vector<RandomExpert> experts;                                 // by slot
-  WeightArray gate, up, down;  // [slots]
-  WeightView router;                                                 // [E, H] f32
+  std::vector<RandomExpert> experts;  // by slot
+  WeightArray gate, up, down;         // [slots]
+  WeightView router;                  // [E, H] f32
 
  private:
   Buffer views_, router_memory_;
