@@ -10,17 +10,13 @@
 #include "comm/ops/exchange_ops.h"
 #include "comm/plan/exchange_plan.h"
 #include "comm/transport/collectives.h"
+#include "comm/transport/mpi_status.h"
 #include "core/check.h"
 
 namespace tokenferry {
 namespace {
 
 constexpr CallSite kMeet{.phase = "bench: meet"};
-
-absl::Status MpiStatus(int code, const char* what) {
-  if (code == MPI_SUCCESS) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat(what, " failed with MPI error ", code));
-}
 
 // Counts and displacements of MPI_Alltoallv, in bytes.
 struct Blocks {
@@ -381,7 +377,8 @@ absl::Status CheckMpi(Transport& transport, const BenchProblem& problem) {
     TF_RETURN_IF_ERROR(PlanBuilder().BuildSend(problem.host_routing(), problem.placement(), plan));
     std::vector<int64_t> sent(num_ranks), received(num_ranks);
     for (int r = 0; r < num_ranks; ++r) sent[r] = plan.selection_offsets[r + 1] - plan.selection_offsets[r];
-    MPI_Allreduce(sent.data(), received.data(), num_ranks, MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD);
+    TF_RETURN_IF_MPI_ERROR(
+        MPI_Allreduce(sent.data(), received.data(), num_ranks, MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD));
     for (const int64_t rows : received) {
       if (static_cast<double>(rows) * p.hidden * DTypeBytes(p.given_dtype()) < 0x1p31) continue;
       return too_large;

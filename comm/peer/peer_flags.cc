@@ -1,7 +1,6 @@
 #include "comm/peer/peer_flags.h"
 
-#include "comm/peer/peer_memory.h"
-#include "comm/transport/wait.h"
+#include "comm/wait/wait.h"
 
 namespace tokenferry {
 namespace {
@@ -29,7 +28,7 @@ bool PeerFlags::Raised(int rank, PeerSignal signal, int64_t sequence) const {
 }
 
 void PeerFlags::Raise(PeerSignal signal, int64_t sequence) {
-  PeerFlag& mine = flag(transport_.rank().value, signal);
+  PeerFlag& mine = flag(peers_.rank().value, signal);
   mine.raised_at_ns.store(SteadyNanos(), std::memory_order_relaxed);
   mine.sequence.store(sequence, std::memory_order_release);
 }
@@ -41,7 +40,7 @@ absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t se
     if (wanted[r] && !Raised(static_cast<int>(r), signal, sequence)) pending_.push_back(static_cast<int>(r));
   }
   if (pending_.empty()) return absl::OkStatus();
-  WaitLimit limit(transport_.timeout());
+  WaitLimit limit(peers_.timeout());
   Backoff turn;  // as in the transports: sleeps cost more than a phase of a small batch takes
   Deadline next_liveness = Deadline::After(kLivenessPeriod);
   int last_arrival = -1;
@@ -57,7 +56,7 @@ absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t se
       continue;
     }
     if (const absl::StatusCode code = limit.Check(); code != absl::StatusCode::kOk) {
-      return WaitError(code, transport_.timeout(), Describe(site, signal, sequence, wanted));
+      return WaitError(code, peers_.timeout(), Describe(site, signal, sequence, wanted));
     }
     if (next_liveness.Expired()) {
       TF_RETURN_IF_ERROR(CheckAlive(site, signal, sequence, wanted));
@@ -65,7 +64,7 @@ absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t se
     }
     turn.Pause();
   }
-  transport_.AddWaitSeconds(RankId(last_arrival), limit.seconds());
+  peers_.AddWaitSeconds(RankId(last_arrival), limit.seconds());
   return absl::OkStatus();
 }
 
@@ -73,7 +72,7 @@ absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t se
 absl::Status PeerFlags::CheckAlive(const CallSite& site, PeerSignal signal, int64_t sequence,
                                    absl::Span<const int64_t> wanted) const {
   for (int r : pending_) {
-    const absl::Status status = transport_.PeerStatus(RankId(r));
+    const absl::Status status = peers_.CheckAlive(RankId(r));
     if (status.ok() || Raised(r, signal, sequence)) continue;
     return absl::Status(status.code(), absl::StrCat(Describe(site, signal, sequence, wanted), ": rank ", r,
                                                     " has ended: ", status.message()));
@@ -86,12 +85,13 @@ std::string PeerFlags::Describe(const CallSite& site, PeerSignal signal, int64_t
   std::vector<PendingRank> ranks;
   for (int r : pending_) {
     if (Raised(r, signal, sequence)) continue;
-    PendingRank p{.rank = RankId(r), .unit = SignalUnit(signal), .expected = wanted[r]};
-    p.process_state = transport_.PeerState(p.rank);
+    const RankId rank(r);
+    PendingRank p{.rank = rank, .host = peers_.host(rank), .unit = SignalUnit(signal), .expected = wanted[r]};
+    p.process_state = peers_.ProcessStateOf(rank);
     p.last_sign = LastSign(r);
     ranks.push_back(std::move(p));
   }
-  return DescribeWait(transport_, site, sequence, ranks);
+  return DescribeWait(site, sequence, peers_.rank(), ranks);
 }
 
 std::string PeerFlags::LastSign(int rank) const {

@@ -1,4 +1,4 @@
-// How ranks that share memory tell each other how far they are: one flag per (writer, kind), which holds the sequence
+// How ranks that share memory show each other how far they are: one flag per (writer, kind), which holds the sequence
 // number of the last exchange it was raised for. What a rank stored before Raise is visible to whoever Wait returned to
 // (release store, acquire load).
 #pragma once
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "comm/transport/transport.h"
+#include "comm/peer/peer_group.h"
 
 namespace tokenferry {
 
@@ -31,8 +31,8 @@ class PeerFlags {
   static constexpr int64_t kBytesPerRank = kNumPeerSignals * sizeof(PeerFlag);
 
   // At the start of every rank's part of `memory`, which holds zeros. Both must outlive it.
-  PeerFlags(Transport& transport, const PeerMemory& memory) : transport_(transport), memory_(memory) {
-    pending_.reserve(transport.num_ranks());  // waiting allocates nothing
+  PeerFlags(PeerGroup& peers, const PeerMemory& memory) : peers_(peers), memory_(memory) {
+    pending_.reserve(peers.num_ranks());  // waiting allocates nothing
   }
 
   void Raise(PeerSignal signal, int64_t sequence);
@@ -51,7 +51,7 @@ class PeerFlags {
                        absl::Span<const int64_t> wanted) const;
   std::string LastSign(int rank) const;
 
-  Transport& transport_;
+  PeerGroup& peers_;
   const PeerMemory& memory_;
   std::vector<int> pending_;  // of the current Wait
 };

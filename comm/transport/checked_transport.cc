@@ -3,8 +3,8 @@
 #include <cstring>
 #include <vector>
 
+#include "comm/transport/forwarding_transport.h"
 #include "comm/transport/transfer.h"
-#include "comm/transport/wait.h"
 
 namespace tokenferry {
 namespace {
@@ -22,34 +22,17 @@ static_assert(sizeof(Header) == 88, "headers travel as bytes");
 
 std::string Describe(const Header& h) {
   const std::string phase(h.phase, strnlen(h.phase, sizeof(h.phase)));
-  return absl::StrCat("'", ToString(CallSite{phase.c_str(), h.layer, h.step}), "' (transfer ", h.sequence, ")");
+  return absl::StrCat("'", tokenferry::ToString(CallSite{phase.c_str(), h.layer, h.step}), "' (transfer ", h.sequence,
+                      ")");
 }
 
-class CheckedTransport : public Transport {
+class CheckedTransport : public ForwardingTransport {
  public:
   explicit CheckedTransport(std::unique_ptr<Transport> inner)
-      : inner_(std::move(inner)), sent_(inner_->num_ranks()), received_(inner_->num_ranks()) {
-    for (int r = 0; r <= inner_->num_ranks(); ++r) header_offsets_.push_back(r * static_cast<int64_t>(sizeof(Header)));
+      : ForwardingTransport(*inner), owned_(std::move(inner)), sent_(num_ranks()), received_(num_ranks()) {
+    for (int r = 0; r <= num_ranks(); ++r) header_offsets_.push_back(r * static_cast<int64_t>(sizeof(Header)));
   }
-  RankId rank() const override { return inner_->rank(); }
-  int num_ranks() const override { return inner_->num_ranks(); }
-  std::string ToString() const override { return absl::StrCat("checked ", inner_->ToString()); }
-  std::string host(RankId rank) const override { return inner_->host(rank); }
-  MemoryKind memory_kind() const override { return inner_->memory_kind(); }
-  void Abort(const absl::Status& why) override { inner_->Abort(why); }
-  absl::Span<const double> wait_seconds_per_rank() const override { return inner_->wait_seconds_per_rank(); }
-  absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site, int64_t num_bytes) override {
-    return inner_->AllocatePeerMemory(site, num_bytes);
-  }
-  absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t num_bytes) override {
-    return inner_->ReservePeerMemory(site, num_bytes);
-  }
-  absl::Status EnterPhase(const CallSite& site) override { return inner_->EnterPhase(site); }
-  void Progress() override { inner_->Progress(); }
-  absl::Duration timeout() const override { return inner_->timeout(); }
-  absl::Status PeerStatus(RankId rank) const override { return inner_->PeerStatus(rank); }
-  std::string PeerState(RankId rank) const override { return inner_->PeerState(rank); }
-  void AddWaitSeconds(RankId rank, double seconds) override { inner_->AddWaitSeconds(rank, seconds); }
+  std::string ToString() const override { return absl::StrCat("checked ", ForwardingTransport::ToString()); }
 
   absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
     TF_RETURN_IF_ERROR(Agree(site, args));
@@ -57,20 +40,23 @@ class CheckedTransport : public Transport {
       const MessageBytes m = BytesOfMessage(args, args.recv_offsets, r);
       if (m.size > 0) std::memset(static_cast<char*>(args.recv) + m.begin, kPoison, m.size);
     }
-    return Keep(inner_->HostStart(site, args));
+    return Keep(inner().HostStart(site, args));
   }
-  absl::Status HostFinish(TransferHandle handle) override { return Keep(inner_->HostFinish(handle)); }
+  absl::Status HostFinish(TransferHandle handle) override { return Keep(inner().HostFinish(handle)); }
 
   absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
-    if (memory_kind() == MemoryKind::kHost) return Transport::Start(stream, site, args);
+    if (memory_kind() == MemoryKind::kHost) {
+      TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));
+      return HostStart(site, args);
+    }
     TF_RETURN_IF_ERROR(Agree(site, args));
     for (int r = 0; r < num_ranks(); ++r) {
       const MessageBytes m = BytesOfMessage(args, args.recv_offsets, r);
       if (m.size > 0) stream.Fill(static_cast<char*>(args.recv) + m.begin, kPoison, m.size);
     }
-    return Keep(inner_->Start(stream, site, args));
+    return Keep(inner().Start(stream, site, args));
   }
-  absl::Status Finish(Stream& stream, TransferHandle handle) override { return Keep(inner_->Finish(stream, handle)); }
+  absl::Status Finish(Stream& stream, TransferHandle handle) override { return Keep(inner().Finish(stream, handle)); }
 
  private:
   // Swaps headers and compares.
@@ -89,7 +75,7 @@ class CheckedTransport : public Transport {
       std::strncpy(h.phase, site.phase, sizeof(h.phase) - 1);
     }
     TF_RETURN_IF_ERROR(
-        Keep(inner_->HostAllToAllV(site, {sent_.data(), header_offsets_, received_.data(), header_offsets_})));
+        Keep(inner().HostAllToAllV(site, {sent_.data(), header_offsets_, received_.data(), header_offsets_})));
     for (int r = 0; r < num_ranks(); ++r) TF_RETURN_IF_ERROR(Keep(Compare(sent_[r], received_[r], r)));
     return absl::OkStatus();
   }
@@ -122,7 +108,7 @@ class CheckedTransport : public Transport {
   static const absl::Status& StatusOf(const absl::Status& status) { return status; }
   static const absl::Status& StatusOf(const absl::StatusOr<TransferHandle>& handle) { return handle.status(); }
 
-  std::unique_ptr<Transport> inner_;
+  const std::unique_ptr<Transport> owned_;
   std::vector<Header> sent_, received_;  // [R]
   std::vector<int64_t> header_offsets_;
   int64_t sequence_ = -1;

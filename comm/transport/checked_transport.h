@@ -1,4 +1,4 @@
-// Decorator: before each transfer all ranks tell each other what they are about to do, so that ranks that are not in
+// Decorator: before each transfer all ranks swap what they are about to do, so that ranks that are not in
 // the same call, or do not agree on a size, are named with both sides' values. Poisons receive memory, so that bytes
 // that never arrived show. For tests and for hunting; costs one small all-to-all per transfer.
 #pragma once

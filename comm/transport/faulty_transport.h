@@ -17,7 +17,7 @@ struct FaultOptions {
   absl::Duration delay = absl::ZeroDuration();       // slept before
   int64_t delay_call = kNever;                       //   this call,
   std::string delay_phase;                           //   and every call of this phase (empty: none)
-  std::function<void(const CallSite&)> before_call;  // told where each call is about to happen; may stop the process
+  std::function<void(const CallSite&)> before_call;  // gets where each call is about to happen; may stop the process
   absl::Duration max_skew = absl::ZeroDuration();    // slept before every call: random, up to this
   uint64_t skew_seed = 0;
   int64_t drop_from_call = kNever;                  // from here on this rank takes no part: each call sleeps

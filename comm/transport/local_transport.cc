@@ -4,10 +4,10 @@
 #include <cstring>
 #include <mutex>
 
-#include "comm/peer/peer_memory.h"
+#include "comm/peer/peer_group.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/transfer.h"
-#include "comm/transport/wait.h"
+#include "comm/wait/wait.h"
 #include "core/check.h"
 
 namespace tokenferry {
@@ -47,7 +47,7 @@ struct LocalTransfer : Transfer {
   std::vector<char> receiving, sending;  // [R] not complete yet
 };
 
-class LocalTransport : public Transport {
+class LocalTransport : public HostTransport, public PeerGroup {
  public:
   LocalTransport(std::shared_ptr<Group> group, int rank, const LocalTransportOptions& options)
       : group_(std::move(group)),
@@ -66,18 +66,19 @@ class LocalTransport : public Transport {
   std::string host(RankId) const override { return "(this process)"; }
   absl::Span<const double> wait_seconds_per_rank() const override { return wait_seconds_; }
   absl::Duration timeout() const override { return options_.timeout; }
-  std::string PeerState(RankId) const override { return ""; }
+  PeerGroup& peers() override { return *this; }
+
+  std::string ProcessStateOf(RankId) const override { return ""; }  // ours
   void AddWaitSeconds(RankId rank, double seconds) override { wait_seconds_[rank.value] += seconds; }
-  absl::Status PeerStatus(RankId rank) const override {
+  absl::Status CheckAlive(RankId rank) const override {
     const RankState& peer = group_->ranks[rank.value];
     return peer.failed.load(std::memory_order_acquire) ? peer.error : absl::OkStatus();
   }
 
-  absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site,
-                                                                 int64_t bytes_per_rank) override {
+  absl::StatusOr<std::shared_ptr<PeerMemory>> Allocate(const CallSite& site, int64_t bytes_per_rank) override {
     return ShareMemory(site, bytes_per_rank, PeerPages::kNow);
   }
-  absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t bytes_per_rank) override {
+  absl::StatusOr<std::shared_ptr<PeerMemory>> Reserve(const CallSite& site, int64_t bytes_per_rank) override {
     return ShareMemory(site, bytes_per_rank, PeerPages::kLater);
   }
 
@@ -182,7 +183,7 @@ class LocalTransport : public Transport {
       }
       const absl::StatusCode code = limit.Check();
       if (code != absl::StatusCode::kOk) {
-        return WaitError(code, options_.timeout, DescribeWait(*this, t.site, t.sequence, Pending(t)));
+        return WaitError(code, options_.timeout, Describe(t));
       }
       backoff.Pause();
     }
@@ -232,20 +233,21 @@ class LocalTransport : public Transport {
 
   absl::Status FailureOf(int r, const LocalTransfer& t) const {
     const absl::Status& why = group_->ranks[r].error;
-    return absl::Status(why.code(), absl::StrCat(DescribeWait(*this, t.site, t.sequence, Pending(t)), ": rank ", r,
-                                                 " has ended the group: ", why.message()));
+    return absl::Status(why.code(), absl::StrCat(Describe(t), ": rank ", r, " has ended the group: ", why.message()));
   }
 
-  std::vector<PendingRank> Pending(const LocalTransfer& t) const {
-    std::vector<PendingRank> out;
+  std::string Describe(const LocalTransfer& t) const {
+    std::vector<PendingRank> pending;
     for (int r = 0; r < group_->num_ranks; ++r) {
       if (!t.receiving[r] && !t.sending[r]) continue;
-      PendingRank p = DescribePending(RankId(r), t.receiving[r] ? t.recv_bytes(r) : 0, /*arrived_bytes=*/0,
-                                      t.sending[r] ? t.send_bytes(r) : 0, t.row_bytes);
+      PendingRank p = DescribePending(RankId(r), host(RankId(r)),
+                                      {.expected = t.receiving[r] ? t.recv_bytes(r) : 0,
+                                       .untaken = t.sending[r] ? t.send_bytes(r) : 0,
+                                       .row_bytes = t.row_bytes});
       p.last_sign = DescribeLastSign(last_heard_[r].sequence, last_heard_[r].at_ns);
-      out.push_back(std::move(p));
+      pending.push_back(std::move(p));
     }
-    return out;
+    return DescribeWait(t.site, t.sequence, RankId(rank_), pending);
   }
 
   // Everything that others have not taken.

@@ -12,9 +12,9 @@ struct LocalTransportOptions {
   absl::Duration timeout = absl::Seconds(30);  // of every wait
 };
 
-// [num_ranks], by rank; each is used by one thread and may outlive the others. A rank that ends with an error tells it
-// to those that wait for it, now or later, so that they do not wait out the deadline. Sizes that do not agree are an
-// error on the rank that notices (and so, told, on the other end).
+// [num_ranks], by rank; each is used by one thread and may outlive the others. Those that wait
+// for a rank that ends with an error, now or later, get that error and do not wait out the deadline. Sizes that do not
+// agree are an error on the rank that notices, and so on the other end.
 std::vector<std::unique_ptr<Transport>> CreateLocalGroup(int num_ranks, const LocalTransportOptions& options = {});
 
 }  // namespace tokenferry

@@ -8,7 +8,7 @@
 #include <cstdlib>
 
 #include "comm/transport/mpi_status.h"
-#include "comm/transport/wait.h"
+#include "comm/wait/wait.h"
 
 namespace tokenferry {
 namespace {
@@ -52,9 +52,9 @@ absl::StatusOr<std::unique_ptr<MpiSession>> MpiSession::Start(OnSigterm on_sigte
   if (initialized) return absl::FailedPreconditionError("MPI is already initialised in this process");
   SetMpiEnvironmentDefaults();
   int provided = 0;
-  TF_RETURN_IF_ERROR(MpiStatus(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread"));
+  TF_RETURN_IF_MPI_ERROR(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided));
   std::unique_ptr<MpiSession> session(new MpiSession());
-  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  TF_RETURN_IF_MPI_ERROR(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
   if (provided < MPI_THREAD_SERIALIZED) {
     return absl::FailedPreconditionError("this MPI library cannot be used from threads (need MPI_THREAD_SERIALIZED)");
   }

@@ -8,7 +8,7 @@
 namespace tokenferry {
 
 enum class OnSigterm : uint8_t {
-  kRequestStop,  // SIGTERM calls RequestStop (comm/transport/wait.h): waiting transfers end with Cancelled
+  kRequestStop,  // SIGTERM calls RequestStop (comm/wait/wait.h): waiting transfers end with Cancelled
   kLeave,        // the program handles SIGTERM itself
 };
 

@@ -30,3 +30,5 @@ inline absl::Status MpiStatus(int code, absl::string_view what) {
 }
 
 }  // namespace tokenferry
+
+#define TF_RETURN_IF_MPI_ERROR(call) TF_RETURN_IF_ERROR(::tokenferry::MpiStatus((call), #call))

@@ -1,20 +1,21 @@
 #include "comm/transport/mpi_transport.h"
 
+#include <mpi.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
-#include "comm/peer/peer_memory.h"
-#include "comm/transport/collectives.h"
-#include "comm/transport/last_words.h"
+#include "comm/transport/host_peers.h"
+#include "comm/transport/mpi_communicator.h"
 #include "comm/transport/mpi_status.h"
-#include "comm/transport/process_state.h"
 #include "comm/transport/transfer.h"
-#include "comm/transport/wait.h"
+#include "comm/wait/last_words.h"
+#include "comm/wait/wait.h"
 
 namespace tokenferry {
 namespace {
@@ -38,17 +39,14 @@ struct MpiTransfer : Transfer {
   std::vector<int64_t> arrived_bytes, taken_bytes;  // [R]
 };
 
-// What is known about another rank's process.
-struct Peer {
-  std::string host = "?";
-  std::string process_namespace;
-  ProcessId process;
-  int num_times_gone = 0;      // seen in a row
+// What a rank has last shown.
+struct Sign {
+  int num_times_gone = 0;      // its process, seen in a row
   int64_t last_sequence = -1;  // of the last transfer in which something came from it
   int64_t last_heard_ns = 0;   // of SteadyNanos
 };
 
-class MpiTransport : public Transport {
+class MpiTransport : public HostTransport {
  public:
   explicit MpiTransport(const MpiTransportOptions& options) : options_(options) {}
 
@@ -59,15 +57,15 @@ class MpiTransport : public Transport {
     if (!finalized && error_.ok() && comm_ != MPI_COMM_NULL) MPI_Comm_free(&comm_);
   }
 
-  // Collective: own communicator, then everybody's host and process.
-  absl::Status Join() {
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
-    MPI_Comm_size(MPI_COMM_WORLD, &num_ranks_);
-    peers_.resize(num_ranks_);
+  // Collective over `parent`: own communicator, then everybody's host and process.
+  absl::Status Join(MPI_Comm parent) {
+    TF_RETURN_IF_MPI_ERROR(MPI_Comm_rank(parent, &rank_));
+    TF_RETURN_IF_MPI_ERROR(MPI_Comm_size(parent, &num_ranks_));
+    signs_.resize(num_ranks_);
     wait_seconds_.resize(num_ranks_);
-    TF_RETURN_IF_ERROR(DuplicateCommunicator());
-    MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
-    TF_RETURN_IF_ERROR(ExchangePeers());
+    TF_RETURN_IF_ERROR(Duplicate(parent));
+    TF_RETURN_IF_MPI_ERROR(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN));
+    TF_RETURN_IF_ERROR(peers_.Join());
     last_words_.emplace([this] { return DescribeInFlight(); });
     return absl::OkStatus();
   }
@@ -75,38 +73,12 @@ class MpiTransport : public Transport {
   RankId rank() const override { return RankId(rank_); }
   int num_ranks() const override { return num_ranks_; }
   std::string ToString() const override {
-    return absl::StrCat("mpi rank ", rank_, " of ", num_ranks_, " on host ", peers_[rank_].host);
+    return absl::StrCat("mpi rank ", rank_, " of ", num_ranks_, " on host ", host(rank()));
   }
-  std::string host(RankId rank) const override { return peers_[rank.value].host; }
+  std::string host(RankId rank) const override { return peers_.host(rank); }
   absl::Span<const double> wait_seconds_per_rank() const override { return wait_seconds_; }
   absl::Duration timeout() const override { return options_.timeout; }
-  void AddWaitSeconds(RankId rank, double seconds) override { wait_seconds_[rank.value] += seconds; }
-  std::string PeerState(RankId rank) const override {
-    return OnThisHost(rank.value) ? tokenferry::ToString(GetProcessState(peers_[rank.value].process)) : "";
-  }
-  absl::Status PeerStatus(RankId rank) const override {
-    if (!OnThisHost(rank.value) || GetProcessState(peers_[rank.value].process) != ProcessState::kGone) {
-      return absl::OkStatus();
-    }
-    return absl::UnavailableError(absl::StrCat("the process of rank ", rank.value, " has ended"));
-  }
-
-  // The same answers on every rank: who is on whose host is known to all.
-  absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site,
-                                                                 int64_t bytes_per_rank) override {
-    for (int r = 1; r < num_ranks_; ++r) {
-      if (!OneNamespace(0, r)) return CannotReach(0, r);
-    }
-    return AllocateHostMemory(*this, site, bytes_per_rank);
-  }
-  absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t bytes_per_rank) override {
-    std::vector<int> first_rank(num_ranks_);  // of each rank's host
-    for (int r = 0; r < num_ranks_; ++r) {
-      while (peers_[first_rank[r]].host != peers_[r].host) ++first_rank[r];
-      if (!OneNamespace(first_rank[r], r)) return CannotReach(first_rank[r], r);
-    }
-    return ReserveHostMemory(*this, site, bytes_per_rank, first_rank[rank_]);
-  }
+  PeerGroup& peers() override { return peers_; }
 
   absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
     if (!error_.ok()) return error_;
@@ -143,23 +115,14 @@ class MpiTransport : public Transport {
   }
 
  private:
-  bool OneNamespace(int a, int b) const {
-    return !peers_[a].process_namespace.empty() && peers_[a].process_namespace == peers_[b].process_namespace;
-  }
-  absl::Status CannotReach(int a, int b) const {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "peer memory: rank ", b, " on host ", peers_[b].host, " cannot reach the memory of rank ", a, " on host ",
-        peers_[a].host, ": not the same host, or not the same PID namespace; choose --path alltoallv"));
-  }
-
-  absl::Status DuplicateCommunicator() {
+  absl::Status Duplicate(MPI_Comm parent) {
     MPI_Request request = MPI_REQUEST_NULL;
-    TF_RETURN_IF_ERROR(MpiStatus(MPI_Comm_idup(MPI_COMM_WORLD, &comm_, &request), "MPI_Comm_idup"));
+    TF_RETURN_IF_MPI_ERROR(MPI_Comm_idup(parent, &comm_, &request));
     WaitLimit limit(options_.timeout);
     Backoff backoff;
     for (;;) {
       int done = 0;
-      TF_RETURN_IF_ERROR(MpiStatus(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Comm_idup"));
+      TF_RETURN_IF_MPI_ERROR(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
       if (done) return absl::OkStatus();
       const absl::StatusCode code = limit.Check();
       if (code != absl::StatusCode::kOk) {
@@ -168,26 +131,6 @@ class MpiTransport : public Transport {
       }
       backoff.Pause();
     }
-  }
-
-  absl::Status ExchangePeers() {
-    char name[256] = "";
-    gethostname(name, sizeof(name) - 1);
-    const ProcessId self = ThisProcess();
-    const std::string id(reinterpret_cast<const char*>(&self), sizeof(self));
-    const CallSite site{"start"};
-    TF_ASSIGN_OR_RETURN(std::vector<std::string> hosts, AllGather(*this, site, name));
-    TF_ASSIGN_OR_RETURN(std::vector<std::string> namespaces, AllGather(*this, site, ProcessNamespace()));
-    TF_ASSIGN_OR_RETURN(const std::vector<std::string> ids, AllGather(*this, site, id));
-    for (int r = 0; r < num_ranks_; ++r) {
-      if (ids[r].size() != sizeof(self)) {
-        return absl::DataLossError(absl::StrCat("start: rank ", r, " sent no process; is it the same program?"));
-      }
-      peers_[r].host = std::move(hosts[r]);
-      peers_[r].process_namespace = std::move(namespaces[r]);
-      std::memcpy(&peers_[r].process, ids[r].data(), sizeof(self));
-    }
-    return absl::OkStatus();
   }
 
   absl::Status End(const absl::Status& why) {
@@ -205,7 +148,7 @@ class MpiTransport : public Transport {
   std::string DescribeInFlight() {
     absl::MutexLock lock(&mutex_);
     if (waiting_ == nullptr) return "";
-    return DescribeWait(*this, waiting_->site, waiting_->sequence, Pending(*waiting_));
+    return Describe(*waiting_);
   }
 
   absl::Status PostAll(MpiTransfer& t) {
@@ -269,7 +212,7 @@ class MpiTransport : public Transport {
       }
       const absl::StatusCode give_up = limit.Check();
       if (give_up != absl::StatusCode::kOk) {
-        return WaitError(give_up, options_.timeout, DescribeWait(*this, t.site, t.sequence, Pending(t)));
+        return WaitError(give_up, options_.timeout, Describe(t));
       }
       if (next_liveness.Expired()) {
         TF_RETURN_IF_ERROR(CheckPeersAlive(t));
@@ -299,14 +242,14 @@ class MpiTransport : public Transport {
       return absl::OkStatus();
     }
     int num_bytes = 0;
-    MPI_Get_count(&status, MPI_BYTE, &num_bytes);
+    TF_RETURN_IF_MPI_ERROR(MPI_Get_count(&status, MPI_BYTE, &num_bytes));
     if (num_bytes != piece.num_bytes) {
       return absl::FailedPreconditionError(absl::StrCat(where(), ", but it sent ", num_bytes));
     }
     absl::MutexLock lock(&mutex_);
     t.arrived_bytes[piece.rank] += num_bytes;
-    peers_[piece.rank].last_sequence = t.sequence;
-    peers_[piece.rank].last_heard_ns = SteadyNanos();
+    signs_[piece.rank].last_sequence = t.sequence;
+    signs_[piece.rank].last_heard_ns = SteadyNanos();
     return absl::OkStatus();
   }
 
@@ -314,31 +257,32 @@ class MpiTransport : public Transport {
     return r != rank_ && (t.arrived_bytes[r] < t.recv_bytes(r) || t.taken_bytes[r] < t.send_bytes(r));
   }
 
-  std::vector<PendingRank> Pending(const MpiTransfer& t) const {
-    std::vector<PendingRank> out;
+  std::string Describe(const MpiTransfer& t) const {
+    std::vector<PendingRank> pending;
     for (int r = 0; r < num_ranks_; ++r) {
       if (!Waiting(r, t)) continue;
-      PendingRank p = DescribePending(RankId(r), t.recv_bytes(r), t.arrived_bytes[r],
-                                      t.send_bytes(r) - t.taken_bytes[r], t.row_bytes);
-      p.last_sign = DescribeLastSign(peers_[r].last_sequence, peers_[r].last_heard_ns);
-      if (OnThisHost(r)) p.process_state = tokenferry::ToString(GetProcessState(peers_[r].process));
-      out.push_back(std::move(p));
+      const RankId rank(r);
+      PendingRank p = DescribePending(rank, host(rank),
+                                      {.expected = t.recv_bytes(r),
+                                       .arrived = t.arrived_bytes[r],
+                                       .untaken = t.send_bytes(r) - t.taken_bytes[r],
+                                       .row_bytes = t.row_bytes});
+      p.last_sign = DescribeLastSign(signs_[r].last_sequence, signs_[r].last_heard_ns);
+      p.process_state = peers_.ProcessStateOf(rank);
+      pending.push_back(std::move(p));
     }
-    return out;
+    return DescribeWait(t.site, t.sequence, RankId(rank_), pending);
   }
-
-  bool OnThisHost(int r) const { return OneNamespace(rank_, r); }
 
   // A process that has ended may have sent everything before: it is missed only when, a period later, its bytes have
   // still not come.
   absl::Status CheckPeersAlive(const MpiTransfer& t) {
     for (int r = 0; r < num_ranks_; ++r) {
-      if (!Waiting(r, t) || !OnThisHost(r)) continue;
-      Peer& peer = peers_[r];
-      peer.num_times_gone = GetProcessState(peer.process) == ProcessState::kGone ? peer.num_times_gone + 1 : 0;
-      if (peer.num_times_gone < 2) continue;
-      return absl::UnavailableError(
-          absl::StrCat("the process of rank ", r, " has ended: ", DescribeWait(*this, t.site, t.sequence, Pending(t))));
+      if (!Waiting(r, t)) continue;
+      const absl::Status alive = peers_.CheckAlive(RankId(r));
+      signs_[r].num_times_gone = alive.ok() ? 0 : signs_[r].num_times_gone + 1;
+      if (signs_[r].num_times_gone < 2) continue;
+      return absl::Status(alive.code(), absl::StrCat(alive.message(), ": ", Describe(t)));
     }
     return absl::OkStatus();
   }
@@ -357,8 +301,9 @@ class MpiTransport : public Transport {
   int num_ranks_ = 1;
   int64_t sequence_ = -1;
   absl::Status error_;
-  std::vector<Peer> peers_;
+  std::vector<Sign> signs_;  // [R]
   std::vector<double> wait_seconds_;
+  HostPeers peers_{*this, wait_seconds_};
   std::vector<int> done_;             // of a Testsome
   std::vector<MPI_Status> statuses_;  // of a Testsome
   // Also read by last_words_'s thread: written under the mutex, which that thread holds while it reads.
@@ -371,15 +316,21 @@ class MpiTransport : public Transport {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Transport>> CreateMpiTransport(const MpiTransportOptions& options) {
+  return CreateMpiTransport(MPI_COMM_WORLD, options);
+}
+
+absl::StatusOr<std::unique_ptr<Transport>> CreateMpiTransport(MPI_Comm communicator,
+                                                              const MpiTransportOptions& options) {
   int initialized = 0;
   MPI_Initialized(&initialized);
   if (!initialized) return absl::FailedPreconditionError("the mpi transport needs MPI to be initialised first");
+  if (communicator == MPI_COMM_NULL) return absl::InvalidArgumentError("the mpi transport was given MPI_COMM_NULL");
   if (options.max_message_bytes < 1 || options.max_message_bytes > (int64_t{1} << 30)) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_message_bytes is ", options.max_message_bytes, ", not 1 to 2^30"));
   }
   auto transport = std::make_unique<MpiTransport>(options);
-  TF_RETURN_IF_ERROR(transport->Join());
+  TF_RETURN_IF_ERROR(transport->Join(communicator));
   return transport;
 }
 

@@ -1,5 +1,5 @@
 // What moves bytes between ranks. Backends: local (ranks as threads of one process: the meaning), mpi; decorators:
-// checked, faulty. comm/conformance_test.cc holds the suite that every one of them passes.
+// checked, faulty. tests/comm/transport/conformance.cc holds the suite that every one of them passes.
 //
 // One verb, all-to-all-v, whole or in two halves; everything else (broadcast, gather, agreement) is built on it in
 // comm/transport/collectives.h. All ranks make the same calls in the same order. One thread per rank calls. Every wait
@@ -12,29 +12,16 @@
 #include <memory>
 #include <string>
 
-#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "comm/wait/call_site.h"
 #include "core/device/device.h"
 #include "core/ids.h"
 #include "core/status.h"
 
 namespace tokenferry {
 
-// Where in the program a transfer belongs; for messages only. `phase` points to a string literal.
-struct CallSite {
-  const char* phase = "?";  // "plan counts", "dispatch rows", "combine rows", "step plan", ...
-  int layer = -1;           // model layer, -1 outside layers
-  int64_t step = -1;        // engine step, -1 outside steps
-};
-
-class PeerMemory;
-
-// "layer 3, combine rows, step 17"
-std::string ToString(const CallSite& site);
-inline absl::Status Annotate(const absl::Status& status, const CallSite& site) {
-  return status.ok() ? status : Annotate(status, ToString(site));
-}
+class PeerGroup;
 
 // Rank r gets bytes [send_offsets[r], send_offsets[r + 1]) of `send`; what rank r sent arrives at
 // [recv_offsets[r], recv_offsets[r + 1]) of `recv`. Both offset arrays have num_ranks + 1 entries; both ends must agree
@@ -72,48 +59,51 @@ class Transport {
   virtual int num_ranks() const = 0;
   virtual std::string ToString() const = 0;  // "mpi rank 2 of 4 on host a"
   virtual std::string host(RankId rank) const = 0;
+  virtual absl::Duration timeout() const = 0;  // the deadline of every wait
 
   // Moves host memory. Start returns at once; until Finish, which waits, `recv` is undefined and `send` must stay as it
   // is. Up to kMaxTransfersInFlight may be under way (ResourceExhausted), finished in any order, the same on all ranks.
   virtual absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) = 0;
   virtual absl::Status HostFinish(TransferHandle handle) = 0;
-  // Lets what is under way proceed, without waiting; for long computations between Start and Finish.
-  virtual void Progress() {}
   absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args);
 
   // The same for memory of kind memory_kind() in stream order: after what was enqueued before Start, and before what is
   // enqueued after Finish. On a transport of host memory Start synchronizes the stream, and Finish waits.
-  virtual absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args);
-  virtual absl::Status Finish(Stream& stream, TransferHandle handle);
+  virtual absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) = 0;
+  virtual absl::Status Finish(Stream& stream, TransferHandle handle) = 0;
   absl::Status AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args);
-  virtual MemoryKind memory_kind() const { return MemoryKind::kHost; }
+  virtual MemoryKind memory_kind() const = 0;
+
+  // Lets what is under way proceed, without waiting; for long computations between Start and Finish.
+  virtual void Progress() = 0;
+
+  // Paths of the exchange call it where they move something without a transfer. Only the faulty transport does
+  // something: what it does to transfers.
+  virtual absl::Status EnterPhase(const CallSite& site) = 0;
 
   // Ends the group: peers waiting for this rank, now or later, fail with `why` (local), or are ended (mpi: MPI_Abort,
   // which does not return; 200 ms later when `why` is a deadline, so that others whose deadline ends too can speak).
   virtual void Abort(const absl::Status& why) = 0;
 
-  // Seconds this rank has spent waiting for each rank, [num_ranks]: from the start of a transfer until that rank's part
+  // Seconds this rank has spent waiting for each rank, [num_ranks]: from the start of a wait until that rank's part
   // was complete (its bytes had come, ours had been taken), counted for the rank that was last only.
   virtual absl::Span<const double> wait_seconds_per_rank() const = 0;
 
-  // The rest is for paths that go around messages (comm/exchange/peer/peer_exchange.h), with the same manners.
-
-  // Collective; all ranks pass the same size and get the same status. FailedPrecondition when ranks cannot reach each
-  // other's memory, ResourceExhausted when there is not enough.
-  virtual absl::StatusOr<std::shared_ptr<PeerMemory>> AllocatePeerMemory(const CallSite& site, int64_t bytes_per_rank);
-  // Collective over all ranks, as above, for the ranks of each host among themselves: part(r) exists for ranks r of
-  // this host. Addresses only: a rank takes the memory of its part as it needs it (PeerMemory::Take), so that sizes may
-  // be far above what there is.
-  virtual absl::StatusOr<std::shared_ptr<PeerMemory>> ReservePeerMemory(const CallSite& site, int64_t bytes_per_rank);
-  // Called where a transfer would begin. Only the faulty transport does something: what it does to transfers.
-  virtual absl::Status EnterPhase(const CallSite&) { return absl::OkStatus(); }
-  // The deadline of every wait.
-  virtual absl::Duration timeout() const = 0;
-  // OK while `rank` may still do its part; its error (local), or Unavailable when its process has ended. What it did
-  // before is then visible.
-  virtual absl::Status PeerStatus(RankId rank) const = 0;
-  virtual std::string PeerState(RankId rank) const = 0;  // of its process: "running", ...; empty when unknown
-  virtual void AddWaitSeconds(RankId rank, double seconds) = 0;
+  // What these ranks can do without messages (comm/peer/peer_group.h). Lives as long as this transport.
+  virtual PeerGroup& peers() = 0;
 };
+
+// What transports of host memory have in common.
+class HostTransport : public Transport {
+ public:
+  absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override;
+  absl::Status Finish(Stream& stream, TransferHandle handle) override;
+  MemoryKind memory_kind() const override { return MemoryKind::kHost; }
+  void Progress() override {}
+  absl::Status EnterPhase(const CallSite&) override { return absl::OkStatus(); }
+};
+
+// Both offset arrays have num_ranks + 1 entries, start at 0 or more, and do not fall; own send and receive sizes agree.
+absl::Status ValidateArgs(const Transport& transport, const CallSite& site, const AllToAllVArgs& args);
 
 }  // namespace tokenferry

@@ -19,7 +19,7 @@
 #include "comm/transport/local_transport.h"
 #include "comm/transport/mpi_session.h"
 #include "comm/transport/mpi_transport.h"
-#include "comm/transport/wait.h"
+#include "comm/wait/wait.h"
 #include "core/log.h"
 #include "launch/ranks/rank_setup.h"
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Includes point down the layer diagram of docs/design.md, and code that differs by platform stays where it may."""
 
+import os
 import re
 import sys
 
@@ -9,7 +10,10 @@ from common import lines_of, report, self_test, tree
 # Who may include whom. A box may always include itself.
 MAY_INCLUDE = {
     "core": set(),
-    "comm": {"core"},
+    "comm/wait": {"core"},
+    "comm/peer": {"core", "comm/wait"},
+    "comm/transport": {"core", "comm/wait", "comm/peer"},
+    "comm": {"core", "comm"},  # the rest of it
     "experts": {"core"},
     "runtime/checkpoint": {"core"},
     "runtime/text": {"core"},
@@ -20,6 +24,11 @@ MAY_INCLUDE = {
     "launch": {"core", "comm", "experts", "runtime", "bench"},
     "bench": {"core", "comm", "experts", "runtime"},
 }
+# Groups of folders or files that may still include each other in a circle.
+CIRCLES_ALLOWED = [
+    {"comm/exchange", "comm/exchange/allgather", "comm/exchange/alltoallv", "comm/exchange/peer", "comm/exchange/two_level",
+     "comm/plan", "comm/tuning"},
+]
 # Tests may include anything below them, launch too: its flags are tested.
 MAY_INCLUDE["tests"] = set(MAY_INCLUDE)
 
@@ -71,6 +80,41 @@ def own_header_problem(path, lines, paths):
     return None if first and first.group(1) == own else f'the first include must be "{own}"'
 
 
+def circles(edges):
+    """The groups of nodes that reach each other: {node: set of nodes} -> [set of nodes] (Tarjan's algorithm)."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(node):
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for target in sorted(edges.get(node, ())):
+            if target not in index:
+                visit(target)
+                low[node] = min(low[node], low[target])
+            elif target in stack:
+                low[node] = min(low[node], index[target])
+        if low[node] == index[node]:
+            group = set(stack[stack.index(node):])
+            del stack[stack.index(node):]
+            if len(group) > 1:
+                found.append(group)
+
+    for node in sorted(edges):
+        if node not in index:
+            visit(node)
+    return found
+
+
+def circle_problems(includes, allowed):
+    """`includes`: {file: files that it includes}. Complains about circles of files and of folders that no group in `allowed` holds."""
+    folders = {}
+    for path, targets in includes.items():
+        folders.setdefault(os.path.dirname(path), set()).update(map(os.path.dirname, targets))
+    found = circles(includes) + circles(folders)
+    return [f"include each other in a circle: {', '.join(sorted(group))}" for group in found
+            if not any(group <= set(names) for names in allowed)]
+
+
 TYPE = re.compile(r"^(?:struct|class) (?:alignas\(\w+\) )?(\w+)(?: final)?(?: :.*)? \{")
 
 
@@ -120,7 +164,14 @@ def main():
             (({"comm/a.h": ["struct A {"], "comm/b.h": ["class A : public B {"]},), True),
             (({"comm/a.h": ["struct A;", "  struct A {"], "comm/b.h": ["struct A {"]},), False),
             (({"comm/a.h": ["struct alignas(64) A {"], "comm/b.h": ["struct B {", "A a;"]},), False),
-        ], twice_defined))
+        ], twice_defined), ([
+            (({"a/x.h": ["b/y.h"], "b/y.h": ["b/z.h"], "b/z.h": ["a/x.h"]}, []), True),
+            (({"a/x.h": ["b/y.h"], "b/y.h": [], "b/z.h": ["a/w.h"]}, []), True),  # only the folders
+            (({"a/x.h": ["a/y.h"], "a/y.h": ["a/z.h"], "a/z.h": ["a/y.h"]}, []), True),  # only the files
+            (({"a/x.h": ["a/y.h"], "a/y.h": ["a/x.h"]}, [{"a/x.h", "a/y.h", "a/z.h"}]), False),
+            (({"a/x.h": ["a/y.h"], "a/y.h": ["a/x.h"]}, [{"a/x.h", "a/z.h"}]), True),
+            (({"a/x.h": ["b/y.h", "c/z.h"], "b/y.h": ["c/z.h"], "c/z.h": []}, []), False),
+        ], circle_problems))
     problems = []
     files = [p for p in tree([".h", ".cc", ".cu", ".cuh"]) if box_of(p)]
     for path in files:
@@ -133,6 +184,8 @@ def main():
             problems.append(f"{path}:1: {problem}")
         if path.endswith(".h") and "#pragma once" not in lines_of(path) and not path.endswith("-inl.h"):
             problems.append(f"{path}:1: a header begins with #pragma once")
+    includes = {p: [m.group(1) for m in map(INCLUDE.match, lines_of(p)) if m] for p in files}
+    problems += circle_problems(includes, CIRCLES_ALLOWED)
     headers = {p: lines_of(p) for p in files if p.endswith(".h") and box_of(p) != "tests" and not p.endswith("-inl.h")}
     problems += twice_defined(headers)
     report(problems, len(files), "layering problems")

@@ -71,8 +71,8 @@ class PeerExchange : public Exchange {
   // Collective.
   absl::Status Start() {
     TF_ASSIGN_OR_RETURN(
-        control_, transport_.AllocatePeerMemory(kStart, PeerFlags::kBytesPerRank + 2 * AnnouncementBytes(num_ranks_)));
-    flags_.emplace(transport_, *control_);
+        control_, transport_.peers().Allocate(kStart, PeerFlags::kBytesPerRank + 2 * AnnouncementBytes(num_ranks_)));
+    flags_.emplace(transport_.peers(), *control_);
     const int64_t wanted[] = {options_.max_tokens, options_.max_top_k};
     TF_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                         AllGather(transport_, kStart, {reinterpret_cast<const char*>(wanted), sizeof(wanted)}));
@@ -206,10 +206,10 @@ class PeerExchange : public Exchange {
                        options_.max_peer_bytes, " allowed; choose --path alltoallv"));
     }
     data_.reset();
-    TF_ASSIGN_OR_RETURN(data_, transport_.AllocatePeerMemory(site, layout_.bytes_per_rank));
+    TF_ASSIGN_OR_RETURN(data_, transport_.peers().Allocate(site, layout_.bytes_per_rank));
     if (rows_ == nullptr || capacity.tokens > capacity_.tokens) {
       previous_rows_ = std::move(rows_);
-      TF_ASSIGN_OR_RETURN(rows_, transport_.AllocatePeerMemory(site, layout_.row_bytes_per_rank));
+      TF_ASSIGN_OR_RETURN(rows_, transport_.peers().Allocate(site, layout_.row_bytes_per_rank));
     }
     capacity_ = capacity;
     const int64_t previous_bytes = previous_rows_ == nullptr ? 0 : previous_rows_->bytes_per_rank();

@@ -58,8 +58,8 @@ class TwoLevelExchange : public Exchange {
   // Collective.
   absl::Status Start() {
     TF_ASSIGN_OR_RETURN(layout_, MakeTwoLevelLayout(num_ranks_, row_bytes_, out_bytes_));
-    TF_ASSIGN_OR_RETURN(memory_, transport_.ReservePeerMemory(kStart, layout_.bytes_per_rank));
-    flags_.emplace(transport_, *memory_);
+    TF_ASSIGN_OR_RETURN(memory_, transport_.peers().Reserve(kStart, layout_.bytes_per_rank));
+    flags_.emplace(transport_.peers(), *memory_);
     // Flags must be there before anybody polls them; the rest is taken when a plan needs it.
     return AgreeOnStatus(transport_, kStart, memory_->Take(rank_, 0, PeerFlags::kBytesPerRank));
   }

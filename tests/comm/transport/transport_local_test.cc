@@ -6,12 +6,13 @@
 #include <mutex>
 #include <thread>
 
+#include "comm/peer/peer_group.h"
 #include "comm/transport/checked_transport.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/faulty_transport.h"
 #include "comm/transport/local_transport.h"
 #include "comm/transport/topology.h"
-#include "comm/transport/wait.h"
+#include "comm/wait/wait.h"
 #include "core/host/clock.h"
 #include "tests/comm/transport/conformance.h"
 #include "tests/comm/transport/rank_group.h"
@@ -215,6 +216,27 @@ TEST(FaultyTransport, SkewAndPhaseDelayChangeNothingButTime) {
     }
     return absl::OkStatus();
   });
+}
+
+// What decorators do not change is what is inside, in whatever order they are put around each other.
+TEST(ForwardingTransport, ReachesWhatIsInside) {
+  auto group = CreateLocalGroup(2, {.timeout = absl::Seconds(7)});
+  PeerGroup* const peers = &group[0]->peers();
+  peers->AddWaitSeconds(RankId(1), 2.5);
+  std::vector<std::string> phases;
+  FaultOptions options;
+  options.before_call = [&](const CallSite& site) { phases.push_back(site.phase); };
+  auto t = CreateCheckedTransport(CreateFaultyTransport(std::move(group[0]), options));
+  EXPECT_EQ(&t->peers(), peers);
+  EXPECT_EQ(t->timeout(), absl::Seconds(7));
+  EXPECT_EQ(t->host(RankId(1)), "(this process)");
+  EXPECT_EQ(t->memory_kind(), MemoryKind::kHost);
+  EXPECT_EQ(t->wait_seconds_per_rank()[1], 2.5);
+  EXPECT_EQ(t->ToString(), "checked faulty local rank 0 of 2");
+  EXPECT_EQ(t->EnterPhase({"experts"}), absl::OkStatus());
+  EXPECT_EQ(phases, std::vector<std::string>{"experts"});
+  t->Abort(absl::DataLossError("shard 7 is broken"));
+  EXPECT_EQ(peers->CheckAlive(RankId(0)).code(), absl::StatusCode::kDataLoss);
 }
 
 TEST(Topology, GroupsRanksByHost) {

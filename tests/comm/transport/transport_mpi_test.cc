@@ -5,8 +5,9 @@
 
 #include "comm/transport/checked_transport.h"
 #include "comm/transport/collectives.h"
+#include "comm/transport/mpi_communicator.h"
 #include "comm/transport/mpi_transport.h"
-#include "comm/transport/wait.h"
+#include "comm/wait/wait.h"
 #include "tests/comm/transport/conformance.h"
 #include "tests/comm/transport/rank_group.h"
 
@@ -41,6 +42,31 @@ TEST(MpiTransport, SplitsLargeMessages) {
   auto t = Create({.timeout = absl::Seconds(60), .max_message_bytes = 1000});
   TransferAndCheck(*t, 0, [](int src, int dst, int) -> int64_t { return 10'000 + src * 999 + dst; });
   TransferAndCheck(*t, 1, [](int src, int dst, int) -> int64_t { return (src + dst) % 3 * 1000; });
+}
+
+// Of a communicator of the caller's, in which ranks have other numbers: even and odd ones apart, each in reverse order.
+// The caller's own messages do not meet the transport's, and it may free the communicator.
+TEST(MpiTransport, TakesACommunicator) {
+  int rank = 0, size = 0, rank_within = 0, size_within = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  MPI_Comm mine = MPI_COMM_NULL;
+  ASSERT_EQ(MPI_Comm_split(MPI_COMM_WORLD, rank % 2, -rank, &mine), MPI_SUCCESS);
+  MPI_Comm_rank(mine, &rank_within);
+  MPI_Comm_size(mine, &size_within);
+  auto t = CreateMpiTransport(mine, {.timeout = absl::Seconds(60)});
+  ASSERT_TRUE(t.ok()) << t.status();
+  MPI_Comm_free(&mine);
+  EXPECT_EQ((*t)->rank().value, rank_within);
+  EXPECT_EQ((*t)->num_ranks(), size_within);
+  TransferAndCheck(**t, rank % 2, [](int src, int dst, int round) -> int64_t { return 100 + src * 37 + dst + round; });
+  const auto all = AllGather(**t, {"ranks"}, absl::StrCat(rank));
+  ASSERT_TRUE(all.ok()) << all.status();
+  for (int r = 0; r < size_within; ++r) {
+    EXPECT_EQ((*all)[r], absl::StrCat(rank % 2 + 2 * (size_within - 1 - r)));
+  }
+  EXPECT_EQ(CreateMpiTransport(MPI_COMM_NULL).status().code(), absl::StatusCode::kInvalidArgument);
+  MPI_Barrier(MPI_COMM_WORLD);
 }
 
 // The last rank never comes to the transfer.

@@ -20,7 +20,7 @@
 #include "comm/transport/collectives.h"
 #include "comm/transport/faulty_transport.h"
 #include "comm/transport/local_transport.h"
-#include "comm/transport/wait.h"
+#include "comm/wait/wait.h"
 #include "core/device/cpu_device.h"
 #include "core/host/clock.h"
 #include "core/host/wait.h"

@@ -34,7 +34,7 @@ def main():
     print(refused.stderr)
     assert refused.returncode != 0, refused.stdout
     said = re.findall(r"peer memory needs (\d+) MiB in /dev/shm, where 0 MiB are free: enlarge it \(mount -o remount,"
-                      r"size=(\d+)m /dev/shm; docker run --shm-size\), or choose --path alltoallv", refused.stderr)
+                      r"size=(\d+)m /dev/shm; docker run --shm-size\), or choose path alltoallv", refused.stderr)
     assert len(said) == 1 and int(said[0][0]) <= int(said[0][1]), "the size needed is not told, once"
 
     fallback = generate(program, "auto", *inside)

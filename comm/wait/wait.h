@@ -1,12 +1,14 @@
-// What every waiting host transport shares: giving way while waiting, the stop flag, and the words of the error.
+// What every wait for other ranks shares: giving way while waiting, the stop flag, the limit, and the words of the
+// error.
 #pragma once
 
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "comm/transport/transport.h"
+#include "comm/wait/call_site.h"
 #include "core/host/clock.h"
+#include "core/ids.h"
 
 namespace tokenferry {
 
@@ -32,6 +34,7 @@ inline constexpr absl::Duration kStopGrace = absl::Milliseconds(200);
 // A rank that a transfer still waits for.
 struct PendingRank {
   RankId rank;
+  std::string host;
   std::string unit = "bytes";  // of the next three: "rows of 64 bytes", "headers", ..
   int64_t expected = 0;        // of what it sends us
   int64_t arrived = 0;
@@ -39,18 +42,21 @@ struct PendingRank {
   std::string process_state;  // "running", "stopped (SIGSTOP?)", "gone"; empty when unknown
   std::string last_sign;      // "last heard of in transfer 16, 1.2s ago"; empty when unknown
 };
-// Of sizes in bytes: in rows when there are any (AllToAllVArgs::row_bytes).
-PendingRank DescribePending(RankId rank, int64_t expected_bytes, int64_t arrived_bytes, int64_t untaken_bytes,
-                            int64_t row_bytes);
+// Sizes in bytes become rows when row_bytes is not 0.
+struct PendingBytes {
+  int64_t expected = 0, arrived = 0, untaken = 0;
+  int64_t row_bytes = 0;
+};
+PendingRank DescribePending(RankId rank, std::string host, const PendingBytes& bytes);
 // What has last come from a rank: transfer `sequence`, at `at_ns` of SteadyNanos; sequence -1 when nothing has.
 std::string DescribeLastSign(int64_t sequence, int64_t at_ns);
 
 // "layer 3, combine rows, transfer 12: rank 0 waits for rank 2 on host a (0 of 16 rows of 256 bytes
 // arrived, its process is gone, last heard of in transfer 11, 1.2s ago)"
-std::string DescribeWait(const Transport& transport, const CallSite& site, int64_t sequence,
+std::string DescribeWait(const CallSite& site, int64_t sequence, RankId waiting,
                          const std::vector<PendingRank>& pending);
 
-// Decides while a transfer waits whether it has to give up. One per transfer. Time in which this process did not run
+// Decides while something waits whether it has to give up. One per wait. Time in which this process did not run
 // (it was stopped, or the machine slept) does not count: it must not blame the others for it.
 class WaitLimit {
  public:
@@ -68,8 +74,5 @@ class WaitLimit {
 
 // The error of a transfer that ended with `code` of WaitLimit::Check.
 absl::Status WaitError(absl::StatusCode code, absl::Duration timeout, const std::string& description);
-
-// Both offset arrays have num_ranks + 1 entries, start at 0 or more, and do not fall; own send and receive sizes agree.
-absl::Status ValidateArgs(const Transport& transport, const CallSite& site, const AllToAllVArgs& args);
 
 }  // namespace tokenferry

@@ -1,4 +1,4 @@
-#include "comm/transport/process_state.h"
+#include "comm/peer/process_state.h"
 
 #include <fcntl.h>
 #include <unistd.h>

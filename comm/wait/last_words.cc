@@ -1,4 +1,4 @@
-#include "comm/transport/last_words.h"
+#include "comm/wait/last_words.h"
 
 #include <semaphore.h>
 
@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "absl/synchronization/notification.h"
-#include "comm/transport/wait.h"
+#include "comm/wait/wait.h"
 #include "core/host/wait.h"
 #include "core/log.h"
 

@@ -1,4 +1,4 @@
-#include "comm/transport/wait.h"
+#include "comm/wait/wait.h"
 
 #include <sched.h>
 #include <time.h>
@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <atomic>
 
-#include "comm/transport/last_words.h"
+#include "comm/wait/last_words.h"
 #include "core/host/wait.h"
 
 namespace tokenferry {
@@ -55,14 +55,13 @@ absl::StatusCode WaitLimit::Check() {
   return stop_grace_->Expired() ? absl::StatusCode::kCancelled : absl::StatusCode::kOk;
 }
 
-PendingRank DescribePending(RankId rank, int64_t expected_bytes, int64_t arrived_bytes, int64_t untaken_bytes,
-                            int64_t row_bytes) {
-  PendingRank p{.rank = rank};
-  if (row_bytes > 0) p.unit = absl::StrCat("rows of ", row_bytes, " bytes");
-  const int64_t unit_bytes = row_bytes > 0 ? row_bytes : 1;
-  p.expected = expected_bytes / unit_bytes;
-  p.arrived = arrived_bytes / unit_bytes;
-  p.untaken = untaken_bytes / unit_bytes;
+PendingRank DescribePending(RankId rank, std::string host, const PendingBytes& bytes) {
+  PendingRank p{.rank = rank, .host = std::move(host)};
+  if (bytes.row_bytes > 0) p.unit = absl::StrCat("rows of ", bytes.row_bytes, " bytes");
+  const int64_t unit_bytes = bytes.row_bytes > 0 ? bytes.row_bytes : 1;
+  p.expected = bytes.expected / unit_bytes;
+  p.arrived = bytes.arrived / unit_bytes;
+  p.untaken = bytes.untaken / unit_bytes;
   return p;
 }
 
@@ -72,13 +71,12 @@ std::string DescribeLastSign(int64_t sequence, int64_t at_ns) {
   return absl::StrCat("last heard of in transfer ", sequence, ", ", absl::FormatDuration(ago), " ago");
 }
 
-std::string DescribeWait(const Transport& transport, const CallSite& site, int64_t sequence,
+std::string DescribeWait(const CallSite& site, int64_t sequence, RankId waiting,
                          const std::vector<PendingRank>& pending) {
-  std::string out =
-      absl::StrCat(ToString(site), ", transfer ", sequence, ": rank ", transport.rank().value, " waits for");
+  std::string out = absl::StrCat(ToString(site), ", transfer ", sequence, ": rank ", waiting.value, " waits for");
   const char* separator = " ";
   for (const PendingRank& p : pending) {
-    absl::StrAppend(&out, separator, "rank ", p.rank.value, " on host ", transport.host(p.rank), " (");
+    absl::StrAppend(&out, separator, "rank ", p.rank.value, " on host ", p.host, " (");
     const char* comma = "";
     if (p.expected > 0) {
       absl::StrAppend(&out, p.arrived, " of ", p.expected, " ", p.unit, " arrived");
@@ -105,33 +103,6 @@ absl::Status WaitError(absl::StatusCode code, absl::Duration timeout, const std:
   }
   return absl::DeadlineExceededError(
       absl::StrCat("no progress possible within ", absl::FormatDuration(timeout), ": ", description));
-}
-
-absl::Status ValidateArgs(const Transport& transport, const CallSite& site, const AllToAllVArgs& args) {
-  const size_t num_offsets = static_cast<size_t>(transport.num_ranks()) + 1;
-  auto invalid = [&](absl::string_view what) {
-    return absl::InvalidArgumentError(absl::StrCat(ToString(site), ": rank ", transport.rank().value, ": ", what));
-  };
-  if (args.send_offsets.size() != num_offsets || args.recv_offsets.size() != num_offsets) {
-    return invalid(absl::StrCat("send_offsets has ", args.send_offsets.size(), " and recv_offsets ",
-                                args.recv_offsets.size(), " entries, need ", num_offsets));
-  }
-  if (args.send_offsets[0] < 0 || args.recv_offsets[0] < 0) return invalid("offsets start below 0");
-  for (size_t i = 0; i + 1 < num_offsets; ++i) {
-    if (args.send_offsets[i + 1] < args.send_offsets[i]) return invalid(absl::StrCat("send_offsets fall at rank ", i));
-    if (args.recv_offsets[i + 1] < args.recv_offsets[i]) return invalid(absl::StrCat("recv_offsets fall at rank ", i));
-  }
-  if (args.num_parts < 1 || args.part < 0 || args.part >= args.num_parts ||
-      (args.num_parts > 1 && args.row_bytes < 1)) {
-    return invalid(absl::StrCat("part ", args.part, " of ", args.num_parts, ", of rows of ", args.row_bytes, " bytes"));
-  }
-  const size_t own = static_cast<size_t>(transport.rank().value);
-  const int64_t own_send = args.send_offsets[own + 1] - args.send_offsets[own];
-  const int64_t own_recv = args.recv_offsets[own + 1] - args.recv_offsets[own];
-  if (own_send != own_recv) {
-    return invalid(absl::StrCat("sends itself ", own_send, " bytes but expects ", own_recv));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace tokenferry
