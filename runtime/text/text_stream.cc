@@ -4,26 +4,63 @@
 
 namespace tokenferry {
 
-TextStream::TextStream(Tokenizer tokenizer, StopRules rules)
-    : decoder_(std::move(tokenizer), ShowSpecial::kNo), rules_(std::move(rules)) {}
+namespace {
 
-// Shows `pending_` up to the first stop string, or up to where one may be beginning.
-std::string TextStream::TakeSafe() {
-  size_t stop_at = std::string::npos;
-  for (const std::string& stop : rules_.stop_strings) stop_at = std::min(stop_at, pending_.find(stop));
-  if (stop_at != std::string::npos) {
-    finished_ = FinishReason::kStop;
-    return std::exchange(pending_, "").substr(0, stop_at);
-  }
+// Where the first of the strings begins in `text`; npos: nowhere.
+size_t FirstStop(const std::string& text, const std::vector<std::string>& stops) {
+  size_t first = std::string::npos;
+  for (const std::string& stop : stops) first = std::min(first, text.find(stop));
+  return first;
+}
+
+// Bytes at the end of `text` that may be the beginning of one of the strings.
+size_t NumHeld(const std::string& text, const std::vector<std::string>& stops) {
   size_t held = 0;
-  for (const std::string& stop : rules_.stop_strings) {
-    for (size_t n = std::min(stop.size() - 1, pending_.size()); n > held; --n) {
-      if (pending_.compare(pending_.size() - n, n, stop, 0, n) == 0) held = n;
+  for (const std::string& stop : stops) {
+    for (size_t n = std::min(stop.size() - 1, text.size()); n > held; --n) {
+      if (text.compare(text.size() - n, n, stop, 0, n) == 0) held = n;
     }
   }
-  std::string safe = pending_.substr(0, pending_.size() - held);
-  pending_.erase(0, pending_.size() - held);
-  return safe;
+  return held;
+}
+
+}  // namespace
+
+TextStream::TextStream(Tokenizer tokenizer, StopRules rules)
+    : tokenizer_(tokenizer), decoder_(std::move(tokenizer), ShowSpecial::kNo), rules_(std::move(rules)) {}
+
+void TextStream::Append(const std::string& text, ShowSpecial show) {
+  for (const char c : text) {
+    if (show == ShowSpecial::kYes) shown_at_.push_back(pending_.size());
+    pending_.push_back(c);
+  }
+}
+
+// Takes out of `pending_` what comes before the first stop string, or before where one may be beginning.
+std::string TextStream::TakeSafe() {
+  std::string shown;
+  for (const size_t at : shown_at_) shown.push_back(pending_[at]);
+  const auto num_shown_before = [this](size_t end) -> size_t {
+    return std::lower_bound(shown_at_.begin(), shown_at_.end(), end) - shown_at_.begin();
+  };
+  const size_t stop = FirstStop(pending_, rules_.stop_strings);
+  const size_t stop_in_shown = FirstStop(shown, rules_.stop_strings);
+  if (stop != std::string::npos || stop_in_shown != std::string::npos) {
+    finished_ = FinishReason::kStop;
+    shown.resize(std::min(num_shown_before(stop), stop_in_shown));
+    pending_.clear();
+    shown_at_.clear();
+    return shown;
+  }
+  const size_t num_free = shown.size() - NumHeld(shown, rules_.stop_strings);
+  const size_t end = std::min(pending_.size() - NumHeld(pending_, rules_.stop_strings),
+                              num_free < shown.size() ? shown_at_[num_free] : pending_.size());
+  const size_t num_safe = num_shown_before(end);
+  shown.resize(num_safe);
+  pending_.erase(0, end);
+  shown_at_.erase(shown_at_.begin(), shown_at_.begin() + static_cast<ptrdiff_t>(num_safe));
+  for (size_t& at : shown_at_) at -= end;
+  return shown;
 }
 
 std::string TextStream::Push(int32_t token) {
@@ -32,16 +69,22 @@ std::string TextStream::Push(int32_t token) {
     finished_ = FinishReason::kStop;
     return rest;
   }
-  pending_ += decoder_.Push(token);
+  if (tokenizer_.IsSpecial(token)) {
+    Append(std::string(tokenizer_.TokenBytes(token)), ShowSpecial::kNo);
+  } else {
+    Append(decoder_.Push(token), ShowSpecial::kYes);
+  }
   return TakeSafe();
 }
 
 std::string TextStream::Finish() {
-  pending_ += decoder_.Finish();
+  Append(decoder_.Finish(), ShowSpecial::kYes);
   std::string shown = TakeSafe();
   if (finished_ == FinishReason::kNone) {
     finished_ = FinishReason::kLength;
-    shown += std::exchange(pending_, "");
+    for (const size_t at : shown_at_) shown.push_back(pending_[at]);
+    pending_.clear();
+    shown_at_.clear();
   }
   return shown;
 }

@@ -1,7 +1,10 @@
 // The text of one generated sequence: decodes tokens as they come, ends at end-of-sequence tokens and stop strings, and
-// never shows half a character or the beginning of a stop string that may still complete.
+// never shows half a character or the beginning of a stop string that may still complete. Special tokens are not shown,
+// but their texts count where stop strings are looked for: "<|im_end|>" stops at that token, "end<|im_end|>" at the
+// text and the token after it.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -27,11 +30,16 @@ class TextStream {
   FinishReason finished() const { return finished_; }
 
  private:
+  void Append(const std::string& text, ShowSpecial show);
   std::string TakeSafe();
 
+  Tokenizer tokenizer_;
   StreamingDecoder decoder_;
   StopRules rules_;
-  std::string pending_;  // decoded, not yet shown
+  // Decoded and neither shown nor passed over yet, the texts of special tokens among it; and where in it the bytes
+  // that are shown stand, in order. A stop string may match with the special tokens between them or without.
+  std::string pending_;
+  std::vector<size_t> shown_at_;
   FinishReason finished_ = FinishReason::kNone;
 };
 

@@ -73,6 +73,24 @@ class Generate(ProgramTest):
         streamed = self.generate("--prompt", "And God said", "--max-tokens", "24", "--stop", stop, ranks=2)
         self.assertEqual(streamed.text(), "And God said" + plain["text"][:at] + "\n")
 
+    def test_stop_at_special_tokens(self):
+        """A stop text that is a special token, or has one in it, stops there, though special tokens are not shown."""
+        end = "<｜end▁of▁sentence｜>"
+        flags = ["--prompt", "<｜User｜>Who?<｜Assistant｜>", "--compute", "f32", "--max-tokens", "200", "--ignore-eos"]
+        ended = self.outputs(*flags[:-1])[0]
+        self.assertEqual(ended["ids"][-1], 1)
+        for stop in end, ended["text"][-3:] + end:
+            stopped = self.outputs(*flags, "--stop", stop)[0]
+            shown = ended["text"] if stop == end else ended["text"][:-3]
+            self.assertEqual((stopped["finish_reason"], stopped["text"], stopped["ids"]), ("stop", shown, ended["ids"]), stop)
+
+    def test_says_which_flags_do_nothing(self):
+        done = self.generate("--prompt", "Once", "--max-tokens", "2", "--top-p", "0.5", "--seed", "3", ranks=2)
+        self.assertIn("--top-p, --seed do nothing at temperature 0", done.err)
+        self.assertEqual(done.err.count("at temperature 0"), 1)
+        done = self.generate("--prompt", "Once", "--max-tokens", "2", "--top-p", "0.5", "--seed", "3", "--temperature", "1")
+        self.assertNotIn("at temperature 0", done.err)
+
     def test_end_of_sentence(self):
         """Some dialogues end by themselves, unless that is ignored. The end is not shown."""
         for question in "Who?", "What is a list?", "Who is he?", "What does Genesis 1:3 say?", "Why?":

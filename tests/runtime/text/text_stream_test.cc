@@ -66,6 +66,48 @@ TEST(TextStream, AnUnfinishedStopStringIsShownAtTheEnd) {
   EXPECT_EQ(Feed("almost sto", {{1}, {"stop"}}, {1}).text, "almost sto");
 }
 
+// The id of an added token of ferry-tiny-v3, by its text.
+int32_t Added(const std::string& text) {
+  const std::vector<int32_t> ids = Ferry().Encode(text);
+  EXPECT_EQ(ids.size(), 1) << text;
+  EXPECT_TRUE(Ferry().IsSpecial(ids[0])) << text;
+  return ids[0];
+}
+
+constexpr char kUser[] = "<｜User｜>", kEnd[] = "<｜end▁of▁sentence｜>";
+
+TEST(TextStream, AStopStringThatIsASpecialTokenStopsAtTheToken) {
+  const Shown shown = Feed("one two", {{}, {kUser}}, {Added(kUser), 20, 21});
+  EXPECT_EQ(shown.text, "one two");
+  EXPECT_EQ(shown.reason, FinishReason::kStop);
+  EXPECT_EQ(shown.num_pushed, Ferry().Encode("one two").size() + 1);
+  // With --ignore-eos the end of the sentence is a token as any other.
+  EXPECT_EQ(Feed("one two", {{}, {kEnd}}, {Added(kEnd), 20}).reason, FinishReason::kStop);
+  // Without such a stop string special tokens are passed over, and the text around them is whole.
+  std::vector<int32_t> then = {Added(kUser)};
+  for (const int32_t id : Ferry().Encode(" three")) then.push_back(id);
+  const Shown whole = Feed("one two", {{}, {kEnd}}, then);
+  EXPECT_EQ(whole.text, "one two three");
+  EXPECT_EQ(whole.reason, FinishReason::kLength);
+}
+
+TEST(TextStream, AStopStringMayMixTextAndSpecialTokens) {
+  std::vector<int32_t> then = {Added(kUser)};
+  for (const int32_t id : Ferry().Encode(" three four")) then.push_back(id);
+  const std::string user = kUser;
+  for (const std::string& stop : {"wo" + user, "two" + user + " thr", user + " th"}) {
+    const Shown shown = Feed("one two", {{}, {"no such text", stop}}, then);
+    EXPECT_EQ(shown.text, std::string("one two").substr(0, 7 - stop.find(user))) << stop;
+    EXPECT_EQ(shown.reason, FinishReason::kStop) << stop;
+  }
+  // A stop string of text alone is one in what is shown, whatever is hidden inside it.
+  EXPECT_EQ(Feed("one two", {{}, {"wo thr"}}, then).text, "one t");
+  // What only began as a stop string is shown after all.
+  EXPECT_EQ(Feed("one two", {{}, {"wo" + user + "!"}}, then).text, "one two three four");
+  EXPECT_EQ(Feed("one two", {{}, {"wo" + user + "!"}}, {Added(kUser)}).text, "one two");
+  EXPECT_EQ(Feed("one two", {{}, {user + user}}, {Added(kUser), Added(kUser)}).reason, FinishReason::kStop);
+}
+
 TEST(TextStream, NeverShowsHalfACharacter) {
   TextStream stream(Ferry(), {});
   std::string all;
