@@ -1,6 +1,7 @@
 #include "launch/cli/flag_set.h"
 
 #include <CLI/CLI.hpp>
+#include <cfloat>
 #include <cmath>
 #include <utility>
 
@@ -19,6 +20,13 @@ namespace {
 }
 
 std::string Number(double v) { return absl::StrCat(v); }
+
+// Whether `text`, read as `v`, is a number that double cannot hold with all its digits: 1e-320, or 1e-400, which is
+// read as 0. Nobody means these.
+bool IsTooSmall(const std::string& text, double v) {
+  const std::string mantissa = text.substr(0, text.find_first_of("eEpP"));
+  return v == 0 ? mantissa.find_first_of("123456789") != std::string::npos : std::abs(v) < DBL_MIN;
+}
 
 int64_t ParseInteger(const std::string& flag, const std::string& text, int64_t low, int64_t high) {
   const std::string range = absl::StrCat("an integer from ", low, " to ", high);
@@ -89,14 +97,21 @@ void FlagSet::Seed(const std::string& name, uint64_t* value, const std::string& 
 }
 
 void FlagSet::Real(const std::string& name, double* value, RealRange range, const std::string& help) {
-  const bool open = range.low_end == RealRange::Low::kExcluded;
-  const std::string wanted =
-      absl::StrCat("must be a number ", open ? "above " : "from ", Number(range.low), " to ", Number(range.high));
+  const bool open = range.low_end == RealRange::Low::kExcluded, or_zero = range.low_end == RealRange::Low::kOrZero;
+  const std::string wanted = absl::StrCat("must be ", or_zero ? "0, or " : "", "a number ", open ? "above " : "from ",
+                                          Number(range.low), " to ", Number(range.high));
   auto parse = [=](const std::string& text) {
     double v = 0;
-    if (!absl::SimpleAtod(text, &v) || std::isnan(v)) Refuse(name, text, wanted);
+    if (!absl::SimpleAtod(text, &v) || std::isnan(v) || IsTooSmall(text, v)) Refuse(name, text, wanted);
+    if (or_zero && v == 0) {
+      *value = 0;
+      return;
+    }
     if (v > range.high) Refuse(name, text, absl::StrCat(wanted, "; the nearest is ", Number(range.high)));
-    if (v < range.low && !open) Refuse(name, text, absl::StrCat(wanted, "; the nearest is ", Number(range.low)));
+    if (v < range.low && !open) {
+      const double nearest = or_zero && v < range.low / 2 ? 0 : range.low;
+      Refuse(name, text, absl::StrCat(wanted, "; the nearest is ", Number(nearest)));
+    }
     if (v < range.low || (open && v == range.low)) Refuse(name, text, wanted);
     *value = v;
   };

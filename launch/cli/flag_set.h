@@ -20,7 +20,8 @@ namespace tokenferry {
 struct RealRange {
   double low = 0;
   double high = 0;
-  enum class Low : uint8_t { kIncluded, kExcluded } low_end = Low::kIncluded;
+  // kOrZero: 0 too, though it lies below.
+  enum class Low : uint8_t { kIncluded, kExcluded, kOrZero } low_end = Low::kIncluded;
 };
 
 // The flags of one subcommand. The values pointed to must outlive the parser. A flag that is not given leaves its value

@@ -11,6 +11,7 @@
 #include "launch/cli/config_file.h"
 #include "launch/cli/flag_set.h"
 #include "launch/cli/nearest.h"
+#include "runtime/engine/sampler.h"
 
 namespace tokenferry {
 namespace {
@@ -128,12 +129,15 @@ void DeclareGenerate(FlagSet& set, GenerateFlags* f) {
   set.Text("prompt-file", &f->prompt_file, "file whose text is one more prompt");
   set.Integer("max-tokens", &f->max_tokens, 1, kMaxTokens, "new tokens per prompt");
   set.Switch("ignore-eos", &f->ignore_eos, "go on after the end-of-text token");
-  set.Real("temperature", &f->temperature, {0, 100}, "0: always the likeliest token");
-  set.Real("top-p", &f->top_p, {0, 1, kExcluded}, "sample from the likeliest tokens of this total probability");
+  set.Real("temperature", &f->temperature, {kMinTemperature, kMaxTemperature, RealRange::Low::kOrZero},
+           "0: always the likeliest token");
+  set.Real("top-p", &f->top_p, {kMinTopP, 1}, "sample from the likeliest tokens of this total probability");
   set.Integer("top-k", &f->top_k, 0, kMaxTokens, "sample from the k likeliest tokens; 0: all");
   set.Real("min-p", &f->min_p, {0, 1}, "drop tokens less likely than this share of the likeliest");
-  set.Real("repetition-penalty", &f->repetition_penalty, {0, 100, kExcluded}, "divides the logits of seen tokens");
-  set.Real("presence-penalty", &f->presence_penalty, {-100, 100}, "subtracted from the logits of generated tokens");
+  set.Real("repetition-penalty", &f->repetition_penalty, {kMinRepetitionPenalty, kMaxRepetitionPenalty},
+           "divides the logits of seen tokens");
+  set.Real("presence-penalty", &f->presence_penalty, {-kMaxPresencePenalty, kMaxPresencePenalty},
+           "subtracted from the logits of generated tokens");
   set.Seed("seed", &f->seed, "of sampling");
   set.Texts("stop", &f->stop, "text that ends a sequence; repeatable");
   set.Switch("json", &f->json, "print one JSON document instead of streaming");

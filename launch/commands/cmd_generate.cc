@@ -5,8 +5,10 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "bench/alltoall/routing_trace.h"
 #include "comm/transport/collectives.h"
+#include "core/log.h"
 #include "launch/cli/text_file.h"
 #include "launch/commands/commands.h"
 #include "launch/reports/run_report.h"
@@ -181,6 +183,10 @@ absl::Status RunGenerate(RankContext& context, const GenerateFlags& flags) {
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNeeded));
   absl::StatusOr<std::vector<Prompt>> prompts = std::vector<Prompt>();
   absl::Status valid = Validate(Sampling(flags));
+  if (const auto unused = UnusedParams(Sampling(flags)); first && !unused.empty()) {
+    LogWarning(absl::StrCat("--", absl::StrJoin(unused, ", --"), unused.size() == 1 ? " does" : " do",
+                            " nothing at temperature 0, where the likeliest token is always taken"));
+  }
   if (first && valid.ok()) {
     prompts = ReadPrompts(flags, *files);
     valid = prompts.status();

@@ -41,7 +41,12 @@ void Penalise(const SamplingParams& params, const TokenHistory& history, std::ve
 // Candidates by falling logit (ties to the lower id), cut by top-k, as probabilities cut by top-p and min-p.
 std::vector<Candidate> Shortlist(const SamplingParams& params, const std::vector<double>& logits) {
   std::vector<Candidate> all(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) all[i] = {static_cast<int32_t>(i), logits[i] / params.temperature};
+  // The largest is subtracted before the division: no temperature turns a finite logit into +infinity, or two equal
+  // ones into infinity minus infinity.
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  for (size_t i = 0; i < logits.size(); ++i) {
+    all[i] = {static_cast<int32_t>(i), (logits[i] - largest) / params.temperature};
+  }
   const auto before = [](const Candidate& a, const Candidate& b) {
     return a.value != b.value ? a.value > b.value : a.token < b.token;
   };
@@ -51,9 +56,8 @@ std::vector<Candidate> Shortlist(const SamplingParams& params, const std::vector
   } else {
     std::sort(all.begin(), all.end(), before);
   }
-  const double top = all[0].value;
   double sum = 0;
-  for (Candidate& c : all) sum += c.value = std::exp(c.value - top);
+  for (Candidate& c : all) sum += c.value = std::exp(c.value);
   for (Candidate& c : all) c.value /= sum;
   size_t keep = all.size();
   if (params.top_p < 1) {
@@ -84,19 +88,37 @@ absl::Status RangeError(absl::string_view name, double value, absl::string_view 
 }  // namespace
 
 absl::Status Validate(const SamplingParams& p) {
-  // Written as !(in range), so that NaN is refused.
-  if (!(p.temperature >= 0 && p.temperature <= 100))
-    return RangeError("temperature", p.temperature, "between 0 and 100");
-  if (p.top_k < 0) return RangeError("top-k", p.top_k, "0 (all tokens) or more");
-  if (!(p.top_p > 0 && p.top_p <= 1)) return RangeError("top-p", p.top_p, "above 0 and at most 1");
-  if (!(p.min_p >= 0 && p.min_p < 1)) return RangeError("min-p", p.min_p, "at least 0 and below 1");
-  if (!(p.repetition_penalty > 0 && p.repetition_penalty <= 100)) {
-    return RangeError("repetition-penalty", p.repetition_penalty, "above 0 and at most 100");
+  // Written as !(in range), so that NaN is refused; and a denormal number is in no range but as 0.
+  const auto within = [](double v, double low, double high) {
+    return v >= low && v <= high && (v == 0 || std::isnormal(v));
+  };
+  if (p.temperature != 0 && !within(p.temperature, kMinTemperature, kMaxTemperature)) {
+    return RangeError("temperature", p.temperature,
+                      absl::StrCat("0, or from ", kMinTemperature, " to ", kMaxTemperature));
   }
-  if (!(p.presence_penalty >= -100 && p.presence_penalty <= 100)) {
-    return RangeError("presence-penalty", p.presence_penalty, "between -100 and 100");
+  if (p.top_k < 0) return RangeError("top-k", p.top_k, "0 (all tokens) or more");
+  if (!within(p.top_p, kMinTopP, 1)) return RangeError("top-p", p.top_p, absl::StrCat("from ", kMinTopP, " to 1"));
+  if (!within(p.min_p, 0, 1)) return RangeError("min-p", p.min_p, "from 0 to 1");
+  if (!within(p.repetition_penalty, kMinRepetitionPenalty, kMaxRepetitionPenalty)) {
+    return RangeError("repetition-penalty", p.repetition_penalty,
+                      absl::StrCat("from ", kMinRepetitionPenalty, " to ", kMaxRepetitionPenalty));
+  }
+  if (!within(p.presence_penalty, -kMaxPresencePenalty, kMaxPresencePenalty)) {
+    return RangeError("presence-penalty", p.presence_penalty,
+                      absl::StrCat("from ", -kMaxPresencePenalty, " to ", kMaxPresencePenalty));
   }
   return absl::OkStatus();
+}
+
+std::vector<std::string> UnusedParams(const SamplingParams& p) {
+  std::vector<std::string> names;
+  if (p.temperature != 0) return names;
+  const SamplingParams defaults;
+  if (p.top_p != defaults.top_p) names.emplace_back("top-p");
+  if (p.top_k != defaults.top_k) names.emplace_back("top-k");
+  if (p.min_p != defaults.min_p) names.emplace_back("min-p");
+  if (p.seed != defaults.seed) names.emplace_back("seed");
+  return names;
 }
 
 double CounterUniform(uint64_t seed, uint64_t counter) {
@@ -120,9 +142,14 @@ double LogSumExp(absl::Span<const float> logits) {
 absl::StatusOr<SampledToken> Sample(absl::Span<const float> logits, const SamplingParams& params,
                                     const TokenHistory& history, int64_t position) {
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (std::isnan(logits[i])) {
-      return absl::InternalError(absl::StrCat("logit of token ", i, " at position ", position, " is NaN"));
+    const bool is_nan = std::isnan(logits[i]);
+    if (is_nan || (std::isinf(logits[i]) && logits[i] > 0)) {
+      const char* const what = is_nan ? "NaN" : "infinite";
+      return absl::InternalError(absl::StrCat("logit of token ", i, " at position ", position, " is ", what));
     }
+  }
+  if (std::isinf(*std::max_element(logits.begin(), logits.end()))) {
+    return absl::InternalError(absl::StrCat("all logits at position ", position, " are -infinity"));
   }
   std::vector<double> scores(logits.begin(), logits.end());
   Penalise(params, history, scores);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -11,18 +12,28 @@
 namespace tokenferry {
 
 struct SamplingParams {
-  double temperature = 0;  // 0: greedy
-  int32_t top_k = 0;       // 0: all
-  double top_p = 1.0;      // (0, 1]
-  double min_p = 0.0;      // [0, 1): drops tokens less likely than min_p times the likeliest
-  double repetition_penalty =
-      1;  // > 0: divides positive, multiplies negative logits of tokens in prompt or output (CTRL)
-  double presence_penalty = 0;  // subtracted from logits of tokens in the output (OpenAI)
+  double temperature = 0;         // 0: greedy
+  int32_t top_k = 0;              // 0: all
+  double top_p = 1.0;             // at most 1
+  double min_p = 0.0;             // at most 1: drops tokens less likely than min_p times the likeliest
+  double repetition_penalty = 1;  // divides positive, multiplies negative logits of tokens in prompt or output (CTRL)
+  double presence_penalty = 0;    // subtracted from logits of tokens in the output (OpenAI)
   uint64_t seed = 0;
 };
 
-// InvalidArgument naming the parameter, its value and its range.
+// The smallest values that can be meant. Below, a parameter is a slip (1e-308) or would make infinities of logits.
+inline constexpr double kMinTemperature = 1e-5;  // and 0; odds of tokens whose logits differ by 0.01 are e^1000 here
+inline constexpr double kMinTopP = 1e-9;
+inline constexpr double kMinRepetitionPenalty = 0.01;
+// The largest.
+inline constexpr double kMaxTemperature = 100, kMaxRepetitionPenalty = 100, kMaxPresencePenalty = 100;
+
+// InvalidArgument naming the parameter, its value and its range. Refuses NaN, infinities and denormal numbers too.
 absl::Status Validate(const SamplingParams& params);
+
+// The parameters that are set but mean nothing at temperature 0, as flags are spelled: "top-p", "seed". Empty at other
+// temperatures.
+std::vector<std::string> UnusedParams(const SamplingParams& params);
 
 // What the penalties look at.
 struct TokenHistory {
@@ -36,7 +47,8 @@ struct SampledToken {
 };
 
 // Order: penalties, temperature, top-k, top-p, min-p (transformers' order), then one draw. `position` is the position
-// of the new token in its sequence. Greedy takes the largest logit, ties to the lower id. Internal when a logit is NaN.
+// of the new token in its sequence. Greedy takes the largest logit, ties to the lower id. Internal when a logit is NaN
+// or +infinity, or all are -infinity.
 absl::StatusOr<SampledToken> Sample(absl::Span<const float> logits, const SamplingParams& params,
                                     const TokenHistory& history, int64_t position);
 

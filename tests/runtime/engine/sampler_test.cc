@@ -121,6 +121,42 @@ TEST(Sampler, RefusesNaNNamingTheToken) {
   EXPECT_THAT(std::string(sampled.status().message()), HasSubstr("token 1 at position 9 is NaN"));
 }
 
+TEST(Sampler, RefusesInfinityAndNothingToChooseFrom) {
+  const float inf = std::numeric_limits<float>::infinity();
+  SamplingParams warm;
+  warm.temperature = 1;
+  for (const SamplingParams& p : {SamplingParams(), warm}) {
+    EXPECT_THAT(std::string(Sample(std::vector<float>{0, inf}, p, {}, 9).status().message()),
+                HasSubstr("token 1 at position 9 is infinite"));
+    EXPECT_THAT(std::string(Sample(std::vector<float>{-inf, -inf}, p, {}, 9).status().message()),
+                HasSubstr("all logits at position 9 are -infinity"));
+    EXPECT_EQ(Ok({-inf, 2, -inf}, p).token, 1);  // masked tokens
+  }
+}
+
+TEST(Sampler, TheSmallestParametersLeaveTheLikeliestToken) {
+  SamplingParams p;
+  p.temperature = kMinTemperature;
+  p.top_p = kMinTopP;
+  p.repetition_penalty = kMinRepetitionPenalty;
+  ASSERT_TRUE(Validate(p).ok());
+  // Logits as large as f32 has them: divided by the temperature as they are, they would be infinite.
+  const float huge = std::numeric_limits<float>::max();
+  for (int position = 0; position < 50; ++position) {
+    EXPECT_EQ(Ok({-huge, 0.5f * huge, huge, 0}, p, {}, position).token, 2);
+    EXPECT_EQ(Ok({-huge, -0.75f * huge}, p, {}, position).token, 1);
+  }
+}
+
+TEST(Sampler, SaysWhatMeansNothingAtTemperatureZero) {
+  SamplingParams p;
+  EXPECT_TRUE(UnusedParams(p).empty());
+  p.top_p = 0.5, p.top_k = 3, p.min_p = 0.1, p.seed = 7, p.repetition_penalty = 2;
+  EXPECT_THAT(UnusedParams(p), testing::ElementsAre("top-p", "top-k", "min-p", "seed"));
+  p.temperature = 0.7;
+  EXPECT_TRUE(UnusedParams(p).empty());
+}
+
 TEST(Sampler, ValidateNamesParameterValueAndRange) {
   const auto message = [](auto set) {
     SamplingParams p;
@@ -128,11 +164,18 @@ TEST(Sampler, ValidateNamesParameterValueAndRange) {
     return std::string(Validate(p).message());
   };
   EXPECT_TRUE(Validate({}).ok());
+  for (const double v : {1e-308, 1e-320, 1e-6, 100.5, HUGE_VAL}) {
+    EXPECT_THAT(message([v](auto& p) { p.temperature = v; }), HasSubstr("must be 0, or from 1e-05 to 100")) << v;
+    EXPECT_THAT(message([v](auto& p) { p.repetition_penalty = v; }), HasSubstr("must be from 0.01 to 100")) << v;
+  }
+  EXPECT_THAT(message([](auto& p) { p.top_p = 1e-320; }), HasSubstr("top-p is 9.99989e-321, but must be from 1e-09"));
+  EXPECT_THAT(message([](auto& p) { p.min_p = 1e-320; }), HasSubstr("min-p is"));
+  EXPECT_THAT(message([](auto& p) { p.presence_penalty = 1e-320; }), HasSubstr("presence-penalty is"));
   EXPECT_THAT(message([](auto& p) { p.temperature = -1; }), HasSubstr("temperature is -1"));
   EXPECT_THAT(message([](auto& p) { p.temperature = std::nan(""); }), HasSubstr("temperature is nan"));
   EXPECT_THAT(message([](auto& p) { p.top_k = -2; }), HasSubstr("top-k is -2"));
   EXPECT_THAT(message([](auto& p) { p.top_p = 0; }), HasSubstr("top-p is 0"));
-  EXPECT_THAT(message([](auto& p) { p.min_p = 1; }), HasSubstr("min-p is 1"));
+  EXPECT_THAT(message([](auto& p) { p.min_p = 1.5; }), HasSubstr("min-p is 1.5"));
   EXPECT_THAT(message([](auto& p) { p.repetition_penalty = 0; }), HasSubstr("repetition-penalty is 0"));
   EXPECT_THAT(message([](auto& p) { p.presence_penalty = 101; }), HasSubstr("presence-penalty is 101"));
 }
