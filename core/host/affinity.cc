@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <set>
@@ -129,17 +130,31 @@ bool BoundByLauncher(const std::vector<std::vector<int>>& machine_cores, const s
 
 }  // namespace
 
+namespace {
+
+// Taken when the program is loaded: later threads are pinned, and a thread's CPUs no longer tell the process's.
+const int num_process_cpus = static_cast<int>(AllowedCpus().size());
+
+}  // namespace
+
+int NumProcessCpus() { return num_process_cpus; }
+
 std::vector<int> AllowedCpus() {
+  std::vector<int> cpus = AllowedCpusOf(0);
+  return cpus.empty() ? std::vector<int>{0} : cpus;
+}
+
+std::vector<int> AllowedCpusOf(pid_t pid) {
   for (int num_cpus = 1024; num_cpus <= kMaxCpus; num_cpus *= 4) {
     CpuSet set(num_cpus);
-    if (sched_getaffinity(0, set.num_bytes(), set.get()) != 0) continue;  // EINVAL: the kernel's sets are larger
+    if (sched_getaffinity(pid, set.num_bytes(), set.get()) != 0) continue;  // EINVAL: the kernel's sets are larger
     std::vector<int> cpus;
     for (int cpu = 0; cpu < num_cpus; ++cpu) {
       if (set.Has(cpu)) cpus.push_back(cpu);
     }
     return cpus;
   }
-  return {0};
+  return {};
 }
 
 std::vector<std::vector<int>> MachineCores() {
@@ -172,11 +187,13 @@ absl::StatusOr<AffinityPlan> PlanAffinity(const std::vector<std::vector<int>>& m
 
   AffinityPlan plan;
   plan.bound_by_launcher = BoundByLauncher(machine_cores, sets, own);
-  const size_t threads =
-      request.num_threads > 0 ? request.num_threads : std::max<size_t>(1, cores.size() / peers.num_overlapping);
+  const auto num_ranks = static_cast<double>(sets.size());
+  const double fit = std::min(static_cast<double>(cores.size() / peers.num_overlapping),
+                              std::floor(request.num_cpus_of_quota / num_ranks));
+  const size_t threads = request.num_threads > 0 ? request.num_threads : static_cast<size_t>(std::max(1.0, fit));
   plan.num_threads = static_cast<int>(threads);
   const size_t total = threads * peers.num_overlapping;
-  plan.oversubscribed = total > own.size();
+  plan.oversubscribed = total > own.size() || static_cast<double>(threads) * num_ranks > request.num_cpus_of_quota;
   if (peers.num_overlapping != peers.num_equal) return plan;
 
   const size_t peer = peers.idx_among_equal;

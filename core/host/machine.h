@@ -5,7 +5,7 @@
 
 namespace tokenferry {
 
-// One line: processor, allowed CPUs, memory, kernel. For people; never parsed.
+// One line: processor, CPUs that this machine (or container) has, memory, kernel. For people; never parsed.
 std::string MachineDescription();
 
 }  // namespace tokenferry

@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "core/host/cgroup.h"
 
 namespace tokenferry {
 namespace {
@@ -51,6 +52,11 @@ absl::StatusOr<MachineMemory> ReadMachineMemory() {
   TF_ASSIGN_OR_RETURN(memory.total_bytes, Find(text, "MemTotal", kPath));
   TF_ASSIGN_OR_RETURN(memory.available_bytes, Find(text, "MemAvailable", kPath));
   return memory;
+}
+
+absl::StatusOr<int64_t> AvailableMemory() {
+  TF_ASSIGN_OR_RETURN(const MachineMemory machine, ReadMachineMemory());
+  return std::min(machine.available_bytes, ReadCgroupLimits().available_bytes);
 }
 
 }  // namespace tokenferry

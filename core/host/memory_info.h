@@ -21,4 +21,9 @@ struct MachineMemory {
 absl::StatusOr<ProcessMemory> ReadProcessMemory();
 absl::StatusOr<MachineMemory> ReadMachineMemory();
 
+// What the processes of this machine, and of this process's cgroups, may still take before the kernel kills one of
+// them: the smaller of the machine's available memory and what the cgroups leave. Swap is left out: weights are read
+// again in every step.
+absl::StatusOr<int64_t> AvailableMemory();
+
 }  // namespace tokenferry

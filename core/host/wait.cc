@@ -12,9 +12,6 @@
 namespace tokenferry {
 namespace {
 
-// Taken when the program is loaded: later, threads are pinned, and a thread's CPUs no longer tell the process's.
-const int num_allowed_cpus = static_cast<int>(AllowedCpus().size());
-
 std::atomic<int> num_pool_threads{0};
 std::atomic<HostLoad> host_load{HostLoad::kFits};
 
@@ -22,7 +19,7 @@ std::atomic<HostLoad> host_load{HostLoad::kFits};
 
 bool Oversubscribed() {
   return host_load.load(std::memory_order_relaxed) == HostLoad::kOversubscribed ||
-         num_pool_threads.load(std::memory_order_relaxed) > num_allowed_cpus;
+         num_pool_threads.load(std::memory_order_relaxed) > NumProcessCpus();
 }
 
 void SetHostLoad(HostLoad load) { host_load.store(load, std::memory_order_relaxed); }

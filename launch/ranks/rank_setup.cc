@@ -1,5 +1,6 @@
 #include "launch/ranks/rank_setup.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -7,36 +8,41 @@
 #include "comm/transport/collectives.h"
 #include "core/device/cpu_device.h"
 #include "core/device/cuda_device.h"
+#include "core/host/cgroup.h"
 #include "core/host/wait.h"
 
 namespace tokenferry {
 namespace {
 
 // What each rank tells the others about its machine.
-struct Machine {
+struct MachineHeader {
   uint32_t isas = 0;
+  double num_cpus_of_quota = 0;  // CgroupLimits::num_cpus
+};
+struct Machine {
+  MachineHeader header;
   std::vector<int> cpus;  // it may run on
 };
 
 std::string Encode(const Machine& machine) {
-  std::string bytes(sizeof(uint32_t) + machine.cpus.size() * sizeof(int32_t), '\0');
-  std::memcpy(bytes.data(), &machine.isas, sizeof(uint32_t));
+  std::string bytes(sizeof(MachineHeader) + machine.cpus.size() * sizeof(int32_t), '\0');
+  std::memcpy(bytes.data(), &machine.header, sizeof(MachineHeader));
   if (!machine.cpus.empty()) {
-    std::memcpy(bytes.data() + sizeof(uint32_t), machine.cpus.data(), machine.cpus.size() * sizeof(int32_t));
+    std::memcpy(bytes.data() + sizeof(MachineHeader), machine.cpus.data(), machine.cpus.size() * sizeof(int32_t));
   }
   return bytes;
 }
 
 absl::StatusOr<Machine> Decode(const std::string& bytes, size_t rank) {
-  if (bytes.size() < sizeof(uint32_t) || bytes.size() % sizeof(int32_t) != 0) {
+  if (bytes.size() < sizeof(MachineHeader) || bytes.size() % sizeof(int32_t) != 0) {
     return absl::DataLossError(absl::StrCat("rank ", rank, " describes its machine in ", bytes.size(),
                                             " bytes; is it the same version of tokenferry?"));
   }
   Machine machine;
-  std::memcpy(&machine.isas, bytes.data(), sizeof(uint32_t));
-  machine.cpus.resize((bytes.size() - sizeof(uint32_t)) / sizeof(int32_t));
+  std::memcpy(&machine.header, bytes.data(), sizeof(MachineHeader));
+  machine.cpus.resize((bytes.size() - sizeof(MachineHeader)) / sizeof(int32_t));
   if (!machine.cpus.empty()) {
-    std::memcpy(machine.cpus.data(), bytes.data() + sizeof(uint32_t), machine.cpus.size() * sizeof(int32_t));
+    std::memcpy(machine.cpus.data(), bytes.data() + sizeof(MachineHeader), machine.cpus.size() * sizeof(int32_t));
   }
   return machine;
 }
@@ -48,6 +54,7 @@ absl::StatusOr<AffinityPlan> PlanCpus(const Topology& topology, RankId rank, con
   request.num_threads = num_threads;
   for (const RankId peer : topology.hosts[topology.host_idx_per_rank[rank.value]].ranks) {
     request.cpus_per_local_rank.push_back(machines[peer.value].cpus);
+    request.num_cpus_of_quota = std::min(request.num_cpus_of_quota, machines[peer.value].header.num_cpus_of_quota);
   }
   TF_ASSIGN_OR_RETURN(AffinityPlan plan, PlanAffinity(MachineCores(), request));
   if (plan.oversubscribed) SetHostLoad(HostLoad::kOversubscribed);
@@ -73,7 +80,7 @@ absl::Status SetUpAlone(const SharedFlags& flags, RankId rank, const std::vector
   std::vector<uint32_t> masks;
   for (size_t r = 0; r < encoded.size(); ++r) {
     TF_ASSIGN_OR_RETURN(Machine machine, Decode(encoded[r], r));
-    masks.push_back(machine.isas);
+    masks.push_back(machine.header.isas);
     machines.push_back(std::move(machine));
   }
   TF_ASSIGN_OR_RETURN(setup->isa, AgreeOnIsa(masks, flags.instruction_set));
@@ -102,7 +109,7 @@ absl::StatusOr<Isa> AgreeOnIsa(const std::vector<uint32_t>& masks, const std::st
 absl::StatusOr<RankSetup> SetUpRank(Transport& transport, const SharedFlags& flags) {
   RankSetup setup;
   setup.topology = Topology::Of(transport);
-  const Machine mine{SupportedIsas(), AllowedCpus()};
+  const Machine mine{{SupportedIsas(), ReadCgroupLimits().num_cpus}, AllowedCpus()};
   TF_ASSIGN_OR_RETURN(const std::vector<std::string> encoded,
                       AllGather(transport, {.phase = "start: machines"}, Encode(mine)));
   const absl::Status alone = SetUpAlone(flags, transport.rank(), encoded, &setup);

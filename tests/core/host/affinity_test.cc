@@ -53,6 +53,29 @@ TEST(PlanAffinityTest, OneRankTakesOneCpuOfEachCore) {
   EXPECT_FALSE(plans[0].oversubscribed);
 }
 
+TEST(PlanAffinityTest, AQuotaBoundsTheThreads) {
+  const auto plan = [](int num_ranks, int num_threads, double quota) {
+    const AffinityRequest request{.local_rank = 0,
+                                  .cpus_per_local_rank = std::vector<Cpus>(num_ranks, All(Machine(8, 2))),
+                                  .num_threads = num_threads,
+                                  .num_cpus_of_quota = quota};
+    return PlanAffinity(Machine(8, 2), request).value();
+  };
+  const struct {
+    int num_ranks, num_threads;
+    double quota;
+    int expected;
+    bool oversubscribed;
+  } cases[] = {{1, 0, 100, 8, false}, {1, 0, 3, 3, false}, {1, 0, 2.9, 2, false}, {2, 0, 3, 1, false},
+               {1, 0, 0.5, 1, true},  {3, 0, 2, 1, true},  {1, 4, 4, 4, false},   {1, 4, 3.9, 4, true},
+               {2, 2, 4, 2, false},   {2, 0, 8, 4, false}};
+  for (const auto& c : cases) {
+    const AffinityPlan p = plan(c.num_ranks, c.num_threads, c.quota);
+    EXPECT_EQ(p.num_threads, c.expected) << c.num_ranks << " ranks, quota " << c.quota;
+    EXPECT_EQ(p.oversubscribed, c.oversubscribed) << c.num_ranks << " ranks, quota " << c.quota;
+  }
+}
+
 TEST(PlanAffinityTest, RanksTakeNeighbouringCores) {
   const auto plans = PlanShared(Machine(8, 2), 2, 0);
   EXPECT_THAT(plans[0].cpus, ElementsAre(0, 1, 2, 3));
