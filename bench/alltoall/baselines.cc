@@ -2,13 +2,10 @@
 
 #include <mpi.h>
 
-#include <numeric>
-
-#include "absl/types/span.h"
+#include "bench/alltoall/baseline_plan.h"
 #include "bench/alltoall/bench_ops.h"
 #include "bench/alltoall/round_trip.h"
 #include "comm/ops/exchange_ops.h"
-#include "comm/plan/exchange_plan.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/mpi_status.h"
 #include "core/check.h"
@@ -17,99 +14,6 @@ namespace tokenferry {
 namespace {
 
 constexpr CallSite kMeet{.phase = "bench: meet"};
-
-// Counts and displacements of MPI_Alltoallv, in bytes.
-struct Blocks {
-  std::vector<int> counts, displacements;
-  int64_t num_bytes = 0;
-
-  Blocks() = default;
-  // offsets [R + 1] in units of `unit` bytes. The bytes fit into an int.
-  Blocks(const std::vector<int64_t>& offsets, int64_t unit) : num_bytes(offsets.back() * unit) {
-    for (size_t r = 0; r + 1 < offsets.size(); ++r) {
-      counts.push_back(static_cast<int>((offsets[r + 1] - offsets[r]) * unit));
-      displacements.push_back(static_cast<int>(offsets[r] * unit));
-    }
-  }
-};
-
-absl::Status AllToAll(const void* send, const Blocks& s, void* recv, const Blocks& r) {
-  return MpiStatus(MPI_Alltoallv(send, s.counts.data(), s.displacements.data(), MPI_BYTE, recv, r.counts.data(),
-                                 r.displacements.data(), MPI_BYTE, MPI_COMM_WORLD),
-                   "MPI_Alltoallv");
-}
-
-std::vector<int64_t> Offsets(const std::vector<int64_t>& counts) {
-  std::vector<int64_t> offsets(counts.size() + 1, 0);
-  std::partial_sum(counts.begin(), counts.end(), offsets.begin() + 1);
-  return offsets;
-}
-
-// The plan of a baseline: this exchange's own index arrays, swapped by MPI.
-struct BaselinePlan {
-  SendPlan send;
-  RecvPlan recv;
-  std::vector<float> send_weight, recv_weight;  // of selections, in message order
-};
-
-absl::StatusOr<BaselinePlan> MakePlan(const BenchProblem& problem) {
-  BaselinePlan plan;
-  PlanBuilder builder;
-  TF_RETURN_IF_ERROR(builder.BuildSend(problem.host_routing(), problem.placement(), plan.send));
-  const int R = problem.placement().num_ranks();
-  std::vector<int64_t> mine(2 * R), theirs(2 * R), rows(R), selections(R);
-  for (int r = 0; r < R; ++r) {
-    mine[2 * r] = plan.send.row_offsets[r + 1] - plan.send.row_offsets[r];
-    mine[2 * r + 1] = plan.send.selection_offsets[r + 1] - plan.send.selection_offsets[r];
-  }
-  TF_RETURN_IF_ERROR(MpiStatus(MPI_Alltoall(mine.data(), 2, MPI_INT64_T, theirs.data(), 2, MPI_INT64_T, MPI_COMM_WORLD),
-                               "MPI_Alltoall"));
-  for (int r = 0; r < R; ++r) {
-    rows[r] = theirs[2 * r];
-    selections[r] = theirs[2 * r + 1];
-  }
-  const std::vector<int64_t> offsets = Offsets(selections);
-  std::vector<WireSelection> arrived(offsets.back());
-  TF_RETURN_IF_ERROR(AllToAll(plan.send.selections.data(), Blocks(plan.send.selection_offsets, sizeof(WireSelection)),
-                              arrived.data(), Blocks(offsets, sizeof(WireSelection))));
-  plan.send_weight.resize(plan.send.selections.size());
-  const int64_t K = problem.point().top_k;
-  for (int r = 0; r < R; ++r) {
-    for (int64_t i = plan.send.selection_offsets[r]; i < plan.send.selection_offsets[r + 1]; ++i) {
-      const int64_t row = plan.send.row_offsets[r] + plan.send.selections[i].row_idx;
-      plan.send_weight[i] = problem.traffic().weight[plan.send.row_token[row] * K + plan.send.selection_k[i]];
-    }
-  }
-  plan.recv_weight.resize(arrived.size());
-  TF_RETURN_IF_ERROR(AllToAll(plan.send_weight.data(), Blocks(plan.send.selection_offsets, sizeof(float)),
-                              plan.recv_weight.data(), Blocks(offsets, sizeof(float))));
-  TF_RETURN_IF_ERROR(
-      builder.BuildRecv(rows, selections, arrived, problem.placement().num_local_slots(problem.rank()), plan.recv));
-  return plan;
-}
-
-// Sums of rows by index, ready for kCombineRows: the baselines sum with the exchange's own kernel.
-struct SumList {
-  std::vector<int64_t> offsets;
-  std::vector<int32_t> idx;
-  std::vector<float> weight;      // of each
-  std::vector<int32_t> position;  // 0, 1, ..
-};
-
-// Groups 0 .. num_groups - 1, each with the items i of group[i], in order.
-SumList GroupItems(const std::vector<int32_t>& group, int64_t num_groups) {
-  SumList list;
-  list.offsets.assign(num_groups + 1, 0);
-  for (const int32_t g : group) ++list.offsets[g + 1];
-  std::partial_sum(list.offsets.begin(), list.offsets.end(), list.offsets.begin());
-  std::vector<int64_t> next(list.offsets.begin(), list.offsets.end() - 1);
-  list.idx.resize(group.size());
-  list.weight.assign(group.size(), 1.0f);
-  list.position.resize(group.size());
-  std::iota(list.position.begin(), list.position.end(), 0);
-  for (size_t i = 0; i < group.size(); ++i) list.idx[next[group[i]]++] = static_cast<int32_t>(i);
-  return list;
-}
 
 // Memory and steps that the kinds share. Host memory of the device, since MPI moves it.
 class BaselineBase : public Baseline {
@@ -188,15 +92,15 @@ class AllToAllVBaseline : public BaselineBase {
   using BaselineBase::BaselineBase;
   absl::StatusOr<BaselineSeconds> Run() override {
     TF_RETURN_IF_ERROR(Start());
-    TF_ASSIGN_OR_RETURN(const BaselinePlan plan, MakePlan(problem_));
-    const Blocks send(plan.send.row_offsets, row_bytes_), recv(plan.recv.row_offsets, row_bytes_);
+    TF_ASSIGN_OR_RETURN(const BaselinePlan plan, MakeBaselinePlan(problem_));
+    const MpiBlocks send(plan.send.row_offsets, row_bytes_), recv(plan.recv.row_offsets, row_bytes_);
     TF_RETURN_IF_ERROR(Reserve(home_, send.num_bytes));
     TF_RETURN_IF_ERROR(Reserve(away_, recv.num_bytes));
     BaselineSeconds seconds;
     TF_RETURN_IF_ERROR(Meet());
-    TF_RETURN_IF_ERROR(AllToAll(home_.data(), send, away_.data(), recv));
+    TF_RETURN_IF_ERROR(MpiAllToAll(home_.data(), send, away_.data(), recv));
     TF_RETURN_IF_ERROR(Lap(&seconds.forward));
-    TF_RETURN_IF_ERROR(AllToAll(away_.data(), recv, home_.data(), send));
+    TF_RETURN_IF_ERROR(MpiAllToAll(away_.data(), recv, home_.data(), send));
     TF_RETURN_IF_ERROR(Lap(&seconds.back));
     return seconds;
   }
@@ -215,7 +119,7 @@ class PackedBaseline : public BaselineBase {
     TF_RETURN_IF_ERROR(Reserve(out_, problem_.num_tokens() * row_bytes_));
     BaselineSeconds seconds;
     TF_RETURN_IF_ERROR(Meet());
-    TF_ASSIGN_OR_RETURN(plan_, MakePlan(problem_));
+    TF_ASSIGN_OR_RETURN(plan_, MakeBaselinePlan(problem_));
     MakeLists();
     TF_RETURN_IF_ERROR(Lap(&seconds.plan));
     TF_RETURN_IF_ERROR(ReserveRows());
@@ -254,8 +158,8 @@ class PackedBaseline : public BaselineBase {
         }
       }
     }
-    send_blocks_ = Blocks(per_rank_ ? send.row_offsets : send.selection_offsets, row_bytes_);
-    recv_blocks_ = Blocks(per_rank_ ? recv.row_offsets : recv.selection_offsets, row_bytes_);
+    send_blocks_ = MpiBlocks(per_rank_ ? send.row_offsets : send.selection_offsets, row_bytes_);
+    recv_blocks_ = MpiBlocks(per_rank_ ? recv.row_offsets : recv.selection_offsets, row_bytes_);
     // Where the row of each selection at the expert has arrived.
     arrived_idx_ = recv.row_idx;
     if (!per_rank_) {
@@ -291,7 +195,7 @@ class PackedBaseline : public BaselineBase {
                                 .num_rows = static_cast<int64_t>(message_token_.size()),
                                 .row_bytes = row_bytes_});
     TF_RETURN_IF_ERROR(Lap(&seconds->pack));
-    TF_RETURN_IF_ERROR(AllToAll(message_.data(), send_blocks_, arrived_.data(), recv_blocks_));
+    TF_RETURN_IF_ERROR(MpiAllToAll(message_.data(), send_blocks_, arrived_.data(), recv_blocks_));
     TF_RETURN_IF_ERROR(Lap(&seconds->forward));
     const auto num_selections = static_cast<int64_t>(arrived_idx_.size());
     stream_->Launch(kMoveRows, {.src = arrived_.data(),
@@ -335,7 +239,7 @@ class PackedBaseline : public BaselineBase {
                                   .row_bytes = row_bytes_});
     }
     TF_RETURN_IF_ERROR(Lap(&seconds->reduce));
-    TF_RETURN_IF_ERROR(AllToAll(arrived_.data(), recv_blocks_, message_.data(), send_blocks_));
+    TF_RETURN_IF_ERROR(MpiAllToAll(arrived_.data(), recv_blocks_, message_.data(), send_blocks_));
     TF_RETURN_IF_ERROR(Lap(&seconds->back));
     Sum(home_sums_, message_, problem_.num_tokens(), out_);
     return Lap(&seconds->sum);
@@ -356,7 +260,7 @@ class PackedBaseline : public BaselineBase {
   BaselinePlan plan_;
   std::vector<int32_t> message_token_, arrived_idx_;
   SumList expert_sums_, home_sums_;
-  Blocks send_blocks_, recv_blocks_;
+  MpiBlocks send_blocks_, recv_blocks_;
   Buffer out_, message_, arrived_, grouped_, checksum_;
 };
 
