@@ -1,50 +1,24 @@
 #include "core/moe/placement.h"
 
 #include <algorithm>
-#include <fstream>
 #include <limits>
-#include <nlohmann/json.hpp>
-#include <optional>
-#include <sstream>
 
 #include "core/check.h"
+#include "core/io/json.h"
 
 namespace tokenferry {
 namespace {
 
-using Json = nlohmann::json;
-
-// A value as an error message shows it: not more than a few words of it.
-std::string Shown(const Json& value) {
-  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
-  if (text.size() > 40) text = absl::StrCat(text.substr(0, 40), "..");
-  return text;
-}
-
-// nlohmann::json's own conversion to int would wrap numbers around silently.
-std::optional<int> AsExpert(const Json& value) {
-  if (!value.is_number_unsigned()) return std::nullopt;
-  const uint64_t number = value.get<uint64_t>();
-  if (number > static_cast<uint64_t>(std::numeric_limits<int>::max())) return std::nullopt;
-  return static_cast<int>(number);
-}
-
-absl::StatusOr<std::vector<std::vector<int>>> ParseTable(const Json& json) {
-  const auto rows = json.is_object() ? json.find("experts_per_rank") : json.end();
-  if (rows == json.end() || !rows->is_array()) {
-    return absl::InvalidArgumentError("not a JSON object with a list \"experts_per_rank\"");
-  }
+absl::StatusOr<std::vector<std::vector<int>>> ReadTable(const JsonNode& root) {
+  TF_ASSIGN_OR_RETURN(const JsonNode list, root.Child("experts_per_rank"));
+  TF_ASSIGN_OR_RETURN(const std::vector<JsonNode> rows, list.Elements());
   std::vector<std::vector<int>> table;
-  for (const Json& row : *rows) {
-    if (!row.is_array()) return absl::InvalidArgumentError(absl::StrCat("row ", table.size(), " is not a list"));
+  for (const JsonNode& row : rows) {
+    TF_ASSIGN_OR_RETURN(const std::vector<JsonNode> values, row.Elements());
     auto& experts = table.emplace_back();
-    for (const Json& value : row) {
-      const std::optional<int> expert = AsExpert(value);
-      if (!expert.has_value()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("row ", table.size() - 1, " holds ", Shown(value), ", which is no expert number"));
-      }
-      experts.push_back(*expert);
+    for (const JsonNode& value : values) {
+      TF_ASSIGN_OR_RETURN(const int64_t expert, value.Int(0, std::numeric_limits<int>::max()));
+      experts.push_back(static_cast<int>(expert));
     }
   }
   return table;
@@ -94,19 +68,14 @@ absl::StatusOr<Placement> Placement::FromTable(int num_experts, std::vector<std:
 }
 
 absl::StatusOr<Placement> Placement::FromFile(const std::string& path, int num_experts, int num_ranks) {
-  const std::string context = absl::StrCat("placement file ", path);
-  std::ifstream file(path);
-  // Not parsed from the stream: reading a folder would throw there; operator<< turns that into a failed stream.
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) return absl::NotFoundError(absl::StrCat(context, ": cannot be read, or empty"));
-  const Json json = Json::parse(text.str(), nullptr, /*allow_exceptions=*/false);
-  auto table = ParseTable(json);
-  if (!table.ok()) return Annotate(table.status(), context);
-  if (table->size() != static_cast<size_t>(num_ranks)) {
-    return absl::InvalidArgumentError(absl::StrCat(context, ": ", table->size(), " rows for ", num_ranks, " ranks"));
+  TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::ReadFile(path));
+  TF_ASSIGN_OR_RETURN(std::vector<std::vector<int>> table, ReadTable(document.root()));
+  if (table.size() != static_cast<size_t>(num_ranks)) {
+    TF_ASSIGN_OR_RETURN(const JsonNode list, document.root().Child("experts_per_rank"));
+    return list.Error(absl::StrCat("has ", table.size(), " rows for ", num_ranks, " ranks"));
   }
-  auto placement = FromTable(num_experts, *std::move(table));
-  if (!placement.ok()) return Annotate(placement.status(), context);
+  auto placement = FromTable(num_experts, std::move(table));
+  if (!placement.ok()) return Annotate(placement.status(), path);
   return placement;
 }
 

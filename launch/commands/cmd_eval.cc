@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "comm/transport/collectives.h"
-#include "core/io/json_file.h"
+#include "core/io/json.h"
 #include "launch/cli/text_file.h"
 #include "launch/commands/commands.h"
 #include "launch/reports/run_report.h"
@@ -17,34 +17,25 @@ namespace {
 using Ids = std::vector<int32_t>;
 
 absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelConfig& config) {
-  const std::string name = absl::StrCat("--ids '", path, "'");
-  TF_ASSIGN_OR_RETURN(const std::string text, ReadTextFile("--ids", path));
-  TF_ASSIGN_OR_RETURN(const nlohmann::json json, ParseJson(text, name));
-  const auto error = [&](const std::string& what) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": ", what));
-  };
-  if (!json.is_object() || !json.contains("prompts") || !json["prompts"].is_array())
-    return error("not an object with a list \"prompts\"");
+  TF_ASSIGN_OR_RETURN(std::string text, ReadTextFile("--ids", path));
+  TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(std::move(text), absl::StrCat("--ids ", path)));
+  TF_ASSIGN_OR_RETURN(const JsonNode list, document.root().Child("prompts"));
+  TF_ASSIGN_OR_RETURN(const std::vector<JsonNode> nodes, list.Elements());
+  if (nodes.empty()) return list.Error("is empty");
   std::vector<Ids> prompts;
-  for (const auto& prompt : json["prompts"]) {
-    const std::string what = absl::StrCat("prompt ", prompts.size());
-    if (!prompt.is_object() || !prompt.contains("input_ids") || !prompt["input_ids"].is_array()) {
-      return error(absl::StrCat(what, " has no list \"input_ids\""));
-    }
+  for (const JsonNode& node : nodes) {
+    TF_ASSIGN_OR_RETURN(const JsonNode input_ids, node.Child("input_ids"));
+    TF_ASSIGN_OR_RETURN(const std::vector<JsonNode> tokens, input_ids.Elements());
     Ids ids;
-    for (const auto& id : prompt["input_ids"]) {
-      if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= config.vocab_size) {
-        return error(absl::StrCat(what, " has token ", id.dump(), " at place ", ids.size(), ", but tokens are 0 to ",
-                                  config.vocab_size - 1));
-      }
-      ids.push_back(id.get<int32_t>());
+    for (const JsonNode& token : tokens) {
+      TF_ASSIGN_OR_RETURN(const int64_t id, token.Int(0, config.vocab_size - 1));
+      ids.push_back(static_cast<int32_t>(id));
     }
-    if (const absl::Status fits = CheckContext(what, static_cast<int64_t>(ids.size()), 0, config); !fits.ok()) {
-      return error(std::string(fits.message()));
-    }
+    const std::string what = absl::StrCat("prompt ", prompts.size());
+    const absl::Status fits = CheckContext(what, static_cast<int64_t>(ids.size()), 0, config);
+    if (!fits.ok()) return input_ids.Error(fits.message());
     prompts.push_back(std::move(ids));
   }
-  if (prompts.empty()) return error("the list \"prompts\" is empty");
   return prompts;
 }
 

@@ -63,7 +63,7 @@ class Printer {
  public:
   Printer(const GenerateFlags& flags, const ModelFiles& files, const std::vector<Prompt>& prompts)
       : flags_(flags), prompts_(prompts) {
-    const StopRules rules{flags.ignore_eos ? std::vector<int32_t>() : files.generation.eos_token_ids, flags.stop};
+    const StopRules rules{flags.ignore_eos ? std::vector<int32_t>() : files.generation->eos_token_ids, flags.stop};
     for (size_t i = 0; i < prompts.size(); ++i) streams_.emplace_back(*files.tokenizer, rules);
     outputs_.resize(prompts.size());
     Show();
@@ -182,7 +182,8 @@ absl::Status RunGenerate(RankContext& context, const GenerateFlags& flags) {
   const bool first = transport.rank() == RankId(0);
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNeeded));
   absl::StatusOr<std::vector<Prompt>> prompts = std::vector<Prompt>();
-  absl::Status valid = Validate(Sampling(flags));
+  absl::Status valid = files->generation.status();
+  if (valid.ok()) valid = Validate(Sampling(flags));
   if (const auto unused = UnusedParams(Sampling(flags)); first && !unused.empty()) {
     LogWarning(absl::StrCat("--", absl::StrJoin(unused, ", --"), unused.size() == 1 ? " does" : " do",
                             " nothing at temperature 0, where the likeliest token is always taken"));

@@ -20,7 +20,7 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, To
   const int num_ranks = context.transport.num_ranks();
   auto files = std::make_unique<ModelFiles>();
   TF_ASSIGN_OR_RETURN(files->config, LoadModelConfig(flags.model));
-  TF_ASSIGN_OR_RETURN(files->generation, LoadGenerationConfig(flags.model, files->config));
+  files->generation = LoadGenerationConfig(flags.model, files->config);
   TF_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(flags.model));
   files->checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
   TF_ASSIGN_OR_RETURN(files->plan, CheckCheckpoint(files->config, *files->checkpoint));

@@ -19,7 +19,7 @@ enum class TokenizerUse : uint8_t { kNone, kNeeded };
 // Read and validated from headers; no weight has been read.
 struct ModelFiles {
   ModelConfig config;
-  GenerationConfig generation;
+  absl::StatusOr<GenerationConfig> generation;  // an error is one for those who generate; others do not need it
   std::unique_ptr<Checkpoint> checkpoint;
   CheckedPlan plan;
   Placement placement;

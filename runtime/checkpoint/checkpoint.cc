@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
-#include "core/io/json_file.h"
+#include "core/io/json.h"
 
 namespace tokenferry {
 namespace {
@@ -21,29 +20,22 @@ using ShardTensors = std::map<std::string, std::vector<std::string>>;  // shard 
 bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
 // A shard is a file of the checkpoint's own directory.
-absl::Status CheckShardName(absl::string_view name, absl::string_view tensor, absl::string_view index_path) {
-  const bool plain = absl::EndsWith(name, ".safetensors") && !absl::StartsWith(name, ".") &&
-                     name.find('/') == name.npos && name.find('\\') == name.npos && name.find('\0') == name.npos;
-  if (plain) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(index_path, ": tensor '", Excerpt(tensor), "': shard name '",
-                                                 Excerpt(name), "' is not a plain file name ending in .safetensors"));
+bool IsShardName(absl::string_view name) {
+  return absl::EndsWith(name, ".safetensors") && !absl::StartsWith(name, ".") && name.find('/') == name.npos &&
+         name.find('\\') == name.npos && name.find('\0') == name.npos;
 }
 
 absl::StatusOr<WeightMap> ReadWeightMap(const std::string& index_path) {
-  TF_ASSIGN_OR_RETURN(const nlohmann::json index, ReadJsonFile(index_path));
-  const auto weight_map = index.is_object() ? index.find("weight_map") : index.end();
-  if (weight_map == index.end() || !weight_map->is_object()) {
-    return absl::InvalidArgumentError(absl::StrCat(index_path, ": has no object 'weight_map'"));
-  }
-  if (weight_map->empty()) return absl::InvalidArgumentError(absl::StrCat(index_path, ": 'weight_map' is empty"));
+  TF_ASSIGN_OR_RETURN(const JsonDocument index, JsonDocument::ReadFile(index_path));
+  TF_ASSIGN_OR_RETURN(const JsonNode weight_map, index.root().Child("weight_map"));
+  TF_ASSIGN_OR_RETURN(const auto members, weight_map.Members());
+  if (members.empty()) return weight_map.Error("is empty");
   WeightMap result;
-  for (const auto& [tensor, shard] : weight_map->items()) {
-    if (!shard.is_string()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(index_path, ": tensor '", Excerpt(tensor), "': shard is not a string"));
-    }
-    TF_RETURN_IF_ERROR(CheckShardName(shard.get_ref<const std::string&>(), tensor, index_path));
-    result.emplace(tensor, shard.get<std::string>());
+  for (const auto& [tensor, shard_node] : members) {
+    TF_ASSIGN_OR_RETURN(const std::string shard, shard_node.String());
+    if (!IsShardName(shard))
+      return shard_node.Error(absl::StrCat("'", Excerpt(shard), "' is not a plain file name ending in .safetensors"));
+    result.emplace(tensor, shard);
   }
   return result;
 }

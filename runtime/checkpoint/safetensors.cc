@@ -6,7 +6,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_join.h"
-#include "core/io/json_file.h"
+#include "core/io/foreign_text.h"
 
 namespace tokenferry {
 namespace {
@@ -227,6 +227,16 @@ absl::Status CheckCoverage(std::vector<TensorInfo>& tensors, int64_t data_bytes,
   return absl::OkStatus();
 }
 
+// An error that names the kind of file, if it is one of those that stand in for safetensors files. For files that
+// begin with what is no length of a header.
+absl::Status CheckKind(const RangeFile& file) {
+  std::string head(static_cast<size_t>(std::min(kForeignKindBytes, file.num_bytes())), '\0');
+  TF_RETURN_IF_ERROR(file.Read(0, absl::MakeSpan(reinterpret_cast<uint8_t*>(head.data()), head.size())));
+  const absl::string_view kind = ForeignKind(head);
+  if (kind.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(file.path(), ": is ", kind));
+}
+
 }  // namespace
 
 std::string DescribeTensor(DType dtype, absl::Span<const int64_t> shape) {
@@ -265,10 +275,12 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std
   for (int i = 0; i < kLengthBytes; ++i) length |= uint64_t{length_bytes[i]} << (8 * i);
   const int64_t rest = file->num_bytes() - kLengthBytes;
   if (length > static_cast<uint64_t>(kMaxSafetensorsHeaderBytes)) {
+    TF_RETURN_IF_ERROR(CheckKind(*file));
     return absl::InvalidArgumentError(absl::StrCat(path, ": header length ", length, " is beyond the limit of ",
                                                    kMaxSafetensorsHeaderBytes, " bytes; is this a safetensors file?"));
   }
   if (length > static_cast<uint64_t>(rest)) {
+    TF_RETURN_IF_ERROR(CheckKind(*file));
     return absl::InvalidArgumentError(absl::StrCat(path, ": header length ", length, " is beyond the end of the file (",
                                                    file->num_bytes(), " bytes); is it complete?"));
   }

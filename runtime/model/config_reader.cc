@@ -1,120 +1,139 @@
 #include "runtime/model/config_reader.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_join.h"
-#include "core/io/json_file.h"
 
 namespace tokenferry {
-namespace {
 
-// The value as it stands in the file, short enough for a message.
-std::string Shown(const nlohmann::json& value) {
-  if (value.is_object()) return "an object";
-  if (value.is_array()) return absl::StrCat("a list of ", value.size());
-  constexpr size_t kMaxBytes = 120;
-  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
-  if (text.size() > kMaxBytes) text = text.substr(0, kMaxBytes) + "...";
-  return text;
+ConfigReader::ConfigReader(JsonNode object) : object_(object) {
+  if (!object_.value().is_object()) {
+    status_ =
+        absl::InvalidArgumentError(absl::StrCat(object_.Where(), ": is ", object_.Shown(), " instead of an object"));
+  }
 }
 
-}  // namespace
-
-ConfigReader::ConfigReader(const nlohmann::json& json, absl::string_view name) : json_(json), name_(name) {
-  if (!json.is_object()) {
-    status_ = absl::InvalidArgumentError(absl::StrCat(name_, ": is ", Shown(json), " instead of an object"));
-  }
+std::string ConfigReader::Message(absl::string_view key, absl::string_view problem) const {
+  const std::optional<JsonNode> value = Find(key);
+  const std::string way = object_.path();
+  return absl::StrCat((value ? *value : object_).Where(), ": '", way, way.empty() ? "" : ".", key, "' ", problem);
 }
 
 void ConfigReader::Fail(absl::string_view key, absl::string_view problem) {
-  if (status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat(name_, ": '", key, "' ", problem));
+  if (status_.ok()) status_ = absl::InvalidArgumentError(Message(key, problem));
 }
 
 void ConfigReader::FailUnsupported(absl::string_view key, absl::string_view problem) {
-  if (status_.ok()) status_ = absl::UnimplementedError(absl::StrCat(name_, ": '", key, "' ", problem));
+  if (status_.ok()) status_ = absl::UnimplementedError(Message(key, problem));
 }
 
-const nlohmann::json* ConfigReader::Find(absl::string_view key) const {
-  if (!json_.is_object()) return nullptr;
-  const auto it = json_.find(std::string(key));
-  return it == json_.end() || it->is_null() ? nullptr : &*it;
+void ConfigReader::Fail(const absl::Status& status) {
+  if (status_.ok()) status_ = status;
 }
 
-const nlohmann::json* ConfigReader::Require(absl::string_view key, bool has_fallback) {
-  if (!status_.ok()) return nullptr;
-  const nlohmann::json* value = Find(key);
-  if (value == nullptr && !has_fallback) Fail(key, "is missing");
+std::optional<JsonNode> ConfigReader::Find(absl::string_view key) const {
+  const auto value = object_.Optional(key);
+  return value.ok() ? *value : std::nullopt;
+}
+
+absl::string_view ConfigReader::KeyOf(absl::Span<const absl::string_view> keys) {
+  absl::string_view chosen;
+  for (const absl::string_view key : keys) {
+    if (!Has(key)) continue;
+    if (chosen.empty()) {
+      chosen = key;
+    } else {
+      Fail(CheckSame(*Find(chosen), *Find(key)));
+    }
+  }
+  return chosen.empty() ? keys[0] : chosen;
+}
+
+std::optional<JsonNode> ConfigReader::Require(absl::string_view key, bool has_fallback) {
+  if (!status_.ok()) return std::nullopt;
+  const std::optional<JsonNode> value = Find(key);
+  if (!value && !has_fallback) Fail(key, "is missing");
   return value;
 }
 
-void ConfigReader::WrongType(absl::string_view key, const nlohmann::json& value, absl::string_view expected) {
-  Fail(key, absl::StrCat("is ", Shown(value), " instead of ", expected));
+void ConfigReader::FailAt(const JsonNode& value, absl::string_view problem) {
+  Fail(absl::InvalidArgumentError(absl::StrCat(value.Where(), ": '", value.path(), "' is ", value.Shown(), problem)));
 }
 
-int64_t ConfigReader::CheckedInt(absl::string_view key, const nlohmann::json& value, int64_t min, int64_t max) {
-  if (!value.is_number_integer()) {
-    WrongType(key, value, "an integer");
-    return min;
+void ConfigReader::WrongType(const JsonNode& value, absl::string_view expected) {
+  FailAt(value, absl::StrCat(" instead of ", expected));
+}
+
+int64_t ConfigReader::CheckedInt(const JsonNode& value, int64_t min, int64_t max) {
+  const absl::StatusOr<int64_t> number = value.Int(min, max);
+  if (number.ok()) return *number;
+  if (!value.value().is_number_integer()) {
+    WrongType(value, "an integer");
+  } else {
+    FailAt(value, absl::StrCat(", not within [", min, ", ", max, "]"));
   }
-  constexpr uint64_t kMaxInt64 = std::numeric_limits<int64_t>::max();
-  const bool fits = !value.is_number_unsigned() || value.get<uint64_t>() <= kMaxInt64;
-  const int64_t number = fits ? value.get<int64_t>() : 0;
-  if (fits && number >= min && number <= max) return number;
-  Fail(key, absl::StrCat("is ", Shown(value), ", not within [", min, ", ", max, "]"));
   return min;
 }
 
 int64_t ConfigReader::Int(absl::string_view key, int64_t min, int64_t max, std::optional<int64_t> fallback) {
-  const nlohmann::json* value = Require(key, fallback.has_value());
-  if (value == nullptr) return fallback.value_or(min);
-  return CheckedInt(key, *value, min, max);
+  const std::optional<JsonNode> value = Require(key, fallback.has_value());
+  if (!value) return fallback.value_or(min);
+  return CheckedInt(*value, min, max);
 }
 
-double ConfigReader::Number(absl::string_view key, double min, double max, std::optional<double> fallback) {
-  const nlohmann::json* value = Require(key, fallback.has_value());
-  if (value == nullptr) return fallback.value_or(min);
-  if (!value->is_number()) {
-    WrongType(key, *value, "a number");
+double ConfigReader::CheckedNumber(const JsonNode& value, double min, double max) {
+  if (!value.value().is_number()) {
+    WrongType(value, "a number");
     return min;
   }
-  const double number = value->get<double>();
+  const double number = value.value().get<double>();
   if (number >= min && number <= max) return number;
-  Fail(key, absl::StrCat("is ", Shown(*value), ", not within [", min, ", ", max, "]"));
+  FailAt(value, absl::StrCat(", not within [", min, ", ", max, "]"));
   return min;
 }
 
+double ConfigReader::Number(absl::string_view key, double min, double max, std::optional<double> fallback) {
+  const std::optional<JsonNode> value = Require(key, fallback.has_value());
+  return value ? CheckedNumber(*value, min, max) : fallback.value_or(min);
+}
+
+double ConfigReader::NumberAt(const std::optional<JsonNode>& value, absl::string_view key, double min, double max) {
+  if (!value) Fail(key, "is missing");
+  return value ? CheckedNumber(*value, min, max) : min;
+}
+
 bool ConfigReader::Bool(absl::string_view key, std::optional<bool> fallback) {
-  const nlohmann::json* value = Require(key, fallback.has_value());
-  if (value == nullptr) return fallback.value_or(false);
-  if (value->is_boolean()) return value->get<bool>();
-  WrongType(key, *value, "true or false");
-  return false;
+  const std::optional<JsonNode> value = Require(key, fallback.has_value());
+  if (!value) return fallback.value_or(false);
+  const absl::StatusOr<bool> flag = value->Bool();
+  if (!flag.ok()) WrongType(*value, "true or false");
+  return flag.value_or(false);
 }
 
 std::string ConfigReader::String(absl::string_view key, std::optional<std::string> fallback) {
-  const nlohmann::json* value = Require(key, fallback.has_value());
-  if (value == nullptr) return fallback.value_or("");
-  if (value->is_string()) return value->get<std::string>();
-  WrongType(key, *value, "a string");
-  return "";
+  const std::optional<JsonNode> value = Require(key, fallback.has_value());
+  if (!value) return fallback.value_or("");
+  const absl::StatusOr<std::string> text = value->String();
+  if (!text.ok()) WrongType(*value, "a string");
+  return text.value_or("");
 }
 
 std::vector<int64_t> ConfigReader::IntOrList(absl::string_view key, int64_t min, int64_t max) {
-  const nlohmann::json* value = Require(key, /*has_fallback=*/true);
-  if (value == nullptr) return {};
-  if (!value->is_array()) return {CheckedInt(key, *value, min, max)};
+  const std::optional<JsonNode> value = Require(key, /*has_fallback=*/true);
+  if (!value) return {};
+  const auto elements = value->Elements();
+  if (!elements.ok()) return {CheckedInt(*value, min, max)};
   std::vector<int64_t> numbers;
-  for (const nlohmann::json& item : *value) numbers.push_back(CheckedInt(key, item, min, max));
+  for (const JsonNode& element : *elements) numbers.push_back(CheckedInt(element, min, max));
   return numbers;
 }
 
-const nlohmann::json* ConfigReader::Object(absl::string_view key) {
-  const nlohmann::json* value = Require(key, /*has_fallback=*/true);
-  if (value == nullptr || value->is_object()) return value;
-  WrongType(key, *value, "an object");
-  return nullptr;
+std::optional<JsonNode> ConfigReader::Object(absl::string_view key) {
+  const std::optional<JsonNode> value = Require(key, /*has_fallback=*/true);
+  if (!value || value->value().is_object()) return value;
+  WrongType(*value, "an object");
+  return std::nullopt;
 }
 
 void ConfigReader::RequireOneOf(absl::string_view key, absl::string_view value,
@@ -122,6 +141,34 @@ void ConfigReader::RequireOneOf(absl::string_view key, absl::string_view value,
   if (!status_.ok() || std::find(known.begin(), known.end(), value) != known.end()) return;
   FailUnsupported(key,
                   absl::StrCat("names the ", what, " '", Excerpt(value), "'; known: ", absl::StrJoin(known, ", ")));
+}
+
+namespace {
+
+std::string ShownMember(const std::optional<JsonNode>& member) { return member ? member->Shown() : "not there"; }
+
+}  // namespace
+
+absl::Status CheckSame(const JsonNode& a, const JsonNode& b) {
+  if (a.value() == b.value()) return absl::OkStatus();
+  const auto in_a = a.Members(), in_b = b.Members();
+  if (!in_a.ok() || !in_b.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(b.Where(), ": '", b.path(), "' is ", b.Shown(), ", but '", a.path(),
+                                                   "' is ", a.Shown(),
+                                                   "; both mean one setting, so leave one of them"));
+  }
+  for (const auto* members : {&*in_a, &*in_b}) {
+    for (const auto& [key, unused] : *members) {
+      TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> left, a.Optional(key));
+      TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> right, b.Optional(key));
+      if (left && right) TF_RETURN_IF_ERROR(CheckSame(*left, *right));
+      if (left.has_value() == right.has_value()) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          b.Where(), ": '", b.path(), ".", key, "' is ", ShownMember(right), ", but '", a.path(), ".", key, "' is ",
+          ShownMember(left), "; both mean one setting, so leave one of '", a.path(), "' and '", b.path(), "'"));
+    }
+  }
+  return absl::OkStatus();  // they differ in nulls only
 }
 
 }  // namespace tokenferry

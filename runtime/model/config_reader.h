@@ -2,37 +2,43 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "core/io/json.h"
 #include "core/status.h"
 
 namespace tokenferry {
 
-// Reads one object. The first error sticks, names file and key, and every later call returns its fallback: callers read
-// all they need and look at status() once. A null value counts as absent.
+// Reads one object. The first error sticks, names file, place, key and value, and every later call returns its
+// fallback: callers read all they need and look at status() once. A null value counts as absent.
 class ConfigReader {
  public:
-  // `json` must outlive the reader. `name` begins all messages.
-  ConfigReader(const nlohmann::json& json, absl::string_view name);
+  // The node's document must outlive the reader.
+  explicit ConfigReader(JsonNode object);
 
   const absl::Status& status() const { return status_; }
   bool ok() const { return status_.ok(); }
-  bool Has(absl::string_view key) const { return Find(key) != nullptr; }
+  bool Has(absl::string_view key) const { return Find(key).has_value(); }
+
+  // Of several spellings of one setting the first that is there, or else keys[0]. Two that are there and differ are an
+  // error that names both with their values.
+  absl::string_view KeyOf(absl::Span<const absl::string_view> keys);
 
   // Within [min, max]. Without a fallback the key must be there.
   int64_t Int(absl::string_view key, int64_t min, int64_t max, std::optional<int64_t> fallback = std::nullopt);
   double Number(absl::string_view key, double min, double max, std::optional<double> fallback = std::nullopt);
+  // The number `value`, which may stand in another object of the document; none: `key` is missing here.
+  double NumberAt(const std::optional<JsonNode>& value, absl::string_view key, double min, double max);
   bool Bool(absl::string_view key, std::optional<bool> fallback = std::nullopt);
   std::string String(absl::string_view key, std::optional<std::string> fallback = std::nullopt);
   // An integer or a list of integers, each in [min, max]. Absent: empty.
   std::vector<int64_t> IntOrList(absl::string_view key, int64_t min, int64_t max);
-  // An object or null; null when absent.
-  const nlohmann::json* Object(absl::string_view key);
+  std::optional<JsonNode> Object(absl::string_view key);
+  std::optional<JsonNode> Find(absl::string_view key) const;  // of any type
 
   // The key's value must be one of `known`; `what` says what it names.
   void RequireOneOf(absl::string_view key, absl::string_view value, absl::Span<const absl::string_view> known,
@@ -40,17 +46,24 @@ class ConfigReader {
 
   void Fail(absl::string_view key, absl::string_view problem);             // InvalidArgument
   void FailUnsupported(absl::string_view key, absl::string_view problem);  // Unimplemented
+  void Fail(const absl::Status& status);                                   // as it is; OK changes nothing
 
  private:
-  const nlohmann::json* Find(absl::string_view key) const;
-  // Null: absent, or an error was recorded because there is no fallback.
-  const nlohmann::json* Require(absl::string_view key, bool has_fallback);
-  void WrongType(absl::string_view key, const nlohmann::json& value, absl::string_view expected);
-  int64_t CheckedInt(absl::string_view key, const nlohmann::json& value, int64_t min, int64_t max);
+  // "config.json:7:12: 'rope_scaling.factor' PROBLEM"
+  std::string Message(absl::string_view key, absl::string_view problem) const;
+  // None: absent, or an error was recorded because there is no fallback.
+  std::optional<JsonNode> Require(absl::string_view key, bool has_fallback);
+  void FailAt(const JsonNode& value, absl::string_view problem);
+  void WrongType(const JsonNode& value, absl::string_view expected);
+  int64_t CheckedInt(const JsonNode& value, int64_t min, int64_t max);
+  double CheckedNumber(const JsonNode& value, double min, double max);
 
-  const nlohmann::json& json_;
-  const std::string name_;
+  const JsonNode object_;
   absl::Status status_;
 };
+
+// InvalidArgument when two spellings of one setting have different values; it names both, and of objects the first
+// member that differs.
+absl::Status CheckSame(const JsonNode& a, const JsonNode& b);
 
 }  // namespace tokenferry

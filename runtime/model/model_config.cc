@@ -4,16 +4,15 @@
 
 #include <nlohmann/json.hpp>
 
-#include "core/io/json_file.h"
-#include "core/io/range_file.h"
+#include "core/io/json.h"
 #include "runtime/model/config_reader.h"
+#include "runtime/model/rope_reader.h"
 
 namespace tokenferry {
 namespace {
 
 constexpr absl::string_view kModelTypes[] = {"deepseek_v3", "kimi_k2"};
 constexpr absl::string_view kArchitectures[] = {"DeepseekV3ForCausalLM"};
-constexpr absl::string_view kRopeTypes[] = {"default", "yarn"};
 constexpr absl::string_view kQuantMethods[] = {"fp8"};
 
 // Beyond any published model, and small enough for products of sizes to fit into int64.
@@ -26,11 +25,12 @@ constexpr int64_t kMaxExpertsPerToken = 32;        // the router's limit
 constexpr int64_t kMaxPlannedExperts = 1'000'000;  // over all layers
 constexpr JsonLimits kConfigLimits = {.max_depth = 16, .max_values = 100'000, .max_bytes = 16 << 20};
 
-void ReadArchitecture(ConfigReader& in, const nlohmann::json& json, ModelConfig& c) {
+void ReadArchitecture(ConfigReader& in, ModelConfig& c) {
   c.model_type = in.String("model_type");
   in.RequireOneOf("model_type", c.model_type, kModelTypes, "architecture");
-  if (!in.ok() || !in.Has("architectures")) return;
-  const nlohmann::json& list = json["architectures"];
+  const std::optional<JsonNode> architectures = in.Find("architectures");
+  if (!in.ok() || !architectures) return;
+  const nlohmann::json& list = architectures->value();
   if (!list.is_array() || list.size() != 1 || !list[0].is_string()) {
     in.Fail("architectures", "is not a list of one name");
     return;
@@ -49,7 +49,7 @@ void ReadSizes(ConfigReader& in, ModelConfig& c) {
   const std::string hidden_act = in.String("hidden_act", "silu");
   in.RequireOneOf("hidden_act", hidden_act, {"silu"}, "activation");
   // transformers 5 writes `dtype` where earlier versions wrote `torch_dtype`.
-  const char* dtype_key = in.Has("dtype") ? "dtype" : "torch_dtype";
+  const absl::string_view dtype_key = in.KeyOf({"dtype", "torch_dtype"});
   const std::string dtype = in.String(dtype_key, "bfloat16");
   in.RequireOneOf(dtype_key, dtype, {"bfloat16", "float32"}, "type");
   c.dtype = dtype == "float32" ? DType::kF32 : DType::kBF16;
@@ -71,7 +71,8 @@ void ReadExperts(ConfigReader& in, ModelConfig& c) {
   c.moe_intermediate_size = in.Int("moe_intermediate_size", 1, kMaxSize);
   c.first_k_dense_replace = in.Int("first_k_dense_replace", 0, kMaxLayers);
   c.moe_layer_freq = in.Int("moe_layer_freq", 1, kMaxLayers, 1);
-  c.n_routed_experts = in.Int("n_routed_experts", 1, kMaxExperts);
+  // transformers takes the second name for the first.
+  c.n_routed_experts = in.Int(in.KeyOf({"n_routed_experts", "num_local_experts"}), 1, kMaxExperts);
   c.n_shared_experts = in.Int("n_shared_experts", 0, kMaxExperts, 0);
   c.num_experts_per_tok = in.Int("num_experts_per_tok", 1, kMaxExpertsPerToken);
   c.n_group = in.Int("n_group", 1, kMaxExperts);
@@ -110,53 +111,23 @@ void CheckExperts(ConfigReader& in, const ModelConfig& c) {
   }
 }
 
-// `type` is the older spelling of `rope_type`.
-std::string ReadRopeType(ConfigReader& in) {
-  const char* key = in.Has("rope_type") ? "rope_type" : "type";
-  const std::string type = in.String(key);
-  if (in.Has("rope_type") && in.Has("type") && in.String("type") != type) {
-    in.Fail("type", absl::StrCat("differs from 'rope_type' '", Excerpt(type), "'"));
-  }
-  in.RequireOneOf(key, type, kRopeTypes, "rotary scaling");
-  return type;
-}
-
-void ReadYarn(ConfigReader& in, RopeConfig& rope) {
-  rope.scaling = RopeScaling::kYarn;
-  rope.factor = in.Number("factor", 1, 1e6);
-  rope.original_max_position = in.Int("original_max_position_embeddings", 1, kMaxSize);
-  rope.beta_fast = in.Number("beta_fast", 1e-6, 1e6, rope.beta_fast);
-  rope.beta_slow = in.Number("beta_slow", 1e-6, 1e6, rope.beta_slow);
-  rope.mscale = in.Number("mscale", 0, 1e6, 0);
-  rope.mscale_all_dim = in.Number("mscale_all_dim", 0, 1e6, 0);
-  if (in.Has("attention_factor")) rope.attention_factor = in.Number("attention_factor", 1e-6, 1e6);
-  rope.truncate = in.Bool("truncate", true);
-}
-
-absl::Status ReadRope(ConfigReader& in, absl::string_view name, ModelConfig& c) {
-  c.rope.dim = c.qk_rope_head_dim;
-  c.rope.max_position = c.max_position_embeddings;
-  // transformers 5 has everything in `rope_parameters`; before, `rope_theta` stood beside `rope_scaling`.
-  const char* key = in.Has("rope_parameters") ? "rope_parameters" : "rope_scaling";
-  const nlohmann::json* object = in.Object(key);
-  if (!in.ok()) return in.status();
-  const nlohmann::json none = {{"rope_type", "default"}};
-  ConfigReader rope(object != nullptr ? *object : none, absl::StrCat(name, ": ", key));
-  const std::string type = ReadRopeType(rope);
-  c.rope.theta = rope.Has("rope_theta") ? rope.Number("rope_theta", 1.001, 1e12) : in.Number("rope_theta", 1.001, 1e12);
-  const double partial = rope.Number("partial_rotary_factor", 0, 1, 1);
-  if (partial != 1)
-    rope.FailUnsupported("partial_rotary_factor", absl::StrCat("is ", partial, "; only 1 is supported"));
-  if (type == "yarn") ReadYarn(rope, c.rope);
-  TF_RETURN_IF_ERROR(rope.status());
+// The object that describes quantised weights. Some programs write it as compression_config, and configs of several
+// models in one put it into their text_config.
+absl::StatusOr<std::optional<JsonNode>> FindQuantization(ConfigReader& in) {
+  std::optional<JsonNode> found = in.Object(in.KeyOf({"quantization_config", "compression_config"}));
+  const std::optional<JsonNode> text = in.Object("text_config");
   TF_RETURN_IF_ERROR(in.status());
-  return Annotate(ValidateRope(c.rope), absl::StrCat(name, ": ", key));
+  if (!text) return found;
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> nested, text->Optional("quantization_config"));
+  if (found && nested) TF_RETURN_IF_ERROR(CheckSame(*found, *nested));
+  if (!found) found = nested;
+  return found;
 }
 
-absl::Status ReadQuantization(ConfigReader& in, absl::string_view name, ModelConfig& c) {
-  const nlohmann::json* object = in.Object("quantization_config");
-  if (!in.ok() || object == nullptr) return in.status();
-  ConfigReader quant(*object, absl::StrCat(name, ": quantization_config"));
+absl::Status ReadQuantization(ConfigReader& in, ModelConfig& c) {
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> object, FindQuantization(in));
+  if (!object) return absl::OkStatus();
+  ConfigReader quant(*object);
   const std::string method = quant.String("quant_method");
   quant.RequireOneOf("quant_method", method, kQuantMethods, "quantisation");
   const std::string format = quant.String("fmt", "e4m3");
@@ -178,13 +149,10 @@ std::vector<int32_t> ReadEndTokens(ConfigReader& in, int64_t vocab_size) {
   return {ids.begin(), ids.end()};
 }
 
-}  // namespace
-
-absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text, absl::string_view name) {
-  TF_ASSIGN_OR_RETURN(const nlohmann::json json, ParseJson(text, name, kConfigLimits));
-  ConfigReader in(json, name);
+absl::StatusOr<ModelConfig> ConfigOf(const JsonDocument& document) {
+  ConfigReader in(document.root());
   ModelConfig config;
-  ReadArchitecture(in, json, config);
+  ReadArchitecture(in, config);
   ReadSizes(in, config);
   ReadAttention(in, config);
   ReadExperts(in, config);
@@ -192,34 +160,45 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text, absl::strin
   config.bos_token_id = static_cast<int32_t>(in.Int("bos_token_id", 0, config.vocab_size - 1, -1));
   config.eos_token_ids = ReadEndTokens(in, config.vocab_size);
   TF_RETURN_IF_ERROR(in.status());
-  TF_RETURN_IF_ERROR(ReadRope(in, name, config));
-  TF_RETURN_IF_ERROR(ReadQuantization(in, name, config));
+  TF_RETURN_IF_ERROR(ReadRope(in, config));
+  TF_RETURN_IF_ERROR(ReadQuantization(in, config));
   return config;
 }
 
+absl::StatusOr<GenerationConfig> GenerationConfigOf(const JsonDocument& document, const ModelConfig& model) {
+  ConfigReader in(document.root());
+  GenerationConfig config;
+  config.eos_token_ids = in.Has("eos_token_id") ? ReadEndTokens(in, model.vocab_size) : model.eos_token_ids;
+  if (in.Has("temperature")) config.temperature = in.Number("temperature", 0, 1e3);
+  if (in.Has("top_p")) config.top_p = in.Number("top_p", 0, 1);
+  TF_RETURN_IF_ERROR(in.status());
+  return config;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text, absl::string_view name) {
+  TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(std::string(text), name, kConfigLimits));
+  return ConfigOf(document);
+}
+
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& model_dir) {
-  const std::string path = absl::StrCat(model_dir, "/config.json");
-  TF_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kConfigLimits.max_bytes));
-  return ParseModelConfig(text, path);
+  TF_ASSIGN_OR_RETURN(const JsonDocument document,
+                      JsonDocument::ReadFile(absl::StrCat(model_dir, "/config.json"), kConfigLimits));
+  return ConfigOf(document);
 }
 
 absl::StatusOr<GenerationConfig> ParseGenerationConfig(absl::string_view text, absl::string_view name,
                                                        const ModelConfig& model) {
-  TF_ASSIGN_OR_RETURN(const nlohmann::json json, ParseJson(text, name, kConfigLimits));
-  ConfigReader in(json, name);
-  GenerationConfig config;
-  config.eos_token_ids = in.Has("eos_token_id") ? ReadEndTokens(in, model.vocab_size) : model.eos_token_ids;
-  if (in.Has("temperature")) config.temperature = in.Number("temperature", 0, 1e3);
-  if (in.Has("top_p")) config.top_p = in.Number("top_p", 1e-9, 1);
-  TF_RETURN_IF_ERROR(in.status());
-  return config;
+  TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(std::string(text), name, kConfigLimits));
+  return GenerationConfigOf(document, model);
 }
 
 absl::StatusOr<GenerationConfig> LoadGenerationConfig(const std::string& model_dir, const ModelConfig& model) {
   const std::string path = absl::StrCat(model_dir, "/generation_config.json");
   if (access(path.c_str(), F_OK) != 0) return GenerationConfig{.eos_token_ids = model.eos_token_ids};
-  TF_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kConfigLimits.max_bytes));
-  return ParseGenerationConfig(text, path, model);
+  TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::ReadFile(path, kConfigLimits));
+  return GenerationConfigOf(document, model);
 }
 
 }  // namespace tokenferry

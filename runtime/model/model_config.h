@@ -77,7 +77,7 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& model_dir);
 struct GenerationConfig {
   std::vector<int32_t> eos_token_ids;  // generation_config.json's, or else config.json's
   std::optional<double> temperature;   // >= 0
-  std::optional<double> top_p;         // (0, 1]
+  std::optional<double> top_p;         // [0, 1]; 0 is said by some files and means the likeliest token alone
 };
 
 absl::StatusOr<GenerationConfig> ParseGenerationConfig(absl::string_view text, absl::string_view name,

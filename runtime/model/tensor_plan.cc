@@ -7,7 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
 #include "core/check.h"
-#include "core/io/json_file.h"
+#include "core/io/foreign_text.h"
 
 namespace tokenferry {
 namespace {

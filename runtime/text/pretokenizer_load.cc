@@ -29,13 +29,13 @@ absl::StatusOr<SplitRegex> LoadPattern(const JsonNode& node) {
   if (regex) {
     TF_ASSIGN_OR_RETURN(std::string text, regex->String());
     absl::StatusOr<SplitRegex> compiled = SplitRegex::Compile(text);
-    if (!compiled.ok()) return Annotate(compiled.status(), regex->path());
+    if (!compiled.ok()) return Annotate(compiled.status(), absl::StrCat(regex->Where(), ": ", regex->path()));
     return compiled;
   }
   TF_ASSIGN_OR_RETURN(JsonNode literal, node.Child("String"));
   TF_ASSIGN_OR_RETURN(std::string text, literal.String());
   absl::StatusOr<SplitRegex> compiled = SplitRegex::Literal(text);
-  if (!compiled.ok()) return Annotate(compiled.status(), literal.path());
+  if (!compiled.ok()) return Annotate(compiled.status(), absl::StrCat(literal.Where(), ": ", literal.path()));
   return compiled;
 }
 

@@ -1,6 +1,9 @@
 // Tokenizer::Load and FromJson: from JSON to Tokenizer::Data.
+#include <unistd.h>
+
 #include <array>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -29,8 +32,8 @@ namespace {
 
 constexpr size_t kMaxAddedTokenBytes = 1024;
 
-using AddedTokens = std::map<int32_t, std::pair<AddedToken, std::string>>;  // by id; with the path, for errors
-using VocabIds = absl::flat_hash_map<absl::string_view, int32_t>;           // by token as written in the file
+using AddedTokens = std::map<int32_t, std::pair<AddedToken, JsonNode>>;  // by id; with the value, for errors
+using VocabIds = absl::flat_hash_map<absl::string_view, int32_t>;        // by token as written in the file
 
 // The bytes of a token as a ByteLevel decoder sees them, and whether it is written in byte characters throughout.
 class ByteAlphabet {
@@ -92,7 +95,7 @@ absl::Status LoadTemplate(const JsonNode& node, Tokenizer::Data& data) {
   TF_ASSIGN_OR_RETURN(JsonNode ids_node, entry.Child("ids"));
   TF_ASSIGN_OR_RETURN(std::vector<JsonNode> ids, ids_node.Elements());
   if (ids.size() != 1) return ids_node.NotSupported("other than one id");
-  TF_ASSIGN_OR_RETURN(data.bos_id, ids[0].TokenId());
+  TF_ASSIGN_OR_RETURN(data.bos_id, TokenId(ids[0]));
   if (!data.token_bytes.contains(data.bos_id)) return ids[0].Error("no such token");
   data.add_bos = true;
   return absl::OkStatus();
@@ -117,19 +120,19 @@ absl::StatusOr<VocabIds> LoadVocab(const JsonNode& model, const ByteAlphabet& al
   VocabIds ids;
   ids.reserve(node.value().size());
   for (const auto& [token, value] : node.value().get_ref<const nlohmann::json::object_t&>()) {
-    absl::StatusOr<int32_t> id = JsonNode(&value, Shown(token)).TokenId();
-    if (!id.ok()) return Annotate(id.status(), node.path());
-    ids.emplace(token, *id);
+    TF_ASSIGN_OR_RETURN(const int32_t id, TokenId(node.At(value)));
+    ids.emplace(token, id);
     std::optional<std::string> bytes = alphabet.Decode(token);
-    if (!data.token_bytes.emplace(*id, bytes.value_or(token)).second) {
-      return node.Error(absl::StrCat("id ", *id, " of ", Shown(token), " is also that of another token"));
+    if (!data.token_bytes.emplace(id, bytes.value_or(token)).second) {
+      return node.Error(absl::StrCat("id ", id, " of ", Shown(token), " is also that of another token"));
     }
-    if (bytes && data.bpe.ignore_merges) data.bpe.ids.emplace(*std::move(bytes), *id);
+    if (bytes && data.bpe.ignore_merges) data.bpe.ids.emplace(*std::move(bytes), id);
   }
   return ids;
 }
 
-absl::Status LoadMerge(const nlohmann::json& merge, const VocabIds& ids, int32_t rank, BpeModel& bpe) {
+absl::Status LoadMerge(const JsonNode& node, const VocabIds& ids, int32_t rank, BpeModel& bpe) {
+  const nlohmann::json& merge = node.value();
   std::vector<absl::string_view> parts;
   if (const auto* line = merge.get_ptr<const std::string*>()) {
     if (absl::StartsWith(*line, "#version")) return absl::OkStatus();
@@ -139,11 +142,10 @@ absl::Status LoadMerge(const nlohmann::json& merge, const VocabIds& ids, int32_t
       if (const auto* text = part.get_ptr<const std::string*>()) parts.push_back(*text);
     }
   }
-  if (parts.size() != 2) return absl::InvalidArgumentError("must be \"left right\" or [\"left\", \"right\"]");
+  if (parts.size() != 2) return node.Error("must be \"left right\" or [\"left\", \"right\"]");
   std::string merged = absl::StrCat(parts[0], parts[1]);
   for (absl::string_view token : {parts[0], parts[1], absl::string_view(merged)}) {
-    if (!ids.contains(token))
-      return absl::InvalidArgumentError(absl::StrCat(Shown(token), " is not in the vocabulary"));
+    if (!ids.contains(token)) return node.Error(absl::StrCat(Shown(token), " is not in the vocabulary"));
   }
   bpe.merges[BpeModel::PairKey(ids.at(parts[0]), ids.at(parts[1]))] = {rank, ids.at(merged)};
   return absl::OkStatus();
@@ -188,8 +190,7 @@ absl::StatusOr<VocabIds> LoadModel(const JsonNode& root, const ByteAlphabet& alp
   if (!merges.value().is_array()) return merges.Error("must be an array");
   int32_t rank = 0;
   for (const nlohmann::json& merge : merges.value()) {
-    absl::Status status = LoadMerge(merge, ids, rank, data.bpe);
-    if (!status.ok()) return Annotate(status, absl::StrCat(merges.path(), "[", rank, "]"));
+    TF_RETURN_IF_ERROR(LoadMerge(merges.At(merge), ids, rank, data.bpe));
     ++rank;
   }
   return ids;
@@ -208,7 +209,7 @@ absl::Status AddAddedToken(const JsonNode& node, int32_t id, AddedTokens& added)
   TF_ASSIGN_OR_RETURN(token.rstrip, node.BoolOr("rstrip", false));
   TF_ASSIGN_OR_RETURN(token.special, node.BoolOr("special", false));
   TF_ASSIGN_OR_RETURN(token.normalized, node.BoolOr("normalized", !token.special));
-  added[id] = {std::move(token), node.path()};
+  added.insert_or_assign(id, std::make_pair(std::move(token), node));
   return absl::OkStatus();
 }
 
@@ -218,7 +219,7 @@ absl::Status LoadAddedTokens(const JsonNode& root, AddedTokens& added) {
   TF_ASSIGN_OR_RETURN(std::vector<JsonNode> tokens, list->Elements());
   for (const JsonNode& token : tokens) {
     TF_ASSIGN_OR_RETURN(JsonNode id_node, token.Child("id"));
-    TF_ASSIGN_OR_RETURN(int32_t id, id_node.TokenId());
+    TF_ASSIGN_OR_RETURN(int32_t id, TokenId(id_node));
     if (added.contains(id)) return id_node.Error(absl::StrCat(id, " is also the id of another added token"));
     TF_RETURN_IF_ERROR(AddAddedToken(token, id, added));
   }
@@ -230,7 +231,7 @@ absl::Status LoadAddedTokensDecoder(const JsonNode& config, AddedTokens& added) 
   if (!node) return absl::OkStatus();
   if (!node->value().is_object()) return node->Error("must be an object");
   for (const auto& [key, value] : node->value().items()) {
-    JsonNode token(&value, absl::StrCat(node->path(), ".", Shown(key)));
+    const JsonNode token = node->At(value);
     int32_t id = -1;
     if (!absl::SimpleAtoi(key, &id) || id < 0 || id >= 1 << 24) return token.Error("the key must be a token id");
     TF_RETURN_IF_ERROR(AddAddedToken(token, id, added));
@@ -243,16 +244,14 @@ absl::Status InstallAddedTokens(const AddedTokens& added, const ByteAlphabet& al
                                 Tokenizer::Data& data) {
   std::vector<AddedToken> raw, normalized;
   for (const auto& [id, entry] : added) {
-    const auto& [token, path] = entry;
+    const auto& [token, node] = entry;
     auto [it, is_new] = ids.emplace(token.content, id);
     if (it->second != id) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, ": ", Shown(token.content), " has id ", id, " here and ", it->second, " elsewhere"));
+      return node.Error(absl::StrCat(Shown(token.content), " has id ", id, " here and ", it->second, " elsewhere"));
     }
     std::string bytes = alphabet.Decode(token.content).value_or(token.content);
     if (!data.token_bytes.emplace(id, std::move(bytes)).second && is_new) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, ": id ", id, " of ", Shown(token.content), " is also that of another token"));
+      return node.Error(absl::StrCat("id ", id, " of ", Shown(token.content), " is also that of another token"));
     }
     if (token.special) data.special_ids.insert(id);
     (token.normalized ? normalized : raw).push_back(token);
@@ -311,32 +310,45 @@ absl::Status LoadData(const JsonNode& root, const std::optional<JsonNode>& confi
   return absl::OkStatus();
 }
 
+// What a model without a tokenizer.json has instead.
+constexpr std::pair<absl::string_view, absl::string_view> kOtherTokenizers[] = {
+    {"tiktoken.model", "a tiktoken vocabulary"},
+    {"tokenizer.model", "a SentencePiece model"},
+    {"tekken.json", "a Tekken vocabulary"},
+    {"vocab.json", "a vocabulary without its rules"},
+};
+
+absl::Status NoTokenizer(const std::string& model_dir, const absl::Status& missing) {
+  for (const auto& [file, what] : kOtherTokenizers) {
+    if (access(absl::StrCat(model_dir, "/", file).c_str(), F_OK) != 0) continue;
+    return absl::UnimplementedError(
+        absl::StrCat(model_dir, ": has no tokenizer.json but ", file, ", ", what,
+                     ", which cannot be read yet; save the model's tokenizer as tokenizer.json with transformers "
+                     "(AutoTokenizer, save_pretrained), or give token ids to 'eval --ids'"));
+  }
+  return missing;
+}
+
+constexpr JsonLimits kTokenizerLimits = {.max_bytes = int64_t{128} << 20};
+
 }  // namespace
 
 absl::StatusOr<Tokenizer> Tokenizer::FromJson(absl::string_view json, absl::string_view name) {
-  TF_ASSIGN_OR_RETURN(std::unique_ptr<nlohmann::json> document, ParseJson(json, name));
+  TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(std::string(json), name, kTokenizerLimits));
   auto data = std::make_shared<Data>();
-  TF_RETURN_IF_ERROR(LoadData(JsonNode(document.get(), std::string(name)), std::nullopt, *data));
+  TF_RETURN_IF_ERROR(LoadData(document.root(), std::nullopt, *data));
   return Tokenizer(std::move(data));
 }
 
 absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& model_dir) {
-  std::string path = absl::StrCat(model_dir, "/tokenizer.json");
-  TF_ASSIGN_OR_RETURN(std::string text, ReadJsonFile(path));
-  TF_ASSIGN_OR_RETURN(std::unique_ptr<nlohmann::json> document, ParseJson(text, path));
-
-  std::string config_path = absl::StrCat(model_dir, "/tokenizer_config.json");
-  std::unique_ptr<nlohmann::json> config_document;
-  std::optional<JsonNode> config;
-  absl::StatusOr<std::string> config_text = ReadJsonFile(config_path);
-  if (config_text.ok()) {
-    TF_ASSIGN_OR_RETURN(config_document, ParseJson(*config_text, config_path));
-    config.emplace(config_document.get(), config_path);
-  } else if (!absl::IsNotFound(config_text.status())) {
-    return config_text.status();
-  }
+  const auto document = JsonDocument::ReadFile(absl::StrCat(model_dir, "/tokenizer.json"), kTokenizerLimits);
+  if (absl::IsNotFound(document.status())) return NoTokenizer(model_dir, document.status());
+  TF_RETURN_IF_ERROR(document.status());
+  const auto config = JsonDocument::ReadFile(absl::StrCat(model_dir, "/tokenizer_config.json"), kTokenizerLimits);
+  if (!config.ok() && !absl::IsNotFound(config.status())) return config.status();
   auto data = std::make_shared<Data>();
-  TF_RETURN_IF_ERROR(LoadData(JsonNode(document.get(), path), config, *data));
+  TF_RETURN_IF_ERROR(
+      LoadData(document->root(), config.ok() ? std::make_optional(config->root()) : std::nullopt, *data));
   return Tokenizer(std::move(data));
 }
 

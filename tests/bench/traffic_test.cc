@@ -168,15 +168,18 @@ TEST_F(TraceFile, BrokenOnesAreNamedByLine) {
   EXPECT_EQ(ReadRoutingTrace(path_ + "-none").status().code(), absl::StatusCode::kNotFound);
   for (const auto& [text, why] : std::vector<std::pair<std::string, std::string>>{
            {"", "empty"},
-           {"{", "line 1: is not JSON"},
-           {R"({"format": "other"})", "line 1: is not a routing trace"},
-           {R"({"format": "tokenferry-routing-1", "num_experts": 4, "top_k": 5})", "\"top_k\" is 5, not in 1 to 4"},
+           {"{", ":1:2: is not JSON"},
+           {R"({"format": "other"})", ":1:12: format: is \"other\", but a routing trace has"},
+           {R"({"format": "tokenferry-routing-1", "num_experts": 4, "top_k": 5})",
+            ":1:63: top_k: must be an integer in [1, 4], not 5"},
            {head, "no routed token"},
-           {head + "\n[]", "line 2: is not an object"},
+           {head + "\n[]", "must be an object"},
            {head + "\n{\"step\": 0, \"layer\": 0, \"expert_idx\": [1]}", "no multiple of top_k 2"},
-           {head + "\n{\"step\": 0, \"layer\": 0, \"expert_idx\": [1, 4]}", "expert 4 is not in -1 to 3"},
-           {head + "\n{\"step\": 0, \"layer\": 0, \"expert_idx\": [1, 0.5]}", "expert 0.5 is not"},
-           {head + "\n{\"step\": -1, \"layer\": 0, \"expert_idx\": []}", "\"step\" is -1"}}) {
+           {head + "\n{\"step\": 0, \"layer\": 0, \"expert_idx\": [1, 4]}",
+            ":2:43: expert_idx[1]: must be an integer in [-1, 3], not 4"},
+           {head + "\n{\"step\": 0, \"layer\": 0, \"expert_idx\": [1, 0.5]}",
+            "expert_idx[1]: must be an integer in [-1, 3], not 0.5"},
+           {head + "\n{\"step\": -1, \"layer\": 0, \"expert_idx\": []}", ":2:10: step: must be an integer in"}}) {
     EXPECT_THAT(Read(text).message(), HasSubstr(why)) << text;
   }
 }

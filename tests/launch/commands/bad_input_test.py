@@ -4,6 +4,7 @@ ends all ranks, and leaves nothing half-written."""
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 
@@ -135,6 +136,29 @@ class BadCheckpoint(BadInput):
         self.check(lambda m: m.change_json("config.json", lambda c: c.update(kv_lora_rank=-128)),
                    ["config.json", "kv_lora_rank", "-128"], [ALONE])
 
+    def test_files_that_stand_in_for_others(self):
+        """What a clone without Git LFS leaves: pointers."""
+        pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 23216112\n"
+        for name in "model-00003-of-00004.safetensors", INDEX, "config.json":
+            model = ModelCopy(self.path("model"))
+            model.write(name, pointer)
+            self.refused(["inspect", "--model", model.path], [name, "Git LFS pointer", "git lfs pull"], ALONE)
+            shutil.rmtree(model.path)
+        model = ModelCopy(self.path("model"))
+        model.write("tokenizer.json", pointer)
+        self.refused(["generate", "--model", model.path, "--prompt", "a"], ["tokenizer.json", "Git LFS pointer"], ALONE)
+        self.succeed("eval", "--model", model.path, "--ids", self.write_ids("ids.json", [0, 5, 6]))
+
+    def test_generation_settings_matter_to_generate_alone(self):
+        model, ids = ModelCopy(self.path("model")), self.write_ids("ids.json", [0, 5, 6])
+        for settings in {"top_p": 0}, {"temperature": -1}, {"eos_token_id": 99999}:
+            model.write("generation_config.json", json.dumps(settings).encode())
+            self.succeed("eval", "--model", model.path, "--ids", ids)
+            self.succeed("inspect", "--model", model.path)
+        for how in ALONE, THREADS:
+            self.refused(["generate", "--model", model.path, "--prompt", "a"],
+                         ["generation_config.json:1:18: 'eos_token_id' is 99999"], how)
+
     def test_no_model(self):
         for how in ALONE, THREADS:
             self.refused(["inspect", "--model", self.path("nowhere")], [self.path("nowhere")], how)
@@ -183,20 +207,21 @@ class BadRequest(BadInput):
     def test_ids(self):
         def bad(text, *words):
             self.check(["eval", "--ids", self.write("ids.json", text)], ["ids.json", *words], [ALONE])
-        bad('{"prompts": [{"input_ids": [0, 1, 2304]}]}', "prompt 0", "2304", "2303", "place 2")
-        bad('{"prompts": [{"input_ids": [1]}, {"input_ids": [-1]}]}', "prompt 1", "-1", "place 0")
-        bad('{"prompts": [{"input_ids": [18446744073709551615]}]}', "prompt 0", "18446744073709551615")
-        bad('{"prompts": [{"input_ids": [1.5]}]}', "prompt 0", "1.5")
-        bad('{"prompts": [{"input_ids": ["a"]}]}', "prompt 0", '"a"')
-        bad('{"prompts": [{"input_ids": []}]}', "prompt 0", "empty")
-        bad('{"prompts": [{"ids": [1]}]}', "prompt 0", "input_ids")
-        bad('{"prompts": []}', "prompts", "empty")
+        bad('{"prompts": [{"input_ids": [0, 1, 2304]}]}', "ids.json:1:35: prompts[0].input_ids[2]: ", "2304", "[0, 2303]")
+        bad('{"prompts": [{"input_ids": [1]},\n{"input_ids": [-1]}]}', "ids.json:2:16: prompts[1].input_ids[0]: ", "-1")
+        bad('{"prompts": [{"input_ids": [18446744073709551615]}]}', "prompts[0]", "18446744073709551615")
+        bad('{"prompts": [{"input_ids": [1.5]}]}', "prompts[0]", "1.5")
+        bad('{"prompts": [{"input_ids": ["a"]}]}', "prompts[0]", '"a"')
+        bad('{"prompts": [{"input_ids": []}]}', "prompts[0].input_ids: ", "empty")
+        bad('{"prompts": [{"ids": [1]}]}', "prompts[0]: lacks", "input_ids")
+        bad('{"prompts": []}', "prompts: is empty")
         bad('{"prompt": [{"input_ids": [1]}]}', "prompts")
-        bad('[1, 2]', "prompts")
-        bad('{"prompts": [', "byte")
-        bad('', "byte")
+        bad('{"prompts": [{"input_ids": [1]}], "prompts": []}', "'prompts' twice")
+        bad('[1, 2]', "must be an object")
+        bad('{"prompts": [', "ids.json:1:14: is not JSON: the text ends too early")
+        bad('', "is empty")
         bad('[' * 100000, "deep")
-        bad(json.dumps({"prompts": [{"input_ids": [1] * 4097}]}), "prompt 0", "4097", "4096")
+        bad(json.dumps({"prompts": [{"input_ids": [1] * 4097}]}), "prompts[0]", "4097", "4096")
         ids = self.write("ids.json", '{"prompts": [{"input_ids": [0, 99999]}]}')
         for how in THREADS, PROCESSES:
             self.refused(["eval", "--model", MODEL, "--ids", ids], ["rank 0: ", "ids.json", "99999"], how)
@@ -265,16 +290,16 @@ class BadRequest(BadInput):
             self.check(["generate", "--prompt", "a", "--placement", file], ["placement.json", *words], ways)
         good = [list(range(0, 11)), list(range(11, 22)), list(range(22, 32))]
         bad("", "empty")
-        bad('{"experts_per_rank": [[0], [1]', "JSON")
+        bad('{"experts_per_rank": [[0], [1]', "placement.json:1:31: is not JSON")
         bad('{"experts": []}', "experts_per_rank")
-        bad(json.dumps({"experts_per_rank": [*good[:2], 7]}), "row 2")
-        bad(json.dumps({"experts_per_rank": [*good[:2], ["x"]]}), "row 2", '"x"')
-        bad(json.dumps({"experts_per_rank": [*good[:2], [-1]]}), "row 2", "-1")
+        bad(json.dumps({"experts_per_rank": [*good[:2], 7]}), "experts_per_rank[2]: must be a list, not 7")
+        bad(json.dumps({"experts_per_rank": [*good[:2], ["x"]]}), "experts_per_rank[2][0]: ", '"x"')
+        bad(json.dumps({"experts_per_rank": [*good[:2], [-1]]}), "experts_per_rank[2][0]: ", "-1")
         bad(json.dumps({"experts_per_rank": [*good[:2], good[2] + [32]]}), "expert 32", "31")
         bad(json.dumps({"experts_per_rank": [*good[:2], good[2] + [22]]}), "expert 22", "twice")
         bad(json.dumps({"experts_per_rank": [*good[:2], good[2][1:]]}), "expert 22", "no rank")
         bad(json.dumps({"experts_per_rank": good[:2]}), "2 rows", "3 ranks", ways=(THREADS, PROCESSES))
-        self.check(["inspect", "--placement", self.path("none.json")], ["none.json", "cannot be read"])
+        self.check(["inspect", "--placement", self.path("none.json")], ["none.json", "cannot be opened", "No such file"])
 
 
 class BadCommandLine(BadInput):

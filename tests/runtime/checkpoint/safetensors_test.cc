@@ -9,7 +9,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "core/io/json_file.h"
+#include "core/io/foreign_text.h"
 #include "tests/support/checkpoint_writer.h"
 #include "tests/support/status_matchers.h"
 
@@ -240,26 +240,6 @@ TEST(SafetensorsFile, NamesFailuresOfTheFile) {
   uint8_t buffer[100];
   EXPECT_ERROR((*file)->Read(*(*file)->Find("b"), 0, absl::MakeSpan(buffer)), absl::StatusCode::kDataLoss, path,
                "tensor 'b'", "ended while reading 100 bytes");
-}
-
-TEST(Json, LimitsHold) {
-  const auto parse = [](absl::string_view text, JsonLimits limits = {}) {
-    return StatusOf(ParseJson(text, "j", limits));
-  };
-  EXPECT_TRUE(parse(R"({"a":[1,{"b":null}]})").ok());
-  EXPECT_ERROR(parse("{"), kInvalid, "j: is not JSON: syntax error at byte");
-  EXPECT_ERROR(parse(""), kInvalid, "j: is not JSON");
-  EXPECT_ERROR(parse(std::string(33, '[')), kInvalid, "j: is nested deeper than 32 levels");
-  EXPECT_ERROR(parse(std::string(50'000'000, '[')), kInvalid, "nested deeper");
-  EXPECT_ERROR(parse(R"({"a":{"x":1,"y":2,"x":3}})"), kInvalid, "j: has the key 'x' twice");
-  EXPECT_TRUE(parse(R"([{"x":1},{"x":2},{"y":{"x":1}}])").ok());
-  EXPECT_ERROR(parse("[1,2,3]", {.max_values = 3}), kInvalid, "more than 3 values");
-  EXPECT_ERROR(parse("[1,2,3]", {.max_bytes = 6}), kInvalid, "7 bytes of JSON, more than 6");
-}
-
-TEST(Json, ExcerptsAreShortAndOneLine) {
-  EXPECT_EQ(Excerpt("a\nb\x01"), "a\\nb\\x01");
-  EXPECT_LT(Excerpt(std::string(100'000, 'x')).size(), 200u);
 }
 
 }  // namespace

@@ -153,6 +153,93 @@ TEST(ModelConfig, AcceptsBothSpellings) {
   EXPECT_EQ(plain->rope.theta, 1e6);
 }
 
+// What one setting is called in two places is equal, or an error that names both with their values.
+TEST(ModelConfig, RefusesTwoValuesForOneSetting) {
+  json yarn = TinyJson()["rope_scaling"];
+  yarn.erase("type");
+  yarn["rope_type"] = "yarn";
+  ASSERT_OK(With("rope_parameters", yarn));  // the same in the newer spelling
+  yarn["rope_theta"] = 10000;
+  yarn["attention_factor"] = nullptr;
+  ASSERT_OK(With("rope_parameters", yarn));
+  const auto without_type = With("rope_parameters", {{"rope_theta", 10000.0}});
+  ASSERT_OK(without_type);  // says nothing about scaling
+  EXPECT_EQ(without_type->rope.scaling, RopeScaling::kYarn);
+  EXPECT_ERROR(With("rope_parameters", {{"rope_type", "default"}, {"rope_theta", 10000}}), kInvalid,
+               "c.json:1:", "'rope_scaling.rope_type' is yarn, but 'rope_parameters.rope_type' is default");
+  EXPECT_ERROR(With("rope_parameters", {{"rope_theta", 20000}}), kInvalid,
+               "'rope_parameters.rope_theta' is 20000, but 'rope_theta' is 10000");
+  for (const auto& [key, value] : {std::pair<const char*, json>{"factor", 8},
+                                   {"original_max_position_embeddings", 512},
+                                   {"beta_fast", 16},
+                                   {"beta_slow", 2},
+                                   {"mscale", 0.5},
+                                   {"mscale_all_dim", 0.5},
+                                   {"attention_factor", 1.5}}) {
+    json other = yarn;
+    other[key] = value;
+    EXPECT_ERROR(With("rope_parameters", other), kInvalid, absl::StrCat("'rope_scaling.", key, "' is "),
+                 absl::StrCat("but 'rope_parameters.", key, "' is ", value.dump()));
+  }
+  EXPECT_ERROR(
+      With("original_max_position_embeddings", 2048), kInvalid,
+      "'rope_scaling.original_max_position_embeddings' is 1024, but 'original_max_position_embeddings' is 2048");
+  EXPECT_ERROR(With("dtype", "float32"), kInvalid, "'torch_dtype' is \"bfloat16\", but 'dtype' is \"float32\"");
+  ASSERT_OK(With("dtype", "bfloat16"));
+  ASSERT_OK(With("num_local_experts", 32));
+  EXPECT_ERROR(With("num_local_experts", 8), kInvalid, "'num_local_experts' is 8, but 'n_routed_experts' is 32");
+}
+
+TEST(ModelConfig, RefusesTwoQuantisations) {
+  const json quant = TinyJson()["quantization_config"];
+  json other = quant;
+  other["weight_block_size"] = {64, 64};
+  ASSERT_OK(With("compression_config", quant));
+  ASSERT_OK(With("text_config", {{"quantization_config", quant}}));
+  EXPECT_ERROR(With("compression_config", other), kInvalid, "'compression_config.weight_block_size' is a list of 2",
+               "'quantization_config.weight_block_size'");
+  EXPECT_ERROR(With("text_config", {{"quantization_config", other}}), kInvalid,
+               "'text_config.quantization_config.weight_block_size'");
+  other = quant;
+  other.erase("fmt");
+  EXPECT_ERROR(With("compression_config", other), kInvalid, "'compression_config.fmt' is not there",
+               "'quantization_config.fmt' is \"e4m3\"");
+  json nested = TinyJson();
+  nested["text_config"] = {{"quantization_config", quant}};
+  nested.erase("quantization_config");
+  EXPECT_EQ(Parse(nested)->fp8_block, 128);
+}
+
+// As transformers reads them.
+TEST(ModelConfig, FillsInWhatRopeLeavesOut) {
+  json config = TinyJson();
+  config["rope_scaling"] = json::object();
+  EXPECT_EQ(Parse(config)->rope.scaling, RopeScaling::kNone);
+  config["rope_scaling"] = nullptr;
+  config["rope_parameters"] = {{"rope_theta", 10000}};
+  EXPECT_EQ(Parse(config)->rope.scaling, RopeScaling::kNone);
+  config["rope_scaling"] = {{"type", "yarn"}, {"factor", 4}, {"beta_fast", nullptr}};
+  const auto whole_context = Parse(config);
+  ASSERT_OK(whole_context);
+  EXPECT_EQ(whole_context->rope.original_max_position, 4096);
+  EXPECT_EQ(whole_context->rope.factor, 4);
+  EXPECT_EQ(whole_context->rope.beta_fast, 32);
+  config["rope_scaling"] = {{"type", "yarn"}, {"factor", nullptr}, {"original_max_position_embeddings", 512}};
+  EXPECT_EQ(Parse(config)->rope.factor, 8);
+  config["rope_scaling"] = {{"type", "yarn"}, {"rope_type", "yarn"}, {"factor", 4}};
+  config["original_max_position_embeddings"] = 1024;
+  EXPECT_EQ(Parse(config)->rope.original_max_position, 1024);
+  config["rope_parameters"] = {{"full_attention", {{"rope_type", "yarn"}}}};
+  EXPECT_ERROR(Parse(config), kUnimplemented, "'rope_parameters.full_attention' is an object");
+}
+
+TEST(ModelConfig, ErrorsNameThePlace) {
+  EXPECT_ERROR(ParseModelConfig("{\n  \"model_type\": \"deepseek_v3\",\n  \"vocab_size\": -3}", "c.json"), kInvalid,
+               "c.json:3:17: 'vocab_size' is -3, not within");
+  EXPECT_ERROR(ParseModelConfig("version https://git-lfs.github.com/spec/v1\n", "c.json"), kInvalid,
+               "c.json:1:1: is a Git LFS pointer");
+}
+
 TEST(ModelConfig, MoeLayersFollowTheirFrequency) {
   json config = TinyJson();
   config["moe_layer_freq"] = 2;
@@ -166,7 +253,7 @@ TEST(ModelConfig, MoeLayersFollowTheirFrequency) {
 }
 
 TEST(ModelConfig, RefusesUnknownKindsByName) {
-  EXPECT_ERROR(With("model_type", "deepseek_v2"), kUnimplemented, "c.json: 'model_type'", "'deepseek_v2'",
+  EXPECT_ERROR(With("model_type", "deepseek_v2"), kUnimplemented, "c.json:1:", ": 'model_type'", "'deepseek_v2'",
                "known: deepseek_v3, kimi_k2");
   EXPECT_ERROR(With("model_type", "mixtral"), kUnimplemented, "'mixtral'");
   EXPECT_ERROR(With("architectures", {"DeepseekV32ForCausalLM"}), kUnimplemented, "'DeepseekV32ForCausalLM'",
@@ -186,14 +273,15 @@ TEST(ModelConfig, RefusesUnknownQuantisation) {
     config["quantization_config"][key] = value;
     return Parse(config);
   };
-  EXPECT_ERROR(with_quant("quant_method", "compressed-tensors"), kUnimplemented, "c.json: quantization_config",
+  EXPECT_ERROR(with_quant("quant_method", "compressed-tensors"), kUnimplemented, "'quantization_config.quant_method'",
                "'compressed-tensors'", "known: fp8");
   EXPECT_ERROR(with_quant("fmt", "e5m2"), kUnimplemented, "'e5m2'");
   EXPECT_ERROR(with_quant("activation_scheme", "static"), kUnimplemented, "'static'");
   EXPECT_ERROR(with_quant("weight_block_size", nullptr), kUnimplemented,
-               "'weight_block_size' must be two equal numbers");
+               "'quantization_config.weight_block_size' must be two equal numbers");
   EXPECT_ERROR(with_quant("weight_block_size", {1, 128}), kUnimplemented, "two equal numbers");
-  EXPECT_ERROR(with_quant("weight_block_size", {0, 0}), kInvalid, "'weight_block_size' is 0, not within [1,");
+  EXPECT_ERROR(with_quant("weight_block_size", {0, 0}), kInvalid,
+               "'quantization_config.weight_block_size[0]' is 0, not within [1,");
   EXPECT_ERROR(with_quant("weight_block_size", {128, "128"}), kInvalid, "\"128\" instead of an integer");
   EXPECT_ERROR(With("quantization_config", "fp8"), kInvalid, "'quantization_config' is \"fp8\" instead of an object");
 }
@@ -204,17 +292,16 @@ TEST(ModelConfig, RefusesUnusableRope) {
     config["rope_scaling"][key] = value;
     return Parse(config);
   };
-  EXPECT_ERROR(with_rope("type", "longrope"), kUnimplemented, "c.json: rope_scaling", "'longrope'",
+  EXPECT_ERROR(with_rope("type", "longrope"), kUnimplemented, "'rope_scaling.type'", "'longrope'",
                "known: default, yarn");
-  EXPECT_ERROR(with_rope("rope_type", "linear"), kInvalid, "differs from 'rope_type' 'linear'");
-  EXPECT_ERROR(with_rope("type", nullptr), kInvalid, "'type' is missing");
-  EXPECT_ERROR(with_rope("factor", nullptr), kInvalid, "c.json: rope_scaling: 'factor' is missing");
-  EXPECT_ERROR(with_rope("factor", -2), kInvalid, "'factor' is -2");
-  EXPECT_ERROR(with_rope("original_max_position_embeddings", nullptr), kInvalid, "is missing");
-  EXPECT_ERROR(with_rope("beta_fast", "x"), kInvalid, "'beta_fast' is \"x\" instead of a number");
-  EXPECT_ERROR(with_rope("partial_rotary_factor", 0.5), kUnimplemented, "'partial_rotary_factor' is 0.5");
+  EXPECT_ERROR(with_rope("rope_type", "linear"), kInvalid,
+               "'rope_scaling.type' is \"yarn\", but 'rope_scaling.rope_type' is \"linear\"");
+  EXPECT_ERROR(with_rope("type", nullptr), kInvalid, "'rope_scaling.factor' is there, but no 'rope_type'");
+  EXPECT_ERROR(with_rope("factor", -2), kInvalid, "'rope_scaling.factor' is -2");
+  EXPECT_ERROR(with_rope("beta_fast", "x"), kInvalid, "'rope_scaling.beta_fast' is \"x\" instead of a number");
+  EXPECT_ERROR(with_rope("partial_rotary_factor", 0.5), kUnimplemented, "'rope_scaling.partial_rotary_factor' is 0.5");
   EXPECT_ERROR(With("rope_scaling", 4), kInvalid, "'rope_scaling' is 4 instead of an object");
-  EXPECT_ERROR(With("qk_rope_head_dim", 31), kInvalid, "c.json: rope_scaling", "31");
+  EXPECT_ERROR(With("qk_rope_head_dim", 31), kInvalid, "'rope_scaling'", "31");
   EXPECT_ERROR(With("rope_theta", -1), kInvalid, "'rope_theta' is -1");
 }
 
@@ -228,7 +315,7 @@ TEST(ModelConfig, RefusesNumbersOutOfRange) {
   EXPECT_ERROR(With("num_hidden_layers", 100000), kInvalid, "'num_hidden_layers' is 100000");
   EXPECT_ERROR(With("rms_norm_eps", -1e-6), kInvalid, "'rms_norm_eps' is -1e-06");
   EXPECT_ERROR(With("eos_token_id", 2304), kInvalid, "'eos_token_id' is 2304, not within [0, 2303]");
-  EXPECT_ERROR(With("eos_token_id", {1, -5}), kInvalid, "'eos_token_id' is -5");
+  EXPECT_ERROR(With("eos_token_id", {1, -5}), kInvalid, "'eos_token_id[1]' is -5");
   EXPECT_ERROR(With("bos_token_id", 2304), kInvalid, "'bos_token_id' is 2304");
   EXPECT_ERROR(With("num_experts_per_tok", 33), kInvalid, "'num_experts_per_tok' is 33, not within [1, 32]");
   EXPECT_ERROR(With("routed_scaling_factor", 0), kInvalid, "'routed_scaling_factor' is 0");
@@ -247,7 +334,7 @@ TEST(ModelConfig, RefusesImpossibleRouters) {
 }
 
 TEST(ModelConfig, RefusesWhatIsNoConfig) {
-  EXPECT_ERROR(ParseModelConfig("", "c.json"), kInvalid, "c.json: is not JSON");
+  EXPECT_ERROR(ParseModelConfig("", "c.json"), kInvalid, "c.json:1:1: is empty");
   EXPECT_ERROR(ParseModelConfig("[]", "c.json"), kInvalid, "c.json: is a list of 0 instead of an object");
   EXPECT_ERROR(ParseModelConfig(R"({"model_type":"deepseek_v3","model_type":"x"})", "c.json"), kInvalid, "twice");
   EXPECT_ERROR(ParseModelConfig(std::string(100'000, '['), "c.json"), kInvalid, "nested deeper than 16");
@@ -286,10 +373,11 @@ TEST(GenerationConfig, IsOptionalAndChecked) {
   EXPECT_EQ(lists->eos_token_ids, (std::vector<int32_t>{3, 4}));
   EXPECT_EQ(lists->temperature, 0);
   EXPECT_ERROR(ParseGenerationConfig(R"({"eos_token_id":37})", "g.json", model), kInvalid,
-               "g.json: 'eos_token_id' is 37");
+               "g.json:1:17: 'eos_token_id' is 37");
   EXPECT_ERROR(ParseGenerationConfig(R"({"temperature":-1})", "g.json", model), kInvalid, "'temperature' is -1");
-  EXPECT_ERROR(ParseGenerationConfig(R"({"top_p":0})", "g.json", model), kInvalid, "'top_p' is 0");
-  EXPECT_ERROR(ParseGenerationConfig("x", "g.json", model), kInvalid, "g.json: is not JSON");
+  EXPECT_ERROR(ParseGenerationConfig(R"({"top_p":1.5})", "g.json", model), kInvalid, "'top_p' is 1.5");
+  EXPECT_EQ(ParseGenerationConfig(R"({"top_p":0})", "g.json", model)->top_p, 0);
+  EXPECT_ERROR(ParseGenerationConfig("x", "g.json", model), kInvalid, "g.json:1:1: is not JSON");
 }
 
 }  // namespace

@@ -1,0 +1,119 @@
+#include "runtime/model/rope_reader.h"
+
+#include <nlohmann/json.hpp>
+
+namespace tokenferry {
+namespace {
+
+constexpr int64_t kMaxPositions = int64_t{1} << 24;
+constexpr absl::string_view kRopeTypes[] = {"default", "yarn"};
+constexpr absl::string_view kYarnKeys[] = {"factor",         "beta_fast",        "beta_slow", "mscale",
+                                           "mscale_all_dim", "attention_factor", "truncate"};
+
+// One of the objects that may say how positions are scaled.
+struct RopeObject {
+  JsonNode node;
+  std::optional<JsonNode> type;  // of the scaling; none: the object says nothing about it
+  std::optional<JsonNode> theta;
+  RopeConfig rope;  // as if there were no other
+};
+
+// YaRN's numbers. `original` is where config.json itself has original_max_position_embeddings, if it does.
+void ReadYarn(ConfigReader& in, const std::optional<JsonNode>& original, RopeConfig& rope) {
+  constexpr absl::string_view kOriginal = "original_max_position_embeddings";
+  rope.scaling = RopeScaling::kYarn;
+  if (const auto own = in.Find(kOriginal); own && original) in.Fail(CheckSame(*original, *own));
+  int64_t fallback = rope.max_position;
+  if (original) {
+    const absl::StatusOr<int64_t> number = original->Int(1, kMaxPositions);
+    in.Fail(number.status());
+    fallback = number.value_or(1);
+  }
+  rope.original_max_position = in.Int(kOriginal, 1, kMaxPositions, fallback);
+  const double ratio = static_cast<double>(rope.max_position) / static_cast<double>(rope.original_max_position);
+  rope.factor = in.Number("factor", 1, 1e6, ratio);
+  rope.beta_fast = in.Number("beta_fast", 1e-6, 1e6, rope.beta_fast);
+  rope.beta_slow = in.Number("beta_slow", 1e-6, 1e6, rope.beta_slow);
+  rope.mscale = in.Number("mscale", 0, 1e6, 0);
+  rope.mscale_all_dim = in.Number("mscale_all_dim", 0, 1e6, 0);
+  if (in.Has("attention_factor")) rope.attention_factor = in.Number("attention_factor", 1e-6, 1e6);
+  rope.truncate = in.Bool("truncate", true);
+}
+
+// Without a type nothing may look as if it were meant to scale.
+void CheckNoScaling(ConfigReader& in, const JsonNode& object) {
+  for (const absl::string_view key : kYarnKeys) {
+    if (in.Has(key)) in.Fail(key, "is there, but no 'rope_type' that says what it scales");
+  }
+  for (const auto& [key, member] : object.value().items()) {
+    if (member.is_object()) in.FailUnsupported(key, "is an object; settings for kinds of layers are not supported");
+  }
+}
+
+absl::StatusOr<RopeObject> ReadObject(const JsonNode& node, const std::optional<JsonNode>& original,
+                                      const RopeConfig& start) {
+  RopeObject object{.node = node, .rope = start};
+  ConfigReader in(node);
+  const absl::string_view type_key = in.KeyOf({"rope_type", "type"});  // `type` is the older spelling
+  object.type = in.Find(type_key);
+  object.theta = in.Find("rope_theta");
+  const std::string type = in.String(type_key, "default");
+  in.RequireOneOf(type_key, type, kRopeTypes, "rotary scaling");
+  const double partial = in.Number("partial_rotary_factor", 0, 1, 1);
+  if (partial != 1) in.FailUnsupported("partial_rotary_factor", absl::StrCat("is ", partial, "; only 1 is supported"));
+  if (!object.type) CheckNoScaling(in, node);
+  if (type == "yarn") ReadYarn(in, original, object.rope);
+  TF_RETURN_IF_ERROR(in.status());
+  return object;
+}
+
+// Equal in what they mean, however they are written.
+absl::Status CheckSameScaling(const RopeObject& a, const RopeObject& b) {
+  const auto check = [&](absl::string_view key, auto left, auto right) {
+    if (left == right) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        b.node.Where(), ": '", b.node.path(), ".", key, "' is ", right, ", but '", a.node.path(), ".", key, "' is ",
+        left, "; both mean one setting, so leave one of '", a.node.path(), "' and '", b.node.path(), "'"));
+  };
+  const auto type = [](const RopeConfig& rope) { return kRopeTypes[rope.scaling == RopeScaling::kYarn]; };
+  const RopeConfig &l = a.rope, &r = b.rope;
+  TF_RETURN_IF_ERROR(check("rope_type", type(l), type(r)));
+  TF_RETURN_IF_ERROR(check("factor", l.factor, r.factor));
+  TF_RETURN_IF_ERROR(check("original_max_position_embeddings", l.original_max_position, r.original_max_position));
+  TF_RETURN_IF_ERROR(check("beta_fast", l.beta_fast, r.beta_fast));
+  TF_RETURN_IF_ERROR(check("beta_slow", l.beta_slow, r.beta_slow));
+  TF_RETURN_IF_ERROR(check("mscale", l.mscale, r.mscale));
+  TF_RETURN_IF_ERROR(check("mscale_all_dim", l.mscale_all_dim, r.mscale_all_dim));
+  TF_RETURN_IF_ERROR(check("attention_factor", l.attention_factor.value_or(0), r.attention_factor.value_or(0)));
+  return check("truncate", l.truncate ? "true" : "false", r.truncate ? "true" : "false");
+}
+
+}  // namespace
+
+absl::Status ReadRope(ConfigReader& in, ModelConfig& config) {
+  RopeConfig& rope = config.rope;
+  rope.dim = config.qk_rope_head_dim;
+  rope.max_position = config.max_position_embeddings;
+  const std::optional<JsonNode> original = in.Find("original_max_position_embeddings");
+  std::vector<RopeObject> objects;
+  std::optional<JsonNode> theta = in.Find("rope_theta");
+  for (const absl::string_view key : {"rope_parameters", "rope_scaling"}) {
+    const std::optional<JsonNode> node = in.Object(key);
+    if (!in.ok()) return in.status();
+    if (!node) continue;
+    TF_ASSIGN_OR_RETURN(const RopeObject object, ReadObject(*node, original, rope));
+    if (theta && object.theta) TF_RETURN_IF_ERROR(CheckSame(*theta, *object.theta));
+    if (object.theta) theta = object.theta;
+    if (object.type) objects.push_back(object);
+  }
+  if (objects.size() == 2) TF_RETURN_IF_ERROR(CheckSameScaling(objects[0], objects[1]));
+  if (!objects.empty()) rope = objects[0].rope;
+  const double partial = in.Number("partial_rotary_factor", 0, 1, 1);
+  if (partial != 1) in.FailUnsupported("partial_rotary_factor", absl::StrCat("is ", partial, "; only 1 is supported"));
+  rope.theta = in.NumberAt(theta, "rope_theta", 1.001, 1e12);
+  TF_RETURN_IF_ERROR(in.status());
+  const JsonNode blamed = objects.empty() ? *theta : objects[0].node;
+  return Annotate(ValidateRope(rope), absl::StrCat(blamed.Where(), ": '", blamed.path(), "'"));
+}
+
+}  // namespace tokenferry
