@@ -50,18 +50,17 @@ void HandleSigterm() {
 }
 
 // The start of a rank and its body.
-absl::Status RunRank(const SharedFlags& flags, Transport& transport,
-                     absl::FunctionRef<absl::Status(RankContext&)> body) {
-  const RankId rank = transport.rank();
-  if (transport.num_ranks() > 1) SetLogRank(rank.value);
-  TF_ASSIGN_OR_RETURN(const RankSetup setup, SetUpRank(transport, flags));
+absl::Status RunRank(const SharedFlags& flags, Transport& control, absl::FunctionRef<absl::Status(RankContext&)> body) {
+  const RankId rank = control.rank();
+  if (control.num_ranks() > 1) SetLogRank(rank.value);
+  TF_ASSIGN_OR_RETURN(const RankSetup setup, SetUpRank(control, flags));
   if (rank.value == 0) {
     LogInfo(absl::StrCat(setup.topology.ToString(), "; instruction set ", IsaName(setup.isa), " on all; ",
                          setup.device->ToString()));
   }
   LogDebug(setup.affinity.ToString());
   RankContext context{.flags = flags,
-                      .transport = transport,
+                      .transport = *setup.transport,
                       .device = *setup.device,
                       .topology = setup.topology,
                       .isa = setup.isa,

@@ -106,14 +106,15 @@ absl::StatusOr<Isa> AgreeOnIsa(const std::vector<uint32_t>& masks, const std::st
   return wanted;
 }
 
-absl::StatusOr<RankSetup> SetUpRank(Transport& transport, const SharedFlags& flags) {
+absl::StatusOr<RankSetup> SetUpRank(Transport& control, const SharedFlags& flags) {
   RankSetup setup;
-  setup.topology = Topology::Of(transport);
+  setup.topology = Topology::Of(control);
   const Machine mine{{SupportedIsas(), ReadCgroupLimits().num_cpus}, AllowedCpus()};
   TF_ASSIGN_OR_RETURN(const std::vector<std::string> encoded,
-                      AllGather(transport, {.phase = "start: machines"}, Encode(mine)));
-  const absl::Status alone = SetUpAlone(flags, transport.rank(), encoded, &setup);
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {.phase = "start: devices"}, alone));
+                      AllGather(control, {.phase = "start: machines"}, Encode(mine)));
+  const absl::Status alone = SetUpAlone(flags, control.rank(), encoded, &setup);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(control, {.phase = "start: devices"}, alone));
+  setup.transport = &control;
   return setup;
 }
 

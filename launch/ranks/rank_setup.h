@@ -1,4 +1,4 @@
-// What a rank agrees on with the others before any work: instruction set, cores and device.
+// What a rank agrees on with the others before any work: instruction set, cores, device, and what moves rows.
 #pragma once
 
 #include <memory>
@@ -23,10 +23,14 @@ struct RankSetup {
   Isa isa = Isa::kPortable;
   AffinityPlan affinity;
   std::unique_ptr<Device> device;
+  // Moves rows and messages of host memory. The control transport, as long as every device's rows pass through the
+  // host; one of device memory is made here, around the control transport, since it needs the device.
+  Transport* transport = nullptr;
 };
 
-// Collective. Pins the calling thread, and creates the device on the cores that are this rank's. An error of any rank
-// is the error of all (AgreeOnStatus).
-absl::StatusOr<RankSetup> SetUpRank(Transport& transport, const SharedFlags& flags);
+// Collective. In this order: over `control`, which moves host memory, the ranks swap what their machines have; each
+// pins its calling thread and creates its device on the cores that are its own; then what moves rows, which needs both.
+// An error of any rank is the error of all (AgreeOnStatus). `control` must outlive the result.
+absl::StatusOr<RankSetup> SetUpRank(Transport& control, const SharedFlags& flags);
 
 }  // namespace tokenferry
