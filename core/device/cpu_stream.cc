@@ -23,6 +23,11 @@ absl::Status CpuWorkQueue::RunUntil(int64_t point) {
   return !status_.ok() && failed_task_ < point ? status_ : absl::OkStatus();
 }
 
+void CpuWorkQueue::Fail(const absl::Status& status) {
+  ++num_enqueued_;
+  pending_.push_front([status] { return status; });
+}
+
 CpuDeviceState::CpuDeviceState(CpuDeviceOptions o)
     : options(std::move(o)), pool(options.num_threads, options.cpus), context{pool, options.isa} {}
 
@@ -41,6 +46,20 @@ CpuStream::CpuStream(Device& device, CpuDeviceState& state) : device_(device), s
 CpuStream::~CpuStream() {
   queue_->RunUntil(queue_->point()).IgnoreError();  // Synchronize is where errors are asked for
   std::erase(state_.queues, queue_);
+}
+
+// Limits are looked at before each piece of work: one that has begun is not interrupted.
+absl::Status CpuStream::Synchronize() {
+  const Deadline deadline = Deadline::After(wait().timeout);
+  const int64_t point = queue_->point();
+  while (wait().IsLimited() && queue_->num_completed() < point) {
+    if (const absl::Status status = CheckWait(deadline); !status.ok()) {
+      queue_->Fail(status);
+      break;
+    }
+    queue_->RunUntil(queue_->num_completed() + 1).IgnoreError();  // it sticks
+  }
+  return queue_->RunUntil(queue_->point());
 }
 
 template <class F>

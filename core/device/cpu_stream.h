@@ -27,7 +27,10 @@ class CpuWorkQueue {
   // A point is the number of tasks enqueued before it. RunUntil runs what is pending before `point`; the status is the
   // first error before it.
   int64_t point() const { return num_enqueued_; }
+  int64_t num_completed() const { return num_completed_; }
   absl::Status RunUntil(int64_t point);
+  // What is pending is dropped, as after an error of the last task.
+  void Fail(const absl::Status& status);
 
  private:
   template <class F>
@@ -76,7 +79,8 @@ class CpuStream : public Stream {
   void Fill(void* dst, uint8_t byte, size_t num_bytes) override;
   void Record(Event& event) override;
   void Wait(Event& event) override;
-  absl::Status Synchronize() override { return queue_->RunUntil(queue_->point()); }
+  absl::Status Synchronize() override;
+  void* native() override { return nullptr; }
 
  protected:
   void LaunchErased(const ErasedOp& op, const void* args, size_t num_bytes) override;

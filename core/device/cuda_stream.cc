@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/device/cuda_status.h"
+#include "core/host/wait.h"
 #include "core/log.h"
 
 namespace tokenferry {
@@ -21,8 +22,9 @@ CudaEvent::~CudaEvent() { WarnOnError(cudaEventDestroy(event), "cudaEventDestroy
 
 CudaStream::~CudaStream() {
   WarnOnError(cudaSetDevice(ordinal_), "cudaSetDevice");
-  WarnOnError(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
-  if (staging_ != nullptr) WarnOnError(cudaFreeHost(staging_), "cudaFreeHost");
+  // Of an abandoned stream, work may still read the staging memory, which waiting for it would only show too late.
+  if (!is_abandoned_) WarnOnError(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  if (staging_ != nullptr && !is_abandoned_) WarnOnError(cudaFreeHost(staging_), "cudaFreeHost");
   WarnOnError(cudaStreamDestroy(stream_), "cudaStreamDestroy");
 }
 
@@ -41,15 +43,10 @@ void CudaStream::CopyToDevice(void* dst, const void* src, size_t num_bytes) {
 absl::Status CudaStream::CopyStaged(void* dst, const void* src, size_t num_bytes) {
   if (num_bytes > kStagingBytes) {  // weights: waiting costs less than another pass over the bytes
     TF_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(dst, src, num_bytes, cudaMemcpyDefault, stream_));
-    TF_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
-    staging_used_ = 0;
-    return absl::OkStatus();
+    return WaitUntilIdle();
   }
   if (staging_ == nullptr) TF_RETURN_IF_CUDA_ERROR(cudaMallocHost(&staging_, kStagingBytes));
-  if (num_bytes > kStagingBytes - staging_used_) {
-    TF_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
-    staging_used_ = 0;
-  }
+  if (num_bytes > kStagingBytes - staging_used_) TF_RETURN_IF_ERROR(WaitUntilIdle());
   void* staged = static_cast<char*>(staging_) + staging_used_;
   std::memcpy(staged, src, num_bytes);
   staging_used_ += (num_bytes + kStagingAlign - 1) / kStagingAlign * kStagingAlign;
@@ -92,11 +89,34 @@ void CudaStream::Wait(Event& event) {
   });
 }
 
+absl::Status CudaStream::WaitUntilIdle() {
+  if (!wait().IsLimited()) {
+    TF_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+    staging_used_ = 0;
+    return absl::OkStatus();
+  }
+  const Deadline deadline = Deadline::After(wait().timeout);
+  SpinWait turn;
+  for (;;) {
+    const cudaError_t error = cudaStreamQuery(stream_);
+    if (error == cudaSuccess) break;
+    if (error != cudaErrorNotReady) return CudaStatus(error, "cudaStreamQuery");
+    cudaGetLastError();  // not an error: a later launch must not find it
+    if (const absl::Status status = CheckWait(deadline); !status.ok()) {
+      is_abandoned_ = true;
+      return status;
+    }
+    turn.Pause();
+  }
+  staging_used_ = 0;
+  return absl::OkStatus();
+}
+
 absl::Status CudaStream::Synchronize() {
-  // Also after an error: what was enqueued before it has completed when this returns.
-  const cudaError_t error = cudaStreamSynchronize(stream_);
-  if (error == cudaSuccess) staging_used_ = 0;
-  if (status_.ok()) status_ = CudaStatus(error, "cudaStreamSynchronize");
+  // Also after an error: what was enqueued before it has completed when this returns, unless the stream was abandoned.
+  if (is_abandoned_) return status_;
+  const absl::Status status = WaitUntilIdle();
+  if (status_.ok()) status_ = status;
   return status_;
 }
 

@@ -30,6 +30,7 @@ class CudaStream : public Stream {
   void Record(Event& event) override;
   void Wait(Event& event) override;
   absl::Status Synchronize() override;
+  void* native() override { return stream_; }
 
  protected:
   void LaunchErased(const ErasedOp& op, const void* args, size_t num_bytes) override;
@@ -40,11 +41,14 @@ class CudaStream : public Stream {
   void Try(Work work);
   void Copy(void* dst, const void* src, size_t num_bytes);
   absl::Status CopyStaged(void* dst, const void* src, size_t num_bytes);
+  // Until the stream is idle, within wait()'s limits.
+  absl::Status WaitUntilIdle();
 
   Device& device_;
   const int ordinal_;
   const cudaStream_t stream_;
   absl::Status status_;
+  bool is_abandoned_ = false;  // a wait was ended by its limits: work is under way that may never complete
   // Pinned memory that copies to the device pass through, so that their source may be reused at once.
   void* staging_ = nullptr;
   size_t staging_used_ = 0;  // since the stream was last known to be idle

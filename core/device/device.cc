@@ -32,6 +32,13 @@ void Buffer::Release() {
   data_ = nullptr;
 }
 
+absl::Status Stream::CheckWait(Deadline deadline) {
+  if (wait_.watch != nullptr) TF_RETURN_IF_ERROR(wait_.watch->Check());
+  if (!deadline.Expired()) return absl::OkStatus();
+  return absl::DeadlineExceededError(absl::StrCat("the work of a stream on ", device().ToString(),
+                                                  " has not completed within ", absl::FormatDuration(wait_.timeout)));
+}
+
 // A buffer that outlives its device would free into nothing: better to stop here, where the culprit is on the stack.
 Device::~Device() { TF_CHECK_EQ(allocated_bytes_, size_t{0}); }
 

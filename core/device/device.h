@@ -21,6 +21,7 @@
 #include <type_traits>
 
 #include "absl/strings/string_view.h"
+#include "core/host/clock.h"
 #include "core/host/isa.h"
 #include "core/host/thread_pool.h"
 #include "core/status.h"
@@ -97,6 +98,24 @@ class Event {
   virtual ~Event() = default;
 };
 
+// Whether it still makes sense to wait for work that needs others: a transfer on a stream, which may never end when a
+// peer has gone.
+class StreamWatch {
+ public:
+  virtual ~StreamWatch() = default;
+  // Called again and again by the thread that waits. An error ends the wait: a peer has failed, the job is asked to
+  // stop.
+  virtual absl::Status Check() = 0;
+};
+
+// How a stream is waited for.
+struct StreamWait {
+  absl::Duration timeout = absl::InfiniteDuration();  // of each wait
+  StreamWatch* watch = nullptr;                       // null: none
+
+  bool IsLimited() const { return timeout != absl::InfiniteDuration() || watch != nullptr; }
+};
+
 // An in-order queue of work. Not thread-safe: one thread uses a stream at a time.
 class Stream {
  public:
@@ -136,13 +155,30 @@ class Stream {
   virtual void Record(Event& event) = 0;
   virtual void Wait(Event& event) = 0;
 
-  // Returns when everything enqueued has completed, with the stream's first error.
+  // Returns when everything enqueued has completed, with the stream's first error; or when SetWait's limits end the
+  // wait: with DeadlineExceeded or the watch's error, which is then the stream's. In that case work may still be under
+  // way: what it uses must stay until whoever owns the watch has ended it.
   virtual absl::Status Synchronize() = 0;
+
+  // For every later Synchronize, and wherever else this stream makes the host wait. Set by whoever owns what the work
+  // waits for, such as a transport whose transfers run on the stream. The watch must outlive the stream, or be taken
+  // back with SetWait({}). Without limits, as at first, a stream is waited for as long as it takes.
+  void SetWait(const StreamWait& wait) { wait_ = wait; }
+
+  // The cudaStream_t, for libraries that enqueue work of their own; null on the CPU.
+  virtual void* native() = 0;
 
   static constexpr size_t kMaxArgsBytes = 512;
 
  protected:
   virtual void LaunchErased(const ErasedOp& op, const void* args, size_t num_bytes) = 0;
+
+  const StreamWait& wait() const { return wait_; }
+  // While work is pending: OK to go on waiting until `deadline`, which is wait().timeout after the wait's start.
+  absl::Status CheckWait(Deadline deadline);
+
+ private:
+  StreamWait wait_;
 };
 
 class Device {

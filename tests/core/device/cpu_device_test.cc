@@ -182,5 +182,63 @@ TEST(CpuDeviceTest, DevicesOfOneProcessAreIndependent) {
   }
 }
 
+class CountingWatch : public StreamWatch {
+ public:
+  absl::Status Check() override {
+    return ++num_checks == fails_at ? absl::UnavailableError("rank 3 has gone") : absl::OkStatus();
+  }
+  int num_checks = 0;
+  int fails_at = 0;  // never
+};
+
+// Three pieces of work; the watch ends the wait before the second.
+TEST(CpuDeviceTest, AWatchEndsAWaitAndTheStream) {
+  auto device = Create(CpuExecution::kLazy, CpuMemory::kPlain);
+  CountingWatch watch;
+  auto stream = *device->CreateStream();
+  const Buffer a = *device->Allocate(4, MemoryKind::kHost, "a");
+  *a.as<uint32_t>() = 0;
+  std::atomic<int> num_runs{0};
+  const auto launch_three = [&] {
+    for (int i = 0; i < 3; ++i) stream->Launch(kMulAdd, {a.as<uint32_t>(), 1, 1, 1, &num_runs});
+  };
+  stream->SetWait({.watch = &watch});
+  launch_three();
+  EXPECT_EQ(stream->Synchronize(), absl::OkStatus());
+  EXPECT_EQ(num_runs.load(), 3);
+  EXPECT_EQ(watch.num_checks, 3);
+  watch.fails_at = 5;
+  launch_three();
+  EXPECT_EQ(stream->Synchronize(), absl::UnavailableError("rank 3 has gone"));
+  EXPECT_EQ(num_runs.load(), 4);
+  launch_three();  // dropped, as after any error
+  EXPECT_EQ(stream->Synchronize(), absl::UnavailableError("rank 3 has gone"));
+  EXPECT_EQ(num_runs.load(), 4);
+  EXPECT_EQ(*a.as<uint32_t>(), 4u);
+}
+
+TEST(CpuDeviceTest, AWaitHasATimeout) {
+  auto device = Create(CpuExecution::kLazy, CpuMemory::kPlain);
+  auto stream = *device->CreateStream();
+  const Buffer a = *device->Allocate(4, MemoryKind::kHost, "a");
+  stream->SetWait({.timeout = absl::ZeroDuration()});
+  EXPECT_EQ(stream->Synchronize(), absl::OkStatus()) << "nothing to wait for";
+  stream->Fill(a.data(), 0, 4);
+  const absl::Status status = stream->Synchronize();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(status.message(),
+            absl::StrCat("the work of a stream on ", device->ToString(), " has not completed within 0"));
+  auto other = *device->CreateStream();
+  other->SetWait({.timeout = absl::ZeroDuration()});
+  other->SetWait({});
+  other->Fill(a.data(), 0, 4);
+  EXPECT_EQ(other->Synchronize(), absl::OkStatus());
+}
+
+TEST(CpuDeviceTest, HasNoNativeStream) {
+  auto device = Create(CpuExecution::kEager, CpuMemory::kPlain);
+  EXPECT_EQ((*device->CreateStream())->native(), nullptr);
+}
+
 }  // namespace
 }  // namespace tokenferry
