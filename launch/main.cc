@@ -1,11 +1,11 @@
-// tokenferry: one program, one subcommand per run. launch/cli/flags.h has the command line, launch/ranks/bootstrap.h
-// the ranks.
+// tokenferry: one program, one subcommand per run. launch/commands/commands.h has the table of
+// subcommands, launch/cli/command_line.h the command line, launch/ranks/bootstrap.h the ranks.
 #include <unistd.h>
 
 #include <cstdio>
 
 #include "absl/types/span.h"
-#include "launch/cli/flags.h"
+#include "launch/cli/command_line.h"
 #include "launch/commands/commands.h"
 #include "launch/ranks/bootstrap.h"
 
@@ -23,33 +23,15 @@ int RefuseCommandLine(const absl::Status& status) {
   return kUsage;
 }
 
-absl::Status Dispatch(RankContext& context, const CommandLine& line) {
-  switch (line.command) {
-    case Command::kGenerate:
-      return RunGenerate(context, line.generate);
-    case Command::kEval:
-      return RunEval(context, line.eval);
-    case Command::kInspect:
-      return RunInspect(context, line.inspect);
-    case Command::kBenchEngine:
-      return RunBenchEngine(context, line.bench);
-    case Command::kBenchAllToAll:
-      return RunBenchAllToAll(context, line.bench_alltoall);
-    case Command::kBenchMoe:
-      return RunBenchMoe(context, line.bench_moe);
-  }
-  return absl::InternalError("a subcommand without an implementation");
-}
-
-absl::Status RunCommand(RankContext& context, const CommandLine& line) {
-  TF_RETURN_IF_ERROR(Dispatch(context, line));
+absl::Status RunSubcommand(RankContext& context, const Subcommand& subcommand) {
+  TF_RETURN_IF_ERROR(subcommand.Run(context));
   if (context.rank() != RankId(0) || (std::fflush(stdout) == 0 && std::ferror(stdout) == 0)) return absl::OkStatus();
   return absl::UnavailableError("the results could not all be written to stdout; is its disk full?");
 }
 
 int Main(int argc, char** argv) {
-  const auto line =
-      ParseCommandLine(absl::MakeConstSpan(const_cast<const char* const*>(argv) + 1, argc > 0 ? argc - 1 : 0));
+  const auto line = ParseCommandLine(
+      Subcommands(), absl::MakeConstSpan(const_cast<const char* const*>(argv) + 1, argc > 0 ? argc - 1 : 0));
   if (!line.ok()) return RefuseCommandLine(line.status());
   if (!line->text.empty()) {
     if (GetLauncherInfo().rank == 0) std::fputs(line->text.c_str(), stdout);
@@ -57,7 +39,8 @@ int Main(int argc, char** argv) {
   }
   const auto plan = PlanRanks(line->shared, GetLauncherInfo());
   if (!plan.ok()) return RefuseCommandLine(plan.status());
-  return RunRanks(line->shared, *plan, [&line](RankContext& context) { return RunCommand(context, *line); });
+  return RunRanks(line->shared, *plan,
+                  [&line](RankContext& context) { return RunSubcommand(context, *line->subcommand); });
 }
 
 }  // namespace

@@ -3,13 +3,13 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <iterator>
+
+#include "launch/cli/text_file.h"
 
 namespace tokenferry {
 namespace {
+
+constexpr int64_t kMaxBytes = 1 << 20;
 
 std::string Place(const std::string& path, const YAML::Mark& mark) {
   return mark.is_null() ? path : absl::StrCat(path, ":", mark.line + 1);
@@ -61,14 +61,16 @@ absl::Status ReadMap(const YAML::Node& map, const std::string& path, const std::
 
 absl::StatusOr<std::vector<ConfigEntry>> ReadConfigFile(const std::string& path,
                                                         absl::Span<const std::string> sections) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file.is_open() || file.bad()) {
-    return absl::NotFoundError(absl::StrCat("--config '", path, "': cannot be read: ", std::strerror(errno)));
-  }
+  // A file of flags is short; what is longer was not meant.
+  TF_ASSIGN_OR_RETURN(const std::string text, ReadFlagFile("--config", path, kMaxBytes));
   std::vector<ConfigEntry> entries;
   try {
-    const YAML::Node root = YAML::Load(text);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() > 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": has ", documents.size(), " YAML documents, but one is read"));
+    }
+    const YAML::Node root = documents.empty() ? YAML::Node() : documents.front();
     if (!root.IsMap()) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": must be a map of flags to values, as `compute: f32`"));
     }

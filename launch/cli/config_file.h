@@ -1,4 +1,4 @@
-// The file of --config, as keys and values; launch/cli/flags.cc knows what they mean.
+// The file of --config, as keys and values; launch/cli/command_line.cc knows what they mean.
 #pragma once
 
 #include <string>

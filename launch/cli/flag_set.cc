@@ -45,23 +45,28 @@ size_t ParseChoice(const std::string& flag, const std::string& text, const std::
   for (size_t i = 0; i < choices.size(); ++i) {
     if (choices[i] == text) return i;
   }
-  Refuse(
-      flag, text,
-      absl::StrCat("must be one of ", absl::StrJoin(choices, ", "), "; the nearest is '", Nearest(text, choices), "'"));
+  const std::string nearest = Nearest(text, choices);
+  Refuse(flag, text,
+         absl::StrCat("must be one of ", absl::StrJoin(choices, ", "),
+                      nearest.empty() ? "" : absl::StrCat("; the nearest is '", nearest, "'")));
 }
 
 }  // namespace
 
+void FlagSet::Register(const std::string& name, CLI::Option* option, Takes takes) {
+  option->group(group_);
+  names_.push_back(name);
+  options_[name] = {option, takes};
+}
+
+// CheckRepeated says in our words what is given twice, so CLI11 is told to let it pass.
 void FlagSet::AddValue(const std::string& name, const std::string& type, const std::string& help, Parse parse) {
   CLI::Option* option = app_->add_option_function<std::string>("--" + name, std::move(parse), help);
-  option->type_name(type)->take_last();
-  names_.push_back(name);
-  options_[name] = option;
+  Register(name, option->type_name(type)->take_last(), Takes::kOneValue);
 }
 
 void FlagSet::Switch(const std::string& name, bool* value, const std::string& help) {
-  options_[name] = app_->add_flag("--" + name, *value, help)->take_last();
-  names_.push_back(name);
+  Register(name, app_->add_flag("--" + name, *value, help)->take_last(), Takes::kOneValue);
 }
 
 void FlagSet::Text(const std::string& name, std::string* value, const std::string& help) {
@@ -78,10 +83,8 @@ void FlagSet::Texts(const std::string& name, std::vector<std::string>* value, co
     }
     *value = texts;
   };
-  options_[name] = app_->add_option_function<std::vector<std::string>>("--" + name, set, help)
-                       ->type_name("TEXT")
-                       ->allow_extra_args(false);
-  names_.push_back(name);
+  CLI::Option* option = app_->add_option_function<std::vector<std::string>>("--" + name, set, help);
+  Register(name, option->type_name("TEXT")->allow_extra_args(false), Takes::kMany);
 }
 
 void FlagSet::AddInteger(const std::string& name, int64_t low, int64_t high, const std::string& help, int64_t current,
@@ -151,10 +154,8 @@ void FlagSet::AddList(const std::string& name, const std::string& type, const st
     }
     parse(items);
   };
-  options_[name] = app_->add_option_function<std::vector<std::string>>("--" + name, set, help)
-                       ->type_name(type)
-                       ->allow_extra_args(false);
-  names_.push_back(name);
+  CLI::Option* option = app_->add_option_function<std::vector<std::string>>("--" + name, set, help);
+  Register(name, option->type_name(type)->allow_extra_args(false), Takes::kMany);
 }
 
 void FlagSet::Words(const std::string& name, std::vector<std::string>* value, const std::string& help) {
@@ -184,16 +185,37 @@ void FlagSet::AddChoices(const std::string& name, const std::vector<std::string>
           absl::StrCat(help, " [", absl::StrJoin(current, ","), "]"), parse);
 }
 
-bool FlagSet::given(const std::string& name) const { return options_.at(name)->count() > 0; }
+bool FlagSet::given(const std::string& name) const { return options_.at(name).option->count() > 0; }
 
 absl::Status FlagSet::SetIfAbsent(const std::string& name, const std::vector<std::string>& values) {
-  CLI::Option* option = options_.at(name);
+  const auto& [option, takes] = options_.at(name);
+  if (takes == Takes::kOneValue && values.size() > 1) {
+    return absl::InvalidArgumentError(absl::StrCat("'", name, "' takes one value, but has ", values.size()));
+  }
   if (option->count() > 0) return absl::OkStatus();
   try {
     for (const std::string& value : values) option->add_result(value);
     option->run_callback();
   } catch (const CLI::Error& e) {
     return absl::InvalidArgumentError(e.what());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FlagSet::CheckRepeated() const {
+  for (const std::string& name : names_) {
+    const auto& [option, takes] = options_.at(name);
+    if (takes == Takes::kMany || option->count() < 2) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", name, " is given ", option->count(),
+                     " times, but takes one value: ", absl::StrJoin(option->results(), ", ")));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FlagSet::CheckRequired(absl::string_view subcommand) const {
+  for (const auto& [name, what] : required_) {
+    if (!given(name)) return absl::InvalidArgumentError(absl::StrCat(subcommand, " needs --", name, " ", what));
   }
   return absl::OkStatus();
 }

@@ -5,8 +5,10 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "core/status.h"
 
@@ -29,6 +31,9 @@ struct RealRange {
 class FlagSet {
  public:
   explicit FlagSet(CLI::App* app) : app_(app) {}
+
+  // The heading, in --help, of the flags that are declared from here on.
+  void Group(const std::string& heading) { group_ = heading; }
 
   void Switch(const std::string& name, bool* value, const std::string& help);
   void Text(const std::string& name, std::string* value, const std::string& help);                // not empty
@@ -77,14 +82,23 @@ class FlagSet {
     });
   }
 
+  // `name` must be given, here or in the file of --config; `what` follows its name in the error: "DIR, a directory".
+  void Require(const std::string& name, const std::string& what) { required_.emplace_back(name, what); }
+
   // All names, in order of declaration.
   const std::vector<std::string>& names() const { return names_; }
+  bool has(const std::string& name) const { return options_.count(name) > 0; }
 
   // Whether the command line or SetIfAbsent has given it.
   bool given(const std::string& name) const;
 
-  // Gives flag `name` these values as the command line would, unless the command line has given it.
+  // Gives flag `name` these values as the command line would, unless the command line has given it. InvalidArgument for
+  // several values of a flag that takes one.
   absl::Status SetIfAbsent(const std::string& name, const std::vector<std::string>& values);
+
+  // InvalidArgument when the command line gives a flag twice that takes one value: which one is meant?
+  absl::Status CheckRepeated() const;
+  absl::Status CheckRequired(absl::string_view subcommand) const;
 
  private:
   using Parse = std::function<void(const std::string&)>;  // throws CLI::ValidationError
@@ -101,9 +115,18 @@ class FlagSet {
                std::function<void(const std::vector<std::string>&)> parse);
   void AddValue(const std::string& name, const std::string& type, const std::string& help, Parse parse);
 
+  enum class Takes : uint8_t { kOneValue, kMany };
+  void Register(const std::string& name, CLI::Option* option, Takes takes);
+
   CLI::App* app_;
+  std::string group_ = "Options";
   std::vector<std::string> names_;
-  std::map<std::string, CLI::Option*> options_;
+  std::vector<std::pair<std::string, std::string>> required_;
+  struct Flag {
+    CLI::Option* option = nullptr;
+    Takes takes = Takes::kOneValue;
+  };
+  std::map<std::string, Flag> options_;
 };
 
 }  // namespace tokenferry

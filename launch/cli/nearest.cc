@@ -1,7 +1,6 @@
 #include "launch/cli/nearest.h"
 
 #include <algorithm>
-#include <limits>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -28,7 +27,9 @@ int EditDistance(absl::string_view a, absl::string_view b) {
 
 std::string Nearest(absl::string_view word, absl::Span<const std::string> candidates) {
   const std::string* best = nullptr;
-  int best_distance = std::numeric_limits<int>::max();
+  // Up to a third of the letters may be wrong, of a short word one; of one letter none.
+  const int size = static_cast<int>(word.size());
+  int best_distance = std::min(std::max(1, size / 3), std::max(0, size - 1)) + 1;
   for (const std::string& candidate : candidates) {
     int distance = EditDistance(word, candidate);
     if (word.size() >= 3 && absl::StartsWith(candidate, word)) distance = std::min(distance, 1);

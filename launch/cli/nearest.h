@@ -13,7 +13,7 @@ namespace tokenferry {
 int EditDistance(absl::string_view a, absl::string_view b);
 
 // The candidate with the smallest edit distance to `word`, the first of equals; a candidate that `word` begins counts
-// as one edit away. Empty when there are no candidates.
+// as one edit away. Empty when none is near enough to be what was meant: a wrong hint is worse than none.
 std::string Nearest(absl::string_view word, absl::Span<const std::string> candidates);
 
 }  // namespace tokenferry

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <utility>
 
+#include "launch/cli/text_encoding.h"
+
 namespace tokenferry {
 namespace {
 
@@ -19,8 +21,9 @@ absl::Status FileError(absl::string_view flag, const std::string& path, absl::st
 
 }  // namespace
 
-absl::StatusOr<std::string> ReadTextFile(absl::string_view flag, const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+absl::StatusOr<std::string> ReadFlagFile(absl::string_view flag, const std::string& path, int64_t max_bytes) {
+  const bool is_stdin = path == "-";
+  const int fd = is_stdin ? STDIN_FILENO : open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return FileError(flag, path, "cannot be read");
   std::string text;
   char piece[1 << 16];
@@ -28,10 +31,19 @@ absl::StatusOr<std::string> ReadTextFile(absl::string_view flag, const std::stri
   do {
     n = read(fd, piece, sizeof(piece));
     if (n > 0) text.append(piece, static_cast<size_t>(n));
-  } while (n > 0 || (n < 0 && errno == EINTR));
+  } while (static_cast<int64_t>(text.size()) <= max_bytes && (n > 0 || (n < 0 && errno == EINTR)));
   const absl::Status status = n < 0 ? FileError(flag, path, "cannot be read") : absl::OkStatus();
-  close(fd);
-  if (!status.ok()) return status;
+  if (!is_stdin) close(fd);
+  TF_RETURN_IF_ERROR(status);
+  if (static_cast<int64_t>(text.size()) > max_bytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(flag, " '", path, "': is longer than ", max_bytes, " bytes, the most that is read"));
+  }
+  if (const absl::string_view encoding = WideEncoding(text); !encoding.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(flag, " '", path, "': is text in ", encoding,
+                                                   ", but must be in UTF-8; convert it, as with `iconv -f ", encoding,
+                                                   " -t UTF-8`"));
+  }
   return text;
 }
 

@@ -1,13 +1,18 @@
-// tokenferry bench alltoall: the exchange alone, beside MPI's. bench/README.md defines every number.
+#include "launch/commands/cmd_bench_alltoall.h"
+
 #include <cstdio>
 
 #include "bench/alltoall/alltoall_report.h"
 #include "comm/transport/collectives.h"
-#include "launch/commands/bench_command.h"
-#include "launch/commands/commands.h"
+#include "launch/cli/flag_set.h"
+#include "launch/cli/shared_flags.h"
+#include "launch/commands/result_file.h"
 
 namespace tokenferry {
 namespace {
+
+constexpr int64_t kMaxTokens = 1 << 20, kMaxHidden = 1 << 20;
+constexpr int kMaxExperts = 1 << 16, kMaxTopK = 32, kMaxIters = 1 << 20;
 
 absl::StatusOr<AllToAllBenchOptions> MakeOptions(const BenchAllToAllFlags& flags) {
   AllToAllBenchOptions options;
@@ -33,20 +38,47 @@ absl::StatusOr<AllToAllBenchOptions> MakeOptions(const BenchAllToAllFlags& flags
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<TextFileWriter>> OpenResultFile(RankContext& context, absl::string_view flag,
-                                                               const std::string& path) {
-  std::unique_ptr<TextFileWriter> writer;
-  absl::Status status = absl::OkStatus();
-  if (!path.empty() && context.rank() == RankId(0)) {
-    auto created = TextFileWriter::Create(flag, path);
-    status = created.status();
-    if (created.ok()) writer = *std::move(created);
-  }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {.phase = "result files"}, status));
-  return writer;
+void BenchAllToAllCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
+  BenchAllToAllFlags* f = &flags_;
+  set.Choice<std::string>(
+      "preset", &f->preset, {{"none", "none"}, {"deepep-normal", "deepep-normal"}, {"deepep-ll", "deepep-ll"}},
+      "a published setting: hidden 7168, top-8 of 256, fp8 dispatch, bf16 combine, and 4096 or 128 tokens");
+  set.Integers("tokens", &f->tokens, 0, kMaxTokens, "tokens of every rank");
+  set.Integers("hidden", &f->hidden, 1, kMaxHidden, "elements of a row");
+  set.Integers("experts", &f->experts, 1, kMaxExperts, "experts; without it 256, or the trace's");
+  set.Integers("top-k", &f->top_k, 1, kMaxTopK, "experts of a token; without it 8, or the trace's");
+  set.Choices("dtype", &f->dtypes,
+              {{"bf16", DType::kBF16}, {"f32", DType::kF32}, {"fp8", DType::kF8E4M3}, {"int8", DType::kI8}},
+              "of dispatched rows");
+  set.Choices("combine-dtype", &f->combine_dtypes, {{"bf16", DType::kBF16}, {"f32", DType::kF32}},
+              "of expert outputs on their way back");
+  set.Choices("path", &f->paths, PathChoices(), "paths of the exchange");
+  set.Choices("reduction", &f->reductions, {{"exact", Reduction::kExact}, {"node", Reduction::kNode}},
+              "of paths two_level and auto: sums at home, or on each host first");
+  set.Words("placement", &f->placements, "linear, random:SEED, or a JSON file");
+  set.Words("traffic", &f->traffics, "uniform, zipf:S, hot:N, grouped, grouped:GROUPS:KEPT, silent-rank, trace:FILE");
+  set.Integer("warmup", &f->warmup, 0, kMaxIters, "round trips before the timed ones");
+  set.Integer("iters", &f->iters, 1, kMaxIters, "timed round trips");
+  set.Switch("no-baselines", &f->no_baselines, "time the exchange alone");
+  set.Text("json", &f->json_file, "JSON file to write");
+  set.Text("plot", &f->plot_file, "SVG file to write: round trip over tokens");
 }
 
-absl::Status RunBenchAllToAll(RankContext& context, const BenchAllToAllFlags& flags) {
+// Gives what --preset names to the flags that were not given.
+absl::Status BenchAllToAllCommand::Check(const FlagSet& set, SharedFlags* /*shared*/) {
+  BenchAllToAllFlags* f = &flags_;
+  if (f->preset == "none") return absl::OkStatus();
+  if (!set.given("tokens")) f->tokens = {f->preset == "deepep-normal" ? 4096 : 128};
+  if (!set.given("hidden")) f->hidden = {7168};
+  if (!set.given("experts")) f->experts = {256};
+  if (!set.given("top-k")) f->top_k = {8};
+  if (!set.given("dtype")) f->dtypes = {DType::kF8E4M3};
+  if (!set.given("combine-dtype")) f->combine_dtypes = {DType::kBF16};
+  return absl::OkStatus();
+}
+
+absl::Status BenchAllToAllCommand::Run(RankContext& context) const {
+  const BenchAllToAllFlags& flags = flags_;
   auto options = MakeOptions(flags);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {.phase = "flags"}, options.status()));
   TF_ASSIGN_OR_RETURN(const auto json, OpenResultFile(context, "--json", flags.json_file));

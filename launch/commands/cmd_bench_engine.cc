@@ -1,5 +1,5 @@
-// tokenferry bench engine: loading, prefill and decode speed, and memory against what was declared. bench/README.md
-// defines every number.
+#include "launch/commands/cmd_bench_engine.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -8,8 +8,8 @@
 #include "absl/strings/str_format.h"
 #include "comm/transport/collectives.h"
 #include "core/host/machine.h"
+#include "launch/cli/flag_set.h"
 #include "launch/cli/text_file.h"
-#include "launch/commands/commands.h"
 #include "launch/reports/run_report.h"
 
 namespace tokenferry {
@@ -24,7 +24,7 @@ double Median(std::vector<double> values) {
 double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
 
 // The same prompts on every machine; any token but the special ones' low numbers.
-std::vector<Request> MakeRequests(const BenchFlags& flags, int64_t vocab_size) {
+std::vector<Request> MakeRequests(const BenchEngineFlags& flags, int64_t vocab_size) {
   std::mt19937_64 random(20260101);
   std::vector<Request> requests(flags.num_sequences);
   for (Request& r : requests) {
@@ -68,7 +68,7 @@ double MemoryRatio(const RankReport& r) {
   return static_cast<double>(r.resident_bytes - r.base_bytes) / static_cast<double>(r.declared_bytes);
 }
 
-void PrintTable(const BenchFlags& flags, const RunReport& report, double prefill, double decode) {
+void PrintTable(const BenchEngineFlags& flags, const RunReport& report, double prefill, double decode) {
   std::printf("%d sequences of %d + %d tokens on %zu ranks (%s), median of %d rounds\n", flags.num_sequences,
               flags.prompt_tokens, flags.decode_tokens, report.ranks.size(), report.instruction_set.c_str(),
               flags.num_repeats);
@@ -84,7 +84,7 @@ void PrintTable(const BenchFlags& flags, const RunReport& report, double prefill
   }
 }
 
-std::string JsonText(const BenchFlags& flags, const SharedFlags& shared, const RunReport& report,
+std::string JsonText(const BenchEngineFlags& flags, const SharedFlags& shared, const RunReport& report,
                      const std::vector<Round>& rounds) {
   nlohmann::ordered_json json = {{"benchmark", "engine"},
                                  {"machine", MachineDescription()},
@@ -105,7 +105,22 @@ std::string JsonText(const BenchFlags& flags, const SharedFlags& shared, const R
 
 }  // namespace
 
-absl::Status RunBenchEngine(RankContext& context, const BenchFlags& flags) {
+void BenchEngineCommand::Declare(FlagSet& set, SharedFlags* shared) {
+  set.Integer("prompt-tokens", &flags_.prompt_tokens, 1, kMaxTokensFlag, "prompt tokens per sequence");
+  set.Integer("decode-tokens", &flags_.decode_tokens, 1, kMaxTokensFlag, "generated tokens per sequence");
+  set.Integer("sequences", &flags_.num_sequences, 1, 1 << 20, "sequences at a time");
+  set.Integer("repeats", &flags_.num_repeats, 1, 1 << 20, "measured runs, after one to warm up");
+  set.Text("json", &flags_.json_file, "JSON file to write");
+  DeclareModelFlags(set, shared);
+  DeclareEngineFlags(set, shared);
+}
+
+absl::Status BenchEngineCommand::Check(const FlagSet& set, SharedFlags* shared) {
+  return CheckEngineFlags(set, shared);
+}
+
+absl::Status BenchEngineCommand::Run(RankContext& context) const {
+  const BenchEngineFlags& flags = flags_;
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNone));
   std::unique_ptr<TextFileWriter> json_file;
   absl::Status ready = CheckContext("a sequence", flags.prompt_tokens, flags.decode_tokens, files->config);

@@ -1,13 +1,40 @@
-// tokenferry bench moe: a whole MoE layer with random weights. bench/README.md defines every number.
+#include "launch/commands/cmd_bench_moe.h"
+
 #include <cstdio>
 
 #include "bench/moe/moe_bench.h"
-#include "launch/commands/bench_command.h"
-#include "launch/commands/commands.h"
+#include "launch/cli/flag_set.h"
+#include "launch/cli/shared_flags.h"
+#include "launch/commands/result_file.h"
 
 namespace tokenferry {
+namespace {
 
-absl::Status RunBenchMoe(RankContext& context, const BenchMoeFlags& flags) {
+constexpr int64_t kMaxTokens = 1 << 20, kMaxHidden = 1 << 20;
+constexpr int kMaxExperts = 1 << 16, kMaxTopK = 32, kMaxIters = 1 << 20;
+
+}  // namespace
+
+void BenchMoeCommand::Declare(FlagSet& set, SharedFlags* shared) {
+  BenchMoeFlags* f = &flags_;
+  set.Integers("tokens", &f->tokens, 0, kMaxTokens, "tokens of every rank");
+  set.Integers("hidden", &f->hidden, 1, kMaxHidden, "hidden size");
+  set.Integers("intermediate", &f->intermediate, 1, kMaxHidden, "inner size of an expert");
+  set.Integers("experts", &f->experts, 1, kMaxExperts, "experts of the layer");
+  set.Integers("top-k", &f->top_k, 1, kMaxTopK, "experts of a token");
+  set.Choices("weights", &f->weight_dtypes, {{"bf16", DType::kBF16}, {"fp8", DType::kF8E4M3}, {"f32", DType::kF32}},
+              "precision of the experts' weights");
+  DeclareComputeFlag(set, shared);
+  set.Choices("path", &f->paths, PathChoices(), "paths of the exchange");
+  set.Integer("warmup", &f->warmup, 0, kMaxIters, "layers before the timed ones");
+  set.Integer("iters", &f->iters, 1, kMaxIters, "timed layers");
+  set.Text("json", &f->json_file, "JSON file to write");
+}
+
+absl::Status BenchMoeCommand::Check(const FlagSet& /*set*/, SharedFlags* /*shared*/) { return absl::OkStatus(); }
+
+absl::Status BenchMoeCommand::Run(RankContext& context) const {
+  const BenchMoeFlags& flags = flags_;
   TF_ASSIGN_OR_RETURN(const auto json, OpenResultFile(context, "--json", flags.json_file));
   const BenchContext bench{context.transport, context.device, context.topology, context.isa, context.num_threads};
   const MoeBenchOptions options{.tokens = flags.tokens,

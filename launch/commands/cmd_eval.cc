@@ -1,4 +1,5 @@
-// tokenferry eval: perplexity, and on request logits and routing decisions, of given tokens.
+#include "launch/commands/cmd_eval.h"
+
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -6,8 +7,8 @@
 #include "absl/strings/str_format.h"
 #include "comm/transport/collectives.h"
 #include "core/io/json.h"
+#include "launch/cli/flag_set.h"
 #include "launch/cli/text_file.h"
-#include "launch/commands/commands.h"
 #include "launch/reports/run_report.h"
 #include "runtime/checkpoint/safetensors_writer.h"
 
@@ -17,7 +18,7 @@ namespace {
 using Ids = std::vector<int32_t>;
 
 absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelConfig& config) {
-  TF_ASSIGN_OR_RETURN(std::string text, ReadTextFile("--ids", path));
+  TF_ASSIGN_OR_RETURN(std::string text, ReadFlagFile("--ids", path));
   TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(std::move(text), absl::StrCat("--ids ", path)));
   TF_ASSIGN_OR_RETURN(const JsonNode list, document.root().Child("prompts"));
   TF_ASSIGN_OR_RETURN(const std::vector<JsonNode> nodes, list.Elements());
@@ -41,7 +42,7 @@ absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelCon
 
 // The text in windows of the model's context, each starting with the begin-of-sentence token if the tokenizer has one.
 absl::StatusOr<std::vector<Ids>> ReadText(const std::string& path, const ModelFiles& files) {
-  TF_ASSIGN_OR_RETURN(const std::string text, ReadTextFile("--text", path));
+  TF_ASSIGN_OR_RETURN(const std::string text, ReadFlagFile("--text", path));
   Ids all = files.tokenizer->Encode(text);
   const Ids start = files.tokenizer->add_bos() ? Ids{files.tokenizer->bos_id()} : Ids{};
   if (!start.empty() && !all.empty() && all[0] == start[0]) all.erase(all.begin());
@@ -165,7 +166,24 @@ class Evaluation {
 
 }  // namespace
 
-absl::Status RunEval(RankContext& context, const EvalFlags& flags) {
+void EvalCommand::Declare(FlagSet& set, SharedFlags* shared) {
+  set.Text("ids", &flags_.ids_file, "JSON file {\"prompts\": [{\"input_ids\": [..]}, ..]}; -: stdin");
+  set.Text("text", &flags_.text_file, "text file, tokenized as one prompt; -: stdin");
+  set.Text("out", &flags_.out_file, "safetensors file to write: logits and routing");
+  set.Text("json", &flags_.json_file, "JSON file to write: perplexities");
+  DeclareModelFlags(set, shared);
+  DeclareEngineFlags(set, shared);
+}
+
+absl::Status EvalCommand::Check(const FlagSet& set, SharedFlags* shared) {
+  if (flags_.ids_file.empty() == flags_.text_file.empty()) {
+    return absl::InvalidArgumentError("eval needs one of --ids F.json and --text F");
+  }
+  return CheckEngineFlags(set, shared);
+}
+
+absl::Status EvalCommand::Run(RankContext& context) const {
+  const EvalFlags& flags = flags_;
   Transport& transport = context.transport;
   const bool first = transport.rank() == RankId(0);
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files,

@@ -1,4 +1,6 @@
-// tokenferry generate: text from prompts.
+#include "launch/commands/cmd_generate.h"
+
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -9,9 +11,10 @@
 #include "bench/alltoall/routing_trace.h"
 #include "comm/transport/collectives.h"
 #include "core/log.h"
+#include "launch/cli/flag_set.h"
 #include "launch/cli/text_file.h"
-#include "launch/commands/commands.h"
 #include "launch/reports/run_report.h"
+#include "runtime/engine/sampler.h"
 #include "runtime/text/text_stream.h"
 
 namespace tokenferry {
@@ -33,9 +36,9 @@ struct Output {
 absl::StatusOr<std::vector<Prompt>> ReadPrompts(const GenerateFlags& flags, const ModelFiles& files) {
   std::vector<Prompt> prompts;
   for (const std::string& text : flags.prompts) prompts.push_back({absl::StrCat("prompt ", prompts.size()), text, {}});
-  if (!flags.prompt_file.empty()) {
-    TF_ASSIGN_OR_RETURN(std::string text, ReadTextFile("--prompt-file", flags.prompt_file));
-    prompts.push_back({absl::StrCat("--prompt-file '", flags.prompt_file, "'"), std::move(text), {}});
+  for (const std::string& file : flags.prompt_files) {
+    TF_ASSIGN_OR_RETURN(std::string text, ReadFlagFile("--prompt-file", file));
+    prompts.push_back({absl::StrCat("--prompt-file '", file, "'"), std::move(text), {}});
   }
   for (Prompt& prompt : prompts) {
     if (prompt.text.empty()) return absl::InvalidArgumentError(absl::StrCat(prompt.name, " is empty"));
@@ -102,7 +105,7 @@ class Printer {
     while (current_ < outputs_.size()) {
       if (shown_ == std::string::npos) {
         if (prompts_.size() > 1) std::printf("[%zu] ", current_);
-        std::fputs(prompts_[current_].text.c_str(), stdout);
+        std::fwrite(prompts_[current_].text.data(), 1, prompts_[current_].text.size(), stdout);
         shown_ = 0;
       }
       const Output& out = outputs_[current_];
@@ -177,7 +180,43 @@ class RoutingCollector {
 
 }  // namespace
 
-absl::Status RunGenerate(RankContext& context, const GenerateFlags& flags) {
+void GenerateCommand::Declare(FlagSet& set, SharedFlags* shared) {
+  GenerateFlags* f = &flags_;
+  set.Texts("prompt", &f->prompts, "text to continue; repeat for a batch");
+  set.Texts("prompt-file", &f->prompt_files, "file whose text is one more prompt; repeatable; -: stdin");
+  set.Integer("max-tokens", &f->max_tokens, 1, kMaxTokensFlag, "new tokens per prompt");
+  set.Switch("ignore-eos", &f->ignore_eos, "go on after the end-of-text token");
+  set.Real("temperature", &f->temperature, {kMinTemperature, kMaxTemperature, RealRange::Low::kOrZero},
+           "0: always the likeliest token");
+  set.Real("top-p", &f->top_p, {kMinTopP, 1}, "sample from the likeliest tokens of this total probability");
+  set.Integer("top-k", &f->top_k, 0, kMaxTokensFlag, "sample from the k likeliest tokens; 0: all");
+  set.Real("min-p", &f->min_p, {0, 1}, "drop tokens less likely than this share of the likeliest");
+  set.Real("repetition-penalty", &f->repetition_penalty, {kMinRepetitionPenalty, kMaxRepetitionPenalty},
+           "divides the logits of seen tokens");
+  set.Real("presence-penalty", &f->presence_penalty, {-kMaxPresencePenalty, kMaxPresencePenalty},
+           "subtracted from the logits of generated tokens");
+  set.Seed("seed", &f->seed, "of sampling");
+  set.Texts("stop", &f->stop, "text that ends a sequence; repeatable");
+  set.Switch("json", &f->json, "print one JSON document instead of streaming");
+  set.Switch("stats", &f->stats, "close with a table of speed, traffic, load and memory");
+  set.Text("record-routing", &f->record_routing,
+           "file to write: the experts that every token chose, for bench alltoall");
+  DeclareModelFlags(set, shared);
+  DeclareEngineFlags(set, shared);
+}
+
+absl::Status GenerateCommand::Check(const FlagSet& set, SharedFlags* shared) {
+  if (flags_.prompts.empty() && flags_.prompt_files.empty()) {
+    return absl::InvalidArgumentError("generate needs --prompt TEXT or --prompt-file F");
+  }
+  if (std::count(flags_.prompt_files.begin(), flags_.prompt_files.end(), "-") > 1) {
+    return absl::InvalidArgumentError("--prompt-file -: stdin can be read only once");
+  }
+  return CheckEngineFlags(set, shared);
+}
+
+absl::Status GenerateCommand::Run(RankContext& context) const {
+  const GenerateFlags& flags = flags_;
   Transport& transport = context.transport;
   const bool first = transport.rank() == RankId(0);
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNeeded));

@@ -1,9 +1,10 @@
-// tokenferry inspect: what a checkpoint is, from its headers alone.
+#include "launch/commands/cmd_inspect.h"
+
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
-#include "launch/commands/commands.h"
+#include "launch/cli/flag_set.h"
 #include "launch/session/model_session.h"
 #include "runtime/model/model_summary.h"
 
@@ -78,12 +79,19 @@ void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::
 
 }  // namespace
 
-absl::Status RunInspect(RankContext& context, const InspectFlags& flags) {
+void InspectCommand::Declare(FlagSet& set, SharedFlags* shared) {
+  set.Switch("json", &flags_.json, "print JSON");
+  DeclareModelFlags(set, shared);
+}
+
+absl::Status InspectCommand::Check(const FlagSet& /*set*/, SharedFlags* /*shared*/) { return absl::OkStatus(); }
+
+absl::Status InspectCommand::Run(RankContext& context) const {
   TF_ASSIGN_OR_RETURN(const std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNone));
   if (context.transport.rank() != RankId(0)) return absl::OkStatus();
   const ModelSummary summary = SummarizeModel(files->plan.plan);
   const std::vector<int64_t> bytes_per_rank = BytesPerRank(files->plan.plan, files->placement);
-  (flags.json ? PrintJson : PrintTable)(*files, summary, bytes_per_rank);
+  (flags_.json ? PrintJson : PrintTable)(*files, summary, bytes_per_rank);
   return absl::OkStatus();
 }
 

@@ -1,17 +1,12 @@
-// The subcommands. Each runs on every rank; only rank 0 prints results, on stdout. An error that one rank alone can
-// meet (a file it reads) goes through AgreeOnStatus, so that all ranks end with it and it is printed once.
+// The table of subcommands. To add one: a file pair cmd_<name>.{h,cc} with its flags, checks and work, and a line in
+// the table of commands.cc.
 #pragma once
 
-#include "launch/cli/flags.h"
-#include "launch/ranks/bootstrap.h"
+#include "absl/types/span.h"
+#include "launch/cli/subcommand.h"
 
 namespace tokenferry {
 
-absl::Status RunGenerate(RankContext& context, const GenerateFlags& flags);
-absl::Status RunEval(RankContext& context, const EvalFlags& flags);
-absl::Status RunInspect(RankContext& context, const InspectFlags& flags);
-absl::Status RunBenchEngine(RankContext& context, const BenchFlags& flags);
-absl::Status RunBenchAllToAll(RankContext& context, const BenchAllToAllFlags& flags);
-absl::Status RunBenchMoe(RankContext& context, const BenchMoeFlags& flags);
+absl::Span<const SubcommandInfo> Subcommands();
 
 }  // namespace tokenferry

@@ -7,7 +7,7 @@
 #include "comm/transport/topology.h"
 #include "comm/transport/transport.h"
 #include "core/device/device.h"
-#include "launch/cli/flags.h"
+#include "launch/cli/shared_flags.h"
 
 namespace tokenferry {
 

@@ -10,7 +10,7 @@
 #include "core/device/device.h"
 #include "core/host/affinity.h"
 #include "core/host/isa.h"
-#include "launch/cli/flags.h"
+#include "launch/cli/shared_flags.h"
 
 namespace tokenferry {
 

@@ -127,8 +127,11 @@ class BenchCommands(unittest.TestCase):
             (["alltoall", "--preset", "deepep"], "must be one of none, deepep-normal, deepep-ll"),
             (["alltoall", "--iters", "0"], "the nearest is 1"),
             (["alltoal"], "the nearest is 'bench alltoall'"),
+            (["alltoall", "--dispatch-dtype", "fp8"], "bench alltoall does not use --dispatch-dtype"),
+            (["alltoall", "--overflow", "capacity"], "bench alltoall does not use --overflow"),
+            (["alltoall", "--explain"], "bench alltoall does not use --explain"),
             (["moe", "--experts", "2", "--top-k", "3"], "there are not so many"),
-            (["moe", "--traffic", "uniform"], "unknown flag '--traffic'"),
+            (["moe", "--traffic", "uniform"], "bench moe does not use --traffic"),
         ):
             with self.subTest(args=args):
                 result = run("bench", *args, "--ranks", "2")

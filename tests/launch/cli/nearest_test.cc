@@ -23,8 +23,19 @@ TEST(Nearest, TakesTheSmallestDistanceAndTheFirstOfEquals) {
   const std::vector<std::string> words = {"local", "mpi", "auto"};
   EXPECT_EQ(Nearest("mpl", words), "mpi");
   EXPECT_EQ(Nearest("locla", words), "local");
-  EXPECT_EQ(Nearest("x", std::vector<std::string>{"a", "b"}), "a");
+  EXPECT_EQ(Nearest("mpl", std::vector<std::string>{"mpx", "mpi"}), "mpx");
   EXPECT_EQ(Nearest("x", {}), "");
+}
+
+TEST(Nearest, SaysNothingWhenNothingIsNear) {
+  const std::vector<std::string> words = {"a", "prompt", "stop", "max-tokens"};
+  EXPECT_EQ(Nearest("x", words), "");
+  EXPECT_EQ(Nearest("", words), "");
+  EXPECT_EQ(Nearest("weather", words), "");
+  EXPECT_EQ(Nearest("pmt", words), "");
+  EXPECT_EQ(Nearest("promtp", words), "prompt");
+  EXPECT_EQ(Nearest("prtmpo", words), "prompt");  // two of six letters
+  EXPECT_EQ(Nearest("prtmxo", words), "");
 }
 
 TEST(Nearest, PrefersWhatTheWordBegins) {

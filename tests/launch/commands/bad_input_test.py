@@ -204,6 +204,16 @@ class BadRequest(BadInput):
         for how in ALONE, THREADS, PROCESSES:
             self.refused(["generate", "--model", MODEL, "--prompt", ""], ["--prompt", "empty"], how, status=2)
 
+    def test_texts_in_wide_encodings(self):
+        text = "And it came to pass in those days.\n"
+        for name, content, encoding in [("mark.txt", text.encode("utf-16"), "UTF-16"),
+                                        ("plain.txt", text.encode("utf-16-le"), "UTF-16LE"),
+                                        ("big.txt", text.encode("utf-16-be"), "UTF-16BE")]:
+            file = self.write(name, content)
+            self.check(["generate", "--prompt-file", file], ["--prompt-file", name, encoding, "UTF-8"], [ALONE, THREADS])
+            self.check(["eval", "--text", file], ["--text", name, encoding], [ALONE])
+            self.check(["eval", "--ids", file], ["--ids", name, encoding], [ALONE])
+
     def test_ids(self):
         def bad(text, *words):
             self.check(["eval", "--ids", self.write("ids.json", text)], ["ids.json", *words], [ALONE])
@@ -313,9 +323,9 @@ class BadCommandLine(BadInput):
                 ("--max-tokens", "1e99", "1073741824"), ("--max-tokens", "1.5", "nearest is 2"),
                 ("--comm-timeout", "5", "5s"), ("--comm-timeout", "0s", "1ms"), ("--comm-timeout", "-1s", "1ms"),
                 ("--temperature", "nan", "number"), ("--temperature", "-0.1", "nearest is 0"),
-                ("--top-p", "0", "above 0"), ("--top-p", "1.01", "nearest is 1"), ("--top-k", "-5", "nearest is 0"),
+                ("--top-p", "0", "nearest is 1e-09"), ("--top-p", "1.01", "nearest is 1"), ("--top-k", "-5", "nearest is 0"),
                 ("--min-p", "2", "nearest is 1"), ("--seed", "-1", "2^64"), ("--seed", "0x10", "integer"),
-                ("--repetition-penalty", "0", "above 0"), ("--capacity-factor", "0", "above 0"),
+                ("--repetition-penalty", "0", "nearest is 0.01"), ("--capacity-factor", "0", "above 0"),
                 ("--ranks", "100000", "nearest is 4096"), ("--instruction-set", "avx3", "avx"),
                 ("--stop", "", "empty"), ("--model", "", "empty")]:
             self.refused([*generate, flag, value], [flag, value, *words], ALONE, status=2)
@@ -327,13 +337,10 @@ class BadCommandLine(BadInput):
         small = ["--exchange-budget", "1000"]
         self.refused([*generate, *small], ["budget of 1000 bytes", "one token per rank"], THREADS)
 
-    def test_min_p_that_leaves_nothing(self):
-        for how in ALONE, THREADS, PROCESSES:
-            self.refused(["generate", "--model", MODEL, "--prompt", "a", "--min-p", "1"], ["min-p", "1"], how)
-
     def test_words(self):
         for args, words in [
-                ([], ["no subcommand"]), (["generat"], ["'generat'", "'generate'"]), (["benchh"], ["'bench engine'"]),
+                ([], ["no subcommand"]), (["generat"], ["'generat'", "'generate'"]), (["benchh"], ["'bench'"]), (["bench"], ["engine, alltoall, moe"]),
+                (["serve"], ["'serve'", "not in this version yet"]),
                 (["bench", "engin"], ["'bench engin'", "'bench engine'"]), (["--model", "x"], ["'--model'"]),
                 (["inspect"], ["--model"]), (["generate", "--model", MODEL], ["--prompt"]),
                 (["eval", "--model", MODEL], ["--ids", "--text"]),
@@ -342,7 +349,9 @@ class BadCommandLine(BadInput):
                 (["generate", "--model", MODEL, "--prompt", "a", "--maxtokens", "3"], ["--maxtokens", "--max-tokens"]),
                 (["generate", "--model", MODEL, "--prompt", "a", "stray"], ["'stray'"]),
                 (["generate", "--model"], ["--model"]),
-                (["inspect", "--model", MODEL, "--capacity-factor", "1"], ["--overflow capacity"])]:
+                (["eval", "--model", MODEL, "--ids", "a", "--capacity-factor", "1"], ["--overflow capacity"]),
+                (["inspect", "--model", MODEL, "--capacity-factor", "1"], ["inspect does not use --capacity-factor"]),
+                (["generate", "--model", MODEL, "--prompt", "a", "--seed", "1", "--seed", "2"], ["--seed", "2 times"])]:
             self.refused(args, words, ALONE, status=2)
         self.refused(["generate", "--modle", MODEL], ["--modle", "--model"], PROCESSES, status=2)
         self.refused(["generate", "--modle", MODEL], ["--modle", "--model"], THREADS, status=2)
@@ -359,6 +368,8 @@ class BadCommandLine(BadInput):
         bad("- a\n", "map")
         bad("model: x\nmodel: y\n", ":2:", "twice")
         self.refused(["inspect", "--config", self.path("none.yaml")], ["none.yaml", "No such file"], ALONE, status=2)
+        for how in ALONE, PROCESSES:
+            self.refused(["inspect", "--config", self.dir], ["--config", self.dir, "Is a directory"], how, status=2)
 
 
 if __name__ == "__main__":

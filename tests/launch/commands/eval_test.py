@@ -140,6 +140,16 @@ class Eval(ProgramTest):
         self.assertEqual(scores[0][0]["tokens"], len(prompt["prompt_ids"]) - 1)
         self.assertEqual(scores[1:], scores[:1] * 2)
 
+    def test_text_from_stdin(self):
+        file = self.write("text.txt", "And it came to pass in those days.")
+        from_file = self.succeed("eval", "--model", MODEL, "--text", file)
+        with open(file) as stdin:
+            self.assertEqual(self.succeed("eval", "--model", MODEL, "--text", "-", stdin=stdin).out, from_file.out)
+        ids = self.write_ids("ids.json", [0, 5, 6, 7, 8])
+        with open(ids) as stdin:
+            self.assertEqual(self.succeed("eval", "--model", MODEL, "--ids", "-", stdin=stdin).out,
+                             self.succeed("eval", "--model", MODEL, "--ids", ids).out)
+
     def test_text_longer_than_the_context(self):
         text = self.write("long.txt", "\n".join(f"{i} And it came to pass." for i in range(600)))
         out = self.path("scores.json")

@@ -214,6 +214,33 @@ class Generate(ProgramTest):
         self.assertEqual(sum(int(n) for _, n in sent), 4 * int(plans[0][0]))
         self.assertNotIn("plan", plain.err)
 
+    def test_min_p_of_one_leaves_the_likeliest(self):
+        greedy_ids = self.outputs("--prompt", "In the", "--max-tokens", "4")[0]["ids"]
+        flags = ["--prompt", "In the", "--max-tokens", "4", "--temperature", "1", "--min-p", "1", "--seed", "7"]
+        self.assertEqual(self.outputs(*flags)[0]["ids"], greedy_ids)
+
+    def test_every_prompt_file_counts(self):
+        files = [flag for i, text in enumerate(["In the", "1 And it", "The end"])
+                 for flag in ("--prompt-file", self.write(f"{i}.txt", text))]
+        outputs = self.outputs("--prompt", "First", *files, "--max-tokens", "1")
+        self.assertEqual([o["prompt"] for o in outputs], ["First", "In the", "1 And it", "The end"])
+
+    def test_prompt_from_stdin(self):
+        for how in {}, {"ranks": 3}, {"ranks": 2, "via": "mpi"}:
+            with open(self.write("prompt.txt", "In the beginning")) as stdin:
+                outputs = self.outputs("--prompt-file", "-", "--max-tokens", "3", stdin=stdin, **how)
+            self.assertEqual([o["prompt"] for o in outputs], ["In the beginning"])
+        self.assertEqual(outputs[0]["ids"], self.outputs("--prompt", "In the beginning", "--max-tokens", "3")[0]["ids"])
+
+    def test_nul_in_a_prompt(self):
+        """A NUL is a byte like others: what stands behind it is neither lost nor unseen."""
+        file = self.write("nul.txt", b"before\0after")
+        output = self.outputs("--prompt-file", file, "--max-tokens", "2")[0]
+        self.assertEqual(output["prompt"], "before\0after")
+        self.assertGreater(len(output["prompt_ids"]), len(self.outputs("--prompt", "before", "--max-tokens", "1")[0]["prompt_ids"]))
+        streamed = self.generate("--prompt-file", file, "--max-tokens", "2")
+        self.assertEqual(streamed.text(), "before\0after" + output["text"] + "\n")
+
     def test_invalid_utf8_prompt(self):
         """Bytes that are no text become U+FFFD; the JSON stays JSON."""
         file = self.write("latin1.txt", b"caf\xe9 and na\xefve")

@@ -25,7 +25,7 @@ MPIRUN = ["sh", "-c", f'. "{ROOT}/launch/scripts/mpirun_env.sh"; exec mpirun -n 
 class Job:
     """A running program: `ranks` threads of one process, or as many processes of mpirun."""
 
-    def __init__(self, args, ranks=1, via="local", env=None, user=None, program=PROGRAM):
+    def __init__(self, args, ranks=1, via="local", env=None, user=None, program=PROGRAM, stdin=subprocess.DEVNULL):
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM_", "PMI"))}
         environment.update(env or {}, TF_NUM_RANKS=str(ranks))
         command = [program, *map(str, args)]
@@ -34,7 +34,7 @@ class Job:
         elif ranks > 1:
             command += ["--transport", "local", "--ranks", str(ranks)]
         self.via, self.out, self.err_lines, self.first_error = via, b"", [], None
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        self.process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, env=environment, user=user)
         self.readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
         for reader in self.readers:

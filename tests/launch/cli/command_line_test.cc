@@ -1,4 +1,4 @@
-#include "launch/cli/flags.h"
+#include "launch/cli/command_line.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,17 +10,32 @@
 #include <string>
 #include <vector>
 
+#include "launch/commands/cmd_bench_alltoall.h"
+#include "launch/commands/cmd_bench_engine.h"
+#include "launch/commands/cmd_bench_moe.h"
+#include "launch/commands/cmd_eval.h"
+#include "launch/commands/cmd_generate.h"
+#include "launch/commands/cmd_inspect.h"
+#include "launch/commands/commands.h"
+
 namespace tokenferry {
 namespace {
 
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
 
 absl::StatusOr<CommandLine> Parse(std::vector<std::string> args) {
   std::vector<const char*> pointers;
   for (const std::string& arg : args) pointers.push_back(arg.c_str());
-  return ParseCommandLine(pointers);
+  return ParseCommandLine(Subcommands(), pointers);
+}
+
+// The flags of the subcommand, which must be a `Command`.
+template <class Command>
+const auto& FlagsOf(const absl::StatusOr<CommandLine>& line) {
+  return dynamic_cast<const Command&>(*line->subcommand).flags();
 }
 
 absl::StatusOr<CommandLine> ParseGenerate(std::vector<std::string> more) {
@@ -37,12 +52,16 @@ std::string ErrorOf(const absl::StatusOr<CommandLine>& line) {
   return message;
 }
 
+std::string ErrorOfAny(const absl::StatusOr<CommandLine>& line) {
+  return line.ok() ? "no error" : std::string(line.status().message());
+}
+
 class ConfigFile {
  public:
   explicit ConfigFile(const std::string& text) {
     path_ =
         (std::filesystem::temp_directory_path() / ("tokenferry-flags-" + std::to_string(getpid()) + ".yaml")).string();
-    std::ofstream(path_) << text;
+    std::ofstream(path_, std::ios::binary) << text;
   }
   ~ConfigFile() { std::filesystem::remove(path_); }
   const std::string& path() const { return path_; }
@@ -54,16 +73,15 @@ class ConfigFile {
 TEST(Flags, DefaultsStayWhenNothingIsGiven) {
   const auto line = ParseGenerate({});
   ASSERT_TRUE(line.ok()) << line.status();
-  EXPECT_EQ(line->command, Command::kGenerate);
   EXPECT_EQ(line->shared.model, "dir");
   EXPECT_EQ(line->shared.compute, Compute::kBF16);
   EXPECT_EQ(line->shared.transport, TransportChoice::kAuto);
   EXPECT_EQ(line->shared.placement, "linear");
   EXPECT_EQ(line->shared.overflow.kind, Overflow::kDropless);
   EXPECT_EQ(line->shared.comm_timeout, SharedFlags().comm_timeout);
-  EXPECT_EQ(line->generate.temperature, 0);
-  EXPECT_FALSE(line->generate.json);
-  EXPECT_THAT(line->generate.prompts, ElementsAre("hello"));
+  EXPECT_EQ(FlagsOf<GenerateCommand>(line).temperature, 0);
+  EXPECT_FALSE(FlagsOf<GenerateCommand>(line).json);
+  EXPECT_THAT(FlagsOf<GenerateCommand>(line).prompts, ElementsAre("hello"));
 }
 
 TEST(Flags, EverySharedFlagArrives) {
@@ -145,6 +163,8 @@ TEST(Flags, EveryGenerateFlagArrives) {
                                    "--looks like a flag",
                                    "--prompt-file",
                                    "p.txt",
+                                   "--prompt-file",
+                                   "-",
                                    "--max-tokens",
                                    "9",
                                    "--ignore-eos",
@@ -169,9 +189,9 @@ TEST(Flags, EveryGenerateFlagArrives) {
                                    "--json",
                                    "--stats"});
   ASSERT_TRUE(line.ok()) << line.status();
-  const GenerateFlags& f = line->generate;
+  const GenerateFlags& f = FlagsOf<GenerateCommand>(line);
   EXPECT_THAT(f.prompts, ElementsAre("hello", "--looks like a flag"));
-  EXPECT_EQ(f.prompt_file, "p.txt");
+  EXPECT_THAT(f.prompt_files, ElementsAre("p.txt", "-"));
   EXPECT_EQ(f.max_tokens, 9);
   EXPECT_TRUE(f.ignore_eos);
   EXPECT_EQ(f.temperature, 0.7);
@@ -189,24 +209,24 @@ TEST(Flags, EveryGenerateFlagArrives) {
 TEST(Flags, OtherSubcommandsArrive) {
   const auto eval = Parse({"eval", "--model=dir", "--ids=i.json", "--out=o.safetensors", "--json=j.json"});
   ASSERT_TRUE(eval.ok()) << eval.status();
-  EXPECT_EQ(eval->command, Command::kEval);
-  EXPECT_EQ(eval->eval.ids_file, "i.json");
-  EXPECT_EQ(eval->eval.out_file, "o.safetensors");
-  EXPECT_EQ(eval->eval.json_file, "j.json");
+  EXPECT_EQ(FlagsOf<EvalCommand>(eval).ids_file, "i.json");
+  EXPECT_EQ(FlagsOf<EvalCommand>(eval).out_file, "o.safetensors");
+  EXPECT_EQ(FlagsOf<EvalCommand>(eval).json_file, "j.json");
   const auto inspect = Parse({"inspect", "--json", "--model", "dir"});
   ASSERT_TRUE(inspect.ok()) << inspect.status();
-  EXPECT_TRUE(inspect->inspect.json);
+  EXPECT_TRUE(FlagsOf<InspectCommand>(inspect).json);
   const auto bench = Parse({"bench", "engine", "--model", "dir", "--repeats", "2", "--json", "b.json"});
   ASSERT_TRUE(bench.ok()) << bench.status();
-  EXPECT_EQ(bench->command, Command::kBenchEngine);
-  EXPECT_EQ(bench->bench.num_repeats, 2);
-  EXPECT_EQ(bench->bench.json_file, "b.json");
+  EXPECT_EQ(FlagsOf<BenchEngineCommand>(bench).num_repeats, 2);
+  EXPECT_EQ(FlagsOf<BenchEngineCommand>(bench).json_file, "b.json");
 }
 
 TEST(Flags, UnknownNamesAreRefusedWithTheNearest) {
   EXPECT_THAT(ErrorOf(Parse({"generat"})), AllOf(HasSubstr("'generat'"), HasSubstr("nearest is 'generate'")));
   EXPECT_THAT(ErrorOf(Parse({"bench", "engin"})), HasSubstr("nearest is 'bench engine'"));
-  EXPECT_THAT(ErrorOf(Parse({"bench"})), HasSubstr("nearest is 'bench engine'"));
+  EXPECT_THAT(ErrorOf(Parse({"benhc"})), HasSubstr("nearest is 'bench'"));
+  EXPECT_THAT(ErrorOf(Parse({"bench"})), HasSubstr("needs one of engine, alltoall, moe"));
+  EXPECT_THAT(ErrorOf(Parse({"bench", "--iters"})), HasSubstr("needs one of engine, alltoall, moe"));
   EXPECT_THAT(ErrorOf(Parse({})), HasSubstr("--help"));
   EXPECT_THAT(ErrorOf(Parse({"--model", "dir"})), HasSubstr("before the subcommand"));
   EXPECT_THAT(ErrorOf(ParseGenerate({"--max-token", "3"})),
@@ -214,7 +234,73 @@ TEST(Flags, UnknownNamesAreRefusedWithTheNearest) {
   EXPECT_THAT(ErrorOf(ParseGenerate({"--modle=x"})), HasSubstr("nearest is '--model'"));
   EXPECT_THAT(ErrorOf(ParseGenerate({"-t"})), HasSubstr("unknown flag '-t'"));
   EXPECT_THAT(ErrorOf(ParseGenerate({"stray"})), HasSubstr("unexpected argument 'stray'"));
-  EXPECT_THAT(ErrorOf(Parse({"eval", "--prompt", "x"})), HasSubstr("unknown flag '--prompt' of eval"));
+}
+
+TEST(Flags, WhatIsNotNearIsNoHint) {
+  for (const auto& args : std::vector<std::vector<std::string>>{
+           {"weather"}, {"bench", "weather"}, {"generate", "--weather"}, {"generate", "--overflow", "weather"}}) {
+    EXPECT_THAT(ErrorOf(Parse(args)), AllOf(HasSubstr("weather"), Not(HasSubstr("nearest")))) << args[0];
+  }
+}
+
+TEST(Flags, ASubcommandRefusesFlagsThatItDoesNotUse) {
+  EXPECT_THAT(ErrorOf(Parse({"eval", "--prompt", "x"})),
+              AllOf(HasSubstr("eval does not use --prompt"), HasSubstr("generate")));
+  const struct {
+    std::vector<std::string> command;
+    std::vector<std::string> flags;
+  } cases[] = {
+      {{"bench", "alltoall"},
+       {"--dispatch-dtype", "--overflow", "--explain", "--model", "--compute", "--prefill-chunk", "--kv-cache-tokens",
+        "--overlap", "--exchange-budget", "--capacity-factor", "--padded"}},
+      {{"bench", "moe"}, {"--dispatch-dtype", "--overflow", "--explain", "--model", "--traffic", "--placement"}},
+      {{"inspect"}, {"--compute", "--path", "--overflow", "--capacity-factor", "--prompt", "--overlap"}},
+  };
+  for (const auto& c : cases) {
+    const std::string name = c.command.back();
+    std::vector<std::string> help_args = c.command;
+    help_args.push_back("--help");
+    const auto help = Parse(help_args);
+    ASSERT_TRUE(help.ok()) << help.status();
+    for (const std::string& flag : c.flags) {
+      std::vector<std::string> args = c.command;
+      args.push_back(flag + "=1");
+      EXPECT_THAT(ErrorOf(Parse(args)), AllOf(HasSubstr(name + " does not use " + flag), HasSubstr("it is a flag of ")))
+          << flag;
+      EXPECT_THAT(help->text, Not(HasSubstr(flag + " "))) << flag;
+    }
+  }
+  // A flag that means something of its own in one subcommand.
+  const auto bench = Parse({"bench", "alltoall", "--path", "peer,allgather", "--placement", "linear,random:1"});
+  ASSERT_TRUE(bench.ok()) << bench.status();
+  EXPECT_THAT(FlagsOf<BenchAllToAllCommand>(bench).paths, ElementsAre(ExchangePath::kPeer, ExchangePath::kAllGather));
+  const auto moe = Parse({"bench", "moe", "--compute", "f32", "--tokens", "3"});
+  ASSERT_TRUE(moe.ok()) << moe.status();
+  EXPECT_EQ(moe->shared.compute, Compute::kF32);
+  EXPECT_THAT(FlagsOf<BenchMoeCommand>(moe).tokens, ElementsAre(3));
+}
+
+TEST(Flags, ASecondValueIsRefused) {
+  for (const std::vector<std::string>& twice :
+       std::vector<std::vector<std::string>>{{"--max-tokens", "3", "--max-tokens", "4"},
+                                             {"--model", "other"},
+                                             {"--json", "--json"},
+                                             {"--seed", "1", "--seed", "1"},
+                                             {"--temperature=1", "--temperature=2"},
+                                             {"--compute=f32", "--compute=f32"},
+                                             {"--comm-timeout", "1s", "--comm-timeout", "2s"},
+                                             {"--record-routing", "a", "--record-routing", "b"}}) {
+    EXPECT_THAT(ErrorOf(ParseGenerate(twice)), AllOf(HasSubstr("2 times"), HasSubstr("one value"))) << twice[0];
+  }
+  EXPECT_THAT(ErrorOf(ParseGenerate({"--prompt-file", "-", "--prompt-file", "-"})), HasSubstr("only once"));
+}
+
+TEST(Flags, PlannedSubcommandsSayNotYet) {
+  for (const char* name : {"serve", "plan", "check"}) {
+    const auto line = Parse({name, "--model", "dir"});
+    EXPECT_EQ(line.status().code(), absl::StatusCode::kUnimplemented);
+    EXPECT_THAT(line.status().message(), AllOf(HasSubstr(name), HasSubstr("not in this version yet")));
+  }
 }
 
 TEST(Flags, BadValuesAreRefusedWithTheNearest) {
@@ -277,6 +363,13 @@ TEST(Flags, HelpAndVersionAreText) {
   const auto of_generate = Parse({"generate", "--help"});
   ASSERT_TRUE(of_generate.ok());
   EXPECT_THAT(of_generate->text, AllOf(HasSubstr("--max-tokens"), HasSubstr("--comm-timeout"), HasSubstr("[128]")));
+  for (const char* help_word : {"--help", "-h", "help"}) {
+    const auto of_bench = Parse({"bench", help_word});
+    ASSERT_TRUE(of_bench.ok());
+    EXPECT_THAT(of_bench->text, AllOf(HasSubstr("bench engine"), HasSubstr("bench alltoall"), HasSubstr("bench moe"),
+                                      Not(HasSubstr("inspect"))));
+  }
+  EXPECT_THAT(help->text, HasSubstr("Not in this version yet: serve"));
   const auto version = Parse({"--version"});
   ASSERT_TRUE(version.ok());
   EXPECT_THAT(version->text, HasSubstr("tokenferry "));
@@ -292,12 +385,12 @@ TEST(Config, FillsWhatTheCommandLineDoesNotGive) {
   EXPECT_EQ(line->shared.compute, Compute::kBF16);
   EXPECT_TRUE(line->shared.explain);
   EXPECT_EQ(line->shared.comm_timeout, absl::Seconds(7));
-  EXPECT_EQ(line->generate.max_tokens, 11);
-  EXPECT_FALSE(line->generate.json);
-  EXPECT_THAT(line->generate.prompts, ElementsAre("one", "two"));
+  EXPECT_EQ(FlagsOf<GenerateCommand>(line).max_tokens, 11);
+  EXPECT_FALSE(FlagsOf<GenerateCommand>(line).json);
+  EXPECT_THAT(FlagsOf<GenerateCommand>(line).prompts, ElementsAre("one", "two"));
   const auto with_prompt = Parse({"generate", "--config", file.path(), "--prompt", "mine"});
   ASSERT_TRUE(with_prompt.ok()) << with_prompt.status();
-  EXPECT_THAT(with_prompt->generate.prompts, ElementsAre("mine"));
+  EXPECT_THAT(FlagsOf<GenerateCommand>(with_prompt).prompts, ElementsAre("mine"));
 }
 
 TEST(Config, RefusesWithFileAndLine) {
@@ -318,15 +411,41 @@ TEST(Config, RefusesWithFileAndLine) {
       {"- a\n", "", "must be a map"},
       {"a: [\n", "", "not valid YAML"},
       {"", "", "must be a map"},
+      {"seed: [1, 2]\n", ":1:", "takes one value, but has 2"},
+      {"explain: [true, false]\n", ":1:", "takes one value, but has 2"},
+      {"a: b\n---\nc: d\n", "", "2 YAML documents"},
+      {"*x\n", "", "not valid YAML"},
+      {"a: \"\\q\"\n", "", "not valid YAML"},
+      {std::string(100000, '['), "", "not valid YAML"},
+      {std::string(1 << 20, '#') + "\n", "'", "longer than 1048576 bytes"},
+      {std::string("m\0o\0d\0e\0l\0:\0", 12), "'", "UTF-16LE"},
+      {"tokens: many\n", ":1:", "an integer"},  // a flag of others, with a value that none of them takes
+      {"weather: fine\n", ":1:", "unknown key 'weather'"},
   };
   for (const auto& c : cases) {
     const ConfigFile file(c.text);
-    EXPECT_THAT(ErrorOf(ParseGenerate({"--config", file.path()})),
+    EXPECT_THAT(ErrorOfAny(ParseGenerate({"--config", file.path()})),
                 AllOf(HasSubstr(file.path() + c.place), HasSubstr(c.why)))
-        << c.text;
+        << c.text.substr(0, 100);
   }
   const auto missing = ParseGenerate({"--config", "/nonexistent/x.yaml"});
   EXPECT_THAT(missing.status().message(), HasSubstr("'/nonexistent/x.yaml'"));
+  for (const char* path : {"/", "/dev/zero", "/dev/null"}) {
+    EXPECT_THAT(ErrorOfAny(ParseGenerate({"--config", path})), HasSubstr(path));
+  }
+}
+
+TEST(Config, WhatStandsAtTheTopServesTheSubcommandsThatHaveIt) {
+  const ConfigFile file("compute: f32\npath: [peer, allgather]\ntokens: 5\nthreads: 2\n");
+  const auto bench = Parse({"bench", "alltoall", "--config", file.path()});
+  ASSERT_TRUE(bench.ok()) << bench.status();
+  EXPECT_THAT(FlagsOf<BenchAllToAllCommand>(bench).tokens, ElementsAre(5));
+  EXPECT_EQ(bench->shared.num_threads, 2);
+  const auto inspect = Parse({"inspect", "--model", "dir", "--config", file.path()});
+  ASSERT_TRUE(inspect.ok()) << inspect.status();
+  EXPECT_EQ(inspect->shared.num_threads, 2);
+  EXPECT_EQ(inspect->shared.compute, Compute::kBF16);  // not used, so not set
+  EXPECT_THAT(ErrorOf(ParseGenerate({"--config", file.path()})), HasSubstr("'path' takes one value, but has 2"));
 }
 
 TEST(Config, ClusterConfigsAreValid) {

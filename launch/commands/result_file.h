@@ -1,4 +1,4 @@
-// What the commands that measure share.
+// Files that rank 0 writes results to.
 #pragma once
 
 #include <memory>

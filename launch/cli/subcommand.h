@@ -1,0 +1,43 @@
+// What a subcommand is to the program. launch/commands/commands.cc has the table of all of them.
+#pragma once
+
+#include <memory>
+
+#include "core/status.h"
+
+namespace tokenferry {
+
+class FlagSet;
+struct RankContext;
+struct SharedFlags;
+
+// One run of a subcommand: it holds the values of its own flags.
+class Subcommand {
+ public:
+  virtual ~Subcommand() = default;
+
+  // Declares the flags that it uses: its own, and the groups of launch/cli/shared_flags.h that have an effect on it.
+  // The flags of how ranks start are everybody's and are declared for it. Any other flag is refused.
+  virtual void Declare(FlagSet& set, SharedFlags* shared) = 0;
+
+  // Once all values are known: InvalidArgument for what contradicts itself, in one line that names the flags; fills in
+  // what one flag's value means for others.
+  virtual absl::Status Check(const FlagSet& set, SharedFlags* shared) = 0;
+
+  // On every rank. Only rank 0 prints results, on stdout. An error that one rank alone can meet (a file it reads) goes
+  // through AgreeOnStatus, so that all ranks end with it and it is printed once.
+  virtual absl::Status Run(RankContext& context) const = 0;
+};
+
+struct SubcommandInfo {
+  const char* name;  // one word, or two of which the first is a family's: "bench engine"
+  const char* summary;
+  std::unique_ptr<Subcommand> (*create)();  // null: planned, and refused until it is there
+};
+
+template <class T>
+std::unique_ptr<Subcommand> CreateSubcommand() {
+  return std::make_unique<T>();
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,41 @@
+// tokenferry generate: text from prompts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "launch/cli/subcommand.h"
+
+namespace tokenferry {
+
+struct GenerateFlags {
+  std::vector<std::string> prompts;       // one sequence each, none empty
+  std::vector<std::string> prompt_files;  // one prompt each: the file's bytes; after `prompts`. "-": stdin
+  int max_tokens = 128;                   // new tokens per sequence
+  bool ignore_eos = false;
+  double temperature = 0;  // 0: greedy
+  double top_p = 1;
+  int top_k = 0;  // 0: all tokens
+  double min_p = 0;
+  double repetition_penalty = 1;
+  double presence_penalty = 0;
+  uint64_t seed = 0;
+  std::vector<std::string> stop;  // texts that end a sequence, none empty
+  bool json = false;              // one JSON document on stdout instead of streamed text
+  bool stats = false;             // the closing table
+  std::string record_routing;  // file for the experts that every token chose (bench/alltoall/routing_trace.h), or empty
+};
+
+class GenerateCommand final : public Subcommand {
+ public:
+  void Declare(FlagSet& set, SharedFlags* shared) override;
+  absl::Status Check(const FlagSet& set, SharedFlags* shared) override;
+  absl::Status Run(RankContext& context) const override;
+  const GenerateFlags& flags() const { return flags_; }
+
+ private:
+  GenerateFlags flags_;
+};
+
+}  // namespace tokenferry
