@@ -122,6 +122,9 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, Toke
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"open model"}, files.status()));
   if (context.flags.explain && context.rank() == RankId(0)) Explain((*files)->placement);
   const CheckedPlan& plan = (*files)->plan;
+  if (context.transport.rank() == RankId(0)) {
+    for (const std::string& warning : plan.warnings) LogWarning(warning);
+  }
   if (plan.num_unknown > 0 && context.transport.rank() == RankId(0)) {
     std::string names;
     for (const std::string& name : plan.unknown_names) absl::StrAppend(&names, names.empty() ? "" : ", ", name);

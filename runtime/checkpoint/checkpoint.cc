@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
 #include "core/io/json.h"
+#include "runtime/checkpoint/model_folder.h"
 
 namespace tokenferry {
 namespace {
@@ -49,42 +50,60 @@ std::string SomeNames(const std::vector<std::string>& names) {
   return names.size() > shown ? absl::StrCat(list, " and ", names.size() - shown, " more") : list;
 }
 
-absl::Status CheckShardsPresent(const ShardTensors& shards, const std::string& dir, absl::string_view index_path) {
-  std::vector<std::string> missing;
-  for (const auto& [name, tensors] : shards) {
-    if (!Exists(absl::StrCat(dir, "/", name))) missing.push_back(name);
-  }
+// OK when all are there.
+absl::Status MissingShards(const ShardTensors& shards, const std::vector<std::string>& missing, const std::string& dir,
+                           absl::string_view index_path) {
   if (missing.empty()) return absl::OkStatus();
   return absl::NotFoundError(absl::StrCat(
       index_path, ": ", missing.size(), " of ", shards.size(), " shards are missing from ", dir, ": ",
       SomeNames(missing), " (tensor '", Excerpt(shards.at(missing[0])[0]), "' is in the first); download them again"));
 }
 
-// Both directions: what the index says is there (`expected`), and nothing else is.
-absl::Status CheckShardAgainstIndex(const SafetensorsFile& shard, const std::string& shard_name,
-                                    const std::vector<std::string>& expected, const WeightMap& weight_map,
-                                    absl::string_view index_path) {
-  std::vector<std::string> absent, unlisted;
-  for (const std::string& tensor : expected) {
-    if (shard.Find(tensor) == nullptr) absent.push_back(tensor);
+// Where a shard and the index disagree, in both directions.
+class ShardCheck {
+ public:
+  ShardCheck(const SafetensorsFile& shard, std::string name, const WeightMap& weight_map, std::string index_path)
+      : shard_(shard), name_(std::move(name)), weight_map_(weight_map), index_path_(std::move(index_path)) {}
+
+  bool IsElsewhere(const std::string& tensor) const {
+    const auto listed = weight_map_.find(tensor);
+    return listed != weight_map_.end() && listed->second != name_;
   }
-  if (!absent.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(index_path, ": ", absent.size(), " tensors are not in shard ",
-                                                   shard.path(), " as the index says: ", SomeNames(absent)));
-  }
-  for (const TensorInfo& info : shard.tensors()) {
-    const auto listed = weight_map.find(info.name);
-    if (listed == weight_map.end()) {
-      unlisted.push_back(info.name);
-    } else if (listed->second != shard_name) {
-      return absl::InvalidArgumentError(absl::StrCat(shard.path(), ": tensor '", Excerpt(info.name), "' is here, but ",
-                                                     index_path, " puts it in '", Excerpt(listed->second), "'"));
+
+  // `expected`: what the index says is here.
+  void Run(const std::vector<std::string>& expected, absl::flat_hash_map<std::string, absl::Status>& faults) const {
+    std::vector<std::string> absent, unlisted;
+    for (const std::string& tensor : expected) {
+      if (shard_.Find(tensor) == nullptr) absent.push_back(tensor);
     }
+    for (const TensorInfo& info : shard_.tensors()) {
+      if (!weight_map_.contains(info.name)) unlisted.push_back(info.name);
+      if (IsElsewhere(info.name)) faults[info.name] = Elsewhere(info.name);
+    }
+    Blame(absent, faults,
+          absl::StrCat(index_path_, ": ", absent.size(), " tensors are not in shard ", shard_.path(),
+                       " as the index says: "));
+    Blame(unlisted, faults,
+          absl::StrCat(shard_.path(), ": ", unlisted.size(), " tensors are missing in ", index_path_, ": "));
   }
-  if (unlisted.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(shard.path(), ": ", unlisted.size(), " tensors are missing in ",
-                                                 index_path, ": ", SomeNames(unlisted)));
-}
+
+ private:
+  static void Blame(const std::vector<std::string>& tensors, absl::flat_hash_map<std::string, absl::Status>& faults,
+                    const std::string& problem) {
+    if (tensors.empty()) return;
+    const absl::Status fault = absl::InvalidArgumentError(problem + SomeNames(tensors));
+    for (const std::string& tensor : tensors) faults[tensor] = fault;
+  }
+  absl::Status Elsewhere(const std::string& tensor) const {
+    return absl::InvalidArgumentError(absl::StrCat(shard_.path(), ": tensor '", Excerpt(tensor), "' is here, but ",
+                                                   index_path_, " puts it in '", Excerpt(weight_map_.at(tensor)), "'"));
+  }
+
+  const SafetensorsFile& shard_;
+  const std::string name_;
+  const WeightMap& weight_map_;
+  const std::string index_path_;
+};
 
 }  // namespace
 
@@ -94,12 +113,15 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& dir) {
   const std::string single = absl::StrCat(dir, "/", kSingleCheckpointFile);
   const std::string index = absl::StrCat(dir, "/", kCheckpointIndexFile);
   if (Exists(single)) {
-    TF_RETURN_IF_ERROR(checkpoint.AddShard(single));
+    TF_ASSIGN_OR_RETURN(auto shard, SafetensorsFile::Open(single));
+    checkpoint.AddShard(std::move(shard), [](const std::string&) { return true; });
     return checkpoint;
   }
   if (!Exists(index)) {
-    return absl::NotFoundError(absl::StrCat(dir, ": has neither ", kSingleCheckpointFile, " nor ", kCheckpointIndexFile,
-                                            "; is it a checkpoint directory?"));
+    const std::string other = OtherWeights(dir);
+    return absl::NotFoundError(
+        absl::StrCat(dir, ": has neither ", kSingleCheckpointFile, " nor ", kCheckpointIndexFile,
+                     other.empty() ? "; is the download complete?" : absl::StrCat(", but ", other)));
   }
   TF_RETURN_IF_ERROR(checkpoint.OpenSharded(index));
   return checkpoint;
@@ -109,20 +131,44 @@ absl::Status Checkpoint::OpenSharded(const std::string& index_path) {
   TF_ASSIGN_OR_RETURN(const WeightMap weight_map, ReadWeightMap(index_path));
   ShardTensors shards;
   for (const auto& [tensor, shard] : weight_map) shards[shard].push_back(tensor);
-  TF_RETURN_IF_ERROR(CheckShardsPresent(shards, dir_, index_path));
+  std::vector<std::string> missing;
+  absl::Status first_broken;
   for (const auto& [name, tensors] : shards) {
-    TF_RETURN_IF_ERROR(AddShard(absl::StrCat(dir_, "/", name)));
-    TF_RETURN_IF_ERROR(CheckShardAgainstIndex(*shards_.back(), name, tensors, weight_map, index_path));
+    const std::string path = absl::StrCat(dir_, "/", name);
+    if (!Exists(path)) {
+      missing.push_back(name);
+      continue;
+    }
+    auto shard = SafetensorsFile::Open(path);
+    if (!shard.ok()) {
+      first_broken.Update(shard.status());
+      for (const std::string& tensor : tensors) faults_[tensor] = shard.status();
+      continue;
+    }
+    const ShardCheck check(**shard, name, weight_map, index_path);
+    check.Run(tensors, faults_);
+    AddShard(*std::move(shard), [&](const std::string& tensor) { return !check.IsElsewhere(tensor); });
   }
-  return absl::OkStatus();
+  const absl::Status missing_fault = MissingShards(shards, missing, dir_, index_path);
+  for (const std::string& name : missing) {
+    for (const std::string& tensor : shards.at(name)) faults_[tensor] = missing_fault;
+  }
+  if (!shards_.empty()) return absl::OkStatus();
+  return first_broken.ok() ? missing_fault : first_broken;
 }
 
-absl::Status Checkpoint::AddShard(const std::string& path) {
-  TF_ASSIGN_OR_RETURN(auto shard, SafetensorsFile::Open(path));
+void Checkpoint::AddShard(std::unique_ptr<SafetensorsFile> shard, absl::FunctionRef<bool(const std::string&)> wanted) {
   const int shard_idx = num_shards();
-  for (const TensorInfo& info : shard->tensors()) tensors_.emplace(info.name, Tensor{&info, shard_idx});
+  for (const TensorInfo& info : shard->tensors()) {
+    if (wanted(info.name)) tensors_.emplace(info.name, Tensor{&info, shard_idx});
+  }
   shards_.push_back(std::move(shard));
-  return absl::OkStatus();
+}
+
+const absl::Status& Checkpoint::FaultOf(absl::string_view name) const {
+  static const absl::Status ok;
+  const auto it = faults_.find(name);
+  return it == faults_.end() ? ok : it->second;
 }
 
 const Checkpoint::Tensor* Checkpoint::Find(absl::string_view name) const {

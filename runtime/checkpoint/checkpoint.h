@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/status.h"
@@ -26,8 +27,8 @@ class Checkpoint {
   };
 
   // Prefers model.safetensors where both exist. Errors name the directory, the file and the tensors: no checkpoint, a
-  // missing shard, a shard name with a path in it, a tensor in the index that its shard lacks, a tensor of a shard that
-  // the index lacks or puts elsewhere.
+  // broken index, a shard name with a path in it, not one shard that can be read. What concerns some tensors alone,
+  // which nobody may need, is their fault.
   static absl::StatusOr<Checkpoint> Open(const std::string& dir);
 
   const std::string& dir() const { return dir_; }
@@ -38,6 +39,11 @@ class Checkpoint {
   // Null: no such tensor.
   const Tensor* Find(absl::string_view name) const;
 
+  // Why a tensor must not be used, naming file and tensors: its shard is missing or broken, its shard lacks it although
+  // the index says otherwise, the index lacks it or puts it elsewhere. OK for all others.
+  const absl::Status& FaultOf(absl::string_view name) const;
+  const absl::flat_hash_map<std::string, absl::Status>& faults() const { return faults_; }  // by tensor
+
   // dst.size() bytes of the tensor from byte `offset` of it.
   absl::Status Read(const Tensor& tensor, int64_t offset, absl::Span<uint8_t> dst) const;
 
@@ -46,11 +52,13 @@ class Checkpoint {
  private:
   Checkpoint() = default;
   absl::Status OpenSharded(const std::string& index_path);
-  absl::Status AddShard(const std::string& path);
+  // Takes over the tensors of an opened shard that `wanted` accepts by name.
+  void AddShard(std::unique_ptr<SafetensorsFile> shard, absl::FunctionRef<bool(const std::string&)> wanted);
 
   std::string dir_;
   std::vector<std::unique_ptr<SafetensorsFile>> shards_;
   absl::flat_hash_map<absl::string_view, Tensor> tensors_;
+  absl::flat_hash_map<std::string, absl::Status> faults_;
 };
 
 }  // namespace tokenferry

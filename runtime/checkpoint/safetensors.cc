@@ -96,8 +96,8 @@ bool HeaderReader::string(std::string& value) {
   if (place_ == Place::kMetadata) return true;
   if (place_ != Place::kTensor || key_ != "dtype") return Unexpected(absl::StrCat("the string '", Excerpt(value), "'"));
   const auto dtype = DTypeFromName(value);
-  if (!dtype) return FailTensor(absl::StrCat("has the unknown dtype '", Excerpt(value), "'"));
-  tensor_.dtype = *dtype;
+  if (!dtype) tensor_.problem = absl::StrCat("has the unknown dtype '", Excerpt(value), "'");
+  tensor_.dtype = dtype.value_or(DType::kU8);
   has_dtype_ = true;
   return true;
 }
@@ -178,6 +178,12 @@ bool HeaderReader::FinishTensor() {
     return FailTensor(absl::StrCat("data_offsets [", begin, ", ", end, ") reach beyond the ", data_bytes_,
                                    " bytes of data in the file; is it complete?"));
   }
+  tensor_.begin = static_cast<int64_t>(begin);
+  tensor_.num_bytes = static_cast<int64_t>(end - begin);
+  if (!tensor_.problem.empty()) {
+    tensors_.push_back(std::move(tensor_));
+    return true;
+  }
   int64_t num_bits = DTypeBits(tensor_.dtype);
   for (const int64_t dim : tensor_.shape) {
     if (!MultiplyInto(num_bits, dim)) {
@@ -189,8 +195,6 @@ bool HeaderReader::FinishTensor() {
                                    " bits, which are no whole bytes"));
   }
   const int64_t num_bytes = num_bits / 8;
-  tensor_.begin = static_cast<int64_t>(begin);
-  tensor_.num_bytes = static_cast<int64_t>(end - begin);
   if (tensor_.num_bytes != num_bytes) {
     return FailTensor(absl::StrCat(DescribeTensor(tensor_.dtype, tensor_.shape), " needs ", num_bytes,
                                    " bytes, but data_offsets [", begin, ", ", end, ") hold ", tensor_.num_bytes));

@@ -25,15 +25,16 @@ struct TensorInfo {
   std::vector<int64_t> shape;  // row-major
   int64_t begin = 0;           // first byte, counted from the end of the header
   int64_t num_bytes = 0;       // product of shape times bits per element, in whole bytes
+  std::string problem;         // not empty: the tensor cannot be used, and dtype means nothing
 };
 
 // "BF16 [2, 3]"
 std::string DescribeTensor(DType dtype, absl::Span<const int64_t> shape);
 
 // The tensors of a header, in the order of their data. `data_bytes` is what follows the header in the file. Refuses,
-// with `file` and the tensor's name in the message: what is no JSON, unknown or missing fields, duplicate names,
-// unknown dtypes, shapes whose size overflows or differs from the offsets, ranges outside the data, overlaps and holes.
-// Memory used is in proportion to the header.
+// with `file` and the tensor's name in the message: what is no JSON, unknown or missing fields, duplicate names, shapes
+// whose size overflows or differs from the offsets, ranges outside the data, overlaps and holes. A tensor of an unknown
+// dtype has a `problem`, since nobody may need it. Memory used is in proportion to the header.
 absl::StatusOr<std::vector<TensorInfo>> ParseSafetensorsHeader(absl::string_view header, int64_t data_bytes,
                                                                absl::string_view file);
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/io/json.h"
+#include "runtime/checkpoint/model_folder.h"
 #include "runtime/model/config_reader.h"
 #include "runtime/model/rope_reader.h"
 
@@ -183,6 +184,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text, absl::strin
 }
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& model_dir) {
+  TF_RETURN_IF_ERROR(CheckModelFolder(model_dir));
   TF_ASSIGN_OR_RETURN(const JsonDocument document,
                       JsonDocument::ReadFile(absl::StrCat(model_dir, "/config.json"), kConfigLimits));
   return ConfigOf(document);

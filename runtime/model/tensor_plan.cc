@@ -1,6 +1,7 @@
 #include "runtime/model/tensor_plan.h"
 
 #include <algorithm>
+#include <map>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
@@ -136,6 +137,16 @@ absl::string_view AllowedTypes(Storage storage) {
   return storage == Storage::kQuantised ? "F32, BF16 or F8_E4M3 with scales" : "F32 or BF16";
 }
 
+// An error when the tensor, which is needed, has a fault or a problem.
+absl::Status CheckUsable(const std::string& name, const Checkpoint& checkpoint) {
+  const absl::Status& fault = checkpoint.FaultOf(name);
+  if (!fault.ok()) return absl::Status(fault.code(), absl::StrCat(fault.message(), "; '", name, "' is needed"));
+  const Checkpoint::Tensor* found = checkpoint.Find(name);
+  if (found == nullptr || found->info->problem.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(checkpoint.shard(found->shard_idx).path(), ": tensor '", name, "' ",
+                                                 found->info->problem, ", and it is needed"));
+}
+
 absl::Status CheckScales(const TensorSpec& spec, int32_t block, const Checkpoint& checkpoint,
                          const std::string& weight_path) {
   if (block == 0) {
@@ -143,6 +154,7 @@ absl::Status CheckScales(const TensorSpec& spec, int32_t block, const Checkpoint
                                                    "' is stored as F8_E4M3, but config.json has no quantization_config "
                                                    "that gives the size of its blocks"));
   }
+  TF_RETURN_IF_ERROR(CheckUsable(spec.scale_name(), checkpoint));
   const std::vector<int64_t> expected = spec.scale_shape(block);
   const Checkpoint::Tensor* scales = checkpoint.Find(spec.scale_name());
   if (scales == nullptr) {
@@ -206,6 +218,24 @@ void ClassifyOthers(const Checkpoint& checkpoint, const absl::flat_hash_set<std:
   }
 }
 
+// One line for each kind of fault: what is wrong with one shard is the same for all its tensors.
+void CollectWarnings(const Checkpoint& checkpoint, CheckedPlan& checked) {
+  std::map<std::string, int64_t> num_tensors;  // by fault
+  for (const auto& [name, fault] : checkpoint.faults()) ++num_tensors[std::string(fault.message())];
+  for (int s = 0; s < checkpoint.num_shards(); ++s) {
+    for (const TensorInfo& info : checkpoint.shard(s).tensors()) {
+      if (!info.problem.empty()) ++num_tensors[absl::StrCat(checkpoint.shard(s).path(), ": a tensor ", info.problem)];
+    }
+  }
+  for (const auto& [fault, count] : num_tensors) {
+    if (checked.warnings.size() == kMaxNamesShown) {
+      checked.warnings.push_back(absl::StrCat("and ", num_tensors.size() - kMaxNamesShown, " more such faults"));
+      return;
+    }
+    checked.warnings.push_back(absl::StrCat(fault, " (not needed: ", count, count == 1 ? " tensor)" : " tensors)"));
+  }
+}
+
 }  // namespace
 
 absl::string_view ModelPartName(ModelPart part) {
@@ -241,6 +271,7 @@ absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelConfig& config, const Che
   absl::flat_hash_set<std::string> needed;
   std::vector<std::string> missing;
   for (TensorSpec& spec : checked.plan.tensors) {
+    TF_RETURN_IF_ERROR(CheckUsable(spec.name, checkpoint));
     const Checkpoint::Tensor* found = checkpoint.Find(spec.name);
     if (found == nullptr) {
       missing.push_back(DescribeTensor(spec.dtype, spec.shape) + " '" + spec.name + "'");
@@ -259,6 +290,7 @@ absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelConfig& config, const Che
                      missing.size() > shown ? ", ..." : ""));
   }
   ClassifyOthers(checkpoint, needed, checked);
+  CollectWarnings(checkpoint, checked);
   return checked;
 }
 

@@ -86,10 +86,12 @@ struct CheckedPlan {
   int64_t skipped_bytes = 0;
   int64_t num_unknown = 0;                 // neither known nor needed: worth a warning
   std::vector<std::string> unknown_names;  // the first few of them
+  std::vector<std::string> warnings;       // what is wrong with tensors that are not needed; a few lines
 };
 
 // Looks at headers only. Refuses, naming file, tensor, what is there and what should be: missing tensors, wrong shapes,
-// types that cannot be used, FP8 without its scales or without a quantization_config.
+// types that cannot be used, FP8 without its scales or without a quantization_config, and tensors with a fault
+// (Checkpoint::FaultOf). The faults of tensors that nobody needs are warnings.
 absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelConfig& config, const Checkpoint& checkpoint);
 
 }  // namespace tokenferry

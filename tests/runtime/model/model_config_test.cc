@@ -338,7 +338,7 @@ TEST(ModelConfig, RefusesWhatIsNoConfig) {
   EXPECT_ERROR(ParseModelConfig("[]", "c.json"), kInvalid, "c.json: is a list of 0 instead of an object");
   EXPECT_ERROR(ParseModelConfig(R"({"model_type":"deepseek_v3","model_type":"x"})", "c.json"), kInvalid, "twice");
   EXPECT_ERROR(ParseModelConfig(std::string(100'000, '['), "c.json"), kInvalid, "nested deeper than 16");
-  EXPECT_ERROR(LoadModelConfig("/no/such/dir"), absl::StatusCode::kNotFound, "/no/such/dir/config.json");
+  EXPECT_ERROR(LoadModelConfig("/no/such/dir"), absl::StatusCode::kNotFound, "/no/such/dir: there is no such folder");
 }
 
 TEST(ModelConfig, WhatTheWriterWritesIsReadBack) {
