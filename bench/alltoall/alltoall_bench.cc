@@ -262,7 +262,7 @@ absl::StatusOr<PathResult> RunPath(const BenchContext& context, BenchProblem& pr
   }
   TF_RETURN_IF_ERROR(created);
   TF_RETURN_IF_ERROR(TimeSideBySide(context, **exchange, problem, options, result));
-  result.chosen = (*exchange)->stats().path;
+  result.chosen = (*exchange)->path();
   return result;
 }
 

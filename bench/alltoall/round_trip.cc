@@ -41,7 +41,7 @@ absl::Status RoundTrip::ReadRows(const ExpertRows& rows) {
                               .row_stride = rows.row_stride * DTypeBytes(rows.dtype),
                               .row_bytes = rows.hidden * DTypeBytes(rows.dtype),
                               .row_idx = rows.row_idx,
-                              .num_selections = rows.num_selections,
+                              .num_selections = rows.max_selections,
                               .checksum = checksum_.as<uint64_t>()});
   return stream_->Synchronize();
 }
@@ -55,22 +55,21 @@ absl::StatusOr<PhaseSeconds> RoundTrip::Run() {
     *phase = now - start;
     start = now;
   };
-  TF_ASSIGN_OR_RETURN(const ExchangePlan* plan,
-                      exchange_.Plan(*stream_, {"plan"}, problem_.routing(), problem_.placement()));
+  TF_RETURN_IF_ERROR(exchange_.Plan(*stream_, {"plan"}, problem_.routing(), problem_.placement()));
   lap(&seconds.plan);
-  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_.Dispatch(*stream_, {"dispatch"}, *plan, home_rows_));
+  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_.Dispatch(*stream_, {"dispatch"}, home_rows_));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   lap(&seconds.dispatch);
   TF_RETURN_IF_ERROR(
-      Reserve(device_, rows.num_selections * sizeof(uint64_t), "bench: checksums", &checksum_));  // first run only
+      Reserve(device_, rows.max_selections * sizeof(uint64_t), "bench: checksums", &checksum_));  // first run only
   start = MonotonicSeconds();
   TF_RETURN_IF_ERROR(ReadRows(rows));
   lap(&seconds.expert_read);
   TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));  // experts' work is nobody's exchange, also where ranks share cores
 
-  std::vector<uint64_t> sums(rows.num_selections);
+  std::vector<uint64_t> sums(rows.max_selections);
   stream_->CopyToHost(sums.data(), checksum_.data(), sums.size() * sizeof(uint64_t));
-  TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, exchange_.ExpertOut(*plan));
+  TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, exchange_.ExpertOut());
   stream_->Launch(kTransformRows, {.rows = rows.rows,
                                    .dtype = rows.dtype,
                                    .row_stride = rows.row_stride,
@@ -86,16 +85,18 @@ absl::StatusOr<PhaseSeconds> RoundTrip::Run() {
   uint64_t checksum = 0;  // by position, so that exchanged rows show
   for (const uint64_t sum : sums) checksum = checksum * 0x9E3779B97F4A7C15u + sum;
   if (num_selections_ < 0) {
-    num_selections_ = rows.num_selections;
+    num_selections_ = rows.max_selections;
     first_checksum_ = checksum;
   }
-  const bool same = num_selections_ == rows.num_selections && first_checksum_ == checksum;
-  row_idx_ = plan->recv.row_idx;
-  num_recv_rows_ = plan->num_recv_rows();
+  const bool same = num_selections_ == rows.max_selections && first_checksum_ == checksum;
+  if (const ExchangePlan* const plan = exchange_.host_plan()) {
+    row_idx_ = plan->recv.row_idx;
+    num_recv_rows_ = plan->num_recv_rows();
+  }
 
   TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
   start = MonotonicSeconds();
-  TF_RETURN_IF_ERROR(exchange_.Combine(*stream_, {"combine"}, *plan, problem_.routing().weight, problem_.out()));
+  TF_RETURN_IF_ERROR(exchange_.Combine(*stream_, {"combine"}, problem_.routing().weight, problem_.out()));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   lap(&seconds.combine);
   if (same) return seconds;
@@ -114,7 +115,7 @@ absl::Status RoundTrip::Verify() {
   stream_->CopyToHost(results.data(), out.data, results.size() * sizeof(float));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   std::vector<int> host_per_rank;  // empty: sums are not by host
-  if (reduction_ == Reduction::kNode && exchange_.stats().path == ExchangePath::kTwoLevel) {
+  if (reduction_ == Reduction::kNode && exchange_.path() == ExchangePath::kTwoLevel) {
     host_per_rank = Topology::Of(transport_).host_idx_per_rank;
   }
   return AgreeOnStatus(transport_, {.phase = "bench: verify"},
@@ -144,7 +145,7 @@ absl::StatusOr<LocalReadSeconds> RoundTrip::LocalRead() {
                                .hidden = problem_.point().hidden,
                                .row_stride = problem_.point().hidden,
                                .row_idx = local_idx_.as<int32_t>(),
-                               .num_selections = num_selections}));
+                               .max_selections = num_selections}));
   seconds.read = MonotonicSeconds() - start;
   return seconds;
 }

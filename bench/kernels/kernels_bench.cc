@@ -202,8 +202,7 @@ void BM_ExpertFfn(benchmark::State& state) {
                .row_stride = kHidden,
                .row_idx = device.Upload(row_idx),
                .slot_offsets = device.Upload(offsets),
-               .slot_offsets_host = &offsets,
-               .num_selections = num_selections};
+               .max_selections = num_selections};
   args.num_slots = kSlots;
   args.intermediate = kInner;
   args.gate = {gate.front(), device.Upload(gate)};

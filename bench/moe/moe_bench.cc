@@ -67,7 +67,7 @@ absl::StatusOr<MoeResult> RunOne(const BenchContext& context, const MoeBenchOpti
   auto run = MoeLayerRun::Create(context, weights, **exchange, tokens, options.compute);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, run.status()));
   TF_RETURN_IF_ERROR(TimeLayer(context, **run, options, &result));
-  result.chosen = (*exchange)->stats().path;
+  result.chosen = (*exchange)->path();
   return result;
 }
 

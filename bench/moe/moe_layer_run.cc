@@ -159,7 +159,7 @@ void MoeLayerRun::Route() {
 }
 
 absl::Status MoeLayerRun::RunExperts(const ExpertRows& rows, FloatMatrix out) {
-  const size_t scratch_bytes = rows.num_selections * 2 * weights_.shape.intermediate * sizeof(float);
+  const size_t scratch_bytes = rows.max_selections * 2 * weights_.shape.intermediate * sizeof(float);
   if (scratch_.num_bytes() < scratch_bytes) {
     scratch_ = Buffer();
     TF_ASSIGN_OR_RETURN(scratch_, context_.device.Allocate(scratch_bytes, MemoryKind::kDevice, "bench: scratch"));
@@ -188,15 +188,15 @@ absl::StatusOr<MoeSeconds> MoeLayerRun::Run() {
   Route();
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   lap(&seconds.route);
-  TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange_.Plan(*stream_, {"plan"}, routing_, weights_.placement));
+  TF_RETURN_IF_ERROR(exchange_.Plan(*stream_, {"plan"}, routing_, weights_.placement));
   lap(&seconds.plan);
-  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_.Dispatch(*stream_, {"dispatch"}, *plan, hidden_));
+  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_.Dispatch(*stream_, {"dispatch"}, hidden_));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   lap(&seconds.dispatch);
-  TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, exchange_.ExpertOut(*plan));
+  TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, exchange_.ExpertOut());
   TF_RETURN_IF_ERROR(RunExperts(rows, expert_out));
   lap(&seconds.experts);
-  TF_RETURN_IF_ERROR(exchange_.Combine(*stream_, {"combine"}, *plan, routing_.weight, out_));
+  TF_RETURN_IF_ERROR(exchange_.Combine(*stream_, {"combine"}, routing_.weight, out_));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
   lap(&seconds.combine);
 
@@ -251,8 +251,7 @@ absl::Status MoeLayerRun::CheckFirstToken() {
                                   .row_stride = H,
                                   .row_idx = reinterpret_cast<const int32_t*>(index.as<int64_t>() + 2),
                                   .slot_offsets = index.as<int64_t>(),
-                                  .slot_offsets_host = &offsets,
-                                  .num_selections = 1},
+                                  .max_selections = 1},
                          .num_slots = 1,
                          .intermediate = shape.intermediate,
                          .gate = {w.gate, device_views},

@@ -160,19 +160,16 @@ absl::StatusOr<ExpertRows> Exchange::MakeExpertRows(Stream& stream, const RecvPl
                                                     const std::vector<int32_t>& row_idx) {
   TF_RETURN_IF_ERROR(row_idx_.Upload(stream, row_idx));
   TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.slot_offsets));
-  slot_offsets_host_ = plan.slot_offsets;
   return ExpertRows{.rows = rows,
                     .dtype = rows_dtype_,
                     .hidden = hidden_,
                     .row_stride = hidden_,
                     .row_idx = row_idx_.as<int32_t>(),
                     .slot_offsets = slot_offsets_.as<int64_t>(),
-                    .slot_offsets_host = &slot_offsets_host_,
-                    .num_selections = plan.selection_offsets.back()};
+                    .max_selections = plan.selection_offsets.back()};
 }
 
-absl::StatusOr<const ExchangePlan*> Exchange::Plan(Stream& stream, const CallSite& site, const Routing& routing,
-                                                   const Placement& placement) {
+absl::Status Exchange::Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) {
   TF_RETURN_IF_ERROR(Enter(Call::kPlan, site));
   Watch watch(*this, stats_.plan_seconds);
   error_ = DoPlan(stream, site, routing, placement, plan_);
@@ -181,65 +178,65 @@ absl::StatusOr<const ExchangePlan*> Exchange::Plan(Stream& stream, const CallSit
   stats_.num_tokens += plan_.send.num_tokens;
   stats_.num_selections += plan_.num_send_selections();
   stats_.bases += CountBases(plan_.send, topology_, plan_.rank, last_host_);
-  return &plan_;
+  return absl::OkStatus();
 }
 
-absl::StatusOr<ExpertRows> Exchange::Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                              ConstFloatMatrix rows) {
-  TF_RETURN_IF_ERROR(BeginDispatch(stream, site, plan, rows));
-  return FinishDispatch(stream, site, plan);
+absl::StatusOr<ExpertRows> Exchange::Dispatch(Stream& stream, const CallSite& site, ConstFloatMatrix rows) {
+  TF_RETURN_IF_ERROR(BeginDispatch(stream, site, rows));
+  return FinishDispatch(stream, site);
 }
 
-absl::Status Exchange::BeginDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                     ConstFloatMatrix rows) {
+absl::Status Exchange::BeginDispatch(Stream& stream, const CallSite& site, ConstFloatMatrix rows) {
   TF_RETURN_IF_ERROR(Enter(Call::kDispatch, site));
-  TF_CHECK_EQ(rows.rows, plan.send.num_tokens);
+  TF_CHECK_EQ(rows.rows, plan_.send.num_tokens);
   TF_CHECK_EQ(rows.cols, hidden_);
   TF_CHECK(rows.dtype == DType::kF32 || row_dtype_ != DType::kF32);
   Watch watch(*this, stats_.dispatch_seconds);
   dispatched_rows_ = rows;
-  error_ = DoBeginDispatch(stream, site, plan, rows);
+  error_ = DoBeginDispatch(stream, site, plan_, rows);
   return error_;
 }
 
-absl::StatusOr<ExpertRows> Exchange::FinishDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan) {
+absl::StatusOr<ExpertRows> Exchange::FinishDispatch(Stream& stream, const CallSite& site) {
   TF_RETURN_IF_ERROR(Enter(Call::kFinishDispatch, site));
   Watch watch(*this, stats_.dispatch_seconds);
-  auto arrived = DoDispatch(stream, site, plan, dispatched_rows_);
+  auto arrived = DoDispatch(stream, site, plan_, dispatched_rows_);
   error_ = arrived.status();
   return arrived;
 }
 
-absl::StatusOr<FloatMatrix> Exchange::ExpertOut(const ExchangePlan& plan) {
+absl::StatusOr<FloatMatrix> Exchange::ExpertOut() {
   if (!error_.ok()) return error_;
-  auto out = DoExpertOut(plan);
+  auto out = DoExpertOut(plan_);
   error_ = out.status();
   return out;
 }
 
-absl::Status Exchange::Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                               MatrixView<const float> weight, MatrixView<float> out) {
-  TF_RETURN_IF_ERROR(BeginCombine(stream, site, plan));
-  return FinishCombine(stream, site, plan, weight, out);
+absl::Status Exchange::Combine(Stream& stream, const CallSite& site, MatrixView<const float> weight,
+                               MatrixView<float> out) {
+  TF_RETURN_IF_ERROR(BeginCombine(stream, site));
+  return FinishCombine(stream, site, weight, out);
 }
 
-absl::Status Exchange::BeginCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan) {
+absl::Status Exchange::BeginCombine(Stream& stream, const CallSite& site) {
   TF_RETURN_IF_ERROR(Enter(Call::kCombine, site));
   Watch watch(*this, stats_.combine_seconds);
-  error_ = DoBeginCombine(stream, site, plan);
+  error_ = DoBeginCombine(stream, site, plan_);
   return error_;
 }
 
-absl::Status Exchange::FinishCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                     MatrixView<const float> weight, MatrixView<float> out) {
+absl::Status Exchange::FinishCombine(Stream& stream, const CallSite& site, MatrixView<const float> weight,
+                                     MatrixView<float> out) {
   TF_RETURN_IF_ERROR(Enter(Call::kFinishCombine, site));
-  TF_CHECK_EQ(out.rows, plan.send.num_tokens);
+  TF_CHECK_EQ(out.rows, plan_.send.num_tokens);
   TF_CHECK_EQ(out.cols, hidden_);
-  TF_CHECK_EQ(weight.rows, plan.send.num_tokens);
+  TF_CHECK_EQ(weight.rows, plan_.send.num_tokens);
   Watch watch(*this, stats_.combine_seconds);
-  error_ = DoCombine(stream, site, plan, weight, out);
+  error_ = DoCombine(stream, site, plan_, weight, out);
   return error_;
 }
+
+absl::StatusOr<ExchangeStats> Exchange::stats(Stream&) const { return stats_; }
 
 absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, Device& device,
                                                          const ExchangeOptions& options) {

@@ -87,39 +87,41 @@ class Exchange {
  public:
   virtual ~Exchange() = default;
 
-  // Where this rank may write the rows that it dispatches next: [num_tokens, H] of options.rows_dtype(), device memory.
-  // A path that shares memory lets others read them here, so that Dispatch copies nothing. Not between a Dispatch and
-  // its Combine; valid until the next HomeRows, and may be written again after each Combine.
+  // Where this rank may write the rows that it dispatches next: [num_tokens, H] of options.rows_dtype(), device
+  // memory. A path that shares memory lets others read them here, so that Dispatch copies nothing. Not between a
+  // Dispatch and its Combine; valid until the next HomeRows, and may be written again after each Combine.
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens);
 
-  // Collective. `routing` is of this rank's T >= 0 tokens (device memory); synchronizes the stream. The plan belongs to
-  // the exchange and is valid until the next Plan.
-  absl::StatusOr<const ExchangePlan*> Plan(Stream& stream, const CallSite& site, const Routing& routing,
-                                           const Placement& placement);
+  // Collective. `routing` is of this rank's T >= 0 tokens (device memory); synchronizes the stream where the host makes
+  // the plan. The calls up to Combine execute it.
+  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement);
+
+  // The last Plan's, valid until the next Plan; null: the plan was made on the device.
+  const ExchangePlan* host_plan() const { return &plan_; }
 
   // Collective. `rows` [T, H], device memory: f32, or bf16 where row_dtype is not f32; HomeRows' or any other. They
   // must stay unchanged until Combine. The result is valid until the next Dispatch.
-  absl::StatusOr<ExpertRows> Dispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                      ConstFloatMatrix rows);
+  absl::StatusOr<ExpertRows> Dispatch(Stream& stream, const CallSite& site, ConstFloatMatrix rows);
   // Its halves: what can be sent without waiting, and the rest. On path allgather the second does all.
-  absl::Status BeginDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan, ConstFloatMatrix rows);
-  absl::StatusOr<ExpertRows> FinishDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan);
+  absl::Status BeginDispatch(Stream& stream, const CallSite& site, ConstFloatMatrix rows);
+  absl::StatusOr<ExpertRows> FinishDispatch(Stream& stream, const CallSite& site);
 
-  // Where the experts write: [num_selections, H] of options.output_dtype in ExpertRows' order, contiguous; device
+  // Where the experts write: [max_selections, H] of options.output_dtype in ExpertRows' order, contiguous; device
   // memory of the exchange, undefined at first. After Dispatch; valid until the next Plan.
-  absl::StatusOr<FloatMatrix> ExpertOut(const ExchangePlan& plan);
+  absl::StatusOr<FloatMatrix> ExpertOut();
 
   // Collective. Takes what ExpertOut holds. out[t] = the sum over the token's selections, in increasing logical expert
   // index, starting from 0, of fma(weight, expert output widened to f32, sum): f32, [T, H], every row is written (a
   // token with no selection gets zeros). `weight` [T, K] is the Routing's.
-  absl::Status Combine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
-                       MatrixView<float> out);
+  absl::Status Combine(Stream& stream, const CallSite& site, MatrixView<const float> weight, MatrixView<float> out);
   // Its halves. On path two_level the first only tells the other ranks of this host that outputs are there.
-  absl::Status BeginCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan);
-  absl::Status FinishCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                             MatrixView<const float> weight, MatrixView<float> out);
+  absl::Status BeginCombine(Stream& stream, const CallSite& site);
+  absl::Status FinishCombine(Stream& stream, const CallSite& site, MatrixView<const float> weight,
+                             MatrixView<float> out);
 
-  const ExchangeStats& stats() const { return stats_; }
+  ExchangePath path() const { return stats_.path; }  // never kAuto
+  // What has been counted up to now, after an error too. Synchronizes the stream where counters lie on the device.
+  absl::StatusOr<ExchangeStats> stats(Stream& stream) const;
 
  protected:
   // `transport` and `device` outlive it.
@@ -166,8 +168,7 @@ class Exchange {
   std::vector<int32_t> last_host_;  // scratch of CountBases
   absl::Status error_;
   ExchangePlan plan_;
-  ConstFloatMatrix dispatched_rows_;        // of the last BeginDispatch
-  std::vector<int64_t> slot_offsets_host_;  // of the last MakeExpertRows
+  ConstFloatMatrix dispatched_rows_;  // of the last BeginDispatch
   GrowingBuffer home_rows_{MemoryKind::kDevice, "exchange: rows at home"};
   GrowingBuffer wide_rows_{MemoryKind::kDevice, "exchange: widened rows"};
   GrowingBuffer row_idx_{MemoryKind::kDevice, "exchange: row of each selection"};

@@ -143,7 +143,7 @@ Exchange& ExchangeBySize::For(int64_t most_tokens) const {
 std::string ExchangeBySize::ToString() const {
   std::string out;
   for (const Size& size : sizes_) {
-    absl::StrAppend(&out, out.empty() ? "" : ", ", ExchangePathName(size.exchange->stats().path));
+    absl::StrAppend(&out, out.empty() ? "" : ", ", ExchangePathName(size.exchange->path()));
     if (sizes_.size() == 1) return out;
     if (&size == &sizes_.back()) {
       absl::StrAppend(&out, " above");
@@ -154,11 +154,13 @@ std::string ExchangeBySize::ToString() const {
   return out;
 }
 
-ExchangeStats ExchangeBySize::stats() const {
+absl::StatusOr<ExchangeStats> ExchangeBySize::stats(Stream& stream) const {
   const Exchange* const largest = sizes_.back().exchange;
-  ExchangeStats sum = largest->stats();
+  TF_ASSIGN_OR_RETURN(ExchangeStats sum, largest->stats(stream));
   for (const auto& exchange : exchanges_) {
-    if (exchange.get() != largest) sum += exchange->stats();
+    if (exchange.get() == largest) continue;
+    TF_ASSIGN_OR_RETURN(const ExchangeStats part, exchange->stats(stream));
+    sum += part;
   }
   return sum;
 }

@@ -28,7 +28,7 @@ class ExchangeBySize {
   Exchange& For(int64_t most_tokens) const;
   // "two_level", or "alltoallv to 16 tokens, two_level above".
   std::string ToString() const;
-  ExchangeStats stats() const;  // of all together; path: that of the largest size
+  absl::StatusOr<ExchangeStats> stats(Stream& stream) const;  // of all together; path: that of the largest size
 
  private:
   struct Size {

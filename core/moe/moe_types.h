@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "core/formats/tensor.h"
 
@@ -24,10 +23,11 @@ struct ExpertRows {
   DType dtype = DType::kF32;   // kF32 or kBF16
   int64_t hidden = 0;
   int64_t row_stride = 0;                 // elements
-  const int32_t* row_idx = nullptr;       // [num_selections]
-  const int64_t* slot_offsets = nullptr;  // [num_local_slots + 1], device copy of slot_offsets_host
-  const std::vector<int64_t>* slot_offsets_host = nullptr;
-  int64_t num_selections = 0;
+  const int32_t* row_idx = nullptr;       // [max_selections]
+  const int64_t* slot_offsets = nullptr;  // [num_local_slots + 1]; the last is the number of selections
+  // What launches and buffers must cover; the number of selections itself where the host made the plan. What is
+  // computed beyond the last selection is not used.
+  int64_t max_selections = 0;
 };
 
 }  // namespace tokenferry

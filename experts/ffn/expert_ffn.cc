@@ -6,7 +6,7 @@
 namespace tokenferry {
 
 void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
-  if (args.rows.num_selections == 0) return;
+  if (args.rows.max_selections == 0) return;
   TF_CHECK_GT(args.num_slots, 0);
   const int64_t intermediate = args.intermediate, scratch_stride = 2 * intermediate;
   float *const gate_half = args.scratch, *const up_half = args.scratch + intermediate;
@@ -17,7 +17,7 @@ void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
   up.row_idx = args.rows.row_idx;
   up.offsets = args.rows.slot_offsets;
   up.num_groups = args.num_slots;
-  up.max_rows = args.rows.num_selections;
+  up.max_rows = args.rows.max_selections;
   up.weights = args.up;
   up.y = up_half;
   up.y_stride = scratch_stride;
@@ -29,8 +29,8 @@ void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
   GroupedMatMul(stream, up);
 
   // The activation overwrites the gate's half.
-  const MatrixView<float> gate_rows = {gate_half, args.rows.num_selections, intermediate, scratch_stride};
-  const MatrixView<float> up_rows = {up_half, args.rows.num_selections, intermediate, scratch_stride};
+  const MatrixView<float> gate_rows = {gate_half, args.rows.max_selections, intermediate, scratch_stride};
+  const MatrixView<float> up_rows = {up_half, args.rows.max_selections, intermediate, scratch_stride};
   SiluMul(stream, {.gate = gate_rows, .up = up_rows, .out = gate_rows});
 
   GroupedMatMulArgs down = up;

@@ -18,8 +18,8 @@ struct ExpertFfnArgs {
   int64_t num_slots = 0;
   int64_t intermediate = 0;    // I
   WeightArray gate, up, down;  // [num_slots], by slot
-  float* scratch = nullptr;    // [num_selections, 2 * I]
-  FloatMatrix out;             // [num_selections, H], in the order of `rows`; kBF16: each output rounded once
+  float* scratch = nullptr;    // [max_selections, 2 * I]
+  FloatMatrix out;             // [max_selections, H], in the order of `rows`; kBF16: each output rounded once
   Compute compute = Compute::kF32;
 };
 

@@ -18,6 +18,8 @@ void PadSlot(const PadRowsArgs& a, int64_t s) {
     std::memcpy(out + i * row_bytes, row, row_bytes);
   }
   std::memset(out + count * row_bytes, 0, (a.capacity - count) * row_bytes);
+  if (s == 0) a.out_slot_offsets[0] = 0;
+  a.out_slot_offsets[s + 1] = (s + 1) * a.capacity;
   for (int64_t i = 0; i < a.capacity; ++i) {
     a.out_row_idx[s * a.capacity + i] = static_cast<int32_t>(s * a.capacity + i);
   }

@@ -7,13 +7,15 @@
 namespace tokenferry {
 
 // Row s * capacity + i of `out` is the row of slot s's selection i, and zero where the slot has no such selection;
-// out_row_idx[j] = j. A slot has at most `capacity` selections (else the op is broken: TF_CHECK).
+// out_row_idx[j] = j, out_slot_offsets[s] = s * capacity. A slot has at most `capacity` selections (else the op is
+// broken: TF_CHECK).
 struct PadRowsArgs {
   ExpertRows in;
   int64_t num_slots = 0;
   int64_t capacity = 0;
-  void* out = nullptr;             // [num_slots * capacity, hidden] of in.dtype
-  int32_t* out_row_idx = nullptr;  // [num_slots * capacity]
+  void* out = nullptr;                  // [num_slots * capacity, hidden] of in.dtype
+  int32_t* out_row_idx = nullptr;       // [num_slots * capacity]
+  int64_t* out_slot_offsets = nullptr;  // [num_slots + 1]
 };
 void PadRows(Stream& stream, const PadRowsArgs& args);
 

@@ -26,9 +26,9 @@ int64_t Remote(const std::vector<int64_t>& bytes_per_rank, RankId self) {
 absl::StatusOr<RankReport> MakeReport(RankContext& context, ModelSession& session) {
   RankReport r;
   const RankId self = context.transport.rank();
-  MoeStats moe = session.engine->moe_stats();
+  TF_ASSIGN_OR_RETURN(MoeStats moe, session.engine->moe_stats());
   TF_ASSIGN_OR_RETURN(const ProcessMemory memory, ReadProcessMemory());
-  const ExchangeStats exchange = session.engine->exchange_stats();
+  TF_ASSIGN_OR_RETURN(const ExchangeStats exchange, session.engine->exchange_stats());
   r.host = context.transport.host(self);
   r.num_experts = session.files->placement.num_local_slots(self);
   for (const auto& layer : moe.rows_per_slot) r.rows_per_layer.push_back(Sum(layer));

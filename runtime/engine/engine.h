@@ -62,8 +62,8 @@ class Engine {
 
   SchedulerOptions scheduler_options() const;
   const EngineStats& stats() const { return stats_; }
-  MoeStats moe_stats() const { return transformer_->moe().Stats(); }
-  ExchangeStats exchange_stats() const { return transformer_->moe().exchange_stats(); }
+  absl::StatusOr<MoeStats> moe_stats() const { return transformer_->moe().Stats(*stream_); }
+  absl::StatusOr<ExchangeStats> exchange_stats() const { return transformer_->moe().exchange_stats(*stream_); }
   std::string exchange_path() const { return transformer_->moe().exchange_path(); }  // by size
   int64_t cache_bytes() const;
 

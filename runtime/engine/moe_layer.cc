@@ -4,6 +4,7 @@
 #include "comm/tuning/exchange_budget.h"
 #include "core/host/clock.h"
 #include "core/kernels/matmul.h"
+#include "experts/ffn/count_rows.h"
 #include "experts/ffn/expert_ffn.h"
 #include "experts/ffn/padded_rows.h"
 #include "experts/router/router.h"
@@ -67,9 +68,12 @@ absl::Status MoeLayer::CreateExchanges() {
 
 MoeLayer::MoeLayer(Transport& transport, Device& device, const ModelConfig& config, const Placement& placement,
                    const MoeOptions& options)
-    : transport_(transport), device_(device), config_(config), placement_(placement), options_(options) {
-  const int num_layers = config.num_moe_layers();
-  stats_.rows_per_slot.assign(num_layers, std::vector<int64_t>(placement.num_local_slots(transport.rank()), 0));
+    : transport_(transport),
+      device_(device),
+      config_(config),
+      placement_(placement),
+      options_(options),
+      num_slots_(placement.num_local_slots(transport.rank())) {
   micro_batches_.resize(options.overlap == Overlap::kTwoBatch ? kMaxMicroBatches : 1);
 }
 
@@ -85,8 +89,11 @@ absl::Status MoeLayer::AllocateScratch() {
     TF_RETURN_IF_ERROR(allocate(mb.expert_weight, T * K * sizeof(float), "expert weights"));
   }
   TF_RETURN_IF_ERROR(allocate(bad_tokens_, sizeof(int64_t), "bad token count"));
+  TF_RETURN_IF_ERROR(
+      allocate(rows_per_slot_, config_.num_moe_layers() * num_slots_ * sizeof(int64_t), "rows per slot"));
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device_.CreateStream());
   stream->Fill(bad_tokens_.data(), 0, bad_tokens_.num_bytes());
+  if (rows_per_slot_.num_bytes() > 0) stream->Fill(rows_per_slot_.data(), 0, rows_per_slot_.num_bytes());
   return stream->Synchronize();
 }
 
@@ -106,10 +113,10 @@ absl::Status MoeLayer::Compute(Stream& stream, const CallSite& site, int micro_b
                                const MoeWeights& weights) {
   MicroBatch& mb = micro_batches_[micro_batch];
   for (;;) {
-    TF_ASSIGN_OR_RETURN(const ExpertRows rows, mb.exchange->FinishDispatch(stream, At(site, "dispatch"), *mb.plan));
-    TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, mb.exchange->ExpertOut(*mb.plan));
+    TF_ASSIGN_OR_RETURN(const ExpertRows rows, mb.exchange->FinishDispatch(stream, At(site, "dispatch")));
+    TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, mb.exchange->ExpertOut());
     TF_RETURN_IF_ERROR(RunExperts(stream, moe_idx, weights, rows, expert_out));
-    TF_RETURN_IF_ERROR(mb.exchange->BeginCombine(stream, At(site, "combine"), *mb.plan));
+    TF_RETURN_IF_ERROR(mb.exchange->BeginCombine(stream, At(site, "combine")));
     if (mb.round + 1 == mb.num_rounds) return absl::OkStatus();
     TF_RETURN_IF_ERROR(FinishRound(stream, site, mb));
     ++mb.round;
@@ -135,13 +142,14 @@ absl::Status MoeLayer::BeginRound(Stream& stream, const CallSite& site, MicroBat
       &mb.exchanges.For(std::min(tokens_per_round_, mb.batch.max_tokens_per_rank - mb.round * tokens_per_round_));
   const Routing routing{RoundRows(mb, mb.routing.expert_idx), RoundRows(mb, mb.routing.weight),
                         RoundRows(mb, mb.routing.location)};
-  TF_ASSIGN_OR_RETURN(mb.plan, mb.exchange->Plan(stream, At(site, "plan"), routing, placement_));
-  if (options_.on_plan) options_.on_plan(At(site, "plan"), *mb.plan);
-  return mb.exchange->BeginDispatch(stream, At(site, "dispatch"), *mb.plan, RoundRows(mb, mb.batch.x));
+  TF_RETURN_IF_ERROR(mb.exchange->Plan(stream, At(site, "plan"), routing, placement_));
+  const ExchangePlan* const plan = mb.exchange->host_plan();
+  if (options_.on_plan && plan != nullptr) options_.on_plan(At(site, "plan"), *plan);
+  return mb.exchange->BeginDispatch(stream, At(site, "dispatch"), RoundRows(mb, mb.batch.x));
 }
 
 absl::Status MoeLayer::FinishRound(Stream& stream, const CallSite& site, MicroBatch& mb) {
-  return mb.exchange->FinishCombine(stream, At(site, "combine"), *mb.plan, RoundRows(mb, mb.routing.weight),
+  return mb.exchange->FinishCombine(stream, At(site, "combine"), RoundRows(mb, mb.routing.weight),
                                     RoundRows(mb, mb.batch.out));
 }
 
@@ -178,21 +186,19 @@ void MoeLayer::Route(Stream& stream, const MoeWeights& weights, MicroBatch& mb) 
 absl::Status MoeLayer::RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
                                   FloatMatrix out) {
   const ScopedTimer timer(stats_.experts_seconds);
-  std::vector<int64_t>& rows_per_slot = stats_.rows_per_slot[moe_idx];
-  for (size_t s = 0; s < rows_per_slot.size(); ++s) {
-    rows_per_slot[s] += (*rows.slot_offsets_host)[s + 1] - (*rows.slot_offsets_host)[s];
+  if (num_slots_ > 0) {
+    CountRows(stream, {rows.slot_offsets, num_slots_, rows_per_slot_.as<int64_t>() + moe_idx * num_slots_});
   }
-  if (options_.overflow.padding == Padding::kCapacity) return RunPadded(stream, moe_idx, weights, rows, out);
-  return RunFfn(stream, moe_idx, weights, rows, out);
+  if (options_.overflow.padding == Padding::kCapacity) return RunPadded(stream, weights, rows, out);
+  return RunFfn(stream, weights, rows, out);
 }
 
-absl::Status MoeLayer::RunFfn(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
-                              FloatMatrix out) {
+absl::Status MoeLayer::RunFfn(Stream& stream, const MoeWeights& weights, const ExpertRows& rows, FloatMatrix out) {
   const int64_t I = config_.moe_intermediate_size;
   TF_RETURN_IF_ERROR(
-      expert_scratch_.Reserve(device_, rows.num_selections * 2 * I * static_cast<int64_t>(sizeof(float))));
+      expert_scratch_.Reserve(device_, rows.max_selections * 2 * I * static_cast<int64_t>(sizeof(float))));
   ExpertFfn(stream, {.rows = rows,
-                     .num_slots = static_cast<int64_t>(stats_.rows_per_slot[moe_idx].size()),
+                     .num_slots = num_slots_,
                      .intermediate = I,
                      .gate = weights.gate.array(),
                      .up = weights.up.array(),
@@ -204,26 +210,22 @@ absl::Status MoeLayer::RunFfn(Stream& stream, int moe_idx, const MoeWeights& wei
 }
 
 // Every slot computes `capacity` rows: the shapes of all launches depend on the number of tokens alone.
-absl::Status MoeLayer::RunPadded(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
-                                 FloatMatrix out) {
-  const int64_t C = overflow_->capacity(), S = static_cast<int64_t>(stats_.rows_per_slot[moe_idx].size()), n = S * C;
-  padded_offsets_host_.resize(S + 1);
-  for (int64_t s = 0; s <= S; ++s) padded_offsets_host_[s] = s * C;
+absl::Status MoeLayer::RunPadded(Stream& stream, const MoeWeights& weights, const ExpertRows& rows, FloatMatrix out) {
+  const int64_t C = overflow_->capacity(), S = num_slots_, n = S * C;
   TF_RETURN_IF_ERROR(padded_rows_.Reserve(device_, n * rows.hidden * DTypeBytes(rows.dtype)));
   TF_RETURN_IF_ERROR(padded_idx_.Reserve(device_, n * static_cast<int64_t>(sizeof(int32_t))));
   TF_RETURN_IF_ERROR(padded_out_.Reserve(device_, n * rows.hidden * out.element_bytes()));
-  TF_RETURN_IF_ERROR(padded_offsets_.Upload(stream, padded_offsets_host_));
-  PadRows(stream, {rows, S, C, padded_rows_.data(), padded_idx_.as<int32_t>()});
+  TF_RETURN_IF_ERROR(padded_offsets_.Reserve(device_, (S + 1) * static_cast<int64_t>(sizeof(int64_t))));
+  PadRows(stream, {rows, S, C, padded_rows_.data(), padded_idx_.as<int32_t>(), padded_offsets_.as<int64_t>()});
   const ExpertRows padded{.rows = padded_rows_.data(),
                           .dtype = rows.dtype,
                           .hidden = rows.hidden,
                           .row_stride = rows.hidden,
                           .row_idx = padded_idx_.as<int32_t>(),
                           .slot_offsets = padded_offsets_.as<int64_t>(),
-                          .slot_offsets_host = &padded_offsets_host_,
-                          .num_selections = n};
+                          .max_selections = n};
   const FloatMatrix padded_out(padded_out_.data(), out.dtype, n, rows.hidden);
-  TF_RETURN_IF_ERROR(RunFfn(stream, moe_idx, weights, padded, padded_out));
+  TF_RETURN_IF_ERROR(RunFfn(stream, weights, padded, padded_out));
   UnpadRows(stream, {padded_out, rows.slot_offsets, S, C, out});
   return absl::OkStatus();
 }
@@ -238,15 +240,25 @@ absl::Status MoeLayer::CheckRouting(Stream& stream, const CallSite& site) {
                    " tokens have a NaN router logit: the checkpoint's weights or an earlier layer are broken"));
 }
 
-ExchangeStats MoeLayer::exchange_stats() const {
-  ExchangeStats sum = micro_batches_[0].exchanges.stats();
-  for (size_t i = 1; i < micro_batches_.size(); ++i) sum += micro_batches_[i].exchanges.stats();
+absl::StatusOr<ExchangeStats> MoeLayer::exchange_stats(Stream& stream) const {
+  TF_ASSIGN_OR_RETURN(ExchangeStats sum, micro_batches_[0].exchanges.stats(stream));
+  for (size_t i = 1; i < micro_batches_.size(); ++i) {
+    TF_ASSIGN_OR_RETURN(const ExchangeStats part, micro_batches_[i].exchanges.stats(stream));
+    sum += part;
+  }
   return sum;
 }
 
-MoeStats MoeLayer::Stats() const {
+absl::StatusOr<MoeStats> MoeLayer::Stats(Stream& stream) const {
   MoeStats stats = stats_;
   stats.overflow = overflow_->counts();
+  stats.rows_per_slot.assign(config_.num_moe_layers(), std::vector<int64_t>(num_slots_));
+  if (num_slots_ == 0) return stats;
+  for (int64_t l = 0; l < config_.num_moe_layers(); ++l) {
+    stream.CopyToHost(stats.rows_per_slot[l].data(), rows_per_slot_.as<int64_t>() + l * num_slots_,
+                      num_slots_ * sizeof(int64_t));
+  }
+  TF_RETURN_IF_ERROR(stream.Synchronize());
   return stats;
 }
 

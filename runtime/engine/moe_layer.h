@@ -16,7 +16,7 @@
 
 namespace tokenferry {
 
-// Sees this rank's plan of every exchange before it is executed; null: nobody looks.
+// Sees this rank's plan of every exchange that the host has made, before it is executed; null: nobody looks.
 using PlanObserver = std::function<void(const CallSite&, const ExchangePlan&)>;
 
 inline constexpr int kMaxMicroBatches = 2;
@@ -71,8 +71,9 @@ class MoeLayer {
   const Routing& routing(int micro_batch) const { return micro_batches_[micro_batch].routing; }
   // Fails when a router has met a NaN since the last call; synchronizes.
   absl::Status CheckRouting(Stream& stream, const CallSite& site);
-  MoeStats Stats() const;
-  ExchangeStats exchange_stats() const;  // of all micro-batches
+  // Both synchronize the stream: counters lie on the device.
+  absl::StatusOr<MoeStats> Stats(Stream& stream) const;
+  absl::StatusOr<ExchangeStats> exchange_stats(Stream& stream) const;  // of all micro-batches
   std::string exchange_path() const { return micro_batches_[0].exchanges.ToString(); }
 
  private:
@@ -85,7 +86,6 @@ class MoeLayer {
     Routing routing;
     Batch batch;
     int64_t round = 0, num_rounds = 1;
-    const ExchangePlan* plan = nullptr;  // of the round
   };
 
   absl::Status AllocateScratch();
@@ -97,9 +97,8 @@ class MoeLayer {
   absl::Status FinishRound(Stream& stream, const CallSite& site, MicroBatch& mb);
   absl::Status RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
                           FloatMatrix out);
-  absl::Status RunFfn(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows, FloatMatrix out);
-  absl::Status RunPadded(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
-                         FloatMatrix out);
+  absl::Status RunFfn(Stream& stream, const MoeWeights& weights, const ExpertRows& rows, FloatMatrix out);
+  absl::Status RunPadded(Stream& stream, const MoeWeights& weights, const ExpertRows& rows, FloatMatrix out);
 
   Transport& transport_;
   Device& device_;
@@ -109,13 +108,14 @@ class MoeLayer {
   std::unique_ptr<OverflowStage> overflow_;
   std::vector<MicroBatch> micro_batches_;
   int64_t tokens_per_round_ = 0;  // most of a rank
+  const int64_t num_slots_;       // of this rank, in every layer
   Buffer logits_, bad_tokens_;
+  Buffer rows_per_slot_;  // [MoE layers, slots] int64
   GrowingBuffer expert_scratch_{MemoryKind::kDevice, "expert scratch"};
   GrowingBuffer padded_rows_{MemoryKind::kDevice, "padded rows"};
   GrowingBuffer padded_idx_{MemoryKind::kDevice, "padded rows' indices"};
   GrowingBuffer padded_offsets_{MemoryKind::kDevice, "padded slot offsets"};
   GrowingBuffer padded_out_{MemoryKind::kDevice, "padded expert outputs"};
-  std::vector<int64_t> padded_offsets_host_;  // of the last RunPadded
   MoeStats stats_;
 };
 

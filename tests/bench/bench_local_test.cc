@@ -34,17 +34,17 @@ class FaultyExchange : public Exchange {
  private:
   absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
                       ExchangePlan& plan) override {
-    TF_ASSIGN_OR_RETURN(const ExchangePlan* inner_plan, inner_->Plan(stream, site, routing, placement));
-    plan = *inner_plan;
+    TF_RETURN_IF_ERROR(inner_->Plan(stream, site, routing, placement));
+    plan = *inner_->host_plan();
     return absl::OkStatus();
   }
   // Device memory of a CPU device in plain mode is this process's.
-  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
+  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan&,
                                         ConstFloatMatrix home_rows) override {
-    TF_ASSIGN_OR_RETURN(const ExpertRows rows, inner_->Dispatch(stream, site, plan, home_rows));
+    TF_ASSIGN_OR_RETURN(const ExpertRows rows, inner_->Dispatch(stream, site, home_rows));
     if (run_++ < from_run_) return rows;
     auto* row_idx = const_cast<int32_t*>(rows.row_idx);
-    for (int64_t s = 1; s < rows.num_selections; ++s) {
+    for (int64_t s = 1; s < rows.max_selections; ++s) {
       if (row_idx[s] == row_idx[0]) continue;
       if (fault_ == Fault::kTwoRowsSwapped) std::swap(row_idx[0], row_idx[s]);
       if (fault_ == Fault::kRowOfAnotherToken) row_idx[0] = row_idx[s];
@@ -52,11 +52,11 @@ class FaultyExchange : public Exchange {
     }
     return rows;
   }
-  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override { return inner_->ExpertOut(plan); }
-  absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan, MatrixView<const float> weight,
+  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan&) override { return inner_->ExpertOut(); }
+  absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan&, MatrixView<const float> weight,
                          MatrixView<float> out) override {
     const std::vector<float> before(out.row(1), out.row(2));
-    TF_RETURN_IF_ERROR(inner_->Combine(stream, site, plan, weight, out));
+    TF_RETURN_IF_ERROR(inner_->Combine(stream, site, weight, out));
     if (run_ <= from_run_) return absl::OkStatus();
     if (fault_ == Fault::kOneBitOfASum) reinterpret_cast<uint32_t*>(out.row(2))[3] ^= 1;
     if (fault_ == Fault::kTokenNotWritten) std::copy(before.begin(), before.end(), out.row(1));

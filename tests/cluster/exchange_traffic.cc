@@ -118,14 +118,14 @@ absl::Status Run(Transport& transport, const Settings& s) {
     TF_RETURN_IF_ERROR(Barrier(transport, site));
     if (i == 0) {
       sent = -SentBytes();
-      before = exchange->stats();
+      TF_ASSIGN_OR_RETURN(before, exchange->stats(*stream));
     }
     const int64_t start = SteadyNanos();
-    TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange->Plan(*stream, site, routing, placement));
-    TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, *plan, rows));
-    TF_ASSIGN_OR_RETURN(const FloatMatrix out, exchange->ExpertOut(*plan));
-    if (i < 0 && arrived.num_selections > 0) stream->Fill(out.data, 0, arrived.num_selections * s.hidden * 4);
-    TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, *plan, routing.weight, rows));
+    TF_RETURN_IF_ERROR(exchange->Plan(*stream, site, routing, placement));
+    TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, rows));
+    TF_ASSIGN_OR_RETURN(const FloatMatrix out, exchange->ExpertOut());
+    if (i < 0 && arrived.max_selections > 0) stream->Fill(out.data, 0, arrived.max_selections * s.hidden * 4);
+    TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, routing.weight, rows));
     TF_RETURN_IF_ERROR(stream->Synchronize());
     TF_ASSIGN_OR_RETURN(const int64_t us, Total(transport, (SteadyNanos() - start) / 1000, true));
     if (i >= 0) micros.push_back(us);
@@ -135,7 +135,7 @@ absl::Status Run(Transport& transport, const Settings& s) {
   TF_ASSIGN_OR_RETURN(sent, Total(transport, speaks_for_host ? sent + SentBytes() : 0, false));
   TF_ASSIGN_OR_RETURN(const int64_t expected,
                       Total(transport, ExpectedBytes(s, experts, placement, topology, me), false));
-  const ExchangeStats& stats = exchange->stats();
+  TF_ASSIGN_OR_RETURN(const ExchangeStats stats, exchange->stats(*stream));
   constexpr double ExchangeStats::*kPhases[] = {&ExchangeStats::plan_seconds, &ExchangeStats::dispatch_seconds,
                                                 &ExchangeStats::combine_seconds};
   int64_t phase_us[3];
@@ -150,11 +150,10 @@ absl::Status Run(Transport& transport, const Settings& s) {
       "{\"path\": \"%s\", \"reduction\": \"%s\", \"hosts\": %d, \"ranks\": %d, \"tokens\": %lld, \"median_us\": %lld, "
       "\"min_us\": %lld, \"plan_us\": %lld, \"dispatch_us\": %lld, \"combine_us\": %lld, \"sent_bytes\": %lld, "
       "\"expected_bytes\": %lld}\n",
-      ExchangePathName(exchange->stats().path), s.reduction == Reduction::kNode ? "node" : "exact",
-      topology.num_hosts(), topology.num_ranks(), static_cast<long long>(s.tokens),
-      static_cast<long long>(micros[micros.size() / 2]), static_cast<long long>(micros[0]),
-      static_cast<long long>(phase_us[0]), static_cast<long long>(phase_us[1]), static_cast<long long>(phase_us[2]),
-      static_cast<long long>(sent / s.iters), static_cast<long long>(expected));
+      ExchangePathName(exchange->path()), s.reduction == Reduction::kNode ? "node" : "exact", topology.num_hosts(),
+      topology.num_ranks(), static_cast<long long>(s.tokens), static_cast<long long>(micros[micros.size() / 2]),
+      static_cast<long long>(micros[0]), static_cast<long long>(phase_us[0]), static_cast<long long>(phase_us[1]),
+      static_cast<long long>(phase_us[2]), static_cast<long long>(sent / s.iters), static_cast<long long>(expected));
   return absl::OkStatus();
 }
 

@@ -105,6 +105,15 @@ absl::StatusOr<ConstFloatMatrix> GiveRows(Exchange& exchange, Stream& stream, co
   return ConstFloatMatrix(home);
 }
 
+// What experts are told where the plan lies on the device is what the host's plan says.
+absl::Status CheckSlotOffsets(Stream& stream, const ExpertRows& rows, const RecvPlan& plan) {
+  std::vector<int64_t> offsets(plan.slot_offsets.size());
+  stream.CopyToHost(offsets.data(), rows.slot_offsets, offsets.size() * sizeof(int64_t));
+  TF_RETURN_IF_ERROR(stream.Synchronize());
+  if (offsets != plan.slot_offsets) return absl::InternalError("slot_offsets");
+  return offsets.back() == rows.max_selections ? absl::OkStatus() : absl::InternalError("max_selections");
+}
+
 // One exchange of this rank's tokens; the result is on the host.
 absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, Stream& stream, const ExchangeCase& c,
                                            const Placement& placement, int rank, int64_t begin, int64_t end,
@@ -125,17 +134,16 @@ absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, S
   const CallSite site{"test", 2, 5};
   TF_ASSIGN_OR_RETURN(const ConstFloatMatrix given,
                       GiveRows(exchange, stream, c, MakeMatrix<const float>(hidden.data(), num_tokens, h), given_as));
-  TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange.Plan(stream, site, routing, placement));
-  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange.Dispatch(stream, site, *plan, given));
-  if (*rows.slot_offsets_host != plan->recv.slot_offsets) return absl::InternalError("slot_offsets_host");
+  TF_RETURN_IF_ERROR(exchange.Plan(stream, site, routing, placement));
+  TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange.Dispatch(stream, site, given));
+  TF_RETURN_IF_ERROR(CheckSlotOffsets(stream, rows, exchange.host_plan()->recv));
   if (tell_experts != nullptr) TF_RETURN_IF_ERROR(tell_experts->EnterPhase({"experts", 2, 5}));
-  TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, exchange.ExpertOut(*plan));
+  TF_ASSIGN_OR_RETURN(const FloatMatrix expert_out, exchange.ExpertOut());
   if (expert_out.dtype != c.output_dtype) return absl::InternalError("dtype of the expert outputs");
   stream.Launch(kTestExperts, {rows, slot_expert.as<int32_t>(), static_cast<int64_t>(local.size()), expert_out});
   TF_ASSIGN_OR_RETURN(Buffer out, device.Allocate(num_tokens * h * sizeof(float), MemoryKind::kDevice, "combined"));
   if (out.num_bytes() > 0) stream.Fill(out.data(), 0xFF, out.num_bytes());  // NaN: every row must be written
-  TF_RETURN_IF_ERROR(
-      exchange.Combine(stream, site, *plan, routing.weight, MakeMatrix<float>(out.data(), num_tokens, h)));
+  TF_RETURN_IF_ERROR(exchange.Combine(stream, site, routing.weight, MakeMatrix<float>(out.data(), num_tokens, h)));
   std::vector<float> host(num_tokens * h);
   if (!host.empty()) stream.CopyToHost(host.data(), out.data(), host.size() * sizeof(float));
   TF_RETURN_IF_ERROR(stream.Synchronize());
@@ -279,7 +287,7 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
     if (round == 0) steady_bytes = device->allocated_bytes();
     EXPECT_EQ(device->allocated_bytes(), steady_bytes);
   }
-  const ExchangeStats& stats = (*exchange)->stats();
+  const ExchangeStats stats = *(*exchange)->stats(*stream);
   EXPECT_EQ(stats.num_exchanges, run.num_rounds);
   EXPECT_EQ(stats.num_tokens, run.num_rounds * (end - begin));
   const bool has_scales = c.row_dtype == DType::kF8E4M3 || c.row_dtype == DType::kI8,

@@ -190,8 +190,8 @@ std::vector<absl::Status> PlanWith(ExchangePath path, const std::function<void(i
     auto buffer = *device->Allocate(in.experts.size() * 4, MemoryKind::kDevice, "experts");
     stream->CopyToDevice(buffer.data(), in.experts.data(), in.experts.size() * 4);
     const Routing routing{MakeMatrix<int32_t>(buffer.data(), 2, 2), {}};
-    out[t.rank().value] = exchange->Plan(*stream, in.site, routing, in.placement).status();
-    EXPECT_EQ(exchange->Plan(*stream, {"test", 7}, routing, in.placement).status(), out[t.rank().value]);  // sticks
+    out[t.rank().value] = exchange->Plan(*stream, in.site, routing, in.placement);
+    EXPECT_EQ(exchange->Plan(*stream, {"test", 7}, routing, in.placement), out[t.rank().value]);  // sticks
   });
   return out;
 }
@@ -235,13 +235,13 @@ TEST(Exchange, RefusesOptionsThatCannotWork) {
     auto device = CreateCpuDevice({});
     EXPECT_FALSE(CreateExchange(t, *device, {.hidden = 0}).ok());
     EXPECT_FALSE(CreateExchange(t, *device, {.hidden = 8, .row_dtype = DType::kI32}).ok());
-    EXPECT_EQ((*CreateExchange(t, *device, {.hidden = 8}))->stats().path, ExchangePath::kPeer);
+    EXPECT_EQ((*CreateExchange(t, *device, {.hidden = 8}))->path(), ExchangePath::kPeer);
     // More than is allowed: peer says so, auto takes another path.
     const ExchangeOptions large{.hidden = 64, .max_tokens = 100, .max_top_k = 2, .max_peer_bytes = 1000};
     ExchangeOptions peer = large;
     peer.path = ExchangePath::kPeer;
     EXPECT_THAT(std::string(CreateExchange(t, *device, peer).status().message()), HasSubstr("more than the 1000"));
-    EXPECT_NE((*CreateExchange(t, *device, large))->stats().path, ExchangePath::kPeer);
+    EXPECT_NE((*CreateExchange(t, *device, large))->path(), ExchangePath::kPeer);
   });
 }
 

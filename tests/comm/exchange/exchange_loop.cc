@@ -85,12 +85,12 @@ absl::Status Loop(Transport& transport, ExchangePath path, Striker& striker) {
   for (int64_t step = 0;; ++step) {
     for (int layer = 0; layer < kLayers; ++layer) {
       const CallSite site{"moe", layer, step};
-      TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange->Plan(*stream, site, routing, placement));
-      TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, *plan, rows));
+      TF_RETURN_IF_ERROR(exchange->Plan(*stream, site, routing, placement));
+      TF_ASSIGN_OR_RETURN(const ExpertRows arrived, exchange->Dispatch(*stream, site, rows));
       striker.Pass({"experts", layer, step});
-      TF_ASSIGN_OR_RETURN(const FloatMatrix out, exchange->ExpertOut(*plan));
-      stream->Fill(out.data, 0, arrived.num_selections * kHidden * sizeof(float));
-      TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, *plan, routing.weight, rows));
+      TF_ASSIGN_OR_RETURN(const FloatMatrix out, exchange->ExpertOut());
+      stream->Fill(out.data, 0, arrived.max_selections * kHidden * sizeof(float));
+      TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, routing.weight, rows));
       TF_RETURN_IF_ERROR(stream->Synchronize());
     }
     if (transport.rank().value == 0) std::printf("step %lld\n", static_cast<long long>(step));

@@ -120,7 +120,7 @@ TEST(CostModel, AutoTakesOnePathOnAllRanks) {
     const auto exchange = CreateExchange(hosted, *device, {.hidden = 64});
     ASSERT_TRUE(exchange.ok()) << exchange.status();
     std::lock_guard lock(mutex);
-    seen.push_back((*exchange)->stats().path);
+    seen.push_back((*exchange)->path());
   });
   ASSERT_EQ(seen.size(), 4u);
   for (ExchangePath path : seen) EXPECT_EQ(path, seen[0]);

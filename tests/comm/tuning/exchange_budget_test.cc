@@ -58,12 +58,12 @@ absl::Status ExchangeOnce(Exchange& exchange, Device& inputs, const Placement& p
                         MakeMatrix<float>(weights.data(), num_tokens, kTopK)};
   TF_ASSIGN_OR_RETURN(const FloatMatrix home, exchange.HomeRows(num_tokens));
   static_cast<void>(home);
-  TF_ASSIGN_OR_RETURN(const ExchangePlan* plan, exchange.Plan(*stream, {"plan"}, routing, placement));
+  TF_RETURN_IF_ERROR(exchange.Plan(*stream, {"plan"}, routing, placement));
   const auto x = MakeMatrix<const float>(rows.data(), num_tokens, options.hidden);
-  TF_RETURN_IF_ERROR(exchange.Dispatch(*stream, {"dispatch"}, *plan, x).status());
-  TF_ASSIGN_OR_RETURN(const FloatMatrix out, exchange.ExpertOut(*plan));
+  TF_RETURN_IF_ERROR(exchange.Dispatch(*stream, {"dispatch"}, x).status());
+  TF_ASSIGN_OR_RETURN(const FloatMatrix out, exchange.ExpertOut());
   if (out.rows > 0) stream->Fill(out.data, 0, out.rows * options.hidden * DTypeBytes(out.dtype));
-  TF_RETURN_IF_ERROR(exchange.Combine(*stream, {"combine"}, *plan, routing.weight,
+  TF_RETURN_IF_ERROR(exchange.Combine(*stream, {"combine"}, routing.weight,
                                       MakeMatrix<float>(sums.data(), num_tokens, options.hidden)));
   return stream->Synchronize();
 }
@@ -88,7 +88,9 @@ TEST_P(ExchangeBudget, HoldsWhereverTokensGo) {
       }
       const auto most = MostExchangeBytes(options, placement, max_tokens);
       ASSERT_TRUE(most.ok());
-      const int64_t held = static_cast<int64_t>(device->peak_allocated_bytes()) + (*exchange)->stats().peak_peer_bytes;
+      auto stream = *device->CreateStream();
+      const int64_t held =
+          static_cast<int64_t>(device->peak_allocated_bytes()) + (*exchange)->stats(*stream)->peak_peer_bytes;
       EXPECT_LE(held, *most) << max_tokens << " tokens";
       // The bound is of use: the busiest rank comes near to it.
       if (transport.rank().value == 0 && max_tokens == 60) {

@@ -117,8 +117,7 @@ std::vector<T> RunFfnTo(const FfnCase& c, const CpuDeviceOptions& options) {
   args.rows.row_stride = c.hidden + kPadding;
   args.rows.row_idx = device.Upload(c.row_idx);
   args.rows.slot_offsets = device.Upload(c.slot_offsets);
-  args.rows.slot_offsets_host = &c.slot_offsets;
-  args.rows.num_selections = n;
+  args.rows.max_selections = n;
   args.num_slots = static_cast<int64_t>(c.gate.size());
   args.intermediate = c.intermediate;
   args.gate = UploadViews(device, c.gate);
