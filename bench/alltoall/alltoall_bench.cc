@@ -248,7 +248,7 @@ absl::StatusOr<PathResult> RunPath(const BenchContext& context, BenchProblem& pr
   const BenchPoint& p = problem.point();
   auto exchange = CreateExchange(context.transport, context.device,
                                  {.hidden = p.hidden,
-                                  .row_dtype = p.dtype,
+                                  .wire_dtype = p.dtype,
                                   .expert_dtype = p.given_dtype(),
                                   .output_dtype = p.combine_dtype,
                                   .path = path,

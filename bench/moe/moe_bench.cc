@@ -54,7 +54,7 @@ absl::StatusOr<MoeResult> RunOne(const BenchContext& context, const MoeBenchOpti
   MoeResult result{.shape = weights.shape, .tokens = tokens, .path = path};
   auto exchange = CreateExchange(context.transport, context.device,
                                  {.hidden = weights.shape.hidden,
-                                  .row_dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32,
+                                  .wire_dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32,
                                   .path = path,
                                   .max_tokens = tokens,
                                   .max_top_k = weights.shape.top_k});

@@ -24,8 +24,8 @@ absl::Status CheckOptions(const ExchangeOptions& options) {
         absl::StrCat("exchange: hidden size ", options.hidden, " is not in 1 to ", kMaxHidden));
   }
   const auto is_float = [](DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; };
-  if (!is_float(options.row_dtype) && !IsQuantised(options.row_dtype)) {
-    return absl::InvalidArgumentError(absl::StrCat("exchange: rows of ", DTypeName(options.row_dtype),
+  if (!is_float(options.wire_dtype) && !IsQuantised(options.wire_dtype)) {
+    return absl::InvalidArgumentError(absl::StrCat("exchange: rows of ", DTypeName(options.wire_dtype),
                                                    " cannot be dispatched; use F32, BF16, F8_E4M3 or I8"));
   }
   if (!is_float(options.expert_dtype) || !is_float(options.output_dtype)) {
@@ -102,12 +102,12 @@ Exchange::Exchange(ExchangePath path, const Transport& transport, Device& device
       device_(device),
       topology_(Topology::Of(transport)),
       hidden_(options.hidden),
-      row_dtype_(options.row_dtype),
-      rows_dtype_(options.rows_dtype()) {
+      wire_dtype_(options.wire_dtype),
+      resident_dtype_(options.resident_dtype()) {
   const int num_ranks = transport.num_ranks();
   stats_.path = path;
   const bool is_shared = path == ExchangePath::kPeer;  // nothing travels: rows lie as experts read them, outputs too
-  stats_.row_bytes = RowBytes(is_shared ? options.rows_dtype() : options.row_dtype, options.hidden);
+  stats_.row_bytes = RowBytes(is_shared ? options.resident_dtype() : options.wire_dtype, options.hidden);
   stats_.output_bytes = RowBytes(options.output_dtype, options.hidden);
   stats_.wait_seconds_per_rank.resize(num_ranks);
   stats_.dispatch_rows_per_rank.resize(num_ranks);
@@ -137,22 +137,22 @@ absl::StatusOr<FloatMatrix> Exchange::HomeRows(int64_t num_tokens) {
 }
 
 absl::StatusOr<FloatMatrix> Exchange::DoHomeRows(int64_t num_tokens) {
-  TF_RETURN_IF_ERROR(home_rows_.Reserve(device_, num_tokens * hidden_ * DTypeBytes(rows_dtype_)));
-  return FloatMatrix(home_rows_.data(), rows_dtype_, num_tokens, hidden_);
+  TF_RETURN_IF_ERROR(home_rows_.Reserve(device_, num_tokens * hidden_ * DTypeBytes(resident_dtype_)));
+  return FloatMatrix(home_rows_.data(), resident_dtype_, num_tokens, hidden_);
 }
 
 void Exchange::PackRows(Stream& stream, ConstFloatMatrix rows, const int32_t* idx, int64_t num_rows, void* out) const {
-  if (IsQuantised(row_dtype_)) {
-    stream.Launch(kQuantiseRows, {rows, idx, num_rows, out, row_dtype_});
+  if (IsQuantised(wire_dtype_)) {
+    stream.Launch(kQuantiseRows, {rows, idx, num_rows, out, wire_dtype_});
   } else {
-    stream.Launch(kGatherRows, {rows, idx, num_rows, out, row_dtype_});
+    stream.Launch(kGatherRows, {rows, idx, num_rows, out, wire_dtype_});
   }
 }
 
 absl::StatusOr<const void*> Exchange::WidenRows(Stream& stream, const void* rows, int64_t num_rows) {
-  if (!IsQuantised(row_dtype_)) return rows;
-  TF_RETURN_IF_ERROR(wide_rows_.Reserve(device_, num_rows * RowBytes(rows_dtype_, hidden_)));
-  stream.Launch(kWidenRows, {rows, row_dtype_, num_rows, hidden_, wide_rows_.data(), rows_dtype_});
+  if (!IsQuantised(wire_dtype_)) return rows;
+  TF_RETURN_IF_ERROR(wide_rows_.Reserve(device_, num_rows * RowBytes(resident_dtype_, hidden_)));
+  stream.Launch(kWidenRows, {rows, wire_dtype_, num_rows, hidden_, wide_rows_.data(), resident_dtype_});
   return wide_rows_.data();
 }
 
@@ -161,7 +161,7 @@ absl::StatusOr<ExpertRows> Exchange::MakeExpertRows(Stream& stream, const RecvPl
   TF_RETURN_IF_ERROR(row_idx_.Upload(stream, row_idx));
   TF_RETURN_IF_ERROR(slot_offsets_.Upload(stream, plan.slot_offsets));
   return ExpertRows{.rows = rows,
-                    .dtype = rows_dtype_,
+                    .dtype = resident_dtype_,
                     .hidden = hidden_,
                     .row_stride = hidden_,
                     .row_idx = row_idx_.as<int32_t>(),
@@ -190,7 +190,7 @@ absl::Status Exchange::BeginDispatch(Stream& stream, const CallSite& site, Const
   TF_RETURN_IF_ERROR(Enter(Call::kDispatch, site));
   TF_CHECK_EQ(rows.rows, plan_.send.num_tokens);
   TF_CHECK_EQ(rows.cols, hidden_);
-  TF_CHECK(rows.dtype == DType::kF32 || row_dtype_ != DType::kF32);
+  TF_CHECK(rows.dtype == DType::kF32 || wire_dtype_ != DType::kF32);
   Watch watch(*this, stats_.dispatch_seconds);
   dispatched_rows_ = rows;
   error_ = DoBeginDispatch(stream, site, plan_, rows);

@@ -38,8 +38,8 @@ struct ExchangeOptions {
   // Of dispatched rows, rank-local ones too: kF32, kBF16 (each element rounded once), kF8E4M3 or kI8 (quantised with a
   // scale per 128 values, comm/ops/row_codec_ops.h). Quantised rows are widened to expert_dtype where they
   // arrive, or, where memory is shared, before they are published.
-  DType row_dtype = DType::kF32;
-  DType expert_dtype = DType::kF32;  // of ExpertRows when row_dtype is quantised: kF32 or kBF16; else it is row_dtype
+  DType wire_dtype = DType::kF32;
+  DType expert_dtype = DType::kF32;  // of ExpertRows when wire_dtype is quantised: kF32 or kBF16; else it is wire_dtype
   // Of expert outputs, rank-local ones too, from where experts write them: kF32, or kBF16 (each element rounded once).
   DType output_dtype = DType::kF32;
   ExchangePath path = ExchangePath::kAuto;
@@ -53,7 +53,9 @@ struct ExchangeOptions {
   int64_t max_peer_bytes = 0;  // path peer: most bytes of a rank's part; 0: no bound but the host's
 
   // Of ExpertRows and HomeRows: rows are read as they travelled, unless they were quantised.
-  DType rows_dtype() const { return row_dtype == DType::kF32 || row_dtype == DType::kBF16 ? row_dtype : expert_dtype; }
+  DType resident_dtype() const {
+    return wire_dtype == DType::kF32 || wire_dtype == DType::kBF16 ? wire_dtype : expert_dtype;
+  }
 };
 
 // Since creation, this rank. Rows and bytes count what leaves for each rank, this one included.
@@ -87,7 +89,7 @@ class Exchange {
  public:
   virtual ~Exchange() = default;
 
-  // Where this rank may write the rows that it dispatches next: [num_tokens, H] of options.rows_dtype(), device
+  // Where this rank may write the rows that it dispatches next: [num_tokens, H] of options.resident_dtype(), device
   // memory. A path that shares memory lets others read them here, so that Dispatch copies nothing. Not between a
   // Dispatch and its Combine; valid until the next HomeRows, and may be written again after each Combine.
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens);
@@ -99,7 +101,7 @@ class Exchange {
   // The last Plan's, valid until the next Plan; null: the plan was made on the device.
   const ExchangePlan* host_plan() const { return &plan_; }
 
-  // Collective. `rows` [T, H], device memory: f32, or bf16 where row_dtype is not f32; HomeRows' or any other. They
+  // Collective. `rows` [T, H], device memory: f32, or bf16 where wire_dtype is not f32; HomeRows' or any other. They
   // must stay unchanged until Combine. The result is valid until the next Dispatch.
   absl::StatusOr<ExpertRows> Dispatch(Stream& stream, const CallSite& site, ConstFloatMatrix rows);
   // Its halves: what can be sent without waiting, and the rest. On path allgather the second does all.
@@ -144,11 +146,11 @@ class Exchange {
   virtual absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan,
                                  MatrixView<const float> weight, MatrixView<float> out) = 0;
 
-  // What paths share. out[i] = rows[idx[i]] as rows travel, [num_rows, RowBytes(row_dtype)].
+  // What paths share. out[i] = rows[idx[i]] as rows travel, [num_rows, RowBytes(wire_dtype)].
   void PackRows(Stream& stream, ConstFloatMatrix rows, const int32_t* idx, int64_t num_rows, void* out) const;
   // Rows that have travelled, as experts read them: themselves, or widened in memory of this object.
   absl::StatusOr<const void*> WidenRows(Stream& stream, const void* rows, int64_t num_rows);
-  // Dispatch's result: selection s reads rows[row_idx[s]], which are of rows_dtype().
+  // Dispatch's result: selection s reads rows[row_idx[s]], which are of resident_dtype().
   absl::StatusOr<ExpertRows> MakeExpertRows(Stream& stream, const RecvPlan& plan, const void* rows,
                                             const std::vector<int32_t>& row_idx);
 
@@ -163,7 +165,7 @@ class Exchange {
   Device& device_;
   const Topology topology_;
   const int64_t hidden_;
-  const DType row_dtype_, rows_dtype_;
+  const DType wire_dtype_, resident_dtype_;
   Call next_ = Call::kPlan;
   std::vector<int32_t> last_host_;  // scratch of CountBases
   absl::Status error_;

@@ -25,7 +25,7 @@ ExchangePlanner::ExchangePlanner(const Transport& transport, const ExchangeOptio
     : rank_(transport.rank().value),
       num_ranks_(transport.num_ranks()),
       hidden_(options.hidden),
-      row_dtype_(options.row_dtype),
+      wire_dtype_(options.wire_dtype),
       expert_dtype_(options.expert_dtype),
       output_dtype_(options.output_dtype),
       send_headers_(num_ranks_),
@@ -57,7 +57,7 @@ const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site
     PlanHeader& h = send_headers_[r];
     h = {digest,
          hidden_,
-         static_cast<int16_t>(row_dtype_),
+         static_cast<int16_t>(wire_dtype_),
          static_cast<int8_t>(expert_dtype_),
          static_cast<int8_t>(output_dtype_),
          home.ok() ? 0 : 1,
@@ -99,7 +99,7 @@ absl::Status ExchangePlanner::CompareHeader(const CallSite& site, int r, const P
                      ", rank ", r, " in ", describe(theirs), "; all ranks must make the same calls in the same order"));
   }
   if (theirs.hidden != mine.hidden) return differ("hidden size", mine.hidden, theirs.hidden);
-  if (theirs.row_dtype != mine.row_dtype) return differ("row dtype (number)", mine.row_dtype, theirs.row_dtype);
+  if (theirs.wire_dtype != mine.wire_dtype) return differ("row dtype (number)", mine.wire_dtype, theirs.wire_dtype);
   if (theirs.expert_dtype != mine.expert_dtype) {
     return differ("experts' dtype (number)", int{mine.expert_dtype}, int{theirs.expert_dtype});
   }

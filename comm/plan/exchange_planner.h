@@ -12,7 +12,7 @@ namespace tokenferry {
 struct PlanHeader {
   uint64_t placement_digest = 0;
   int64_t hidden = 0;
-  int16_t row_dtype = 0;
+  int16_t wire_dtype = 0;
   int8_t expert_dtype = 0, output_dtype = 0;
   int32_t cannot_plan = 0;  // this rank has an error: all end together
   int64_t num_rows = 0;     // to the rank that reads the header
@@ -76,7 +76,7 @@ class ExchangePlanner {
 
   const int rank_, num_ranks_;
   const int64_t hidden_;
-  const DType row_dtype_, expert_dtype_, output_dtype_;
+  const DType wire_dtype_, expert_dtype_, output_dtype_;
   uint32_t num_exchanges_ = 0;
   PlanBuilder builder_;
   std::vector<int32_t> host_expert_idx_, host_location_;

@@ -28,8 +28,8 @@ struct WorstCase {
     selections_in = rows_in * std::min(top_k, slots);
     rows_out = tokens * std::min(top_k, num_ranks);
     selections_out = tokens * top_k;
-    row_bytes = RowBytes(options.row_dtype, options.hidden);
-    home_bytes = RowBytes(options.rows_dtype(), options.hidden);
+    row_bytes = RowBytes(options.wire_dtype, options.hidden);
+    home_bytes = RowBytes(options.resident_dtype(), options.hidden);
     output_bytes = RowBytes(options.output_dtype, options.hidden);
   }
 

@@ -19,7 +19,7 @@ absl::StatusOr<ExchangePath> FastestPath(Transport& transport, const ExchangeOpt
   const ExchangeShape shape{.tokens_per_rank = options.max_tokens > 0 ? options.max_tokens : kUsualTokens,
                             .top_k = static_cast<int>(options.max_top_k > 0 ? options.max_top_k : kUsualTopK),
                             .hidden = options.hidden,
-                            .row_element_bytes = static_cast<int64_t>(DTypeBytes(options.row_dtype)),
+                            .row_element_bytes = static_cast<int64_t>(DTypeBytes(options.wire_dtype)),
                             .out_element_bytes = static_cast<int64_t>(DTypeBytes(options.output_dtype)),
                             .reduction = options.reduction};
   TF_ASSIGN_OR_RETURN(const LinkCosts costs, MeasureLinksOnce(transport, topology));

@@ -43,7 +43,7 @@ absl::Status MoeLayer::CreateExchanges() {
   const DType expert_dtype = options_.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
   const auto num_batches = static_cast<int64_t>(micro_batches_.size());
   ExchangeOptions exchange{.hidden = config_.hidden_size,
-                           .row_dtype = options_.dispatch_dtype.value_or(expert_dtype),
+                           .wire_dtype = options_.dispatch_dtype.value_or(expert_dtype),
                            .expert_dtype = expert_dtype,
                            .output_dtype = options_.combine_dtype,
                            .path = options_.path,

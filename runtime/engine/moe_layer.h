@@ -26,7 +26,7 @@ struct MoeOptions {
   OverflowPolicy overflow;
   int64_t max_tokens = 0;  // most tokens of this rank in a step
   ExchangePath path = ExchangePath::kAuto;
-  std::optional<DType> dispatch_dtype;  // ExchangeOptions::row_dtype; none: what `compute` rounds rows to anyway
+  std::optional<DType> dispatch_dtype;  // ExchangeOptions::wire_dtype; none: what `compute` rounds rows to anyway
   DType combine_dtype = DType::kF32;    // ExchangeOptions::output_dtype
   Reduction reduction = Reduction::kExact;
   Overlap overlap = Overlap::kOff;

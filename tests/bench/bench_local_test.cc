@@ -79,7 +79,7 @@ absl::Status TimeFaultyExchange(Fault fault, int from_run) {
     const BenchPoint point{.tokens = 6, .hidden = 16, .num_experts = 6, .top_k = 2};
     auto problem = BenchProblem::Create(transport, *device, point, Placement::Linear(6, 2), nullptr);
     ASSERT_TRUE(problem.ok()) << problem.status();
-    const ExchangeOptions options{.hidden = 16, .row_dtype = DType::kBF16, .path = ExchangePath::kAllToAllV};
+    const ExchangeOptions options{.hidden = 16, .wire_dtype = DType::kBF16, .path = ExchangePath::kAllToAllV};
     auto inner = CreateExchange(transport, *device, options);
     ASSERT_TRUE(inner.ok()) << inner.status();
     FaultyExchange exchange(transport, *device, options, *std::move(inner), fault, from_run);
@@ -115,7 +115,7 @@ TEST(BenchVerification, SumsOfHostsAreTheirOwn) {
           ASSERT_TRUE(problem.ok()) << problem.status();
           auto exchange = CreateExchange(hosted, *device,
                                          {.hidden = 40,
-                                          .row_dtype = DType::kBF16,
+                                          .wire_dtype = DType::kBF16,
                                           .output_dtype = combine_dtype,
                                           .path = ExchangePath::kTwoLevel,
                                           .reduction = reduction});

@@ -87,7 +87,7 @@ absl::Status Run(Transport& transport, const Settings& s) {
   TF_ASSIGN_OR_RETURN(auto stream, device->CreateStream());
   TF_ASSIGN_OR_RETURN(auto exchange, CreateExchange(transport, *device,
                                                     {.hidden = s.hidden,
-                                                     .row_dtype = DType::kBF16,
+                                                     .wire_dtype = DType::kBF16,
                                                      .path = s.path,
                                                      .reduction = s.reduction,
                                                      .max_tokens = s.tokens,

@@ -46,7 +46,7 @@ class AllGatherExchange : public Exchange {
         transport_(transport),
         device_(device),
         options_(options),
-        row_bytes_(RowBytes(options.row_dtype, options.hidden)),
+        row_bytes_(RowBytes(options.wire_dtype, options.hidden)),
         me_(transport.rank().value),
         num_ranks_(transport.num_ranks()),
         planner_(transport, options),

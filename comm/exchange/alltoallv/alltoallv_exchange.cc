@@ -16,7 +16,7 @@ class AllToAllVExchange : public Exchange {
         transport_(transport),
         device_(device),
         options_(options),
-        row_bytes_(RowBytes(options.row_dtype, options.hidden)),
+        row_bytes_(RowBytes(options.wire_dtype, options.hidden)),
         planner_(transport, options),
         output_return_(transport, device, options),
         send_rows_(transport.memory_kind(), "exchange: rows to send"),

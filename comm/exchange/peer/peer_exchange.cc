@@ -56,7 +56,7 @@ class PeerExchange : public Exchange {
         options_(options),
         rank_(transport.rank().value),
         num_ranks_(transport.num_ranks()),
-        row_bytes_(RowBytes(options.rows_dtype(), options.hidden)),
+        row_bytes_(RowBytes(options.resident_dtype(), options.hidden)),
         out_bytes_(options.hidden * DTypeBytes(options.output_dtype)),
         planner_(transport, options),
         headers_(static_cast<size_t>(num_ranks_) * num_ranks_),
@@ -93,8 +93,8 @@ class PeerExchange : public Exchange {
   absl::StatusOr<FloatMatrix> DoHomeRows(int64_t num_tokens) override {
     previous_rows_.reset();
     // Quantised rows are not read as home has them.
-    if (IsQuantised(options_.row_dtype) || num_tokens > capacity_.tokens) return Exchange::DoHomeRows(num_tokens);
-    return FloatMatrix(rows_->part(rank_), options_.row_dtype, num_tokens, options_.hidden);
+    if (IsQuantised(options_.wire_dtype) || num_tokens > capacity_.tokens) return Exchange::DoHomeRows(num_tokens);
+    return FloatMatrix(rows_->part(rank_), options_.wire_dtype, num_tokens, options_.hidden);
   }
 
   absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
@@ -312,7 +312,7 @@ class PeerExchange : public Exchange {
   absl::Status WriteRows(Stream& stream, ConstFloatMatrix from) {
     char* rows = rows_->part(rank_);
     if (from.data == rows) {
-      TF_CHECK(from.dtype == options_.row_dtype && from.stride == options_.hidden);
+      TF_CHECK(from.dtype == options_.wire_dtype && from.stride == options_.hidden);
       return absl::OkStatus();
     }
     if (static_cast<int64_t>(every_token_.size()) < from.rows) {
@@ -321,15 +321,15 @@ class PeerExchange : public Exchange {
       }
       TF_RETURN_IF_ERROR(token_idx_.Upload(stream, every_token_));
     }
-    if (!IsQuantised(options_.row_dtype)) {
+    if (!IsQuantised(options_.wire_dtype)) {
       PackRows(stream, from, token_idx_.as<int32_t>(), from.rows, rows);
       return absl::OkStatus();
     }
     // Nothing crosses a wire here: what others read are the values that a quantised message would have brought them.
-    TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, from.rows * RowBytes(options_.row_dtype, options_.hidden)));
+    TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, from.rows * RowBytes(options_.wire_dtype, options_.hidden)));
     PackRows(stream, from, token_idx_.as<int32_t>(), from.rows, narrow_rows_.data());
     stream.Launch(kWidenRows,
-                  {narrow_rows_.data(), options_.row_dtype, from.rows, options_.hidden, rows, options_.expert_dtype});
+                  {narrow_rows_.data(), options_.wire_dtype, from.rows, options_.hidden, rows, options_.expert_dtype});
     return absl::OkStatus();
   }
 

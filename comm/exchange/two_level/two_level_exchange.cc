@@ -37,8 +37,8 @@ class TwoLevelExchange : public Exchange {
         options_(options),
         rank_(transport.rank().value),
         num_ranks_(transport.num_ranks()),
-        wire_row_bytes_(RowBytes(options.row_dtype, options.hidden)),
-        row_bytes_(RowBytes(options.rows_dtype(), options.hidden)),
+        wire_row_bytes_(RowBytes(options.wire_dtype, options.hidden)),
+        row_bytes_(RowBytes(options.resident_dtype(), options.hidden)),
         out_bytes_(options.hidden * DTypeBytes(options.output_dtype)),
         routes_(TwoLevelRoutes::Make(topology, transport.rank())),
         planner_(transport, options),
@@ -218,7 +218,7 @@ class TwoLevelExchange : public Exchange {
     const std::vector<int32_t>& own_token = state_.host.row_token[routes_.my_host];
     const int64_t num_own = static_cast<int64_t>(own_token.size());
     TF_RETURN_IF_ERROR(wire_rows_.Reserve(device_, state_.rows.send.back() * wire_row_bytes_));
-    if (IsQuantised(options_.row_dtype)) {
+    if (IsQuantised(options_.wire_dtype)) {
       TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, NumServedRows() * wire_row_bytes_));
     }
     TF_RETURN_IF_ERROR(wire_token_.Upload(stream, state_.wire_token));
@@ -244,8 +244,8 @@ class TwoLevelExchange : public Exchange {
   absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
                                         ConstFloatMatrix) override {
     for (int p = 0; p < state_.num_row_parts; ++p) TF_RETURN_IF_ERROR(transport_.Finish(stream, parts_[p]));
-    if (IsQuantised(options_.row_dtype)) {
-      stream.Launch(kWidenRows, {narrow_rows_.data(), options_.row_dtype, NumServedRows(), options_.hidden,
+    if (IsQuantised(options_.wire_dtype)) {
+      stream.Launch(kWidenRows, {narrow_rows_.data(), options_.wire_dtype, NumServedRows(), options_.hidden,
                                  part() + layout_.rows, options_.expert_dtype});
     }
     const CallSite forward = At(caller, "forward rows");
@@ -269,7 +269,7 @@ class TwoLevelExchange : public Exchange {
 
   // Where rows arrive: where experts read them, unless they have to be widened first.
   char* arrives() const {
-    return IsQuantised(options_.row_dtype) ? static_cast<char*>(narrow_rows_.data()) : part() + layout_.rows;
+    return IsQuantised(options_.wire_dtype) ? static_cast<char*>(narrow_rows_.data()) : part() + layout_.rows;
   }
 
   absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override {

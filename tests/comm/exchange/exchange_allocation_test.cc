@@ -27,9 +27,9 @@ class Allocations : public testing::TestWithParam<std::tuple<PathCase, DType, DT
 TEST_P(Allocations, NoneInSteadyState) {
   const std::string hosts = std::get<3>(GetParam());
   RunThreads(Backend::kLocal, static_cast<int>(hosts.size()), absl::Seconds(60), [&](Transport& transport) {
-    const auto& [path, row_dtype, output_dtype, _] = GetParam();
+    const auto& [path, wire_dtype, output_dtype, _] = GetParam();
     HostedTransport hosted(transport, path.path == ExchangePath::kPeer ? std::string(hosts.size(), 'a') : hosts);
-    SteadyExchanges exchanges(hosted, path.path, path.reduction, row_dtype, output_dtype);
+    SteadyExchanges exchanges(hosted, path.path, path.reduction, wire_dtype, output_dtype);
     exchanges.WarmUp();
     const int64_t before = NumAllocations();
     exchanges.Run(100);

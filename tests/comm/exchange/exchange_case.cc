@@ -98,8 +98,8 @@ absl::StatusOr<ConstFloatMatrix> GiveRows(Exchange& exchange, Stream& stream, co
                                           MatrixView<const float> rows, GivenAs given_as) {
   if (given_as == GivenAs::kOwnMemory) return ConstFloatMatrix(rows);
   TF_ASSIGN_OR_RETURN(const FloatMatrix home, exchange.HomeRows(rows.rows));
-  const bool quantised = c.row_dtype == DType::kF8E4M3 || c.row_dtype == DType::kI8;
-  if (home.dtype != (quantised ? c.expert_dtype : c.row_dtype)) return absl::InternalError("dtype of the home rows");
+  const bool quantised = c.wire_dtype == DType::kF8E4M3 || c.wire_dtype == DType::kI8;
+  if (home.dtype != (quantised ? c.expert_dtype : c.wire_dtype)) return absl::InternalError("dtype of the home rows");
   if (quantised && home.dtype == DType::kBF16) return ConstFloatMatrix(rows);  // would be rounded before, too
   stream.Launch(kWriteHome, {rows, home});
   return ConstFloatMatrix(home);
@@ -154,12 +154,12 @@ absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, S
 
 std::string ExchangeCase::ToString() const {
   return absl::StrCat("seed ", seed, ": ", num_tokens(), " tokens, ", num_experts, " experts, top-", top_k, ", hidden ",
-                      hidden, ", ", DTypeName(row_dtype), " to ", DTypeName(expert_dtype), ", back ",
+                      hidden, ", ", DTypeName(wire_dtype), " to ", DTypeName(expert_dtype), ", back ",
                       DTypeName(output_dtype));
 }
 
-ExchangeCase RandomCase(uint32_t seed, int num_tokens, int num_experts, int top_k, int64_t hidden, DType row_dtype) {
-  ExchangeCase c{.seed = seed, .num_experts = num_experts, .top_k = top_k, .hidden = hidden, .row_dtype = row_dtype};
+ExchangeCase RandomCase(uint32_t seed, int num_tokens, int num_experts, int top_k, int64_t hidden, DType wire_dtype) {
+  ExchangeCase c{.seed = seed, .num_experts = num_experts, .top_k = top_k, .hidden = hidden, .wire_dtype = wire_dtype};
   std::mt19937 random(seed);
   std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
   std::vector<int32_t> all(num_experts);
@@ -180,7 +180,7 @@ ExchangeCase RandomCase(uint32_t seed, int num_tokens, int num_experts, int top_
 std::vector<float> DenseReference(const ExchangeCase& c) {
   std::vector<float> out(c.num_tokens() * c.hidden, 0.0f);
   for (int64_t t = 0; t < c.num_tokens(); ++t) {
-    const std::vector<float> row = SeenRow(c.rows.data() + t * c.hidden, c.hidden, c.row_dtype, c.expert_dtype);
+    const std::vector<float> row = SeenRow(c.rows.data() + t * c.hidden, c.hidden, c.wire_dtype, c.expert_dtype);
     for (int e = 0; e < c.num_experts; ++e) {
       for (int k = 0; k < c.top_k; ++k) {
         if (c.expert_idx[t * c.top_k + k] != e) continue;
@@ -260,7 +260,7 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
   auto stream = *device->CreateStream();
   auto exchange = CreateExchange(transport, *device,
                                  {.hidden = c.hidden,
-                                  .row_dtype = c.row_dtype,
+                                  .wire_dtype = c.wire_dtype,
                                   .expert_dtype = c.expert_dtype,
                                   .output_dtype = c.output_dtype,
                                   .path = run.path,
@@ -290,9 +290,9 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
   const ExchangeStats stats = *(*exchange)->stats(*stream);
   EXPECT_EQ(stats.num_exchanges, run.num_rounds);
   EXPECT_EQ(stats.num_tokens, run.num_rounds * (end - begin));
-  const bool has_scales = c.row_dtype == DType::kF8E4M3 || c.row_dtype == DType::kI8,
+  const bool has_scales = c.wire_dtype == DType::kF8E4M3 || c.wire_dtype == DType::kI8,
              peer = run.path == ExchangePath::kPeer;
-  int64_t row_bytes = c.hidden * DTypeBytes(c.row_dtype) + (has_scales ? (c.hidden + 127) / 128 * 4 : 0);
+  int64_t row_bytes = c.hidden * DTypeBytes(c.wire_dtype) + (has_scales ? (c.hidden + 127) / 128 * 4 : 0);
   if (has_scales && peer) row_bytes = c.hidden * DTypeBytes(c.expert_dtype);  // no wire: widened in memory
   int64_t combine_bytes = 0;
   for (int r = 0; r < transport.num_ranks(); ++r) {
@@ -318,7 +318,7 @@ void RunRandomCases(Transport& transport, uint32_t seed, int num_cases, const Ex
     const uint32_t case_seed = static_cast<uint32_t>(random());
     ExchangeCase c = RandomCase(case_seed, num_tokens, num_experts, top_k, hidden, dtype);
     if (run.formats == Formats::kAll) {
-      if (random() % 4) c.row_dtype = random() % 2 ? DType::kF8E4M3 : DType::kI8;
+      if (random() % 4) c.wire_dtype = random() % 2 ? DType::kF8E4M3 : DType::kI8;
       if (random() % 2) c.expert_dtype = DType::kBF16;
       if (random() % 2) c.output_dtype = DType::kBF16;
     }
@@ -337,7 +337,7 @@ void RunChangingCases(Transport& transport, uint32_t seed, int num_cases, const 
   const DType dtype = random() % 2 ? DType::kBF16 : DType::kF32;
   auto device = CreateCpuDevice(run.device);
   auto stream = *device->CreateStream();
-  auto exchange = CreateExchange(transport, *device, {.hidden = hidden, .row_dtype = dtype, .path = run.path});
+  auto exchange = CreateExchange(transport, *device, {.hidden = hidden, .wire_dtype = dtype, .path = run.path});
   ASSERT_TRUE(exchange.ok()) << exchange.status();
   for (int i = 0; i < num_cases; ++i) {
     const int num_tokens = random() % 6 == 0 ? 0 : static_cast<int>(random() % 40);
@@ -359,7 +359,7 @@ void RunChangingCases(Transport& transport, uint32_t seed, int num_cases, const 
 
 absl::Status RunOneCase(Transport& transport, ExchangePath path) {
   const int num_ranks = transport.num_ranks(), me = transport.rank().value;
-  ExchangeCase c{.num_experts = num_ranks, .top_k = num_ranks, .hidden = 8, .row_dtype = DType::kF32};
+  ExchangeCase c{.num_experts = num_ranks, .top_k = num_ranks, .hidden = 8, .wire_dtype = DType::kF32};
   c.rows.assign(num_ranks * c.hidden, 1.0f);
   c.weight.assign(num_ranks * num_ranks, 0.5f);
   for (int i = 0; i < num_ranks * num_ranks; ++i) c.expert_idx.push_back(i % num_ranks);

@@ -19,14 +19,14 @@ struct ExchangeCase {
   int num_experts = 0;
   int top_k = 0;
   int64_t hidden = 0;
-  DType row_dtype = DType::kF32, expert_dtype = DType::kF32, output_dtype = DType::kF32;  // see ExchangeOptions
-  std::vector<float> rows;                                                                // [N, H]
-  std::vector<int32_t> expert_idx;                                                        // [N, K]
-  std::vector<float> weight;                                                              // [N, K]
+  DType wire_dtype = DType::kF32, expert_dtype = DType::kF32, output_dtype = DType::kF32;  // see ExchangeOptions
+  std::vector<float> rows;                                                                 // [N, H]
+  std::vector<int32_t> expert_idx;                                                         // [N, K]
+  std::vector<float> weight;                                                               // [N, K]
   int64_t num_tokens() const { return top_k == 0 ? 0 : static_cast<int64_t>(expert_idx.size()) / top_k; }
   std::string ToString() const;
 };
-ExchangeCase RandomCase(uint32_t seed, int num_tokens, int num_experts, int top_k, int64_t hidden, DType row_dtype);
+ExchangeCase RandomCase(uint32_t seed, int num_tokens, int num_experts, int top_k, int64_t hidden, DType wire_dtype);
 
 // Output [N, H]: every token alone, experts in increasing order.
 std::vector<float> DenseReference(const ExchangeCase& c);

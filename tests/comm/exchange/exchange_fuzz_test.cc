@@ -60,7 +60,7 @@ Placement SparsePlacement(std::mt19937& random, int num_experts, int num_ranks) 
 void DrawFormats(std::mt19937& random, FuzzCase& f) {
   const ExchangePath path = f.run.path;
   ExchangeCase& c = f.problem;
-  if (random() % 2) c.row_dtype = OneOf(random, {DType::kF8E4M3, DType::kI8});
+  if (random() % 2) c.wire_dtype = OneOf(random, {DType::kF8E4M3, DType::kI8});
   if (random() % 2) c.expert_dtype = DType::kBF16;
   if (random() % 3 == 0) c.output_dtype = DType::kBF16;
   if (path == ExchangePath::kTwoLevel && random() % 3 == 0) f.run.reduction = Reduction::kNode;

@@ -203,7 +203,7 @@ INSTANTIATE_TEST_SUITE_P(Paths, ExchangeErrors, testing::ValuesIn(kAllPaths),
 TEST_P(ExchangeErrors, NamesRanksThatDisagree) {
   const auto hidden = PlanWith(GetParam(), [](int r, PlanInputs& in) { in.options.hidden = r == 1 ? 16 : 8; });
   const auto dtype =
-      PlanWith(GetParam(), [](int r, PlanInputs& in) { in.options.row_dtype = r == 2 ? DType::kBF16 : DType::kF32; });
+      PlanWith(GetParam(), [](int r, PlanInputs& in) { in.options.wire_dtype = r == 2 ? DType::kBF16 : DType::kF32; });
   const auto placement = PlanWith(GetParam(), [](int r, PlanInputs& in) {
     if (r == 0) in.placement = *Placement::FromTable(4, {{0}, {1, 2}, {3}});
   });
@@ -234,7 +234,7 @@ TEST(Exchange, RefusesOptionsThatCannotWork) {
   RunThreads(Backend::kLocal, 1, absl::Seconds(10), [](Transport& t) {
     auto device = CreateCpuDevice({});
     EXPECT_FALSE(CreateExchange(t, *device, {.hidden = 0}).ok());
-    EXPECT_FALSE(CreateExchange(t, *device, {.hidden = 8, .row_dtype = DType::kI32}).ok());
+    EXPECT_FALSE(CreateExchange(t, *device, {.hidden = 8, .wire_dtype = DType::kI32}).ok());
     EXPECT_EQ((*CreateExchange(t, *device, {.hidden = 8}))->path(), ExchangePath::kPeer);
     // More than is allowed: peer says so, auto takes another path.
     const ExchangeOptions large{.hidden = 64, .max_tokens = 100, .max_top_k = 2, .max_peer_bytes = 1000};

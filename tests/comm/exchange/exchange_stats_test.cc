@@ -142,7 +142,7 @@ TEST(ExchangeStats, BytesSentAreThoseOfTheBasis) {
       const Topology topology = Topology::Of(t);
       auto device = CreateCpuDevice({});
       auto stream = *device->CreateStream();
-      auto exchange = *CreateExchange(t, *device, {.hidden = 10, .row_dtype = DType::kBF16, .path = path});
+      auto exchange = *CreateExchange(t, *device, {.hidden = 10, .wire_dtype = DType::kBF16, .path = path});
       const ExchangeCase c = RandomCase(5, 40, 8, 4, 10, DType::kBF16);
       auto experts = *device->Allocate(c.expert_idx.size() * 4, MemoryKind::kDevice, "experts");
       auto weights = *device->Allocate(c.weight.size() * 4, MemoryKind::kDevice, "weights");

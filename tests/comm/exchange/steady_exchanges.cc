@@ -13,19 +13,22 @@ constexpr int64_t kHidden = 40;
 
 }  // namespace
 
-SteadyExchanges::SteadyExchanges(Transport& transport, ExchangePath path, Reduction reduction, DType row_dtype,
+SteadyExchanges::SteadyExchanges(Transport& transport, ExchangePath path, Reduction reduction, DType wire_dtype,
                                  DType output_dtype)
     : transport_(transport),
       placement_(Placement::Linear(kExperts, transport.num_ranks())),
       device_(CreateCpuDevice({.num_threads = 1})),
       stream_(*device_->CreateStream()) {
-  auto exchange = CreateExchange(
-      transport, *device_,
-      {.hidden = kHidden, .row_dtype = row_dtype, .output_dtype = output_dtype, .path = path, .reduction = reduction});
+  auto exchange = CreateExchange(transport, *device_,
+                                 {.hidden = kHidden,
+                                  .wire_dtype = wire_dtype,
+                                  .output_dtype = output_dtype,
+                                  .path = path,
+                                  .reduction = reduction});
   if (!exchange.ok()) transport.Abort(exchange.status());
   exchange_ = *std::move(exchange);
   for (int i = 0; i < kNumRoutings; ++i) {
-    const ExchangeCase c = RandomCase(100 * i + transport.rank().value, kTokens, kExperts, kTopK, kHidden, row_dtype);
+    const ExchangeCase c = RandomCase(100 * i + transport.rank().value, kTokens, kExperts, kTopK, kHidden, wire_dtype);
     expert_idx_.push_back(c.expert_idx);
     weight_.push_back(c.weight);
     rows_ = c.rows;

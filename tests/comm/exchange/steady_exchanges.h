@@ -11,7 +11,7 @@ namespace tokenferry {
 class SteadyExchanges {
  public:
   // Collective. 24 tokens of hidden size 40 per rank, top-3 of 8.
-  SteadyExchanges(Transport& transport, ExchangePath path, Reduction reduction, DType row_dtype, DType output_dtype);
+  SteadyExchanges(Transport& transport, ExchangePath path, Reduction reduction, DType wire_dtype, DType output_dtype);
 
   // Collective: every routing once, then `num_exchanges` more, between which nothing else is done.
   void WarmUp();

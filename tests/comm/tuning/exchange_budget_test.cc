@@ -20,7 +20,7 @@ constexpr int kRanks = 4, kExperts = 10, kTopK = 3;
 
 struct BudgetCase {
   ExchangePath path;
-  DType row_dtype, expert_dtype, output_dtype;
+  DType wire_dtype, expert_dtype, output_dtype;
   Reduction reduction = Reduction::kExact;
   const char* hosts = "aaaa";
 };
@@ -29,7 +29,7 @@ class ExchangeBudget : public testing::TestWithParam<BudgetCase> {
  protected:
   ExchangeOptions Options(int64_t max_tokens) const {
     return {.hidden = 200,
-            .row_dtype = GetParam().row_dtype,
+            .wire_dtype = GetParam().wire_dtype,
             .expert_dtype = GetParam().expert_dtype,
             .output_dtype = GetParam().output_dtype,
             .path = GetParam().path,
