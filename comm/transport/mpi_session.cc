@@ -1,12 +1,16 @@
 #include "comm/transport/mpi_session.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
+#include <fstream>
+#include <set>
 
+#include "absl/strings/match.h"
 #include "comm/transport/mpi_status.h"
 #include "comm/wait/wait.h"
 
@@ -29,6 +33,17 @@ bool CanReadOtherProcess() {
   }
   int status = 0;
   return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+// The files through which Open MPI's vader lets ranks of a host talk: "DIR/vader_segment.HOST.UID.JOB.RANK".
+std::vector<std::string> MappedSharedFiles() {
+  std::set<std::string> files;  // one may be mapped in several pieces
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    const size_t path = line.find('/');
+    if (path != std::string::npos && absl::StrContains(line, "/vader_segment.")) files.insert(line.substr(path));
+  }
+  return {files.begin(), files.end()};
 }
 
 void HandleSigterm(int) { RequestStop(); }
@@ -67,6 +82,29 @@ absl::StatusOr<std::unique_ptr<MpiSession>> MpiSession::Start(OnSigterm on_sigte
   return session;
 }
 
-MpiSession::~MpiSession() { MPI_Finalize(); }
+int MpiSession::num_ranks() const {
+  int size = 1;
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  return size;
+}
+
+void MpiSession::UnlinkSharedFiles(int num_local_ranks) {
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  const std::vector<std::string> files = MappedSharedFiles();
+  if (files.size() != static_cast<size_t>(num_local_ranks)) return;
+  for (const std::string& file : files) {
+    if (absl::EndsWith(file, absl::StrCat(".", rank)) && unlink(file.c_str()) == 0) unlinked_.push_back(file);
+  }
+}
+
+MpiSession::~MpiSession() {
+  // MPI_Finalize removes the file, and would tell the user at length that it is not there.
+  for (const std::string& file : unlinked_) {
+    const int fd = open(file.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    if (fd >= 0) close(fd);
+  }
+  MPI_Finalize();
+}
 
 }  // namespace tokenferry

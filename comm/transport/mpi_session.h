@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "core/status.h"
 
@@ -22,11 +24,22 @@ class MpiSession {
   // MPI_Finalize, a collective. A program that ends with an error after a failed transfer calls Transport::Abort
   // instead: there is no one left to finalise with.
   ~MpiSession();
+
+  int num_ranks() const;  // of MPI_COMM_WORLD
+
+  // Open MPI maps a file per rank in /dev/shm, which would stay for ever if mpirun is killed before it can clean up (a
+  // second Ctrl-C does that). Takes away the name of this rank's own: the memory lasts as long as somebody maps it. To
+  // be called once all ranks have come back from Start, since they open each other's files there. Does nothing when
+  // this process does not map a file of each of `num_local_ranks`, the ranks of this host: somebody may still need the
+  // name.
+  void UnlinkSharedFiles(int num_local_ranks);
+
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
 
  private:
   MpiSession() = default;
+  std::vector<std::string> unlinked_;
 };
 
 // Sets what Start sets in the environment; for programs with their own MPI_Init.

@@ -5,15 +5,14 @@
 
 #include <condition_variable>
 #include <cstdio>
-#include <cstdlib>
 #include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/local_transport.h"
@@ -28,14 +27,10 @@ namespace {
 
 constexpr int kFailed = 1;
 constexpr unsigned kSecondsToStop = 3;
+// Launchers end all ranks when the first one fails.
+constexpr absl::Duration kFirstRankSpeaks = absl::Milliseconds(500);
 // A failed job is over within two seconds, also when a rank is busy computing.
 constexpr absl::Duration kLocalGrace = absl::Milliseconds(1500);
-
-int IntFromEnvironment(const char* name, int otherwise) {
-  const char* text = std::getenv(name);
-  int value = 0;
-  return text != nullptr && absl::SimpleAtoi(text, &value) ? value : otherwise;
-}
 
 void OnSigterm(int) {
   RequestStop();
@@ -73,10 +68,19 @@ void PrintRankError(int rank, const absl::Status& status) {
 }
 
 int RunMpiRank(const SharedFlags& flags, absl::FunctionRef<absl::Status(RankContext&)> body) {
-  const int launched_as = GetLauncherInfo().rank;
+  const LauncherInfo launcher = GetLauncherInfo();
+  const int launched_as = launcher.rank;
   auto session = MpiSession::Start(OnSigterm::kLeave);
   if (!session.ok()) {
     PrintRankError(launched_as, session.status());
+    return kFailed;
+  }
+  if (const absl::Status status = CheckLauncher(launcher, (*session)->num_ranks()); !status.ok()) {
+    if (launched_as == 0) {
+      PrintError(status.message());
+    } else {
+      absl::SleepFor(kFirstRankSpeaks);
+    }
     return kFailed;
   }
   HandleSigterm();
@@ -87,6 +91,8 @@ int RunMpiRank(const SharedFlags& flags, absl::FunctionRef<absl::Status(RankCont
     _exit(kFailed);  // MPI_Finalize would wait for the ranks that did not come; mpirun ends the others
   }
   const int rank = (*transport)->rank().value;
+  const Topology topology = Topology::Of(**transport);
+  (*session)->UnlinkSharedFiles(static_cast<int>(topology.hosts[topology.host_idx_per_rank[rank]].ranks.size()));
   const absl::Status status = RunRank(flags, **transport, body);
   if (status.ok()) return 0;
   if (!IsAgreedOn(status)) {
@@ -98,7 +104,9 @@ int RunMpiRank(const SharedFlags& flags, absl::FunctionRef<absl::Status(RankCont
   // All ranks are here with the same error, so they can part in order. The first to leave makes mpirun end the others:
   // they have nothing left to say.
   signal(SIGTERM, SIG_DFL);
-  if (rank == 0) PrintError(status.message());
+  // A job that all ranks have left because they were asked to stop has no error to tell.
+  const bool stopped = absl::IsCancelled(status) && StopRequested();
+  if (rank == 0 && !stopped) PrintError(status.message());
   return kFailed;
 }
 
@@ -159,37 +167,19 @@ int RunLocalRanks(const SharedFlags& flags, int num_ranks, absl::FunctionRef<abs
 
 }  // namespace
 
-LauncherInfo GetLauncherInfo() {
-  LauncherInfo info;
-  // Open MPI's mpirun, then PMI and Slurm's srun. SLURM_PROCID alone is not enough: a shell inside an allocation has
-  // it.
-  for (const auto& [size, rank] : {std::pair{"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"},
-                                   std::pair{"PMI_SIZE", "PMI_RANK"}, std::pair{"PMIX_SIZE", "PMIX_RANK"}}) {
-    if (std::getenv(size) == nullptr) continue;
-    info.launched = true;
-    info.num_ranks = IntFromEnvironment(size, 1);
-    info.rank = IntFromEnvironment(rank, 0);
-    return info;
-  }
-  if (std::getenv("PMIX_RANK") != nullptr) {  // srun --mpi=pmix
-    info.launched = true;
-    info.rank = IntFromEnvironment("PMIX_RANK", 0);
-    info.num_ranks = IntFromEnvironment("SLURM_STEP_NUM_TASKS", 1);
-  }
-  return info;
-}
-
 absl::StatusOr<RankPlan> PlanRanks(const SharedFlags& flags, const LauncherInfo& launcher) {
   RankPlan plan;
   plan.transport = flags.transport;
   if (plan.transport == TransportChoice::kAuto) {
-    plan.transport = launcher.launched ? TransportChoice::kMpi : TransportChoice::kLocal;
+    // A launcher's only rank may still be several: in a shell that srun has started, for instance.
+    const bool threads = launcher.num_ranks == 1 && flags.num_ranks > 1;
+    plan.transport = launcher.launched && !threads ? TransportChoice::kMpi : TransportChoice::kLocal;
   }
   if (plan.transport == TransportChoice::kLocal) {
     if (launcher.launched && launcher.num_ranks > 1) {
-      return absl::InvalidArgumentError(absl::StrCat("--transport local under mpirun would start ", launcher.num_ranks,
-                                                     " separate jobs: leave mpirun out and use --ranks ",
-                                                     launcher.num_ranks, ", or use --transport mpi"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--transport local under ", launcher.name, " would start ", launcher.num_ranks,
+          " separate jobs: leave it out and use --ranks ", launcher.num_ranks, ", or use --transport mpi"));
     }
     plan.num_ranks = flags.num_ranks == 0 ? 1 : flags.num_ranks;
     return plan;

@@ -8,6 +8,7 @@
 #include "comm/transport/transport.h"
 #include "core/device/device.h"
 #include "launch/cli/shared_flags.h"
+#include "launch/ranks/launcher.h"
 
 namespace tokenferry {
 
@@ -24,14 +25,6 @@ struct RankContext {
   int num_ranks() const { return transport.num_ranks(); }
 };
 
-// What mpirun or srun says about this process.
-struct LauncherInfo {
-  bool launched = false;  // by either
-  int rank = 0;
-  int num_ranks = 1;
-};
-LauncherInfo GetLauncherInfo();
-
 // The transport and number of ranks that the flags ask for under this launcher. `transport` is not kAuto.
 struct RankPlan {
   TransportChoice transport = TransportChoice::kLocal;
@@ -46,9 +39,9 @@ absl::StatusOr<RankPlan> PlanRanks(const SharedFlags& flags, const LauncherInfo&
 //  * An error that a body returns from AgreeOnStatus is printed once, by rank 0: "tokenferry: MESSAGE". Any other is
 //    printed by its rank, "tokenferry: rank R: MESSAGE", and ends the others within two seconds (Transport::Abort);
 //    then this function does not return, but ends the process with status 1.
-//  * SIGTERM under mpirun makes waiting transfers give up, so that a rank still says whom it was waiting for; a rank
-//  that
-//    does not wait ends three seconds later. Otherwise signals end the process at once.
+//  * SIGTERM under mpirun (which it sends at Ctrl-C, and when a rank has died) ends a job between two steps, without a
+//    word, if all ranks are there. A rank that waits in vain says for whom; one that does not wait ends three seconds
+//    later. Otherwise signals end the process at once.
 int RunRanks(const SharedFlags& flags, const RankPlan& plan, absl::FunctionRef<absl::Status(RankContext&)> body);
 
 // Prints "tokenferry: MESSAGE" in one line on stderr.

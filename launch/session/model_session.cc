@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "comm/transport/collectives.h"
+#include "comm/wait/wait.h"
 #include "core/host/clock.h"
 #include "core/host/memory_info.h"
 #include "core/log.h"
@@ -99,7 +100,8 @@ class LoadPace {
   explicit LoadPace(Transport& transport) : transport_(transport) {}
   absl::Status Keep(int64_t done, int64_t total) {
     for (; next_ <= kShares && done >= total / kShares * next_ + total % kShares * next_ / kShares; ++next_) {
-      TF_RETURN_IF_ERROR(AgreeOnStatus(transport_, kLoadSite, absl::OkStatus()));
+      const absl::Status stop = StopRequested() ? absl::CancelledError("asked to stop") : absl::OkStatus();
+      TF_RETURN_IF_ERROR(AgreeOnStatus(transport_, kLoadSite, stop));
     }
     return absl::OkStatus();
   }

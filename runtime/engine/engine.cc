@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "comm/transport/collectives.h"
+#include "comm/wait/wait.h"
 #include "core/host/clock.h"
 
 namespace tokenferry {
@@ -84,22 +85,27 @@ absl::StatusOr<bool> Engine::Step(const StepPlan* plan, std::vector<EntryResult>
 
 absl::Status Engine::RunUntilIdle(Scheduler* scheduler,
                                   const std::function<absl::Status(const SequenceUpdate&)>& on_update) {
+  const CallSite end{"end of steps"};
   if (transport_.rank() != kScheduler) {
     while (true) {
       TF_ASSIGN_OR_RETURN(const bool more, Step(nullptr, nullptr));
-      if (!more) return absl::OkStatus();
+      if (!more) return AgreeOnStatus(transport_, end, absl::OkStatus());
     }
   }
   std::vector<EntryResult> results;
-  while (!scheduler->idle()) {
+  while (!scheduler->idle() && !StopRequested()) {
     const StepPlan plan = scheduler->Next();
     TF_RETURN_IF_ERROR(Step(&plan, &results).status());
     TF_ASSIGN_OR_RETURN(const std::vector<SequenceUpdate> updates, scheduler->Accept(results));
     for (const SequenceUpdate& update : updates) TF_RETURN_IF_ERROR(on_update(update));
   }
-  StepPlan stop = scheduler->Next();  // releases what ended last
+  const bool idle = scheduler->idle();
+  StepPlan stop;
+  if (idle) stop = scheduler->Next();  // releases what ended last
   stop.stop = true;
-  return Step(&stop, nullptr).status();
+  TF_RETURN_IF_ERROR(Step(&stop, nullptr).status());
+  // All ranks meet once more: if the reason was that one of them has died, the others find out here and say so.
+  return AgreeOnStatus(transport_, end, idle ? absl::OkStatus() : absl::CancelledError("asked to stop"));
 }
 
 absl::Status Engine::UpdateSequences(const StepPlan& plan) {

@@ -2,6 +2,7 @@
 """bootstrap_test.py PROBE MPIRUN: how jobs end, seen from outside: status, what is printed once, who ends with whom."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -77,6 +78,32 @@ class Bootstrap(unittest.TestCase):
         status, _, errors = run("ok", "mpi", 3, 2)
         self.assertNotEqual(status, 0)
         self.assertIn("mpirun -n 3", errors[0])
+
+    def test_foreign_launcher(self):
+        """MPICH's mpiexec starts processes that Open MPI takes for jobs of one rank each: here by its variables alone,
+        and with the real one where there is one."""
+        def told(status, errors):
+            self.assertNotEqual(status, 0)
+            self.assertEqual(len(errors), 1, errors)
+            for word in "MPICH", "started 3 ranks", "MPI knows of 1", "--ranks 3":
+                self.assertIn(word, errors[0])
+        processes = []
+        for rank in range(3):
+            environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM_", "PMI"))}
+            environment.update(PMI_SIZE="3", PMI_RANK=str(rank), MPI_LOCALNRANKS="3", MPI_LOCALRANKID=str(rank))
+            environment["ASAN_OPTIONS"] = ":".join(filter(None, [environment.get("ASAN_OPTIONS"), "detect_leaks=0"]))
+            processes.append(subprocess.Popen([PROBE, "ok", "auto", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                              text=True, env=environment))
+        outputs = [process.communicate(timeout=LIMIT) for process in processes]
+        self.assertEqual([out for out, _ in outputs], ["", "", ""])
+        told(max(p.returncode for p in processes),
+             [line for _, err in outputs for line in err.splitlines() if line.startswith("tokenferry: ")])
+        self.assertNotIn(0, [p.returncode for p in processes])
+        hydra = shutil.which("mpiexec.hydra")
+        if hydra:
+            done = subprocess.run([hydra, "-n", "3", PROBE, "ok", "auto", "0"], capture_output=True, text=True, timeout=LIMIT)
+            self.assertEqual(done.stdout.count("rank 0 of 1"), 0, done.stdout)
+            told(done.returncode, [line for line in done.stderr.splitlines() if line.startswith("tokenferry: ")])
 
     def test_agreed_error_is_printed_once(self):
         for case in ("local", 3, None), ("auto", 0, 3):

@@ -42,6 +42,7 @@ TEST(PlanRanks, FollowsFlagsAndLauncher) {
       {Flags(TransportChoice::kLocal, 3), of_three, TransportChoice::kLocal, 0},
       {Flags(TransportChoice::kLocal, 3), of_one, TransportChoice::kLocal, 3},
       {Flags(TransportChoice::kAuto, 0), of_one, TransportChoice::kMpi, 1},
+      {Flags(TransportChoice::kAuto, 3), of_one, TransportChoice::kLocal, 3},
   };
   for (size_t i = 0; i < std::size(cases); ++i) {
     const auto plan = PlanRanks(cases[i].flags, cases[i].launcher);
@@ -49,6 +50,72 @@ TEST(PlanRanks, FollowsFlagsAndLauncher) {
     if (!plan.ok()) continue;
     EXPECT_EQ(plan->transport, cases[i].transport) << "case " << i;
     EXPECT_EQ(plan->num_ranks, cases[i].num_ranks) << "case " << i;
+  }
+}
+
+// Sets variables of the environment for a test, instead of all that launchers set.
+class Environment {
+ public:
+  explicit Environment(const std::vector<std::pair<std::string, std::string>>& variables) {
+    for (const char* prefix :
+         {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "FLUX_JOB_SIZE", "PALS_RANKID",
+          "PMIX_SIZE", "PMIX_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_STEPID"}) {
+      unsetenv(prefix);
+    }
+    for (const auto& [name, value] : variables) {
+      setenv(name.c_str(), value.c_str(), 1);
+      names_.push_back(name);
+    }
+  }
+  ~Environment() {
+    for (const std::string& name : names_) unsetenv(name.c_str());
+  }
+
+ private:
+  std::vector<std::string> names_;
+};
+
+TEST(Launcher, IsKnownByItsVariables) {
+  const struct {
+    std::vector<std::pair<std::string, std::string>> variables;
+    bool launched;
+    int rank, num_ranks;
+    const char* name;
+  } cases[] = {
+      {{}, false, 0, 1, ""},
+      {{{"OMPI_COMM_WORLD_SIZE", "4"}, {"OMPI_COMM_WORLD_RANK", "3"}}, true, 3, 4, "Open MPI"},
+      {{{"PMI_SIZE", "3"}, {"PMI_RANK", "1"}, {"MPI_LOCALNRANKS", "3"}}, true, 1, 3, "MPICH"},
+      {{{"MPI_LOCALNRANKS", "2"}, {"MPI_LOCALRANKID", "1"}}, true, 1, 2, "MPICH"},
+      {{{"MV2_COMM_WORLD_SIZE", "5"}, {"MV2_COMM_WORLD_RANK", "4"}}, true, 4, 5, "MVAPICH"},
+      {{{"FLUX_JOB_SIZE", "2"}, {"FLUX_TASK_RANK", "1"}}, true, 1, 2, "Flux"},
+      {{{"PALS_RANKID", "2"}}, true, 2, 3, "PALS"},
+      {{{"PMIX_RANK", "1"}, {"SLURM_STEP_NUM_TASKS", "6"}}, true, 1, 6, "pmix"},
+      {{{"SLURM_STEP_NUM_TASKS", "3"}, {"SLURM_PROCID", "2"}}, true, 2, 3, "srun"},
+      {{{"SLURM_STEPID", "0"}, {"SLURM_NTASKS", "3"}, {"SLURM_PROCID", "0"}}, true, 0, 3, "srun"},
+      // A batch script has the job's number of tasks; `srun --pty bash` is a step of one.
+      {{{"SLURM_NTASKS", "8"}, {"SLURM_PROCID", "0"}}, false, 0, 1, ""},
+      {{{"SLURM_STEP_NUM_TASKS", "1"}, {"SLURM_PROCID", "0"}}, false, 0, 1, ""},
+      // mpirun starts one of its own per host with srun.
+      {{{"OMPI_COMM_WORLD_SIZE", "2"}, {"SLURM_STEP_NUM_TASKS", "4"}}, true, 0, 2, "Open MPI"},
+  };
+  for (size_t i = 0; i < std::size(cases); ++i) {
+    const Environment environment(cases[i].variables);
+    const LauncherInfo info = GetLauncherInfo();
+    EXPECT_EQ(info.launched, cases[i].launched) << "case " << i;
+    EXPECT_EQ(info.rank, cases[i].rank) << "case " << i;
+    EXPECT_EQ(info.num_ranks, cases[i].num_ranks) << "case " << i;
+    EXPECT_THAT(info.name, HasSubstr(cases[i].name)) << "case " << i;
+  }
+}
+
+TEST(Launcher, MustKnowWhatMpiKnows) {
+  const LauncherInfo three{.launched = true, .rank = 0, .num_ranks = 3, .name = "mpiexec"};
+  EXPECT_TRUE(CheckLauncher({}, 1).ok());
+  EXPECT_TRUE(CheckLauncher(three, 3).ok());
+  EXPECT_TRUE(CheckLauncher(three, 4).ok());  // local ranks of several hosts
+  const absl::Status refused = CheckLauncher(three, 1);
+  for (const char* word : {"mpiexec", "3 ranks", "knows of 1", "--ranks 3"}) {
+    EXPECT_THAT(refused.message(), HasSubstr(word));
   }
 }
 

@@ -1,0 +1,26 @@
+// What started this process (mpirun, srun, ..), by the variables that it has set.
+#pragma once
+
+#include <string>
+
+#include "core/status.h"
+
+namespace tokenferry {
+
+struct LauncherInfo {
+  bool launched = false;  // as one of several ranks, or as the only one
+  int rank = 0;
+  int num_ranks = 1;
+  std::string name;  // "Open MPI's mpirun"; for messages
+};
+
+// From the environment: Open MPI, MPICH and Intel MPI (PMI), MVAPICH, Flux, PALS, PMIx, Slurm's srun. When several have
+// set variables, as mpirun within a Slurm job does, the one that is nearest to the process counts. Slurm's variables
+// for a whole job mean nothing here: a batch script has them too.
+LauncherInfo GetLauncherInfo();
+
+// FailedPrecondition, naming the launcher and both sizes, when it has started more ranks than MPI knows of: then every
+// process would run the whole job. `mpi_num_ranks`: MPI_Comm_size of MPI_COMM_WORLD.
+absl::Status CheckLauncher(const LauncherInfo& launcher, int mpi_num_ranks);
+
+}  // namespace tokenferry
