@@ -7,6 +7,7 @@ and no temporary file of the job remains. A rank that is only slow changes nothi
 
 import os
 import re
+import shutil
 import signal
 import time
 import unittest
@@ -14,7 +15,18 @@ import unittest
 from program import MODEL, PROGRAM, Job, ProgramTest, main, processes_of
 
 RANKS = 4
+# More than a job generates before a test has found its processes and done to them what it wants.
+LONG = ["--max-tokens", "4000"]
 PLACES = r"(?:layer \d+, )?[a-z ]+, step \d+, transfer \d+: rank (\d+) waits for (.*)"
+
+
+def send(how, pid):
+    """Whether the signal found its process: a job may end at any moment."""
+    try:
+        os.kill(pid, how)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def mapped(pids):
@@ -38,7 +50,7 @@ class RankLoss(ProgramTest):
         """A job that would go on for a long time, in the middle of it. Returns it and its processes by rank."""
         job = Job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--ignore-eos", *flags], RANKS, "mpi",
                   env={"TMPDIR": self.path("tmp")}, program=self.program)
-        self.addCleanup(lambda: [os.kill(pid, signal.SIGKILL) for pid in processes_of(self.program)])
+        self.addCleanup(lambda: [send(signal.SIGKILL, pid) for pid in processes_of(self.program)])
         end = time.monotonic() + 60
         while len(job.out) < 80 and time.monotonic() < end:
             self.assertIsNone(job.process.poll(), job.err)
@@ -63,9 +75,9 @@ class RankLoss(ProgramTest):
         self.assertEqual(left, [], "temporary files remain")
 
     def lose(self, how, victim, deadline_s, state):
-        job, pids = self.start("--max-tokens", "3000", "--comm-timeout", f"{deadline_s}s")
+        job, pids = self.start(*LONG, "--comm-timeout", f"{deadline_s}s")
         start = time.monotonic()
-        os.kill(pids[victim], how)
+        self.assertTrue(send(how, pids[victim]), "the job ended too early")
         job.wait()
         seconds = time.monotonic() - start
         context = f"{how!r} of rank {victim}: {seconds:.2f} s\n{job.err}"
@@ -92,15 +104,11 @@ class RankLoss(ProgramTest):
 
     def test_too_slow(self):
         """Runs for a moment every two seconds, which is too rarely for a deadline of one."""
-        job, pids = self.start("--max-tokens", "3000", "--comm-timeout", "1s")
+        job, pids = self.start(*LONG, "--comm-timeout", "1s")
         start = time.monotonic()
-        while job.process.poll() is None and time.monotonic() < start + 20:
-            os.kill(pids[1], signal.SIGSTOP)
+        while job.process.poll() is None and time.monotonic() < start + 20 and send(signal.SIGSTOP, pids[1]):
             time.sleep(2)
-            try:
-                os.kill(pids[1], signal.SIGCONT)
-            except ProcessLookupError:
-                break
+            send(signal.SIGCONT, pids[1])
             time.sleep(0.01)
         seconds = time.monotonic() - start
         job.wait()
@@ -113,21 +121,23 @@ class RankLoss(ProgramTest):
 
     def test_slow_within_the_deadline(self):
         """The text is the same, and the table says for whom the others waited."""
-        flags = ["--max-tokens", "150", "--json"]
+        # Long enough to be there for ten turns of 20 ms between the stops.
+        flags = ["--max-tokens", "1500", "--json"]
         alone = Job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--ignore-eos", *flags]).wait().json()
         job = Job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--ignore-eos", *flags], RANKS, "mpi",
                   env={"TMPDIR": self.path("tmp")}, program=self.program)
         end = time.monotonic() + 60
         while not any("ranks on 1 host" in line for line in job.err_lines) and time.monotonic() < end:
+            self.assertIsNone(job.process.poll(), job.err)
             time.sleep(0.02)
         pids = job.ranks()
+        self.assertEqual(sorted(pids), list(range(RANKS)), job.err)
         self.files, victim = mapped(pids.values()), pids[2]
         stopped_s = 0.0
-        while job.process.poll() is None and stopped_s < 3:
-            os.kill(victim, signal.SIGSTOP)
+        while stopped_s < 3 and send(signal.SIGSTOP, victim):
             time.sleep(0.3)
             stopped_s += 0.3
-            os.kill(victim, signal.SIGCONT)
+            send(signal.SIGCONT, victim)
             time.sleep(0.02)
         job.wait()
         self.assertEqual(job.status, 0, job.err)
@@ -138,10 +148,32 @@ class RankLoss(ProgramTest):
         self.assertGreater(for_victim, stopped_s / 3, waits)  # three ranks wait while it is stopped, if it is not loading
         self.nothing_is_left()
 
+    def test_interrupted(self):
+        """Ctrl-C, which reaches mpirun alone: all ranks leave between two steps and have nothing to say."""
+        job, _ = self.start(*LONG)
+        said = list(job.err_lines)
+        job.process.send_signal(signal.SIGINT)
+        job.wait()
+        self.assertNotEqual(job.status, 0)
+        self.assertEqual(job.err_lines, said)
+        self.nothing_is_left()
+
+    def test_interrupted_twice(self):
+        """mpirun then dies without cleaning up after Open MPI: its shared memory has no name that could stay."""
+        job, _ = self.start(*LONG)
+        job.process.send_signal(signal.SIGINT)
+        time.sleep(0.05)  # mpirun takes two signals at once for one
+        job.process.send_signal(signal.SIGINT)
+        job.wait()
+        self.assertNotEqual(job.status, 0)
+        shutil.rmtree(self.path("tmp"))  # mpirun's own session files stay
+        os.mkdir(self.path("tmp"))
+        self.nothing_is_left()
+
     def test_local_ranks_end_with_the_process(self):
         """Ranks as threads: killing the process leaves nothing, and SIGTERM and SIGINT end it at once."""
         for how in signal.SIGKILL, signal.SIGTERM, signal.SIGINT:
-            job = Job(["generate", "--model", MODEL, "--prompt", "In the", "--ignore-eos", "--max-tokens", "3000"], RANKS,
+            job = Job(["generate", "--model", MODEL, "--prompt", "In the", "--ignore-eos", *LONG], RANKS,
                       program=self.program)
             self.files = set()
             end = time.monotonic() + 60
