@@ -11,8 +11,8 @@ namespace tokenferry {
 // folder, a GGUF file, a name of the Hugging Face hub, a folder of its cache, an empty folder, ..
 absl::Status CheckModelFolder(const std::string& path);
 
-// For a folder without the safetensors files that it should have: what weights are there instead, and what to do. Empty:
-// none that is known.
+// For a folder without the safetensors files that it should have: what weights are there instead, and what to do.
+// Empty: none that is known.
 std::string OtherWeights(const std::string& dir);
 
 }  // namespace tokenferry

@@ -67,12 +67,12 @@ class BadCheckpoint(BadInput):
             m.change_json(INDEX, lambda index: index["weight_map"].update({NORM: "model-00009-of-00004.safetensors"}))
         self.check(change, [INDEX, "model-00009-of-00004.safetensors", NORM])
 
-    def test_index_names_a_missing_tensor(self):
-        extra = "model.layers.1.mlp.experts.99.up_proj.weight"
-
+    def test_index_puts_a_tensor_where_it_is_not(self):
         def change(m):
-            m.change_json(INDEX, lambda index: index["weight_map"].update({extra: m.shard_of(EXPERT)}))
-        self.check(change, [INDEX, extra])
+            shards = json.loads(m.read(INDEX))["weight_map"]
+            other = next(s for s in sorted(set(shards.values())) if s != shards[EXPERT])
+            m.change_json(INDEX, lambda index: index["weight_map"].update({EXPERT: other}))
+        self.check(change, [INDEX, EXPERT, "is needed"])
 
     def test_tensor_is_nowhere(self):
         def change(m):
