@@ -9,7 +9,7 @@
 namespace tokenferry {
 namespace {
 
-absl::StatusOr<std::vector<std::vector<int>>> ReadTable(const JsonNode& root) {
+absl::StatusOr<std::vector<std::vector<int>>> ReadTable(const JsonNode& root, int num_experts) {
   TF_ASSIGN_OR_RETURN(const JsonNode list, root.Child("experts_per_rank"));
   TF_ASSIGN_OR_RETURN(const std::vector<JsonNode> rows, list.Elements());
   std::vector<std::vector<int>> table;
@@ -18,6 +18,9 @@ absl::StatusOr<std::vector<std::vector<int>>> ReadTable(const JsonNode& root) {
     auto& experts = table.emplace_back();
     for (const JsonNode& value : values) {
       TF_ASSIGN_OR_RETURN(const int64_t expert, value.Int(0, std::numeric_limits<int>::max()));
+      if (expert >= num_experts) {
+        return value.Error(absl::StrCat("is expert ", expert, ", but the experts are 0 to ", num_experts - 1));
+      }
       experts.push_back(static_cast<int>(expert));
     }
   }
@@ -69,7 +72,7 @@ absl::StatusOr<Placement> Placement::FromTable(int num_experts, std::vector<std:
 
 absl::StatusOr<Placement> Placement::FromFile(const std::string& path, int num_experts, int num_ranks) {
   TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::ReadFile(path));
-  TF_ASSIGN_OR_RETURN(std::vector<std::vector<int>> table, ReadTable(document.root()));
+  TF_ASSIGN_OR_RETURN(std::vector<std::vector<int>> table, ReadTable(document.root(), num_experts));
   if (table.size() != static_cast<size_t>(num_ranks)) {
     TF_ASSIGN_OR_RETURN(const JsonNode list, document.root().Child("experts_per_rank"));
     return list.Error(absl::StrCat("has ", table.size(), " rows for ", num_ranks, " ranks"));

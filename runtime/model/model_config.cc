@@ -116,9 +116,9 @@ void CheckExperts(ConfigReader& in, const ModelConfig& c) {
 // models in one put it into their text_config.
 absl::StatusOr<std::optional<JsonNode>> FindQuantization(ConfigReader& in) {
   std::optional<JsonNode> found = in.Object(in.KeyOf({"quantization_config", "compression_config"}));
-  const std::optional<JsonNode> text = in.Object("text_config");
   TF_RETURN_IF_ERROR(in.status());
-  if (!text) return found;
+  const std::optional<JsonNode> text = in.Find("text_config");
+  if (!text || !text->value().is_object()) return found;
   TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> nested, text->Optional("quantization_config"));
   if (found && nested) TF_RETURN_IF_ERROR(CheckSame(*found, *nested));
   if (!found) found = nested;

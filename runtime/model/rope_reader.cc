@@ -30,6 +30,7 @@ void ReadYarn(ConfigReader& in, const std::optional<JsonNode>& original, RopeCon
     fallback = number.value_or(1);
   }
   rope.original_max_position = in.Int(kOriginal, 1, kMaxPositions, fallback);
+  if (!in.Has("factor") && !in.Has(kOriginal) && !original) in.Fail("factor", "is missing");
   const double ratio = static_cast<double>(rope.max_position) / static_cast<double>(rope.original_max_position);
   rope.factor = in.Number("factor", 1, 1e6, ratio);
   rope.beta_fast = in.Number("beta_fast", 1e-6, 1e6, rope.beta_fast);

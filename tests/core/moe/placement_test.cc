@@ -132,7 +132,7 @@ TEST_F(PlacementFileTest, BadFilesAreRefused) {
   ExpectError(R"({"experts_per_rank": [[0, 1], 2]})", ":1:31: experts_per_rank[1]: must be a list, not 2");
   ExpectError(R"({"experts_per_rank": [[0, 1, 2]]})", ":1:22: experts_per_rank: has 1 rows for 2 ranks");
   ExpectError(R"({"experts_per_rank": [[0, 1], [2], []]})", "3 rows for 2 ranks");
-  ExpectError(R"({"experts_per_rank": [[0, 1], [3]]})", "expert 3");
+  ExpectError(R"({"experts_per_rank": [[0, 1], [3]]})", ":1:32: experts_per_rank[1][0]: is expert 3, but the experts");
   for (const char* number : {"-1", "1.5", "2.0", "1e0", "\"1\"", "null", "true", "[1]", "2147483648", "4294967296",
                              "4294967297", "18446744073709551615", "18446744073709551617", "1e400", "-4294967295"}) {
     ExpectError(absl::StrCat(R"({"experts_per_rank": [[0, )", number, R"(], [2]]})"), "");

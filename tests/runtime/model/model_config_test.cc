@@ -226,6 +226,8 @@ TEST(ModelConfig, FillsInWhatRopeLeavesOut) {
   EXPECT_EQ(whole_context->rope.beta_fast, 32);
   config["rope_scaling"] = {{"type", "yarn"}, {"factor", nullptr}, {"original_max_position_embeddings", 512}};
   EXPECT_EQ(Parse(config)->rope.factor, 8);
+  config["rope_scaling"] = {{"type", "yarn"}, {"factor", nullptr}};
+  EXPECT_ERROR(Parse(config), kInvalid, "'rope_scaling.factor' is missing");
   config["rope_scaling"] = {{"type", "yarn"}, {"rope_type", "yarn"}, {"factor", 4}};
   config["original_max_position_embeddings"] = 1024;
   EXPECT_EQ(Parse(config)->rope.original_max_position, 1024);
