@@ -58,7 +58,7 @@ struct Experts {
   std::vector<tf::WeightView> gate, up, down;
 };
 
-// out [num_selections, H] = the experts' networks of `rows`.
+// out [max_selections, H] = the experts' networks of `rows`.
 void RunExperts(tf::Stream& stream, const tf::ExpertRows& rows, const Experts& experts, std::vector<float>& scratch,
                 tf::FloatMatrix out) {
   scratch.resize(out.rows * 2 * kIntermediate);
@@ -96,12 +96,12 @@ absl::Status MoeLayer(tf::Transport& transport, tf::Device& device, tf::MatrixVi
   route.num_bad_tokens = &num_bad_tokens;
   tf::Route(*stream, route);
 
-  TF_ASSIGN_OR_RETURN(const tf::ExchangePlan* const plan, exchange->Plan(*stream, site, route.out, placement));
-  TF_ASSIGN_OR_RETURN(const tf::ExpertRows expert_rows, exchange->Dispatch(*stream, site, *plan, rows));
-  TF_ASSIGN_OR_RETURN(const tf::FloatMatrix expert_out, exchange->ExpertOut(*plan));
+  TF_RETURN_IF_ERROR(exchange->Plan(*stream, site, route.out, placement));
+  TF_ASSIGN_OR_RETURN(const tf::ExpertRows expert_rows, exchange->Dispatch(*stream, site, rows));
+  TF_ASSIGN_OR_RETURN(const tf::FloatMatrix expert_out, exchange->ExpertOut());
   std::vector<float> scratch;
   RunExperts(*stream, expert_rows, experts, scratch, expert_out);
-  TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, *plan, route.out.weight, out));
+  TF_RETURN_IF_ERROR(exchange->Combine(*stream, site, route.out.weight, out));
   return stream->Synchronize();
 }
 
