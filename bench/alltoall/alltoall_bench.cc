@@ -1,6 +1,7 @@
 #include "bench/alltoall/alltoall_bench.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "bench/alltoall/round_trip.h"
@@ -202,6 +203,35 @@ class GroupRead {
   MemoryRead read_;
 };
 
+// What an iteration is timed in: plan, dispatch, expert read, combine, round trip, meeting, local read.
+constexpr size_t kNumSamples = 7;
+constexpr std::pair<RankTime RankPhaseTimes::*, size_t> kRankSamples[] = {
+    {&RankPhaseTimes::dispatch, 1}, {&RankPhaseTimes::combine, 3}, {&RankPhaseTimes::round_trip, 4}};
+
+// Collective. samples[i * kNumSamples + j] = seconds of this rank in iteration i. Travels in nanoseconds.
+absl::StatusOr<std::vector<RankPhaseTimes>> GatherRankTimes(Transport& transport, absl::Span<const double> samples) {
+  std::vector<int64_t> mine;
+  for (const auto& [phase, idx] : kRankSamples) {
+    double min = samples.empty() ? 0 : samples[idx], max = min, sum = 0;
+    for (size_t i = idx; i < samples.size(); i += kNumSamples) {
+      min = std::min(min, samples[i]), max = std::max(max, samples[i]), sum += samples[i];
+    }
+    const double avg = samples.empty() ? 0 : sum / (static_cast<double>(samples.size()) / kNumSamples);
+    for (const double seconds : {min, avg, max}) mine.push_back(std::llround(seconds * 1e9));
+  }
+  TF_ASSIGN_OR_RETURN(const auto all, GatherNumbers(transport, mine));
+  std::vector<RankPhaseTimes> ranks(all.size());
+  for (size_t r = 0; r < all.size(); ++r) {
+    const int64_t* ns = all[r].data();
+    for (const auto& [phase, idx] : kRankSamples) {
+      ranks[r].*phase = {static_cast<double>(ns[0]) * 1e-3, static_cast<double>(ns[1]) * 1e-3,
+                         static_cast<double>(ns[2]) * 1e-3};
+      ns += 3;
+    }
+  }
+  return ranks;
+}
+
 // Each iteration runs one after the other, so that a ratio is of times under the same conditions: the memory of a
 // shared machine is faster in one second than in the next.
 absl::Status TimeSideBySide(const BenchContext& context, Exchange& exchange, BenchProblem& problem,
@@ -229,7 +259,8 @@ absl::Status TimeSideBySide(const BenchContext& context, Exchange& exchange, Ben
   if (per_rank) {
     TF_ASSIGN_OR_RETURN(result.per_rank, per_rank->Finish());
   }
-  TF_ASSIGN_OR_RETURN(auto values, ByValue(context.transport, samples, 7));
+  TF_ASSIGN_OR_RETURN(result.per_rank_us, GatherRankTimes(context.transport, samples));
+  TF_ASSIGN_OR_RETURN(auto values, ByValue(context.transport, samples, kNumSamples));
   result.read_bytes_per_second = Summarize(std::move(read_rates)).median;
   const double meet = Summarize(values[5]).median;
   for (double& seconds : values[6]) seconds -= meet;
@@ -308,6 +339,12 @@ absl::StatusOr<PointResult> RunPoint(const BenchContext& context, const PointAnd
 }
 
 }  // namespace
+
+std::vector<std::pair<const char*, RankTime RankPhaseTimes::*>> RankPhases() {
+  return {{"dispatch", &RankPhaseTimes::dispatch},
+          {"combine", &RankPhaseTimes::combine},
+          {"round_trip", &RankPhaseTimes::round_trip}};
+}
 
 int64_t PointResult::row_bytes() const { return RowBytes(point.dtype, point.hidden); }
 int64_t PointResult::output_bytes() const { return point.hidden * DTypeBytes(point.combine_dtype); }

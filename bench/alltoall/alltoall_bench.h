@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/alltoall/baselines.h"
@@ -57,14 +58,25 @@ struct BaselineResult {
   BaselineSeconds median;   // of each step over the iterations, of the largest of all ranks; seconds
 };
 
+// Microseconds of one rank's own clock over the iterations: what it took itself, not the slowest rank.
+struct RankTime {
+  double min = 0, avg = 0, max = 0;
+};
+struct RankPhaseTimes {
+  RankTime dispatch, combine, round_trip;
+};
+// Their names, in reports, and where they stand.
+std::vector<std::pair<const char*, RankTime RankPhaseTimes::*>> RankPhases();
+
 struct PathResult {
   ExchangePath path = ExchangePath::kAuto;
   Reduction reduction = Reduction::kExact;
   ExchangePath chosen = ExchangePath::kAuto;  // what kAuto has become
   std::string unavailable;                    // why this path was not run; empty: it was
   PhaseSummaries us;
-  double read_bytes_per_second = 0;        // of all ranks together, all reading at once, in turns with it: the median
-  std::optional<BaselineResult> per_rank;  // timed in turns with it; none without baselines
+  std::vector<RankPhaseTimes> per_rank_us;  // [R]
+  double read_bytes_per_second = 0;         // of all ranks together, all reading at once, in turns with it: the median
+  std::optional<BaselineResult> per_rank;   // timed in turns with it; none without baselines
 };
 
 struct PointResult {

@@ -1,74 +1,35 @@
 #include "bench/alltoall/alltoall_report.h"
 
+#include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "bench/alltoall/report_columns.h"
 #include "bench/measure/svg_plot.h"
+#include "core/io/json_writer.h"
 
 namespace tokenferry {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr size_t kColumns = 120;
+
+// ---- JSON
+
+// To nine digits, as in the CSV file: more than any clock has.
+double Rounded(double v) { return std::strtod(absl::StrFormat("%.9g", v).c_str(), nullptr); }
+
 Json ToJson(const Summary& s) {
-  return {{"min_us", s.min}, {"median_us", s.median}, {"p95_us", s.p95}, {"max_us", s.max}};
-}
-
-// The values of --dtype and --combine-dtype.
-std::string DTypeFlag(DType dtype) {
-  if (dtype == DType::kF8E4M3) return "fp8";
-  if (dtype == DType::kI8) return "int8";
-  return absl::AsciiStrToLower(DTypeName(dtype));
-}
-
-std::string DTypes(const BenchPoint& p) { return absl::StrCat(DTypeFlag(p.dtype), "/", DTypeFlag(p.combine_dtype)); }
-
-// Bytes on the four bases, all ranks together.
-Json BasesJson(const RowBases& rows, int64_t row_bytes) {
-  return {{"selection", rows.selection * row_bytes},
-          {"rank", rows.rank * row_bytes},
-          {"node", rows.node * row_bytes},
-          {"wire", rows.wire * row_bytes}};
-}
-
-// The same per rank and second.
-Json RatesJson(const RowBases& rows, int64_t row_bytes, double seconds, int num_ranks) {
-  const auto rate = [&](int64_t n) { return Gbps(static_cast<double>(n * row_bytes) / num_ranks, seconds); };
-  return {{"selection", rate(rows.selection)},
-          {"rank", rate(rows.rank)},
-          {"node", rate(rows.node)},
-          {"wire", rate(rows.wire)}};
-}
-
-struct Rates {
-  double dispatch_algbw = 0, combine_algbw = 0;  // 10^9 bytes/s
-};
-
-Rates RatesOf(const PointResult& p, const PathResult& path) {
-  return {Gbps(static_cast<double>(p.skew.busiest_rank_rows * p.row_bytes()), path.us.dispatch.median * 1e-6),
-          Gbps(static_cast<double>(p.skew.busiest_rank_selections * p.output_bytes()), path.us.combine.median * 1e-6)};
-}
-
-// Time that reading and writing the least bytes takes at the measured bandwidth, over the round trip's.
-double OfBound(const PointResult& p, const PathResult& path) {
-  return static_cast<double>(p.least_bytes()) / path.read_bytes_per_second / (path.us.round_trip.median * 1e-6);
-}
-
-double PlanShare(const PathResult& path) { return path.us.plan.median / path.us.round_trip.median; }
-
-// How many times the path's time a baseline takes; overhead is what comes on top of reading the rows locally.
-double Ratio(const BaselineResult& b, const PathResult& path) {
-  return b.round_trip.median / path.us.round_trip.median;
-}
-double OverheadRatio(const BaselineResult& b, const PathResult& path) {
-  return (b.round_trip.median - path.us.local_read.median) / path.us.overhead();
-}
-
-// Null when it was not run.
-const BaselineResult* PerRank(const PathResult& path) {
-  return path.per_rank && path.per_rank->unavailable.empty() ? &*path.per_rank : nullptr;
+  return {{"min_us", Rounded(s.min)},
+          {"median_us", Rounded(s.median)},
+          {"p95_us", Rounded(s.p95)},
+          {"max_us", Rounded(s.max)}};
 }
 
 Json BaselineJson(const BaselineResult& b, const PathResult& path) {
@@ -77,119 +38,233 @@ Json BaselineJson(const BaselineResult& b, const PathResult& path) {
   const std::pair<const char*, double> steps[] = {
       {"plan", b.median.plan}, {"pack", b.median.pack},     {"forward", b.median.forward}, {"unpack", b.median.unpack},
       {"read", b.median.read}, {"reduce", b.median.reduce}, {"back", b.median.back},       {"sum", b.median.sum}};
-  for (const auto& [name, seconds] : steps) json["median_us"][name] = seconds * 1e6;
+  for (const auto& [name, seconds] : steps) json["median_us"][name] = Rounded(seconds * 1e6);
   if (b.kind == BaselineKind::kMemcpy || b.kind == BaselineKind::kAllToAllV) return json;
   json["overhead_us"] = b.round_trip.median - path.us.local_read.median;
-  json["round_trip_over_this"] = Ratio(b, path);
-  json["overhead_over_this"] = OverheadRatio(b, path);
+  json["round_trip_over_this"] = RoundTripOver(b, path);
+  json["overhead_over_this"] = OverheadOver(b, path);
   return json;
 }
 
-Json ResultJson(const AllToAllReport& r, const PointResult& p, const PathResult& path) {
-  Json json = {{"tokens", p.point.tokens},
-               {"hidden", p.point.hidden},
-               {"experts", p.point.num_experts},
-               {"top_k", p.point.top_k},
-               {"dtype", DTypeFlag(p.point.dtype)},
-               {"combine_dtype", DTypeFlag(p.point.combine_dtype)},
-               {"placement", p.point.placement},
-               {"traffic", p.point.traffic.text},
-               {"path", ExchangePathName(path.path)},
-               {"reduction", path.reduction == Reduction::kNode ? "node" : "exact"},
-               {"ranks", r.num_ranks},
-               {"warmup", r.warmup},
-               {"iters", r.iters}};
-  if (!path.unavailable.empty()) {
-    json["unavailable"] = path.unavailable;
-    return json;
+Json PerRankJson(const PathResult& path) {
+  Json json;
+  for (const auto& [name, phase] : RankPhases()) {
+    Json figures = {{"min_us", Json::array()}, {"avg_us", Json::array()}, {"max_us", Json::array()}};
+    for (const RankPhaseTimes& rank : path.per_rank_us) {
+      figures["min_us"].push_back((rank.*phase).min);
+      figures["avg_us"].push_back((rank.*phase).avg);
+      figures["max_us"].push_back((rank.*phase).max);
+    }
+    json[name] = std::move(figures);
   }
-  const int64_t row_bytes = p.row_bytes(), out_bytes = p.output_bytes();
-  const Rates rates = RatesOf(p, path);
-  json["chosen_path"] = ExchangePathName(path.chosen);
-  json["verified"] = true;  // a run whose results are wrong ends with an error
-  json["phases"] = {{"plan", ToJson(path.us.plan)},
-                    {"dispatch", ToJson(path.us.dispatch)},
-                    {"expert_read", ToJson(path.us.expert_read)},
-                    {"combine", ToJson(path.us.combine)},
-                    {"round_trip", ToJson(path.us.round_trip)}};
-  json["local_read"] = ToJson(path.us.local_read);
-  json["overhead_us"] = path.us.overhead();
-  json["bytes"] = {{"dispatch", BasesJson(p.rows, row_bytes)},
-                   {"combine", BasesJson(p.rows, out_bytes)},
-                   {"least", p.least_bytes()}};
-  json["gbps"] = {{"dispatch", RatesJson(p.rows, row_bytes, path.us.dispatch.median * 1e-6, r.num_ranks)},
-                  {"combine", RatesJson(p.rows, out_bytes, path.us.combine.median * 1e-6, r.num_ranks)}};
-  json["algbw_gbps"] = {{"dispatch", rates.dispatch_algbw}, {"combine", rates.combine_algbw}};
-  json["busbw_gbps"] = {{"dispatch", BusBandwidth(rates.dispatch_algbw, r.num_ranks)},
-                        {"combine", BusBandwidth(rates.combine_algbw, r.num_ranks)}};
-  json["memory_read_gbps"] = path.read_bytes_per_second * 1e-9;
-  json["of_memory_bound"] = OfBound(p, path);
-  json["plan_share"] = PlanShare(path);
-  if (const BaselineResult* mpi = PerRank(path); mpi != nullptr) {
-    json["mpi_row_per_rank_over_this"] = {{"round_trip", Ratio(*mpi, path)}, {"overhead", OverheadRatio(*mpi, path)}};
+  return json;
+}
+
+Json ResultJson(const ReportRow& row) {
+  Json json;
+  for (const Column& column : ReportColumns()) {
+    const Cell cell = column.value(row);
+    if (std::holds_alternative<std::monostate>(cell)) continue;
+    Json& at = json[Json::json_pointer(column.key)];
+    std::visit(
+        [&at](const auto& v) {
+          using T = std::decay_t<decltype(v)>;
+          if constexpr (std::is_same_v<T, double>) {
+            at = Rounded(v);
+          } else if constexpr (!std::is_same_v<T, std::monostate>) {
+            at = v;
+          }
+        },
+        cell);
   }
-  json["padding_waste"] = p.skew.padding_waste;
-  json["imbalance"] = {
-      {"rank", p.skew.rank_imbalance}, {"expert", p.skew.expert_imbalance}, {"pair", p.skew.pair_imbalance}};
-  json["missing_selections"] = p.num_missing;
+  const PathResult& path = row.path;
+  if (!path.unavailable.empty()) return json;
+  json["per_rank"] = PerRankJson(path);
   if (path.per_rank) json["baselines"][BaselineName(path.per_rank->kind)] = BaselineJson(*path.per_rank, path);
-  for (const BaselineResult& b : p.baselines) json["baselines"][BaselineName(b.kind)] = BaselineJson(b, path);
+  for (const BaselineResult& b : row.point.baselines) json["baselines"][BaselineName(b.kind)] = BaselineJson(b, path);
   return json;
 }
 
-std::string PathLabel(const PathResult& path) {
-  const char* const node = path.reduction == Reduction::kNode ? " node" : "";
-  if (path.path != ExchangePath::kAuto) return absl::StrCat(ExchangePathName(path.path), node);
-  return absl::StrCat("auto>", ExchangePathName(path.chosen), node);
+// ---- CSV
+
+std::string CsvField(const Cell& cell) {
+  if (std::holds_alternative<bool>(cell)) return std::get<bool>(cell) ? "true" : "false";
+  if (std::holds_alternative<int64_t>(cell)) return absl::StrCat(std::get<int64_t>(cell));
+  if (std::holds_alternative<double>(cell)) return absl::StrFormat("%.9g", std::get<double>(cell));
+  if (!std::holds_alternative<std::string>(cell)) return "";
+  const std::string& text = std::get<std::string>(cell);
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  return absl::StrCat("\"", absl::StrReplaceAll(text, {{"\"", "\"\""}}), "\"");
 }
 
-std::string BaselineRow(const BaselineResult& b) {
-  const std::string name = absl::StrFormat("%69s%-18s", "", BaselineName(b.kind));
-  if (!b.unavailable.empty()) return absl::StrCat(name, " not available: ", b.unavailable, "\n");
-  return absl::StrCat(name, absl::StrFormat("%5.1f %10.1f %10.1f %10.1f %11.1f %11.1f\n", b.median.plan * 1e6,
-                                            (b.median.pack + b.median.forward + b.median.unpack) * 1e6,
-                                            b.median.read * 1e6, (b.median.reduce + b.median.back + b.median.sum) * 1e6,
-                                            b.round_trip.median, b.round_trip.p95));
+// ---- tables
+
+// Lines of at most 120 columns, broken at spaces; a word that is longer stays whole.
+std::string Wrapped(absl::string_view text) {
+  std::string out, line;
+  for (const absl::string_view word : absl::StrSplit(text, ' ')) {
+    if (!line.empty() && line.size() + 1 + word.size() > kColumns) {
+      absl::StrAppend(&out, line, "\n");
+      line = "   ";
+    }
+    absl::StrAppend(&line, line.empty() ? "" : " ", word);
+  }
+  return absl::StrCat(out, line, "\n");
 }
 
-std::string PathRow(const PointResult& p, const PathResult& path) {
-  std::string row = absl::StrFormat("%7d %6d %4d/%-4d %-9s %-12s %-14s ", p.point.tokens, p.point.hidden, p.point.top_k,
-                                    p.point.num_experts, DTypes(p.point), p.point.placement, p.point.traffic.text);
-  if (!path.unavailable.empty()) {
-    return absl::StrCat(row, absl::StrFormat("%-14s", PathLabel(path)), " not available: ", path.unavailable, "\n");
+std::string Padded(absl::string_view text, int width) {
+  const std::string spaces(std::max<int64_t>(0, std::abs(width) - static_cast<int64_t>(text.size())), ' ');
+  return width < 0 ? absl::StrCat(text, spaces) : absl::StrCat(spaces, text);
+}
+
+std::string Printed(const Column& column, const Cell& cell) {
+  if (std::holds_alternative<std::monostate>(cell)) return "-";
+  if (std::holds_alternative<double>(cell)) {
+    return absl::StrFormat("%.*f", column.decimals, column.scale * std::get<double>(cell));
   }
-  const Rates rates = RatesOf(p, path);
-  absl::StrAppend(
-      &row, absl::StrFormat("%-14s %9.1f %10.1f %10.1f %10.1f %11.1f %11.1f %10.1f %7.2f %7.2f %7.2f %5.0f%% %4.1f%%",
-                            PathLabel(path), path.us.plan.median, path.us.dispatch.median, path.us.expert_read.median,
-                            path.us.combine.median, path.us.round_trip.median, path.us.round_trip.p95,
-                            path.us.overhead(), rates.dispatch_algbw, rates.combine_algbw,
-                            path.read_bytes_per_second * 1e-9, 100 * OfBound(p, path), 100 * PlanShare(path)));
-  if (const BaselineResult* mpi = PerRank(path); mpi != nullptr) {
-    absl::StrAppend(&row, absl::StrFormat(" %7.2f %8.2f", Ratio(*mpi, path), OverheadRatio(*mpi, path)));
+  return CsvField(cell);
+}
+
+std::vector<const Column*> ColumnsOf(Table table) {
+  std::vector<const Column*> columns;
+  for (const Column& c : ReportColumns()) {
+    if (c.table == table || (c.table == Table::kBoth && table != Table::kGroup)) columns.push_back(&c);
   }
-  return absl::StrCat(row, "\n", path.per_rank ? BaselineRow(*path.per_rank) : "");
+  return columns;
+}
+
+// The name of several columns, with dashes as far as it goes.
+std::string GroupHeading(const std::string& name, int width) {
+  const int num_dashes = width - 3 - static_cast<int>(name.size());
+  if (name.empty() || num_dashes < 2) return Padded(name, width);
+  return absl::StrCat(" ", std::string(num_dashes / 2, '-'), " ", name, " ",
+                      std::string(num_dashes - num_dashes / 2, '-'));
+}
+
+std::string Header(const std::vector<const Column*>& columns) {
+  std::string groups, names, units;
+  for (size_t i = 0; i < columns.size();) {
+    const std::string& group = columns[i]->group;
+    int width = 0;
+    do {
+      width += std::abs(columns[i]->width);
+    } while (++i < columns.size() && columns[i]->group == group);
+    absl::StrAppend(&groups, GroupHeading(group, width));
+  }
+  for (const Column* c : columns) {
+    absl::StrAppend(&names, Padded(c->heading, c->width));
+    absl::StrAppend(&units, Padded(c->unit.empty() ? "" : absl::StrCat("(", c->unit, ")"), c->width));
+  }
+  std::string header;
+  for (const std::string& line : {groups, names, units}) {
+    absl::StrAppend(&header, line.substr(0, line.find_last_not_of(' ') + 1), "\n");
+  }
+  return header;
+}
+
+std::string Line(const std::vector<const Column*>& columns, const ReportRow& row) {
+  const std::string& why = row.baseline != nullptr ? row.baseline->unavailable : row.path.unavailable;
+  std::string line;
+  for (const Column* c : columns) {
+    if (!why.empty() && c->table != Table::kBoth) continue;
+    const std::string text = Printed(*c, c->value(row));
+    absl::StrAppend(&line, Padded(c->width < 0 ? " " + text : text, c->width));
+  }
+  if (!why.empty()) return Wrapped(absl::StrCat(line, " not available: ", why));
+  return line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+}
+
+// Points that differ in their number of tokens alone: "hidden 7168, experts 256, ..".
+std::string GroupTitle(const ReportRow& row) {
+  std::vector<std::string> parts;
+  for (const Column* c : ColumnsOf(Table::kGroup)) {
+    parts.push_back(absl::StrCat(c->heading, " ", Printed(*c, c->value(row))));
+  }
+  return absl::StrJoin(parts, ", ");
+}
+
+// Every path, with the baseline that was timed in turns with it, and then the point's other baselines.
+std::vector<ReportRow> RowsOf(const AllToAllReport& r, const PointResult& p) {
+  std::vector<ReportRow> rows;
+  for (const PathResult& path : p.paths) {
+    rows.push_back({r, p, path});
+    if (path.per_rank) rows.push_back({r, p, path, &*path.per_rank});
+  }
+  for (const BaselineResult& b : p.baselines) rows.push_back({r, p, p.paths.front(), &b});
+  return rows;
+}
+
+// Minimum, average and maximum over the iterations, of each rank.
+std::string PerRankTable(const std::vector<const PointResult*>& points, const AllToAllReport& r) {
+  std::string table = absl::StrFormat("\n%7s %-20s%5s", "tokens", " path", "rank");
+  for (const auto& [name, phase] : RankPhases())
+    absl::StrAppend(&table, Padded(absl::StrCat(name, " min/avg/max"), 29));
+  absl::StrAppend(&table, "\n", std::string(33, ' '));
+  for (size_t i = 0; i < RankPhases().size(); ++i) absl::StrAppend(&table, Padded("(us)", 29));
+  absl::StrAppend(&table, "\n");
+  for (const PointResult* p : points) {
+    for (const PathResult& path : p->paths) {
+      for (size_t rank = 0; rank < path.per_rank_us.size(); ++rank) {
+        absl::StrAppendFormat(&table, "%7d  %-19s%5d", p->point.tokens, RowLabel({r, *p, path}), rank);
+        for (const auto& [name, phase] : RankPhases()) {
+          const RankTime& t = path.per_rank_us[rank].*phase;
+          absl::StrAppend(&table, Padded(absl::StrFormat("%.1f/%.1f/%.1f", t.min, t.avg, t.max), 29));
+        }
+        absl::StrAppend(&table, "\n");
+      }
+    }
+  }
+  return table;
 }
 
 }  // namespace
 
-std::string ReportTable(const AllToAllReport& r) {
-  std::string table = absl::StrFormat(
-      "%s\n%s, %d threads each, %s; %d iterations after %d; median microseconds of the slowest rank, results verified\n"
-      "two-core ratio %.2f before, %.2f after\n\n",
-      r.machine, r.topology, r.num_threads, r.instruction_set, r.iters, r.warmup, r.core_ratio_before,
-      r.core_ratio_after);
-  absl::StrAppend(
-      &table, absl::StrFormat(
-                  "%7s %6s %9s %-9s %-12s %-14s %-14s %9s %10s %10s %10s %11s %11s %10s %7s %7s %7s %6s %5s %7s %8s\n",
-                  "tokens", "hidden", "top-k/of", "dtype", "placement", "traffic", "path", "plan", "dispatch", "read",
-                  "combine", "round trip", "p95", "overhead", "d.GB/s", "c.GB/s", "m.GB/s", "bound", "plan", "vs MPI",
-                  "overhead"));
+std::string ReportTable(const AllToAllReport& r, PerRankTimes per_rank) {
+  std::string out = absl::StrCat(
+      Wrapped(r.machine),
+      Wrapped(absl::StrFormat("%s, %d threads each, %s", r.topology, r.num_threads, r.instruction_set)),
+      Wrapped(absl::StrFormat("%d iterations after %d; times are of the slowest rank; two-core ratio %.2f before, %.2f "
+                              "after",
+                              r.iters, r.warmup, r.core_ratio_before, r.core_ratio_after)));
+  std::vector<std::pair<std::string, std::vector<const PointResult*>>> groups;
   for (const PointResult& p : r.points) {
-    for (const PathResult& path : p.paths) absl::StrAppend(&table, PathRow(p, path));
-    for (const BaselineResult& b : p.baselines) absl::StrAppend(&table, BaselineRow(b));
+    if (p.paths.empty()) continue;
+    const std::string title = GroupTitle({r, p, p.paths.front()});
+    const auto same = [&](const auto& group) { return group.first == title; };
+    auto group = std::find_if(groups.begin(), groups.end(), same);
+    if (group == groups.end()) group = groups.insert(groups.end(), {title, {}});
+    group->second.push_back(&p);
   }
-  return table;
+  for (const auto& [title, points] : groups) {
+    absl::StrAppend(&out, "\n", Wrapped(title));
+    for (const Table table : {Table::kTimes, Table::kRates}) {
+      const std::vector<const Column*> columns = ColumnsOf(table);
+      absl::StrAppend(&out, "\n", Header(columns));
+      for (const PointResult* p : points) {
+        for (const ReportRow& row : RowsOf(r, *p)) {
+          // A baseline, or what could not be run, has times at most.
+          const bool has_rates = row.baseline == nullptr && row.path.unavailable.empty();
+          if (table == Table::kTimes || has_rates) absl::StrAppend(&out, Line(columns, row));
+        }
+      }
+    }
+    if (per_rank == PerRankTimes::kShow) absl::StrAppend(&out, PerRankTable(points, r));
+  }
+  return out;
+}
+
+std::string ReportCsv(const AllToAllReport& r) {
+  std::vector<std::string> names;
+  for (const Column& c : ReportColumns()) names.push_back(absl::StrReplaceAll(c.key.substr(1), {{"/", "."}}));
+  std::string csv = absl::StrJoin(names, ",") + "\n";
+  for (const PointResult& p : r.points) {
+    for (const ReportRow& row : RowsOf(r, p)) {
+      std::vector<std::string> fields;
+      for (const Column& c : ReportColumns()) fields.push_back(CsvField(c.value(row)));
+      absl::StrAppend(&csv, absl::StrJoin(fields, ","), "\n");
+    }
+  }
+  return csv;
 }
 
 std::string ReportJson(const AllToAllReport& r) {
@@ -204,9 +279,9 @@ std::string ReportJson(const AllToAllReport& r) {
                  {"two_core_ratio", {{"before", r.core_ratio_before}, {"after", r.core_ratio_after}}}}},
                {"results", Json::array()}};
   for (const PointResult& p : r.points) {
-    for (const PathResult& path : p.paths) json["results"].push_back(ResultJson(r, p, path));
+    for (const PathResult& path : p.paths) json["results"].push_back(ResultJson({r, p, path}));
   }
-  return json.dump(2) + "\n";
+  return FormatJson(json) + "\n";
 }
 
 std::string ReportSvg(const AllToAllReport& r) {
@@ -214,7 +289,8 @@ std::string ReportSvg(const AllToAllReport& r) {
   std::map<std::string, size_t> by_name;
   const auto add = [&](const PointResult& p, const std::string& what, double us) {
     const std::string name =
-        absl::StrCat(what, ", ", DTypes(p.point), ", ", p.point.traffic.text, p.point.placement == "linear" ? "" : ", ",
+        absl::StrCat(what, ", ", absl::StrCat(DTypeFlag(p.point.dtype), "/", DTypeFlag(p.point.combine_dtype)), ", ",
+                     p.point.traffic.text, p.point.placement == "linear" ? "" : ", ",
                      p.point.placement == "linear" ? "" : p.point.placement, ", ", p.point.top_k, "/",
                      p.point.num_experts, " x ", p.point.hidden);
     const auto [it, is_new] = by_name.emplace(name, series.size());
@@ -223,9 +299,9 @@ std::string ReportSvg(const AllToAllReport& r) {
   };
   for (const PointResult& p : r.points) {
     for (const PathResult& path : p.paths) {
-      if (path.unavailable.empty()) add(p, PathLabel(path), path.us.round_trip.median);
-      if (const BaselineResult* mpi = PerRank(path); mpi != nullptr) {
-        add(p, absl::StrCat(BaselineName(mpi->kind), " beside ", PathLabel(path)), mpi->round_trip.median);
+      if (path.unavailable.empty()) add(p, RowLabel({r, p, path}), path.us.round_trip.median);
+      if (const BaselineResult* mpi = PerRankBaseline(path); mpi != nullptr) {
+        add(p, absl::StrCat(BaselineName(mpi->kind), " beside ", RowLabel({r, p, path})), mpi->round_trip.median);
       }
     }
     for (const BaselineResult& b : p.baselines) {

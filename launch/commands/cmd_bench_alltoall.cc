@@ -60,7 +60,9 @@ void BenchAllToAllCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
   set.Integer("warmup", &f->warmup, 0, kMaxIters, "round trips before the timed ones");
   set.Integer("iters", &f->iters, 1, kMaxIters, "timed round trips");
   set.Switch("no-baselines", &f->no_baselines, "time the exchange alone");
+  set.Switch("per-rank", &f->per_rank, "a table of every rank's own times too");
   set.Text("json", &f->json_file, "JSON file to write");
+  set.Text("csv", &f->csv_file, "CSV file to write");
   set.Text("plot", &f->plot_file, "SVG file to write: round trip over tokens");
 }
 
@@ -82,12 +84,14 @@ absl::Status BenchAllToAllCommand::Run(RankContext& context) const {
   auto options = MakeOptions(flags);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {.phase = "flags"}, options.status()));
   TF_ASSIGN_OR_RETURN(const auto json, OpenResultFile(context, "--json", flags.json_file));
+  TF_ASSIGN_OR_RETURN(const auto csv, OpenResultFile(context, "--csv", flags.csv_file));
   TF_ASSIGN_OR_RETURN(const auto plot, OpenResultFile(context, "--plot", flags.plot_file));
   const BenchContext bench{context.transport, context.device, context.topology, context.isa, context.num_threads};
   TF_ASSIGN_OR_RETURN(const AllToAllReport report, RunAllToAllBench(bench, *options));
   if (context.rank() != RankId(0)) return absl::OkStatus();
-  std::fputs(ReportTable(report).c_str(), stdout);
+  std::fputs(ReportTable(report, flags.per_rank ? PerRankTimes::kShow : PerRankTimes::kHide).c_str(), stdout);
   if (json != nullptr) TF_RETURN_IF_ERROR(json->Commit(ReportJson(report)));
+  if (csv != nullptr) TF_RETURN_IF_ERROR(csv->Commit(ReportCsv(report)));
   return plot == nullptr ? absl::OkStatus() : plot->Commit(ReportSvg(report));
 }
 

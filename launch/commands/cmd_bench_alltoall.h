@@ -27,7 +27,8 @@ struct BenchAllToAllFlags {
   int warmup = 3;
   int iters = 20;
   bool no_baselines = false;
-  std::string json_file, plot_file;  // empty: none
+  bool per_rank = false;                       // print each rank's times
+  std::string json_file, csv_file, plot_file;  // empty: none
 };
 
 class BenchAllToAllCommand final : public Subcommand {

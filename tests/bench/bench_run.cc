@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "bench/alltoall/alltoall_report.h"
 #include "bench/moe/moe_bench.h"
 #include "core/device/cpu_device.h"
@@ -61,6 +65,33 @@ void CheckResult(const nlohmann::json& result, int num_ranks) {
   EXPECT_LT(result.at("padding_waste"), 1);
 }
 
+// The CSV file has the figures of the JSON report in columns that are named for them, and the baselines in lines.
+void CheckCsv(const std::string& csv, const nlohmann::json& json, size_t num_points) {
+  std::vector<std::string> lines = absl::StrSplit(csv, '\n', absl::SkipEmpty());
+  const std::vector<std::string> names = absl::StrSplit(lines[0], ',');
+  const size_t num_results = json.at("results").size();
+  ASSERT_EQ(lines.size(), 1 + 2 * num_results + 3 * num_points);  // mpi_row_per_rank stands with every path
+  size_t result = 0;
+  for (size_t i = 1; i < lines.size(); ++i) {
+    const std::vector<std::string> fields = absl::StrSplit(lines[i], ',');
+    ASSERT_EQ(fields.size(), names.size()) << lines[i];
+    const auto field = [&](absl::string_view name) {
+      return fields[std::find(names.begin(), names.end(), name) - names.begin()];
+    };
+    if (!absl::StrContains("peer alltoallv allgather two_level auto", field("path"))) continue;  // a baseline
+    for (size_t c = 0; c < names.size(); ++c) {
+      const nlohmann::json::json_pointer at("/" + absl::StrReplaceAll(names[c], {{".", "/"}}));
+      const nlohmann::json& r = json["results"][result];
+      ASSERT_EQ(fields[c].empty(), !r.contains(at)) << names[c];
+      if (!fields[c].empty() && r.at(at).is_number()) {
+        EXPECT_EQ(nlohmann::json::parse(fields[c]).get<double>(), r.at(at).get<double>()) << names[c];
+      }
+    }
+    ++result;
+  }
+  EXPECT_EQ(result, num_results);
+}
+
 }  // namespace
 
 void RunSmallAllToAllBench(Transport& transport) {
@@ -96,7 +127,10 @@ void RunSmallAllToAllBench(Transport& transport) {
       CheckSummary(result.at("baselines").at(name).at("round_trip"));
     }
   }
-  EXPECT_NE(ReportTable(*report).find("silent-rank"), std::string::npos);
+  const std::string table = ReportTable(*report, PerRankTimes::kShow);
+  EXPECT_NE(table.find("silent-rank"), std::string::npos);
+  for (const absl::string_view line : absl::StrSplit(table, '\n')) EXPECT_LE(line.size(), 120u) << line;
+  CheckCsv(ReportCsv(*report), json, report->points.size());
   EXPECT_NE(ReportSvg(*report).find("alltoallv, bf16/f32, uniform"), std::string::npos);
 }
 

@@ -1,5 +1,6 @@
 """bench alltoall and bench moe as commands: ranks as threads and under mpirun, JSON and plot, traces, refused flags."""
 
+import csv
 import json
 import os
 import subprocess
@@ -46,6 +47,7 @@ class BenchCommands(unittest.TestCase):
             self.assertEqual(r["ranks"], 3)
             self.assertIn("unavailable", r["baselines"]["mpi_row_per_rank"])
         self.assertIn("zipf:1.5", table)
+        self.assertLessEqual(max(map(len, table.split("\n"))), 120)
         root = xml.etree.ElementTree.parse(self.path("out.svg")).getroot()
         self.assertTrue(root.tag.endswith("svg"))
 
@@ -57,6 +59,32 @@ class BenchCommands(unittest.TestCase):
             self.assertGreater(result["baselines"][name]["round_trip"]["median_us"], 0)
         self.assertGreater(result["baselines"]["mpi_row_per_rank"]["round_trip_over_this"], 0)
         self.assertEqual(result["bytes"]["dispatch"]["selection"], 2 * 5 * 2 * 64 * 2)
+
+    def test_csv_and_ranks(self):
+        """A line of the CSV file for every path and baseline; every rank's own times in the table and in the JSON."""
+        report, table = self.run_json("bench", "alltoall", *SMALL, "--tokens", "0,5", "--path", "alltoallv", "--per-rank",
+                                      "--csv", self.path("out.csv"), ranks=3)
+        with open(self.path("out.csv"), encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = ["alltoallv", "mpi_row_per_rank", "memcpy", "mpi_alltoallv", "mpi_row_per_expert"]
+        self.assertEqual([(r["tokens"], r["path"]) for r in rows], [(t, n) for t in ("0", "5") for n in names])
+        self.assertEqual([r["wrong"] for r in rows], ["0", "0", "", "", "0"] * 2)
+        nothing, some = rows[0], rows[5]
+        self.assertEqual((nothing["size_bytes"], nothing["algbw_gbps.dispatch"], nothing["of_memory_bound"]), ("0", "", ""))
+        # As nccl-tests define them: algbw = size / time, busbw = algbw * (ranks - 1) / ranks.
+        algbw = float(some["size_bytes"]) / float(some["phases.dispatch.median_us"]) / 1e3
+        self.assertAlmostEqual(float(some["algbw_gbps.dispatch"]) / algbw, 1, places=6)
+        self.assertAlmostEqual(float(some["busbw_gbps.dispatch"]) / algbw, 2 / 3, places=6)
+        for line in table.split("\n"):
+            if line.startswith("      0          0 alltoallv") and "%" not in line and " -" in line:
+                self.assertEqual(line.split()[3:9], ["-"] * 6)  # nothing was moved
+        for result in report["results"]:
+            for phase in "dispatch", "combine", "round_trip":
+                times = result["per_rank"][phase]
+                self.assertEqual([len(times[k]) for k in ("min_us", "avg_us", "max_us")], [3] * 3)
+                for low, mean, high in zip(*times.values()):
+                    self.assertTrue(0 <= low <= mean + 1e-3 and mean <= high + 1e-3, (low, mean, high))
+        self.assertEqual(len([l for l in table.split("\n") if "alltoallv" in l and l.count("/") == 6]), 2 * 3)
 
     def test_paths_that_are_not_there_are_reported(self):
         report, table = self.run_json("bench", "alltoall", *SMALL, "--tokens", "3", "--path",
