@@ -1,11 +1,13 @@
 #include "core/io/range_file.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 namespace tokenferry {
 namespace {
@@ -18,6 +20,16 @@ constexpr size_t kMaxReadBytes = size_t{1} << 30;
 absl::StatusOr<std::unique_ptr<RangeFile>> RangeFile::Open(const std::string& path, PreadFunction read) {
   // O_NONBLOCK: a named pipe must be refused, not waited for.
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0 && (errno == EMFILE || errno == ENFILE)) {
+    const int error = errno;
+    rlimit limit{};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    return absl::ResourceExhaustedError(absl::StrCat(path, ": cannot be opened: ", std::strerror(error),
+                                                     "; this process may have ", limit.rlim_cur,
+                                                     " files open (at most ", limit.rlim_max,
+                                                     ", ulimit -Hn), and every rank opens every shard: raise "
+                                                     "the limit, or start fewer ranks in one process"));
+  }
   if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat(path, ": cannot be opened"));
   struct stat info;
   if (fstat(fd, &info) != 0) {
