@@ -6,14 +6,18 @@
 #include "absl/strings/str_format.h"
 #include "launch/cli/flag_set.h"
 #include "launch/session/model_session.h"
+#include "runtime/engine/memory_plan.h"
 #include "runtime/model/model_summary.h"
 
 namespace tokenferry {
 namespace {
 
+// What memory is told for: an engine as it is made when nothing else is asked for.
+const EngineOptions kEngine;
+
 double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
 
-void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std::vector<int64_t>& bytes_per_rank) {
+void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std::vector<RankMemory>& memory_per_rank) {
   const ModelConfig& c = files.config;
   const PartSummary total = summary.Total();
   std::printf("%s, %ld layers of hidden size %ld (%ld with experts), context %ld, vocabulary %ld\n",
@@ -29,6 +33,7 @@ void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std:
               static_cast<long>(c.n_routed_experts), static_cast<long>(c.moe_intermediate_size),
               static_cast<long>(c.num_experts_per_tok), static_cast<long>(c.n_shared_experts),
               static_cast<long>(c.n_group), static_cast<long>(c.topk_group));
+  if (files.checkpoint == nullptr) std::printf("no weights here: sizes are those that config.json implies\n");
   std::printf("parameters: %ld total, %ld active per token (embedding and head included)\n\n",
               static_cast<long>(total.num_params), static_cast<long>(total.num_active_params));
   std::printf("%-16s %16s %16s %12s\n", "part", "parameters", "active", "MiB");
@@ -47,14 +52,18 @@ void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std:
     std::printf("%-16s %12.2f MiB in %ld tensors (multi-token prediction and the like)\n", "not read",
                 Mib(files.plan.skipped_bytes), static_cast<long>(files.plan.num_skipped));
   }
-  std::printf("\n%-6s %9s %12s\n", "rank", "experts", "MiB");
-  for (size_t r = 0; r < bytes_per_rank.size(); ++r) {
-    std::printf("%-6zu %9d %12.2f\n", r, files.placement.num_local_slots(RankId(static_cast<int>(r))),
-                Mib(bytes_per_rank[r]));
+  std::printf("\nmemory per rank in MiB, at least, with a cache of %ld tokens and steps of %ld\n",
+              static_cast<long>(kEngine.cache_tokens_per_rank), static_cast<long>(Engine::MaxTokens(kEngine)));
+  std::printf("%-6s %9s %12s %12s %12s %12s\n", "rank", "experts", "weights", "cache", "activations", "all");
+  for (size_t r = 0; r < memory_per_rank.size(); ++r) {
+    const RankMemory& memory = memory_per_rank[r];
+    std::printf("%-6zu %9d %12.2f %12.2f %12.2f %12.2f\n", r,
+                files.placement.num_local_slots(RankId(static_cast<int>(r))), Mib(memory.weights), Mib(memory.cache),
+                Mib(memory.activations), Mib(memory.total()));
   }
 }
 
-void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::vector<int64_t>& bytes_per_rank) {
+void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::vector<RankMemory>& memory_per_rank) {
   const PartSummary total = summary.Total();
   nlohmann::ordered_json json = {{"model_type", files.config.model_type},
                                  {"parameters", total.num_params},
@@ -67,12 +76,16 @@ void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::
   }
   for (const auto& [dtype, num_bytes] : summary.bytes_by_dtype)
     json["bytes_by_dtype"][std::string(DTypeName(dtype))] = num_bytes;
+  json["weights_there"] = files.checkpoint != nullptr;
+  json["cache_tokens_per_rank"] = kEngine.cache_tokens_per_rank;
   json["skipped_bytes"] = files.plan.skipped_bytes;
   json["unknown_tensors"] = files.plan.num_unknown;
-  for (size_t r = 0; r < bytes_per_rank.size(); ++r) {
+  for (size_t r = 0; r < memory_per_rank.size(); ++r) {
     const auto experts = files.placement.local_experts(RankId(static_cast<int>(r)));
-    json["ranks"].push_back(
-        {{"experts", std::vector<int>(experts.begin(), experts.end())}, {"bytes", bytes_per_rank[r]}});
+    json["ranks"].push_back({{"experts", std::vector<int>(experts.begin(), experts.end())},
+                             {"bytes", memory_per_rank[r].weights},
+                             {"cache_bytes", memory_per_rank[r].cache},
+                             {"activation_bytes", memory_per_rank[r].activations}});
   }
   std::printf("%s\n", json.dump(2).c_str());
 }
@@ -87,11 +100,12 @@ void InspectCommand::Declare(FlagSet& set, SharedFlags* shared) {
 absl::Status InspectCommand::Check(const FlagSet& /*set*/, SharedFlags* /*shared*/) { return absl::OkStatus(); }
 
 absl::Status InspectCommand::Run(RankContext& context) const {
-  TF_ASSIGN_OR_RETURN(const std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNone));
+  TF_ASSIGN_OR_RETURN(const std::unique_ptr<ModelFiles> files,
+                      OpenModel(context, TokenizerUse::kNone, WeightsUse::kIfThere));
   if (context.transport.rank() != RankId(0)) return absl::OkStatus();
   const ModelSummary summary = SummarizeModel(files->plan.plan);
-  const std::vector<int64_t> bytes_per_rank = BytesPerRank(files->plan.plan, files->placement);
-  (flags_.json ? PrintJson : PrintTable)(*files, summary, bytes_per_rank);
+  const std::vector<RankMemory> memory_per_rank = PlanMemory(files->plan.plan, files->placement, kEngine);
+  (flags_.json ? PrintJson : PrintTable)(*files, summary, memory_per_rank);
   return absl::OkStatus();
 }
 

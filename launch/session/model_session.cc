@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -12,19 +13,32 @@
 #include "core/host/clock.h"
 #include "core/host/memory_info.h"
 #include "core/log.h"
+#include "launch/session/memory_check.h"
 
 namespace tokenferry {
 namespace {
 
-absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, TokenizerUse use) {
+bool HasWeights(const std::string& dir) {
+  std::error_code error;  // what cannot be looked at is for Checkpoint::Open to tell
+  for (const absl::string_view name : {kSingleCheckpointFile, kCheckpointIndexFile}) {
+    if (std::filesystem::exists(std::filesystem::path(dir) / std::string(name), error) || error) return true;
+  }
+  return false;
+}
+
+absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, TokenizerUse use, WeightsUse weights) {
   const SharedFlags& flags = context.flags;
   const int num_ranks = context.transport.num_ranks();
   auto files = std::make_unique<ModelFiles>();
   TF_ASSIGN_OR_RETURN(files->config, LoadModelConfig(flags.model));
   files->generation = LoadGenerationConfig(flags.model, files->config);
-  TF_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(flags.model));
-  files->checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
-  TF_ASSIGN_OR_RETURN(files->plan, CheckCheckpoint(files->config, *files->checkpoint));
+  if (weights == WeightsUse::kNeeded || HasWeights(flags.model)) {
+    TF_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(flags.model));
+    files->checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
+    TF_ASSIGN_OR_RETURN(files->plan, CheckCheckpoint(files->config, *files->checkpoint));
+  } else {
+    files->plan.plan = PlanTensors(files->config);
+  }
   const int num_experts = static_cast<int>(files->config.n_routed_experts);
   if (flags.placement == "linear") {
     files->placement = Placement::Linear(num_experts, num_ranks);
@@ -119,8 +133,9 @@ absl::StatusOr<ModelWeights> LoadLocally(RankContext& context, const ModelFiles&
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, TokenizerUse tokenizer) {
-  auto files = OpenLocally(context, tokenizer);
+absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, TokenizerUse tokenizer,
+                                                      WeightsUse weights) {
+  auto files = OpenLocally(context, tokenizer, weights);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"open model"}, files.status()));
   if (context.flags.explain && context.rank() == RankId(0)) Explain((*files)->placement);
   const CheckedPlan& plan = (*files)->plan;
@@ -136,11 +151,29 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, Toke
   return files;
 }
 
+EngineOptions MakeEngineOptions(const SharedFlags& flags, const SessionOptions& options) {
+  EngineOptions engine;
+  engine.compute = flags.compute;
+  engine.path = flags.path;
+  engine.reduction = flags.reduction;
+  engine.overflow = flags.overflow;
+  engine.dispatch_dtype = flags.dispatch_dtype;
+  engine.combine_dtype = flags.combine_dtype;
+  engine.overlap = flags.overlap;
+  engine.exchange_budget = flags.exchange_budget;
+  engine.prefill_chunk = options.prefill_chunk;
+  engine.max_sequences_per_rank = options.max_sequences_per_rank;
+  engine.cache_tokens_per_rank = options.cache_tokens_per_rank;
+  return engine;
+}
+
 absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context, std::unique_ptr<ModelFiles> files,
                                                            const SessionOptions& options) {
   auto session = std::make_unique<ModelSession>();
   session->files = std::move(files);
   const ModelFiles& f = *session->files;
+  EngineOptions engine = MakeEngineOptions(context.flags, options);
+  TF_RETURN_IF_ERROR(CheckMemory(context, PlanMemory(f.plan.plan, f.placement, engine)));
   if (auto memory = ReadProcessMemory(); memory.ok()) session->resident_before_load = memory->resident_bytes;
   const Stopwatch load_watch;
   LoadProgress progress(context.transport.rank());
@@ -159,18 +192,6 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   session->weights = *std::move(weights);
   session->load_seconds = load_watch.seconds();
 
-  EngineOptions engine;
-  engine.compute = context.flags.compute;
-  engine.path = context.flags.path;
-  engine.reduction = context.flags.reduction;
-  engine.overflow = context.flags.overflow;
-  engine.dispatch_dtype = context.flags.dispatch_dtype;
-  engine.combine_dtype = context.flags.combine_dtype;
-  engine.overlap = context.flags.overlap;
-  engine.exchange_budget = context.flags.exchange_budget;
-  engine.prefill_chunk = options.prefill_chunk;
-  engine.max_sequences_per_rank = options.max_sequences_per_rank;
-  engine.cache_tokens_per_rank = options.cache_tokens_per_rank;
   if (context.flags.explain) {
     if (context.rank() == RankId(0)) engine.on_plan = ExplainFirstPlan();
     engine.on_path = [](const std::string& why) { absl::FPrintF(stderr, "%s", why); };

@@ -15,18 +15,21 @@
 namespace tokenferry {
 
 enum class TokenizerUse : uint8_t { kNone, kNeeded };
+// kIfThere: a folder with config.json alone will do; tensors have the types that it implies.
+enum class WeightsUse : uint8_t { kNeeded, kIfThere };
 
 // Read and validated from headers; no weight has been read.
 struct ModelFiles {
   ModelConfig config;
   absl::StatusOr<GenerationConfig> generation;  // an error is one for those who generate; others do not need it
-  std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<Checkpoint> checkpoint;       // null: there is none (kIfThere)
   CheckedPlan plan;
   Placement placement;
   std::optional<Tokenizer> tokenizer;  // kNeeded
 };
 
-absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, TokenizerUse tokenizer);
+absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, TokenizerUse tokenizer,
+                                                      WeightsUse weights = WeightsUse::kNeeded);
 
 struct ModelSession {
   std::unique_ptr<ModelFiles> files;
@@ -42,7 +45,10 @@ struct SessionOptions {
   int64_t max_sequences_per_rank = 32;
 };
 
-// Reads this rank's weights, showing progress, and makes the engine.
+EngineOptions MakeEngineOptions(const SharedFlags& flags, const SessionOptions& options);
+
+// Reads this rank's weights, showing progress, and makes the engine. ResourceExhausted, before anything is read, when a
+// host has not enough memory for its ranks (launch/session/memory_check.h).
 absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context, std::unique_ptr<ModelFiles> files,
                                                            const SessionOptions& options);
 

@@ -37,13 +37,18 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
   return engine;
 }
 
-absl::Status Engine::Allocate() {
+KvCacheOptions Engine::CacheOptions(const ModelConfig& config, const EngineOptions& options) {
   KvCacheOptions cache;
-  cache.num_layers = config_.num_hidden_layers;
-  cache.latent = config_.kv_lora_rank;
-  cache.rope = config_.qk_rope_head_dim;
-  cache.dtype = options_.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
-  cache.num_blocks = options_.cache_tokens_per_rank / kCacheBlockTokens;
+  cache.num_layers = config.num_hidden_layers;
+  cache.latent = config.kv_lora_rank;
+  cache.rope = config.qk_rope_head_dim;
+  cache.dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
+  cache.num_blocks = options.cache_tokens_per_rank / kCacheBlockTokens;
+  return cache;
+}
+
+absl::Status Engine::Allocate() {
+  const KvCacheOptions cache = CacheOptions(config_, options_);
   TF_ASSIGN_OR_RETURN(KvCache created, KvCache::Create(device_, cache));
   cache_ = std::move(created);
   // ids, seq, position and wanted rows; a block table row per sequence.

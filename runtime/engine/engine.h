@@ -68,6 +68,12 @@ class Engine {
   std::string exchange_path() const { return transformer_->moe().exchange_path(); }  // by size
   int64_t cache_bytes() const;
 
+  // What Create will make: the cache, and rows for the most tokens of a step on a rank.
+  static KvCacheOptions CacheOptions(const ModelConfig& config, const EngineOptions& options);
+  static int64_t MaxTokens(const EngineOptions& options) {
+    return options.prefill_chunk + options.max_sequences_per_rank;
+  }
+
  private:
   struct RunningSequence {
     NewSequence info;
@@ -77,7 +83,7 @@ class Engine {
 
   Engine(Transport& transport, Device& device, const ModelConfig& config, const EngineOptions& options)
       : transport_(transport), device_(device), config_(config), options_(options) {}
-  int64_t max_tokens() const { return options_.prefill_chunk + options_.max_sequences_per_rank; }
+  int64_t max_tokens() const { return MaxTokens(options_); }
   absl::Status Allocate();
   absl::Status UpdateSequences(const StepPlan& plan);
   absl::StatusOr<StepTokens> Upload(const std::vector<const StepEntry*>& mine);

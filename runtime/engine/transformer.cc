@@ -31,31 +31,37 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& tran
   return t;
 }
 
+std::vector<Transformer::Activation> Transformer::Activations(const ModelConfig& c, int64_t max_tokens) {
+  const int64_t T = max_tokens, nh = c.num_attention_heads;
+  const int64_t ffn = std::max(c.intermediate_size, c.n_shared_experts * c.moe_intermediate_size);
+  return {
+      {&Transformer::hidden_, T, c.hidden_size, "hidden states"},
+      {&Transformer::normed_, T, c.hidden_size, "normed hidden states"},
+      {&Transformer::query_latent_, T, c.q_lora_rank, "query latent"},
+      {&Transformer::query_, T, nh * c.qk_head_dim(), "query"},
+      {&Transformer::key_value_, T, c.kv_lora_rank + c.qk_rope_head_dim, "key-value latent"},
+      {&Transformer::absorbed_, T, nh * c.kv_lora_rank, "absorbed query"},
+      {&Transformer::context_, T, nh * c.kv_lora_rank, "attention context"},
+      {&Transformer::heads_, T, nh * c.v_head_dim, "attention heads"},
+      {&Transformer::gate_, T, ffn, "ffn gate"},
+      {&Transformer::up_, T, ffn, "ffn up"},
+      {&Transformer::shared_out_, T, c.hidden_size, "shared expert output"},
+      {&Transformer::moe_out_, T, c.hidden_size, "routed experts output"},
+      {&Transformer::head_rows_, kLogitRows, c.hidden_size, "head rows"},
+  };
+}
+
+int64_t Transformer::ActivationBytes(const ModelConfig& config, int64_t max_tokens) {
+  int64_t num_bytes = 0;
+  for (const Activation& a : Activations(config, max_tokens)) num_bytes += a.rows * a.cols * sizeof(float);
+  return num_bytes;
+}
+
 absl::Status Transformer::AllocateActivations(Device& device) {
   const ModelConfig& c = config_;
-  const int64_t T = options_.max_tokens, nh = c.num_attention_heads;
-  const int64_t ffn = std::max(c.intermediate_size, c.n_shared_experts * c.moe_intermediate_size);
-  const struct {
-    Buffer& buffer;
-    int64_t rows, cols;
-    const char* label;
-  } all[] = {
-      {hidden_, T, c.hidden_size, "hidden states"},
-      {normed_, T, c.hidden_size, "normed hidden states"},
-      {query_latent_, T, c.q_lora_rank, "query latent"},
-      {query_, T, nh * c.qk_head_dim(), "query"},
-      {key_value_, T, c.kv_lora_rank + c.qk_rope_head_dim, "key-value latent"},
-      {absorbed_, T, nh * c.kv_lora_rank, "absorbed query"},
-      {context_, T, nh * c.kv_lora_rank, "attention context"},
-      {heads_, T, nh * c.v_head_dim, "attention heads"},
-      {gate_, T, ffn, "ffn gate"},
-      {up_, T, ffn, "ffn up"},
-      {shared_out_, T, c.hidden_size, "shared expert output"},
-      {moe_out_, T, c.hidden_size, "routed experts output"},
-      {head_rows_, kLogitRows, c.hidden_size, "head rows"},
-  };
-  for (const auto& a : all) {
-    TF_ASSIGN_OR_RETURN(a.buffer, device.Allocate(a.rows * a.cols * sizeof(float), MemoryKind::kDevice, a.label));
+  for (const Activation& a : Activations(c, options_.max_tokens)) {
+    TF_ASSIGN_OR_RETURN(this->*a.buffer,
+                        device.Allocate(a.rows * a.cols * sizeof(float), MemoryKind::kDevice, a.label));
   }
   attention_scale_ = AttentionScale(c.rope, c.qk_head_dim());
   TF_ASSIGN_OR_RETURN(const std::vector<float> table, RopeTable(c.rope));

@@ -39,11 +39,20 @@ class Transformer {
   void Logits(Stream& stream, const int32_t* row_idx, MatrixView<float> logits);
   static constexpr int64_t kLogitRows = 64;
 
+  // Of the activations that Create allocates for steps of up to `max_tokens` tokens.
+  static int64_t ActivationBytes(const ModelConfig& config, int64_t max_tokens);
+
   MoeLayer& moe() { return *moe_; }
 
  private:
   Transformer(const ModelConfig& config, const ModelWeights& weights, const MoeOptions& options)
       : config_(config), weights_(weights), options_(options) {}
+  struct Activation {
+    Buffer Transformer::*buffer;
+    int64_t rows, cols;  // f32
+    const char* label;
+  };
+  static std::vector<Activation> Activations(const ModelConfig& config, int64_t max_tokens);
   absl::Status AllocateActivations(Device& device);
   // A part of a step's tokens: rows [first, first + positions.num_tokens) of the activations.
   struct MicroBatch {

@@ -4,6 +4,7 @@ ends all ranks, and leaves nothing half-written."""
 
 import json
 import os
+import resource
 import struct
 import subprocess
 
@@ -286,6 +287,37 @@ class BadRequest(BadInput):
         bad(json.dumps({"experts_per_rank": [*good[:2], good[2][1:]]}), "expert 22", "no rank")
         bad(json.dumps({"experts_per_rank": good[:2]}), "2 rows", "3 ranks", ways=(THREADS, PROCESSES))
         self.check(["inspect", "--placement", self.path("none.json")], ["none.json", "cannot be opened", "No such file"])
+
+
+class BadMachine(BadInput):
+    """What the machine has too little of."""
+
+    def test_memory(self):
+        """Refused before a weight is read, with the numbers; the ranks of a host count together."""
+        model = ModelCopy(self.path("model"))
+        model.poke(NORM, 2 * 17, b"\x80\x7f")  # an infinity, which reading would find
+        for how in ALONE, THREADS, PROCESSES:
+            line = self.refused(["generate", "--model", model.path, "--prompt", "a", "--kv-cache-tokens", "1000000000"],
+                                ["not enough memory on host", "weights ", "cache ", "activations ", "available",
+                                 "--kv-cache-tokens"], how)
+            self.assertIn("1 rank needs" if how == ALONE else "3 ranks need", line)
+
+    def test_open_files(self):
+        """Ranks as threads open every shard each: 20 x 4 files. The soft limit is raised; a hard one is told."""
+        args = [PROGRAM, "eval", "--model", MODEL, "--ids", self.write_ids("ids.json", [0, 5, 6]), "--ranks", "20"]
+
+        def with_limit(soft, hard):
+            return subprocess.run(args, capture_output=True, text=True, timeout=100,
+                                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)))
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        done = with_limit(64, hard)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        done = with_limit(64, 64)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        told = [line for line in done.stderr.splitlines() if line.startswith("tokenferry: ")]
+        self.assertEqual(len(told), 1, done.stderr)
+        for word in ".safetensors", "Too many open files", "64 files", "ulimit -Hn":
+            self.assertIn(word, told[0])
 
 
 class BadCommandLine(BadInput):

@@ -5,11 +5,12 @@ import json
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import unittest
 
-from program import MODEL, PROGRAM, ProgramTest, main
+from program import MODEL, PROGRAM, ProgramTest, main, run
 
 MAX_BYTES_READ_PER_BYTE_KEPT = 1.05
 DTYPE_BYTES = {"F32": 4, "BF16": 2, "F8_E4M3": 1}
@@ -68,7 +69,7 @@ class Inspect(ProgramTest):
         told = self.succeed("inspect", "--model", MODEL, "--json", ranks=3, via="mpi").json()
         self.assertEqual({k: v for k, v in told.items() if k != "ranks"}, {k: v for k, v in alone.items() if k != "ranks"})
         self.assertEqual([r["experts"] for r in told["ranks"]], [list(range(11)), list(range(11, 22)), list(range(22, 32))])
-        self.assertEqual(alone["ranks"], [{"experts": list(range(32)), "bytes": alone["bytes"]}])
+        self.assertEqual([(r["experts"], r["bytes"]) for r in alone["ranks"]], [(list(range(32)), alone["bytes"])])
         experts_bytes = alone["parts"]["routed experts"]["bytes"]
         everywhere = alone["bytes"] - experts_bytes
         for rank, count in zip(told["ranks"], (11, 11, 10)):
@@ -79,8 +80,34 @@ class Inspect(ProgramTest):
             text = self.succeed("inspect", "--model", MODEL, **how).text()
             self.assertIn("deepseek_v3, 5 layers of hidden size 256 (4 with experts), context 4096, vocabulary 2304", text)
             self.assertIn("experts: 32 routed of width 128, 4 per token, 1 shared; groups 4 of which 2", text)
-            rows = re.findall(r"(?m)^([012]) +(\d+) +([\d.]+)$", text)
+            rows = re.findall(r"(?m)^([012]) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", text)
             self.assertEqual([row[:2] for row in rows], [("0", "11"), ("1", "11"), ("2", "10")], text)
+            for row in rows:
+                parts = [float(value) for value in row[2:]]
+                self.assertAlmostEqual(sum(parts[:3]), parts[3], delta=0.02, msg=text)  # each is rounded to 0.01
+
+    def test_config_alone(self):
+        """Without weights the numbers are those of the types that config.json implies."""
+        for name in "config.json", "generation_config.json":
+            shutil.copy(os.path.join(MODEL, name), self.path(name))
+        there = self.succeed("inspect", "--model", MODEL, "--json", ranks=3).json()
+        alone = self.succeed("inspect", "--model", self.dir, "--json", ranks=3).json()
+        self.assertEqual((there["weights_there"], alone["weights_there"]), (True, False))
+        for key in "parameters", "active_parameters", "parts", "bytes", "ranks":
+            self.assertEqual(alone[key], there[key], key)
+        self.assertIn("no weights here", self.succeed("inspect", "--model", self.dir).text())
+        refused = run("eval", "--model", self.dir, "--ids", self.write_ids("ids.json", [0, 5]))
+        self.assertEqual(refused.status, 1)
+        self.assertIn("model.safetensors", refused.err)
+
+    def test_memory_that_is_told_is_declared(self):
+        """inspect's sum is a part of what an engine of the same options declares, whose buffers for the exchange come on top."""
+        told = self.succeed("inspect", "--model", MODEL, "--json", ranks=3).json()
+        run_json = self.succeed("generate", "--model", MODEL, "--prompt", "a", "--max-tokens", "1", "--json",
+                                "--kv-cache-tokens", told["cache_tokens_per_rank"], ranks=3).json()
+        for planned, rank in zip(told["ranks"], run_json["report"]["ranks"]):
+            self.assertEqual(planned["bytes"], rank["weight_bytes"])
+            self.assertEqual(planned["cache_bytes"], rank["cache_bytes"])
 
 
 class Loading(ProgramTest):

@@ -1,0 +1,89 @@
+#include "launch/session/memory_check.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_format.h"
+#include "comm/transport/collectives.h"
+#include "core/host/cgroup.h"
+#include "core/host/memory_info.h"
+
+namespace tokenferry {
+namespace {
+
+// The fewest hosts, with one rank on each, that hold the model when every host has `available_bytes`; 0: no number
+// does.
+int64_t FewestHosts(const RankMemory& rank, int64_t expert_bytes, int64_t available_bytes) {
+  const int64_t for_experts = available_bytes - (rank.total() - rank.experts);
+  if (expert_bytes == 0) return for_experts >= 0 ? 1 : 0;
+  return for_experts > 0 ? (expert_bytes + for_experts - 1) / for_experts : 0;
+}
+
+std::string Remedy(const std::vector<RankMemory>& memory_per_rank, int64_t available_bytes) {
+  int64_t expert_bytes = 0;
+  RankMemory largest;
+  for (const RankMemory& rank : memory_per_rank) {
+    expert_bytes += rank.experts;
+    if (rank.total() - rank.experts >= largest.total() - largest.experts) largest = rank;
+  }
+  const int64_t num_hosts = FewestHosts(largest, expert_bytes, available_bytes);
+  RankMemory without_cache = largest;
+  without_cache.cache = 0;
+  std::string remedy;
+  if (num_hosts == 1) {
+    remedy = "start 1 rank on this host instead: every rank holds the parts that are no experts";
+  } else if (num_hosts > 1) {
+    remedy = absl::StrCat("start ", num_hosts, " ranks on ", num_hosts, " hosts like this one");
+  } else if (FewestHosts(without_cache, expert_bytes, available_bytes) > 0) {
+    return "give a smaller --kv-cache-tokens, or a smaller --prefill-chunk";
+  } else {
+    return "no number of such hosts holds it: every rank needs the parts that are no experts";
+  }
+  if (largest.cache > largest.total() / 10) absl::StrAppend(&remedy, ", or give a smaller --kv-cache-tokens");
+  return remedy;
+}
+
+}  // namespace
+
+std::string FormatBytes(int64_t num_bytes) {
+  const double mib = static_cast<double>(num_bytes) / (1 << 20);
+  return mib < 1024 ? absl::StrFormat("%.1f MiB", mib) : absl::StrFormat("%.1f GiB", mib / 1024);
+}
+
+absl::Status FitsHosts(const std::vector<RankMemory>& memory_per_rank,
+                       const std::vector<int64_t>& available_bytes_per_rank, const Topology& topology) {
+  for (const auto& host : topology.hosts) {
+    RankMemory sum;
+    int64_t available_bytes = CgroupLimits::kNoLimit;
+    for (const RankId rank : host.ranks) {
+      const RankMemory& memory = memory_per_rank[rank.value];
+      sum.weights += memory.weights, sum.cache += memory.cache, sum.activations += memory.activations;
+      available_bytes = std::min(available_bytes, available_bytes_per_rank[rank.value]);
+    }
+    if (sum.total() <= available_bytes) continue;
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "not enough memory on host ", host.name, ": its ", host.ranks.size(),
+        host.ranks.size() == 1 ? " rank needs " : " ranks need ", FormatBytes(sum.total()), " (weights ",
+        FormatBytes(sum.weights), ", cache ", FormatBytes(sum.cache), ", activations ", FormatBytes(sum.activations),
+        ") and ", FormatBytes(available_bytes), " are available: ", Remedy(memory_per_rank, available_bytes)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMemory(RankContext& context, const std::vector<RankMemory>& memory_per_rank) {
+  // The device's own memory would be asked here for what it has free; ranks on GPUs do not share it.
+  if (context.device.kind() != DeviceKind::kCpu) return absl::OkStatus();
+  // A machine that does not tell (no /proc) is not refused.
+  const int64_t mine = AvailableMemory().value_or(CgroupLimits::kNoLimit);
+  const absl::string_view bytes(reinterpret_cast<const char*>(&mine), sizeof(mine));
+  TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, AllGather(context.transport, {"memory"}, bytes));
+  std::vector<int64_t> available_bytes_per_rank(all.size());
+  for (size_t r = 0; r < all.size(); ++r) {
+    if (all[r].size() != sizeof(int64_t)) return absl::DataLossError(absl::StrCat("rank ", r, " tells no memory"));
+    std::memcpy(&available_bytes_per_rank[r], all[r].data(), sizeof(int64_t));
+  }
+  return AgreeOnStatus(context.transport, {"memory"},
+                       FitsHosts(memory_per_rank, available_bytes_per_rank, context.topology));
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,26 @@
+#include "runtime/engine/memory_plan.h"
+
+#include "runtime/model/model_summary.h"
+
+namespace tokenferry {
+
+std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& placement, const EngineOptions& options) {
+  const KvCacheOptions cache = Engine::CacheOptions(plan.config, options);
+  const RankMemory same{
+      .cache = cache.num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache),
+      .activations = Transformer::ActivationBytes(plan.config, Engine::MaxTokens(options)),
+  };
+  const std::vector<int64_t> weights = BytesPerRank(plan, placement);
+  int64_t elsewhere = 0;
+  for (const TensorSpec& spec : plan.tensors) {
+    if (spec.expert < 0) elsewhere += spec.data_bytes() + spec.scale_bytes(plan.config.fp8_block);
+  }
+  std::vector<RankMemory> per_rank(weights.size(), same);
+  for (size_t r = 0; r < weights.size(); ++r) {
+    per_rank[r].weights = weights[r];
+    per_rank[r].experts = weights[r] - elsewhere;
+  }
+  return per_rank;
+}
+
+}  // namespace tokenferry

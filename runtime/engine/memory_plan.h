@@ -1,0 +1,27 @@
+// What a rank will hold, from a model's plan alone: known before a weight is read.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/moe/placement.h"
+#include "runtime/engine/engine.h"
+#include "runtime/model/tensor_plan.h"
+
+namespace tokenferry {
+
+// Bytes of device memory of one rank.
+struct RankMemory {
+  int64_t weights = 0;      // routed experts of this rank, and all the rest
+  int64_t experts = 0;      // the routed experts of them
+  int64_t cache = 0;        // KV cache
+  int64_t activations = 0;  // of a step
+
+  // No rank gets along with less. The exchange's buffers, which depend on where tokens go, come on top of it.
+  int64_t total() const { return weights + cache + activations; }
+};
+
+// [R], by rank. `placement` is for plan.config.n_routed_experts experts.
+std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& placement, const EngineOptions& options);
+
+}  // namespace tokenferry

@@ -1,0 +1,81 @@
+#include "launch/session/memory_check.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace tokenferry {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr int64_t kGib = int64_t{1} << 30;
+
+// Hosts "a", "b", .. with so many ranks each.
+Topology Hosts(const std::vector<int>& ranks_per_host) {
+  Topology topology;
+  for (size_t h = 0; h < ranks_per_host.size(); ++h) {
+    topology.hosts.push_back({.name = std::string(1, static_cast<char>('a' + h)), .ranks = {}});
+    for (int i = 0; i < ranks_per_host[h]; ++i) {
+      topology.local_idx_per_rank.push_back(i);
+      topology.hosts.back().ranks.push_back(RankId(static_cast<int>(topology.host_idx_per_rank.size())));
+      topology.host_idx_per_rank.push_back(static_cast<int>(h));
+    }
+  }
+  return topology;
+}
+
+// `experts` GiB of routed experts on each rank, the parts on all of them beside.
+std::vector<RankMemory> Ranks(int num_ranks, int64_t experts, int64_t elsewhere, int64_t cache, int64_t activations) {
+  return std::vector<RankMemory>(num_ranks, {.weights = (experts + elsewhere) * kGib,
+                                             .experts = experts * kGib,
+                                             .cache = cache * kGib,
+                                             .activations = activations * kGib});
+}
+
+std::vector<int64_t> Available(std::vector<int64_t> gib) {
+  for (int64_t& value : gib) value *= kGib;
+  return gib;
+}
+
+TEST(MemoryCheck, RanksOfAHostCountTogether) {
+  // 3 ranks of 10 + 2 + 1 + 1.
+  const auto ranks = Ranks(3, 10, 2, 1, 1);
+  EXPECT_TRUE(FitsHosts(ranks, Available({42, 42, 42}), Hosts({3})).ok());
+  EXPECT_TRUE(FitsHosts(ranks, Available({28, 28, 14}), Hosts({2, 1})).ok());
+  const absl::Status one = FitsHosts(ranks, Available({41, 42, 42}), Hosts({3}));
+  EXPECT_TRUE(absl::IsResourceExhausted(one));
+  for (const char* word : {"host a", "3 ranks need 42.0 GiB", "weights 36.0 GiB", "cache 3.0 GiB",
+                           "activations 3.0 GiB", "41.0 GiB are available"}) {
+    EXPECT_THAT(one.message(), HasSubstr(word));
+  }
+  EXPECT_THAT(FitsHosts(ranks, Available({28, 28, 13}), Hosts({2, 1})).message(),
+              HasSubstr("host b: its 1 rank needs"));
+  EXPECT_TRUE(FitsHosts(Ranks(2, 1, 1, 1, 1), std::vector<int64_t>(2, INT64_MAX), Hosts({2})).ok());
+}
+
+TEST(MemoryCheck, TheRemedyIsOneThatHelps) {
+  const auto told = [](const std::vector<RankMemory>& ranks, int64_t available) {
+    const int n = static_cast<int>(ranks.size());
+    return std::string(FitsHosts(ranks, Available(std::vector<int64_t>(n, available)), Hosts({n})).message());
+  };
+  // One rank with all 30 of experts and 4 of the rest has no room in 20; 16 of each host's 20 are for experts.
+  EXPECT_THAT(told(Ranks(3, 10, 2, 1, 1), 20), HasSubstr("start 2 ranks on 2 hosts"));
+  EXPECT_THAT(told(Ranks(1, 30, 2, 0, 1), 10), HasSubstr("start 5 ranks on 5 hosts"));  // 7 each
+  EXPECT_THAT(told(Ranks(1, 30, 2, 0, 1), 10), Not(HasSubstr("--kv-cache-tokens")));
+  // Four times the 5 that are no experts.
+  EXPECT_THAT(told(Ranks(4, 1, 4, 0, 1), 12), HasSubstr("start 1 rank on this host"));
+  // Only the cache is in the way, or nothing helps.
+  EXPECT_THAT(told(Ranks(2, 1, 1, 100, 1), 50), HasSubstr("give a smaller --kv-cache-tokens"));
+  EXPECT_THAT(told(Ranks(1, 10, 20, 0, 1), 20), HasSubstr("no number of such hosts"));
+  EXPECT_THAT(told(Ranks(1, 10, 1, 5, 1), 10), HasSubstr("start 4 ranks on 4 hosts like this one, or give a smaller"));
+}
+
+TEST(MemoryCheck, BytesForPeople) {
+  EXPECT_EQ(FormatBytes(0), "0.0 MiB");
+  EXPECT_EQ(FormatBytes(1536 << 10), "1.5 MiB");
+  EXPECT_EQ(FormatBytes(5 * kGib / 2), "2.5 GiB");
+}
+
+}  // namespace
+}  // namespace tokenferry
