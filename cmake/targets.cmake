@@ -5,7 +5,8 @@
 #   QUICK, or SHARE n: in sanitizer builds, test <name>.quick is the part of a `slow` test that the short runs do: what the
 #   filter names, or every n-th case.
 #   LABELS: `slow` (not in the short sanitizer runs), `tsan` (also run under the thread sanitizer; `tsan_full`: only by
-#   run.sh --full), `gpu` (all that the cuda preset's short run builds and runs; they pass without a GPU), `arm64` (tests/arm64.sh runs it).
+#   run.sh --full), `fakegpu` (test <name>.fakegpu.sm<arch> is the same with the CUDA runtime of tests/fakegpu, once for each
+#   architecture: the kernels' PTX executed on the CPU), `gpu` (all that the cuda preset's short run builds and runs; they pass without a GPU), `arm64` (tests/arm64.sh runs it).
 # tf_script_test(NAME name COMMAND .. [LABELS ..] [TIMEOUT s] [PROGRAMS target ..])   a test that is not GoogleTest
 # tf_fuzz(NAME name SOURCES .. DEPS .. [SEEDS folder])   a libFuzzer target, built in preset `asan` (clang); its test runs it
 #   for TOKENFERRY_FUZZ_SECONDS from the files in SEEDS
@@ -123,6 +124,22 @@ if(TOKENFERRY_SANITIZE)
 endif()
 list(APPEND TF_TEST_ENVIRONMENT "TF_TIME_SCALE=${TF_TIME_SCALE}")
 
+# The test again, with the fake CUDA runtime.
+function(tf_fake_gpu_test name timeout sources deps)
+  add_executable(${name}.fakegpu ${sources})
+  set_target_properties(${name}.fakegpu PROPERTIES TF_FAKE_CUDA ON)
+  target_link_libraries(${name}.fakegpu PRIVATE tf_options ${deps} tokenferry_test_fake_cudart GTest::gtest GTest::gmock GTest::gtest_main)
+  target_precompile_headers(${name}.fakegpu REUSE_FROM tf_test_headers)
+  target_compile_options(${name}.fakegpu PRIVATE ${TF_TEST_OPTIONS})
+  tf_join_groups(${name}.fakegpu gpu)
+  foreach(arch ${CMAKE_CUDA_ARCHITECTURES})
+    string(REGEX MATCH "^[0-9]+" arch ${arch})
+    add_test(NAME ${name}.fakegpu.sm${arch} COMMAND ${name}.fakegpu)
+    set_tests_properties(${name}.fakegpu.sm${arch} PROPERTIES TIMEOUT ${timeout} LABELS "fakegpu;gpu"
+                         ENVIRONMENT "${TF_TEST_ENVIRONMENT};TF_FAKEGPU_ARCH=${arch}")
+  endforeach()
+endfunction()
+
 function(tf_test)
   cmake_parse_arguments(A "" "NAME;TIMEOUT;QUICK;SHARE" "SOURCES;DEPS;RANKS;LABELS;PROGRAMS" ${ARGN})
   if(NOT A_TIMEOUT)
@@ -149,6 +166,10 @@ function(tf_test)
                          ENVIRONMENT "${quick_environment}")
   endif()
   tf_join_groups(${A_NAME} "${quick_labels}")
+  if(TOKENFERRY_CUDA AND "fakegpu" IN_LIST A_LABELS)
+    list(REMOVE_ITEM A_LABELS fakegpu)
+    tf_fake_gpu_test(${A_NAME} ${A_TIMEOUT} "${A_SOURCES}" "${A_DEPS}")
+  endif()
   if(NOT A_RANKS)
     target_link_libraries(${A_NAME} PRIVATE GTest::gtest_main)
     add_test(NAME ${A_NAME} COMMAND ${A_NAME})

@@ -1,0 +1,176 @@
+// Registration of nvcc's objects, and launches. The entry points with two underscores are what nvcc 13.0 emits.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "tests/fakegpu/cudart/runtime.h"
+
+using namespace tokenferry::fakegpu;  // NOLINT: entry points of C
+
+namespace {
+
+// Layout of a fat binary, as nvcc 13.0 writes it: a header, then entries of PTX (kind 1) and machine code.
+struct Wrapper {
+  int magic, version;
+  const char* data;
+  void* unused;
+};
+struct Header {
+  uint32_t magic;
+  uint16_t version, header_bytes;
+  uint64_t num_bytes;
+};
+struct Entry {
+  uint16_t kind, version;
+  uint32_t header_bytes;
+  uint64_t num_bytes;
+};
+constexpr uint32_t kMagic = 0xBA55ED50;
+constexpr size_t kDefaultShared = 48 << 10, kMostShared = 227 << 10;
+
+// "sm_90a" runs on 90 alone, "sm_80" on 80 and everything after it.
+bool RunsOn(const std::string& target, int arch) {
+  const int number = std::atoi(target.c_str() + 3);
+  return target.back() == 'a' ? number == arch : number <= arch;
+}
+
+Module* ModuleOf(Runtime& runtime, FatBinary& binary) {
+  if (binary.module != nullptr) return binary.module.get();
+  for (const std::string& text : binary.texts) {
+    Module module = ParsePtx(text);
+    if (!RunsOn(module.target, runtime.arch)) continue;
+    if (binary.module != nullptr &&
+        std::atoi(binary.module->target.c_str() + 3) >= std::atoi(module.target.c_str() + 3))
+      continue;
+    binary.module = std::make_unique<Module>(std::move(module));
+  }
+  return binary.module.get();
+}
+
+cudaError_t CheckShape(const Function& function, const Kernel& kernel, dim3 grid, dim3 block, size_t shared_bytes) {
+  const size_t threads = size_t{block.x} * block.y * block.z;
+  if (threads == 0 || threads > 1024 || block.z > 64) return cudaErrorInvalidConfiguration;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535)
+    return cudaErrorInvalidConfiguration;
+  // Static and dynamic together: 48 KiB, or what cudaFuncSetAttribute allowed, up to 227 KiB.
+  const size_t static_bytes = kernel.shared_bytes, allowed = function.max_dynamic_shared;
+  const size_t limit =
+      allowed > kDefaultShared ? std::min<size_t>(allowed + static_bytes, kMostShared) : kDefaultShared;
+  if (shared_bytes > allowed || shared_bytes + static_bytes > limit) return cudaErrorInvalidValue;
+  return cudaSuccess;
+}
+
+cudaError_t Launch(Runtime& runtime, const void* stub, dim3 grid, dim3 block, void** args, size_t shared_bytes,
+                   cudaStream_t stream) {
+  const auto found = runtime.functions.find(stub);
+  if (found == runtime.functions.end()) return cudaErrorInvalidDeviceFunction;
+  Module* module = ModuleOf(runtime, *found->second.binary);
+  if (module == nullptr) return cudaErrorNoKernelImageForDevice;
+  const auto entry = module->kernels.find(found->second.name);
+  if (entry == module->kernels.end()) return cudaErrorInvalidDeviceFunction;
+  Kernel& kernel = entry->second;
+  if (const cudaError_t error = CheckShape(found->second, kernel, grid, block, shared_bytes); error != cudaSuccess)
+    return error;
+  KernelLaunch launch{.grid = {grid.x, grid.y, grid.z},
+                      .block = {block.x, block.y, block.z},
+                      .dynamic_shared_bytes = static_cast<uint32_t>(shared_bytes),
+                      .params = std::vector<char>(kernel.param_bytes)};
+  for (size_t i = 0; i < kernel.param_sizes.size(); ++i) {
+    std::memcpy(&launch.params[kernel.param_offsets[i]], args[i], kernel.param_sizes[i]);
+  }
+  runtime.queue.Enqueue(StreamOf(runtime, stream), kernel.name, [&runtime, &kernel, launch]() mutable {
+    launch.seed = runtime.queue.Draw();
+    ++runtime.num_launches;
+    runtime.num_warp_instructions += RunKernel(kernel, launch, runtime.memory).warp_instructions;
+  });
+  return cudaSuccess;
+}
+
+struct Configuration {
+  dim3 grid, block;
+  size_t shared_bytes;
+  cudaStream_t stream;
+};
+thread_local std::vector<Configuration> configurations;  // of <<<>>> that are being evaluated
+
+}  // namespace
+
+extern "C" {
+
+void** __cudaRegisterFatBinary(void* data) {
+  Runtime& runtime = Runtime::Get();
+  auto binary = std::make_unique<FatBinary>();
+  const char* at = static_cast<const Wrapper*>(data)->data;
+  Header header;
+  std::memcpy(&header, at, sizeof header);
+  if (header.magic != kMagic) std::abort();
+  const char* end = at + header.header_bytes + header.num_bytes;
+  for (at += header.header_bytes; at < end;) {
+    Entry entry;
+    std::memcpy(&entry, at, sizeof entry);
+    if (entry.kind == 1)
+      binary->texts.emplace_back(at + entry.header_bytes, strnlen(at + entry.header_bytes, entry.num_bytes));
+    at += entry.header_bytes + entry.num_bytes;
+  }
+  runtime.binaries.push_back(std::move(binary));
+  return reinterpret_cast<void**>(runtime.binaries.back().get());
+}
+void __cudaRegisterFatBinaryEnd(void**) {}
+void __cudaUnregisterFatBinary(void**) {}
+char __cudaInitModule(void**) { return 1; }
+void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
+
+void __cudaRegisterFunction(void** binary, const char* stub, char*, const char* name, int, void*, void*, void*, void*,
+                            int*) {
+  Runtime::Get().functions[stub] = {reinterpret_cast<FatBinary*>(binary), name};
+}
+
+unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream) {
+  configurations.push_back({grid, block, shared_bytes, stream});
+  return 0;
+}
+
+cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared_bytes, void* stream) {
+  const Configuration c = configurations.back();
+  configurations.pop_back();
+  *grid = c.grid;
+  *block = c.block;
+  *shared_bytes = c.shared_bytes;
+  *static_cast<cudaStream_t*>(stream) = c.stream;
+  return cudaSuccess;
+}
+
+cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* stub) {
+  *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(stub));
+  return cudaSuccess;
+}
+
+cudaError_t cudaLaunchKernel(const void* stub, dim3 grid, dim3 block, void** args, size_t shared_bytes,
+                             cudaStream_t stream) {
+  return Call([&](Runtime& runtime) { return Launch(runtime, stub, grid, block, args, shared_bytes, stream); });
+}
+
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** args, size_t shared_bytes,
+                               cudaStream_t stream) {
+  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, args, shared_bytes, stream);
+}
+
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* stub, void** args) {
+  if (config->numAttrs != 0) return last_error = cudaErrorNotSupported;
+  return cudaLaunchKernel(stub, config->gridDim, config->blockDim, args, config->dynamicSmemBytes, config->stream);
+}
+
+cudaError_t cudaFuncSetAttribute(const void* stub, cudaFuncAttribute attribute, int value) {
+  return Call([&](Runtime& runtime) {
+    const auto found = runtime.functions.find(stub);
+    if (found == runtime.functions.end()) return cudaErrorInvalidDeviceFunction;
+    if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || value > 227 << 10)
+      return cudaErrorInvalidValue;
+    found->second.max_dynamic_shared = value;
+    return cudaSuccess;
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,35 @@
+#include "tests/fakegpu/cudart/runtime.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace tokenferry::fakegpu {
+namespace {
+
+const char* Environment(const char* name, const char* otherwise) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? value : otherwise;
+}
+
+Order OrderOfEnvironment() {
+  const std::string order = Environment("TF_FAKEGPU_ORDER", "lazy");
+  if (order == "eager") return Order::kEager;
+  if (order == "lazy") return Order::kLazy;
+  if (order == "random") return Order::kRandom;
+  std::fprintf(stderr, "fake CUDA: TF_FAKEGPU_ORDER=%s is not eager, lazy or random\n", order.c_str());
+  std::abort();
+}
+
+}  // namespace
+
+Runtime::Runtime()
+    : arch(std::atoi(Environment("TF_FAKEGPU_ARCH", "90"))),
+      queue(OrderOfEnvironment(), static_cast<uint32_t>(std::atoi(Environment("TF_FAKEGPU_SEED", "1")))) {}
+
+Runtime& Runtime::Get() {
+  static Runtime* runtime = new Runtime();  // objects of others may still call at exit
+  return *runtime;
+}
+
+}  // namespace tokenferry::fakegpu

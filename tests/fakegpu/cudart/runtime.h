@@ -1,0 +1,90 @@
+// State of the fake CUDA runtime, and what its entry points share. Private to tests/fakegpu/cudart.
+//
+// Environment: TF_FAKEGPU_ARCH 80 | 90 | 100 (whose PTX is run; 90), TF_FAKEGPU_ORDER eager | lazy | random (lazy),
+// TF_FAKEGPU_SEED (1).
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "tests/fakegpu/cudart/device_memory.h"
+#include "tests/fakegpu/cudart/work_queue.h"
+#include "tests/fakegpu/ptx/launch.h"
+
+struct CUstream_st : tokenferry::fakegpu::QueueStream {};
+struct CUevent_st : tokenferry::fakegpu::QueueEvent {};
+struct CUgraph_st {
+  tokenferry::fakegpu::GraphPlan plan;
+};
+struct CUgraphExec_st {
+  tokenferry::fakegpu::GraphPlan plan;
+};
+
+namespace tokenferry::fakegpu {
+
+// One fat binary: the PTX of one source file.
+struct FatBinary {
+  std::vector<std::string> texts;  // PTX of each architecture
+  std::unique_ptr<Module> module;  // of the one that is run, parsed at the first launch
+};
+
+struct Function {
+  FatBinary* binary = nullptr;
+  std::string name;
+  int max_dynamic_shared = 48 << 10;
+};
+
+struct Runtime {
+  // The one of this process; made at the first call, which may be a static initialiser's.
+  static Runtime& Get();
+
+  std::recursive_mutex mutex;
+  int arch;
+  WorkQueue queue;
+  DeviceMemory memory;
+  std::map<const void*, Function> functions;  // by the host's stub
+  std::vector<std::unique_ptr<FatBinary>> binaries;
+  cudaError_t sticky = cudaSuccess;  // a device that failed stays failed
+  std::string fault;                 // why; a test may clear both
+  int64_t num_launches = 0, num_warp_instructions = 0;
+
+ private:
+  Runtime();
+};
+
+inline thread_local cudaError_t last_error = cudaSuccess;
+
+// Runs `body` (Runtime& -> cudaError_t) under the lock. A rule that a kernel or copy broke is printed and becomes the
+// device's error for good; every later call returns it.
+template <class Body>
+cudaError_t Call(const Body& body) {
+  Runtime& runtime = Runtime::Get();
+  const std::lock_guard lock(runtime.mutex);
+  cudaError_t error = runtime.sticky;
+  if (error == cudaSuccess) {
+    try {
+      error = body(runtime);
+    } catch (const std::runtime_error& fault) {  // KernelFault, AccessError, UnsupportedPtx
+      std::fprintf(stderr, "fake CUDA: %s\n", fault.what());
+      runtime.fault = fault.what();
+      error = runtime.sticky = cudaErrorLaunchFailure;
+    }
+  }
+  if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
+  return error;
+}
+
+// While a stream captures, what synchronises or allocates is refused, and the capture is lost.
+inline bool SpoilsCapture(Runtime& runtime) { return runtime.queue.AnyCaptures(); }
+
+inline QueueStream& StreamOf(Runtime& runtime, cudaStream_t stream) {
+  return stream == nullptr || stream == cudaStreamLegacy ? runtime.queue.legacy() : *stream;
+}
+
+}  // namespace tokenferry::fakegpu
