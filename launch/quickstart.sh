@@ -22,8 +22,11 @@ cores=$(nproc)
 if [ "$cores" -lt "$ranks" ]; then
   echo "$ranks ranks share $cores cores here: it works, but every rank waits for the others' turns."
 fi
-command=(mpirun -n "$ranks" build/cpu/tokenferry generate --model models/ferry-tiny-v3
+command=(mpirun --bind-to none -n "$ranks" build/cpu/tokenferry generate --model models/ferry-tiny-v3
   --prompt "1 And it came to pass" --max-tokens 64 --stats)
+if ! tf_has_network; then  # as threads of one process they need none
+  command=("${command[@]:5}" --ranks "$ranks")
+fi
 printf '\n$'
 printf ' %q' "${command[@]}"
 printf '\n\n'
@@ -32,4 +35,4 @@ printf '\n\n'
   echo "quickstart.sh: the run above failed with status $status" >&2
   exit "$status"
 }
-printf '\nTry your own: . launch/scripts/mpirun_env.sh; mpirun -n 4 build/cpu/tokenferry generate --help\n'
+printf '\nTry your own: . launch/scripts/mpirun_env.sh; mpirun --bind-to none -n 4 build/cpu/tokenferry generate --help\n'

@@ -6,6 +6,7 @@
 
 #include <condition_variable>
 #include <cstdio>
+#include <cstring>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -21,6 +22,7 @@
 #include "comm/transport/mpi_transport.h"
 #include "comm/wait/wait.h"
 #include "core/log.h"
+#include "launch/ranks/cpu_report.h"
 #include "launch/ranks/rank_setup.h"
 
 namespace tokenferry {
@@ -54,14 +56,32 @@ void RaiseFileLimit() {
   setrlimit(RLIMIT_NOFILE, &limit);  // where it fails the limit stays, and opening a file too many says so
 }
 
+// Of all ranks, on rank 0; elsewhere none.
+absl::StatusOr<std::vector<CpuShare>> GatherCpuShares(Transport& control, const RankSetup& setup) {
+  const int local_idx = setup.topology.local_idx_per_rank[control.rank().value];
+  const CpuShare mine{setup.affinity.num_threads, static_cast<int>(setup.cpus_per_local_rank[local_idx].size())};
+  const absl::string_view bytes(reinterpret_cast<const char*>(&mine), sizeof(mine));
+  TF_ASSIGN_OR_RETURN(const auto all, Gather(control, {.phase = "start: threads"}, RankId(0), bytes));
+  std::vector<CpuShare> shares(all.size());
+  for (size_t r = 0; r < all.size(); ++r) {
+    if (all[r].size() != sizeof(CpuShare)) return absl::DataLossError(absl::StrCat("rank ", r, " tells no threads"));
+    std::memcpy(&shares[r], all[r].data(), sizeof(CpuShare));
+  }
+  return shares;
+}
+
 // The start of a rank and its body.
 absl::Status RunRank(const SharedFlags& flags, Transport& control, absl::FunctionRef<absl::Status(RankContext&)> body) {
   const RankId rank = control.rank();
   if (control.num_ranks() > 1) SetLogRank(rank.value);
   TF_ASSIGN_OR_RETURN(const RankSetup setup, SetUpRank(control, flags));
+  TF_ASSIGN_OR_RETURN(const std::vector<CpuShare> shares, GatherCpuShares(control, setup));
   if (rank.value == 0) {
     LogInfo(absl::StrCat(setup.topology.ToString(), "; instruction set ", IsaName(setup.isa), " on all; ",
-                         setup.device->ToString()));
+                         setup.device->ToString(), "; ", DescribeCpuShares(shares)));
+    const std::string idle =
+        WarnOfIdleCpus(GetLauncherInfo().name, AllowedCpusOf(getppid()), setup.cpus_per_local_rank, flags.num_threads);
+    if (!idle.empty()) LogWarning(idle);
   }
   LogDebug(setup.affinity.ToString());
   RankContext context{.flags = flags,

@@ -47,8 +47,8 @@ absl::StatusOr<Machine> Decode(const std::string& bytes, size_t rank) {
   return machine;
 }
 
-absl::StatusOr<AffinityPlan> PlanCpus(const Topology& topology, RankId rank, const std::vector<Machine>& machines,
-                                      int num_threads) {
+absl::Status PlanCpus(RankId rank, const std::vector<Machine>& machines, int num_threads, RankSetup* setup) {
+  const Topology& topology = setup->topology;
   AffinityRequest request;
   request.local_rank = topology.local_idx_per_rank[rank.value];
   request.num_threads = num_threads;
@@ -56,10 +56,12 @@ absl::StatusOr<AffinityPlan> PlanCpus(const Topology& topology, RankId rank, con
     request.cpus_per_local_rank.push_back(machines[peer.value].cpus);
     request.num_cpus_of_quota = std::min(request.num_cpus_of_quota, machines[peer.value].header.num_cpus_of_quota);
   }
-  TF_ASSIGN_OR_RETURN(AffinityPlan plan, PlanAffinity(MachineCores(), request));
+  TF_ASSIGN_OR_RETURN(setup->affinity, PlanAffinity(MachineCores(), request));
+  const AffinityPlan& plan = setup->affinity;
+  setup->cpus_per_local_rank = std::move(request.cpus_per_local_rank);
   if (plan.oversubscribed) SetHostLoad(HostLoad::kOversubscribed);
   if (!plan.cpus.empty()) TF_RETURN_IF_ERROR(PinThisThread({plan.cpus.data(), 1}));
-  return plan;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Device>> CreateDevice(const SharedFlags& flags, const RankSetup& setup, RankId rank) {
@@ -84,7 +86,7 @@ absl::Status SetUpAlone(const SharedFlags& flags, RankId rank, const std::vector
     machines.push_back(std::move(machine));
   }
   TF_ASSIGN_OR_RETURN(setup->isa, AgreeOnIsa(masks, flags.instruction_set));
-  TF_ASSIGN_OR_RETURN(setup->affinity, PlanCpus(setup->topology, rank, machines, flags.num_threads));
+  TF_RETURN_IF_ERROR(PlanCpus(rank, machines, flags.num_threads, setup));
   TF_ASSIGN_OR_RETURN(setup->device, CreateDevice(flags, *setup, rank));
   return absl::OkStatus();
 }

@@ -22,6 +22,7 @@ struct RankSetup {
   Topology topology;
   Isa isa = Isa::kPortable;
   AffinityPlan affinity;
+  std::vector<std::vector<int>> cpus_per_local_rank;  // of this host: what each rank may run on
   std::unique_ptr<Device> device;
   // Moves rows and messages of host memory. The control transport, as long as every device's rows pass through the
   // host; one of device memory is made here, around the control transport, since it needs the device.

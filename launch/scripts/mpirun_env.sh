@@ -18,6 +18,13 @@ export OMPI_MCA_btl="${OMPI_MCA_btl:-self,vader}"
 # Container sandboxes may forbid one process to read another's memory (CMA, a kind of ptrace), and Open MPI notices only
 # when a transfer fails. tokenferry tries it when it starts and tells Open MPI (comm/transport/mpi_session.cc).
 
+# mpirun talks to its ranks over a network, be it the loopback alone. Without one it dies with a message about PMIx.
+tf_has_network() { ! [ -r /proc/net/fib_trie ] || grep -q LOCAL /proc/net/fib_trie; }
+if ! tf_has_network; then
+  echo "tokenferry: no network interface is up, not even the loopback, and mpirun cannot start without: leave mpirun out" \
+    "and use --ranks N (ranks as threads), or as root: ip link set lo up" >&2
+fi
+
 # mpirun looks for ssh even when every rank is on this host.
 if ! command -v ssh >/dev/null 2>&1; then
   export OMPI_MCA_plm="${OMPI_MCA_plm:-isolated}"

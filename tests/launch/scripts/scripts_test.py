@@ -107,6 +107,19 @@ class MpirunEnv(unittest.TestCase):
         env, _ = self.source(OMPI_MCA_btl="self,tcp")
         self.assertEqual(env["OMPI_MCA_btl"], "self,tcp")
 
+    def test_no_network_is_explained(self):
+        """In a network namespace of its own, where the loopback is down."""
+        alone = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+        if subprocess.run([*alone, "true"], capture_output=True).returncode != 0:
+            self.skipTest("no network namespace is permitted here")
+        done = subprocess.run([*alone, "sh", "-c", ". launch/scripts/mpirun_env.sh; tf_has_network || echo none"], cwd=ROOT,
+                              capture_output=True, text=True)
+        self.assertEqual(done.stdout, "none\n", done.stderr)
+        self.assertIn("no network interface is up", done.stderr)
+        self.assertIn("--ranks N", done.stderr)
+        _, said = self.source("tf_has_network;")
+        self.assertNotIn("network", said)
+
     def test_small_shared_memory_is_explained(self):
         with tempfile.TemporaryDirectory() as folder:
             with open(os.path.join(folder, "df"), "w") as f:
