@@ -266,6 +266,19 @@ int64_t TensorSpec::scale_bytes(int32_t block) const {
 
 TensorPlan PlanTensors(const ModelConfig& config) { return Planner(config).Run(); }
 
+absl::Status CheckExpertsAlike(const TensorPlan& plan) {
+  std::map<std::pair<int32_t, WeightKind>, const TensorSpec*> first;  // by layer and matrix
+  for (const TensorSpec& spec : plan.tensors) {
+    if (spec.expert < 0) continue;
+    const TensorSpec& other = *first.emplace(std::pair(spec.layer, spec.kind), &spec).first->second;
+    if (other.dtype == spec.dtype) continue;
+    return absl::UnimplementedError(absl::StrCat("tensor '", spec.name, "' is ", DTypeName(spec.dtype), ", but '",
+                                                 other.name, "' is ", DTypeName(other.dtype),
+                                                 "; on a GPU the experts of a layer must be stored alike"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelConfig& config, const Checkpoint& checkpoint) {
   CheckedPlan checked{.plan = PlanTensors(config)};
   absl::flat_hash_set<std::string> needed;

@@ -94,4 +94,8 @@ struct CheckedPlan {
 // (Checkpoint::FaultOf). The faults of tensors that nobody needs are warnings.
 absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelConfig& config, const Checkpoint& checkpoint);
 
+// Unimplemented, naming two tensors, when routed experts of one layer are not all stored in one type. CPUs look at each
+// expert; a GPU's kernel is chosen for all of them (WeightArray).
+absl::Status CheckExpertsAlike(const TensorPlan& plan);
+
 }  // namespace tokenferry

@@ -353,6 +353,9 @@ absl::Status CheckOptions(const TensorPlan& plan, const LoadOptions& options) {
 absl::StatusOr<ModelWeights> LoadWeights(const Checkpoint& checkpoint, const TensorPlan& plan, Stream& stream,
                                          const LoadOptions& options) {
   TF_RETURN_IF_ERROR(CheckOptions(plan, options));
+  if (stream.device().kind() == DeviceKind::kCuda) {
+    TF_RETURN_IF_ERROR(Annotate(CheckExpertsAlike(plan), checkpoint.dir()));
+  }
   TF_ASSIGN_OR_RETURN(Layout layout, MakeLayout(checkpoint, plan, options));
   ModelWeights weights;
   TF_RETURN_IF_ERROR(AllocateBuffers(stream.device(), layout, weights));

@@ -228,6 +228,9 @@ TEST_F(DamagedCheckpoint, AcceptsUnquantisedTensorsAmongQuantised) {
   const auto checked = Check();
   ASSERT_OK(checked);
   EXPECT_EQ(checked->num_unknown, 1);  // its scales, which nothing needs now
+  EXPECT_ERROR(CheckExpertsAlike(checked->plan), absl::StatusCode::kUnimplemented, absl::StrCat("'", kUp, "' is BF16"),
+               "'model.layers.2.mlp.experts.0.up_proj.weight' is F8_E4M3");
+  ASSERT_OK(CheckExpertsAlike(PlanTensors(spec_.config)));
   EXPECT_EQ(checked->unknown_names, std::vector<std::string>{absl::StrCat(kUp, "_scale_inv")});
 }
 
