@@ -56,7 +56,7 @@ absl::Status CheckLauncher(const LauncherInfo& launcher, int mpi_num_ranks) {
   return absl::FailedPreconditionError(absl::StrCat(
       launcher.name, " has started ", launcher.num_ranks, " ranks, but MPI knows of ", mpi_num_ranks,
       ": it is not the launcher of the MPI library that tokenferry was built with (Open MPI). Use Open MPI's mpirun "
-      "(mpirun.openmpi on Debian), or on one host no launcher and --ranks ",
+      "(mpirun.openmpi on Debian), srun --mpi=pmix where Slurm has it, or on one host no launcher and --ranks ",
       launcher.num_ranks));
 }
 

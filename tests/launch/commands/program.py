@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -207,4 +208,6 @@ def read_safetensors(path):
 
 
 def main():
+    # Who is started in the background of a script inherits that SIGINT is ignored; the programs here must not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     unittest.main(argv=[sys.argv[0], *sys.argv[2:]], verbosity=2)
