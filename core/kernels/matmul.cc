@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/device/cuda_launcher.h"
 #include "core/kernels/dot.h"
 #include "core/kernels/matmul_kernels.h"
 #include "core/kernels/matmul_values.h"
@@ -212,10 +213,15 @@ void CpuGroupedMatMul(const GroupedMatMulArgs& a, CpuContext& context) {
   if (!blocks.empty()) RunBlocks(MakeProduct(a), blocks, a.weights.layout.rows, context);
 }
 
-constexpr Op<MatMulArgs> kMatMul = {"matmul", ReferenceMatMul, CpuMatMul};
-constexpr Op<GroupedMatMulArgs> kGroupedMatMul = {"grouped_matmul", ReferenceGroupedMatMul, CpuGroupedMatMul};
-
 }  // namespace
+
+// matmul.cu
+absl::Status CudaMatMul(const MatMulArgs& args, void* stream);
+absl::Status CudaGroupedMatMul(const GroupedMatMulArgs& args, void* stream);
+
+constexpr Op<MatMulArgs> kMatMul = {"matmul", ReferenceMatMul, CpuMatMul, TF_CUDA_LAUNCHER(CudaMatMul)};
+constexpr Op<GroupedMatMulArgs> kGroupedMatMul = {"grouped_matmul", ReferenceGroupedMatMul, CpuGroupedMatMul,
+                                                  TF_CUDA_LAUNCHER(CudaGroupedMatMul)};
 
 void MatMul(Stream& stream, const MatMulArgs& args) {
   TF_CHECK(args.x_dtype == DType::kF32 || args.x_dtype == DType::kBF16);

@@ -6,7 +6,7 @@
 
 namespace tokenferry {
 
-inline float RoundToBF16(float x) { return ToFloat(ToBF16(x)); }
+TF_HOST_DEVICE inline float RoundToBF16(float x) { return ToFloat(ToBF16(x)); }
 
 // Value `i` of a row of `dtype`.
 inline float RowValue(const void* row, DType dtype, int64_t i, Compute compute) {

@@ -89,6 +89,28 @@ std::vector<float> NormalFloats(std::mt19937& rng, size_t size, float scale) {
   return values;
 }
 
+WeightView RandomWeight(OpRun& run, const WeightFormat& format, int64_t rows, int64_t cols) {
+  WeightView w{.format = format, .rows = rows, .cols = cols};
+  const bool is_f8 = format.dtype == DType::kF8E4M3;
+  const std::vector<float> values = NormalFloats(run.rng(), rows * cols, is_f8 ? 64.0f : 0.125f);
+  if (format.dtype == DType::kF32) w.data = run.Input(values);
+  if (format.dtype == DType::kBF16) {
+    std::vector<BF16> narrow;
+    for (float x : values) narrow.push_back(ToBF16(x));
+    w.data = run.Input(narrow);
+  }
+  if (!is_f8) return w;
+  std::vector<F8E4M3> codes;
+  for (float x : values) codes.push_back(ToF8E4M3(x));
+  w.data = run.Input(codes);
+  // Bands of blocks begin with the stored matrix's; this one starts some rows into it.
+  w.row_offset = run.rng()() % 3;
+  w.scale_stride = (cols + format.block_cols - 1) / format.block_cols + run.rng()() % 2;
+  const int64_t bands = (w.row_offset + rows + format.block_rows - 1) / format.block_rows;
+  w.scales = run.Input(NormalFloats(run.rng(), bands * w.scale_stride, 1.0f / 512));
+  return w;
+}
+
 std::vector<int32_t> UniformInts(std::mt19937& rng, size_t size, int32_t begin, int32_t end) {
   std::uniform_int_distribution<int32_t> uniform(begin, end - 1);
   std::vector<int32_t> values(size);

@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "core/device/device.h"
+#include "core/formats/scalar.h"
+#include "core/formats/weight_format.h"
 
 namespace tokenferry {
 
@@ -76,6 +78,30 @@ inline const std::vector<int64_t> kRowCounts = {0, 1, 2, 7, 33};
 inline const std::vector<int64_t> kWidths = {1, 3, 16, 31, 64, 257, 1030};
 
 std::vector<float> NormalFloats(std::mt19937& rng, size_t size, float scale = 1);
+// The same, rounded where T is BF16.
+template <class T>
+std::vector<T> NormalValues(std::mt19937& rng, size_t size, float scale = 1) {
+  std::vector<T> values;
+  for (float x : NormalFloats(rng, size, scale)) {
+    if constexpr (std::is_same_v<T, BF16>) {
+      values.push_back(ToBF16(x));
+    } else {
+      values.push_back(x);
+    }
+  }
+  return values;
+}
+template <class T>
+inline constexpr DType kDTypeOf = std::is_same_v<T, BF16> ? DType::kBF16 : DType::kF32;
+
+// A random weight matrix of `format` (any of WeightFormats), uploaded.
+WeightView RandomWeight(OpRun& run, const WeightFormat& format, int64_t rows, int64_t cols);
+
+// Formats that products are run with; the second shape of blocks is odd on purpose.
+inline const std::vector<WeightFormat> kWeightFormats = {WeightFormat{.dtype = DType::kF32},
+                                                         WeightFormat{.dtype = DType::kBF16},
+                                                         F8BlockWeights::Of(128, 128), F8BlockWeights::Of(5, 24)};
+
 std::vector<int32_t> UniformInts(std::mt19937& rng, size_t size, int32_t begin, int32_t end);  // [begin, end)
 
 }  // namespace tokenferry

@@ -9,14 +9,7 @@ template <class T>
 void GatherCase(OpRun& run, int64_t num_rows, int64_t cols, int64_t skip, DType out_dtype) {
   constexpr int64_t kSourceRows = 9;
   const int64_t stride = cols + run.rng()() % 3;
-  std::vector<T> values;
-  for (float x : NormalFloats(run.rng(), skip + kSourceRows * stride)) {
-    if constexpr (std::is_same_v<T, BF16>) {
-      values.push_back(ToBF16(x));
-    } else {
-      values.push_back(x);
-    }
-  }
+  const std::vector<T> values = NormalValues<T>(run.rng(), skip + kSourceRows * stride);
   const int64_t out_bytes = out_dtype == DType::kBF16 ? 2 : 4;
   GatherRowsArgs args;
   args.src = MatrixView<const T>{run.Input(values) + skip, kSourceRows, cols, stride};
