@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/device/cuda_launcher.h"
+
 namespace tokenferry {
 namespace {
 
@@ -26,6 +28,8 @@ void CopyCpu(const CopyRowsArgs& a, CpuContext& context) {
 
 }  // namespace
 
-const Op<CopyRowsArgs> kCopyRows{"copy rows", CopyReference, CopyCpu};
+absl::Status CudaCopyRows(const CopyRowsArgs& args, void* stream);  // copy_rows.cu
+
+const Op<CopyRowsArgs> kCopyRows{"copy rows", CopyReference, CopyCpu, TF_CUDA_LAUNCHER(CudaCopyRows)};
 
 }  // namespace tokenferry

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "core/device/cuda_launcher.h"
 #include "core/kernels/simd_targets.h"
 
 #ifndef TOKENFERRY_COMM_EXCHANGE_OPS_ONCE
@@ -185,7 +186,9 @@ void CombineCpu(const CombineRowsArgs& a, CpuContext& context) {
 
 }  // namespace
 
-const Op<CombineRowsArgs> kCombineRows{"combine rows", CombineReference, CombineCpu};
+absl::Status CudaCombineRows(const CombineRowsArgs& args, void* stream);  // exchange_ops.cu
+
+const Op<CombineRowsArgs> kCombineRows{"combine rows", CombineReference, CombineCpu, TF_CUDA_LAUNCHER(CudaCombineRows)};
 
 }  // namespace tokenferry
 #endif  // HWY_ONCE

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "core/device/cuda_launcher.h"
 #include "core/formats/scalar.h"
 
 namespace tokenferry {
@@ -172,19 +173,25 @@ int64_t RowBytes(DType dtype, int64_t hidden) {
   return hidden * DTypeBytes(dtype) + scales;
 }
 
+// row_codec_ops.cu
+absl::Status CudaQuantiseRows(const QuantiseRowsArgs& args, void* stream);
+absl::Status CudaWidenRows(const WidenRowsArgs& args, void* stream);
+
 const Op<QuantiseRowsArgs> kQuantiseRows{
     "quantise rows", [](const QuantiseRowsArgs& a) { QuantiseRange(a, ReferenceQuantiseBlock, 0, a.num_rows); },
     [](const QuantiseRowsArgs& a, CpuContext& context) {
       const QuantiseBlockFn quantise = HasAvx2(context.isa) ? QuantiseBlockAvx2 : QuantiseBlockPortable;
       InTasks(context, a.num_rows, a.src.cols,
               [&](int64_t begin, int64_t end) { QuantiseRange(a, quantise, begin, end); });
-    }};
+    },
+    TF_CUDA_LAUNCHER(CudaQuantiseRows)};
 
 const Op<WidenRowsArgs> kWidenRows{
     "widen rows", [](const WidenRowsArgs& a) { WidenRange(a, ReferenceWidenBlock, 0, a.num_rows); },
     [](const WidenRowsArgs& a, CpuContext& context) {
       const WidenBlockFn widen = HasAvx2(context.isa) ? WidenBlockAvx2 : WidenBlockPortable;
       InTasks(context, a.num_rows, a.hidden, [&](int64_t begin, int64_t end) { WidenRange(a, widen, begin, end); });
-    }};
+    },
+    TF_CUDA_LAUNCHER(CudaWidenRows)};
 
 }  // namespace tokenferry
