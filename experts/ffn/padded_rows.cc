@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/device/cuda_launcher.h"
 
 namespace tokenferry {
 namespace {
@@ -31,13 +32,20 @@ void UnpadSlot(const UnpadRowsArgs& a, int64_t s) {
     std::memcpy(a.out.row(begin), a.padded.row(s * a.capacity), count * a.out.cols * a.out.element_bytes());
 }
 
+}  // namespace
+
+// padded_rows.cu
+absl::Status CudaPadRows(const PadRowsArgs& args, void* stream);
+absl::Status CudaUnpadRows(const UnpadRowsArgs& args, void* stream);
+
 constexpr Op<PadRowsArgs> kPadRows = {"pad_rows",
                                       [](const PadRowsArgs& a) {
                                         for (int64_t s = 0; s < a.num_slots; ++s) PadSlot(a, s);
                                       },
                                       [](const PadRowsArgs& a, CpuContext& context) {
                                         context.pool.ParallelFor(a.num_slots, [&](int64_t s, int) { PadSlot(a, s); });
-                                      }};
+                                      },
+                                      TF_CUDA_LAUNCHER(CudaPadRows)};
 constexpr Op<UnpadRowsArgs> kUnpadRows = {"unpad_rows",
                                           [](const UnpadRowsArgs& a) {
                                             for (int64_t s = 0; s < a.num_slots; ++s) UnpadSlot(a, s);
@@ -45,9 +53,8 @@ constexpr Op<UnpadRowsArgs> kUnpadRows = {"unpad_rows",
                                           [](const UnpadRowsArgs& a, CpuContext& context) {
                                             context.pool.ParallelFor(a.num_slots,
                                                                      [&](int64_t s, int) { UnpadSlot(a, s); });
-                                          }};
-
-}  // namespace
+                                          },
+                                          TF_CUDA_LAUNCHER(CudaUnpadRows)};
 
 void PadRows(Stream& stream, const PadRowsArgs& args) { stream.Launch(kPadRows, args); }
 

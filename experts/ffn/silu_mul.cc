@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "core/device/cuda_launcher.h"
 #include "experts/ffn/expert_ffn.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -76,9 +77,11 @@ void CpuSiluMul(const SiluMulArgs& args, CpuContext& context) {
   });
 }
 
-constexpr Op<SiluMulArgs> kSiluMul = {"silu_mul", ReferenceSiluMul, CpuSiluMul};
-
 }  // namespace
+
+absl::Status CudaSiluMul(const SiluMulArgs& args, void* stream);  // silu_mul.cu
+
+constexpr Op<SiluMulArgs> kSiluMul = {"silu_mul", ReferenceSiluMul, CpuSiluMul, TF_CUDA_LAUNCHER(CudaSiluMul)};
 
 void SiluMul(Stream& stream, const SiluMulArgs& args) {
   TF_CHECK_EQ(args.gate.rows, args.out.rows);

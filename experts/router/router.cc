@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/device/cuda_launcher.h"
 #include "core/kernels/scratch.h"
 #include "experts/router/router_scores.h"
 
@@ -146,9 +147,11 @@ void CpuRoute(const RouteArgs& a, CpuContext& context) {
   *a.num_bad_tokens += num_bad.load();
 }
 
-constexpr Op<RouteArgs> kRoute = {"route", ReferenceRoute, CpuRoute};
-
 }  // namespace
+
+absl::Status CudaRoute(const RouteArgs& args, void* stream);  // router.cu
+
+constexpr Op<RouteArgs> kRoute = {"route", ReferenceRoute, CpuRoute, TF_CUDA_LAUNCHER(CudaRoute)};
 
 void Route(Stream& stream, const RouteArgs& args) {
   TF_CHECK(args.num_bad_tokens != nullptr);

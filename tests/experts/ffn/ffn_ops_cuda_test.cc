@@ -1,0 +1,72 @@
+#include "experts/ffn/expert_ffn.h"
+#include "experts/ffn/padded_rows.h"
+#include "tests/support/cuda_compare.h"
+
+namespace tokenferry {
+namespace {
+
+class FfnOpsCudaTest : public CudaCompareTest {};
+
+TEST_F(FfnOpsCudaTest, SiluMul) {
+  for (int64_t num_rows : kRowCounts) {
+    for (int64_t cols : kWidths) {
+      SCOPED_TRACE(testing::Message() << num_rows << " rows of " << cols);
+      ExpectSameBits([&](OpRun& run) {
+        const int64_t stride = cols + run.rng()() % 3;
+        // exp overflows, underflows and is subnormal for some; both zeros and infinities.
+        std::vector<float> gates = NormalFloats(run.rng(), num_rows * stride, 40);
+        const float special[] = {0.0f, -0.0f, INFINITY, -INFINITY, -88.7f, -89.1f, 103.5f, 1e-40f};
+        for (size_t i = 0; i < std::size(special) && i < gates.size(); ++i) gates[i] = special[i];
+        const std::vector<float> ups = NormalFloats(run.rng(), num_rows * stride);
+        const MatrixView<const float> gate{run.Input(gates), num_rows, cols, stride},
+            up{run.Input(ups), num_rows, cols, stride};
+        SiluMul(run.stream(), {gate, up, {run.Output<float>("out", num_rows * stride), num_rows, cols, stride}});
+        const MatrixView<float> in_place{run.InOut("in place", gates), num_rows, cols, stride};
+        SiluMul(run.stream(), {in_place, up, in_place});
+      });
+    }
+  }
+}
+
+template <class T>
+void PadCase(OpRun& run, int64_t num_slots, int64_t capacity, int64_t hidden) {
+  constexpr int64_t kSourceRows = 9;
+  std::vector<int64_t> offsets = {0};
+  for (int64_t s = 0; s < num_slots; ++s) offsets.push_back(offsets.back() + run.rng()() % (capacity + 1));
+  const int64_t stride = hidden + run.rng()() % 3, n = offsets.back();
+  PadRowsArgs pad;
+  pad.in.rows = run.Input(NormalValues<T>(run.rng(), kSourceRows * stride));
+  pad.in.dtype = kDTypeOf<T>;
+  pad.in.hidden = hidden;
+  pad.in.row_stride = stride;
+  pad.in.row_idx = run.Input(UniformInts(run.rng(), n, 0, kSourceRows));
+  pad.in.slot_offsets = run.Input(offsets);
+  pad.num_slots = num_slots;
+  pad.capacity = capacity;
+  T* padded = run.Output<T>("padded", num_slots * capacity * hidden);
+  pad.out = padded;
+  pad.out_row_idx = run.Output<int32_t>("row_idx", num_slots * capacity);
+  PadRows(run.stream(), pad);
+  UnpadRowsArgs unpad;
+  unpad.padded = MatrixView<const T>{padded, num_slots * capacity, hidden, hidden};
+  unpad.slot_offsets = pad.in.slot_offsets;
+  unpad.num_slots = num_slots;
+  unpad.capacity = capacity;
+  unpad.out = MatrixView<T>{run.Output<T>("out", n * hidden), n, hidden, hidden};
+  UnpadRows(run.stream(), unpad);
+}
+
+TEST_F(FfnOpsCudaTest, PadAndUnpad) {
+  for (int64_t num_slots : {1, 3, 8}) {
+    for (int64_t capacity : {1, 7}) {
+      for (int64_t hidden : kWidths) {
+        SCOPED_TRACE(testing::Message() << num_slots << " slots of " << capacity << " rows of " << hidden);
+        ExpectSameBits([&](OpRun& run) { PadCase<float>(run, num_slots, capacity, hidden); });
+        ExpectSameBits([&](OpRun& run) { PadCase<BF16>(run, num_slots, capacity, hidden); });
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tokenferry
