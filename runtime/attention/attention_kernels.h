@@ -22,7 +22,7 @@ void ExpandValue(const ExpandValueArgs& args, CpuContext& context);
 }  // namespace attention_cpu
 
 // Element offset of the cache row of (seq, position).
-inline int64_t CacheRow(const LatentCacheView& cache, int64_t seq, int64_t position) {
+TF_HOST_DEVICE inline int64_t CacheRow(const LatentCacheView& cache, int64_t seq, int64_t position) {
   const int64_t block = cache.block_table[seq * cache.max_blocks + position / kCacheBlockTokens];
   return (block * kCacheBlockTokens + position % kCacheBlockTokens) * (cache.latent + cache.rope);
 }

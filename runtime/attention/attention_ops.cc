@@ -1,18 +1,11 @@
 #include "runtime/attention/attention_ops.h"
 
 #include "core/check.h"
+#include "core/device/cuda_launcher.h"
 #include "runtime/attention/attention_kernels.h"
 
 namespace tokenferry {
 namespace {
-
-constexpr Op<RopeArgs> kRope{"rope_interleaved", &attention_reference::RopeInterleaved,
-                             &attention_cpu::RopeInterleaved};
-constexpr Op<CacheWriteArgs> kCacheWrite{"cache_write", &attention_reference::CacheWrite, &attention_cpu::CacheWrite};
-constexpr Op<AbsorbQueryArgs> kAbsorb{"absorb_query", &attention_reference::AbsorbQuery, &attention_cpu::AbsorbQuery};
-constexpr Op<LatentAttentionArgs> kAttention{"latent_attention", &attention_reference::LatentAttention,
-                                             &attention_cpu::LatentAttention};
-constexpr Op<ExpandValueArgs> kExpand{"expand_value", &attention_reference::ExpandValue, &attention_cpu::ExpandValue};
 
 void CheckCache(const LatentCacheView& cache) {
   TF_CHECK(cache.dtype == DType::kF32 || cache.dtype == DType::kBF16);
@@ -26,6 +19,24 @@ void CheckKvB(const WeightView& w, int64_t heads, int64_t nope, int64_t value) {
 }
 
 }  // namespace
+
+// attention_ops.cu
+absl::Status CudaRopeInterleaved(const RopeArgs& args, void* stream);
+absl::Status CudaCacheWrite(const CacheWriteArgs& args, void* stream);
+absl::Status CudaAbsorbQuery(const AbsorbQueryArgs& args, void* stream);
+absl::Status CudaLatentAttention(const LatentAttentionArgs& args, void* stream);
+absl::Status CudaExpandValue(const ExpandValueArgs& args, void* stream);
+
+constexpr Op<RopeArgs> kRope{"rope_interleaved", &attention_reference::RopeInterleaved, &attention_cpu::RopeInterleaved,
+                             TF_CUDA_LAUNCHER(CudaRopeInterleaved)};
+constexpr Op<CacheWriteArgs> kCacheWrite{"cache_write", &attention_reference::CacheWrite, &attention_cpu::CacheWrite,
+                                         TF_CUDA_LAUNCHER(CudaCacheWrite)};
+constexpr Op<AbsorbQueryArgs> kAbsorb{"absorb_query", &attention_reference::AbsorbQuery, &attention_cpu::AbsorbQuery,
+                                      TF_CUDA_LAUNCHER(CudaAbsorbQuery)};
+constexpr Op<LatentAttentionArgs> kAttention{"latent_attention", &attention_reference::LatentAttention,
+                                             &attention_cpu::LatentAttention, TF_CUDA_LAUNCHER(CudaLatentAttention)};
+constexpr Op<ExpandValueArgs> kExpand{"expand_value", &attention_reference::ExpandValue, &attention_cpu::ExpandValue,
+                                      TF_CUDA_LAUNCHER(CudaExpandValue)};
 
 void RopeInterleaved(Stream& stream, const RopeArgs& args) {
   TF_CHECK_EQ(args.dim % 2, 0);

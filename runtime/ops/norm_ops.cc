@@ -85,11 +85,13 @@ bool IsF32OrBF16(DType dtype) { return dtype == DType::kF32 || dtype == DType::k
 }  // namespace
 
 // norm_ops.cu
+absl::Status CudaEmbed(const EmbedArgs& args, void* stream);
+absl::Status CudaAdd(const AddArgs& args, void* stream);
 absl::Status CudaRmsNorm(const RmsNormArgs& args, void* stream);
 
-constexpr Op<EmbedArgs> kEmbed{"embed", &EmbedReference, &EmbedCpu};
+constexpr Op<EmbedArgs> kEmbed{"embed", &EmbedReference, &EmbedCpu, TF_CUDA_LAUNCHER(CudaEmbed)};
 constexpr Op<RmsNormArgs> kRmsNorm{"rms_norm", &RmsNormReference, &RmsNormCpu, TF_CUDA_LAUNCHER(CudaRmsNorm)};
-constexpr Op<AddArgs> kAdd{"add", &AddReference, &AddCpu};
+constexpr Op<AddArgs> kAdd{"add", &AddReference, &AddCpu, TF_CUDA_LAUNCHER(CudaAdd)};
 
 void Embed(Stream& stream, const EmbedArgs& args) {
   CheckWeight(args.table);

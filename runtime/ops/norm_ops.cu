@@ -26,7 +26,42 @@ __global__ void RmsNormKernel(MatrixView<const float> x, const Weight* weight, f
   }
 }
 
+// A block per token.
+template <class T>
+__global__ void EmbedKernel(const int32_t* ids, MatrixView<const T> table, MatrixView<float> out) {
+  const T* from = table.row(ids[blockIdx.x]);
+  float* to = out.row(blockIdx.x);
+  for (int64_t i = threadIdx.x; i < table.cols; i += blockDim.x) to[i] = ToFloat(from[i]);
+}
+
+// A block per row.
+__global__ void AddKernel(MatrixView<float> x, MatrixView<const float> a, MatrixView<const float> b) {
+  float* to = x.row(blockIdx.x);
+  const float* first = a.row(blockIdx.x);
+  const float* second = b.data == nullptr ? nullptr : b.row(blockIdx.x);
+  for (int64_t i = threadIdx.x; i < x.cols; i += blockDim.x) {
+    to[i] = __fadd_rn(to[i], second == nullptr ? first[i] : __fadd_rn(first[i], second[i]));
+  }
+}
+
+template <class T>
+MatrixView<const T> Table(const WeightView& w) {
+  return {static_cast<const T*>(w.data), w.rows, w.cols, w.cols};
+}
+
 }  // namespace
+
+absl::Status CudaEmbed(const EmbedArgs& a, void* stream) {
+  const LaunchShape shape = {a.num_tokens, ThreadsFor(a.table.cols)};
+  if (a.table.dtype() == DType::kF32) {
+    return LaunchKernel(EmbedKernel<float>, shape, stream, a.ids, Table<float>(a.table), a.out);
+  }
+  return LaunchKernel(EmbedKernel<BF16>, shape, stream, a.ids, Table<BF16>(a.table), a.out);
+}
+
+absl::Status CudaAdd(const AddArgs& a, void* stream) {
+  return LaunchKernel(AddKernel, {a.x.rows, ThreadsFor(a.x.cols)}, stream, a.x, a.a, a.b);
+}
 
 absl::Status CudaRmsNorm(const RmsNormArgs& a, void* stream) {
   const LaunchShape shape = {a.x.rows, ThreadsFor(a.x.cols)};

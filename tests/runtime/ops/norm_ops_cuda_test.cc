@@ -4,26 +4,13 @@
 namespace tokenferry {
 namespace {
 
-template <class T>
-std::vector<T> RandomValues(OpRun& run, size_t size) {
-  std::vector<T> values;
-  for (float x : NormalFloats(run.rng(), size)) {
-    if constexpr (std::is_same_v<T, BF16>) {
-      values.push_back(ToBF16(x));
-    } else {
-      values.push_back(x);
-    }
-  }
-  return values;
-}
-
 template <class Weight>
 void RmsNormCase(OpRun& run, int64_t num_rows, int64_t cols) {
   const int64_t stride = cols + run.rng()() % 3, out_stride = cols + run.rng()() % 3;
   RmsNormArgs args;
   args.x = {run.Input(NormalFloats(run.rng(), num_rows * stride)), num_rows, cols, stride};
-  args.weight = run.Input(RandomValues<Weight>(run, cols));
-  args.weight_dtype = std::is_same_v<Weight, BF16> ? DType::kBF16 : DType::kF32;
+  args.weight = run.Input(NormalValues<Weight>(run.rng(), cols));
+  args.weight_dtype = kDTypeOf<Weight>;
   args.out = {run.Output<float>("out", num_rows * out_stride), num_rows, cols, out_stride};
   RmsNorm(run.stream(), args);
   float* x = run.InOut("in place", NormalFloats(run.rng(), num_rows * stride));
@@ -40,6 +27,45 @@ TEST_F(NormOpsCudaTest, RmsNorm) {
       SCOPED_TRACE(testing::Message() << num_rows << " rows of " << cols);
       ExpectSameBits([&](OpRun& run) { RmsNormCase<float>(run, num_rows, cols); });
       ExpectSameBits([&](OpRun& run) { RmsNormCase<BF16>(run, num_rows, cols); });
+    }
+  }
+}
+
+TEST_F(NormOpsCudaTest, Embed) {
+  for (const WeightFormat& format : {kWeightFormats[0], kWeightFormats[1]}) {
+    for (int64_t num_tokens : kRowCounts) {
+      for (int64_t cols : kWidths) {
+        SCOPED_TRACE(testing::Message() << ToString(format) << ": " << num_tokens << " tokens of " << cols);
+        ExpectSameBits([&](OpRun& run) {
+          constexpr int64_t kVocabulary = 11;
+          EmbedArgs args;
+          args.ids = run.Input(UniformInts(run.rng(), num_tokens, 0, kVocabulary));
+          args.num_tokens = num_tokens;
+          args.table = RandomWeight(run, format, kVocabulary, cols);
+          args.out = {run.Output<float>("out", num_tokens * cols), num_tokens, cols, cols};
+          Embed(run.stream(), args);
+        });
+      }
+    }
+  }
+}
+
+TEST_F(NormOpsCudaTest, Add) {
+  for (int64_t num_rows : kRowCounts) {
+    for (int64_t cols : kWidths) {
+      SCOPED_TRACE(testing::Message() << num_rows << " rows of " << cols);
+      ExpectSameBits([&](OpRun& run) {
+        const int64_t stride = cols + run.rng()() % 3;
+        const auto matrix = [&] {
+          return MatrixView<const float>{run.Input(NormalFloats(run.rng(), num_rows * stride)), num_rows, cols, stride};
+        };
+        AddArgs args;
+        args.x = {run.InOut("x", NormalFloats(run.rng(), num_rows * stride)), num_rows, cols, stride};
+        args.a = matrix();
+        Add(run.stream(), args);
+        args.b = matrix();
+        Add(run.stream(), args);
+      });
     }
   }
 }

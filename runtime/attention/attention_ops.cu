@@ -1,0 +1,204 @@
+#include "core/device/cuda_launch.cuh"
+#include "core/kernels/exp.h"
+#include "core/kernels/matmul_tile.cuh"
+#include "runtime/attention/attention_kernels.h"
+#include "runtime/attention/attention_ops.h"
+
+namespace tokenferry {
+namespace {
+
+// A block per token, a thread per pair.
+__global__ void RopeKernel(RopeArgs a) {
+  const int64_t t = blockIdx.x;
+  const int32_t num_pairs = a.dim / 2;
+  const float* cosines = a.cos_sin + int64_t{a.tokens.position[t]} * a.dim;
+  const float* sines = cosines + num_pairs;
+  for (int32_t at = threadIdx.x; at < a.heads * num_pairs; at += blockDim.x) {
+    const int32_t h = at / num_pairs, i = at % num_pairs;
+    float* pair = a.x + t * a.stride + h * a.head_stride + 2 * i;
+    const float even = pair[0], odd = pair[1];
+    pair[0] = __fsub_rn(__fmul_rn(even, cosines[i]), __fmul_rn(odd, sines[i]));
+    pair[1] = __fadd_rn(__fmul_rn(even, sines[i]), __fmul_rn(odd, cosines[i]));
+  }
+}
+
+// A block per token.
+template <class T>
+__global__ void CacheWriteKernel(CacheWriteArgs a) {
+  const int64_t t = blockIdx.x, latent = a.cache.latent;
+  T* row = static_cast<T*>(a.cache.data) + CacheRow(a.cache, a.tokens.seq[t], a.tokens.position[t]);
+  for (int64_t i = threadIdx.x; i < latent + a.cache.rope; i += blockDim.x) {
+    StoreFloat(i < latent ? a.latent[t * a.latent_stride + i] : a.rope[t * a.rope_stride + i - latent], row[i]);
+  }
+}
+
+constexpr int kAbsorbTokens = 4, kAbsorbThreads = 128;
+
+// Along x a block per (head, columns, tile of tokens), a thread per column; weights are read once per tile.
+template <class Format, Compute kCompute>
+__global__ void AbsorbQueryKernel(AbsorbQueryArgs a, int64_t num_column_tiles, int64_t num_token_tiles) {
+  extern __shared__ float queries[];  // [kAbsorbTokens][nope]
+  const int64_t first = blockIdx.x % num_token_tiles * kAbsorbTokens, rest = blockIdx.x / num_token_tiles;
+  const int64_t h = rest / num_column_tiles, c = rest % num_column_tiles * blockDim.x + threadIdx.x;
+  const int num_tokens = static_cast<int>(min(a.num_tokens - first, int64_t{kAbsorbTokens}));
+  const int64_t latent = a.kv_b.cols;
+  for (int at = threadIdx.x; at < kAbsorbTokens * a.nope; at += blockDim.x) {
+    const int64_t t = first + min(at / a.nope, num_tokens - 1);
+    queries[at] = InputValue<kCompute>(a.q[(t * a.heads + h) * (a.nope + a.rope) + at % a.nope]);
+  }
+  __syncthreads();
+  if (c >= latent) return;
+  float sums[kAbsorbTokens] = {};
+  for (int32_t i = 0; i < a.nope; ++i) {
+    float weight = Format::Value(a.kv_b, h * (a.nope + a.value) + i, c);
+    if constexpr (kCompute == Compute::kBF16 && !Format::kIsBF16) weight = RoundToBF16(weight);
+#pragma unroll
+    for (int t = 0; t < kAbsorbTokens; ++t) sums[t] = __fmaf_rn(queries[t * a.nope + i], weight, sums[t]);
+  }
+#pragma unroll
+  for (int t = 0; t < kAbsorbTokens; ++t) {
+    if (t < num_tokens) a.out[((first + t) * a.heads + h) * latent + c] = sums[t];
+  }
+}
+
+// A block per (head, panel of values, tile of tokens): the rows of a product per head.
+template <class Format, Compute kCompute>
+__global__ void ExpandValueKernel(ExpandValueArgs a, int64_t num_panels, int64_t num_token_tiles) {
+  const int64_t row = blockIdx.x % num_token_tiles * kTileRows, rest = blockIdx.x / num_token_tiles;
+  const int64_t h = rest / num_panels, latent = a.kv_b.cols;
+  WeightView w = a.kv_b;  // head h's rows; formats read (row_offset + o), so the data has to move along
+  w.row_offset += h * (a.nope + a.value) + a.nope;
+  w.data = static_cast<const uint8_t*>(w.data) + (h * (a.nope + a.value) + a.nope) * latent * Format::kBits / 8;
+  w.rows = a.value;
+  MultiplyBlock<Format, kCompute>(ProductRows<float>{a.u + h * latent, a.heads * latent, nullptr}, w, row,
+                                  min(a.num_tokens - row, int64_t{kTileRows}), rest % num_panels * kBlockOuts,
+                                  ProductOut<float>{a.out + h * a.value, int64_t{a.heads} * a.value, Accumulate::kNo});
+}
+
+constexpr int kAttentionThreads = 256;
+
+// What a block keeps in shared memory: the query, the sums over keys, a block's scores and weights.
+struct AttentionScratch {
+  float *query, *context, *scores, *weights;
+
+  __device__ AttentionScratch(float* memory, int64_t latent, int64_t rope)
+      : query(memory), context(query + latent + rope), scores(context + latent), weights(scores + kCacheBlockTokens) {}
+  static size_t Bytes(int64_t latent, int64_t rope) {
+    return (2 * latent + rope + 2 * kCacheBlockTokens) * sizeof(float);
+  }
+};
+
+// scores[j] = query . key j * scale, j < size; half a warp per key.
+template <class T>
+__device__ void ScoreKeys(const T* keys, int size, int64_t width, float scale, const AttentionScratch& s) {
+  const int half = threadIdx.x / kHalfWarp, num_halves = blockDim.x / kHalfWarp, lane = threadIdx.x % kHalfWarp;
+  for (int first = half / 2 * 2; first < size; first += num_halves) {  // the same in both halves of a warp
+    const int j = first + half % 2;
+    const T* key = keys + min(j, size - 1) * width;
+    const float dot = SumHalfWarp(LaneChain(
+        lane, width, [&](int64_t i) { return s.query[i]; }, [&](int64_t i) { return ToFloat(key[i]); }));
+    if (lane == 0 && j < size) s.scores[j] = __fmul_rn(dot, scale);
+  }
+}
+
+// The largest of `max` and the scores, on every thread; each warp finds it for itself.
+__device__ float LargestScore(const float* scores, int size, float max) {
+  for (int j = threadIdx.x % kWarpSize; j < size; j += kWarpSize) max = scores[j] > max ? scores[j] : max;
+  for (int width = kWarpSize / 2; width > 0; width /= 2) {
+    const float other = __shfl_xor_sync(kWholeWarp, max, width);
+    max = other > max ? other : max;
+  }
+  return max;
+}
+
+// The weights added up in lane order, on every thread.
+__device__ float SumWeights(const float* weights, int size) {
+  float lane_sum = 0.0f;
+  for (int j = threadIdx.x % kHalfWarp; j < size; j += kHalfWarp) lane_sum = __fadd_rn(lane_sum, weights[j]);
+  return __shfl_sync(kWholeWarp, SumHalfWarp(lane_sum), 0);
+}
+
+// A block per (token, head): an online softmax over the key blocks of the token's sequence.
+template <class T, Compute kCompute>
+__global__ void LatentAttentionKernel(LatentAttentionArgs a) {
+  extern __shared__ float shared[];
+  const int64_t row = blockIdx.x, t = row / a.heads, latent = a.cache.latent, width = latent + a.rope;
+  const AttentionScratch s(shared, latent, a.rope);
+  const float* q_rope = a.q + row * (a.nope + a.rope) + a.nope;
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
+    s.query[i] = InputValue<kCompute>(i < latent ? a.q_latent[row * latent + i] : q_rope[i - latent]);
+    if (i < latent) s.context[i] = 0.0f;
+  }
+  __syncthreads();
+  const int32_t seq = a.tokens.seq[t], last = a.tokens.position[t];
+  float max = -INFINITY, sum = 0.0f;
+  for (int32_t begin = 0; begin <= last; begin += kCacheBlockTokens) {
+    const int size = min(static_cast<int>(kCacheBlockTokens), last + 1 - begin);
+    const T* keys = static_cast<const T*>(a.cache.data) + CacheRow(a.cache, seq, begin);
+    ScoreKeys(keys, size, width, a.scale, s);
+    __syncthreads();  // scores are there, and nobody reads the last block's weights any more
+    const float new_max = LargestScore(s.scores, size, max);
+    const float rescale = ExpF32(__fsub_rn(max, new_max));
+    if (threadIdx.x < size) s.weights[threadIdx.x] = ExpF32(__fsub_rn(s.scores[threadIdx.x], new_max));
+    __syncthreads();
+    sum = __fmaf_rn(sum, rescale, SumWeights(s.weights, size));
+    for (int64_t i = threadIdx.x; i < latent; i += blockDim.x) {
+      float context = __fmul_rn(s.context[i], rescale);
+#pragma unroll 4
+      for (int j = 0; j < size; ++j) context = __fmaf_rn(s.weights[j], ToFloat(keys[j * width + i]), context);
+      s.context[i] = context;
+    }
+    max = new_max;
+  }
+  for (int64_t i = threadIdx.x; i < latent; i += blockDim.x) a.out[row * latent + i] = __fdiv_rn(s.context[i], sum);
+}
+
+template <class T>
+absl::Status Attend(const LatentAttentionArgs& a, void* stream) {
+  const LaunchShape shape = {a.tokens.num_tokens * a.heads, kAttentionThreads,
+                             AttentionScratch::Bytes(a.cache.latent, a.rope)};
+  return a.compute == Compute::kBF16 ? LaunchKernel(LatentAttentionKernel<T, Compute::kBF16>, shape, stream, a)
+                                     : LaunchKernel(LatentAttentionKernel<T, Compute::kF32>, shape, stream, a);
+}
+
+}  // namespace
+
+absl::Status CudaRopeInterleaved(const RopeArgs& a, void* stream) {
+  return LaunchKernel(RopeKernel, {a.tokens.num_tokens, ThreadsFor(int64_t{a.heads} * a.dim / 2)}, stream, a);
+}
+
+absl::Status CudaCacheWrite(const CacheWriteArgs& a, void* stream) {
+  const LaunchShape shape = {a.tokens.num_tokens, ThreadsFor(a.cache.latent + a.cache.rope)};
+  if (a.cache.dtype == DType::kBF16) return LaunchKernel(CacheWriteKernel<BF16>, shape, stream, a);
+  return LaunchKernel(CacheWriteKernel<float>, shape, stream, a);
+}
+
+absl::Status CudaAbsorbQuery(const AbsorbQueryArgs& a, void* stream) {
+  const int64_t num_column_tiles = CeilDiv(a.kv_b.cols, kAbsorbThreads),
+                num_token_tiles = CeilDiv(a.num_tokens, kAbsorbTokens);
+  const LaunchShape shape = {a.heads * num_column_tiles * num_token_tiles, kAbsorbThreads,
+                             kAbsorbTokens * a.nope * sizeof(float)};
+  return LaunchForFormat(a.kv_b.format, [&](auto format) {
+    using Format = decltype(format);
+    const auto kernel = a.compute == Compute::kBF16 ? AbsorbQueryKernel<Format, Compute::kBF16>
+                                                    : AbsorbQueryKernel<Format, Compute::kF32>;
+    return LaunchKernel(kernel, shape, stream, a, num_column_tiles, num_token_tiles);
+  });
+}
+
+absl::Status CudaLatentAttention(const LatentAttentionArgs& a, void* stream) {
+  return a.cache.dtype == DType::kBF16 ? Attend<BF16>(a, stream) : Attend<float>(a, stream);
+}
+
+absl::Status CudaExpandValue(const ExpandValueArgs& a, void* stream) {
+  const int64_t num_panels = CeilDiv(a.value, kBlockOuts), num_token_tiles = CeilDiv(a.num_tokens, kTileRows);
+  const LaunchShape shape = {a.heads * num_panels * num_token_tiles, kTileThreads};
+  return LaunchForFormat(a.kv_b.format, [&](auto format) {
+    using Format = decltype(format);
+    const auto kernel = a.compute == Compute::kBF16 ? ExpandValueKernel<Format, Compute::kBF16>
+                                                    : ExpandValueKernel<Format, Compute::kF32>;
+    return LaunchKernel(kernel, shape, stream, a, num_panels, num_token_tiles);
+  });
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,139 @@
+#include "runtime/attention/attention_ops.h"
+
+#include <algorithm>
+
+#include "tests/support/cuda_compare.h"
+
+namespace tokenferry {
+namespace {
+
+struct Shape {
+  int32_t heads, nope, rope, value;
+  int64_t latent;
+};
+// Widths that are no multiples of a step of 16; DeepSeek-V3's, with few heads.
+const std::vector<Shape> kShapes = {{1, 1, 2, 1, 1}, {3, 17, 6, 33, 40}, {2, 128, 64, 128, 512}};
+constexpr int64_t kSequences = 3, kMaxBlocks = 4, kMaxPosition = 200;
+
+std::vector<int32_t> Permutation(std::mt19937& rng, int32_t size) {
+  std::vector<int32_t> values(size);
+  for (int32_t i = 0; i < size; ++i) values[i] = i;
+  std::shuffle(values.begin(), values.end(), rng);
+  return values;
+}
+
+// Tokens at positions of their own, the first at 0, the second at the end of a block.
+TokenPositions Positions(OpRun& run, int64_t num_tokens) {
+  std::vector<int32_t> position = Permutation(run.rng(), kMaxPosition);
+  std::swap(position[0], *std::find(position.begin(), position.end(), 0));
+  std::swap(position[1], *std::find(position.begin(), position.end(), kCacheBlockTokens - 1));
+  position.resize(num_tokens);
+  return {run.Input(UniformInts(run.rng(), num_tokens, 0, kSequences)), run.Input(position), num_tokens};
+}
+
+template <class T>
+LatentCacheView Cache(OpRun& run, const Shape& s) {
+  LatentCacheView cache;
+  const int64_t num_blocks = kSequences * kMaxBlocks, width = s.latent + s.rope;
+  cache.data = run.InOut("cache", NormalValues<T>(run.rng(), num_blocks * kCacheBlockTokens * width));
+  cache.dtype = kDTypeOf<T>;
+  cache.latent = s.latent;
+  cache.rope = s.rope;
+  cache.block_table = run.Input(Permutation(run.rng(), num_blocks));
+  cache.max_blocks = kMaxBlocks;
+  return cache;
+}
+
+class AttentionCudaTest : public CudaCompareTest {
+ protected:
+  void ForShapes(const std::function<void(const Shape&, int64_t, Compute)>& test) {
+    for (const Shape& shape : kShapes) {
+      for (int64_t num_tokens : {0, 1, 2, 7}) {
+        for (Compute compute : {Compute::kF32, Compute::kBF16}) {
+          SCOPED_TRACE(testing::Message() << num_tokens << " tokens, " << shape.heads << " heads, latent "
+                                          << shape.latent << (compute == Compute::kF32 ? "" : ", bf16"));
+          test(shape, num_tokens, compute);
+        }
+      }
+    }
+  }
+};
+
+TEST_F(AttentionCudaTest, Rope) {
+  ForShapes([&](const Shape& s, int64_t num_tokens, Compute) {
+    ExpectSameBits([&](OpRun& run) {
+      const int64_t head = s.nope + s.rope;
+      RopeArgs args;
+      args.stride = s.heads * head;
+      args.head_stride = head;
+      args.heads = s.heads;
+      args.dim = s.rope;
+      args.x = run.InOut("x", NormalFloats(run.rng(), num_tokens * args.stride)) + s.nope;
+      args.cos_sin = run.Input(NormalFloats(run.rng(), kMaxPosition * s.rope));
+      args.tokens = Positions(run, num_tokens);
+      RopeInterleaved(run.stream(), args);
+    });
+  });
+}
+
+template <class T>
+void CacheWriteCase(OpRun& run, const Shape& s, int64_t num_tokens) {
+  CacheWriteArgs args;
+  args.latent_stride = args.rope_stride = s.latent + s.rope;
+  const float* rows = run.Input(NormalFloats(run.rng(), num_tokens * args.latent_stride));
+  args.latent = rows;
+  args.rope = rows + s.latent;
+  args.tokens = Positions(run, num_tokens);
+  args.cache = Cache<T>(run, s);
+  CacheWrite(run.stream(), args);
+}
+
+TEST_F(AttentionCudaTest, CacheWrite) {
+  ForShapes([&](const Shape& s, int64_t num_tokens, Compute) {
+    ExpectSameBits([&](OpRun& run) { CacheWriteCase<float>(run, s, num_tokens); });
+    ExpectSameBits([&](OpRun& run) { CacheWriteCase<BF16>(run, s, num_tokens); });
+  });
+}
+
+TEST_F(AttentionCudaTest, AbsorbAndExpand) {
+  ForShapes([&](const Shape& s, int64_t num_tokens, Compute compute) {
+    for (const WeightFormat& format : kWeightFormats) {
+      SCOPED_TRACE(ToString(format));
+      const auto test = [&](OpRun& run) {
+        const WeightView kv_b = RandomWeight(run, format, s.heads * (s.nope + s.value), s.latent);
+        const float* q = run.Input(NormalFloats(run.rng(), num_tokens * s.heads * (s.nope + s.rope)));
+        float* absorbed = run.Output<float>("absorbed", num_tokens * s.heads * s.latent);
+        AbsorbQuery(run.stream(), {q, num_tokens, s.heads, s.nope, s.rope, s.value, kv_b, absorbed, compute});
+        float* out = run.Output<float>("heads", num_tokens * s.heads * s.value);
+        ExpandValue(run.stream(), {absorbed, num_tokens, s.heads, s.nope, s.value, kv_b, out, compute});
+      };
+      ExpectSameBits(test);
+    }
+  });
+}
+
+template <class T>
+void AttentionCase(OpRun& run, const Shape& s, int64_t num_tokens, Compute compute) {
+  LatentAttentionArgs args;
+  args.q_latent = run.Input(NormalFloats(run.rng(), num_tokens * s.heads * s.latent));
+  args.q = run.Input(NormalFloats(run.rng(), num_tokens * s.heads * (s.nope + s.rope)));
+  args.heads = s.heads;
+  args.nope = s.nope;
+  args.rope = s.rope;
+  args.scale = 0.3f;
+  args.tokens = Positions(run, num_tokens);
+  args.cache = Cache<T>(run, s);
+  args.out = run.Output<float>("out", num_tokens * s.heads * s.latent);
+  args.compute = compute;
+  LatentAttention(run.stream(), args);
+}
+
+TEST_F(AttentionCudaTest, LatentAttention) {
+  ForShapes([&](const Shape& s, int64_t num_tokens, Compute compute) {
+    ExpectSameBits([&](OpRun& run) { AttentionCase<float>(run, s, num_tokens, compute); });
+    ExpectSameBits([&](OpRun& run) { AttentionCase<BF16>(run, s, num_tokens, compute); });
+  });
+}
+
+}  // namespace
+}  // namespace tokenferry
