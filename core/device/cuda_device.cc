@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstring>
+
 #include "core/device/cuda_status.h"
 #include "core/device/cuda_stream.h"
 #include "core/log.h"
@@ -67,6 +69,21 @@ absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(CudaDeviceOptions optio
       CudaStatus(cudaGetDeviceProperties(&properties, options.ordinal), "cudaGetDeviceProperties"), "no CUDA device"));
   TF_RETURN_IF_ERROR(Annotate(CudaStatus(cudaSetDevice(options.ordinal), "cudaSetDevice"), "no CUDA device"));
   return std::make_unique<CudaDevice>(options.ordinal, properties.name);
+}
+
+std::vector<int64_t> VisibleGpus() {
+  int num_devices = 0;
+  if (cudaGetDeviceCount(&num_devices) != cudaSuccess) num_devices = 0;
+  std::vector<int64_t> gpus;
+  for (int ordinal = 0; ordinal < num_devices; ++ordinal) {
+    cudaDeviceProp properties;
+    if (cudaGetDeviceProperties(&properties, ordinal) != cudaSuccess) return {};
+    int64_t halves[2];
+    static_assert(sizeof(halves) == sizeof(properties.uuid));
+    std::memcpy(halves, &properties.uuid, sizeof(halves));
+    gpus.push_back(halves[0] ^ halves[1]);
+  }
+  return gpus;
 }
 
 }  // namespace tokenferry

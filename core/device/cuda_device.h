@@ -1,7 +1,9 @@
 // Device on one NVIDIA GPU. This header needs no CUDA toolkit: a build without one has a stub that says so.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "core/device/device.h"
 
@@ -17,5 +19,9 @@ struct CudaDeviceOptions {
 // Fails, with a message that starts with "no CUDA device: ", when there is none, with Unimplemented when this build has
 // no CUDA.
 absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(CudaDeviceOptions options);
+
+// A number for each GPU that this process may use, by ordinal: from the GPU's UUID, so that processes of one host know
+// which they share. Empty where there is no GPU, no driver that can run this program, or no CUDA in this build.
+std::vector<int64_t> VisibleGpus();
 
 }  // namespace tokenferry

@@ -7,4 +7,6 @@ absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(CudaDeviceOptions) {
       "no CUDA device: this program was built without CUDA (configure with TOKENFERRY_CUDA=ON, preset 'cuda')");
 }
 
+std::vector<int64_t> VisibleGpus() { return {}; }
+
 }  // namespace tokenferry

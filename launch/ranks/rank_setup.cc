@@ -10,6 +10,8 @@
 #include "core/device/cuda_device.h"
 #include "core/host/cgroup.h"
 #include "core/host/wait.h"
+#include "core/log.h"
+#include "launch/ranks/gpu_choice.h"
 
 namespace tokenferry {
 namespace {
@@ -17,33 +19,46 @@ namespace {
 // What each rank tells the others about its machine.
 struct MachineHeader {
   uint32_t isas = 0;
+  int32_t num_gpus = 0;
   double num_cpus_of_quota = 0;  // CgroupLimits::num_cpus
 };
 struct Machine {
   MachineHeader header;
-  std::vector<int> cpus;  // it may run on
+  std::vector<int64_t> gpus;  // VisibleGpus(), where the job may take them
+  std::vector<int> cpus;      // it may run on
 };
 
+template <class T>
+void AppendValues(const std::vector<T>& values, std::string& bytes) {
+  bytes.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+}
+
+template <class T>
+std::vector<T> ValuesOf(absl::string_view bytes) {
+  std::vector<T> values(bytes.size() / sizeof(T));
+  if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
+// The header, the GPUs, the CPUs.
 std::string Encode(const Machine& machine) {
-  std::string bytes(sizeof(MachineHeader) + machine.cpus.size() * sizeof(int32_t), '\0');
-  std::memcpy(bytes.data(), &machine.header, sizeof(MachineHeader));
-  if (!machine.cpus.empty()) {
-    std::memcpy(bytes.data() + sizeof(MachineHeader), machine.cpus.data(), machine.cpus.size() * sizeof(int32_t));
-  }
+  std::string bytes(reinterpret_cast<const char*>(&machine.header), sizeof(MachineHeader));
+  AppendValues(machine.gpus, bytes);
+  AppendValues(machine.cpus, bytes);
   return bytes;
 }
 
-absl::StatusOr<Machine> Decode(const std::string& bytes, size_t rank) {
-  if (bytes.size() < sizeof(MachineHeader) || bytes.size() % sizeof(int32_t) != 0) {
+absl::StatusOr<Machine> Decode(absl::string_view bytes, size_t rank) {
+  Machine machine;
+  if (bytes.size() >= sizeof(MachineHeader)) std::memcpy(&machine.header, bytes.data(), sizeof(MachineHeader));
+  const size_t begin = sizeof(MachineHeader), gpu_bytes = machine.header.num_gpus * sizeof(int64_t);
+  if (bytes.size() < begin || machine.header.num_gpus < 0 || bytes.size() - begin < gpu_bytes ||
+      (bytes.size() - begin) % sizeof(int32_t) != 0) {
     return absl::DataLossError(absl::StrCat("rank ", rank, " describes its machine in ", bytes.size(),
                                             " bytes; is it the same version of tokenferry?"));
   }
-  Machine machine;
-  std::memcpy(&machine.header, bytes.data(), sizeof(MachineHeader));
-  machine.cpus.resize((bytes.size() - sizeof(MachineHeader)) / sizeof(int32_t));
-  if (!machine.cpus.empty()) {
-    std::memcpy(machine.cpus.data(), bytes.data() + sizeof(MachineHeader), machine.cpus.size() * sizeof(int32_t));
-  }
+  machine.gpus = ValuesOf<int64_t>(bytes.substr(begin, gpu_bytes));
+  machine.cpus = ValuesOf<int>(bytes.substr(begin + gpu_bytes));
   return machine;
 }
 
@@ -64,9 +79,16 @@ absl::Status PlanCpus(RankId rank, const std::vector<Machine>& machines, int num
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Device>> CreateDevice(const SharedFlags& flags, const RankSetup& setup, RankId rank) {
-  if (flags.device == DeviceChoice::kCuda) {
-    return CreateCudaDevice({.ordinal = setup.topology.local_idx_per_rank[rank.value]});
+absl::StatusOr<std::unique_ptr<Device>> CreateDevice(const SharedFlags& flags, const RankSetup& setup, RankId rank,
+                                                     const std::vector<Machine>& machines) {
+  std::vector<std::vector<int64_t>> gpus_per_rank;
+  for (const Machine& machine : machines) gpus_per_rank.push_back(machine.gpus);
+  if (const auto ordinals = ChooseGpus(flags.device, setup.topology, gpus_per_rank)) {
+    const int most = MostRanksPerGpu(*ordinals, setup.topology, gpus_per_rank);
+    if (most > 1 && rank == RankId(0)) {
+      LogWarning(absl::StrCat(most, " ranks share a GPU: start one rank per GPU for speed"));
+    }
+    return CreateCudaDevice({.ordinal = (*ordinals)[rank.value]});
   }
   CpuDeviceOptions options;
   options.num_threads = setup.affinity.num_threads;
@@ -87,7 +109,7 @@ absl::Status SetUpAlone(const SharedFlags& flags, RankId rank, const std::vector
   }
   TF_ASSIGN_OR_RETURN(setup->isa, AgreeOnIsa(masks, flags.instruction_set));
   TF_RETURN_IF_ERROR(PlanCpus(rank, machines, flags.num_threads, setup));
-  TF_ASSIGN_OR_RETURN(setup->device, CreateDevice(flags, *setup, rank));
+  TF_ASSIGN_OR_RETURN(setup->device, CreateDevice(flags, *setup, rank, machines));
   return absl::OkStatus();
 }
 
@@ -111,7 +133,11 @@ absl::StatusOr<Isa> AgreeOnIsa(const std::vector<uint32_t>& masks, const std::st
 absl::StatusOr<RankSetup> SetUpRank(Transport& control, const SharedFlags& flags) {
   RankSetup setup;
   setup.topology = Topology::Of(control);
-  const Machine mine{{SupportedIsas(), ReadCgroupLimits().num_cpus}, AllowedCpus()};
+  Machine mine{.header = {.isas = SupportedIsas(), .num_cpus_of_quota = ReadCgroupLimits().num_cpus},
+               .gpus = {},
+               .cpus = AllowedCpus()};
+  if (flags.device != DeviceChoice::kCpu) mine.gpus = VisibleGpus();
+  mine.header.num_gpus = static_cast<int32_t>(mine.gpus.size());
   TF_ASSIGN_OR_RETURN(const std::vector<std::string> encoded,
                       AllGather(control, {.phase = "start: machines"}, Encode(mine)));
   const absl::Status alone = SetUpAlone(flags, control.rank(), encoded, &setup);
