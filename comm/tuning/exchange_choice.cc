@@ -85,6 +85,15 @@ absl::StatusOr<std::vector<SizeChoice>> ChooseBySize(Transport& transport, const
 
 absl::StatusOr<std::unique_ptr<Exchange>> CreateAutomaticExchange(Transport& transport, Device& device,
                                                                   const ExchangeOptions& options) {
+  if (device.kind() != DeviceKind::kCpu) {
+    // What the model of costs knows are links between host memories.
+    ExchangeOptions messages = options;
+    messages.path = ExchangePath::kAllToAllV;
+    if (options.on_choice && transport.rank() == RankId(0)) {
+      options.on_choice(absl::StrCat("path alltoallv: the one for memory of ", device.ToString(), "\n"));
+    }
+    return CreateExchange(transport, device, messages);
+  }
   if (Topology::Of(transport).num_hosts() == 1) {
     ExchangeOptions peer_options = options;
     peer_options.path = ExchangePath::kPeer;
@@ -105,7 +114,8 @@ absl::StatusOr<std::unique_ptr<Exchange>> CreateAutomaticExchange(Transport& tra
 absl::StatusOr<ExchangeBySize> ExchangeBySize::Create(Transport& transport, Device& device,
                                                       const ExchangeOptions& options) {
   ExchangeBySize result;
-  if (options.path != ExchangePath::kAuto || Topology::Of(transport).num_hosts() == 1) {
+  if (options.path != ExchangePath::kAuto || device.kind() != DeviceKind::kCpu ||
+      Topology::Of(transport).num_hosts() == 1) {
     TF_ASSIGN_OR_RETURN(auto exchange, CreateExchange(transport, device, options));
     result.sizes_.push_back({options.max_tokens, exchange.get()});
     result.exchanges_.push_back(std::move(exchange));

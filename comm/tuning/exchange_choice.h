@@ -9,8 +9,8 @@
 
 namespace tokenferry {
 
-// CreateExchange with ExchangePath::kAuto, which is for one size: options.max_tokens (64 when 0). Path peer where all
-// ranks can map each other's memory. Collective; the same path on all ranks.
+// CreateExchange with ExchangePath::kAuto, which is for one size: options.max_tokens (64 when 0). Path alltoallv for
+// device memory; else path peer where all ranks can map each other's memory. Collective; the same path on all ranks.
 absl::StatusOr<std::unique_ptr<Exchange>> CreateAutomaticExchange(Transport& transport, Device& device,
                                                                   const ExchangeOptions& options);
 

@@ -53,8 +53,8 @@ absl::Status MoeLayer::CreateExchanges() {
                            .max_top_k = static_cast<int>(config_.num_experts_per_tok)};
   if (options_.exchange_budget > 0) {
     // The automatic path between hosts may be several, by size, each with its own buffers.
-    const bool is_one_host = Topology::Of(transport_).num_hosts() == 1;
-    if (exchange.path == ExchangePath::kAuto && !is_one_host) exchange.path = ExchangePath::kAllToAllV;
+    const bool one_path = Topology::Of(transport_).num_hosts() == 1 && device_.kind() == DeviceKind::kCpu;
+    if (exchange.path == ExchangePath::kAuto && !one_path) exchange.path = ExchangePath::kAllToAllV;
     TF_ASSIGN_OR_RETURN(exchange.max_tokens,
                         TokensWithin(options_.exchange_budget / num_batches, exchange, placement_));
   }
