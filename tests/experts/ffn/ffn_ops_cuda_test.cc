@@ -1,3 +1,4 @@
+#include "experts/ffn/count_rows.h"
 #include "experts/ffn/expert_ffn.h"
 #include "experts/ffn/padded_rows.h"
 #include "tests/support/cuda_compare.h"
@@ -46,6 +47,7 @@ void PadCase(OpRun& run, int64_t num_slots, int64_t capacity, int64_t hidden) {
   T* padded = run.Output<T>("padded", num_slots * capacity * hidden);
   pad.out = padded;
   pad.out_row_idx = run.Output<int32_t>("row_idx", num_slots * capacity);
+  pad.out_slot_offsets = run.Output<int64_t>("slot_offsets", num_slots + 1);
   PadRows(run.stream(), pad);
   UnpadRowsArgs unpad;
   unpad.padded = MatrixView<const T>{padded, num_slots * capacity, hidden, hidden};
@@ -65,6 +67,19 @@ TEST_F(FfnOpsCudaTest, PadAndUnpad) {
         ExpectSameBits([&](OpRun& run) { PadCase<BF16>(run, num_slots, capacity, hidden); });
       }
     }
+  }
+}
+
+TEST_F(FfnOpsCudaTest, CountRows) {
+  for (int64_t num_slots : {0, 1, 7, 300}) {
+    ExpectSameBits([&](OpRun& run) {
+      std::vector<int64_t> offsets = {0}, counts;
+      for (int64_t s = 0; s < num_slots; ++s) {
+        offsets.push_back(offsets.back() + run.rng()() % 5);
+        counts.push_back(run.rng()() % 1000);
+      }
+      CountRows(run.stream(), {run.Input(offsets), num_slots, run.InOut("counts", counts)});
+    });
   }
 }
 
