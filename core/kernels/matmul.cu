@@ -1,7 +1,7 @@
+#include <algorithm>
+
 #include "core/device/cuda_launch.cuh"
 #include "core/kernels/matmul.h"
-
-#include <algorithm>
 #include "core/kernels/matmul_tile.cuh"
 
 namespace tokenferry {
@@ -24,7 +24,8 @@ __global__ void GroupedMatMulKernel(ProductRows<X> rows, const int64_t* offsets,
                                     int64_t num_panels, ProductOut<Y> out) {
   const int64_t group = blockIdx.x / num_panels, o = blockIdx.x % num_panels * kBlockOuts, end = offsets[group + 1];
   const WeightView w = weights[group];
-  for (int64_t row = offsets[group] + int64_t{blockIdx.y} * kTileRows; row < end; row += int64_t{gridDim.y} * kTileRows) {
+  for (int64_t row = offsets[group] + int64_t{blockIdx.y} * kTileRows; row < end;
+       row += int64_t{gridDim.y} * kTileRows) {
     MultiplyBlock<Format, kCompute>(rows, w, row, min(end - row, int64_t{kTileRows}), o, out);
   }
 }

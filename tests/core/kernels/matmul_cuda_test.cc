@@ -36,7 +36,8 @@ void MatMulCase(OpRun& run, const WeightFormat& format, const ProductShape& shap
 }
 
 template <class X, class Y>
-void GroupedCase(OpRun& run, const WeightFormat& format, const std::vector<int64_t>& rows_per_group, int64_t outs, int64_t cols, Compute compute) {
+void GroupedCase(OpRun& run, const WeightFormat& format, const std::vector<int64_t>& rows_per_group, int64_t outs,
+                 int64_t cols, Compute compute) {
   std::vector<int64_t> offsets = {0};
   std::vector<WeightView> weights;
   for (int64_t n : rows_per_group) {

@@ -1,7 +1,6 @@
-#include "runtime/attention/attention_ops.h"
-
 #include <algorithm>
 
+#include "runtime/attention/attention_ops.h"
 #include "tests/support/cuda_compare.h"
 
 namespace tokenferry {
