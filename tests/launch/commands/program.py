@@ -65,6 +65,7 @@ class Job:
             reader.join()
         self.process.stdout.close()
         self.process.stderr.close()
+        self.ended = end  # the last rank; steady clock
         # From the first error to the end of all ranks.
         self.seconds_to_end = end - self.first_error if self.first_error is not None else 0.0
         assert time.monotonic() < start + limit + 10, f"did not end:\n{self.err}"
