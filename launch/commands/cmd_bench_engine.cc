@@ -9,8 +9,8 @@
 #include "comm/transport/collectives.h"
 #include "core/host/machine.h"
 #include "launch/cli/flag_set.h"
-#include "launch/cli/text_file.h"
-#include "launch/reports/run_report.h"
+#include "launch/commands/result_file.h"
+#include "launch/commands/run_requests.h"
 
 namespace tokenferry {
 namespace {
@@ -37,22 +37,18 @@ std::vector<Request> MakeRequests(const BenchEngineFlags& flags, int64_t vocab_s
 struct Round {
   double prefill_per_second = 0, decode_per_second = 0;
   std::vector<std::vector<int32_t>> tokens;  // by sequence
+  RunReport report;                          // of this round and those before it
 };
 
-absl::StatusOr<Round> RunRound(Engine& engine, RankId rank, const std::vector<Request>& requests) {
-  const EngineStats before = engine.stats();
-  Scheduler scheduler(engine.scheduler_options());
+absl::StatusOr<Round> RunRound(RankContext& context, ModelSession& session, const std::vector<Request>& requests) {
+  const EngineStats before = session.engine->stats();
   Round round;
   round.tokens.resize(requests.size());
-  absl::Status added = absl::OkStatus();
-  for (size_t i = 0; rank == RankId(0) && added.ok() && i < requests.size(); ++i)
-    added = scheduler.Add(requests[i]).status();
-  TF_RETURN_IF_ERROR(added);
-  TF_RETURN_IF_ERROR(engine.RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) {
-    round.tokens[u.seq].push_back(u.token.token);
-    return absl::OkStatus();
-  }));
-  const EngineStats& after = engine.stats();
+  TF_ASSIGN_OR_RETURN(round.report, RunRequests(context, session, requests, [&](const SequenceUpdate& u) {
+                        round.tokens[u.seq].push_back(u.token.token);
+                        return Proceed::kGoOn;
+                      }));
+  const EngineStats& after = session.engine->stats();
   const auto rate = [](int64_t tokens, double seconds) {
     return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
   };
@@ -122,33 +118,25 @@ absl::Status BenchEngineCommand::Check(const FlagSet& set, SharedFlags* shared) 
 absl::Status BenchEngineCommand::Run(RankContext& context) const {
   const BenchEngineFlags& flags = flags_;
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNone));
-  std::unique_ptr<TextFileWriter> json_file;
-  absl::Status ready = CheckContext("a sequence", flags.prompt_tokens, flags.decode_tokens, files->config);
-  if (ready.ok() && context.rank() == RankId(0) && !flags.json_file.empty()) {
-    auto created = TextFileWriter::Create("--json", flags.json_file);
-    ready = created.status();
-    if (created.ok()) json_file = *std::move(created);
-  }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"bench input"}, ready));
+  TF_RETURN_IF_ERROR(
+      AgreeOnStatus(context.transport, {"bench input"},
+                    CheckContext("a sequence", flags.prompt_tokens, flags.decode_tokens, files->config)));
+  TF_ASSIGN_OR_RETURN(const auto json_file, OpenResultFile(context, "--json", flags.json_file));
   const std::vector<Request> requests = MakeRequests(flags, files->config.vocab_size);
-  std::vector<int64_t> lengths(requests.size(), flags.prompt_tokens + flags.decode_tokens);
-  TF_ASSIGN_OR_RETURN(lengths, BroadcastLengths(context, lengths));
-  TF_ASSIGN_OR_RETURN(
-      std::unique_ptr<ModelSession> session,
-      StartSession(context, std::move(files), FitRequests(lengths, context.num_ranks(), context.flags)));
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session, StartSession(context, std::move(files), requests));
   // The first round warms up and says what every other one must generate.
-  TF_ASSIGN_OR_RETURN(const Round first, RunRound(*session->engine, context.rank(), requests));
+  TF_ASSIGN_OR_RETURN(const Round first, RunRound(context, *session, requests));
   std::vector<Round> rounds;
   std::vector<double> prefill, decode;
   for (int i = 0; i < flags.num_repeats; ++i) {
-    TF_ASSIGN_OR_RETURN(Round round, RunRound(*session->engine, context.rank(), requests));
+    TF_ASSIGN_OR_RETURN(Round round, RunRound(context, *session, requests));
     if (round.tokens != first.tokens)
       return absl::InternalError(absl::StrCat("round ", i, " generated other tokens than the warm-up"));
     prefill.push_back(round.prefill_per_second);
     decode.push_back(round.decode_per_second);
     rounds.push_back(std::move(round));
   }
-  TF_ASSIGN_OR_RETURN(const RunReport report, CollectReport(context, *session));
+  const RunReport& report = rounds.back().report;
   if (context.rank() != RankId(0)) return absl::OkStatus();
   PrintTable(flags, report, Median(prefill), Median(decode));
   std::fflush(stdout);

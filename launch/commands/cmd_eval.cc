@@ -9,7 +9,7 @@
 #include "core/io/json.h"
 #include "launch/cli/flag_set.h"
 #include "launch/cli/text_file.h"
-#include "launch/reports/run_report.h"
+#include "launch/commands/run_requests.h"
 #include "runtime/checkpoint/safetensors_writer.h"
 
 namespace tokenferry {
@@ -124,13 +124,17 @@ class Evaluation {
     return e;
   }
 
-  const std::vector<Ids>& prompts() const { return prompts_; }
-  RequestKind kind() const { return out_ ? RequestKind::kLogits : RequestKind::kScore; }
+  std::vector<Request> requests() const {
+    std::vector<Request> requests;
+    for (const Ids& ids : prompts_) requests.push_back({ids, out_ ? RequestKind::kLogits : RequestKind::kScore});
+    return requests;
+  }
 
-  absl::Status Take(const SequenceUpdate& u) {
+  absl::StatusOr<Proceed> Take(const SequenceUpdate& u) {
     for (double logprob : u.result.logprobs) scores_[u.seq].nll -= logprob;
     scores_[u.seq].num_tokens += static_cast<int64_t>(u.result.logprobs.size());
-    return out_ ? out_->Take(u.seq, u.position, u.result) : absl::OkStatus();
+    if (out_) TF_RETURN_IF_ERROR(out_->Take(u.seq, u.position, u.result));
+    return Proceed::kGoOn;
   }
 
   absl::Status Finish(const RunReport& report) {
@@ -191,26 +195,11 @@ absl::Status EvalCommand::Run(RankContext& context) const {
   absl::StatusOr<std::unique_ptr<Evaluation>> evaluation = nullptr;
   if (first) evaluation = Evaluation::Start(flags, *files);
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"eval input"}, evaluation.status()));
-  std::vector<int64_t> lengths;
-  for (const Ids& ids : first ? (*evaluation)->prompts() : std::vector<Ids>())
-    lengths.push_back(static_cast<int64_t>(ids.size()));
-  TF_ASSIGN_OR_RETURN(lengths, BroadcastLengths(context, lengths));
-  TF_ASSIGN_OR_RETURN(
-      std::unique_ptr<ModelSession> session,
-      StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));
-  Scheduler scheduler(session->engine->scheduler_options());
-  absl::Status added = absl::OkStatus();
-  for (size_t i = 0; first && added.ok() && i < lengths.size(); ++i) {
-    Request request;
-    request.prompt = (*evaluation)->prompts()[i];
-    request.kind = (*evaluation)->kind();
-    added = scheduler.Add(std::move(request)).status();
-  }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"requests"}, added));
-  // Sequences are numbered in the order of Add.
-  TF_RETURN_IF_ERROR(
-      session->engine->RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) { return (*evaluation)->Take(u); }));
-  TF_ASSIGN_OR_RETURN(const RunReport report, CollectReport(context, *session));
+  const std::vector<Request> requests = first ? (*evaluation)->requests() : std::vector<Request>();
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session, StartSession(context, std::move(files), requests));
+  TF_ASSIGN_OR_RETURN(const RunReport report, RunRequests(context, *session, requests, [&](const SequenceUpdate& u) {
+                        return (*evaluation)->Take(u);
+                      }));
   return first ? (*evaluation)->Finish(report) : absl::OkStatus();
 }
 

@@ -13,7 +13,7 @@
 #include "core/log.h"
 #include "launch/cli/flag_set.h"
 #include "launch/cli/text_file.h"
-#include "launch/reports/run_report.h"
+#include "launch/commands/run_requests.h"
 #include "runtime/engine/sampler.h"
 #include "runtime/text/text_stream.h"
 
@@ -72,8 +72,7 @@ class Printer {
     Show();
   }
 
-  // Whether the sequence goes on.
-  bool Take(size_t i, const SampledToken& token, bool last) {
+  Proceed Take(size_t i, const SampledToken& token, bool last) {
     Output& out = outputs_[i];
     out.ids.push_back(token.token);
     out.logprobs.push_back(token.logprob);
@@ -81,7 +80,7 @@ class Printer {
     if (last && streams_[i].finished() == FinishReason::kNone) out.text += streams_[i].Finish();
     out.reason = streams_[i].finished();
     Show();
-    return out.reason == FinishReason::kNone;
+    return out.reason == FinishReason::kNone ? Proceed::kGoOn : Proceed::kFinish;
   }
 
   std::string JsonText(const RunReport& report) const {
@@ -232,32 +231,21 @@ absl::Status GenerateCommand::Run(RankContext& context) const {
     valid = prompts.status();
   }
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"prompts"}, valid));
-  std::vector<int64_t> lengths;
-  for (const Prompt& p : *prompts) lengths.push_back(static_cast<int64_t>(p.ids.size()) + flags.max_tokens);
-  TF_ASSIGN_OR_RETURN(lengths, BroadcastLengths(context, lengths));
-  TF_ASSIGN_OR_RETURN(
-      std::unique_ptr<ModelSession> session,
-      StartSession(context, std::move(files), FitRequests(lengths, transport.num_ranks(), context.flags)));
-  Engine& engine = *session->engine;
-  std::optional<RoutingCollector> collector;
-  if (!flags.record_routing.empty()) collector.emplace(engine);
-  Scheduler scheduler(engine.scheduler_options());
-  absl::Status added = absl::OkStatus();
-  for (size_t i = 0; first && added.ok() && i < prompts->size(); ++i) {
-    added = scheduler.Add({(*prompts)[i].ids, RequestKind::kGenerate, flags.max_tokens, Sampling(flags)}).status();
+  std::vector<Request> requests;
+  for (const Prompt& p : *prompts) {
+    requests.push_back({p.ids, RequestKind::kGenerate, flags.max_tokens, Sampling(flags)});
   }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"requests"}, added));
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session, StartSession(context, std::move(files), requests));
+  std::optional<RoutingCollector> collector;
+  if (!flags.record_routing.empty()) collector.emplace(*session->engine);
   std::optional<Printer> printer;
   if (first) printer.emplace(flags, *session->files, *prompts);
-  // Sequences are numbered in the order of Add.
-  TF_RETURN_IF_ERROR(engine.RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) -> absl::Status {
-    if (u.has_token && !printer->Take(u.seq, u.token, u.finished)) scheduler.Finish(u.seq);
-    return absl::OkStatus();
-  }));
+  TF_ASSIGN_OR_RETURN(const RunReport report, RunRequests(context, *session, requests, [&](const SequenceUpdate& u) {
+                        return u.has_token ? printer->Take(u.seq, u.token, u.finished) : Proceed::kGoOn;
+                      }));
   if (collector) {
     TF_RETURN_IF_ERROR(collector->Write(transport, session->files->config, context.flags.model, flags.record_routing));
   }
-  TF_ASSIGN_OR_RETURN(const RunReport report, CollectReport(context, *session));
   if (!first) return absl::OkStatus();
   if (flags.json) std::printf("%s\n", printer->JsonText(report).c_str());
   if (flags.stats && !flags.json) std::printf("\n%s", report.Table().c_str());

@@ -85,7 +85,55 @@ class LoadProgress {
   Stopwatch since_last_line_;
 };
 
-int64_t WholeBlocks(int64_t tokens) { return (tokens + kCacheBlockTokens - 1) / kCacheBlockTokens * kCacheBlockTokens; }
+int64_t WholeBlocks(int64_t tokens) { return CacheBlocks(tokens) * kCacheBlockTokens; }
+
+// Rank 0's requests, on every rank: the tokens of each, prompt and output.
+absl::StatusOr<std::vector<int64_t>> AgreeOnLengths(RankContext& context, absl::Span<const Request> requests) {
+  const int64_t asked = context.flags.kv_cache_tokens;
+  const bool first = context.rank() == RankId(0);
+  std::vector<int64_t> lengths;
+  absl::Status fits = absl::OkStatus();
+  for (size_t i = 0; first && i < requests.size(); ++i) {
+    lengths.push_back(static_cast<int64_t>(requests[i].prompt.size()) + requests[i].max_new_tokens);
+    if (asked == 0 || !fits.ok() || lengths[i] <= WholeBlocks(asked)) continue;
+    fits = absl::InvalidArgumentError(absl::StrCat("prompt ", i, " needs room for ", lengths[i],
+                                                   " tokens with what is to be generated, but --kv-cache-tokens ",
+                                                   asked, " gives a rank ", WholeBlocks(asked)));
+  }
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"prompt lengths"}, fits));
+  const absl::string_view mine(reinterpret_cast<const char*>(lengths.data()), lengths.size() * sizeof(int64_t));
+  TF_ASSIGN_OR_RETURN(const std::string bytes, Broadcast(context.transport, {"prompt lengths"}, RankId(0), mine));
+  std::vector<int64_t> all(bytes.size() / sizeof(int64_t));
+  std::memcpy(all.data(), bytes.data(), all.size() * sizeof(int64_t));
+  return all;
+}
+
+// An engine in which sequences of these lengths fit, spread evenly over the ranks.
+EngineOptions MakeEngineOptions(const SharedFlags& flags, absl::Span<const int64_t> lengths, int num_ranks) {
+  EngineOptions engine;
+  engine.compute = flags.compute;
+  engine.path = flags.path;
+  engine.reduction = flags.reduction;
+  engine.overflow = flags.overflow;
+  engine.dispatch_dtype = flags.dispatch_dtype;
+  engine.combine_dtype = flags.combine_dtype;
+  engine.overlap = flags.overlap;
+  engine.exchange_budget = flags.exchange_budget;
+  int64_t longest = 0, blocks = 0;
+  for (const int64_t n : lengths) {
+    longest = std::max(longest, CacheBlocks(n));
+    blocks += CacheBlocks(n);
+  }
+  // The scheduler fills the emptiest rank first, so no rank exceeds its share by more than one sequence.
+  engine.cache_tokens_per_rank = std::min(blocks, blocks / num_ranks + longest) * kCacheBlockTokens;
+  if (flags.kv_cache_tokens > 0) engine.cache_tokens_per_rank = WholeBlocks(flags.kv_cache_tokens);
+  engine.max_sequences_per_rank =
+      std::clamp<int64_t>((static_cast<int64_t>(lengths.size()) + num_ranks - 1) / num_ranks, 1, 256);
+  const int64_t whole = longest * kCacheBlockTokens;
+  engine.prefill_chunk =
+      flags.prefill_chunk > 0 ? std::min<int64_t>(flags.prefill_chunk, std::max<int64_t>(whole, 1)) : whole;
+  return engine;
+}
 
 // --explain writes to stderr: stdout is for results.
 void Explain(const Placement& placement) {
@@ -151,28 +199,13 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, Toke
   return files;
 }
 
-EngineOptions MakeEngineOptions(const SharedFlags& flags, const SessionOptions& options) {
-  EngineOptions engine;
-  engine.compute = flags.compute;
-  engine.path = flags.path;
-  engine.reduction = flags.reduction;
-  engine.overflow = flags.overflow;
-  engine.dispatch_dtype = flags.dispatch_dtype;
-  engine.combine_dtype = flags.combine_dtype;
-  engine.overlap = flags.overlap;
-  engine.exchange_budget = flags.exchange_budget;
-  engine.prefill_chunk = options.prefill_chunk;
-  engine.max_sequences_per_rank = options.max_sequences_per_rank;
-  engine.cache_tokens_per_rank = options.cache_tokens_per_rank;
-  return engine;
-}
-
 absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context, std::unique_ptr<ModelFiles> files,
-                                                           const SessionOptions& options) {
+                                                           absl::Span<const Request> requests) {
+  TF_ASSIGN_OR_RETURN(const std::vector<int64_t> lengths, AgreeOnLengths(context, requests));
   auto session = std::make_unique<ModelSession>();
   session->files = std::move(files);
   const ModelFiles& f = *session->files;
-  EngineOptions engine = MakeEngineOptions(context.flags, options);
+  EngineOptions engine = MakeEngineOptions(context.flags, lengths, context.num_ranks());
   TF_RETURN_IF_ERROR(CheckMemory(context, PlanMemory(f.plan.plan, f.placement, engine)));
   if (auto memory = ReadProcessMemory(); memory.ok()) session->resident_before_load = memory->resident_bytes;
   const Stopwatch load_watch;
@@ -200,42 +233,6 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"create engine"}, created.status()));
   session->engine = *std::move(created);
   return session;
-}
-
-SessionOptions FitRequests(absl::Span<const int64_t> tokens, int num_ranks, const SharedFlags& flags) {
-  SessionOptions options;
-  int64_t longest = 0, blocks = 0;
-  for (int64_t n : tokens) {
-    const int64_t b = (n + kCacheBlockTokens - 1) / kCacheBlockTokens;
-    longest = std::max(longest, b);
-    blocks += b;
-  }
-  // The scheduler fills the emptiest rank first, so no rank exceeds its share by more than one sequence.
-  options.cache_tokens_per_rank = std::min(blocks, blocks / num_ranks + longest) * kCacheBlockTokens;
-  if (flags.kv_cache_tokens > 0) options.cache_tokens_per_rank = WholeBlocks(flags.kv_cache_tokens);
-  options.max_sequences_per_rank =
-      std::clamp<int64_t>((static_cast<int64_t>(tokens.size()) + num_ranks - 1) / num_ranks, 1, 256);
-  const int64_t whole = longest * kCacheBlockTokens;
-  options.prefill_chunk =
-      flags.prefill_chunk > 0 ? std::min<int64_t>(flags.prefill_chunk, std::max<int64_t>(whole, 1)) : whole;
-  return options;
-}
-
-absl::StatusOr<std::vector<int64_t>> BroadcastLengths(RankContext& context, absl::Span<const int64_t> tokens) {
-  const int64_t asked = context.flags.kv_cache_tokens;
-  absl::Status fits = absl::OkStatus();
-  for (size_t i = 0; asked > 0 && fits.ok() && i < tokens.size(); ++i) {
-    if (tokens[i] <= WholeBlocks(asked)) continue;
-    fits = absl::InvalidArgumentError(absl::StrCat("prompt ", i, " needs room for ", tokens[i],
-                                                   " tokens with what is to be generated, but --kv-cache-tokens ",
-                                                   asked, " gives a rank ", WholeBlocks(asked)));
-  }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"prompt lengths"}, fits));
-  const absl::string_view mine(reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(int64_t));
-  TF_ASSIGN_OR_RETURN(const std::string bytes, Broadcast(context.transport, {"prompt lengths"}, RankId(0), mine));
-  std::vector<int64_t> all(bytes.size() / sizeof(int64_t));
-  std::memcpy(all.data(), bytes.data(), all.size() * sizeof(int64_t));
-  return all;
 }
 
 std::vector<int32_t> EncodePrompt(const Tokenizer& tokenizer, absl::string_view text) {

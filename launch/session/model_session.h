@@ -39,26 +39,13 @@ struct ModelSession {
   std::unique_ptr<Engine> engine;
 };
 
-struct SessionOptions {
-  int64_t prefill_chunk = 256;
-  int64_t cache_tokens_per_rank = 0;
-  int64_t max_sequences_per_rank = 32;
-};
-
-EngineOptions MakeEngineOptions(const SharedFlags& flags, const SessionOptions& options);
-
-// Reads this rank's weights, showing progress, and makes the engine. ResourceExhausted, before anything is read, when a
-// host has not enough memory for its ranks (launch/session/memory_check.h).
+// Reads this rank's weights, showing progress, and makes an engine in which all of rank 0's `requests` fit (the other
+// ranks' are ignored): sequences are spread evenly, and --prefill-chunk and --kv-cache-tokens win where they are given.
+// InvalidArgument when a request does not fit into the cache that --kv-cache-tokens asks for, before a weight is read.
+// ResourceExhausted, before anything is read, when a host has not enough memory for its ranks
+// (launch/session/memory_check.h).
 absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context, std::unique_ptr<ModelFiles> files,
-                                                           const SessionOptions& options);
-
-// What the ranks need so that every request fits: sequences are spread evenly. `tokens` [n]: prompt and output of each.
-// `kv_cache_tokens` > 0 (--kv-cache-tokens) (whole blocks) overrides.
-SessionOptions FitRequests(absl::Span<const int64_t> tokens, int num_ranks, const SharedFlags& flags);
-
-// Rank 0's lengths, on every rank: what FitRequests needs. InvalidArgument when one does not fit into the cache that
-// --kv-cache-tokens asks for.
-absl::StatusOr<std::vector<int64_t>> BroadcastLengths(RankContext& context, absl::Span<const int64_t> tokens);
+                                                           absl::Span<const Request> requests);
 
 // A prompt's tokens. It starts with the begin-of-sentence token once if the tokenizer asks for one, also when the text
 // itself begins with it.

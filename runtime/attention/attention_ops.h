@@ -14,6 +14,11 @@ namespace tokenferry {
 // position 0, whatever the chunk.
 inline constexpr int64_t kCacheBlockTokens = 64;
 
+// Blocks of a cache that hold `num_tokens` tokens of one sequence.
+constexpr int64_t CacheBlocks(int64_t num_tokens) {
+  return num_tokens / kCacheBlockTokens + (num_tokens % kCacheBlockTokens != 0 ? 1 : 0);
+}
+
 // The part of the cache that belongs to one layer. A cache row is [latent (r) | rope key (p)], c after its norm, the
 // key after RoPE. Token `pos` of sequence s lies in block block_table[s][pos / kCacheBlockTokens].
 struct LatentCacheView {

@@ -60,7 +60,8 @@ absl::Status Engine::Allocate() {
 }
 
 absl::StatusOr<bool> Engine::Step(const StepPlan* plan, std::vector<EntryResult>* results) {
-  const CallSite site{"step plan", -1, next_step_};
+  const int64_t step = stats_.num_steps;
+  const CallSite site{"step plan", -1, step};
   TF_ASSIGN_OR_RETURN(const std::string bytes,
                       Broadcast(transport_, site, kScheduler, plan == nullptr ? std::string() : Encode(*plan)));
   TF_ASSIGN_OR_RETURN(const StepPlan agreed, DecodeStepPlan(bytes));
@@ -68,11 +69,10 @@ absl::StatusOr<bool> Engine::Step(const StepPlan* plan, std::vector<EntryResult>
     TF_RETURN_IF_ERROR(UpdateSequences(agreed));
     return false;
   }
-  next_step_ = agreed.step + 1;
   const Stopwatch watch;
-  TF_ASSIGN_OR_RETURN(const std::vector<EntryResult> mine, Execute(agreed));
+  TF_ASSIGN_OR_RETURN(const std::vector<EntryResult> mine, Execute(step, agreed));
   TF_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                      Gather(transport_, {"step results", -1, agreed.step}, kScheduler, Encode(mine)));
+                      Gather(transport_, {"step results", -1, step}, kScheduler, Encode(mine)));
   bool prefill = false;
   for (const StepEntry& e : agreed.entries) prefill |= e.want != Want::kToken || e.tokens.size() > 1 || e.position == 0;
   const double seconds = watch.seconds();
@@ -117,24 +117,27 @@ absl::Status Engine::UpdateSequences(const StepPlan& plan) {
   for (int32_t seq : plan.released) {
     const auto it = sequences_.find(seq);
     if (it == sequences_.end()) continue;
-    cache_->Free(it->second.cache_id);
     sequences_.erase(it);
   }
   for (const NewSequence& started : plan.started) {
     if (started.rank != transport_.rank()) continue;
-    TF_ASSIGN_OR_RETURN(const SequenceId id, cache_->AddSequence(started.max_tokens));
-    sequences_[started.seq] = {started, id, {{}, started.num_prompt_tokens}};
+    for (const int32_t block : started.blocks) {
+      if (block >= 0 && block < cache_->options().num_blocks) continue;
+      return absl::InternalError(absl::StrCat("sequence ", started.seq, " is given block ", block, " of a cache of ",
+                                              cache_->options().num_blocks));
+    }
+    sequences_[started.seq] = {started, {{}, started.num_prompt_tokens}};
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& mine) {
   std::vector<int32_t> ids, seq, position;
-  std::vector<SequenceId> cached;
+  int64_t max_blocks = 0;
   for (size_t i = 0; i < mine.size(); ++i) {
     const StepEntry& e = *mine[i];
     RunningSequence& running = sequences_.at(e.seq);
-    cached.push_back(running.cache_id);
+    max_blocks = std::max(max_blocks, static_cast<int64_t>(running.info.blocks.size()));
     running.history.tokens.insert(running.history.tokens.end(), e.tokens.begin(), e.tokens.end());
     for (size_t t = 0; t < e.tokens.size(); ++t) {
       ids.push_back(e.tokens[t]);
@@ -142,7 +145,11 @@ absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& m
       position.push_back(static_cast<int32_t>(e.position + t));
     }
   }
-  const BlockTables tables = cache_->Tables(cached);
+  std::vector<int32_t> block_table(mine.size() * max_blocks, -1);
+  for (size_t i = 0; i < mine.size(); ++i) {
+    const std::vector<int32_t>& blocks = sequences_.at(mine[i]->seq).info.blocks;
+    std::copy(blocks.begin(), blocks.end(), block_table.begin() + i * max_blocks);
+  }
   int32_t* next = inputs_.as<int32_t>();
   const auto upload = [&](const std::vector<int32_t>& values, int64_t reserved) {
     int32_t* at = next;
@@ -156,12 +163,12 @@ absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& m
   tokens.positions.position = upload(position, max_tokens());
   tokens.positions.num_tokens = static_cast<int64_t>(ids.size());
   next += max_tokens();  // wanted rows, see Score
-  tokens.block_table = upload(tables.rows, 0);
-  tokens.max_blocks = tables.max_blocks;
+  tokens.block_table = upload(block_table, 0);
+  tokens.max_blocks = max_blocks;
   return tokens;
 }
 
-absl::StatusOr<std::vector<EntryResult>> Engine::Execute(const StepPlan& plan) {
+absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const StepPlan& plan) {
   TF_RETURN_IF_ERROR(UpdateSequences(plan));
   std::vector<const StepEntry*> mine;
   bool observe = recorder_ != nullptr;
@@ -171,9 +178,7 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(const StepPlan& plan) {
     observe |= e.want == Want::kLogits;
   }
   TF_ASSIGN_OR_RETURN(StepTokens tokens, Upload(mine));
-  std::vector<int64_t> tokens_per_rank(transport_.num_ranks());
-  for (const StepEntry& e : plan.entries) tokens_per_rank[e.rank.value] += static_cast<int64_t>(e.tokens.size());
-  tokens.max_tokens_per_rank = *std::max_element(tokens_per_rank.begin(), tokens_per_rank.end());
+  tokens.max_tokens_per_rank = plan.max_tokens_per_rank(transport_.num_ranks());
   const int64_t T = tokens.positions.num_tokens, K = config_.num_experts_per_tok, L = config_.num_moe_layers();
   std::vector<int32_t> expert_idx(observe ? L * T * K : 0);
   std::vector<float> expert_weight(observe ? L * T * K : 0);
@@ -182,12 +187,12 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(const StepPlan& plan) {
     stream_->CopyToHost(expert_idx.data() + at, routing.expert_idx.data, n * sizeof(int32_t));
     stream_->CopyToHost(expert_weight.data() + at, routing.weight.data, n * sizeof(float));
   };
-  TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, plan.step, tokens, *cache_, observe ? observer : nullptr));
+  TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, step, tokens, *cache_, observe ? observer : nullptr));
   std::vector<EntryResult> results(mine.size());
   TF_RETURN_IF_ERROR(Score(mine, results));
-  TF_RETURN_IF_ERROR(transformer_->moe().CheckRouting(*stream_, {"route", -1, plan.step}));
+  TF_RETURN_IF_ERROR(transformer_->moe().CheckRouting(*stream_, {"route", -1, step}));
   for (int64_t l = 0; recorder_ != nullptr && l < L; ++l) {
-    recorder_(plan.step, static_cast<int>(l), absl::MakeConstSpan(expert_idx).subspan(l * T * K, T * K));
+    recorder_(step, static_cast<int>(l), absl::MakeConstSpan(expert_idx).subspan(l * T * K, T * K));
   }
   int64_t first_row = 0;
   for (size_t i = 0; i < mine.size(); ++i) {
@@ -256,10 +261,6 @@ absl::Status Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Spa
 SchedulerOptions Engine::scheduler_options() const {
   return {transport_.num_ranks(), options_.prefill_chunk, options_.max_sequences_per_rank,
           options_.cache_tokens_per_rank / kCacheBlockTokens * kCacheBlockTokens};
-}
-
-int64_t Engine::cache_bytes() const {
-  return cache_->options().num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache_->options());
 }
 
 }  // namespace tokenferry

@@ -33,7 +33,7 @@ struct EngineOptions {
 
 // What this rank did since creation.
 struct EngineStats {
-  int64_t num_steps = 0;
+  int64_t num_steps = 0;                           // also the number of the next one, the same on all ranks
   int64_t prefill_tokens = 0, decode_tokens = 0;   // of all ranks
   double prefill_seconds = 0, decode_seconds = 0;  // a step with any prompt token counts as prefill
 };
@@ -66,7 +66,7 @@ class Engine {
   absl::StatusOr<MoeStats> moe_stats() const { return transformer_->moe().Stats(*stream_); }
   absl::StatusOr<ExchangeStats> exchange_stats() const { return transformer_->moe().exchange_stats(*stream_); }
   std::string exchange_path() const { return transformer_->moe().exchange_path(); }  // by size
-  int64_t cache_bytes() const;
+  int64_t cache_bytes() const { return cache_->num_bytes(); }
 
   // What Create will make: the cache, and rows for the most tokens of a step on a rank.
   static KvCacheOptions CacheOptions(const ModelConfig& config, const EngineOptions& options);
@@ -77,8 +77,7 @@ class Engine {
  private:
   struct RunningSequence {
     NewSequence info;
-    SequenceId cache_id;
-    TokenHistory history;
+    TokenHistory history;  // what sampling looks at; nobody else keeps it
   };
 
   Engine(Transport& transport, Device& device, const ModelConfig& config, const EngineOptions& options)
@@ -87,7 +86,7 @@ class Engine {
   absl::Status Allocate();
   absl::Status UpdateSequences(const StepPlan& plan);
   absl::StatusOr<StepTokens> Upload(const std::vector<const StepEntry*>& mine);
-  absl::StatusOr<std::vector<EntryResult>> Execute(const StepPlan& plan);
+  absl::StatusOr<std::vector<EntryResult>> Execute(int64_t step, const StepPlan& plan);
   absl::Status Score(const std::vector<const StepEntry*>& mine, std::vector<EntryResult>& results);
   absl::Status TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result);
 
@@ -102,7 +101,6 @@ class Engine {
   Buffer inputs_, logits_;
   EngineStats stats_;
   RoutingRecorder recorder_;
-  int64_t next_step_ = 0;
 };
 
 }  // namespace tokenferry

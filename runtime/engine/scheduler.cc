@@ -8,17 +8,14 @@
 namespace tokenferry {
 namespace {
 
-int64_t Blocks(int64_t num_tokens) { return (num_tokens + kCacheBlockTokens - 1) / kCacheBlockTokens; }
+int64_t BlocksFor(const Request& request) {
+  return CacheBlocks(static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens);
+}
 
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerOptions& options) : options_(options), ranks_(options.num_ranks) {
-  for (RankLoad& rank : ranks_) rank.free_blocks = options_.cache_tokens_per_rank / kCacheBlockTokens;
-}
-
-int64_t Scheduler::BlocksFor(const Request& request) const {
-  return Blocks(static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens);
-}
+Scheduler::Scheduler(const SchedulerOptions& options)
+    : options_(options), ranks_(options.num_ranks, {BlockPool(options.cache_tokens_per_rank / kCacheBlockTokens), 0}) {}
 
 absl::StatusOr<int32_t> Scheduler::Add(Request request) {
   if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt is empty: give at least one token");
@@ -42,42 +39,43 @@ void Scheduler::Admit(StepPlan& plan) {
     const int64_t needed = BlocksFor(request);
     int best = -1;
     for (int r = 0; r < options_.num_ranks; ++r) {
-      if (ranks_[r].num_sequences >= options_.max_sequences_per_rank || ranks_[r].free_blocks < needed) continue;
-      if (best < 0 || ranks_[r].free_blocks > ranks_[best].free_blocks) best = r;
+      if (ranks_[r].num_sequences >= options_.max_sequences_per_rank || ranks_[r].blocks.num_free() < needed) continue;
+      if (best < 0 || ranks_[r].blocks.num_free() > ranks_[best].blocks.num_free()) best = r;
     }
     if (best < 0) return;  // in order of arrival: nobody overtakes
-    ranks_[best].free_blocks -= needed;
     ranks_[best].num_sequences += 1;
     Sequence s;
-    s.rank = RankId(best);
-    s.tokens = request.prompt;
-    s.num_prompt_tokens = static_cast<int64_t>(s.tokens.size());
-    plan.started.push_back(
-        {seq, s.rank, s.num_prompt_tokens + request.max_new_tokens, s.num_prompt_tokens, request.sampling});
     s.request = std::move(request);
+    s.rank = RankId(best);
+    s.blocks = ranks_[best].blocks.Take(needed);
+    plan.started.push_back({seq, s.rank, s.blocks, s.num_prompt_tokens(), s.request.sampling});
     running_.emplace(seq, std::move(s));
     waiting_.pop_front();
   }
 }
 
 void Scheduler::AddEntry(StepPlan& plan, int32_t seq, Sequence& s, int64_t& prefill_left) {
-  const int64_t total = static_cast<int64_t>(s.tokens.size());
-  const int64_t left = total - s.num_done;
-  const bool decoding = s.num_done >= s.num_prompt_tokens;
-  const int64_t count = decoding ? left : std::min(left, prefill_left);
-  if (count == 0) return;
-  if (!decoding) prefill_left -= count;
+  const std::vector<int32_t>& prompt = s.request.prompt;
   StepEntry e;
   e.seq = seq;
   e.rank = s.rank;
   e.position = s.num_done;
-  e.tokens.assign(s.tokens.begin() + s.num_done, s.tokens.begin() + s.num_done + count);
+  const int64_t prompt_left = s.num_prompt_tokens() - s.num_done;
+  if (prompt_left <= 0) {
+    e.tokens = {s.last_token};
+  } else {
+    const int64_t count = std::min(prompt_left, prefill_left);
+    if (count == 0) return;
+    prefill_left -= count;
+    e.tokens.assign(prompt.begin() + s.num_done, prompt.begin() + s.num_done + count);
+  }
+  const auto count = static_cast<int64_t>(e.tokens.size());
   if (s.request.kind == RequestKind::kGenerate) {
-    e.want = count == left ? Want::kToken : Want::kNothing;
+    e.want = prompt_left <= count ? Want::kToken : Want::kNothing;
   } else {
     e.want = s.request.kind == RequestKind::kScore ? Want::kScores : Want::kLogits;
-    const int64_t target_end = std::min(s.num_done + count + 1, total);
-    e.targets.assign(s.tokens.begin() + s.num_done + 1, s.tokens.begin() + target_end);
+    const int64_t target_end = std::min(s.num_done + count + 1, s.num_prompt_tokens());
+    e.targets.assign(prompt.begin() + s.num_done + 1, prompt.begin() + target_end);
   }
   s.num_in_flight = count;
   plan.entries.push_back(std::move(e));
@@ -85,7 +83,6 @@ void Scheduler::AddEntry(StepPlan& plan, int32_t seq, Sequence& s, int64_t& pref
 
 StepPlan Scheduler::Next() {
   StepPlan plan;
-  plan.step = next_step_++;
   plan.released = std::exchange(released_, {});
   Admit(plan);
   for (int r = 0; r < options_.num_ranks; ++r) {
@@ -100,15 +97,15 @@ StepPlan Scheduler::Next() {
 
 absl::StatusOr<std::vector<SequenceUpdate>> Scheduler::Accept(const std::vector<EntryResult>& results) {
   if (results.size() != current_.entries.size()) {
-    return absl::InternalError(absl::StrCat("step ", current_.step, " has ", current_.entries.size(), " entries, but ",
-                                            results.size(), " results came back"));
+    return absl::InternalError(
+        absl::StrCat("a step has ", current_.entries.size(), " entries, but ", results.size(), " results came back"));
   }
   std::vector<SequenceUpdate> updates;
   for (size_t i = 0; i < results.size(); ++i) {
     const StepEntry& entry = current_.entries[i];
     if (results[i].seq != entry.seq) {
-      return absl::InternalError(absl::StrCat("step ", current_.step, ": result ", i, " is of sequence ",
-                                              results[i].seq, " instead of ", entry.seq));
+      return absl::InternalError(
+          absl::StrCat("a step's result ", i, " is of sequence ", results[i].seq, " instead of ", entry.seq));
     }
     auto it = running_.find(entry.seq);
     if (it == running_.end()) continue;
@@ -120,12 +117,12 @@ absl::StatusOr<std::vector<SequenceUpdate>> Scheduler::Accept(const std::vector<
     if (entry.want == Want::kToken) {
       update.has_token = true;
       update.token = results[i].sampled;
-      s.tokens.push_back(update.token.token);
-      update.finished = static_cast<int64_t>(s.tokens.size()) - s.num_prompt_tokens >= s.request.max_new_tokens;
+      s.last_token = update.token.token;
+      update.finished = ++s.num_generated >= s.request.max_new_tokens;
     } else {
       update.position = entry.position;
       update.result = results[i];
-      update.finished = s.num_done == static_cast<int64_t>(s.tokens.size());
+      update.finished = s.num_done == s.num_prompt_tokens();
     }
     if (update.finished) Release(entry.seq);
     updates.push_back(std::move(update));
@@ -137,7 +134,7 @@ void Scheduler::Release(int32_t seq) {
   auto it = running_.find(seq);
   if (it == running_.end()) return;
   RankLoad& load = ranks_[it->second.rank.value];
-  load.free_blocks += BlocksFor(it->second.request);
+  load.blocks.Return(it->second.blocks);
   load.num_sequences -= 1;
   released_.push_back(seq);
   running_.erase(it);

@@ -7,6 +7,7 @@
 #include <map>
 #include <vector>
 
+#include "runtime/engine/block_pool.h"
 #include "runtime/engine/step_plan.h"
 
 namespace tokenferry {
@@ -62,17 +63,19 @@ class Scheduler {
   struct Sequence {
     Request request;
     RankId rank;
+    std::vector<int32_t> blocks;  // of the rank's cache
     int64_t num_done = 0;         // tokens whose keys are in the cache
-    std::vector<int32_t> tokens;  // prompt, then output
-    int64_t num_prompt_tokens = 0;
+    int64_t num_generated = 0;
+    int32_t last_token = 0;     // the last generated one; the sequence's rank keeps the others
     int64_t num_in_flight = 0;  // tokens of the current plan
+
+    int64_t num_prompt_tokens() const { return static_cast<int64_t>(request.prompt.size()); }
   };
   struct RankLoad {
-    int64_t free_blocks = 0;
+    BlockPool blocks;
     int64_t num_sequences = 0;
   };
 
-  int64_t BlocksFor(const Request& request) const;
   void Admit(StepPlan& plan);
   void AddEntry(StepPlan& plan, int32_t seq, Sequence& s, int64_t& prefill_left);
   void Release(int32_t seq);
@@ -84,7 +87,6 @@ class Scheduler {
   std::vector<int32_t> released_;
   StepPlan current_;
   int32_t next_seq_ = 0;
-  int64_t next_step_ = 0;
 };
 
 }  // namespace tokenferry

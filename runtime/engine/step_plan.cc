@@ -1,5 +1,6 @@
 #include "runtime/engine/step_plan.h"
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -78,7 +79,7 @@ void Fields(Archive& a, SamplingParams& p) {
 }
 template <class Archive>
 void Fields(Archive& a, NewSequence& s) {
-  a(s.seq), a(s.rank.value), a(s.max_tokens), a(s.num_prompt_tokens);
+  a(s.seq), a(s.rank.value), a(s.blocks), a(s.num_prompt_tokens);
   Fields(a, s.sampling);
 }
 template <class Archive>
@@ -87,7 +88,7 @@ void Fields(Archive& a, StepEntry& e) {
 }
 template <class Archive>
 void Fields(Archive& a, StepPlan& p) {
-  a(p.step), a(p.stop), a(p.started), a(p.entries), a(p.released);
+  a(p.stop), a(p.started), a(p.entries), a(p.released);
 }
 template <class Archive>
 void Fields(Archive& a, EntryResult& r) {
@@ -106,6 +107,12 @@ int64_t StepPlan::num_tokens() const {
   int64_t sum = 0;
   for (const StepEntry& e : entries) sum += static_cast<int64_t>(e.tokens.size());
   return sum;
+}
+
+int64_t StepPlan::max_tokens_per_rank(int num_ranks) const {
+  std::vector<int64_t> tokens(num_ranks);
+  for (const StepEntry& e : entries) tokens[e.rank.value] += static_cast<int64_t>(e.tokens.size());
+  return *std::max_element(tokens.begin(), tokens.end());
 }
 
 std::string Encode(const StepPlan& plan) {

@@ -14,9 +14,9 @@ namespace tokenferry {
 
 // A sequence that starts in this step, on the rank that keeps its cache until it is released.
 struct NewSequence {
-  int32_t seq = 0;  // engine-wide number, never reused
+  int32_t seq = 0;  // not reused while the engine runs
   RankId rank;
-  int64_t max_tokens = 0;  // prompt and output: cache reserved
+  std::vector<int32_t> blocks;  // of the rank's cache, for prompt and output
   int64_t num_prompt_tokens = 0;
   SamplingParams sampling;
 };
@@ -38,15 +38,16 @@ struct StepEntry {
   std::vector<int32_t> targets;  // kScores, kLogits: the token after each of `tokens`; may be one shorter
 };
 
+// The engine numbers steps, on every rank alike: a plan is the same whenever it is executed.
 struct StepPlan {
-  int64_t step = 0;
   bool stop = false;  // the ranks release `released` and leave the loop; no entries
   std::vector<NewSequence> started;
   std::vector<StepEntry> entries;  // by rank, within a rank in the order of rows
   std::vector<int32_t> released;   // sequences whose cache is freed before the step
 
   int64_t num_tokens(RankId rank) const;
-  int64_t num_tokens() const;
+  int64_t num_tokens() const;  // of all ranks
+  int64_t max_tokens_per_rank(int num_ranks) const;
 };
 
 // What a rank reports back about its entries, in the plan's order.

@@ -88,12 +88,14 @@ TEST(Scheduler, WaitsForCacheInOrderOfArrival) {
   ASSERT_TRUE(s.Add(Generate(1, 1)).ok());
   StepPlan plan;
   Turn(s, plan);
-  EXPECT_EQ(plan.started.size(), 1u);
+  ASSERT_EQ(plan.started.size(), 1u);
+  EXPECT_EQ(plan.started[0].blocks, (std::vector<int32_t>{0, 1}));
   s.Finish(0);
   Turn(s, plan);
   EXPECT_EQ(plan.released, (std::vector<int32_t>{0}));
   ASSERT_EQ(plan.started.size(), 1u);
   EXPECT_EQ(plan.started[0].seq, 1);
+  EXPECT_EQ(plan.started[0].blocks.size(), 1u);
 }
 
 TEST(Scheduler, RefusesWhatCanNeverRun) {

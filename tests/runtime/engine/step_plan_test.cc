@@ -7,11 +7,10 @@ namespace {
 
 StepPlan Example() {
   StepPlan plan;
-  plan.step = 41;
   SamplingParams sampling;
   sampling.temperature = 0.25;
   sampling.seed = 1ull << 63;
-  plan.started.push_back({3, RankId(2), 100, 7, sampling});
+  plan.started.push_back({3, RankId(2), {5, 0, 9}, 7, sampling});
   plan.entries.push_back({3, RankId(2), 5, {9, 8, 7}, Want::kLogits, {8, 7}});
   plan.entries.push_back({4, RankId(3), 0, {1}, Want::kNothing, {}});
   plan.released = {1, 2};
@@ -21,7 +20,7 @@ StepPlan Example() {
 TEST(StepPlan, SurvivesTheWire) {
   const auto back = DecodeStepPlan(Encode(Example()));
   ASSERT_TRUE(back.ok()) << back.status();
-  EXPECT_EQ(back->step, 41);
+  EXPECT_EQ(back->started[0].blocks, (std::vector<int32_t>{5, 0, 9}));
   EXPECT_FALSE(back->stop);
   EXPECT_EQ(back->started[0].sampling.seed, 1ull << 63);
   EXPECT_EQ(back->started[0].sampling.temperature, 0.25);
@@ -31,6 +30,13 @@ TEST(StepPlan, SurvivesTheWire) {
   EXPECT_EQ(back->entries[1].rank, RankId(3));
   EXPECT_EQ(back->released, (std::vector<int32_t>{1, 2}));
   EXPECT_EQ(Encode(*back), Encode(Example()));
+}
+
+TEST(StepPlan, CountsTokensPerRank) {
+  EXPECT_EQ(Example().num_tokens(), 4);
+  EXPECT_EQ(Example().num_tokens(RankId(2)), 3);
+  EXPECT_EQ(Example().max_tokens_per_rank(4), 3);
+  EXPECT_EQ(StepPlan().max_tokens_per_rank(3), 0);
 }
 
 TEST(StepPlan, EveryTruncationAndExtensionIsRefused) {
