@@ -24,6 +24,8 @@ AT = re.compile(r"ended at (\d+): ")
 FLAT = {p: p for p in ("plan counts", "plan selections", "dispatch rows", "combine rows")} | {"experts": "combine rows"}
 CUTS = {"alltoallv": FLAT, "allgather": FLAT,
         "two_level": FLAT | {"plan forwards": "dispatch rows", "forward rows": "combine rows", "combine inside": "combine rows"}}
+# Who on node1 comes to that phase whatever the links do: what it waits for there is node2's.
+PEERS = {"alltoallv": (0, 1), "allgather": (0, 1), "two_level": (0,)}
 # In the environment of everything that is started here: other tests on this machine have their own clusters.
 os.environ["TF_CLUSTER_TEST"] = f"{os.getpid()} {time.monotonic_ns()}"
 MARK = b"TF_CLUSTER_TEST=" + os.environ["TF_CLUSTER_TEST"].encode()
@@ -123,9 +125,10 @@ class Faults(unittest.TestCase):
     """Ranks 0 and 1 are on node1, which survives; 2 and 3 on node2, which is struck."""
 
     def strike(self, fault, timeout_s, path="alltoallv", phase=None):
-        """At step 20, or when rank 2 is in `phase`."""
+        """At step 20, or when rank 2 is in `phase` and its peer on node1 where it then waits for it."""
         before = everything()
-        driver = [sys.executable, os.path.join(HERE, "strike.py"), fault, "strike" if phase else "step 20", EXCHANGE_LOOP,
+        lines = ",".join(["strike", *(f"enter {rank} 1 {CUTS[path][phase]}" for rank in PEERS[path])]) if phase else "step 20"
+        driver = [sys.executable, os.path.join(HERE, "strike.py"), fault, lines, EXCHANGE_LOOP,
                   f"{timeout_s}s", path, *(["hold", "2", phase] if phase else [])]
         done = run_cluster(["--hosts", "2", "--ranks-per-host", "2", "--rate", "1gbit", "--no-mpirun"], driver)
         self.assertEqual(done.returncode, 0, done.stderr)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Runs a job on an emulated cluster and strikes its last host when it has come to a line of output.
+"""Runs a job on an emulated cluster and strikes its last host when it has printed some lines.
 
-  local_cluster.sh .. --no-mpirun -- strike.py host-loss|cut-link|slow-link LINE PROGRAM [ARG ..]
+  local_cluster.sh .. --no-mpirun -- strike.py host-loss|cut-link|slow-link LINE[,LINE ..] PROGRAM [ARG ..]
 
-LINE is how a line of PROGRAM's output begins: "step 20", or "strike" of a rank that holds in a phase
-(tests/comm/exchange/exchange_loop.cc). Prints one JSON object: when it struck (CLOCK_MONOTONIC, ns), seconds from then until no
+LINE is how a line of PROGRAM's output begins: "step 20"; or "strike" of a rank that holds in a phase until it finds
+TF_SAID_DIR/struck, and "enter 0 1 dispatch rows" of one that has come to another (tests/comm/exchange/exchange_loop.cc). Prints one JSON object: when it struck (CLOCK_MONOTONIC, ns), seconds from then until no
 process of PROGRAM was left on the other hosts, those that were still left a minute later, mpirun's stderr and the ranks' own.
 """
 import json
@@ -63,7 +63,7 @@ def main():
 
 
 def run(said_dir):
-    fault, begin, program = sys.argv[1], sys.argv[2].split(), os.path.realpath(sys.argv[3])
+    fault, awaited, program = sys.argv[1], [line.split() for line in sys.argv[2].split(",")], os.path.realpath(sys.argv[3])
     *survivors, struck = hosts()
     slots = sum(int(line.split("slots=")[1]) for line in read("hostfile").splitlines())
     job = subprocess.Popen(["mpirun", "--hostfile", os.path.join(CLUSTER, "hostfile"), "-n", str(slots),
@@ -72,7 +72,8 @@ def run(said_dir):
     reader = threading.Thread(target=lambda: err.extend(job.stderr), daemon=True)
     reader.start()
     for line in job.stdout:
-        if line.split()[:len(begin)] == begin:
+        awaited = [begin for begin in awaited if line.split()[:len(begin)] != begin]
+        if not awaited:
             break
     else:
         job.wait()
@@ -82,6 +83,7 @@ def run(said_dir):
     drain.start()
     start, strike_ns = time.monotonic(), time.monotonic_ns()
     strike(fault, struck)
+    open(os.path.join(said_dir, "struck"), "w").close()
     while (left := processes(program, survivors)) and time.monotonic() < start + WAIT_S:
         time.sleep(0.02)
     seconds = time.monotonic() - start

@@ -1,7 +1,9 @@
 // A rank that exchanges for ever, as an engine would: victim and survivors of fault_test.py and of tests/cluster.
 //   exchange_loop TIMEOUT PATH [FAULT RANK PHASE]
 // With a FAULT that rank strikes itself when it comes to that phase, once, in layer 1 of step 3: `stop` and `kill` by
-// signals; `hold` waits half a second, in which something else may strike. PHASE is one of CallSite, or "experts".
+// signals; `hold` waits until something else has struck and made a file TF_SAID_DIR/struck. PHASE is one of CallSite,
+// or "experts". In that step every rank prints "enter R LAYER PHASE at NS" when it comes to a phase: only who is in a
+// phase waits in it.
 // On path two_level, ranks of one host say that they are on two: the first half and the others.
 // Prints "rank R pid P" once, rank 0 "step S" after each step, the victim "strike NS" (CLOCK_MONOTONIC) before it
 // strikes. On an error a rank says "ended at NS: .." on stderr and ends the group. With TF_SAID_DIR=DIR in its
@@ -44,20 +46,32 @@ struct Settings {
 
 class Striker {
  public:
-  Striker(const Settings& settings, bool is_victim) : settings_(settings), is_armed_(is_victim) {}
+  Striker(const Settings& settings, int rank) : settings_(settings), rank_(rank), is_armed_(rank == settings.victim) {}
 
   void Pass(const CallSite& site) {
-    if (!is_armed_ || site.layer != kFaultLayer || site.step != kFaultStep || settings_.phase != site.phase) return;
+    if (settings_.fault.empty() || site.step != kFaultStep) return;
+    std::printf("enter %d %d %s at %lld\n", rank_, site.layer, site.phase, static_cast<long long>(SteadyNanos()));
+    std::fflush(stdout);
+    if (!is_armed_ || site.layer != kFaultLayer || settings_.phase != site.phase) return;
     is_armed_ = false;
     std::printf("strike %lld\n", static_cast<long long>(SteadyNanos()));
     std::fflush(stdout);
-    if (settings_.fault == "hold") usleep(500'000);
+    if (settings_.fault == "hold") Hold();
     if (settings_.fault == "stop") raise(SIGSTOP);
     if (settings_.fault == "kill") raise(SIGKILL);
   }
 
  private:
+  static void Hold() {
+    const char* dir = std::getenv("TF_SAID_DIR");
+    if (dir == nullptr) std::fputs("exchange_loop: hold needs TF_SAID_DIR\n", stderr), std::exit(2);
+    const std::string struck = absl::StrCat(dir, "/struck");
+    const Deadline deadline = Deadline::After(absl::Minutes(1));
+    while (access(struck.c_str(), F_OK) != 0 && !deadline.Expired()) usleep(1000);
+  }
+
   const Settings& settings_;
+  const int rank_;
   bool is_armed_;
 };
 
@@ -111,7 +125,7 @@ int Main(const Settings& settings) {
     std::printf("rank %d pid %d\n", (*transport)->rank().value, static_cast<int>(getpid()));
     std::fflush(stdout);
     if (const char* dir = std::getenv("TF_SAID_DIR")) SayInto(dir, (*transport)->rank().value);
-    Striker striker(settings, (*transport)->rank().value == settings.victim);
+    Striker striker(settings, (*transport)->rank().value);
     FaultOptions faults;
     faults.before_call = [&](const CallSite& site) { striker.Pass(site); };
     *transport = CreateFaultyTransport(*std::move(transport), faults);

@@ -5,8 +5,9 @@
 
 Without --full every path and every phase is struck once, by SIGSTOP and SIGKILL in turn; with it by both.
 
-Survivors must name the rank, the layer and the phase within the deadline and a second: by the clock that victim and
-survivors print, since mpirun takes up to two seconds more to end a job. The job must end, and leave no process and no
+Survivors must name the rank, the layer and the phase within the deadline and a second, from the strike or from when they came
+to that phase, whichever was later: by the clock that victim and survivors print, since mpirun takes up to two seconds more to
+end a job. The job must end, and leave no process and no
 shared memory.
 """
 import concurrent.futures
@@ -31,6 +32,7 @@ PHASES = {
     "two_level": {p: p for p in [*PLAN, "plan forwards", "dispatch rows", "forward rows",
                                  "combine inside", "combine rows"]} | {"experts": "combine inside"},
 }
+ENTER = re.compile(r"enter (\d+) (\d+) ([a-z ]+) at (\d+)$")
 SAID = re.compile(r"layer (\d+), ([a-z ]+), step \d+, transfer \d+: rank (\d+) waits for (.*)")
 AT = re.compile(r"ended at (\d+): ")
 
@@ -44,6 +46,7 @@ class Job:
         env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="1",
                    OMPI_MCA_hwloc_base_binding_policy="none")
         self.pids, self.files, self.strike_ns, self.err = {}, set(), None, []
+        self.entered_ns = {}  # of (rank, layer, phase)
         self.proc = subprocess.Popen(["mpirun", "-n", str(num_ranks), *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                      text=True, env=env)
         self.readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
@@ -59,6 +62,8 @@ class Job:
                 self.files = self._shared_memory()
             elif words[:1] == ["strike"]:
                 self.strike_ns = int(words[1])
+            elif enter := ENTER.match(line):
+                self.entered_ns[int(enter[1]), int(enter[2]), enter[3]] = int(enter[4])
 
     def _read_err(self):
         self.err.extend(self.proc.stderr)
@@ -123,12 +128,13 @@ def problems(job, fault, path, phase, ended):
         found.append(f"nobody names rank {VICTIM}, {state}, layer {expected_layer}, {expected}: {named}")
     if not set(job.pids) - {VICTIM} <= {int(line[2]) for line in lines}:  # mpirun wakes the victim: it may speak too
         found.append("not every survivor says for whom it waits")
-    for _, _, rank, _, at in lines:
+    for layer, where, rank, _, at in lines:
         if int(rank) == VICTIM:
             continue  # stopped until mpirun has woken it, when the survivors had spoken
-        seconds = (int(at[1]) - job.strike_ns) / 1e9 if at else 0
+        since = max(job.strike_ns, job.entered_ns.get((int(rank), int(layer), where), 0))
+        seconds = (int(at[1]) - since) / 1e9 if at else 0
         if seconds > TIMEOUT_S + 1:
-            found.append(f"said {seconds:.2f} s after the strike, with a deadline of {TIMEOUT_S} s")
+            found.append(f"rank {rank} said so {seconds:.2f} s after the strike and its entry, with a deadline of {TIMEOUT_S} s")
     left = job.left()
     if left:
         found.append(f"left behind: {left}")
