@@ -34,7 +34,7 @@ absl::Status OutputReturn::Begin(Stream& stream, const CallSite& site, const Exc
     stats.combine_bytes_per_rank[r] += send_offsets_[r + 1] - send_offsets_[r];
   }
   TF_ASSIGN_OR_RETURN(transfer_,
-                      transport_.Start(stream, At(site, "combine rows"),
+                      transport_.Begin(stream, At(site, "combine rows"),
                                        {send_out_.data(), send_offsets_, recv_out_.data(), recv_offsets_, out_bytes_}));
   return absl::OkStatus();
 }

@@ -34,27 +34,27 @@ class CheckedTransport : public ForwardingTransport {
   }
   std::string ToString() const override { return absl::StrCat("checked ", ForwardingTransport::ToString()); }
 
-  absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
+  absl::StatusOr<TransferHandle> HostBegin(const CallSite& site, const AllToAllVArgs& args) override {
     TF_RETURN_IF_ERROR(Agree(site, args));
     for (int r = 0; r < num_ranks(); ++r) {
       const MessageBytes m = BytesOfMessage(args, args.recv_offsets, r);
       if (m.size > 0) std::memset(static_cast<char*>(args.recv) + m.begin, kPoison, m.size);
     }
-    return Keep(inner().HostStart(site, args));
+    return Keep(inner().HostBegin(site, args));
   }
   absl::Status HostFinish(TransferHandle handle) override { return Keep(inner().HostFinish(handle)); }
 
-  absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
+  absl::StatusOr<TransferHandle> Begin(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
     if (memory_kind() == MemoryKind::kHost) {
       TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));
-      return HostStart(site, args);
+      return HostBegin(site, args);
     }
     TF_RETURN_IF_ERROR(Agree(site, args));
     for (int r = 0; r < num_ranks(); ++r) {
       const MessageBytes m = BytesOfMessage(args, args.recv_offsets, r);
       if (m.size > 0) stream.Fill(static_cast<char*>(args.recv) + m.begin, kPoison, m.size);
     }
-    return Keep(inner().Start(stream, site, args));
+    return Keep(inner().Begin(stream, site, args));
   }
   absl::Status Finish(Stream& stream, TransferHandle handle) override { return Keep(inner().Finish(stream, handle)); }
 

@@ -21,13 +21,13 @@ class FaultyTransport : public ForwardingTransport {
     TF_RETURN_IF_ERROR(BeforeCall(site));
     return inner().EnterPhase(site);
   }
-  absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
+  absl::StatusOr<TransferHandle> HostBegin(const CallSite& site, const AllToAllVArgs& args) override {
     TF_RETURN_IF_ERROR(BeforeCall(site));
-    return inner().HostStart(site, args);
+    return inner().HostBegin(site, args);
   }
-  absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
+  absl::StatusOr<TransferHandle> Begin(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
     TF_RETURN_IF_ERROR(BeforeCall(site));
-    return inner().Start(stream, site, args);
+    return inner().Begin(stream, site, args);
   }
 
  private:

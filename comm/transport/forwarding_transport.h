@@ -14,12 +14,12 @@ class ForwardingTransport : public Transport {
   std::string host(RankId rank) const override { return inner_.host(rank); }
   MemoryKind memory_kind() const override { return inner_.memory_kind(); }
   absl::Duration timeout() const override { return inner_.timeout(); }
-  absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
-    return inner_.HostStart(site, args);
+  absl::StatusOr<TransferHandle> HostBegin(const CallSite& site, const AllToAllVArgs& args) override {
+    return inner_.HostBegin(site, args);
   }
   absl::Status HostFinish(TransferHandle handle) override { return inner_.HostFinish(handle); }
-  absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
-    return inner_.Start(stream, site, args);
+  absl::StatusOr<TransferHandle> Begin(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override {
+    return inner_.Begin(stream, site, args);
   }
   absl::Status Finish(Stream& stream, TransferHandle handle) override { return inner_.Finish(stream, handle); }
   void Progress() override { inner_.Progress(); }

@@ -82,7 +82,7 @@ class LocalTransport : public HostTransport, public PeerGroup {
     return ShareMemory(site, bytes_per_rank, PeerPages::kLater);
   }
 
-  absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
+  absl::StatusOr<TransferHandle> HostBegin(const CallSite& site, const AllToAllVArgs& args) override {
     if (!error_.ok()) return error_;
     absl::Status status = ValidateArgs(*this, site, args);
     if (status.ok()) {

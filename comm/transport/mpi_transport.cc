@@ -80,7 +80,7 @@ class MpiTransport : public HostTransport {
   absl::Duration timeout() const override { return options_.timeout; }
   PeerGroup& peers() override { return peers_; }
 
-  absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) override {
+  absl::StatusOr<TransferHandle> HostBegin(const CallSite& site, const AllToAllVArgs& args) override {
     if (!error_.ok()) return error_;
     absl::Status status = ValidateArgs(*this, site, args);
     if (status.ok()) {

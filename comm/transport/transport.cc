@@ -15,18 +15,18 @@ RowRange RowsOfPart(int64_t num_rows, int64_t row_bytes, int part, int num_parts
 }
 
 absl::Status Transport::HostAllToAllV(const CallSite& site, const AllToAllVArgs& args) {
-  TF_ASSIGN_OR_RETURN(const TransferHandle handle, HostStart(site, args));
+  TF_ASSIGN_OR_RETURN(const TransferHandle handle, HostBegin(site, args));
   return HostFinish(handle);
 }
 
 absl::Status Transport::AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args) {
-  TF_ASSIGN_OR_RETURN(const TransferHandle handle, Start(stream, site, args));
+  TF_ASSIGN_OR_RETURN(const TransferHandle handle, Begin(stream, site, args));
   return Finish(stream, handle);
 }
 
-absl::StatusOr<TransferHandle> HostTransport::Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) {
+absl::StatusOr<TransferHandle> HostTransport::Begin(Stream& stream, const CallSite& site, const AllToAllVArgs& args) {
   TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));
-  return HostStart(site, args);
+  return HostBegin(site, args);
 }
 
 absl::Status HostTransport::Finish(Stream&, TransferHandle handle) { return HostFinish(handle); }

@@ -61,20 +61,20 @@ class Transport {
   virtual std::string host(RankId rank) const = 0;
   virtual absl::Duration timeout() const = 0;  // the deadline of every wait
 
-  // Moves host memory. Start returns at once; until Finish, which waits, `recv` is undefined and `send` must stay as it
+  // Moves host memory. Begin returns at once; until Finish, which waits, `recv` is undefined and `send` must stay as it
   // is. Up to kMaxTransfersInFlight may be under way (ResourceExhausted), finished in any order, the same on all ranks.
-  virtual absl::StatusOr<TransferHandle> HostStart(const CallSite& site, const AllToAllVArgs& args) = 0;
+  virtual absl::StatusOr<TransferHandle> HostBegin(const CallSite& site, const AllToAllVArgs& args) = 0;
   virtual absl::Status HostFinish(TransferHandle handle) = 0;
   absl::Status HostAllToAllV(const CallSite& site, const AllToAllVArgs& args);
 
-  // The same for memory of kind memory_kind() in stream order: after what was enqueued before Start, and before what is
-  // enqueued after Finish. On a transport of host memory Start synchronizes the stream, and Finish waits.
-  virtual absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) = 0;
+  // The same for memory of kind memory_kind() in stream order: after what was enqueued before Begin, and before what is
+  // enqueued after Finish. On a transport of host memory Begin synchronizes the stream, and Finish waits.
+  virtual absl::StatusOr<TransferHandle> Begin(Stream& stream, const CallSite& site, const AllToAllVArgs& args) = 0;
   virtual absl::Status Finish(Stream& stream, TransferHandle handle) = 0;
   absl::Status AllToAllV(Stream& stream, const CallSite& site, const AllToAllVArgs& args);
   virtual MemoryKind memory_kind() const = 0;
 
-  // Lets what is under way proceed, without waiting; for long computations between Start and Finish.
+  // Lets what is under way proceed, without waiting; for long computations between Begin and Finish.
   virtual void Progress() = 0;
 
   // Paths of the exchange call it where they move something without a transfer. Only the faulty transport does
@@ -96,7 +96,7 @@ class Transport {
 // What transports of host memory have in common.
 class HostTransport : public Transport {
  public:
-  absl::StatusOr<TransferHandle> Start(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override;
+  absl::StatusOr<TransferHandle> Begin(Stream& stream, const CallSite& site, const AllToAllVArgs& args) override;
   absl::Status Finish(Stream& stream, TransferHandle handle) override;
   MemoryKind memory_kind() const override { return MemoryKind::kHost; }
   void Progress() override {}

@@ -43,7 +43,7 @@ class AllToAllVExchange : public Exchange {
       stats_.dispatch_bytes_per_rank[r] += send_offsets_[r + 1] - send_offsets_[r];
     }
     TF_ASSIGN_OR_RETURN(
-        transfer_, transport_.Start(stream, At(site, "dispatch rows"),
+        transfer_, transport_.Begin(stream, At(site, "dispatch rows"),
                                     {send_rows_.data(), send_offsets_, recv_rows_.data(), recv_offsets_, row_bytes_}));
     return absl::OkStatus();
   }

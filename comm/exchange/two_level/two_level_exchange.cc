@@ -207,7 +207,7 @@ class TwoLevelExchange : public Exchange {
         transport_.Progress();
       }
       TF_ASSIGN_OR_RETURN(
-          parts_[p], transport_.Start(stream, site, {send, send_bytes_, recv, recv_bytes_, num_bytes, p, num_parts}));
+          parts_[p], transport_.Begin(stream, site, {send, send_bytes_, recv, recv_bytes_, num_bytes, p, num_parts}));
     }
     return absl::OkStatus();
   }

@@ -99,7 +99,7 @@ void SeveralUnderWay(Transport& t) {
     std::vector<TransferHandle> handles;
     for (int i = 0; i < count; ++i) {
       messages.push_back(std::make_unique<TestMessages>(t, 100 * round + i, OddSizes));
-      auto handle = t.HostStart({"under way", i, round}, messages.back()->args());
+      auto handle = t.HostBegin({"under way", i, round}, messages.back()->args());
       ASSERT_EQ(handle.status(), absl::OkStatus());
       handles.push_back(*handle);
     }
@@ -127,7 +127,7 @@ void InParts(Transport& t) {
     args.num_parts = num_parts;
     std::vector<TransferHandle> handles;
     for (args.part = 0; args.part < num_parts; ++args.part) {
-      auto handle = t.HostStart({"parts", 1, round}, args);
+      auto handle = t.HostBegin({"parts", 1, round}, args);
       ASSERT_EQ(handle.status(), absl::OkStatus());
       handles.push_back(*handle);
     }
@@ -146,11 +146,11 @@ void RefusesTooManyUnderWay(Transport& t) {
   const std::vector<int64_t> offsets(t.num_ranks() + 1, 0);
   TransferHandle first;
   for (int i = 0; i < kMaxTransfersInFlight; ++i) {
-    auto handle = t.HostStart({"one of many"}, {nullptr, offsets, nullptr, offsets});
+    auto handle = t.HostBegin({"one of many"}, {nullptr, offsets, nullptr, offsets});
     ASSERT_EQ(handle.status(), absl::OkStatus()) << i;
     if (i == 0) first = *handle;
   }
-  auto handle = t.HostStart({"one too many"}, {nullptr, offsets, nullptr, offsets});
+  auto handle = t.HostBegin({"one too many"}, {nullptr, offsets, nullptr, offsets});
   EXPECT_EQ(handle.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(handle.status().message()), HasSubstr("one too many"));
   EXPECT_EQ(t.HostFinish(first), handle.status());
