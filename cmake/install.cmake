@@ -26,6 +26,11 @@ write_basic_package_version_file(tokenferry-config-version.cmake COMPATIBILITY S
 install(FILES ${PROJECT_BINARY_DIR}/tokenferry-config.cmake ${PROJECT_BINARY_DIR}/tokenferry-config-version.cmake
   DESTINATION ${package})
 
+if(NOT CMAKE_CROSSCOMPILING)
+  install(FILES ${PROJECT_BINARY_DIR}/tokenferry.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+  install(FILES ${PROJECT_BINARY_DIR}/tokenferry.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions
+    RENAME tokenferry)
+endif()
 install(FILES LICENSE README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES launch/scripts/mpirun_env.sh DESTINATION ${CMAKE_INSTALL_DATADIR}/tokenferry)
 install(DIRECTORY cluster-configs DESTINATION ${CMAKE_INSTALL_DATADIR}/tokenferry)

@@ -10,7 +10,9 @@
 #include "absl/strings/str_join.h"
 #include "launch/cli/config_file.h"
 #include "launch/cli/flag_set.h"
+#include "launch/cli/manual.h"
 #include "launch/cli/nearest.h"
+#include "launch/cli/version.h"
 
 namespace tokenferry {
 namespace {
@@ -129,11 +131,23 @@ absl::Status ApplyConfigFile(Table table, Parser& parser) {
   return absl::OkStatus();
 }
 
-constexpr char kTitle[] = "tokenferry " TOKENFERRY_VERSION;
+std::vector<SubcommandDoc> Describe(Table table) {
+  std::vector<SubcommandDoc> docs;
+  for (const auto& parser : AllParsers(table)) {
+    SubcommandDoc doc{parser->name, parser->app.get_description(), {}};
+    for (const CLI::Option* option : parser->app.get_options()) {
+      if (option == parser->app.get_help_ptr()) continue;
+      doc.flags.push_back(
+          {option->get_name(false, true), option->get_type_name(), option->get_description(), option->get_group()});
+    }
+    docs.push_back(std::move(doc));
+  }
+  return docs;
+}
 
 // The subcommands of `family`, or all if it is empty.
 std::string HelpOf(Table table, const std::string& family) {
-  std::string text = kTitle;
+  std::string text = absl::StrCat("tokenferry ", VersionNumber());
   absl::StrAppend(&text, ": expert-parallel runtime for Mixture-of-Experts language models\n",
                   "\nUsage: [mpirun -n RANKS] tokenferry ", family, family.empty() ? "" : " ",
                   "SUBCOMMAND [--flag value ..]\n\nSubcommands:\n");
@@ -199,7 +213,18 @@ absl::StatusOr<CommandLine> ParseCommandLine(Table table, absl::Span<const char*
     return line;
   }
   if (first == "--version") {
-    line.text = absl::StrCat(kTitle, "\n");
+    line.text = VersionText();
+    return line;
+  }
+  if (first == "--man") {
+    line.text = ManPage(Describe(table));
+    return line;
+  }
+  if (first == "--completion") {
+    if (args.size() != 2 || args[1] != std::string("bash")) {
+      return absl::InvalidArgumentError("--completion knows bash: `tokenferry --completion bash`");
+    }
+    line.text = BashCompletion(Describe(table));
     return line;
   }
   std::string family;
