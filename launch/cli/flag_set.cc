@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -119,6 +120,22 @@ void FlagSet::Real(const std::string& name, double* value, RealRange range, cons
     *value = v;
   };
   AddValue(name, "X", absl::StrCat(help, " [", Number(*value), "]"), parse);
+}
+
+void FlagSet::Bytes(char letter, const std::string& name, int64_t* value, const std::string& help) {
+  const auto parse = [name, value](const std::string& text) {
+    constexpr absl::string_view kUnits = "KMG";
+    const size_t unit = text.empty() ? kUnits.npos : kUnits.find(absl::ascii_toupper(text.back()));
+    const std::string digits = unit == kUnits.npos ? text : text.substr(0, text.size() - 1);
+    int64_t v = 0;
+    if (!absl::SimpleAtoi(digits, &v) || v < 1 || v > int64_t{1} << 30) {
+      Refuse(name, text, "must be a number of bytes, as 65536, 64K, 1M or 2G");
+    }
+    *value = unit == kUnits.npos ? v : v << (10 * (unit + 1));
+  };
+  CLI::Option* option =
+      app_->add_option_function<std::string>(absl::StrCat("-", std::string(1, letter), ",--", name), parse, help);
+  Register(name, option->type_name("BYTES")->take_last(), Takes::kOneValue);
 }
 
 void FlagSet::Duration(const std::string& name, absl::Duration* value, const std::string& help) {

@@ -40,6 +40,8 @@ class FlagSet {
   void Texts(const std::string& name, std::vector<std::string>* value, const std::string& help);  // repeatable
   void Real(const std::string& name, double* value, RealRange range, const std::string& help);
   void Seed(const std::string& name, uint64_t* value, const std::string& help);
+  // In bytes, "64K", "1M", "2G" (powers of 1024) or a plain number, from 1. `letter`: the short name, "-b".
+  void Bytes(char letter, const std::string& name, int64_t* value, const std::string& help);
   void Duration(const std::string& name, absl::Duration* value, const std::string& help);  // > 0, finite
 
   template <class Int>

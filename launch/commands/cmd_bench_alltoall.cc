@@ -1,8 +1,10 @@
 #include "launch/commands/cmd_bench_alltoall.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "bench/alltoall/alltoall_report.h"
+#include "comm/ops/row_codec_ops.h"
 #include "comm/transport/collectives.h"
 #include "launch/cli/flag_set.h"
 #include "launch/cli/shared_flags.h"
@@ -36,6 +38,36 @@ absl::StatusOr<AllToAllBenchOptions> MakeOptions(const BenchAllToAllFlags& flags
   return options;
 }
 
+// Sizes as nccl-tests take them, in tokens: whole rows, at least one.
+absl::Status TokensOfSizes(const FlagSet& set, BenchAllToAllFlags* f) {
+  if (!set.given("minbytes")) {
+    if (!set.given("maxbytes") && !set.given("stepfactor")) return absl::OkStatus();
+    return absl::InvalidArgumentError("-e and -f go with -b: --minbytes is the smallest size");
+  }
+  if (set.given("tokens")) return absl::InvalidArgumentError("-b and --tokens both say how much is sent; give one");
+  if (f->hidden.size() != 1 || f->dtypes.size() != 1) {
+    return absl::InvalidArgumentError("-b needs one --hidden and one --dtype, so that bytes are tokens");
+  }
+  if (!set.given("maxbytes")) f->max_bytes = f->min_bytes;
+  if (f->max_bytes < f->min_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--maxbytes is ", f->max_bytes, ", less than --minbytes, ", f->min_bytes));
+  }
+  if (f->step_factor < 2) return absl::InvalidArgumentError("--stepfactor must be 2 or more");
+  const int64_t row_bytes = RowBytes(f->dtypes[0], f->hidden[0]);
+  f->tokens.clear();
+  for (int64_t bytes = f->min_bytes; bytes <= f->max_bytes; bytes *= f->step_factor) {
+    const int64_t tokens = std::max<int64_t>(1, bytes / row_bytes);
+    if (tokens > kMaxTokens) {
+      return absl::InvalidArgumentError(absl::StrCat("--maxbytes: ", bytes, " bytes are ", tokens, " tokens of ",
+                                                     row_bytes, " bytes; at most ", kMaxTokens, " are measured"));
+    }
+    if (f->tokens.empty() || tokens != f->tokens.back()) f->tokens.push_back(tokens);
+    if (bytes > f->max_bytes / f->step_factor) break;  // the next would be too large, or too large for an int64
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 void BenchAllToAllCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
@@ -44,6 +76,9 @@ void BenchAllToAllCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
       "preset", &f->preset, {{"none", "none"}, {"deepep-normal", "deepep-normal"}, {"deepep-ll", "deepep-ll"}},
       "a published setting: hidden 7168, top-8 of 256, fp8 dispatch, bf16 combine, and 4096 or 128 tokens");
   set.Integers("tokens", &f->tokens, 0, kMaxTokens, "tokens of every rank");
+  set.Bytes('b', "minbytes", &f->min_bytes, "instead of --tokens: bytes of a rank's rows, the smallest");
+  set.Bytes('e', "maxbytes", &f->max_bytes, "the largest; without it the smallest");
+  set.Bytes('f', "stepfactor", &f->step_factor, "from one to the next [2]");
   set.Integers("hidden", &f->hidden, 1, kMaxHidden, "elements of a row");
   set.Integers("experts", &f->experts, 1, kMaxExperts, "experts; without it 256, or the trace's");
   set.Integers("top-k", &f->top_k, 1, kMaxTopK, "experts of a token; without it 8, or the trace's");
@@ -69,14 +104,14 @@ void BenchAllToAllCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
 // Gives what --preset names to the flags that were not given.
 absl::Status BenchAllToAllCommand::Check(const FlagSet& set, SharedFlags* /*shared*/) {
   BenchAllToAllFlags* f = &flags_;
-  if (f->preset == "none") return absl::OkStatus();
+  if (f->preset == "none") return TokensOfSizes(set, f);
   if (!set.given("tokens")) f->tokens = {f->preset == "deepep-normal" ? 4096 : 128};
   if (!set.given("hidden")) f->hidden = {7168};
   if (!set.given("experts")) f->experts = {256};
   if (!set.given("top-k")) f->top_k = {8};
   if (!set.given("dtype")) f->dtypes = {DType::kF8E4M3};
   if (!set.given("combine-dtype")) f->combine_dtypes = {DType::kBF16};
-  return absl::OkStatus();
+  return TokensOfSizes(set, f);
 }
 
 absl::Status BenchAllToAllCommand::Run(RankContext& context) const {

@@ -23,7 +23,8 @@ struct BenchAllToAllFlags {
   std::vector<Reduction> reductions = {Reduction::kExact};
   std::vector<std::string> placements = {"linear"};
   std::vector<std::string> traffics = {"uniform"};
-  std::string preset = "none";  // already applied to the lists
+  int64_t min_bytes = 0, max_bytes = 0, step_factor = 2;  // of a rank's rows; already turned into tokens
+  std::string preset = "none";                            // already applied to the lists
   int warmup = 3;
   int iters = 20;
   bool no_baselines = false;

@@ -60,6 +60,21 @@ class BenchCommands(unittest.TestCase):
         self.assertGreater(result["baselines"]["mpi_row_per_rank"]["round_trip_over_this"], 0)
         self.assertEqual(result["bytes"]["dispatch"]["selection"], 2 * 5 * 2 * 64 * 2)
 
+    def test_sizes_in_bytes(self):
+        """-b, -e and -f as nccl-tests take them: rows of 64 bf16 numbers are 128 bytes."""
+        flags = ["bench", "alltoall", *SMALL, "--no-baselines", "--path", "alltoallv"]
+        report, _ = self.run_json(*flags, "-b", "1K", "-e", "20K", "-f", "4")
+        self.assertEqual([r["tokens"] for r in report["results"]], [8, 32, 128])
+        report, _ = self.run_json(*flags, "--minbytes", "100")
+        self.assertEqual([r["tokens"] for r in report["results"]], [1])
+        for wrong, word in ((["-b", "1K", "-e", "512"], "less than --minbytes"), (["-e", "1K"], "go with -b"),
+                            (["-b", "1K", "--tokens", "4"], "give one"), (["-b", "1Q"], "'1Q'"), (["-b", "0"], "'0'"),
+                            (["-b", "1K", "-f", "1"], "2 or more"), (["-b", "1K", "--hidden", "64,128"], "one --hidden"),
+                            (["-b", "1K", "-e", "9999G"], "at most")):
+            result = run(*flags, *wrong)
+            self.assertEqual(result.returncode, 2, wrong)
+            self.assertIn(word, result.stderr, wrong)
+
     def test_csv_and_ranks(self):
         """A line of the CSV file for every path and baseline; every rank's own times in the table and in the JSON."""
         report, table = self.run_json("bench", "alltoall", *SMALL, "--tokens", "0,5", "--path", "alltoallv", "--per-rank",
