@@ -7,6 +7,7 @@
 #include "bench/moe/moe_layer_run.h"
 #include "comm/transport/collectives.h"
 #include "core/host/machine.h"
+#include "core/io/json_writer.h"
 
 namespace tokenferry {
 namespace {
@@ -211,7 +212,7 @@ std::string MoeJson(const MoeReport& r) {
     }
     json["results"].push_back(std::move(result));
   }
-  return json.dump(2) + "\n";
+  return FormatJson(json) + "\n";
 }
 
 }  // namespace tokenferry

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "comm/transport/collectives.h"
 #include "core/host/machine.h"
+#include "core/io/json_writer.h"
 #include "launch/cli/flag_set.h"
 #include "launch/commands/result_file.h"
 #include "launch/commands/run_requests.h"
@@ -96,7 +97,7 @@ std::string JsonText(const BenchEngineFlags& flags, const SharedFlags& shared, c
   }
   for (const RankReport& r : report.ranks) json["memory_ratio_per_rank"].push_back(MemoryRatio(r));
   json["report"] = nlohmann::ordered_json::parse(report.JsonText());
-  return json.dump(2) + "\n";
+  return FormatJson(json) + "\n";
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "comm/transport/collectives.h"
 #include "core/io/json.h"
+#include "core/io/json_writer.h"
 #include "launch/cli/flag_set.h"
 #include "launch/cli/text_file.h"
 #include "launch/commands/run_requests.h"
@@ -158,7 +159,7 @@ class Evaluation {
     json["total"] = show("total", total);
     json["report"] = nlohmann::ordered_json::parse(report.JsonText());
     std::fflush(stdout);  // --json /dev/stdout comes after the table
-    return json_ ? json_->Commit(json.dump(2) + "\n") : absl::OkStatus();
+    return json_ ? json_->Commit(FormatJson(json) + "\n") : absl::OkStatus();
   }
 
  private:

@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "bench/alltoall/routing_trace.h"
 #include "comm/transport/collectives.h"
+#include "core/io/json_writer.h"
 #include "core/log.h"
 #include "launch/cli/flag_set.h"
 #include "launch/cli/text_file.h"
@@ -95,7 +96,7 @@ class Printer {
                                  {"finish_reason", outputs_[i].reason == FinishReason::kStop ? "stop" : "length"}});
     }
     json["report"] = nlohmann::ordered_json::parse(report.JsonText());
-    return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+    return FormatJson(json);
   }
 
  private:

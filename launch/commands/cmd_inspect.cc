@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
+#include "core/io/json_writer.h"
 #include "launch/cli/flag_set.h"
 #include "launch/session/model_session.h"
 #include "runtime/engine/memory_plan.h"
@@ -16,6 +17,28 @@ namespace {
 const EngineOptions kEngine;
 
 double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
+
+// Of the embedding and the head.
+int64_t EndParams(const ModelSummary& summary) {
+  return summary.part(ModelPart::kEmbedding).num_params + summary.part(ModelPart::kHead).num_params;
+}
+
+// "15.9 M (15855744), 14.7 M without embedding and head; ..": the figures that model cards give differ in what they
+// leave out.
+std::string ParameterCounts(const ModelFiles& files, const ModelSummary& summary) {
+  const PartSummary total = summary.Total();
+  const int64_t ends = EndParams(summary);
+  const auto millions = [](int64_t count) { return absl::StrFormat("%.1f M", static_cast<double>(count) / 1e6); };
+  std::string text = absl::StrFormat("%s (%d), %s without embedding and head\n  active per token: %s (%d), %s without",
+                                     millions(total.num_params), total.num_params, millions(total.num_params - ends),
+                                     millions(total.num_active_params), total.num_active_params,
+                                     millions(total.num_active_params - ends));
+  if (files.plan.num_skipped_params > 0) {
+    absl::StrAppend(&text, "\n  in the files: ", millions(total.num_params + files.plan.num_skipped_params),
+                    " with what is not read");
+  }
+  return text;
+}
 
 void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std::vector<RankMemory>& memory_per_rank) {
   const ModelConfig& c = files.config;
@@ -34,8 +57,7 @@ void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std:
               static_cast<long>(c.num_experts_per_tok), static_cast<long>(c.n_shared_experts),
               static_cast<long>(c.n_group), static_cast<long>(c.topk_group));
   if (files.checkpoint == nullptr) std::printf("no weights here: sizes are those that config.json implies\n");
-  std::printf("parameters: %ld total, %ld active per token (embedding and head included)\n\n",
-              static_cast<long>(total.num_params), static_cast<long>(total.num_active_params));
+  std::printf("parameters: %s\n\n", ParameterCounts(files, summary).c_str());
   std::printf("%-16s %16s %16s %12s\n", "part", "parameters", "active", "MiB");
   for (int p = 0; p < kNumModelParts; ++p) {
     const PartSummary& part = summary.parts[p];
@@ -68,6 +90,9 @@ void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::
   nlohmann::ordered_json json = {{"model_type", files.config.model_type},
                                  {"parameters", total.num_params},
                                  {"active_parameters", total.num_active_params},
+                                 {"parameters_without_embeddings", total.num_params - EndParams(summary)},
+                                 {"active_parameters_without_embeddings", total.num_active_params - EndParams(summary)},
+                                 {"skipped_parameters", files.plan.num_skipped_params},
                                  {"bytes", total.num_bytes}};
   for (int p = 0; p < kNumModelParts; ++p) {
     const PartSummary& part = summary.parts[p];
@@ -87,7 +112,7 @@ void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::
                              {"cache_bytes", memory_per_rank[r].cache},
                              {"activation_bytes", memory_per_rank[r].activations}});
   }
-  std::printf("%s\n", json.dump(2).c_str());
+  std::printf("%s\n", FormatJson(json).c_str());
 }
 
 }  // namespace

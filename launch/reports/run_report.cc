@@ -51,25 +51,39 @@ absl::StatusOr<RankReport> MakeReport(RankContext& context, ModelSession& sessio
   return r;
 }
 
+// What a layer has not counted is left out, so that a run without overflow is not pages of zeros.
+struct OverflowCounters {
+  const char* key;
+  std::vector<int64_t> OverflowCounts::*counters;
+};
+constexpr OverflowCounters kOverflowCounters[] = {{"dropped_per_expert", &OverflowCounts::dropped},
+                                                  {"rerouted_per_expert", &OverflowCounts::rerouted},
+                                                  {"to_replica_per_expert", &OverflowCounts::to_replica}};
+
 Json ToJson(const std::vector<OverflowCounts>& layers) {
+  const auto any = [](const auto& values) {
+    return std::any_of(values.begin(), values.end(), [](auto v) { return v != 0; });
+  };
   Json json = Json::array();
   for (const OverflowCounts& c : layers) {
-    json.push_back({{"dropped_per_expert", c.dropped},
-                    {"rerouted_per_expert", c.rerouted},
-                    {"to_replica_per_expert", c.to_replica},
-                    {"lost_weight_per_expert", c.lost_weight},
-                    {"lost_tokens", c.num_lost_tokens}});
+    Json layer = Json::object();
+    for (const auto& [key, counters] : kOverflowCounters) {
+      if (any(c.*counters)) layer[key] = c.*counters;
+    }
+    if (any(c.lost_weight)) layer["lost_weight_per_expert"] = c.lost_weight;
+    if (c.num_lost_tokens != 0) layer["lost_tokens"] = c.num_lost_tokens;
+    json.push_back(std::move(layer));
   }
   return json;
 }
 
 OverflowCounts OverflowFromJson(const Json& json) {
   OverflowCounts c;
-  json.at("dropped_per_expert").get_to(c.dropped);
-  json.at("rerouted_per_expert").get_to(c.rerouted);
-  json.at("to_replica_per_expert").get_to(c.to_replica);
-  json.at("lost_weight_per_expert").get_to(c.lost_weight);
-  json.at("lost_tokens").get_to(c.num_lost_tokens);
+  for (const auto& [key, counters] : kOverflowCounters) {
+    if (json.contains(key)) json.at(key).get_to(c.*counters);
+  }
+  if (json.contains("lost_weight_per_expert")) json.at("lost_weight_per_expert").get_to(c.lost_weight);
+  c.num_lost_tokens = json.value("lost_tokens", int64_t{0});
   return c;
 }
 

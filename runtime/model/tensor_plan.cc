@@ -210,6 +210,9 @@ void ClassifyOthers(const Checkpoint& checkpoint, const absl::flat_hash_set<std:
       if (IsKnownButUnused(info.name, checked.plan.config)) {
         ++checked.num_skipped;
         checked.skipped_bytes += info.num_bytes;
+        if (info.problem.empty() && !absl::EndsWith(info.name, "_scale_inv")) {
+          checked.num_skipped_params += 8 * info.num_bytes / DTypeBits(info.dtype);
+        }
         continue;
       }
       ++checked.num_unknown;

@@ -84,6 +84,7 @@ struct CheckedPlan {
   TensorPlan plan;          // with the types stored in the checkpoint
   int64_t num_skipped = 0;  // known and not needed: multi-token-prediction modules, inv_freq, a tied head
   int64_t skipped_bytes = 0;
+  int64_t num_skipped_params = 0;          // elements of those, without scales
   int64_t num_unknown = 0;                 // neither known nor needed: worth a warning
   std::vector<std::string> unknown_names;  // the first few of them
   std::vector<std::string> warnings;       // what is wrong with tensors that are not needed; a few lines

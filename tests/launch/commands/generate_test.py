@@ -84,6 +84,13 @@ class Generate(ProgramTest):
             shown = ended["text"] if stop == end else ended["text"][:-3]
             self.assertEqual((stopped["finish_reason"], stopped["text"], stopped["ids"]), ("stop", shown, ended["ids"]), stop)
 
+    def test_json_is_read_by_people_too(self):
+        """One token on four ranks: a few lines per rank, lists of numbers on one, and no pages of zeros."""
+        text = self.generate("--prompt", "Once", "--max-tokens", "1", "--json", ranks=4).text()
+        self.assertLess(text.count("\n"), 200)
+        self.assertNotIn("dropped_per_expert", text)
+        self.assertIn('"expert_rows_per_layer": [', text)
+
     def test_says_which_flags_do_nothing(self):
         done = self.generate("--prompt", "Once", "--max-tokens", "2", "--top-p", "0.5", "--seed", "3", ranks=2)
         self.assertIn("--top-p, --seed do nothing at temperature 0", done.err)
@@ -147,7 +154,7 @@ class Generate(ProgramTest):
         self.assertEqual(ranks["outputs"], alone["outputs"])
         def totals(report, key):
             layers = [r["overflow_per_layer"] for r in report["report"]["ranks"]]
-            return [sum(sum(rank[l][key]) for rank in layers) for l in range(len(layers[0]))]
+            return [sum(sum(rank[l].get(key, [])) for rank in layers) for l in range(len(layers[0]))]
         dropped = totals(alone, "dropped_per_expert")
         self.assertGreater(sum(dropped), 0)
         self.assertEqual(dropped, totals(ranks, "dropped_per_expert"))
