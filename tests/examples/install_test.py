@@ -59,6 +59,14 @@ class Install(unittest.TestCase):
                            "--max-tokens", "2")
         self.assertTrue(out.startswith("In the"), out)
 
+    def test_the_manual_and_the_completion_are_installed(self):
+        for flag, name in (["--man"], "tokenferry.1"), (["--completion", "bash"], "tokenferry"):
+            said = self.command(os.path.join(self.prefix, "bin", "tokenferry"), *flag)
+            files = [f for f in self.find(name) if "/bin/" not in f]
+            self.assertEqual(len(files), 1, files)
+            with open(files[0]) as f:
+                self.assertEqual(f.read(), said)
+
     def test_nothing_of_this_build_is_in_the_package(self):
         (targets,) = self.find("tokenferry-targets.cmake")
         with open(targets) as f:
