@@ -35,7 +35,7 @@ bool CanReadOtherProcess() {
   return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-// The files through which Open MPI's vader lets ranks of a host talk: "DIR/vader_segment.HOST.UID.JOB.RANK".
+// The files through which Open MPI's vader lets ranks of a host talk: "DIR/vader_segment.HOST.UID.JOB.LOCAL_RANK".
 std::vector<std::string> MappedSharedFiles() {
   std::set<std::string> files;  // one may be mapped in several pieces
   std::ifstream maps("/proc/self/maps");
@@ -89,12 +89,11 @@ int MpiSession::num_ranks() const {
 }
 
 void MpiSession::UnlinkSharedFiles(int num_local_ranks) {
-  int rank = 0;
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  const char* const local_rank = std::getenv("OMPI_COMM_WORLD_LOCAL_RANK");  // as in the names of the files
   const std::vector<std::string> files = MappedSharedFiles();
-  if (files.size() != static_cast<size_t>(num_local_ranks)) return;
+  if (local_rank == nullptr || files.size() != static_cast<size_t>(num_local_ranks)) return;
   for (const std::string& file : files) {
-    if (absl::EndsWith(file, absl::StrCat(".", rank)) && unlink(file.c_str()) == 0) unlinked_.push_back(file);
+    if (absl::EndsWith(file, absl::StrCat(".", local_rank)) && unlink(file.c_str()) == 0) unlinked_.push_back(file);
   }
 }
 
