@@ -7,6 +7,7 @@
 #include "bench/alltoall/round_trip.h"
 #include "comm/ops/row_codec_ops.h"
 #include "comm/transport/collectives.h"
+#include "comm/tuning/exchange_choice.h"
 #include "core/host/machine.h"
 
 namespace tokenferry {

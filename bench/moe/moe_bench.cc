@@ -6,6 +6,7 @@
 #include "bench/alltoall/round_trip.h"
 #include "bench/moe/moe_layer_run.h"
 #include "comm/transport/collectives.h"
+#include "comm/tuning/exchange_choice.h"
 #include "core/host/machine.h"
 #include "core/io/json_writer.h"
 

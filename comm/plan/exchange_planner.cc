@@ -21,13 +21,10 @@ void CopyToHost(Stream& stream, const MatrixView<int32_t>& from, std::vector<int
 
 }  // namespace
 
-ExchangePlanner::ExchangePlanner(const Transport& transport, const ExchangeOptions& options)
+ExchangePlanner::ExchangePlanner(const Transport& transport, const RowFormats& formats)
     : rank_(transport.rank().value),
       num_ranks_(transport.num_ranks()),
-      hidden_(options.hidden),
-      wire_dtype_(options.wire_dtype),
-      expert_dtype_(options.expert_dtype),
-      output_dtype_(options.output_dtype),
+      formats_(formats),
       send_headers_(num_ranks_),
       recv_headers_(num_ranks_),
       header_offsets_(num_ranks_ + 1),
@@ -56,10 +53,10 @@ const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site
   for (int r = 0; r < num_ranks_; ++r) {
     PlanHeader& h = send_headers_[r];
     h = {digest,
-         hidden_,
-         static_cast<int16_t>(wire_dtype_),
-         static_cast<int8_t>(expert_dtype_),
-         static_cast<int8_t>(output_dtype_),
+         formats_.hidden,
+         static_cast<int16_t>(formats_.wire_dtype),
+         static_cast<int8_t>(formats_.expert_dtype),
+         static_cast<int8_t>(formats_.output_dtype),
          home.ok() ? 0 : 1,
          0,
          0,

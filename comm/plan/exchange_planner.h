@@ -4,7 +4,11 @@
 
 #include <vector>
 
-#include "comm/exchange/exchange.h"
+#include "comm/plan/exchange_plan.h"
+#include "comm/plan/row_formats.h"
+#include "comm/transport/transport.h"
+#include "core/device/device.h"
+#include "core/moe/moe_types.h"
 
 namespace tokenferry {
 
@@ -32,7 +36,7 @@ void ScaleOffsets(const std::vector<int64_t>& offsets, int64_t num_bytes, std::v
 
 class ExchangePlanner {
  public:
-  ExchangePlanner(const Transport& transport, const ExchangeOptions& options);
+  ExchangePlanner(const Transport& transport, const RowFormats& formats);
 
   // Needs nobody else: copies the routing to the host (synchronizes the stream) and builds this rank's half.
   absl::Status PlanHome(Stream& stream, const Routing& routing, const Placement& placement, SendPlan& plan);
@@ -75,8 +79,7 @@ class ExchangePlanner {
                               const Placement& placement, RowsFor rows, RecvPlan& plan);
 
   const int rank_, num_ranks_;
-  const int64_t hidden_;
-  const DType wire_dtype_, expert_dtype_, output_dtype_;
+  const RowFormats formats_;
   uint32_t num_exchanges_ = 0;
   PlanBuilder builder_;
   std::vector<int32_t> host_expert_idx_, host_location_;

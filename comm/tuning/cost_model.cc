@@ -1,7 +1,6 @@
 #include "comm/tuning/cost_model.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -162,12 +161,6 @@ class LinkMeter {
   std::string send_, recv_;
 };
 
-int64_t LargestHost(const Topology& topology) {
-  size_t n = 0;
-  for (const auto& host : topology.hosts) n = std::max(n, host.ranks.size());
-  return static_cast<int64_t>(n);
-}
-
 }  // namespace
 
 absl::StatusOr<LinkCosts> MeasureLinks(Transport& transport, const Topology& topology) {
@@ -205,55 +198,6 @@ std::string LinkCosts::ToString() const {
   return out;
 }
 
-double ExpectedPairs(const ExchangeShape& shape, int num_groups) {
-  return static_cast<double>(shape.tokens_per_rank) * num_groups *
-         (1 - std::pow(1 - 1.0 / num_groups, static_cast<double>(shape.top_k)));
-}
-
-PathTraffic ExpectedTraffic(ExchangePath path, const ExchangeShape& shape, const Topology& topology) {
-  const double ranks = topology.num_ranks(), hosts = topology.num_hosts();
-  const double local = static_cast<double>(LargestHost(topology));
-  const double off_host = (hosts - 1) / hosts, on_host = (local - 1) / ranks;  // shares of a uniform destination
-  const double row = static_cast<double>(shape.hidden * shape.row_element_bytes),
-               out = static_cast<double>(shape.hidden * shape.out_element_bytes);
-  const double tokens = static_cast<double>(shape.tokens_per_rank), selections = tokens * shape.top_k;
-  const double rank_rows = ExpectedPairs(shape, topology.num_ranks()) * row;
-  const double host_rows = ExpectedPairs(shape, topology.num_hosts()) * row;
-  PathTraffic t;
-  const auto add = [&](double self, double host, double network) {
-    t.self_bytes += self;
-    t.host_bytes += host;
-    t.network_bytes += network;
-  };
-  if (path == ExchangePath::kPeer) {
-    t.num_transfers = 3;
-    add(tokens * row, 0, 0);
-  } else if (path == ExchangePath::kTwoLevel) {
-    const bool exact = shape.reduction == Reduction::kExact;
-    const double sums = ExpectedPairs(shape, topology.num_hosts()) * out;
-    t.num_transfers = exact ? 4 : 5;
-    t.num_messages = 2 * (ranks - 2) + (exact ? 2 : 3) * (hosts - 2);
-    const double back = exact ? selections * out : sums;
-    add(host_rows, 0, host_rows * off_host);
-    add(back * off_host, 0, back * off_host);
-  } else {
-    const double steps = std::ceil(std::log2(ranks));
-    const bool gather = path == ExchangePath::kAllGather;
-    t.num_transfers = gather ? 3 * steps + 1 : 4;
-    t.num_messages = (gather ? 1 : 4) * (ranks - 2);
-    if (gather) {
-      const double all_rows = tokens * row * (ranks - 1),
-                   network_share = ranks > 1 ? off_host * ranks / (ranks - 1) : 0;
-      add(tokens * row, all_rows * (1 - network_share), all_rows * network_share);
-    } else {
-      add(rank_rows, rank_rows * on_host, rank_rows * off_host);
-    }
-    add(selections * out, selections * out * on_host, selections * out * off_host);
-  }
-  t.num_messages = std::max(0.0, t.num_messages);
-  return t;
-}
-
 double PredictMicroseconds(const PathTraffic& traffic, const LinkCosts& costs, const Topology& topology) {
   const LinkCost& slowest = costs.of(topology.num_hosts() > 1 ? LinkClass::kNetwork : LinkClass::kHost);
   return traffic.num_transfers * slowest.latency_us + traffic.num_messages * slowest.per_message_us +
@@ -264,11 +208,10 @@ double PredictMicroseconds(const PathTraffic& traffic, const LinkCosts& costs, c
 
 PathChoice ChoosePath(const ExchangeShape& shape, const LinkCosts& costs, const Topology& topology) {
   PathChoice choice;
-  const bool one_host = topology.num_hosts() == 1;
-  for (ExchangePath path :
-       {one_host ? ExchangePath::kPeer : ExchangePath::kTwoLevel, ExchangePath::kAllToAllV, ExchangePath::kAllGather}) {
-    const PathTraffic traffic = ExpectedTraffic(path, shape, topology);
-    choice.predictions.push_back({path, traffic, PredictMicroseconds(traffic, costs, topology)});
+  for (const PathInfo* info : kExchangePaths) {
+    const std::optional<PathTraffic> traffic = info->traffic(shape, topology);
+    if (!traffic) continue;
+    choice.predictions.push_back({info->path, *traffic, PredictMicroseconds(*traffic, costs, topology)});
   }
   std::stable_sort(choice.predictions.begin(), choice.predictions.end(),
                    [](const auto& a, const auto& b) { return a.microseconds < b.microseconds; });

@@ -1,13 +1,15 @@
 // How many tokens an exchange may take at a time within a budget of memory, wherever the router sends them.
 #pragma once
 
-#include "comm/exchange/exchange.h"
+#include "comm/exchange/path/options.h"
+#include "core/moe/placement.h"
+#include "core/status.h"
 
 namespace tokenferry {
 
 // Most bytes of buffers (device memory, shared memory) that an exchange by options.path with options.max_top_k can come
 // to hold on one rank when no rank has more than `num_tokens` tokens, whatever their experts and the ranks'
-// hosts; kAuto: of peer, alltoallv and allgather, whichever needs most. What is on the host to make plans does not
+// hosts; kAuto: of the paths for one host, whichever needs most. What is on the host to make plans does not
 // count.
 absl::StatusOr<int64_t> MostExchangeBytes(const ExchangeOptions& options, const Placement& placement,
                                           int64_t num_tokens);

@@ -49,13 +49,13 @@ absl::StatusOr<ExchangePath> FastestPath(Transport& transport, const ExchangeOpt
 
 // An exchange by the path that was chosen, or alltoallv where two_level cannot share memory.
 absl::StatusOr<std::unique_ptr<Exchange>> CreateChosen(Transport& transport, Device& device, ExchangeOptions chosen) {
-  auto exchange = CreateExchange(transport, device, chosen);
+  auto exchange = Exchange::Create(transport, device, chosen);
   if (exchange.ok() || chosen.path != ExchangePath::kTwoLevel || !IsAgreedOn(exchange.status())) return exchange;
   if (transport.rank() == RankId(0)) {
     LogWarning(absl::StrCat("not taking path two_level: ", exchange.status().message()));
   }
   chosen.path = ExchangePath::kAllToAllV;
-  return CreateExchange(transport, device, chosen);
+  return Exchange::Create(transport, device, chosen);
 }
 
 struct SizeChoice {
@@ -83,8 +83,9 @@ absl::StatusOr<std::vector<SizeChoice>> ChooseBySize(Transport& transport, const
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Exchange>> CreateAutomaticExchange(Transport& transport, Device& device,
-                                                                  const ExchangeOptions& options) {
+absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, Device& device,
+                                                         const ExchangeOptions& options) {
+  if (options.path != ExchangePath::kAuto) return Exchange::Create(transport, device, options);
   if (device.kind() != DeviceKind::kCpu) {
     // What the model of costs knows are links between host memories.
     ExchangeOptions messages = options;
@@ -92,12 +93,12 @@ absl::StatusOr<std::unique_ptr<Exchange>> CreateAutomaticExchange(Transport& tra
     if (options.on_choice && transport.rank() == RankId(0)) {
       options.on_choice(absl::StrCat("path alltoallv: the one for memory of ", device.ToString(), "\n"));
     }
-    return CreateExchange(transport, device, messages);
+    return Exchange::Create(transport, device, messages);
   }
   if (Topology::Of(transport).num_hosts() == 1) {
     ExchangeOptions peer_options = options;
     peer_options.path = ExchangePath::kPeer;
-    auto peer = CreateExchange(transport, device, peer_options);
+    auto peer = Exchange::Create(transport, device, peer_options);
     if (!peer.ok() && !IsAgreedOn(peer.status())) return peer;  // all ranks go the same way
     if (peer.ok()) {
       // Always taken; what the others would have cost is measured for who asks only.

@@ -1,4 +1,5 @@
-// How --path auto chooses: peer memory on one host, what the cost model expects to be the fastest elsewhere.
+// How exchanges are made, by a path or by the fastest: peer memory on one host, what the cost model expects to be the
+// fastest elsewhere.
 #pragma once
 
 #include <memory>
@@ -9,10 +10,10 @@
 
 namespace tokenferry {
 
-// CreateExchange with ExchangePath::kAuto, which is for one size: options.max_tokens (64 when 0). Path alltoallv for
-// device memory; else path peer where all ranks can map each other's memory. Collective; the same path on all ranks.
-absl::StatusOr<std::unique_ptr<Exchange>> CreateAutomaticExchange(Transport& transport, Device& device,
-                                                                  const ExchangeOptions& options);
+// Collective; errors as Exchange::Create's. kAuto is for one size, options.max_tokens (64 when 0): path alltoallv for
+// device memory; else path peer where all ranks can map each other's memory. The same path on all ranks.
+absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, Device& device,
+                                                         const ExchangeOptions& options);
 
 // The path by the size of each exchange: what is fastest for one token per rank may not be for a thousand. One per
 // rank; all ranks make the same calls.

@@ -8,11 +8,11 @@
 #include <cstring>
 #include <vector>
 
-#include "comm/exchange/exchange.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/local_transport.h"
 #include "comm/transport/mpi_session.h"
 #include "comm/transport/mpi_transport.h"
+#include "comm/tuning/exchange_choice.h"
 #include "core/device/cpu_device.h"
 #include "experts/ffn/expert_ffn.h"
 #include "experts/router/router.h"

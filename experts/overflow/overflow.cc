@@ -82,10 +82,10 @@ absl::Status Trap(int64_t capacity, int num_experts, const GlobalRouting& routin
   const auto most = std::max_element(counts.begin(), counts.end());
   if (most == counts.end() || *most <= capacity) return absl::OkStatus();
   const auto num_over = std::count_if(counts.begin(), counts.end(), [&](int64_t n) { return n > capacity; });
-  return absl::FailedPreconditionError(absl::StrCat(
-      "expert ", most - counts.begin(), " is selected ", *most, " times, its capacity is ", capacity, " (",
-      routing.num_tokens(), " tokens of all ranks, top-", routing.top_k, " of ", num_experts, " experts; ", num_over,
-      " experts are beyond it); raise --capacity-factor, or choose an --overflow other than trap"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("expert ", most - counts.begin(), " is selected ", *most, " times, its capacity is ", capacity, " (",
+                   routing.num_tokens(), " tokens of all ranks, top-", routing.top_k, " of ", num_experts, " experts; ",
+                   num_over, " experts are beyond it); raise the capacity factor, or choose a policy other than trap"));
 }
 
 // Room of every slot of every rank, and who finds a place in it.

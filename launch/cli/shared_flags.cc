@@ -47,13 +47,10 @@ absl::Status CheckOverflow(const FlagSet& set, Overflow kind) {
 
 }  // namespace
 
-// Spelled out, so that the flags need nothing of comm but its header.
 std::vector<std::pair<std::string, ExchangePath>> PathChoices() {
-  return {{"auto", ExchangePath::kAuto},
-          {"peer", ExchangePath::kPeer},
-          {"alltoallv", ExchangePath::kAllToAllV},
-          {"allgather", ExchangePath::kAllGather},
-          {"two_level", ExchangePath::kTwoLevel}};
+  std::vector<std::pair<std::string, ExchangePath>> choices;
+  for (const PathName& entry : kPathNames) choices.emplace_back(entry.name, entry.path);
+  return choices;
 }
 
 void DeclareJobFlags(FlagSet& set, SharedFlags* f) {

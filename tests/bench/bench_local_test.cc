@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "bench/alltoall/round_trip.h"
+#include "comm/tuning/exchange_choice.h"
 #include "core/device/cpu_device.h"
 #include "tests/bench/bench_run.h"
 #include "tests/comm/transport/hosted_transport.h"
@@ -22,26 +23,22 @@ INSTANTIATE_TEST_SUITE_P(Ranks, BenchLocal, testing::Values(1, 2, 3));
 // What an exchange does wrong on rank 0, from its `from_run`-th dispatch or combine on.
 enum class Fault { kNone, kTwoRowsSwapped, kRowOfAnotherToken, kOneBitOfASum, kTokenNotWritten };
 
-class FaultyExchange : public Exchange {
+class FaultyMover : public PathMover {
  public:
-  FaultyExchange(Transport& transport, Device& device, const ExchangeOptions& options, std::unique_ptr<Exchange> inner,
-                 Fault fault, int from_run)
-      : Exchange(ExchangePath::kAllToAllV, transport, device, options),
-        inner_(std::move(inner)),
-        fault_(transport.rank() == RankId(0) ? fault : Fault::kNone),
-        from_run_(from_run) {}
+  FaultyMover(std::unique_ptr<PathMover> inner, Fault fault, int from_run)
+      : inner_(std::move(inner)), fault_(fault), from_run_(from_run) {}
 
- private:
-  absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
-                      ExchangePlan& plan) override {
-    TF_RETURN_IF_ERROR(inner_->Plan(stream, site, routing, placement));
-    plan = *inner_->host_plan();
-    return absl::OkStatus();
+  absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) override { return inner_->HomeRows(num_tokens); }
+  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) override {
+    return inner_->Plan(stream, site, routing, placement);
+  }
+  const ExchangePlan* host_plan() const override { return inner_->host_plan(); }
+  absl::Status BeginDispatch(Stream& stream, const CallSite& site, ConstFloatMatrix home_rows) override {
+    return inner_->BeginDispatch(stream, site, home_rows);
   }
   // Device memory of a CPU device in plain mode is this process's.
-  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan&,
-                                        ConstFloatMatrix home_rows) override {
-    TF_ASSIGN_OR_RETURN(const ExpertRows rows, inner_->Dispatch(stream, site, home_rows));
+  absl::StatusOr<ExpertRows> FinishDispatch(Stream& stream, const CallSite& site) override {
+    TF_ASSIGN_OR_RETURN(const ExpertRows rows, inner_->FinishDispatch(stream, site));
     if (run_++ < from_run_) return rows;
     auto* row_idx = const_cast<int32_t*>(rows.row_idx);
     for (int64_t s = 1; s < rows.max_selections; ++s) {
@@ -52,18 +49,22 @@ class FaultyExchange : public Exchange {
     }
     return rows;
   }
-  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan&) override { return inner_->ExpertOut(); }
-  absl::Status DoCombine(Stream& stream, const CallSite& site, const ExchangePlan&, MatrixView<const float> weight,
-                         MatrixView<float> out) override {
+  absl::StatusOr<FloatMatrix> ExpertOut() override { return inner_->ExpertOut(); }
+  absl::Status BeginCombine(Stream& stream, const CallSite& site) override {
+    return inner_->BeginCombine(stream, site);
+  }
+  absl::Status FinishCombine(Stream& stream, const CallSite& site, MatrixView<const float> weight,
+                             MatrixView<float> out) override {
     const std::vector<float> before(out.row(1), out.row(2));
-    TF_RETURN_IF_ERROR(inner_->Combine(stream, site, weight, out));
+    TF_RETURN_IF_ERROR(inner_->FinishCombine(stream, site, weight, out));
     if (run_ <= from_run_) return absl::OkStatus();
     if (fault_ == Fault::kOneBitOfASum) reinterpret_cast<uint32_t*>(out.row(2))[3] ^= 1;
     if (fault_ == Fault::kTokenNotWritten) std::copy(before.begin(), before.end(), out.row(1));
     return absl::OkStatus();
   }
 
-  std::unique_ptr<Exchange> inner_;
+ private:
+  std::unique_ptr<PathMover> inner_;
   const Fault fault_;
   const int from_run_;
   int run_ = 0;
@@ -80,14 +81,18 @@ absl::Status TimeFaultyExchange(Fault fault, int from_run) {
     auto problem = BenchProblem::Create(transport, *device, point, Placement::Linear(6, 2), nullptr);
     ASSERT_TRUE(problem.ok()) << problem.status();
     const ExchangeOptions options{.hidden = 16, .wire_dtype = DType::kBF16, .path = ExchangePath::kAllToAllV};
-    auto inner = CreateExchange(transport, *device, options);
-    ASSERT_TRUE(inner.ok()) << inner.status();
-    FaultyExchange exchange(transport, *device, options, *std::move(inner), fault, from_run);
+    const auto make_path = [&](const PathContext& path) -> absl::StatusOr<std::unique_ptr<PathMover>> {
+      TF_ASSIGN_OR_RETURN(auto inner, kAllToAllVPath.create(path));
+      return std::make_unique<FaultyMover>(std::move(inner), transport.rank() == RankId(0) ? fault : Fault::kNone,
+                                           from_run);
+    };
+    auto exchange = Exchange::Create(transport, *device, options, make_path);
+    ASSERT_TRUE(exchange.ok()) << exchange.status();
     AllToAllBenchOptions bench;
     bench.warmup = 1;
     bench.iters = 3;
     bench.memory_read_bytes = 1 << 16;
-    const absl::Status timed = TimeExchange(context, exchange, Reduction::kExact, **problem, bench).status();
+    const absl::Status timed = TimeExchange(context, **exchange, Reduction::kExact, **problem, bench).status();
     if (!timed.ok()) transport.Abort(timed);
     if (transport.rank() == RankId(0)) status = timed;
   });

@@ -12,11 +12,11 @@
 #include <random>
 
 #include "absl/strings/numbers.h"
-#include "comm/exchange/exchange.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/mpi_session.h"
 #include "comm/transport/mpi_transport.h"
 #include "comm/tuning/cost_model.h"
+#include "comm/tuning/exchange_choice.h"
 #include "core/device/cpu_device.h"
 #include "core/host/clock.h"
 

@@ -4,11 +4,11 @@
 #include <limits>
 #include <numeric>
 
-#include "comm/exchange/output_return.h"
+#include "comm/exchange/path/exchange_rows.h"
+#include "comm/exchange/path/output_return.h"
 #include "comm/ops/row_codec_ops.h"
 #include "comm/plan/exchange_planner.h"
 #include "core/device/growing_buffer.h"
-#include "core/kernels/gather_rows.h"
 
 namespace tokenferry {
 namespace {
@@ -39,68 +39,75 @@ absl::Status CheckPlaces(int rank, const GatheredRouting& routing, int32_t num_p
   return absl::OkStatus();
 }
 
-class AllGatherExchange : public Exchange {
+class AllGatherMover : public PathMover {
  public:
-  AllGatherExchange(Transport& transport, Device& device, const ExchangeOptions& options)
-      : Exchange(ExchangePath::kAllGather, transport, device, options),
-        transport_(transport),
-        device_(device),
-        options_(options),
-        row_bytes_(RowBytes(options.wire_dtype, options.hidden)),
-        me_(transport.rank().value),
-        num_ranks_(transport.num_ranks()),
-        planner_(transport, options),
-        output_return_(transport, device, options),
-        rows_(transport.memory_kind(), "exchange: everybody's rows"),
+  explicit AllGatherMover(const PathContext& context)
+      : transport_(context.transport),
+        device_(context.device),
+        stats_(context.stats),
+        row_bytes_(RowBytes(context.options.wire_dtype, context.options.hidden)),
+        me_(transport_.rank().value),
+        num_ranks_(transport_.num_ranks()),
+        planner_(transport_, context.options.formats()),
+        rows_(device_, context.options),
+        output_return_(context),
+        all_rows_(transport_.memory_kind(), "exchange: everybody's rows"),
         offsets_(num_ranks_ + 1),
         send_offsets_(num_ranks_ + 1),
         recv_offsets_(num_ranks_ + 1) {}
 
- private:
-  absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
-                      ExchangePlan& plan) override {
-    plan.rank = transport_.rank();
-    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan.send);
+  absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) override { return rows_.Home(num_tokens); }
+
+  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) override {
+    plan_.rank = transport_.rank();
+    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan_.send);
     TF_RETURN_IF_ERROR(
-        GatherHeaders(At(site, "plan counts"), home, plan.send, static_cast<int>(routing.expert_idx.cols), placement));
+        GatherHeaders(At(site, "plan counts"), home, plan_.send, static_cast<int>(routing.expert_idx.cols), placement));
     const CallSite selections = At(site, "plan selections");
     TF_RETURN_IF_ERROR(GatherPlaces(selections, placement));
-    return Annotate(BuildGatheredRecvPlan(gathered_, placement, plan.rank, next_, plan.recv), selections);
+    return Annotate(BuildGatheredRecvPlan(gathered_, placement, plan_.rank, next_, plan_.recv), selections);
   }
 
-  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& site, const ExchangePlan& plan,
-                                        ConstFloatMatrix home_rows) override {
-    TF_RETURN_IF_ERROR(rows_.Reserve(device_, plan.num_recv_rows() * row_bytes_));
-    all_tokens_.resize(plan.send.num_tokens);
+  const ExchangePlan* host_plan() const override { return &plan_; }
+
+  absl::Status BeginDispatch(Stream&, const CallSite&, ConstFloatMatrix home_rows) override {
+    home_rows_ = home_rows;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<ExpertRows> FinishDispatch(Stream& stream, const CallSite& site) override {
+    TF_RETURN_IF_ERROR(all_rows_.Reserve(device_, plan_.num_recv_rows() * row_bytes_));
+    all_tokens_.resize(plan_.send.num_tokens);
     std::iota(all_tokens_.begin(), all_tokens_.end(), 0);
     TF_RETURN_IF_ERROR(token_.Upload(stream, all_tokens_));
-    PackRows(stream, home_rows, token_.as<int32_t>(), plan.send.num_tokens, rows_.data());
+    rows_.Pack(stream, home_rows_, token_.as<int32_t>(), plan_.send.num_tokens, all_rows_.data());
     const auto block_bytes = [&](int r) {
-      return (plan.recv.row_offsets[r + 1] - plan.recv.row_offsets[r]) * row_bytes_;
+      return (plan_.recv.row_offsets[r + 1] - plan_.recv.row_offsets[r]) * row_bytes_;
     };
     const CallSite dispatch = At(site, "dispatch rows");
-    TF_RETURN_IF_ERROR(GatherBlocks(block_bytes, rows_.data(), [&](const AllToAllVArgs& args, int dst) {
+    TF_RETURN_IF_ERROR(GatherBlocks(block_bytes, all_rows_.data(), [&](const AllToAllVArgs& args, int dst) {
       stats_.dispatch_rows_per_rank[dst] += args.send_offsets.back() / row_bytes_;
       stats_.dispatch_bytes_per_rank[dst] += args.send_offsets.back();
       AllToAllVArgs rows = args;
       rows.row_bytes = row_bytes_;
       return transport_.AllToAllV(stream, dispatch, rows);
     }));
-    TF_ASSIGN_OR_RETURN(const void* rows, WidenRows(stream, rows_.data(), plan.num_recv_rows()));
-    return MakeExpertRows(stream, plan.recv, rows, plan.recv.row_idx);
+    TF_ASSIGN_OR_RETURN(const void* rows, rows_.Widen(stream, all_rows_.data(), plan_.num_recv_rows()));
+    return rows_.ForExperts(stream, plan_.recv, rows, plan_.recv.row_idx);
   }
 
-  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override { return output_return_.ExpertOut(plan); }
+  absl::StatusOr<FloatMatrix> ExpertOut() override { return output_return_.ExpertOut(plan_); }
 
-  absl::Status DoBeginCombine(Stream& stream, const CallSite& site, const ExchangePlan& plan) override {
-    return output_return_.Begin(stream, site, plan, stats_);
+  absl::Status BeginCombine(Stream& stream, const CallSite& site) override {
+    return output_return_.Begin(stream, site, plan_);
   }
 
-  absl::Status DoCombine(Stream& stream, const CallSite&, const ExchangePlan& plan, MatrixView<const float> weight,
-                         MatrixView<float> out) override {
-    return output_return_.Finish(stream, plan, weight, out);
+  absl::Status FinishCombine(Stream& stream, const CallSite&, MatrixView<const float> weight,
+                             MatrixView<float> out) override {
+    return output_return_.Finish(stream, plan_, weight, out);
   }
 
+ private:
   // Blocks of all ranks, in one buffer by increasing distance: this rank's own (already there), the next rank's, ..
   // move(args, destination) makes one transfer.
   template <class BlockBytes, class Move>
@@ -170,17 +177,20 @@ class AllGatherExchange : public Exchange {
 
   Transport& transport_;
   Device& device_;
-  const ExchangeOptions options_;
+  ExchangeStats& stats_;
   const int64_t row_bytes_;  // of a dispatched row
   const int me_, num_ranks_;
   ExchangePlanner planner_;
+  ExchangePlan plan_;
+  ExchangeRows rows_;
   OutputReturn output_return_;
   std::vector<PlanHeader> headers_;
   std::vector<int32_t> places_;
   std::vector<GatheredRouting> gathered_;
   std::vector<int64_t> next_;        // scratch
   std::vector<int32_t> all_tokens_;  // 0, 1, ..
-  GrowingBuffer rows_;
+  ConstFloatMatrix home_rows_;       // between BeginDispatch and FinishDispatch
+  GrowingBuffer all_rows_;
   GrowingBuffer token_{MemoryKind::kDevice, "exchange: token of each row"};
   std::vector<int64_t> offsets_, send_offsets_, recv_offsets_;  // [R + 1] bytes
 };
@@ -222,9 +232,8 @@ absl::Status BuildGatheredRecvPlan(absl::Span<const GatheredRouting> ranks, cons
   return absl::OkStatus();
 }
 
-std::unique_ptr<Exchange> CreateAllGatherExchange(Transport& transport, Device& device,
-                                                  const ExchangeOptions& options) {
-  return std::make_unique<AllGatherExchange>(transport, device, options);
+std::unique_ptr<PathMover> CreateAllGatherMover(const PathContext& context) {
+  return std::make_unique<AllGatherMover>(context);
 }
 
 }  // namespace tokenferry

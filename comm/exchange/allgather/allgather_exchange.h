@@ -14,11 +14,11 @@
 
 #include <memory>
 
-#include "comm/exchange/exchange.h"
+#include "comm/exchange/path/path.h"
 
 namespace tokenferry {
 
-std::unique_ptr<Exchange> CreateAllGatherExchange(Transport& transport, Device& device, const ExchangeOptions& options);
+std::unique_ptr<PathMover> CreateAllGatherMover(const PathContext& context);
 
 // One rank's part in a plan of path allgather: where each of its selections is computed (Placement::place, -1 = none),
 // [num_tokens, top_k], and the row at which its tokens lie among the rows received.

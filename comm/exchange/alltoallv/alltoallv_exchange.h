@@ -4,10 +4,10 @@
 
 #include <memory>
 
-#include "comm/exchange/exchange.h"
+#include "comm/exchange/path/path.h"
 
 namespace tokenferry {
 
-std::unique_ptr<Exchange> CreateAllToAllVExchange(Transport& transport, Device& device, const ExchangeOptions& options);
+std::unique_ptr<PathMover> CreateAllToAllVMover(const PathContext& context);
 
 }  // namespace tokenferry

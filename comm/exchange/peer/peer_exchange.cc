@@ -20,7 +20,9 @@
 #include <limits>
 #include <optional>
 
+#include "comm/exchange/path/exchange_rows.h"
 #include "comm/exchange/peer/peer_layout.h"
+#include "comm/exchange/peer/peer_plan.h"
 #include "comm/ops/exchange_ops.h"
 #include "comm/ops/row_codec_ops.h"
 #include "comm/peer/peer_flags.h"
@@ -29,7 +31,6 @@
 #include "comm/transport/collectives.h"
 #include "core/check.h"
 #include "core/device/growing_buffer.h"
-#include "core/kernels/gather_rows.h"
 
 namespace tokenferry {
 namespace {
@@ -47,26 +48,29 @@ int64_t AnnouncementBytes(int num_ranks) {
   return static_cast<int64_t>(sizeof(Announcement) + (num_ranks * sizeof(PlanHeader) + 63) / 64 * 64);
 }
 
-class PeerExchange : public Exchange {
+class PeerMover : public PathMover {
  public:
-  PeerExchange(Transport& transport, Device& device, const ExchangeOptions& options)
-      : Exchange(ExchangePath::kPeer, transport, device, options),
-        transport_(transport),
-        device_(device),
-        options_(options),
-        rank_(transport.rank().value),
-        num_ranks_(transport.num_ranks()),
-        row_bytes_(RowBytes(options.resident_dtype(), options.hidden)),
-        out_bytes_(options.hidden * DTypeBytes(options.output_dtype)),
-        planner_(transport, options),
-        headers_(static_cast<size_t>(num_ranks_) * num_ranks_),
-        num_tokens_(num_ranks_),
+  explicit PeerMover(const PathContext& context)
+      : transport_(context.transport),
+        device_(context.device),
+        options_(context.options),
+        stats_(context.stats),
+        rank_(transport_.rank().value),
+        num_ranks_(transport_.num_ranks()),
+        row_bytes_(RowBytes(options_.resident_dtype(), options_.hidden)),
+        out_bytes_(options_.hidden * DTypeBytes(options_.output_dtype)),
+        planner_(transport_, options_.formats()),
+        rows_(device_, options_),
+        headers_(num_ranks_),
         my_headers_(num_ranks_),
         row_counts_(num_ranks_),
         selection_counts_(num_ranks_),
+        indices_(num_ranks_),
         all_(num_ranks_, 1),
         sources_(num_ranks_),
-        destinations_(num_ranks_) {}
+        destinations_(num_ranks_) {
+    stats_.row_bytes = row_bytes_;  // nothing travels: rows lie as experts read them
+  }
 
   // Collective.
   absl::Status Start() {
@@ -89,22 +93,20 @@ class PeerExchange : public Exchange {
     return Resize(kStart, {tokens, std::min(selections, tokens * num_ranks_), selections, selections});
   }
 
- private:
-  absl::StatusOr<FloatMatrix> DoHomeRows(int64_t num_tokens) override {
-    previous_rows_.reset();
+  absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) override {
+    previous_row_memory_.reset();
     // Quantised rows are not read as home has them.
-    if (IsQuantised(options_.wire_dtype) || num_tokens > capacity_.tokens) return Exchange::DoHomeRows(num_tokens);
-    return FloatMatrix(rows_->part(rank_), options_.wire_dtype, num_tokens, options_.hidden);
+    if (IsQuantised(options_.wire_dtype) || num_tokens > capacity_.tokens) return rows_.Home(num_tokens);
+    return FloatMatrix(row_memory_->part(rank_), options_.wire_dtype, num_tokens, options_.hidden);
   }
 
-  absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
-                      ExchangePlan& plan) override {
+  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) override {
     const CallSite counts = At(site, "plan counts"), indices = At(site, "plan selections");
-    plan.rank = transport_.rank();
-    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan.send);
+    plan_.rank = transport_.rank();
+    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan_.send);
     TF_RETURN_IF_ERROR(transport_.EnterPhase(counts));
     ++sequence_;
-    Announce(counts, home, plan.send, placement);
+    Announce(counts, home, plan_.send, placement);
     flags_->Raise(PeerSignal::kPlan, sequence_);
     // The others read in my header that I cannot plan; theirs may not be there yet.
     if (!home.ok()) return planner_.CheckHeaders(counts, home, my_headers_);
@@ -112,69 +114,81 @@ class PeerExchange : public Exchange {
     TF_RETURN_IF_ERROR(transport_.EnterPhase(indices));
     ReadHeaders();
     TF_RETURN_IF_ERROR(planner_.CheckHeaders(counts, home, my_headers_));
-    TF_ASSIGN_OR_RETURN(const PeerCapacity needed, Needed(counts));
-    if (!capacity_.Holds(needed)) {
-      TF_RETURN_IF_ERROR(Resize(counts, capacity_.GrownTo(needed)));
-      WriteIndices(plan.send);
+    const auto needed = NeededCapacity(headers_);
+    if (!needed.ok()) return Annotate(needed.status(), counts);
+    if (!capacity_.Holds(*needed)) {
+      TF_RETURN_IF_ERROR(Resize(counts, capacity_.GrownTo(*needed)));
+      WriteIndices(plan_.send);
       flags_->Raise(PeerSignal::kIndices, sequence_);
       TF_RETURN_IF_ERROR(flags_->Wait(indices, PeerSignal::kIndices, sequence_, all_));
     }
-    TF_RETURN_IF_ERROR(ReadSelections(indices, placement, plan.recv));
-    TF_RETURN_IF_ERROR(LocateRows(indices, plan.recv));
-    std::copy(plan.recv.return_selection.begin(), plan.recv.return_selection.end(),
+    TF_RETURN_IF_ERROR(ReadSelections(indices, placement, plan_.recv));
+    for (int src = 0; src < num_ranks_; ++src) {
+      indices_[src] = {InPart<const int32_t>(src, layout_.row_token[parity()]) + headers_.FirstRow(src, rank_),
+                       static_cast<size_t>(row_counts_[src])};
+    }
+    TF_RETURN_IF_ERROR(
+        Annotate(LocateRows(headers_, indices_, plan_.recv, layout_.rows_per_rank, scratch_, row_location_), indices));
+    std::copy(plan_.recv.return_selection.begin(), plan_.recv.return_selection.end(),
               InPart<int32_t>(rank_, layout_.return_idx));
     return absl::OkStatus();
   }
 
-  absl::Status DoBeginDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
-                               ConstFloatMatrix home_rows) override {
+  const ExchangePlan* host_plan() const override { return &plan_; }
+
+  absl::Status BeginDispatch(Stream& stream, const CallSite& caller, ConstFloatMatrix home_rows) override {
     const CallSite site = At(caller, "dispatch rows");
     TF_RETURN_IF_ERROR(WriteRows(stream, home_rows));
     TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kRows, sequence_);
     for (int r = 0; r < num_ranks_; ++r) {
-      sources_[r] = plan.recv.row_offsets[r + 1] - plan.recv.row_offsets[r];
-      const int64_t num_rows = plan.send.row_offsets[r + 1] - plan.send.row_offsets[r];
+      sources_[r] = plan_.recv.row_offsets[r + 1] - plan_.recv.row_offsets[r];
+      const int64_t num_rows = plan_.send.row_offsets[r + 1] - plan_.send.row_offsets[r];
       stats_.dispatch_rows_per_rank[r] += num_rows;
       stats_.dispatch_bytes_per_rank[r] += num_rows * row_bytes_;
     }
     return absl::OkStatus();
   }
 
-  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
-                                        ConstFloatMatrix) override {
+  absl::StatusOr<ExpertRows> FinishDispatch(Stream& stream, const CallSite& caller) override {
     const CallSite site = At(caller, "dispatch rows");
     TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kRows, sequence_, sources_));
-    return MakeExpertRows(stream, plan.recv, rows_->base(), row_location_);
+    return rows_.ForExperts(stream, plan_.recv, row_memory_->base(), row_location_);
   }
 
-  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override {
-    return FloatMatrix(data_->part(rank_) + layout_.outputs, options_.output_dtype, plan.num_recv_selections(),
+  absl::StatusOr<FloatMatrix> ExpertOut() override {
+    return FloatMatrix(data_->part(rank_) + layout_.outputs, options_.output_dtype, plan_.num_recv_selections(),
                        options_.hidden);
   }
 
-  absl::Status DoBeginCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan) override {
+  absl::Status BeginCombine(Stream& stream, const CallSite& caller) override {
     const CallSite site = At(caller, "combine rows");
     TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));  // the experts are done
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kOutputs, sequence_);
     for (int r = 0; r < num_ranks_; ++r) {
-      destinations_[r] = plan.send.selection_offsets[r + 1] - plan.send.selection_offsets[r];
+      destinations_[r] = plan_.send.selection_offsets[r + 1] - plan_.send.selection_offsets[r];
       stats_.combine_bytes_per_rank[r] +=
-          (plan.recv.selection_offsets[r + 1] - plan.recv.selection_offsets[r]) * out_bytes_;
+          (plan_.recv.selection_offsets[r + 1] - plan_.recv.selection_offsets[r]) * out_bytes_;
     }
     return absl::OkStatus();
   }
 
-  absl::Status DoCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
-                         MatrixView<const float> weight, MatrixView<float> out) override {
+  absl::Status FinishCombine(Stream& stream, const CallSite& caller, MatrixView<const float> weight,
+                             MatrixView<float> out) override {
     const CallSite site = At(caller, "combine rows");
-    TF_RETURN_IF_ERROR(combine_offsets_.Upload(stream, plan.send.combine_offsets));
-    TF_RETURN_IF_ERROR(combine_k_.Upload(stream, plan.send.combine_k));
+    TF_RETURN_IF_ERROR(combine_offsets_.Upload(stream, plan_.send.combine_offsets));
+    TF_RETURN_IF_ERROR(combine_k_.Upload(stream, plan_.send.combine_k));
     TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kOutputs, sequence_, destinations_));
     TF_RETURN_IF_ERROR(transport_.EnterPhase(At(caller, "combine sums")));
-    TF_RETURN_IF_ERROR(LocateOutputs(site, plan.send));
+    for (int r = 0; r < num_ranks_; ++r) {
+      const int64_t num_mine = plan_.send.selection_offsets[r + 1] - plan_.send.selection_offsets[r];
+      indices_[r] = {InPart<const int32_t>(r, layout_.return_idx) + headers_.FirstArrival(rank_, r),
+                     static_cast<size_t>(num_mine)};
+    }
+    TF_RETURN_IF_ERROR(Annotate(
+        LocateOutputs(headers_, indices_, plan_.send, layout_.outputs_per_rank, scratch_, combine_location_), site));
     TF_RETURN_IF_ERROR(combine_row_.Upload(stream, combine_location_));
     const ConstFloatMatrix outputs(data_->base() + layout_.outputs, options_.output_dtype,
                                    num_ranks_ * layout_.outputs_per_rank, options_.hidden);
@@ -183,11 +197,11 @@ class PeerExchange : public Exchange {
     return absl::OkStatus();
   }
 
+ private:
   template <class T>
   T* InPart(int rank, int64_t offset) const {
     return reinterpret_cast<T*>(data_->part(rank) + offset);
   }
-  const PlanHeader& header(int src, int dst) const { return headers_[static_cast<size_t>(src) * num_ranks_ + dst]; }
   int parity() const { return static_cast<int>(sequence_ % 2); }
   Announcement& announcement(int rank) const {
     return *reinterpret_cast<Announcement*>(control_->part(rank) + PeerFlags::kBytesPerRank +
@@ -203,16 +217,16 @@ class PeerExchange : public Exchange {
       return absl::ResourceExhaustedError(
           absl::StrCat(ToString(site), ": an exchange of ", capacity.tokens, " tokens and ", capacity.recv_selections,
                        " expert outputs needs ", total_bytes, " bytes of peer memory per rank, more than the ",
-                       options_.max_peer_bytes, " allowed; choose --path alltoallv"));
+                       options_.max_peer_bytes, " allowed; choose path alltoallv"));
     }
     data_.reset();
     TF_ASSIGN_OR_RETURN(data_, transport_.peers().Allocate(site, layout_.bytes_per_rank));
-    if (rows_ == nullptr || capacity.tokens > capacity_.tokens) {
-      previous_rows_ = std::move(rows_);
-      TF_ASSIGN_OR_RETURN(rows_, transport_.peers().Allocate(site, layout_.row_bytes_per_rank));
+    if (row_memory_ == nullptr || capacity.tokens > capacity_.tokens) {
+      previous_row_memory_ = std::move(row_memory_);
+      TF_ASSIGN_OR_RETURN(row_memory_, transport_.peers().Allocate(site, layout_.row_bytes_per_rank));
     }
     capacity_ = capacity;
-    const int64_t previous_bytes = previous_rows_ == nullptr ? 0 : previous_rows_->bytes_per_rank();
+    const int64_t previous_bytes = previous_row_memory_ == nullptr ? 0 : previous_row_memory_->bytes_per_rank();
     stats_.peak_peer_bytes =
         std::max(stats_.peak_peer_bytes, total_bytes + previous_bytes + control_->bytes_per_rank());
     return absl::OkStatus();
@@ -240,35 +254,10 @@ class PeerExchange : public Exchange {
   void ReadHeaders() {
     for (int src = 0; src < num_ranks_; ++src) {
       Announcement& theirs = announcement(src);
-      num_tokens_[src] = theirs.num_tokens;
-      std::copy_n(theirs.headers(), num_ranks_, headers_.begin() + static_cast<size_t>(src) * num_ranks_);
-      my_headers_[src] = header(src, rank_);
+      headers_.num_tokens[src] = theirs.num_tokens;
+      std::copy_n(theirs.headers(), num_ranks_, headers_.by_pair.begin() + static_cast<size_t>(src) * num_ranks_);
+      my_headers_[src] = headers_.of(src, rank_);
     }
-  }
-
-  // What this exchange takes, from everybody's headers: so all ranks find the same.
-  absl::StatusOr<PeerCapacity> Needed(const CallSite& site) const {
-    PeerCapacity needed;
-    const auto bad = [&](int r, int64_t value) {
-      return absl::DataLossError(absl::StrCat(ToString(site), ": plan of rank ", r, ": count ", value));
-    };
-    for (int a = 0; a < num_ranks_; ++a) {
-      if (num_tokens_[a] < 0 || num_tokens_[a] > kMaxItems) return bad(a, num_tokens_[a]);
-      int64_t rows = 0, sent = 0, received = 0;
-      for (int b = 0; b < num_ranks_; ++b) {
-        for (const int64_t n : {header(a, b).num_rows, header(a, b).num_selections}) {
-          if (n < 0 || n > kMaxItems) return bad(a, n);
-        }
-        rows += header(a, b).num_rows;
-        sent += header(a, b).num_selections;
-        received += header(b, a).num_selections;  // of a checked rank, or checked when a gets there
-      }
-      needed.tokens = std::max(needed.tokens, num_tokens_[a]);
-      needed.send_rows = std::max(needed.send_rows, rows);
-      needed.send_selections = std::max(needed.send_selections, sent);
-      needed.recv_selections = std::max(needed.recv_selections, received);
-    }
-    return needed;
   }
 
   absl::Status ReadSelections(const CallSite& site, const Placement& placement, RecvPlan& plan) {
@@ -279,38 +268,16 @@ class PeerExchange : public Exchange {
     TF_RETURN_IF_ERROR(Annotate(ValidateCounts(row_counts_, selection_counts_), site));
     recv_selections_.clear();
     for (int src = 0; src < num_ranks_; ++src) {
-      int64_t begin = 0;
-      for (int dst = 0; dst < rank_; ++dst) begin += header(src, dst).num_selections;
-      const auto* theirs = InPart<const WireSelection>(src, layout_.selections[parity()]) + begin;
+      const auto* theirs =
+          InPart<const WireSelection>(src, layout_.selections[parity()]) + headers_.FirstSelection(src, rank_);
       recv_selections_.insert(recv_selections_.end(), theirs, theirs + selection_counts_[src]);
     }
     return planner_.PlanAway(site, row_counts_, selection_counts_, recv_selections_, placement, plan);
   }
 
-  // Where in the matrix of all ranks' rows each selection's row lies.
-  absl::Status LocateRows(const CallSite& site, const RecvPlan& recv) {
-    arrival_location_.clear();
-    for (int src = 0; src < num_ranks_; ++src) {
-      int64_t begin = 0;
-      for (int dst = 0; dst < rank_; ++dst) begin += header(src, dst).num_rows;
-      const auto* tokens = InPart<const int32_t>(src, layout_.row_token[parity()]) + begin;
-      for (int64_t i = 0; i < row_counts_[src]; ++i) {
-        const int32_t token = tokens[i];
-        if (token < 0 || token >= num_tokens_[src]) {
-          return absl::DataLossError(absl::StrCat(ToString(site), ": plan from rank ", src, ": row ", i, " is token ",
-                                                  token, " of ", num_tokens_[src]));
-        }
-        arrival_location_.push_back(static_cast<int32_t>(src * layout_.rows_per_rank + token));
-      }
-    }
-    row_location_.resize(recv.row_idx.size());
-    for (size_t i = 0; i < recv.row_idx.size(); ++i) row_location_[i] = arrival_location_[recv.row_idx[i]];
-    return absl::OkStatus();
-  }
-
   // All rows, in order, into this rank's part, if they are not there.
   absl::Status WriteRows(Stream& stream, ConstFloatMatrix from) {
-    char* rows = rows_->part(rank_);
+    char* rows = row_memory_->part(rank_);
     if (from.data == rows) {
       TF_CHECK(from.dtype == options_.wire_dtype && from.stride == options_.hidden);
       return absl::OkStatus();
@@ -322,71 +289,47 @@ class PeerExchange : public Exchange {
       TF_RETURN_IF_ERROR(token_idx_.Upload(stream, every_token_));
     }
     if (!IsQuantised(options_.wire_dtype)) {
-      PackRows(stream, from, token_idx_.as<int32_t>(), from.rows, rows);
+      rows_.Pack(stream, from, token_idx_.as<int32_t>(), from.rows, rows);
       return absl::OkStatus();
     }
     // Nothing crosses a wire here: what others read are the values that a quantised message would have brought them.
     TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, from.rows * RowBytes(options_.wire_dtype, options_.hidden)));
-    PackRows(stream, from, token_idx_.as<int32_t>(), from.rows, narrow_rows_.data());
+    rows_.Pack(stream, from, token_idx_.as<int32_t>(), from.rows, narrow_rows_.data());
     stream.Launch(kWidenRows,
                   {narrow_rows_.data(), options_.wire_dtype, from.rows, options_.hidden, rows, options_.expert_dtype});
     return absl::OkStatus();
   }
 
-  // Where in the matrix of all ranks' outputs each of the sums' terms lies.
-  absl::Status LocateOutputs(const CallSite& site, const SendPlan& send) {
-    selection_location_.resize(send.selections.size());
-    for (int r = 0; r < num_ranks_; ++r) {
-      int64_t begin = 0, num_outputs = 0;
-      for (int src = 0; src < num_ranks_; ++src) {
-        if (src == rank_) begin = num_outputs;
-        num_outputs += header(src, r).num_selections;
-      }
-      const auto* return_idx = InPart<const int32_t>(r, layout_.return_idx) + begin;
-      const int64_t first = send.selection_offsets[r];
-      for (int64_t s = first; s < send.selection_offsets[r + 1]; ++s) {
-        const int32_t idx = return_idx[s - first];
-        if (idx < 0 || idx >= num_outputs) {
-          return absl::DataLossError(absl::StrCat(ToString(site), ": rank ", r, " says that selection ", s - first,
-                                                  " is its output ", idx, " of ", num_outputs));
-        }
-        selection_location_[s] = static_cast<int32_t>(r * layout_.outputs_per_rank + idx);
-      }
-    }
-    combine_location_.resize(send.combine_selection.size());
-    for (size_t i = 0; i < combine_location_.size(); ++i) {
-      combine_location_[i] = selection_location_[send.combine_selection[i]];
-    }
-    return absl::OkStatus();
-  }
-
   Transport& transport_;
   Device& device_;
-  const ExchangeOptions options_;
+  const ExchangeOptions& options_;
+  ExchangeStats& stats_;
   const int rank_, num_ranks_;
   const int64_t row_bytes_;  // of a dispatched row
   const int64_t out_bytes_;  // of an expert output
   ExchangePlanner planner_;
-  std::shared_ptr<PeerMemory> control_;        // flags, two announcements
-  std::shared_ptr<PeerMemory> data_;           // layout_
-  std::shared_ptr<PeerMemory> rows_;           // [tokens, H] of each rank
-  std::shared_ptr<PeerMemory> previous_rows_;  // what HomeRows gave before rows_ grew
+  ExchangePlan plan_;
+  ExchangeRows rows_;
+  std::shared_ptr<PeerMemory> control_;              // flags, two announcements
+  std::shared_ptr<PeerMemory> data_;                 // layout_
+  std::shared_ptr<PeerMemory> row_memory_;           // [tokens, H] of each rank
+  std::shared_ptr<PeerMemory> previous_row_memory_;  // what HomeRows gave before row_memory_ grew
   std::optional<PeerFlags> flags_;
   PeerCapacity capacity_;
   PeerLayout layout_;
   int64_t sequence_ = 0;
   // Of the last Plan.
-  std::vector<PlanHeader> headers_;                     // [R, R] by source, then destination
-  std::vector<int64_t> num_tokens_;                     // [R]
+  PeerHeaders headers_;
   std::vector<PlanHeader> my_headers_;                  // [R] by source, for this rank
   std::vector<int64_t> row_counts_, selection_counts_;  // [R] to this rank
   std::vector<WireSelection> recv_selections_;
-  std::vector<int32_t> arrival_location_, row_location_;  // [rows], [selections]
+  std::vector<absl::Span<const int32_t>> indices_;  // [R] what ranks wrote, of LocateRows, then of LocateOutputs
+  std::vector<int32_t> row_location_;               // [selections]
   // Of the last Dispatch and Combine.
-  std::vector<int32_t> selection_location_, combine_location_;  // [n]
-  const std::vector<int64_t> all_;                              // [R] whom to wait for: one thing of everybody
-  std::vector<int64_t> sources_, destinations_;                 // [R] rows from, outputs from
-  std::vector<int32_t> every_token_;                            // 0, 1, ..
+  std::vector<int32_t> scratch_, combine_location_;  // [n]
+  const std::vector<int64_t> all_;                   // [R] whom to wait for: one thing of everybody
+  std::vector<int64_t> sources_, destinations_;      // [R] rows from, outputs from
+  std::vector<int32_t> every_token_;                 // 0, 1, ..
   GrowingBuffer narrow_rows_{MemoryKind::kDevice, "exchange: quantised rows"};
   GrowingBuffer token_idx_{MemoryKind::kDevice, "exchange: tokens in order"};
   GrowingBuffer combine_offsets_{MemoryKind::kDevice, "exchange: combine offsets"};
@@ -396,19 +339,18 @@ class PeerExchange : public Exchange {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Exchange>> CreatePeerExchange(Transport& transport, Device& device,
-                                                             const ExchangeOptions& options) {
+absl::StatusOr<std::unique_ptr<PathMover>> CreatePeerMover(const PathContext& context) {
   absl::Status status;
-  if (device.kind() != DeviceKind::kCpu) {
-    status = absl::FailedPreconditionError(
-        absl::StrCat("exchange: path peer shares host memory, which ", device.ToString(), " does not compute on"));
+  if (context.device.kind() != DeviceKind::kCpu) {
+    status = absl::FailedPreconditionError(absl::StrCat("exchange: path peer shares host memory, which ",
+                                                        context.device.ToString(), " does not compute on"));
   }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
-  auto exchange = std::make_unique<PeerExchange>(transport, device, options);
-  status = exchange->Start();
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStart, status));
+  auto mover = std::make_unique<PeerMover>(context);
+  status = mover->Start();
   if (IsAgreedOn(status)) return status;
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
-  return exchange;
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStart, status));
+  return mover;
 }
 
 }  // namespace tokenferry

@@ -5,13 +5,12 @@
 
 #include <memory>
 
-#include "comm/exchange/exchange.h"
+#include "comm/exchange/path/path.h"
 
 namespace tokenferry {
 
 // Collective; the same status on every rank. FailedPrecondition when ranks or device cannot reach each other's memory,
 // ResourceExhausted when there is not enough of it.
-absl::StatusOr<std::unique_ptr<Exchange>> CreatePeerExchange(Transport& transport, Device& device,
-                                                             const ExchangeOptions& options);
+absl::StatusOr<std::unique_ptr<PathMover>> CreatePeerMover(const PathContext& context);
 
 }  // namespace tokenferry

@@ -34,7 +34,7 @@ absl::StatusOr<PeerLayout> MakePeerLayout(const PeerCapacity& capacity, int num_
   const auto too_large = [&] {
     return absl::ResourceExhaustedError(absl::StrCat(
         "peer memory: an exchange of ", capacity.tokens, " tokens per rank with rows of ", row_bytes, " bytes and ",
-        capacity.recv_selections, " expert outputs is too large for ", num_ranks, " ranks; choose --path alltoallv"));
+        capacity.recv_selections, " expert outputs is too large for ", num_ranks, " ranks; choose path alltoallv"));
   };
   if (capacity.tokens > kMaxBytes / row_bytes || capacity.recv_selections > kMaxBytes / out_bytes) return too_large();
   PeerLayout layout;

@@ -12,6 +12,7 @@
 #include <array>
 #include <optional>
 
+#include "comm/exchange/path/exchange_rows.h"
 #include "comm/exchange/two_level/two_level_state.h"
 #include "comm/ops/copy_rows.h"
 #include "comm/ops/exchange_ops.h"
@@ -28,26 +29,27 @@ namespace {
 constexpr CallSite kStart{"start: peer memory"};
 const std::vector<float> kOne = {1.0f};  // the weight of a host's sum
 
-class TwoLevelExchange : public Exchange {
+class TwoLevelMover : public PathMover {
  public:
-  TwoLevelExchange(Transport& transport, Device& device, const ExchangeOptions& options, const Topology& topology)
-      : Exchange(ExchangePath::kTwoLevel, transport, device, options),
-        transport_(transport),
-        device_(device),
-        options_(options),
-        rank_(transport.rank().value),
-        num_ranks_(transport.num_ranks()),
-        wire_row_bytes_(RowBytes(options.wire_dtype, options.hidden)),
-        row_bytes_(RowBytes(options.resident_dtype(), options.hidden)),
-        out_bytes_(options.hidden * DTypeBytes(options.output_dtype)),
-        routes_(TwoLevelRoutes::Make(topology, transport.rank())),
-        planner_(transport, options),
-        wire_rows_(transport.memory_kind(), "exchange: rows for hosts"),
-        narrow_rows_(transport.memory_kind(), "exchange: quantised rows for this host"),
-        back_send_(transport.memory_kind(), "exchange: outputs to send back"),
-        home_sums_(transport.memory_kind(), "exchange: sums of hosts"),
-        weight_send_(transport.memory_kind(), "exchange: weights for hosts"),
-        weight_recv_(transport.memory_kind(), "exchange: weights for this host"),
+  explicit TwoLevelMover(const PathContext& context)
+      : transport_(context.transport),
+        device_(context.device),
+        options_(context.options),
+        stats_(context.stats),
+        rank_(transport_.rank().value),
+        num_ranks_(transport_.num_ranks()),
+        wire_row_bytes_(RowBytes(options_.wire_dtype, options_.hidden)),
+        row_bytes_(RowBytes(options_.resident_dtype(), options_.hidden)),
+        out_bytes_(options_.hidden * DTypeBytes(options_.output_dtype)),
+        routes_(TwoLevelRoutes::Make(context.topology, transport_.rank())),
+        planner_(transport_, options_.formats()),
+        rows_(device_, options_),
+        wire_rows_(transport_.memory_kind(), "exchange: rows for hosts"),
+        narrow_rows_(transport_.memory_kind(), "exchange: quantised rows for this host"),
+        back_send_(transport_.memory_kind(), "exchange: outputs to send back"),
+        home_sums_(transport_.memory_kind(), "exchange: sums of hosts"),
+        weight_send_(transport_.memory_kind(), "exchange: weights for hosts"),
+        weight_recv_(transport_.memory_kind(), "exchange: weights for this host"),
         on_host_(num_ranks_),
         wanted_(num_ranks_),
         send_bytes_(num_ranks_ + 1),
@@ -64,47 +66,101 @@ class TwoLevelExchange : public Exchange {
     return AgreeOnStatus(transport_, kStart, memory_->Take(rank_, 0, PeerFlags::kBytesPerRank));
   }
 
+  absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) override { return rows_.Home(num_tokens); }
+
+  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) override {
+    plan_.rank = transport_.rank();
+    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan_.send);
+    state_.Clear(num_ranks_);
+    if (home.ok()) BuildHostPlan(plan_.send, routes_.hosts, state_.host);
+    TF_RETURN_IF_ERROR(
+        planner_.Swap(transport_, site, home, state_.host.told, placement, RowsFor::kThisHost, plan_.recv));
+    state_.PlanRows(routes_, plan_.recv);
+    PlanParts();
+    const CallSite forwards = At(site, "plan forwards");
+    TF_RETURN_IF_ERROR(Tell(forwards, placement));
+    TF_RETURN_IF_ERROR(Annotate(state_.LocateRows(routes_, plan_.recv, layout_.rows_per_rank), forwards));
+    const int64_t stride = layout_.outputs_per_rank;
+    return Annotate(reduces() ? state_.PlanSums(routes_, plan_.send, stride, out_bytes_)
+                              : state_.PlanOutputs(routes_, plan_.send, stride, out_bytes_),
+                    forwards);
+  }
+
+  const ExchangePlan* host_plan() const override { return &plan_; }
+
+  absl::Status BeginDispatch(Stream& stream, const CallSite& caller, ConstFloatMatrix home_rows) override {
+    const CallSite site = At(caller, "dispatch rows");
+    const std::vector<int32_t>& own_token = state_.host.row_token[routes_.my_host];
+    const int64_t num_own = static_cast<int64_t>(own_token.size());
+    TF_RETURN_IF_ERROR(wire_rows_.Reserve(device_, state_.rows.send.back() * wire_row_bytes_));
+    if (IsQuantised(options_.wire_dtype)) {
+      TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, NumServedRows() * wire_row_bytes_));
+    }
+    TF_RETURN_IF_ERROR(wire_token_.Upload(stream, state_.wire_token));
+    TF_RETURN_IF_ERROR(own_token_.Upload(stream, own_token));
+    const auto pack = [&](int64_t i, int64_t n) {
+      rows_.Pack(stream, home_rows, wire_token_.as<int32_t>() + i, n,
+                 static_cast<char*>(wire_rows_.data()) + i * wire_row_bytes_);
+    };
+    TF_RETURN_IF_ERROR(StartParts(stream, site, state_.rows, wire_row_bytes_, state_.num_row_parts, wire_rows_.data(),
+                                  arrives(), stats_.dispatch_bytes_per_rank, pack));
+    char* const own = arrives() + state_.rows.recv.back() * wire_row_bytes_;
+    InSlices(num_own, [&](int64_t i, int64_t n) {
+      rows_.Pack(stream, home_rows, own_token_.as<int32_t>() + i, n, own + i * wire_row_bytes_);
+    });
+    for (int r = 0; r < num_ranks_; ++r) {
+      stats_.dispatch_rows_per_rank[r] += state_.rows.send[r + 1] - state_.rows.send[r];
+    }
+    stats_.dispatch_rows_per_rank[rank_] += num_own;
+    stats_.dispatch_bytes_per_rank[rank_] += num_own * wire_row_bytes_;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<ExpertRows> FinishDispatch(Stream& stream, const CallSite& caller) override {
+    for (int p = 0; p < state_.num_row_parts; ++p) TF_RETURN_IF_ERROR(transport_.Finish(stream, parts_[p]));
+    if (IsQuantised(options_.wire_dtype)) {
+      stream.Launch(kWidenRows, {narrow_rows_.data(), options_.wire_dtype, NumServedRows(), options_.hidden,
+                                 part() + layout_.rows, options_.expert_dtype});
+    }
+    const CallSite forward = At(caller, "forward rows");
+    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), forward));
+    TF_RETURN_IF_ERROR(transport_.EnterPhase(forward));
+    flags_->Raise(PeerSignal::kRows, sequence_);
+    for (size_t m = 0; m < routes_.ranks.size(); ++m) wanted_[routes_.ranks[m]] = state_.told[m].num_rows;
+    TF_RETURN_IF_ERROR(flags_->Wait(forward, PeerSignal::kRows, sequence_, wanted_));
+    return rows_.ForExperts(stream, plan_.recv, memory_->base() + layout_.rows, state_.row_location);
+  }
+
+  absl::StatusOr<FloatMatrix> ExpertOut() override {
+    return FloatMatrix(part() + layout_.outputs, options_.output_dtype, plan_.num_recv_selections(), options_.hidden);
+  }
+
+  absl::Status BeginCombine(Stream& stream, const CallSite& caller) override {
+    const CallSite site = At(caller, "combine inside");
+    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));  // the experts are done
+    TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
+    flags_->Raise(PeerSignal::kOutputs, sequence_);
+    return absl::OkStatus();
+  }
+
+  absl::Status FinishCombine(Stream& stream, const CallSite& caller, MatrixView<const float> weight,
+                             MatrixView<float> out) override {
+    if (reduces()) TF_RETURN_IF_ERROR(SendWeights(stream, At(caller, "combine weights"), plan_.send, weight));
+    for (size_t d = 0; d < routes_.ranks.size(); ++d) {
+      wanted_[routes_.ranks[d]] = state_.told[d].selection_offsets.back();
+    }
+    TF_RETURN_IF_ERROR(flags_->Wait(At(caller, "combine inside"), PeerSignal::kOutputs, sequence_, wanted_));
+    TF_RETURN_IF_ERROR(back_send_.Reserve(device_, state_.back.send.back() * out_bytes_));
+    const CallSite rows = At(caller, "combine rows");
+    return reduces() ? ReturnSums(stream, rows, out) : ReturnOutputs(stream, rows, plan_.send, weight, out);
+  }
+
  private:
   bool reduces() const { return options_.reduction == Reduction::kNode; }
   char* part() const { return memory_->part(rank_); }
   ConstFloatMatrix AllOutputs() const {
     return {memory_->base() + layout_.outputs, options_.output_dtype, num_ranks_ * layout_.outputs_per_rank,
             options_.hidden};
-  }
-
-  absl::Status DoPlan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
-                      ExchangePlan& plan) override {
-    plan.rank = transport_.rank();
-    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan.send);
-    state_.Clear(num_ranks_);
-    if (home.ok()) BuildHostPlan(plan.send, routes_.hosts, state_.host);
-    TF_RETURN_IF_ERROR(
-        planner_.Swap(transport_, site, home, state_.host.told, placement, RowsFor::kThisHost, plan.recv));
-    PlanRows(plan);
-    PlanParts();
-    const CallSite forwards = At(site, "plan forwards");
-    TF_RETURN_IF_ERROR(Tell(forwards, plan, placement));
-    TF_RETURN_IF_ERROR(LocateRows(forwards, plan.recv));
-    const int64_t stride = layout_.outputs_per_rank;
-    return Annotate(reduces() ? state_.PlanSums(routes_, plan.send, stride, out_bytes_)
-                              : state_.PlanOutputs(routes_, plan.send, stride, out_bytes_),
-                    forwards);
-  }
-
-  void PlanRows(const ExchangePlan& plan) {
-    for (int h : routes_.others_by_server) {
-      const std::vector<int32_t>& tokens = state_.host.row_token[h];
-      state_.wire_token.insert(state_.wire_token.end(), tokens.begin(), tokens.end());
-      state_.rows.send[routes_.server_per_host[h] + 1] = static_cast<int64_t>(tokens.size());
-    }
-    for (int s = 0; s < num_ranks_; ++s) {
-      state_.row_counts.push_back(plan.recv.row_offsets[s + 1] - plan.recv.row_offsets[s]);
-    }
-    for (int s : routes_.my_sources()) {
-      if (s != rank_) state_.rows.recv[s + 1] = state_.row_counts[s];
-    }
-    state_.rows.Sum();
-    state_.num_own_outputs = plan.num_recv_selections();
   }
 
   // From what all ranks know: no host gets more rows from a rank than any has tokens.
@@ -118,13 +174,6 @@ class TwoLevelExchange : public Exchange {
 
   int64_t NumServedRows() const { return state_.rows.recv.back() + state_.row_counts[rank_]; }
 
-  // Selections that other hosts serve.
-  int64_t NumSentAway(const SendPlan& send) const {
-    int64_t n = send.selection_offsets.back();
-    for (int r : routes_.ranks) n -= send.selection_offsets[r + 1] - send.selection_offsets[r];
-    return n;
-  }
-
   // The first `num_bytes` from `begin` of this rank's part; `taken` is how many it has already.
   absl::Status Take(const CallSite& site, int64_t begin, int64_t num_bytes, int64_t& taken) {
     if (num_bytes <= taken) return absl::OkStatus();
@@ -134,13 +183,13 @@ class TwoLevelExchange : public Exchange {
   }
 
   // Tells the ranks of this host what their servers need to know, and reads what they tell.
-  absl::Status Tell(const CallSite& site, const ExchangePlan& plan, const Placement& placement) {
-    const int64_t told_bytes = ToldPlan::NumBytes(num_ranks_, plan.num_recv_selections());
-    const int64_t num_outputs = plan.num_recv_selections() + (reduces() ? 0 : NumSentAway(plan.send));
+  absl::Status Tell(const CallSite& site, const Placement& placement) {
+    const int64_t told_bytes = ToldPlan::NumBytes(num_ranks_, plan_.num_recv_selections());
+    const int64_t num_outputs = plan_.num_recv_selections() + (reduces() ? 0 : routes_.NumSentAway(plan_.send));
     if (std::max({NumServedRows(), num_outputs}) > layout_.max_items) {
       return absl::ResourceExhaustedError(absl::StrCat(
           ToString(site), ": rank ", rank_, " would serve ", NumServedRows(), " rows and hold ", num_outputs,
-          " outputs, more than the ", layout_.max_items, " that there are addresses for; choose --path alltoallv"));
+          " outputs, more than the ", layout_.max_items, " that there are addresses for; choose path alltoallv"));
     }
     const int parity = static_cast<int>(++sequence_ % 2);
     const int64_t told = layout_.told[parity];
@@ -148,7 +197,7 @@ class TwoLevelExchange : public Exchange {
     TF_RETURN_IF_ERROR(Take(site, layout_.rows, NumServedRows() * row_bytes_, taken_rows_));
     TF_RETURN_IF_ERROR(Take(site, layout_.outputs, num_outputs * out_bytes_, taken_outputs_));
     CountSharedBytes();
-    ToldPlan::Write(NumServedRows(), plan.recv, planner_.recv_selections(), placement.local_experts(RankId(rank_)),
+    ToldPlan::Write(NumServedRows(), plan_.recv, planner_.recv_selections(), placement.local_experts(RankId(rank_)),
                     part() + told);
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kPlan, sequence_);
@@ -168,27 +217,6 @@ class TwoLevelExchange : public Exchange {
       num_bytes += (taken + kPage - 1) / kPage * kPage;
     }
     stats_.peak_peer_bytes = num_bytes;  // taken memory is kept
-  }
-
-  // Where in the matrix of all ranks' rows each selection's row lies.
-  absl::Status LocateRows(const CallSite& site, const RecvPlan& recv) {
-    state_.row_location.resize(recv.row_idx.size());
-    for (size_t m = 0; m < routes_.ranks.size(); ++m) {
-      int64_t begin = 0;  // of a source's rows among those that its server has
-      for (int s : routes_.sources[m]) {
-        const int64_t shift = routes_.ranks[m] * layout_.rows_per_rank + begin - recv.row_offsets[s];
-        for (int64_t i = recv.selection_offsets[s]; i < recv.selection_offsets[s + 1]; ++i) {
-          const int32_t at = recv.return_selection[i];
-          state_.row_location[at] = static_cast<int32_t>(recv.row_idx[at] + shift);
-        }
-        begin += state_.row_counts[s];
-      }
-      if (begin == state_.told[m].num_rows) continue;
-      return absl::DataLossError(absl::StrCat(ToString(site), ": rank ", routes_.ranks[m], " serves ",
-                                              state_.told[m].num_rows, " rows, but its sources have announced ", begin,
-                                              " to rank ", rank_));
-    }
-    return absl::OkStatus();
   }
 
   // Transfers items of `num_bytes` each, in parts: pack(i, n) makes items [i, i + n) of `send`, and they leave while
@@ -212,51 +240,6 @@ class TwoLevelExchange : public Exchange {
     return absl::OkStatus();
   }
 
-  absl::Status DoBeginDispatch(Stream& stream, const CallSite& caller, const ExchangePlan&,
-                               ConstFloatMatrix home_rows) override {
-    const CallSite site = At(caller, "dispatch rows");
-    const std::vector<int32_t>& own_token = state_.host.row_token[routes_.my_host];
-    const int64_t num_own = static_cast<int64_t>(own_token.size());
-    TF_RETURN_IF_ERROR(wire_rows_.Reserve(device_, state_.rows.send.back() * wire_row_bytes_));
-    if (IsQuantised(options_.wire_dtype)) {
-      TF_RETURN_IF_ERROR(narrow_rows_.Reserve(device_, NumServedRows() * wire_row_bytes_));
-    }
-    TF_RETURN_IF_ERROR(wire_token_.Upload(stream, state_.wire_token));
-    TF_RETURN_IF_ERROR(own_token_.Upload(stream, own_token));
-    const auto pack = [&](int64_t i, int64_t n) {
-      PackRows(stream, home_rows, wire_token_.as<int32_t>() + i, n,
-               static_cast<char*>(wire_rows_.data()) + i * wire_row_bytes_);
-    };
-    TF_RETURN_IF_ERROR(StartParts(stream, site, state_.rows, wire_row_bytes_, state_.num_row_parts, wire_rows_.data(),
-                                  arrives(), stats_.dispatch_bytes_per_rank, pack));
-    char* const own = arrives() + state_.rows.recv.back() * wire_row_bytes_;
-    InSlices(num_own, [&](int64_t i, int64_t n) {
-      PackRows(stream, home_rows, own_token_.as<int32_t>() + i, n, own + i * wire_row_bytes_);
-    });
-    for (int r = 0; r < num_ranks_; ++r) {
-      stats_.dispatch_rows_per_rank[r] += state_.rows.send[r + 1] - state_.rows.send[r];
-    }
-    stats_.dispatch_rows_per_rank[rank_] += num_own;
-    stats_.dispatch_bytes_per_rank[rank_] += num_own * wire_row_bytes_;
-    return absl::OkStatus();
-  }
-
-  absl::StatusOr<ExpertRows> DoDispatch(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
-                                        ConstFloatMatrix) override {
-    for (int p = 0; p < state_.num_row_parts; ++p) TF_RETURN_IF_ERROR(transport_.Finish(stream, parts_[p]));
-    if (IsQuantised(options_.wire_dtype)) {
-      stream.Launch(kWidenRows, {narrow_rows_.data(), options_.wire_dtype, NumServedRows(), options_.hidden,
-                                 part() + layout_.rows, options_.expert_dtype});
-    }
-    const CallSite forward = At(caller, "forward rows");
-    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), forward));
-    TF_RETURN_IF_ERROR(transport_.EnterPhase(forward));
-    flags_->Raise(PeerSignal::kRows, sequence_);
-    for (size_t m = 0; m < routes_.ranks.size(); ++m) wanted_[routes_.ranks[m]] = state_.told[m].num_rows;
-    TF_RETURN_IF_ERROR(flags_->Wait(forward, PeerSignal::kRows, sequence_, wanted_));
-    return MakeExpertRows(stream, plan.recv, memory_->base() + layout_.rows, state_.row_location);
-  }
-
   // work(i, n) on items [i, i + n), while parts are under way.
   template <class Work>
   void InSlices(int64_t num_items, Work work) {
@@ -270,30 +253,6 @@ class TwoLevelExchange : public Exchange {
   // Where rows arrive: where experts read them, unless they have to be widened first.
   char* arrives() const {
     return IsQuantised(options_.wire_dtype) ? static_cast<char*>(narrow_rows_.data()) : part() + layout_.rows;
-  }
-
-  absl::StatusOr<FloatMatrix> DoExpertOut(const ExchangePlan& plan) override {
-    return FloatMatrix(part() + layout_.outputs, options_.output_dtype, plan.num_recv_selections(), options_.hidden);
-  }
-
-  absl::Status DoBeginCombine(Stream& stream, const CallSite& caller, const ExchangePlan&) override {
-    const CallSite site = At(caller, "combine inside");
-    TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), site));  // the experts are done
-    TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
-    flags_->Raise(PeerSignal::kOutputs, sequence_);
-    return absl::OkStatus();
-  }
-
-  absl::Status DoCombine(Stream& stream, const CallSite& caller, const ExchangePlan& plan,
-                         MatrixView<const float> weight, MatrixView<float> out) override {
-    if (reduces()) TF_RETURN_IF_ERROR(SendWeights(stream, At(caller, "combine weights"), plan.send, weight));
-    for (size_t d = 0; d < routes_.ranks.size(); ++d) {
-      wanted_[routes_.ranks[d]] = state_.told[d].selection_offsets.back();
-    }
-    TF_RETURN_IF_ERROR(flags_->Wait(At(caller, "combine inside"), PeerSignal::kOutputs, sequence_, wanted_));
-    TF_RETURN_IF_ERROR(back_send_.Reserve(device_, state_.back.send.back() * out_bytes_));
-    const CallSite rows = At(caller, "combine rows");
-    return reduces() ? ReturnSums(stream, rows, out) : ReturnOutputs(stream, rows, plan.send, weight, out);
   }
 
   absl::Status ReturnOutputs(Stream& stream, const CallSite& site, const SendPlan& send, MatrixView<const float> weight,
@@ -379,12 +338,15 @@ class TwoLevelExchange : public Exchange {
 
   Transport& transport_;
   Device& device_;
-  const ExchangeOptions options_;
+  const ExchangeOptions& options_;
+  ExchangeStats& stats_;
   const int rank_, num_ranks_;
   const int64_t wire_row_bytes_, row_bytes_;  // of a dispatched row on its way, and where experts read it
   const int64_t out_bytes_;                   // of an expert output
   const TwoLevelRoutes routes_;
   ExchangePlanner planner_;
+  ExchangePlan plan_;
+  ExchangeRows rows_;
   TwoLevelLayout layout_;
   std::shared_ptr<PeerMemory> memory_;
   std::optional<PeerFlags> flags_;
@@ -410,21 +372,19 @@ class TwoLevelExchange : public Exchange {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Exchange>> CreateTwoLevelExchange(Transport& transport, Device& device,
-                                                                 const ExchangeOptions& options,
-                                                                 const Topology& topology) {
+absl::StatusOr<std::unique_ptr<PathMover>> CreateTwoLevelMover(const PathContext& context) {
   absl::Status status;
-  if (device.kind() != DeviceKind::kCpu) {
-    status =
-        absl::FailedPreconditionError(absl::StrCat("exchange: path two_level shares host memory, which ",
-                                                   device.ToString(), " does not compute on; choose --path alltoallv"));
+  if (context.device.kind() != DeviceKind::kCpu) {
+    status = absl::FailedPreconditionError(absl::StrCat("exchange: path two_level shares host memory, which ",
+                                                        context.device.ToString(),
+                                                        " does not compute on; choose path alltoallv"));
   }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
-  auto exchange = std::make_unique<TwoLevelExchange>(transport, device, options, topology);
-  status = exchange->Start();
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStart, status));
+  auto mover = std::make_unique<TwoLevelMover>(context);
+  status = mover->Start();
   if (IsAgreedOn(status)) return status;
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
-  return exchange;
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStart, status));
+  return mover;
 }
 
 }  // namespace tokenferry

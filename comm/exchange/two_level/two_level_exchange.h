@@ -21,14 +21,11 @@
 
 #include <memory>
 
-#include "comm/exchange/exchange.h"
-#include "comm/transport/topology.h"
+#include "comm/exchange/path/path.h"
 
 namespace tokenferry {
 
 // Collective. FailedPrecondition, on all ranks, when ranks of a host cannot map each other's memory.
-absl::StatusOr<std::unique_ptr<Exchange>> CreateTwoLevelExchange(Transport& transport, Device& device,
-                                                                 const ExchangeOptions& options,
-                                                                 const Topology& topology);
+absl::StatusOr<std::unique_ptr<PathMover>> CreateTwoLevelMover(const PathContext& context);
 
 }  // namespace tokenferry

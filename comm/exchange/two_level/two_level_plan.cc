@@ -75,6 +75,12 @@ void BuildHostPlan(const SendPlan& send, absl::Span<const Topology::Host> hosts,
   std::partial_sum(plan.told.row_offsets.begin(), plan.told.row_offsets.end(), plan.told.row_offsets.begin());
 }
 
+int64_t TwoLevelRoutes::NumSentAway(const SendPlan& send) const {
+  int64_t n = send.selection_offsets.back();
+  for (int r : ranks) n -= send.selection_offsets[r + 1] - send.selection_offsets[r];
+  return n;
+}
+
 absl::StatusOr<TwoLevelLayout> MakeTwoLevelLayout(int num_ranks, int64_t row_bytes, int64_t out_bytes) {
   TwoLevelLayout layout;
   // Both matrices begin their next part after as many bytes.
@@ -90,7 +96,7 @@ absl::StatusOr<TwoLevelLayout> MakeTwoLevelLayout(int num_ranks, int64_t row_byt
       layout.outputs_per_rank > kMaxIndex / num_ranks) {
     return absl::ResourceExhaustedError(
         absl::StrCat("peer memory: rows of ", row_bytes, " bytes and outputs of ", out_bytes, " of ", num_ranks,
-                     " ranks cannot be told apart with 32 bits; choose --path alltoallv"));
+                     " ranks cannot be told apart with 32 bits; choose path alltoallv"));
   }
   int64_t end = PeerFlags::kBytesPerRank;
   const auto take = [&end](int64_t num_bytes) {

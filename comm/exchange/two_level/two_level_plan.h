@@ -32,6 +32,8 @@ struct TwoLevelRoutes {
 
   static TwoLevelRoutes Make(const Topology& topology, RankId me);
   const std::vector<int>& my_sources() const { return sources[local_idx]; }
+  // Selections of this rank that other hosts serve.
+  int64_t NumSentAway(const SendPlan& send) const;
 };
 
 // What this rank sends. A host's rows are its tokens with a selection there, in order of tokens.

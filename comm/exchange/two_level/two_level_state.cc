@@ -16,6 +16,42 @@ void TwoLevelState::Clear(int num_ranks) {
 }
 
 // Exact: outputs go back in the order of their rows; what stays on the host is read where it lies.
+void TwoLevelState::PlanRows(const TwoLevelRoutes& routes, const RecvPlan& recv) {
+  for (int h : routes.others_by_server) {
+    const std::vector<int32_t>& tokens = host.row_token[h];
+    wire_token.insert(wire_token.end(), tokens.begin(), tokens.end());
+    rows.send[routes.server_per_host[h] + 1] = static_cast<int64_t>(tokens.size());
+  }
+  for (size_t s = 0; s + 1 < recv.row_offsets.size(); ++s) {
+    row_counts.push_back(recv.row_offsets[s + 1] - recv.row_offsets[s]);
+  }
+  for (int s : routes.my_sources()) {
+    if (s != routes.me.value) rows.recv[s + 1] = row_counts[s];
+  }
+  rows.Sum();
+  num_own_outputs = recv.selection_offsets.back();
+}
+
+absl::Status TwoLevelState::LocateRows(const TwoLevelRoutes& routes, const RecvPlan& recv, int64_t rows_per_rank) {
+  row_location.resize(recv.row_idx.size());
+  for (size_t m = 0; m < routes.ranks.size(); ++m) {
+    int64_t begin = 0;  // of a source's rows among those that its server has
+    for (int s : routes.sources[m]) {
+      const int64_t shift = routes.ranks[m] * rows_per_rank + begin - recv.row_offsets[s];
+      for (int64_t i = recv.selection_offsets[s]; i < recv.selection_offsets[s + 1]; ++i) {
+        const int32_t at = recv.return_selection[i];
+        row_location[at] = static_cast<int32_t>(recv.row_idx[at] + shift);
+      }
+      begin += row_counts[s];
+    }
+    if (begin == told[m].num_rows) continue;
+    return absl::DataLossError(absl::StrCat("rank ", routes.ranks[m], " serves ", told[m].num_rows,
+                                            " rows, but its sources have announced ", begin, " to rank ",
+                                            routes.me.value));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status TwoLevelState::PlanOutputs(const TwoLevelRoutes& routes, const SendPlan& send, int64_t outputs_per_rank,
                                         int64_t out_bytes) {
   TF_RETURN_IF_ERROR(BuildHostSums(routes, told, row_counts, outputs_per_rank, sums));

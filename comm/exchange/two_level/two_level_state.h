@@ -46,6 +46,11 @@ struct TwoLevelState {
   std::array<int64_t, kTwoLevelParts> tokens_ready{};  // how many, from the first, can be summed when a part has come
   std::vector<int32_t> weight_idx;                     // node: of each weight sent, into the matrix of weights
 
+  // Who gets how many rows, from `host` and what arrived in the plan.
+  void PlanRows(const TwoLevelRoutes& routes, const RecvPlan& recv);
+  // Where in the matrix of all ranks' rows each selection's row lies, from `told` and PlanRows; rows_per_rank is the
+  // layout's. DataLoss naming a rank of this host.
+  absl::Status LocateRows(const TwoLevelRoutes& routes, const RecvPlan& recv, int64_t rows_per_rank);
   // What happens to the outputs, from `host`, `told` and `row_counts`; outputs_per_rank is the layout's, out_bytes one
   // output's. Reduction::kExact and kNode; DataLoss naming a rank of this host.
   absl::Status PlanOutputs(const TwoLevelRoutes& routes, const SendPlan& send, int64_t outputs_per_rank,

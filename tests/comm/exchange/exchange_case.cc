@@ -8,7 +8,7 @@
 #include <numeric>
 #include <random>
 
-#include "comm/exchange/exchange.h"
+#include "comm/tuning/exchange_choice.h"
 
 namespace tokenferry {
 namespace {

@@ -8,10 +8,10 @@
 #include <random>
 #include <thread>
 
-#include "comm/exchange/exchange.h"
 #include "comm/ops/exchange_ops.h"
 #include "comm/transport/faulty_transport.h"
 #include "comm/transport/local_transport.h"
+#include "comm/tuning/exchange_choice.h"
 #include "core/kernels/gather_rows.h"
 #include "tests/comm/exchange/exchange_case.h"
 #include "tests/comm/transport/hosted_transport.h"

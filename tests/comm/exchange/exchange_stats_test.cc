@@ -5,9 +5,9 @@
 #include <set>
 #include <thread>
 
-#include "comm/exchange/exchange.h"
 #include "comm/transport/faulty_transport.h"
 #include "comm/transport/local_transport.h"
+#include "comm/tuning/exchange_choice.h"
 #include "tests/comm/exchange/exchange_case.h"
 #include "tests/comm/transport/hosted_transport.h"
 #include "tests/comm/transport/rank_group.h"

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "comm/tuning/exchange_choice.h"
 #include "core/device/cpu_device.h"
 #include "tests/comm/exchange/exchange_case.h"
 

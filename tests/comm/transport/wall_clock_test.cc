@@ -16,10 +16,10 @@
 #include <vector>
 
 #include "absl/time/clock.h"
-#include "comm/exchange/exchange.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/faulty_transport.h"
 #include "comm/transport/local_transport.h"
+#include "comm/tuning/exchange_choice.h"
 #include "comm/wait/wait.h"
 #include "core/device/cpu_device.h"
 #include "core/host/clock.h"

@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "absl/time/clock.h"
+#include "comm/tuning/exchange_choice.h"
 #include "core/device/cpu_device.h"
 #include "tests/comm/transport/hosted_transport.h"
 #include "tests/comm/transport/rank_group.h"
@@ -38,19 +39,19 @@ TEST(CostModel, ExpectedPairsAreOnesOfASmallCount) {
 TEST(CostModel, TrafficIsTheFormulas) {
   const ExchangeShape shape{.tokens_per_rank = 16, .top_k = 2, .hidden = 100, .row_element_bytes = 2};
   const double ranks = ExpectedPairs(shape, 8), hosts = ExpectedPairs(shape, 4);
-  const PathTraffic flat = ExpectedTraffic(ExchangePath::kAllToAllV, shape, kFourHosts);
+  const PathTraffic flat = *InfoOf(ExchangePath::kAllToAllV).traffic(shape, kFourHosts);
   EXPECT_DOUBLE_EQ(flat.network_bytes, 0.75 * (ranks * 200 + 32 * 400));
   EXPECT_DOUBLE_EQ(flat.host_bytes, 0.125 * (ranks * 200 + 32 * 400));
   EXPECT_EQ(flat.num_transfers, 4);
   EXPECT_EQ(flat.num_messages, 4 * 6);
-  const PathTraffic gather = ExpectedTraffic(ExchangePath::kAllGather, shape, kFourHosts);
+  const PathTraffic gather = *InfoOf(ExchangePath::kAllGather).traffic(shape, kFourHosts);
   EXPECT_NEAR(gather.network_bytes, 16 * 200 * 6 + 0.75 * 32 * 400, 1e-6);  // six of seven others are elsewhere
   EXPECT_EQ(gather.num_transfers, 10);
-  const PathTraffic exact = ExpectedTraffic(ExchangePath::kTwoLevel, shape, kFourHosts);
+  const PathTraffic exact = *InfoOf(ExchangePath::kTwoLevel).traffic(shape, kFourHosts);
   EXPECT_DOUBLE_EQ(exact.network_bytes, 0.75 * (hosts * 200 + 32 * 400));
   ExchangeShape reduced = shape;
   reduced.reduction = Reduction::kNode;
-  const PathTraffic node = ExpectedTraffic(ExchangePath::kTwoLevel, reduced, kFourHosts);
+  const PathTraffic node = *InfoOf(ExchangePath::kTwoLevel).traffic(reduced, kFourHosts);
   EXPECT_DOUBLE_EQ(node.network_bytes, 0.75 * (hosts * 200 + hosts * 400));
   const LinkCosts costs = Costs(100, 0.25);
   EXPECT_DOUBLE_EQ(PredictMicroseconds(node, costs, kFourHosts), 5 * 100 + node.num_messages * 10 +

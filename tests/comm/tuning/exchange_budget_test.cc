@@ -6,6 +6,7 @@
 
 #include <random>
 
+#include "comm/tuning/exchange_choice.h"
 #include "core/device/cpu_device.h"
 #include "tests/comm/exchange/exchange_case.h"
 #include "tests/comm/transport/hosted_transport.h"

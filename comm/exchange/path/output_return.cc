@@ -1,4 +1,4 @@
-#include "comm/exchange/output_return.h"
+#include "comm/exchange/path/output_return.h"
 
 #include "comm/ops/copy_rows.h"
 #include "comm/ops/exchange_ops.h"
@@ -6,23 +6,24 @@
 
 namespace tokenferry {
 
-OutputReturn::OutputReturn(Transport& transport, Device& device, const ExchangeOptions& options)
-    : transport_(transport),
-      device_(device),
-      hidden_(options.hidden),
-      output_dtype_(options.output_dtype),
-      out_bytes_(options.hidden * DTypeBytes(options.output_dtype)),
-      send_out_(transport.memory_kind(), "exchange: expert outputs to send back"),
-      recv_out_(transport.memory_kind(), "exchange: expert outputs received back"),
-      send_offsets_(transport.num_ranks() + 1),
-      recv_offsets_(transport.num_ranks() + 1) {}
+OutputReturn::OutputReturn(const PathContext& context)
+    : transport_(context.transport),
+      device_(context.device),
+      stats_(context.stats),
+      hidden_(context.options.hidden),
+      output_dtype_(context.options.output_dtype),
+      out_bytes_(hidden_ * DTypeBytes(output_dtype_)),
+      send_out_(transport_.memory_kind(), "exchange: expert outputs to send back"),
+      recv_out_(transport_.memory_kind(), "exchange: expert outputs received back"),
+      send_offsets_(transport_.num_ranks() + 1),
+      recv_offsets_(transport_.num_ranks() + 1) {}
 
 absl::StatusOr<FloatMatrix> OutputReturn::ExpertOut(const ExchangePlan& plan) {
   TF_RETURN_IF_ERROR(expert_out_.Reserve(device_, plan.num_recv_selections() * out_bytes_));
   return FloatMatrix(expert_out_.data(), output_dtype_, plan.num_recv_selections(), hidden_);
 }
 
-absl::Status OutputReturn::Begin(Stream& stream, const CallSite& site, const ExchangePlan& plan, ExchangeStats& stats) {
+absl::Status OutputReturn::Begin(Stream& stream, const CallSite& site, const ExchangePlan& plan) {
   TF_RETURN_IF_ERROR(send_out_.Reserve(device_, plan.num_recv_selections() * out_bytes_));
   TF_RETURN_IF_ERROR(recv_out_.Reserve(device_, plan.num_send_selections() * out_bytes_));
   TF_RETURN_IF_ERROR(return_selection_.Upload(stream, plan.recv.return_selection));
@@ -31,7 +32,7 @@ absl::Status OutputReturn::Begin(Stream& stream, const CallSite& site, const Exc
   ScaleOffsets(plan.recv.selection_offsets, out_bytes_, send_offsets_);
   ScaleOffsets(plan.send.selection_offsets, out_bytes_, recv_offsets_);
   for (int r = 0; r < transport_.num_ranks(); ++r) {
-    stats.combine_bytes_per_rank[r] += send_offsets_[r + 1] - send_offsets_[r];
+    stats_.combine_bytes_per_rank[r] += send_offsets_[r + 1] - send_offsets_[r];
   }
   TF_ASSIGN_OR_RETURN(transfer_,
                       transport_.Begin(stream, At(site, "combine rows"),

@@ -4,25 +4,26 @@
 
 #include <vector>
 
-#include "comm/exchange/exchange.h"
+#include "comm/exchange/path/path.h"
 #include "core/device/growing_buffer.h"
 
 namespace tokenferry {
 
 class OutputReturn {
  public:
-  OutputReturn(Transport& transport, Device& device, const ExchangeOptions& options);
+  explicit OutputReturn(const PathContext& context);
 
   // Exchange::ExpertOut.
   absl::StatusOr<FloatMatrix> ExpertOut(const ExchangePlan& plan);
 
-  // Exchange::BeginCombine and FinishCombine; adds what leaves for each rank to stats.combine_bytes_per_rank.
-  absl::Status Begin(Stream& stream, const CallSite& site, const ExchangePlan& plan, ExchangeStats& stats);
+  // Exchange::BeginCombine and FinishCombine; counts what leaves for each rank.
+  absl::Status Begin(Stream& stream, const CallSite& site, const ExchangePlan& plan);
   absl::Status Finish(Stream& stream, const ExchangePlan& plan, MatrixView<const float> weight, MatrixView<float> out);
 
  private:
   Transport& transport_;
   Device& device_;
+  ExchangeStats& stats_;
   const int64_t hidden_;
   const DType output_dtype_;
   const int64_t out_bytes_;  // of an expert output
