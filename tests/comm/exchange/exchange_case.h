@@ -13,6 +13,13 @@
 
 namespace tokenferry {
 
+// Every path of comm/exchange/path/paths.h.
+inline std::vector<ExchangePath> AllPaths() {
+  std::vector<ExchangePath> paths;
+  for (const PathInfo* info : kExchangePaths) paths.push_back(info->path);
+  return paths;
+}
+
 // The whole problem, the same on every rank.
 struct ExchangeCase {
   uint32_t seed = 0;

@@ -25,8 +25,7 @@ using testing::HasSubstr;
 
 CpuDeviceOptions FastDevice() { return {.num_threads = 2, .isa = BestIsa(SupportedIsas())}; }
 
-constexpr ExchangePath kAllPaths[] = {ExchangePath::kPeer, ExchangePath::kAllToAllV, ExchangePath::kAllGather,
-                                      ExchangePath::kTwoLevel};
+const std::vector<ExchangePath> kAllPaths = AllPaths();
 constexpr ExchangePath kPaths[] = {ExchangePath::kAllToAllV, ExchangePath::kPeer};
 
 class ExchangeOnRanks : public testing::TestWithParam<std::tuple<Backend, int, ExchangePath>> {};

@@ -18,8 +18,7 @@ namespace {
 using testing::ContainsRegex;
 using testing::HasSubstr;
 
-constexpr ExchangePath kPaths[] = {ExchangePath::kPeer, ExchangePath::kAllToAllV, ExchangePath::kAllGather,
-                                   ExchangePath::kTwoLevel};
+const std::vector<ExchangePath> kPaths = AllPaths();
 
 // A rank that is 50 ms late to one phase changes no bit, and the others have waited for it.
 class LateRank : public testing::TestWithParam<std::tuple<ExchangePath, const char*>> {};
