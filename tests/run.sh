@@ -5,7 +5,8 @@
 #   asan   address + undefined behaviour sanitizers: every test that is not labelled `slow`, and every libFuzzer target for
 #          5 seconds                                                        (--full: every test; 5 minutes each)
 #   tsan   thread sanitizer: the tests labelled `tsan`, transports and exchange                  (--full: `tsan_full` too)
-#   cuda   where nvcc is found: core and the tests labelled `gpu`, which pass without one         (--full: the program too)
+#   cuda   where nvcc is found: core and the tests labelled `gpu`, which pass without one: kernels
+#          are executed on the CPU, from nvcc's PTX        (--full: the program too, and a model on the fake GPU)
 #   arm64  with --full only: tests/arm64.sh
 # A part that does not build counts as one failed test, and the others still run. All parts but cpu are left out when
 # nothing has changed since they passed.
@@ -128,8 +129,11 @@ TF_CTEST_PREFIX=
 if [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
 if command -v nvcc >/dev/null; then
   # Only core differs from the release build by now.
-  if [ "$full" = yes ]; then cuda_targets='tokenferry tests_gpu'; else cuda_targets=tests_gpu; fi
-  once cuda "$cuda_targets" -DTOKENFERRY_BENCH=OFF -- --label-regex '^gpu$'
+  if [ "$full" = yes ]; then
+    once cuda 'tokenferry tokenferry.fakegpu tests_gpu' -DTOKENFERRY_BENCH=OFF -- --label-regex '^(gpu|fakegpu)$'
+  else
+    once cuda tests_gpu -DTOKENFERRY_BENCH=OFF -- --label-regex '^gpu$'
+  fi
 else
   say "cuda: skipped, no nvcc here"
 fi

@@ -10,7 +10,8 @@ void SharedMemory::CheckBounds(int64_t offset, int size) const {
   if (offset < 0 || offset + size > static_cast<int64_t>(data_.size())) {
     throw AccessError(absl::StrCat("shared memory out of bounds: ", size, " bytes at ", offset, " of ", data_.size()));
   }
-  if (offset % size != 0) throw AccessError(absl::StrCat("misaligned: ", size, " bytes at shared memory ", offset));
+  if ((offset & (size - 1)) != 0)
+    throw AccessError(absl::StrCat("misaligned: ", size, " bytes at shared memory ", offset));
 }
 
 bool SharedMemory::Ordered(const Access& before, const Accessor& who) {

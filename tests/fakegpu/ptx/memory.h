@@ -41,7 +41,7 @@ class SharedMemory {
  public:
   explicit SharedMemory(size_t num_bytes) : data_(num_bytes, static_cast<char>(0xCB)), bytes_(num_bytes) {}
 
-  // Each checks bounds and alignment to `size`, then the rules; returns where the bytes are.
+  // Each checks bounds and alignment to `size`, a power of two, then the rules; returns where the bytes are.
   const char* Load(const Accessor& who, int64_t offset, int size);
   char* Store(const Accessor& who, int64_t offset, int size);
   char* Atomic(const Accessor& who, int64_t offset, int size);

@@ -231,7 +231,7 @@ char* Warp::GlobalOf(uint64_t address, int size) {
 
 char* Warp::Memory(Space space, uint64_t address, int size, int l, Access access) {
   lane = l;
-  if (address % size != 0) throw AccessError(absl::StrFormat("misaligned: %d bytes at 0x%x", size, address));
+  if ((address & (size - 1)) != 0) throw AccessError(absl::StrFormat("misaligned: %d bytes at 0x%x", size, address));
   if (space == Space::kGeneric) {
     if (address - kSharedWindow < kWindowBytes) {
       space = Space::kShared;

@@ -68,7 +68,8 @@ class Warp {
     r.defined |= mask;
     return r;
   }
-  // Where `size` bytes at `address` of `space` lie for `lane`. In shared memory the access is also checked for races.
+  // Where `size` bytes, a power of two, at `address` of `space` lie for `lane`. In shared memory the access is also
+  // checked for races.
   enum class Access { kLoad, kStore, kAtomic };
   char* Memory(Space space, uint64_t address, int size, int lane, Access access);
   Accessor accessor(int lane) const { return {first_thread_ + lane, block_.epoch, warp_epoch_}; }
