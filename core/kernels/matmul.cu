@@ -2,31 +2,32 @@
 
 #include "core/device/cuda_launch.cuh"
 #include "core/kernels/matmul.h"
+#include "core/kernels/matmul_mma.h"
 #include "core/kernels/matmul_tile.cuh"
 
 namespace tokenferry {
 namespace {
 
 // A block per (panel of outputs, tile of rows); neighbours share weights.
-template <class Format, Compute kCompute, class X>
+template <class Format, class X>
 __global__ void MatMulKernel(ProductRows<X> rows, int64_t num_rows, WeightView w, ProductOut<float> out) {
   const int64_t num_row_tiles = (num_rows + kTileRows - 1) / kTileRows;
   const int64_t panel = blockIdx.x / num_row_tiles, row = blockIdx.x % num_row_tiles * kTileRows;
-  MultiplyBlock<Format, kCompute>(rows, w, row, min(num_rows - row, int64_t{kTileRows}), panel * kBlockOuts, out);
+  MultiplyBlock<Format, Compute::kF32>(rows, w, row, min(num_rows - row, int64_t{kTileRows}), panel * kBlockOuts, out);
 }
 
 // Tiles of a group's rows are dealt out to this many blocks at most: how many there are is known on the device only.
 constexpr int kGroupBlocks = 4;
 
 // A block per (group, panel of outputs) along x; along y, each takes every gridDim.y-th tile of the group's rows.
-template <class Format, Compute kCompute, class X, class Y>
+template <class Format, class X, class Y>
 __global__ void GroupedMatMulKernel(ProductRows<X> rows, const int64_t* offsets, const WeightView* weights,
                                     int64_t num_panels, ProductOut<Y> out) {
   const int64_t group = blockIdx.x / num_panels, o = blockIdx.x % num_panels * kBlockOuts, end = offsets[group + 1];
   const WeightView w = weights[group];
   for (int64_t row = offsets[group] + int64_t{blockIdx.y} * kTileRows; row < end;
        row += int64_t{gridDim.y} * kTileRows) {
-    MultiplyBlock<Format, kCompute>(rows, w, row, min(end - row, int64_t{kTileRows}), o, out);
+    MultiplyBlock<Format, Compute::kF32>(rows, w, row, min(end - row, int64_t{kTileRows}), o, out);
   }
 }
 
@@ -37,9 +38,7 @@ absl::Status MatMulOf(const MatMulArgs& a, void* stream) {
   const ProductOut<float> out = {a.y, a.y_stride, a.accumulate};
   return LaunchForFormat(a.w.format, [&](auto format) {
     using Format = decltype(format);
-    const auto kernel =
-        a.compute == Compute::kBF16 ? MatMulKernel<Format, Compute::kBF16, X> : MatMulKernel<Format, Compute::kF32, X>;
-    return LaunchKernel(kernel, shape, stream, rows, a.num_rows, a.w, out);
+    return LaunchKernel(MatMulKernel<Format, X>, shape, stream, rows, a.num_rows, a.w, out);
   });
 }
 
@@ -52,19 +51,20 @@ absl::Status GroupedMatMulOf(const GroupedMatMulArgs& a, void* stream) {
   const ProductOut<Y> out = {static_cast<Y*>(a.y), a.y_stride, Accumulate::kNo};
   return LaunchForFormat(a.weights.layout.format, [&](auto format) {
     using Format = decltype(format);
-    const auto kernel = a.compute == Compute::kBF16 ? GroupedMatMulKernel<Format, Compute::kBF16, X, Y>
-                                                    : GroupedMatMulKernel<Format, Compute::kF32, X, Y>;
-    return LaunchKernel(kernel, shape, stream, rows, a.offsets, a.weights.views, num_panels, out);
+    return LaunchKernel(GroupedMatMulKernel<Format, X, Y>, shape, stream, rows, a.offsets, a.weights.views, num_panels,
+                        out);
   });
 }
 
 }  // namespace
 
 absl::Status CudaMatMul(const MatMulArgs& a, void* stream) {
+  if (a.compute == Compute::kBF16) return CudaMmaMatMul(a, stream);
   return a.x_dtype == DType::kBF16 ? MatMulOf<BF16>(a, stream) : MatMulOf<float>(a, stream);
 }
 
 absl::Status CudaGroupedMatMul(const GroupedMatMulArgs& a, void* stream) {
+  if (a.compute == Compute::kBF16) return CudaMmaGroupedMatMul(a, stream);
   const bool to_bf16 = a.y_dtype == DType::kBF16;
   if (a.x_dtype == DType::kBF16) {
     return to_bf16 ? GroupedMatMulOf<BF16, BF16>(a, stream) : GroupedMatMulOf<BF16, float>(a, stream);

@@ -161,6 +161,14 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* st
   return cudaLaunchKernel(stub, config->gridDim, config->blockDim, args, config->dynamicSmemBytes, config->stream);
 }
 
+// By threads and shared memory; registers are not known here.
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int threads,
+                                                                   size_t shared_bytes, unsigned) {
+  constexpr size_t kReservedShared = 1 << 10;  // per block
+  *blocks = static_cast<int>(std::min<size_t>(2048 / threads, kMostShared / (shared_bytes + kReservedShared)));
+  return cudaSuccess;
+}
+
 cudaError_t cudaFuncSetAttribute(const void* stub, cudaFuncAttribute attribute, int value) {
   return Call([&](Runtime& runtime) {
     const auto found = runtime.functions.find(stub);

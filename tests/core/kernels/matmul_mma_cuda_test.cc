@@ -1,0 +1,161 @@
+// Products in bf16 on tensor cores: near the plain reference, and a row's bits are its own.
+#include <cmath>
+
+#include "core/kernels/matmul.h"
+#include "tests/support/cuda_compare.h"
+
+namespace tokenferry {
+namespace {
+
+struct Shape {
+  int64_t outs, cols;
+};
+std::ostream& operator<<(std::ostream& out, const Shape& s) {
+  return out << s.outs << " outputs, " << s.cols << " inputs";
+}
+
+// Weights whose loads are copied whole, and those that are converted: odd widths, f32, odd blocks.
+const std::vector<std::pair<WeightFormat, Shape>> kWeights = {
+    {WeightFormat{.dtype = DType::kBF16}, {130, 192}}, {WeightFormat{.dtype = DType::kBF16}, {7, 8}},
+    {WeightFormat{.dtype = DType::kBF16}, {33, 71}},   {WeightFormat{.dtype = DType::kF32}, {20, 70}},
+    {F8BlockWeights::Of(128, 128), {129, 336}},        {F8BlockWeights::Of(16, 64), {40, 80}},
+    {F8BlockWeights::Of(128, 128), {5, 17}},           {F8BlockWeights::Of(5, 24), {37, 100}},
+};
+const std::vector<std::vector<int64_t>> kGroups = {{1}, {3, 0, 18}, {9, 70}};
+
+// A grouped product whose numbers follow from the seed. `max_rows` decides the tile. kMagnitudes: the sum of |x w|.
+enum class Numbers { kSigned, kMagnitudes };
+struct Case {
+  WeightFormat format;
+  Shape shape;
+  std::vector<int64_t> rows;
+  DType y_dtype = DType::kF32;
+  int64_t rows_per_group = 0;  // that the launch is told of; 0: as many as there are
+};
+
+template <class T>
+void Magnitudes(std::vector<T>& values) {
+  for (T& x : values) {
+    if constexpr (std::is_same_v<T, float>) x = std::fabs(x);
+    if constexpr (std::is_same_v<T, BF16>) x.bits &= 0x7FFF;
+    if constexpr (std::is_same_v<T, F8E4M3>) x.bits &= 0x7F;
+  }
+}
+
+template <class T>
+const void* Upload(OpRun& run, std::vector<T> values, Numbers numbers) {
+  if (numbers == Numbers::kMagnitudes) Magnitudes(values);
+  return run.Input(values);
+}
+
+WeightView MakeWeight(OpRun& run, const Case& c, Numbers numbers) {
+  const auto [outs, cols] = c.shape;
+  WeightView w{.format = c.format, .rows = outs, .cols = cols};
+  if (c.format.dtype == DType::kF32) w.data = Upload(run, NormalFloats(run.rng(), outs * cols), numbers);
+  if (c.format.dtype == DType::kBF16) w.data = Upload(run, NormalValues<BF16>(run.rng(), outs * cols), numbers);
+  if (c.format.dtype != DType::kF8E4M3) return w;
+  std::vector<F8E4M3> codes;
+  for (const float x : NormalFloats(run.rng(), outs * cols, 64)) codes.push_back(ToF8E4M3(x));
+  w.data = Upload(run, codes, numbers);
+  w.row_offset = 16;  // a view of a slice
+  w.scale_stride = (cols + c.format.block_cols - 1) / c.format.block_cols;
+  const int64_t bands = (w.row_offset + outs + c.format.block_rows - 1) / c.format.block_rows;
+  w.scales = Upload(run, NormalFloats(run.rng(), bands * w.scale_stride, 1.0f / 512), numbers);
+  return w;
+}
+
+template <class X>
+void Multiply(OpRun& run, const Case& c, Numbers numbers) {
+  std::vector<int64_t> offsets = {0};
+  std::vector<WeightView> weights;
+  for (const int64_t n : c.rows) {
+    weights.push_back(MakeWeight(run, c, numbers));
+    offsets.push_back(offsets.back() + n);
+  }
+  constexpr int64_t kSourceRows = 11;
+  GroupedMatMulArgs args;
+  args.x = Upload(run, NormalValues<X>(run.rng(), kSourceRows * c.shape.cols), numbers);
+  args.x_dtype = kDTypeOf<X>;
+  args.x_stride = c.shape.cols;
+  args.row_idx = run.Input(UniformInts(run.rng(), offsets.back(), 0, kSourceRows));
+  args.offsets = run.Input(offsets);
+  args.num_groups = static_cast<int64_t>(weights.size());
+  args.max_rows = std::max(offsets.back(), c.rows_per_group * args.num_groups);
+  args.weights = {{.format = c.format, .rows = c.shape.outs, .cols = c.shape.cols, .row_offset = weights[0].row_offset},
+                  run.Input(weights)};
+  args.weights.layout.scales = weights[0].scales;
+  args.y = c.y_dtype == DType::kF32 ? static_cast<void*>(run.Output<float>("y", offsets.back() * c.shape.outs))
+                                    : run.Output<BF16>("y", offsets.back() * c.shape.outs);
+  args.y_dtype = c.y_dtype;
+  args.y_stride = c.shape.outs;
+  args.compute = Compute::kBF16;
+  GroupedMatMul(run.stream(), args);
+}
+
+template <class X>
+std::vector<uint8_t> RunProduct(Device& device, const Case& c, Numbers numbers = Numbers::kSigned) {
+  OpRun run(device, 7);
+  Multiply<X>(run, c, numbers);
+  auto results = run.Finish();
+  EXPECT_TRUE(results.ok()) << results.status();
+  return results.ok() ? results->at(0).bytes : std::vector<uint8_t>();
+}
+
+class MatMulMmaCudaTest : public CudaCompareTest {
+ protected:
+  // Ours: an instruction adds 16 products, exact, to a sum, taken as one rounding of 2^-23 of the largest term; two
+  // more for what its order inside is. The reference: cols / 16 + 5 roundings of 2^-24.
+  template <class X>
+  void ExpectNear(const Case& c) {
+    const auto want = RunProduct<X>(*reference_, c), sums = RunProduct<X>(*reference_, c, Numbers::kMagnitudes),
+               got = RunProduct<X>(*cuda_, c);
+    ASSERT_EQ(got.size(), want.size());
+    const double roundings = (c.shape.cols / 16 + 3) * 0x1p-23 + (c.shape.cols / 16 + 6) * 0x1p-24;
+    const size_t n = (want.size() - OpRun::kGuardBytes) / sizeof(float);
+    for (size_t i = 0; i < n; ++i) {
+      float w, g, s;
+      std::memcpy(&w, &want[4 * i], 4), std::memcpy(&g, &got[4 * i], 4), std::memcpy(&s, &sums[4 * i], 4);
+      ASSERT_LE(std::fabs(w - g), roundings * s * 1.001) << "element " << i << ": " << g << ", want " << w;
+    }
+    EXPECT_EQ(0, std::memcmp(&got[4 * n], &want[4 * n], OpRun::kGuardBytes)) << "behind the end";
+  }
+
+  // Every tile gives the same bits, rounded outputs are the wide ones rounded once.
+  template <class X>
+  void ExpectOwnBits(Case c) {
+    const auto wide = RunProduct<X>(*cuda_, c);
+    for (const int64_t rows : {9, 17, 33, 65, 193}) {
+      c.rows_per_group = rows;
+      EXPECT_EQ(wide, RunProduct<X>(*cuda_, c)) << rows << " rows per group";
+    }
+    c.y_dtype = DType::kBF16;
+    const auto narrow = RunProduct<X>(*cuda_, c);
+    for (size_t i = 0; i < (wide.size() - OpRun::kGuardBytes) / 4; ++i) {
+      float w;
+      BF16 y;
+      std::memcpy(&w, &wide[4 * i], 4), std::memcpy(&y, &narrow[2 * i], 2);
+      ASSERT_EQ(ToBF16(w), y) << i;
+    }
+  }
+};
+
+TEST_F(MatMulMmaCudaTest, IsNearTheReference) {
+  for (const auto& [format, shape] : kWeights) {
+    for (const auto& rows : kGroups) {
+      SCOPED_TRACE(testing::Message() << ToString(format) << ", " << shape << ", " << rows.size() << " groups");
+      ExpectNear<BF16>({format, shape, rows});
+      ExpectNear<float>({format, shape, rows});
+    }
+  }
+}
+
+TEST_F(MatMulMmaCudaTest, ARowsBitsAreItsOwn) {
+  for (const auto& [format, shape] : kWeights) {
+    SCOPED_TRACE(testing::Message() << ToString(format) << ", " << shape);
+    ExpectOwnBits<BF16>({format, shape, {3, 0, 18}});
+    ExpectOwnBits<float>({format, shape, {3, 0, 18}});
+  }
+}
+
+}  // namespace
+}  // namespace tokenferry
