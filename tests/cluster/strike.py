@@ -35,8 +35,8 @@ def strike(fault, host):
         os.kill(int(read(f"{host}.pid")), signal.SIGKILL)
     elif fault == "cut-link":
         subprocess.run(["ip", "link", "set", link, "down"], check=True)
-    elif fault == "slow-link":  # a fraction of one message per second, and what does not fit waits
-        subprocess.run(["tc", "qdisc", "replace", "dev", link, "root", "handle", "1:", "tbf", "rate", "4kbit", "burst",
+    elif fault == "slow-link":  # a fraction of a message per deadline, once 2 KB have passed
+        subprocess.run(["tc", "qdisc", "replace", "dev", link, "root", "handle", "1:", "tbf", "rate", "200bit", "burst",
                         "2kb", "limit", "10mb"], check=True)
     else:
         sys.exit(f"strike.py: unknown fault {fault}")

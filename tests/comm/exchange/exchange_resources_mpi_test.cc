@@ -56,7 +56,9 @@ TEST(Resources, NoneIsTakenAndNotGivenBackInSteadyState) {
     exchanges.Run(100);
     EXPECT_EQ(NumAllocations(), allocated);
     EXPECT_EQ(num_started, num_completed);
-    if (!one_host && hosts.size() > 1) EXPECT_GT(num_started, started + 100);
+    if (!one_host && hosts.size() > 1) {
+      EXPECT_GT(num_started, started + 100);
+    }
     ASSERT_EQ(Barrier(**transport, {"next path"}), absl::OkStatus());
   }
 }

@@ -43,7 +43,9 @@ TEST(WideEncoding, IsSeenWithAndWithoutAMark) {
       EXPECT_EQ(WideEncoding(Encode(text, 2, big_endian)), "UTF-16" + end) << Encode(text, 2, big_endian);
       EXPECT_EQ(WideEncoding(Encode(U"\ufeff" + text, 2, big_endian)), "UTF-16");
       EXPECT_EQ(WideEncoding(Encode(U"\ufeff" + text, 4, big_endian)), "UTF-32");
-      if (text.size() > 1 && text[0] < 0x900) EXPECT_EQ(WideEncoding(Encode(text, 4, big_endian)), "UTF-32" + end);
+      if (text.size() > 1 && text[0] < 0x900) {
+        EXPECT_EQ(WideEncoding(Encode(text, 4, big_endian)), "UTF-32" + end);
+      }
     }
   }
 }

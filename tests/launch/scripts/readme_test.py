@@ -69,7 +69,7 @@ class Readme(unittest.TestCase):
         for block in blocks("README.md"):
             if any(word in block for word in NOT_RUN):
                 continue
-            script = block.replace("build/cpu", BUILD).replace("--preset 1b", "--preset tiny").replace("/tmp/", scratch + "/")
+            script = block.replace("/tmp/", scratch + "/").replace("--preset 1b", "--preset tiny").replace("build/cpu", BUILD)
             script = "set -e\n. launch/scripts/mpirun_env.sh\n" + script
             done = subprocess.run(["bash"], input=script, capture_output=True, text=True, cwd=ROOT)
             self.assertEqual(done.returncode, 0, f"{script}\n{done.stdout}\n{done.stderr}")
