@@ -128,7 +128,6 @@ TF_CTEST_PREFIX=
 
 if [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
 if command -v nvcc >/dev/null; then
-  # Only core differs from the release build by now.
   if [ "$full" = yes ]; then
     once cuda 'tokenferry tokenferry.fakegpu tests_gpu' -DTOKENFERRY_BENCH=OFF -- --label-regex '^(gpu|fakegpu)$'
   else
