@@ -47,7 +47,7 @@ absl::Status ExchangePlanner::PlanHome(Stream& stream, const Routing& routing, c
   return builder_.BuildSend(host_routing_, placement, plan);
 }
 
-const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site, const absl::Status& home,
+const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site, const absl::Status& send_status,
                                                             const SendPlan& plan, const Placement& placement) {
   const uint64_t digest = placement.Digest();
   for (int r = 0; r < num_ranks_; ++r) {
@@ -57,13 +57,13 @@ const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site
          static_cast<int16_t>(formats_.wire_dtype),
          static_cast<int8_t>(formats_.expert_dtype),
          static_cast<int8_t>(formats_.output_dtype),
-         home.ok() ? 0 : 1,
+         send_status.ok() ? 0 : 1,
          0,
          0,
          site.step,
          site.layer,
          num_exchanges_};
-    if (!home.ok()) continue;
+    if (!send_status.ok()) continue;
     h.num_rows = plan.row_offsets[r + 1] - plan.row_offsets[r];
     h.num_selections = plan.selection_offsets[r + 1] - plan.selection_offsets[r];
     h.num_tokens = plan.num_tokens;
@@ -72,9 +72,9 @@ const std::vector<PlanHeader>& ExchangePlanner::MakeHeaders(const CallSite& site
   return send_headers_;
 }
 
-absl::Status ExchangePlanner::CheckHeaders(const CallSite& site, const absl::Status& home,
+absl::Status ExchangePlanner::CheckHeaders(const CallSite& site, const absl::Status& send_status,
                                            absl::Span<const PlanHeader> theirs) const {
-  if (!home.ok()) return Annotate(home, absl::StrCat(ToString(site), ": rank ", rank_));
+  if (!send_status.ok()) return Annotate(send_status, absl::StrCat(ToString(site), ": rank ", rank_));
   for (int r = 0; r < num_ranks_; ++r) TF_RETURN_IF_ERROR(CompareHeader(site, r, theirs[r]));
   return absl::OkStatus();
 }
@@ -113,18 +113,18 @@ absl::Status ExchangePlanner::CompareHeader(const CallSite& site, int r, const P
 absl::Status ExchangePlanner::Plan(Transport& transport, Stream& stream, const CallSite& site, const Routing& routing,
                                    const Placement& placement, ExchangePlan& plan) {
   plan.rank = transport.rank();
-  const absl::Status home = PlanHome(stream, routing, placement, plan.send);
-  return Swap(transport, site, home, plan.send, placement, RowsFor::kThisRank, plan.recv);
+  const absl::Status send_status = PlanHome(stream, routing, placement, plan.send);
+  return Swap(transport, site, send_status, plan.send, placement, RowsFor::kThisRank, plan.recv);
 }
 
-absl::Status ExchangePlanner::Swap(Transport& transport, const CallSite& site, const absl::Status& home,
+absl::Status ExchangePlanner::Swap(Transport& transport, const CallSite& site, const absl::Status& send_status,
                                    const SendPlan& told, const Placement& placement, RowsFor rows, RecvPlan& plan) {
   const CallSite counts = At(site, "plan counts");
   const absl::Status swapped = transport.HostAllToAllV(
       counts,
-      {MakeHeaders(site, home, told, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
-  if (home.ok()) TF_RETURN_IF_ERROR(swapped);
-  TF_RETURN_IF_ERROR(CheckHeaders(counts, home, recv_headers_));
+      {MakeHeaders(site, send_status, told, placement).data(), header_offsets_, recv_headers_.data(), header_offsets_});
+  if (send_status.ok()) TF_RETURN_IF_ERROR(swapped);
+  TF_RETURN_IF_ERROR(CheckHeaders(counts, send_status, recv_headers_));
   most_tokens_ = 0;
   for (const PlanHeader& h : recv_headers_) most_tokens_ = std::max(most_tokens_, h.num_tokens);
   return SwapSelections(transport, At(site, "plan selections"), told, placement, rows, plan);

@@ -47,14 +47,15 @@ class ExchangePlanner {
   // The last PlanHome's.
   const HostRouting& host_routing() const { return host_routing_; }
 
-  // [R] what each rank is told, valid until the next call. Once for each exchange: it counts them. `home` is
+  // [R] what each rank is told, valid until the next call. Once for each exchange: it counts them. `send_status` is
   // PlanHome's; `plan` is not read after an error.
-  const std::vector<PlanHeader>& MakeHeaders(const CallSite& site, const absl::Status& home, const SendPlan& plan,
-                                             const Placement& placement);
+  const std::vector<PlanHeader>& MakeHeaders(const CallSite& site, const absl::Status& send_status,
+                                             const SendPlan& plan, const Placement& placement);
 
   // Compares this rank's last headers with `theirs` [R]; FailedPrecondition naming what differs and both values, and
-  // `home`, PlanHome's own error, named, before that.
-  absl::Status CheckHeaders(const CallSite& site, const absl::Status& home, absl::Span<const PlanHeader> theirs) const;
+  // `send_status`, PlanHome's own error, named, before that.
+  absl::Status CheckHeaders(const CallSite& site, const absl::Status& send_status,
+                            absl::Span<const PlanHeader> theirs) const;
 
   // The other half, from everybody's checked messages.
   absl::Status PlanAway(const CallSite& site, absl::Span<const int64_t> row_counts,
@@ -62,8 +63,8 @@ class ExchangePlanner {
                         const Placement& placement, RecvPlan& plan, RowsFor rows = RowsFor::kThisRank);
 
   // Over the transport: one small all-to-all of headers, which are compared, and one all-to-all-v of selections, which
-  // become the other half. `home` is PlanHome's, `told` what it built, or what other ranks are to know of it.
-  absl::Status Swap(Transport& transport, const CallSite& site, const absl::Status& home, const SendPlan& told,
+  // become the other half. `send_status` is PlanHome's, `told` what it built, or what other ranks are to know of it.
+  absl::Status Swap(Transport& transport, const CallSite& site, const absl::Status& send_status, const SendPlan& told,
                     const Placement& placement, RowsFor rows, RecvPlan& plan);
 
   // Of the last Swap: what arrived, rank 0's first.

@@ -134,6 +134,7 @@ __device__ inline Work FindWork(const Problem& p, const int* tiles, int64_t inde
   return work;
 }
 
+// Of the formats that RunProduct (matmul_mma.cu) lets through.
 __device__ inline float WeightValue(const WeightView& w, int64_t o, int64_t i) {
   if (F32Weights::Matches(w.format)) return F32Weights::Value(w, o, i);
   if (BF16Weights::Matches(w.format)) return BF16Weights::Value(w, o, i);

@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/device/cuda_launcher.h"
 #include "core/kernels/scratch.h"
+#include "experts/router/group_score.h"
 #include "experts/router/router_scores.h"
 
 namespace tokenferry {
@@ -41,27 +42,11 @@ class TopList {
   Entry entries_[kMaxTopK];
 };
 
-float GroupScoreOf(GroupScore kind, const float* choice, int64_t size) {
-  float first = choice[0], second = 0.0f;
-  bool have_second = false;
-  for (int64_t i = 1; i < size; ++i) {
-    if (choice[i] > first) {
-      second = first;
-      first = choice[i];
-      have_second = true;
-    } else if (!have_second || choice[i] > second) {
-      second = choice[i];
-      have_second = true;
-    }
-  }
-  return kind == GroupScore::kSumOfTwoLargest && have_second ? first + second : first;
-}
-
 // Marks the groups_kept groups with the largest scores.
 void KeepGroups(const RouteArgs& a, const float* choice, float* group_scores, bool* kept) {
   const int64_t size = a.logits.cols / a.num_groups;
   for (int32_t g = 0; g < a.num_groups; ++g) {
-    group_scores[g] = GroupScoreOf(a.group_score, choice + g * size, size);
+    group_scores[g] = GroupScoreOf(a.group_score, choice + g * size, static_cast<int32_t>(size));
     kept[g] = false;
   }
   for (int32_t n = 0; n < a.groups_kept; ++n) {

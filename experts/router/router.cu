@@ -1,6 +1,7 @@
 #include "core/device/cuda_launch.cuh"
 #include "core/kernels/exp.h"
 #include "core/kernels/lanes.cuh"
+#include "experts/router/group_score.h"
 #include "experts/router/router.h"
 
 namespace tokenferry {
@@ -67,23 +68,6 @@ __device__ void Scores(Scoring scoring, const float* logits, int32_t num_experts
   __syncwarp();
   for (int32_t e = lane; e < num_experts; e += kWarpSize) scores[e] = __fdiv_rn(scores[e], sum);
   __syncwarp();
-}
-
-// As GroupScoreOf of router.cc, by one thread.
-__device__ float GroupScoreOf(GroupScore kind, const float* choice, int32_t size) {
-  float first = choice[0], second = 0.0f;
-  bool have_second = false;
-  for (int32_t i = 1; i < size; ++i) {
-    if (choice[i] > first) {
-      second = first;
-      first = choice[i];
-      have_second = true;
-    } else if (!have_second || choice[i] > second) {
-      second = choice[i];
-      have_second = true;
-    }
-  }
-  return kind == GroupScore::kSumOfTwoLargest && have_second ? __fadd_rn(first, second) : first;
 }
 
 __device__ void ChooseNothing(const RouteArgs& a, int64_t t, int lane) {

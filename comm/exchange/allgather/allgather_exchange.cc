@@ -60,9 +60,9 @@ class AllGatherMover : public PathMover {
 
   absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) override {
     plan_.rank = transport_.rank();
-    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan_.send);
-    TF_RETURN_IF_ERROR(
-        GatherHeaders(At(site, "plan counts"), home, plan_.send, static_cast<int>(routing.expert_idx.cols), placement));
+    const absl::Status send_status = planner_.PlanHome(stream, routing, placement, plan_.send);
+    TF_RETURN_IF_ERROR(GatherHeaders(At(site, "plan counts"), send_status, plan_.send,
+                                     static_cast<int>(routing.expert_idx.cols), placement));
     const CallSite selections = At(site, "plan selections");
     TF_RETURN_IF_ERROR(GatherPlaces(selections, placement));
     return Annotate(BuildGatheredRecvPlan(gathered_, placement, plan_.rank, next_, plan_.recv), selections);
@@ -128,19 +128,19 @@ class AllGatherMover : public PathMover {
   }
 
   // headers_ [R] by rank, compared: num_rows is a rank's tokens, num_selections its top-k.
-  absl::Status GatherHeaders(const CallSite& site, const absl::Status& home, const SendPlan& send, int top_k,
+  absl::Status GatherHeaders(const CallSite& site, const absl::Status& send_status, const SendPlan& send, int top_k,
                              const Placement& placement) {
-    PlanHeader mine = planner_.MakeHeaders(site, home, send, placement)[me_];
-    mine.num_rows = home.ok() ? send.num_tokens : 0;
-    mine.num_selections = home.ok() ? top_k : 0;
+    PlanHeader mine = planner_.MakeHeaders(site, send_status, send, placement)[me_];
+    mine.num_rows = send_status.ok() ? send.num_tokens : 0;
+    mine.num_selections = send_status.ok() ? top_k : 0;
     headers_.resize(num_ranks_);  // by distance, then by rank
     headers_[0] = mine;
     const absl::Status gathered =
         GatherBlocks([](int) { return static_cast<int64_t>(sizeof(PlanHeader)); }, headers_.data(),
                      [&](const AllToAllVArgs& args, int) { return transport_.HostAllToAllV(site, args); });
-    if (home.ok()) TF_RETURN_IF_ERROR(gathered);
+    if (send_status.ok()) TF_RETURN_IF_ERROR(gathered);
     std::rotate(headers_.begin(), headers_.end() - me_, headers_.end());
-    TF_RETURN_IF_ERROR(planner_.CheckHeaders(site, home, headers_));
+    TF_RETURN_IF_ERROR(planner_.CheckHeaders(site, send_status, headers_));
     for (int r = 0; r < num_ranks_; ++r) {
       const int64_t tokens = headers_[r].num_rows, k = headers_[r].num_selections;
       if (tokens >= 0 && k >= 0 && k <= kMaxItems && (k == 0 ? tokens <= kMaxItems : tokens <= kMaxItems / k)) continue;

@@ -103,17 +103,17 @@ class PeerMover : public PathMover {
   absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) override {
     const CallSite counts = At(site, "plan counts"), indices = At(site, "plan selections");
     plan_.rank = transport_.rank();
-    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan_.send);
+    const absl::Status send_status = planner_.PlanHome(stream, routing, placement, plan_.send);
     TF_RETURN_IF_ERROR(transport_.EnterPhase(counts));
     ++sequence_;
-    Announce(counts, home, plan_.send, placement);
+    Announce(counts, send_status, plan_.send, placement);
     flags_->Raise(PeerSignal::kPlan, sequence_);
     // The others read in my header that I cannot plan; theirs may not be there yet.
-    if (!home.ok()) return planner_.CheckHeaders(counts, home, my_headers_);
+    if (!send_status.ok()) return planner_.CheckHeaders(counts, send_status, my_headers_);
     TF_RETURN_IF_ERROR(flags_->Wait(counts, PeerSignal::kPlan, sequence_, all_));
     TF_RETURN_IF_ERROR(transport_.EnterPhase(indices));
     ReadHeaders();
-    TF_RETURN_IF_ERROR(planner_.CheckHeaders(counts, home, my_headers_));
+    TF_RETURN_IF_ERROR(planner_.CheckHeaders(counts, send_status, my_headers_));
     const auto needed = NeededCapacity(headers_);
     if (!needed.ok()) return Annotate(needed.status(), counts);
     if (!capacity_.Holds(*needed)) {
@@ -233,12 +233,13 @@ class PeerMover : public PathMover {
   }
 
   // Index arrays come along when there is room for them; otherwise the memory will grow first, for everybody.
-  void Announce(const CallSite& site, const absl::Status& home, const SendPlan& send, const Placement& placement) {
+  void Announce(const CallSite& site, const absl::Status& send_status, const SendPlan& send,
+                const Placement& placement) {
     Announcement& mine = announcement(rank_);
-    mine.num_tokens = home.ok() ? send.num_tokens : 0;
-    const auto& headers = planner_.MakeHeaders(site, home, send, placement);
+    mine.num_tokens = send_status.ok() ? send.num_tokens : 0;
+    const auto& headers = planner_.MakeHeaders(site, send_status, send, placement);
     std::copy(headers.begin(), headers.end(), mine.headers());
-    if (home.ok() && send.row_offsets.back() <= capacity_.send_rows &&
+    if (send_status.ok() && send.row_offsets.back() <= capacity_.send_rows &&
         send.selection_offsets.back() <= capacity_.send_selections) {
       WriteIndices(send);
     }

@@ -70,11 +70,11 @@ class TwoLevelMover : public PathMover {
 
   absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) override {
     plan_.rank = transport_.rank();
-    const absl::Status home = planner_.PlanHome(stream, routing, placement, plan_.send);
+    const absl::Status send_status = planner_.PlanHome(stream, routing, placement, plan_.send);
     state_.Clear(num_ranks_);
-    if (home.ok()) BuildHostPlan(plan_.send, routes_.hosts, state_.host);
+    if (send_status.ok()) BuildHostPlan(plan_.send, routes_.hosts, state_.host);
     TF_RETURN_IF_ERROR(
-        planner_.Swap(transport_, site, home, state_.host.told, placement, RowsFor::kThisHost, plan_.recv));
+        planner_.Swap(transport_, site, send_status, state_.host.told, placement, RowsFor::kThisHost, plan_.recv));
     state_.PlanRows(routes_, plan_.recv);
     PlanParts();
     const CallSite forwards = At(site, "plan forwards");
