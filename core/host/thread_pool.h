@@ -22,7 +22,7 @@ class ThreadPool {
 
   // Runs body(task, thread) for every task in [0, num_tasks), each exactly once, on any thread, in any order;
   // thread in [0, num_threads). Returns when all have run; what they wrote is visible to the caller. Only one
-  // thread may call at a time; body must not call ParallelFor. Idle workers spin for microseconds (not when
+  // thread may call at a time; body must not call ParallelFor. Idle workers spin for up to 100 us (not when
   // Oversubscribed(), core/host/wait.h), then sleep.
   void ParallelFor(int64_t num_tasks, absl::FunctionRef<void(int64_t task, int thread)> body);
 

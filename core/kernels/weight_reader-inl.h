@@ -27,19 +27,24 @@ HWY_INLINE Lanes LoadBF16Lanes(const BF16* p) {
   return r;
 }
 
+// ToFloat(ToBF16(x)) of what is not NaN.
+HWY_INLINE F32Vec RoundNumbersToBF16(F32Vec x) {
+  const hn::RebindToUnsigned<F32Tag> du;
+  const auto bits = hn::BitCast(du, x);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu)));
+  return hn::BitCast(F32Tag(), hn::And(rounded, hn::Set(du, 0xFFFF0000u)));
+}
+
 // ToFloat(ToBF16(x)).
 HWY_INLINE Lanes RoundLanesToBF16(const Lanes& x) {
   const F32Tag d;
   const hn::RebindToUnsigned<F32Tag> du;
-  const auto high = hn::Set(du, 0xFFFF0000u);
   Lanes r;
   for (int v = 0; v < kVecs; ++v) {
-    const auto bits = hn::BitCast(du, x.v[v]);
-    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-    const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu)));
-    const auto quiet = hn::Or(bits, hn::Set(du, 0x00400000u));
-    const auto nan = hn::RebindMask(du, hn::IsNaN(x.v[v]));
-    r.v[v] = hn::BitCast(d, hn::And(hn::IfThenElse(nan, quiet, rounded), high));
+    const auto quiet = hn::And(hn::BitCast(du, x.v[v]), hn::Set(du, 0xFFFF0000u));
+    const auto nan = hn::BitCast(d, hn::Or(quiet, hn::Set(du, 0x00400000u)));
+    r.v[v] = hn::IfThenElse(hn::IsNaN(x.v[v]), nan, RoundNumbersToBF16(x.v[v]));
   }
   return r;
 }
@@ -137,8 +142,11 @@ class WeightReader<F8BlockWeights, kCompute> : public WeightReaderBase<F8BlockWe
 
   HWY_INLINE Lanes Load(int64_t i) const {
     Lanes r = LoadF8Lanes(this->row_ + i);
-    for (int v = 0; v < kVecs; ++v) r.v[v] = hn::Mul(r.v[v], hn::Set(F32Tag(), scale_));
-    return this->Rounded(r);
+    for (int v = 0; v < kVecs; ++v) {
+      r.v[v] = hn::Mul(r.v[v], hn::Set(F32Tag(), scale_));  // no NaN: Begin has looked
+      if (kCompute == Compute::kBF16) r.v[v] = RoundNumbersToBF16(r.v[v]);
+    }
+    return r;
   }
 
  private:

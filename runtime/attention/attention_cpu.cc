@@ -133,7 +133,7 @@ class AttentionWorker {
                            .data = static_cast<const BF16*>(cache.data) + first,
                            .rows = 1,
                            .cols = size * width_};
-    kernels_.widen(block, 0, 0, size * width_, Compute::kF32, keys_);
+    kernels_.widen(block, {0, 1, 0, size * width_}, Compute::kF32, keys_);
     return {keys_, size, width_};
   }
 
@@ -182,14 +182,12 @@ void AbsorbQuery(const AbsorbQueryArgs& args, CpuContext& context) {
     const int64_t num_tokens = std::min(kTokensPerTask, args.num_tokens - begin);
     const int64_t cols = std::min(kAbsorbCols, latent - col);
     float* panel = ScratchFloats(args.nope * (kAbsorbCols + kTokensPerTask));
-    for (int64_t i = 0; i < args.nope; ++i) {
-      kernels.widen(args.kv_b, h * (args.nope + args.value) + i, col, cols, args.compute, panel + i * kAbsorbCols);
-    }
+    kernels.widen(args.kv_b, {h * (args.nope + args.value), args.nope, col, cols}, args.compute, panel);
     const Rows q{args.q + begin * q_stride + h * (args.nope + args.rope), num_tokens, q_stride};
     float* out = args.out + begin * out_stride + h * latent + col;
     for (int64_t t = 0; t < num_tokens; ++t) std::fill_n(out + t * out_stride, cols, 0.0f);
     kernels.weighted_sum(ProductRows(q, args.nope, args.compute, panel + args.nope * kAbsorbCols),
-                         {panel, args.nope, kAbsorbCols}, cols, nullptr, out, out_stride);
+                         {panel, args.nope, cols}, cols, nullptr, out, out_stride);
   });
 }
 
@@ -213,10 +211,8 @@ void ExpandValue(const ExpandValueArgs& args, CpuContext& context) {
     const int64_t num_tokens = std::min(kTokensPerTask, args.num_tokens - begin);
     const int64_t rows = std::min<int64_t>(kExpandRows, args.value - v);
     float* panel = ScratchFloats(latent * (kExpandRows + kTokensPerTask));
-    for (int64_t i = 0; i < rows; ++i) {
-      const int64_t row = h * (args.nope + args.value) + args.nope + v + i;
-      kernels.widen(args.kv_b, row, 0, latent, args.compute, panel + i * latent);
-    }
+    const int64_t row = h * (args.nope + args.value) + args.nope + v;
+    kernels.widen(args.kv_b, {row, rows, 0, latent}, args.compute, panel);
     const Rows u{args.u + begin * u_stride + h * latent, num_tokens, u_stride};
     kernels.dot(ProductRows(u, latent, args.compute, panel + latent * kExpandRows), {panel, rows, latent}, latent,
                 args.out + begin * out_stride + h * args.value + v, out_stride);

@@ -15,7 +15,7 @@ namespace {
 // Each operation is a loop over independent rows; the reference runs it in order, the CPU kernel in parallel.
 
 void EmbedRow(const EmbedArgs& a, int64_t t, const RowKernels& kernels) {
-  kernels.widen(a.table, a.ids[t], 0, a.table.cols, Compute::kF32, a.out.row(t));
+  kernels.widen(a.table, {a.ids[t], 1, 0, a.table.cols}, Compute::kF32, a.out.row(t));
 }
 
 void EmbedReference(const EmbedArgs& a) {

@@ -153,10 +153,15 @@ float SoftmaxBlock(float* scores, int64_t size, float scale, float* max, float* 
 }
 
 template <class Reader>
-struct WidenRow {
-  static void Run(const WeightView& w, int64_t row, int64_t begin, int64_t count, float* out) {
+struct WidenPanel {
+  static void Run(const WeightView& w, const Panel& panel, float* out) {
+    for (int64_t r = 0; r < panel.num_rows; ++r, out += panel.num_cols) {
+      Row(w, panel.row + r, panel.col, panel.col + panel.num_cols, out);
+    }
+  }
+
+  static HWY_INLINE void Row(const WeightView& w, int64_t row, int64_t begin, int64_t end, float* out) {
     Reader reader(w, row);
-    const int64_t end = begin + count;
     for (int64_t i = begin; i < end;) {
       const int64_t segment_end = Reader::SegmentEnd(w, i, end);
       const bool fast = reader.Begin(i, segment_end);
@@ -171,9 +176,9 @@ struct WidenRow {
   }
 };
 
-void Widen(const WeightView& w, int64_t row, int64_t begin, int64_t count, Compute compute, float* out) {
-  compute == Compute::kBF16 ? WithWeightReader<WidenRow, Compute::kBF16>(w, row, begin, count, out)
-                            : WithWeightReader<WidenRow, Compute::kF32>(w, row, begin, count, out);
+void Widen(const WeightView& w, Panel panel, Compute compute, float* out) {
+  compute == Compute::kBF16 ? WithWeightReader<WidenPanel, Compute::kBF16>(w, panel, out)
+                            : WithWeightReader<WidenPanel, Compute::kF32>(w, panel, out);
 }
 
 }  // namespace

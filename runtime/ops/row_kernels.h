@@ -16,6 +16,12 @@ struct Rows {
   int64_t stride = 0;
 };
 
+// Rows [row, row + num_rows) and columns [col, col + num_cols) of a weight matrix.
+struct Panel {
+  int64_t row = 0, num_rows = 0;
+  int64_t col = 0, num_cols = 0;
+};
+
 struct RowKernels {
   // out[a * out_stride + b] = x_a . w_b over `cols`, in the lane order of core/kernels/matmul.h.
   void (*dot)(Rows x, Rows w, int64_t cols, float* out, int64_t out_stride);
@@ -28,8 +34,9 @@ struct RowKernels {
   // *rescale = exp(old max - new max); scores = exp(scores - *max). Returns the sum of the new scores in lane order.
   float (*softmax_block)(float* scores, int64_t size, float scale, float* max, float* rescale);
 
-  // out[0 .. count) = elements (row, begin ..) of `w`, dequantised; rounded to bf16 first in Compute::kBF16.
-  void (*widen)(const WeightView& w, int64_t row, int64_t begin, int64_t count, Compute compute, float* out);
+  // out[r * panel.num_cols + c] = element (panel.row + r, panel.col + c) of `w`, dequantised; rounded to bf16 first in
+  // Compute::kBF16.
+  void (*widen)(const WeightView& w, Panel panel, Compute compute, float* out);
 };
 
 // Isa::kAvx512Bf16 has the kernels of kAvx512: vdpbf16ps would have its own order.

@@ -47,8 +47,10 @@ float SoftmaxBlock(float* scores, int64_t size, float scale, float* max, float* 
   return SumLanes(lanes);
 }
 
-void Widen(const WeightView& w, int64_t row, int64_t begin, int64_t count, Compute compute, float* out) {
-  WeightValues(w, row, begin, count, compute, out);
+void Widen(const WeightView& w, Panel panel, Compute compute, float* out) {
+  for (int64_t r = 0; r < panel.num_rows; ++r) {
+    WeightValues(w, panel.row + r, panel.col, panel.num_cols, compute, out + r * panel.num_cols);
+  }
 }
 
 }  // namespace
