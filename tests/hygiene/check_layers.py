@@ -21,6 +21,7 @@ MAY_INCLUDE = {
     "runtime/attention": {"core", "runtime/ops"},
     "runtime/model": {"core", "runtime/checkpoint", "runtime/ops", "runtime/attention"},
     "runtime/engine": {"core", "comm", "experts", "runtime/checkpoint", "runtime/ops", "runtime/attention", "runtime/model"},
+    "runtime/serve": {"core", "runtime/text", "runtime/model", "runtime/engine"},
     "launch": {"core", "comm", "experts", "runtime", "bench"},
     "bench": {"core", "comm", "experts", "runtime"},
 }
