@@ -212,7 +212,7 @@ absl::Status GenerateCommand::Check(const FlagSet& set, SharedFlags* shared) {
   if (std::count(flags_.prompt_files.begin(), flags_.prompt_files.end(), "-") > 1) {
     return absl::InvalidArgumentError("--prompt-file -: stdin can be read only once");
   }
-  return CheckEngineFlags(set, shared);
+  return CheckEngineFlags(set, *shared);
 }
 
 absl::Status GenerateCommand::Run(RankContext& context) const {
