@@ -58,6 +58,7 @@ SamplingParams Sampling(const GenerateFlags& flags) {
   p.min_p = flags.min_p;
   p.repetition_penalty = flags.repetition_penalty;
   p.presence_penalty = flags.presence_penalty;
+  p.frequency_penalty = flags.frequency_penalty;
   p.seed = flags.seed;
   return p;
 }
@@ -195,6 +196,8 @@ void GenerateCommand::Declare(FlagSet& set, SharedFlags* shared) {
            "divides the logits of seen tokens");
   set.Real("presence-penalty", &f->presence_penalty, {-kMaxPresencePenalty, kMaxPresencePenalty},
            "subtracted from the logits of generated tokens");
+  set.Real("frequency-penalty", &f->frequency_penalty, {-kMaxFrequencyPenalty, kMaxFrequencyPenalty},
+           "the same, once for every time that a token was generated");
   set.Seed("seed", &f->seed, "of sampling");
   set.Texts("stop", &f->stop, "text that ends a sequence; repeatable");
   set.Switch("json", &f->json, "print one JSON document instead of streaming");
@@ -212,7 +215,7 @@ absl::Status GenerateCommand::Check(const FlagSet& set, SharedFlags* shared) {
   if (std::count(flags_.prompt_files.begin(), flags_.prompt_files.end(), "-") > 1) {
     return absl::InvalidArgumentError("--prompt-file -: stdin can be read only once");
   }
-  return CheckEngineFlags(set, *shared);
+  return CheckEngineFlags(set, shared);
 }
 
 absl::Status GenerateCommand::Run(RankContext& context) const {
@@ -242,7 +245,7 @@ absl::Status GenerateCommand::Run(RankContext& context) const {
   std::optional<Printer> printer;
   if (first) printer.emplace(flags, *session->files, *prompts);
   TF_ASSIGN_OR_RETURN(const RunReport report, RunRequests(context, *session, requests, [&](const SequenceUpdate& u) {
-                        return u.has_token ? printer->Take(u.seq, u.token, u.finished) : Proceed::kGoOn;
+                        return u.has_token ? printer->Take(u.seq, u.token, u.finished()) : Proceed::kGoOn;
                       }));
   if (collector) {
     TF_RETURN_IF_ERROR(collector->Write(transport, session->files->config, context.flags.model, flags.record_routing));

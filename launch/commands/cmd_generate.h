@@ -20,6 +20,7 @@ struct GenerateFlags {
   double min_p = 0;
   double repetition_penalty = 1;
   double presence_penalty = 0;
+  double frequency_penalty = 0;
   uint64_t seed = 0;
   std::vector<std::string> stop;  // texts that end a sequence, none empty
   bool json = false;              // one JSON document on stdout instead of streamed text

@@ -15,6 +15,7 @@ absl::StatusOr<RunReport> RunRequests(RankContext& context, ModelSession& sessio
   }
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"requests"}, added));
   TF_RETURN_IF_ERROR(engine.RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) -> absl::Status {
+    TF_RETURN_IF_ERROR(u.error);
     TF_ASSIGN_OR_RETURN(const Proceed proceed, on_update(u));
     if (proceed == Proceed::kFinish) scheduler.Finish(u.seq);
     return absl::OkStatus();

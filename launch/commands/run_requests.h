@@ -13,7 +13,8 @@ namespace tokenferry {
 // Whether a sequence goes on after an update that was not its last.
 enum class Proceed : uint8_t { kGoOn, kFinish };
 
-// Sees every update, on rank 0 alone. `seq` is the request's place in the list. An error ends the job.
+// Sees every update, on rank 0 alone. `seq` is the request's place in the list. An error, also of one sequence, ends
+// the job.
 using UpdateHandler = std::function<absl::StatusOr<Proceed>(const SequenceUpdate&)>;
 
 // Collective. Runs rank 0's requests to their ends; the other ranks' lists are ignored. ResourceExhausted, on all

@@ -20,9 +20,19 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
                                                        const ModelWeights& weights, const Placement& placement,
                                                        const EngineOptions& options) {
   std::unique_ptr<Engine> engine(new Engine(transport, device, config, options));
+  const MoeOptions moe{.compute = options.compute,
+                       .overflow = options.overflow,
+                       .max_tokens = engine->max_tokens(),
+                       .path = options.path,
+                       .dispatch_dtype = options.dispatch_dtype,
+                       .combine_dtype = options.combine_dtype,
+                       .reduction = options.reduction,
+                       .overlap = options.overlap,
+                       .exchange_budget = options.exchange_budget,
+                       .on_plan = options.on_plan,
+                       .on_path = options.on_path};
   TF_ASSIGN_OR_RETURN(engine->stream_, device.CreateStream());
-  TF_ASSIGN_OR_RETURN(engine->transformer_,
-                      Transformer::Create(transport, device, config, weights, placement, options));
+  TF_ASSIGN_OR_RETURN(engine->transformer_, Transformer::Create(transport, device, config, weights, placement, moe));
   TF_RETURN_IF_ERROR(engine->Allocate());
   return engine;
 }
@@ -116,9 +126,18 @@ absl::Status Engine::UpdateSequences(const StepPlan& plan) {
       return absl::InternalError(absl::StrCat("sequence ", started.seq, " is given block ", block, " of a cache of ",
                                               cache_->options().num_blocks));
     }
-    sequences_[started.seq] = {started, {{}, started.num_prompt_tokens}};
+    sequences_[started.seq] = {started, {}};
   }
   return absl::OkStatus();
+}
+
+// Only what sampling will look at is kept of a sequence's tokens.
+void Engine::CountTokens(const StepEntry& entry, RunningSequence& sequence) {
+  if (!UsesCounts(sequence.info.sampling)) return;
+  const int64_t num_prompt = std::clamp<int64_t>(sequence.info.num_prompt_tokens - entry.position, 0,
+                                                 static_cast<int64_t>(entry.tokens.size()));
+  sequence.counts.AddPrompt(absl::MakeConstSpan(entry.tokens).first(num_prompt));
+  for (const int32_t token : absl::MakeConstSpan(entry.tokens).subspan(num_prompt)) sequence.counts.AddOutput(token);
 }
 
 absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& mine) {
@@ -128,7 +147,7 @@ absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& m
     const StepEntry& e = *mine[i];
     RunningSequence& running = sequences_.at(e.seq);
     max_blocks = std::max(max_blocks, static_cast<int64_t>(running.info.blocks.size()));
-    running.history.tokens.insert(running.history.tokens.end(), e.tokens.begin(), e.tokens.end());
+    CountTokens(e, running);
     for (size_t t = 0; t < e.tokens.size(); ++t) {
       ids.push_back(e.tokens[t]);
       seq.push_back(static_cast<int32_t>(i));
@@ -227,30 +246,34 @@ absl::Status Engine::Score(const std::vector<const StepEntry*>& mine, std::vecto
     for (size_t i = 0; i < n; ++i) {
       const Wanted& w = wanted[begin + i];
       const absl::Span<const float> logits(logits_.as<float>() + i * V, V);
-      TF_RETURN_IF_ERROR(TakeLogits(*mine[w.entry], w.token, logits, results[w.entry]));
+      TakeLogits(*mine[w.entry], w.token, logits, results[w.entry]);
     }
   }
   return stream_->Synchronize();
 }
 
-absl::Status Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits,
-                                EntryResult& result) {
+void Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result) {
   if (entry.want == Want::kToken) {
     const RunningSequence& s = sequences_.at(entry.seq);
-    TF_ASSIGN_OR_RETURN(result.sampled, Sample(logits, s.info.sampling, s.history, entry.position + token + 1));
-    return absl::OkStatus();
+    const int64_t position = entry.position + token + 1;
+    auto sampled = sampler_.Sample(logits, s.info.sampling,
+                                   {.counts = UsesCounts(s.info.sampling) ? &s.counts : nullptr,
+                                    .position = position,
+                                    .num_generated = position - s.info.num_prompt_tokens});
+    result.error = sampled.status();
+    if (sampled.ok()) result.sampled = *std::move(sampled);
+    return;
   }
   if (token < static_cast<int64_t>(entry.targets.size())) {
     const int32_t target = entry.targets[token];
     result.logprobs.push_back(static_cast<double>(logits[target]) - LogSumExp(logits));
   }
   if (entry.want == Want::kLogits) result.logits.insert(result.logits.end(), logits.begin(), logits.end());
-  return absl::OkStatus();
 }
 
 SchedulerOptions Engine::scheduler_options() const {
   return {transport_.num_ranks(), options_.prefill_chunk, options_.max_sequences_per_rank,
-          options_.cache_tokens_per_rank / kCacheBlockTokens * kCacheBlockTokens};
+          options_.cache_tokens_per_rank / kCacheBlockTokens * kCacheBlockTokens, config_.vocab_size};
 }
 
 }  // namespace tokenferry

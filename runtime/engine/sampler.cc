@@ -4,121 +4,117 @@
 #include <cmath>
 #include <limits>
 
-#include "absl/strings/str_format.h"
+#include "core/check.h"
 
 namespace tokenferry {
 namespace {
 
-struct Candidate {
-  int32_t token;
-  double value;  // logit, then probability
-};
+constexpr double kNever = -std::numeric_limits<double>::infinity();
 
-// Each token once, however often it occurs.
-std::vector<int32_t> Distinct(absl::Span<const int32_t> tokens) {
-  std::vector<int32_t> sorted(tokens.begin(), tokens.end());
-  std::sort(sorted.begin(), sorted.end());
-  sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
-  return sorted;
-}
-
-void Penalise(const SamplingParams& params, const TokenHistory& history, std::vector<double>& logits) {
-  const int64_t size = static_cast<int64_t>(logits.size());
-  if (params.repetition_penalty != 1) {
-    for (int32_t token : Distinct(history.tokens)) {
-      if (token < 0 || token >= size) continue;
-      double& logit = logits[token];
-      logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
-    }
-  }
-  if (params.presence_penalty != 0) {
-    for (int32_t token : Distinct(absl::MakeSpan(history.tokens).subspan(history.num_prompt_tokens))) {
-      if (token >= 0 && token < size) logits[token] -= params.presence_penalty;
-    }
+void Penalise(const SamplingParams& params, const TokenCounts& counts, absl::Span<double> scores) {
+  for (const auto& [token, num_in_output] : counts.num_in_output()) {
+    if (token < 0 || token >= static_cast<int64_t>(scores.size())) continue;
+    double& score = scores[token];
+    score = score > 0 ? score / params.repetition_penalty : score * params.repetition_penalty;
+    if (num_in_output == 0) continue;
+    score -= params.presence_penalty;
+    score -= params.frequency_penalty * num_in_output;
   }
 }
 
-// Candidates by falling logit (ties to the lower id), cut by top-k, as probabilities cut by top-p and min-p.
-std::vector<Candidate> Shortlist(const SamplingParams& params, const std::vector<double>& logits) {
-  std::vector<Candidate> all(logits.size());
-  // The largest is subtracted before the division: no temperature turns a finite logit into +infinity, or two equal
-  // ones into infinity minus infinity.
-  const double largest = *std::max_element(logits.begin(), logits.end());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    all[i] = {static_cast<int32_t>(i), (logits[i] - largest) / params.temperature};
+// In four chains, a fixed order: one chain of additions would take longer than the exponentials.
+double SumOf(absl::Span<const double> values) {
+  double chains[4] = {};
+  const size_t whole = values.size() / 4 * 4;
+  for (size_t i = 0; i < whole; i += 4) {
+    for (int c = 0; c < 4; ++c) chains[c] += values[i + c];
   }
-  const auto before = [](const Candidate& a, const Candidate& b) {
-    return a.value != b.value ? a.value > b.value : a.token < b.token;
-  };
-  if (params.top_k > 0 && params.top_k < static_cast<int64_t>(all.size())) {
-    std::partial_sort(all.begin(), all.begin() + params.top_k, all.end(), before);
-    all.resize(params.top_k);
-  } else {
-    std::sort(all.begin(), all.end(), before);
-  }
-  double sum = 0;
-  for (Candidate& c : all) sum += c.value = std::exp(c.value);
-  for (Candidate& c : all) c.value /= sum;
-  size_t keep = all.size();
-  if (params.top_p < 1) {
-    double mass = 0;
-    for (keep = 0; keep < all.size() && mass < params.top_p; ++keep) mass += all[keep].value;
-  }
-  // top-p renormalises nothing that min-p sees: both compare ratios to the likeliest token.
-  while (keep > 1 && all[keep - 1].value < params.min_p * all[0].value) --keep;
-  all.resize(std::max<size_t>(keep, 1));
-  return all;
-}
-
-int32_t Draw(const std::vector<Candidate>& candidates, double uniform) {
-  double sum = 0;
-  for (const Candidate& c : candidates) sum += c.value;
-  double left = uniform * sum;
-  for (const Candidate& c : candidates) {
-    left -= c.value;
-    if (left < 0) return c.token;
-  }
-  return candidates.back().token;
-}
-
-absl::Status RangeError(absl::string_view name, double value, absl::string_view range) {
-  return absl::InvalidArgumentError(absl::StrFormat("%s is %g, but must be %s", name, value, range));
+  for (size_t i = whole; i < values.size(); ++i) chains[i - whole] += values[i];
+  return (chains[0] + chains[1]) + (chains[2] + chains[3]);
 }
 
 }  // namespace
 
-absl::Status Validate(const SamplingParams& p) {
-  // Written as !(in range), so that NaN is refused; and a denormal number is in no range but as 0.
-  const auto within = [](double v, double low, double high) {
-    return v >= low && v <= high && (v == 0 || std::isnormal(v));
-  };
-  if (p.temperature != 0 && !within(p.temperature, kMinTemperature, kMaxTemperature)) {
-    return RangeError("temperature", p.temperature,
-                      absl::StrCat("0, or from ", kMinTemperature, " to ", kMaxTemperature));
+Sampler::Sampler() : kernels_(SamplerKernelsFor(BestIsa(SupportedIsas()))) {}
+
+absl::Status Sampler::Widen(absl::Span<const float> logits, int64_t position) {
+  const auto size = static_cast<int64_t>(logits.size());
+  scores_.resize(size);
+  relative_.resize(size);
+  const LogitScan scan = kernels_.widen(logits.data(), size, scores_.data());
+  for (int64_t i = 0; !scan.all_below_infinity && i < size; ++i) {
+    if (scores_[i] < -kNever) continue;
+    return absl::InternalError(absl::StrCat("logit of token ", i, " at position ", position, " is ",
+                                            std::isnan(scores_[i]) ? "NaN" : "infinite"));
   }
-  if (p.top_k < 0) return RangeError("top-k", p.top_k, "0 (all tokens) or more");
-  if (!within(p.top_p, kMinTopP, 1)) return RangeError("top-p", p.top_p, absl::StrCat("from ", kMinTopP, " to 1"));
-  if (!within(p.min_p, 0, 1)) return RangeError("min-p", p.min_p, "from 0 to 1");
-  if (!within(p.repetition_penalty, kMinRepetitionPenalty, kMaxRepetitionPenalty)) {
-    return RangeError("repetition-penalty", p.repetition_penalty,
-                      absl::StrCat("from ", kMinRepetitionPenalty, " to ", kMaxRepetitionPenalty));
+  if (scan.largest == kNever) {
+    return absl::InternalError(absl::StrCat("all logits at position ", position, " are -infinity"));
   }
-  if (!within(p.presence_penalty, -kMaxPresencePenalty, kMaxPresencePenalty)) {
-    return RangeError("presence-penalty", p.presence_penalty,
-                      absl::StrCat("from ", -kMaxPresencePenalty, " to ", kMaxPresencePenalty));
-  }
+  largest_ = scan.largest;
   return absl::OkStatus();
 }
 
-std::vector<std::string> UnusedParams(const SamplingParams& p) {
-  std::vector<std::string> names;
-  if (p.temperature != 0) return names;
-  const SamplingParams defaults;
-  if (p.top_p != defaults.top_p) names.emplace_back("top-p");
-  if (p.top_k != defaults.top_k) names.emplace_back("top-k");
-  if (p.min_p != defaults.min_p) names.emplace_back("min-p");
-  if (p.seed != defaults.seed) names.emplace_back("seed");
-  return names;
+// Whether any score is another one than the logit.
+bool Sampler::Adjust(const SamplingParams& params, const SamplingState& state) {
+  const auto size = static_cast<int64_t>(scores_.size());
+  const auto in_vocabulary = [size](int32_t token) { return token >= 0 && token < size; };
+  for (int64_t i = 0; !state.allowed.empty() && i < size; ++i) {
+    const auto word = static_cast<size_t>(i / 64);
+    if (word >= state.allowed.size() || (state.allowed[word] >> (i % 64) & 1) == 0) scores_[i] = kNever;
+  }
+  const bool must_go_on = state.num_generated < params.min_tokens;
+  for (const int32_t token : params.stop_token_ids) {
+    if (must_go_on && in_vocabulary(token)) scores_[token] = kNever;
+  }
+  for (const LogitBias& b : params.logit_bias) {
+    if (in_vocabulary(b.token)) scores_[b.token] += b.bias;
+  }
+  if (state.counts != nullptr) Penalise(params, *state.counts, absl::MakeSpan(scores_));
+  return !state.allowed.empty() || must_go_on || !params.logit_bias.empty() || state.counts != nullptr;
+}
+
+int32_t Sampler::Draw(const SamplingParams& params, double uniform) {
+  order_.Assign(scores_, relative_);
+  const auto share = [](double part, uint64_t whole) {
+    return std::clamp<uint64_t>(static_cast<uint64_t>(std::ceil(part * static_cast<double>(whole))), 1, whole);
+  };
+  uint64_t kept = order_.total();
+  if (params.top_k > 0) kept = order_.AtCount(params.top_k).weight;
+  if (params.top_p < 1) kept = order_.AtWeight(share(params.top_p, kept)).weight;
+  if (params.min_p > 0) {
+    // Compares with the likeliest token, so that it does not matter what top-k and top-p have dropped.
+    kept = std::min(kept, order_.WeightOfThoseFrom(share(params.min_p, TokenOrder::Weight(1))));
+  }
+  const auto drawn = static_cast<uint64_t>(uniform * static_cast<double>(kept)) + 1;
+  return order_.AtWeight(std::min(drawn, kept)).token;
+}
+
+absl::StatusOr<SampledToken> Sampler::Sample(absl::Span<const float> logits, const SamplingParams& params,
+                                             const SamplingState& state) {
+  TF_RETURN_IF_ERROR(Widen(logits, state.position));
+  const auto size = static_cast<int64_t>(logits.size());
+  kernels_.exp_scores(scores_.data(), size, largest_, 1, relative_.data());
+  const double log_sum = largest_ + std::log(SumOf(relative_));
+  double largest = largest_;
+  if (Adjust(params, state)) {
+    largest = kernels_.largest(scores_.data(), size);
+    if (largest == kNever) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("no token may come at position ", state.position, ": every one is ruled out"));
+    }
+  }
+  SampledToken chosen;
+  if (params.temperature == 0) {
+    chosen.token = static_cast<int32_t>(std::find(scores_.begin(), scores_.end(), largest) - scores_.begin());
+  } else {
+    // The largest is subtracted before the division: no temperature turns a finite logit into +infinity, or two equal
+    // ones into infinity minus infinity.
+    kernels_.exp_scores(scores_.data(), size, largest, params.temperature, relative_.data());
+    chosen.token = Draw(params, CounterUniform(params.seed, static_cast<uint64_t>(state.position)));
+  }
+  chosen.logprob = static_cast<float>(logits[chosen.token] - log_sum);
+  chosen.top = Likeliest(logits, params.num_top_logprobs, log_sum);
+  return chosen;
 }
 
 double CounterUniform(uint64_t seed, uint64_t counter) {
@@ -139,28 +135,20 @@ double LogSumExp(absl::Span<const float> logits) {
   return top + std::log(sum);
 }
 
-absl::StatusOr<SampledToken> Sample(absl::Span<const float> logits, const SamplingParams& params,
-                                    const TokenHistory& history, int64_t position) {
+std::vector<TokenLogprob> Likeliest(absl::Span<const float> logits, int count, double log_sum_exp) {
+  std::vector<TokenLogprob> top;  // with logits for the time being
+  count = std::min(count, static_cast<int>(logits.size()));
+  if (count == 0) return top;
   for (size_t i = 0; i < logits.size(); ++i) {
-    const bool is_nan = std::isnan(logits[i]);
-    if (is_nan || (std::isinf(logits[i]) && logits[i] > 0)) {
-      const char* const what = is_nan ? "NaN" : "infinite";
-      return absl::InternalError(absl::StrCat("logit of token ", i, " at position ", position, " is ", what));
+    if (static_cast<int>(top.size()) == count) {
+      if (!(logits[i] > top.back().logprob)) continue;
+      top.pop_back();
     }
+    const auto at = std::find_if(top.begin(), top.end(), [&](const auto& t) { return logits[i] > t.logprob; });
+    top.insert(at, {static_cast<int32_t>(i), logits[i]});
   }
-  if (std::isinf(*std::max_element(logits.begin(), logits.end()))) {
-    return absl::InternalError(absl::StrCat("all logits at position ", position, " are -infinity"));
-  }
-  std::vector<double> scores(logits.begin(), logits.end());
-  Penalise(params, history, scores);
-  SampledToken chosen;
-  if (params.temperature == 0) {
-    chosen.token = static_cast<int32_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
-  } else {
-    chosen.token = Draw(Shortlist(params, scores), CounterUniform(params.seed, static_cast<uint64_t>(position)));
-  }
-  chosen.logprob = static_cast<float>(logits[chosen.token] - LogSumExp(logits));
-  return chosen;
+  for (TokenLogprob& t : top) t.logprob = static_cast<float>(t.logprob - log_sum_exp);
+  return top;
 }
 
 }  // namespace tokenferry

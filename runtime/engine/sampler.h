@@ -3,59 +3,81 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "core/status.h"
+#include "runtime/engine/sampler_kernels.h"
+#include "runtime/engine/sampling_params.h"
+#include "runtime/engine/token_order.h"
 
 namespace tokenferry {
 
-struct SamplingParams {
-  double temperature = 0;         // 0: greedy
-  int32_t top_k = 0;              // 0: all
-  double top_p = 1.0;             // at most 1
-  double min_p = 0.0;             // at most 1: drops tokens less likely than min_p times the likeliest
-  double repetition_penalty = 1;  // divides positive, multiplies negative logits of tokens in prompt or output (CTRL)
-  double presence_penalty = 0;    // subtracted from logits of tokens in the output (OpenAI)
-  uint64_t seed = 0;
+// What the penalties look at: how often each token of a sequence is in its output.
+class TokenCounts {
+ public:
+  void AddPrompt(absl::Span<const int32_t> tokens) {
+    for (const int32_t token : tokens) num_in_output_.try_emplace(token, 0);
+  }
+  void AddOutput(int32_t token) { num_in_output_[token] += 1; }
+  // Every token of prompt and output; 0: in the prompt alone.
+  const absl::flat_hash_map<int32_t, int32_t>& num_in_output() const { return num_in_output_; }
+
+ private:
+  absl::flat_hash_map<int32_t, int32_t> num_in_output_;
 };
 
-// The smallest values that can be meant. Below, a parameter is a slip (1e-308) or would make infinities of logits.
-inline constexpr double kMinTemperature = 1e-5;  // and 0; odds of tokens whose logits differ by 0.01 are e^1000 here
-inline constexpr double kMinTopP = 1e-9;
-inline constexpr double kMinRepetitionPenalty = 0.01;
-// The largest.
-inline constexpr double kMaxTemperature = 100, kMaxRepetitionPenalty = 100, kMaxPresencePenalty = 100;
-
-// InvalidArgument naming the parameter, its value and its range. Refuses NaN, infinities and denormal numbers too.
-absl::Status Validate(const SamplingParams& params);
-
-// The parameters that are set but mean nothing at temperature 0, as flags are spelled: "top-p", "seed". Empty at other
-// temperatures.
-std::vector<std::string> UnusedParams(const SamplingParams& params);
-
-// What the penalties look at.
-struct TokenHistory {
-  std::vector<int32_t> tokens;  // prompt, then output
-  int64_t num_prompt_tokens = 0;
+struct TokenLogprob {
+  int32_t token = -1;
+  float logprob = 0;
 };
 
 struct SampledToken {
   int32_t token = -1;
   float logprob = 0;  // natural log of the token's softmax probability over the raw logits
+  std::vector<TokenLogprob>
+      top;  // SamplingParams::num_top_logprobs likeliest over the raw logits, ties to the lower id
 };
 
-// Order: penalties, temperature, top-k, top-p, min-p (transformers' order), then one draw. `position` is the position
-// of the new token in its sequence. Greedy takes the largest logit, ties to the lower id. Internal when a logit is NaN
-// or +infinity, or all are -infinity.
-absl::StatusOr<SampledToken> Sample(absl::Span<const float> logits, const SamplingParams& params,
-                                    const TokenHistory& history, int64_t position);
+// Where a sequence stands.
+struct SamplingState {
+  const TokenCounts* counts = nullptr;      // null: no token yet
+  int64_t position = 0;                     // of the new token in its sequence
+  int64_t num_generated = 0;                // tokens of the output so far
+  absl::Span<const uint64_t> allowed = {};  // bit i of word i / 64: token i may come next; empty: all may
+};
+
+// Keeps scratch memory of a vocabulary's size from token to token; one per thread.
+class Sampler {
+ public:
+  Sampler();
+
+  // Order: allowed tokens and min_tokens, logit_bias, penalties (repetition, then presence and frequency), temperature,
+  // top-k, top-p, min-p (transformers' order), then one draw. Greedy takes the largest logit, ties to the lower id.
+  // Internal when a logit is NaN or +infinity, or all are -infinity; FailedPrecondition when no token is left to
+  // choose. Tokens in `params` and in the counts that are not in the vocabulary are passed over.
+  absl::StatusOr<SampledToken> Sample(absl::Span<const float> logits, const SamplingParams& params,
+                                      const SamplingState& state);
+
+ private:
+  absl::Status Widen(absl::Span<const float> logits, int64_t position);
+  bool Adjust(const SamplingParams& params, const SamplingState& state);
+  int32_t Draw(const SamplingParams& params, double uniform);
+
+  const SamplerKernels& kernels_;
+  std::vector<double> scores_, relative_;  // [V]
+  double largest_ = 0;                     // of the raw logits
+  TokenOrder order_;
+};
 
 // Uniform in [0, 1): a pure function of its arguments (splitmix64 finaliser over seed and counter).
 double CounterUniform(uint64_t seed, uint64_t counter);
 
 // Natural log of sum(exp(logits)), in double.
 double LogSumExp(absl::Span<const float> logits);
+
+// The `count` largest logits, ties to the lower id, less `log_sum_exp`.
+std::vector<TokenLogprob> Likeliest(absl::Span<const float> logits, int count, double log_sum_exp);
 
 }  // namespace tokenferry

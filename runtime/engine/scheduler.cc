@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/algorithm/container.h"
 #include "core/check.h"
 #include "runtime/attention/attention_ops.h"
 
@@ -23,6 +24,13 @@ absl::StatusOr<int32_t> Scheduler::Add(Request request) {
     return absl::InvalidArgumentError(
         absl::StrCat("max-tokens is ", request.max_new_tokens, ", but must be at least 1"));
   }
+  for (const int32_t token : request.prompt) {
+    if (token >= 0 && token < options_.vocab_size) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("the prompt has token ", token, ", but the model's tokens are 0 to ", options_.vocab_size - 1));
+  }
+  TF_RETURN_IF_ERROR(Validate(request.sampling));
+  TF_RETURN_IF_ERROR(ValidateTokens(request.sampling, options_.vocab_size));
   const int64_t needed = BlocksFor(request), capacity = options_.cache_tokens_per_rank / kCacheBlockTokens;
   if (needed > capacity) {
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -111,20 +119,29 @@ absl::StatusOr<std::vector<SequenceUpdate>> Scheduler::Accept(const std::vector<
     if (it == running_.end()) continue;
     Sequence& s = it->second;
     s.num_done += std::exchange(s.num_in_flight, 0);
-    if (entry.want == Want::kNothing) continue;
     SequenceUpdate update;
     update.seq = entry.seq;
-    if (entry.want == Want::kToken) {
+    if (!results[i].error.ok()) {
+      update.error = results[i].error;
+      update.end = SequenceEnd::kError;
+    } else if (entry.want == Want::kNothing) {
+      continue;
+    } else if (entry.want == Want::kToken) {
       update.has_token = true;
       update.token = results[i].sampled;
       s.last_token = update.token.token;
-      update.finished = ++s.num_generated >= s.request.max_new_tokens;
+      s.num_generated += 1;
+      if (absl::c_linear_search(s.request.sampling.stop_token_ids, s.last_token)) {
+        update.end = SequenceEnd::kStopToken;
+      } else if (s.num_generated >= s.request.max_new_tokens) {
+        update.end = SequenceEnd::kLength;
+      }
     } else {
       update.position = entry.position;
       update.result = results[i];
-      update.finished = s.num_done == s.num_prompt_tokens();
+      if (s.num_done == s.num_prompt_tokens()) update.end = SequenceEnd::kLength;
     }
-    if (update.finished) Release(entry.seq);
+    if (update.finished()) Release(entry.seq);
     updates.push_back(std::move(update));
   }
   return updates;

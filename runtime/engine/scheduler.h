@@ -17,6 +17,7 @@ struct SchedulerOptions {
   int64_t prefill_chunk = 512;           // most prompt tokens per rank and step, at least 1
   int64_t max_sequences_per_rank = 32;   // running at once
   int64_t cache_tokens_per_rank = 4096;  // whole cache blocks are counted
+  int64_t vocab_size = int64_t{1} << 31;
 };
 
 enum class RequestKind : uint8_t { kGenerate, kScore, kLogits };
@@ -28,22 +29,32 @@ struct Request {
   SamplingParams sampling;
 };
 
+enum class SequenceEnd : uint8_t {
+  kNotYet,
+  kStopToken,  // the token is one of SamplingParams::stop_token_ids
+  kLength,     // max_new_tokens reached, or the last chunk scored
+  kError,
+};
+
 // What a step brought for one sequence.
 struct SequenceUpdate {
   int32_t seq = 0;
   bool has_token = false;  // kGenerate: a new token
   SampledToken token;
-  int64_t position = 0;   // kScore, kLogits: of the first row of `result`
-  EntryResult result;     // kScore, kLogits
-  bool finished = false;  // max_new_tokens reached, or the last chunk scored
+  int64_t position = 0;  // kScore, kLogits: of the first row of `result`
+  EntryResult result;    // kScore, kLogits
+  SequenceEnd end = SequenceEnd::kNotYet;
+  absl::Status error;  // kError: of this sequence alone; the others go on
+
+  bool finished() const { return end != SequenceEnd::kNotYet; }
 };
 
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerOptions& options);
 
-  // The sequence's number. InvalidArgument for an empty prompt; ResourceExhausted, with the numbers, when the request
-  // could never fit into a rank's cache.
+  // The sequence's number. InvalidArgument for an empty prompt, a token that the model does not have, and what Validate
+  // refuses; ResourceExhausted, with the numbers, when the request could never fit into a rank's cache.
   absl::StatusOr<int32_t> Add(Request request);
 
   // The next step: admits waiting requests in order of arrival onto the rank with the most free cache (ties to the

@@ -53,6 +53,7 @@ struct StepPlan {
 // What a rank reports back about its entries, in the plan's order.
 struct EntryResult {
   int32_t seq = 0;
+  absl::Status error;                // what this sequence alone has met; the rest is empty then
   SampledToken sampled;              // kToken
   std::vector<double> logprobs;      // kScores, kLogits: per target
   std::vector<float> logits;         // kLogits: [tokens, V]

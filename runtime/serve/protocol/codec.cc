@@ -10,11 +10,6 @@ namespace tokenferry {
 // Found by argument-dependent lookup, which does not look into unnamed namespaces: hence static. Each takes its struct
 // apart by a structured binding, so that a new field that is forgotten here does not compile.
 template <class Archive>
-static void Fields(Archive& a, SamplingParams& p) {
-  auto& [temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, seed] = p;
-  a(temperature), a(top_k), a(top_p), a(min_p), a(repetition_penalty), a(presence_penalty), a(seed);
-}
-template <class Archive>
 static void Fields(Archive& a, ReportedToken& t) {
   auto& [token, logprob] = t;
   a(token), a(logprob);

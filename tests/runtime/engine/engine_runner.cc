@@ -65,14 +65,25 @@ absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSe
   load.placement = &placement;
   load.rank = transport.rank();
   TF_ASSIGN_OR_RETURN(const ModelWeights weights, LoadWeights(checkpoint, plan.plan, *stream, load));
+  EngineOptions options;
+  options.compute = setup.compute;
+  options.path = setup.path;
+  options.overflow = setup.overflow;
+  options.dispatch_dtype = setup.dispatch_dtype;
+  options.combine_dtype = setup.combine_dtype;
+  options.overlap = setup.overlap;
+  options.exchange_budget = setup.exchange_budget;
+  options.prefill_chunk = setup.prefill_chunk;
+  options.cache_tokens_per_rank = setup.cache_tokens_per_rank;
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                      Engine::Create(transport, *device, config, weights, placement, setup.engine));
+                      Engine::Create(transport, *device, config, weights, placement, options));
   Scheduler scheduler(engine->scheduler_options());
   std::vector<RunResult> results(requests.size());
   if (transport.rank() == RankId(0)) {
     for (const Request& r : requests) TF_RETURN_IF_ERROR(scheduler.Add(r).status());
   }
   TF_RETURN_IF_ERROR(engine->RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) -> absl::Status {
+    TF_RETURN_IF_ERROR(u.error);
     Append(u, config, static_cast<int64_t>(requests[u.seq].prompt.size()), results[u.seq]);
     return absl::OkStatus();
   }));

@@ -11,11 +11,30 @@ namespace {
 
 using testing::HasSubstr;
 
-SampledToken Ok(const std::vector<float>& logits, const SamplingParams& p, const TokenHistory& h = {},
+struct History {
+  std::vector<int32_t> prompt, output;
+};
+
+TokenCounts CountsOf(const History& h) {
+  TokenCounts counts;
+  counts.AddPrompt(h.prompt);
+  for (const int32_t token : h.output) counts.AddOutput(token);
+  return counts;
+}
+
+SampledToken Ok(const std::vector<float>& logits, const SamplingParams& p, const History& h = {},
                 int64_t position = 7) {
-  const auto sampled = Sample(logits, p, h, position);
+  static Sampler sampler;
+  const TokenCounts counts = CountsOf(h);
+  const auto sampled = sampler.Sample(
+      logits, p, {.counts = &counts, .position = position, .num_generated = static_cast<int64_t>(h.output.size())});
   EXPECT_TRUE(sampled.ok()) << sampled.status();
   return *sampled;
+}
+
+absl::Status Refusal(const std::vector<float>& logits, const SamplingParams& p, SamplingState state = {}) {
+  state.position = 9;
+  return Sampler().Sample(logits, p, state).status();
 }
 
 // How often each token is drawn over many positions.
@@ -70,7 +89,7 @@ TEST(Sampler, TopKTopPAndMinPCutTheTail) {
 TEST(Sampler, RepetitionPenaltyLooksAtPromptAndOutput) {
   SamplingParams p;
   p.repetition_penalty = 2;
-  const TokenHistory history{{0, 1}, 1};
+  const History history{{0}, {1}};
   EXPECT_EQ(Ok({3, 3.5f, 2}, p, history).token, 2);        // 1.5, 1.75, 2
   EXPECT_EQ(Ok({-1, -1.5f, -2.5f}, p, history).token, 0);  // -2, -3, -2.5
 }
@@ -78,9 +97,69 @@ TEST(Sampler, RepetitionPenaltyLooksAtPromptAndOutput) {
 TEST(Sampler, PresencePenaltyLooksAtOutputOnceForEachToken) {
   SamplingParams p;
   p.presence_penalty = 1;
-  const TokenHistory history{{0, 1, 1}, 1};
+  const History history{{0}, {1, 1}};
   EXPECT_EQ(Ok({3, 3.5f, 2}, p, history).token, 0);  // 3, 2.5, 2: the prompt's token 0 is left alone
   EXPECT_EQ(Ok({1, 3.5f, 2}, p, history).token, 1);  // 2.5, though token 1 occurs twice
+}
+
+TEST(Sampler, FrequencyPenaltyCountsTheOutput) {
+  SamplingParams p;
+  p.frequency_penalty = 1;
+  EXPECT_EQ(Ok({3, 4.5f, 2}, p, {{0}, {1, 1}}).token, 0);  // 3, 2.5, 2
+  EXPECT_EQ(Ok({3, 4.5f, 2}, p, {{1}, {1}}).token, 1);     // 3, 3.5, 2: once in the output
+}
+
+TEST(Sampler, LogitBiasComesBeforeThePenalties) {
+  SamplingParams p;
+  p.logit_bias = {{2, 2.0}, {0, -100}, {1 << 20, 5}};
+  EXPECT_EQ(Ok({3, 3.5f, 2}, p).token, 2);  // -97, 3.5, 4
+  p.repetition_penalty = 2;
+  EXPECT_EQ(Ok({3, 3.5f, 2}, p, {{2}, {}}).token, 1);  // -97, 3.5, (2 + 2) / 2
+}
+
+TEST(Sampler, StopTokensWaitForMinTokens) {
+  SamplingParams p;
+  p.stop_token_ids = {1};
+  p.min_tokens = 2;
+  EXPECT_EQ(Ok({3, 3.5f, 2}, p, {{5}, {4}}).token, 0);     // one has been generated
+  EXPECT_EQ(Ok({3, 3.5f, 2}, p, {{5}, {4, 4}}).token, 1);  // two
+  p.min_tokens = 0;
+  EXPECT_EQ(Ok({3, 3.5f, 2}, p).token, 1);
+}
+
+TEST(Sampler, OnlyAllowedTokensMayCome) {
+  std::vector<float> logits(130);
+  for (int i = 0; i < 130; ++i) logits[i] = static_cast<float>(i);
+  SamplingParams p;
+  const std::vector<uint64_t> allowed = {1u << 5, 1u << 3, 0};
+  Sampler sampler;
+  for (const double temperature : {0.0, 100.0}) {
+    p.temperature = temperature;
+    for (int position = 0; position < 20; ++position) {
+      const auto sampled = sampler.Sample(logits, p, {.position = position, .allowed = allowed});
+      ASSERT_TRUE(sampled.ok()) << sampled.status();
+      EXPECT_TRUE(sampled->token == 5 || sampled->token == 67) << sampled->token;
+      EXPECT_NEAR(sampled->logprob, sampled->token - 129.458675, 1e-4);  // log(1 - 1/e): of the raw logits
+    }
+  }
+  EXPECT_THAT(std::string(Refusal(logits, p, {.allowed = std::vector<uint64_t>{0, 0, 0}}).message()),
+              HasSubstr("no token may come at position 9"));
+}
+
+TEST(Sampler, ReportsTheLikeliestTokens) {
+  SamplingParams p;
+  p.num_top_logprobs = 3;
+  p.logit_bias = {{3, 50}};  // changes the choice, not what is reported
+  const SampledToken t = Ok({1, 5, 2, -1, 5, 2}, p);
+  EXPECT_EQ(t.token, 3);
+  ASSERT_EQ(t.top.size(), 3u);
+  EXPECT_EQ(t.top[0].token, 1);
+  EXPECT_EQ(t.top[1].token, 4);
+  EXPECT_EQ(t.top[2].token, 2);
+  EXPECT_EQ(t.top[0].logprob, t.top[1].logprob);
+  EXPECT_NEAR(t.top[2].logprob - t.logprob, 3, 1e-6);
+  p.num_top_logprobs = 20;
+  EXPECT_EQ(Ok({1, 5}, p).top.size(), 2u);
 }
 
 TEST(Sampler, TheDrawDependsOnSeedAndPositionAlone) {
@@ -89,7 +168,7 @@ TEST(Sampler, TheDrawDependsOnSeedAndPositionAlone) {
   p.temperature = 1;
   p.seed = 5;
   const int32_t first = Ok(logits, p, {}, 3).token;
-  EXPECT_EQ(Ok(logits, p, {{1, 2, 3}, 2}, 3).token, first);
+  EXPECT_EQ(Ok(logits, p, {{1, 2}, {3}}, 3).token, first);
   int other_position = 0, other_seed = 0;
   for (int i = 0; i < 20; ++i) other_position += Ok(logits, p, {}, 100 + i).token != first;
   for (int i = 0; i < 20; ++i) {
@@ -116,9 +195,13 @@ TEST(Sampler, CounterUniformIsUniform) {
 }
 
 TEST(Sampler, RefusesNaNNamingTheToken) {
-  const auto sampled = Sample(std::vector<float>{0, std::numeric_limits<float>::quiet_NaN()}, {}, {}, 9);
-  ASSERT_FALSE(sampled.ok());
-  EXPECT_THAT(std::string(sampled.status().message()), HasSubstr("token 1 at position 9 is NaN"));
+  std::vector<float> logits(37, 0.0f);
+  for (const size_t at : {1u, 8u, 35u, 36u}) {  // in a vector, and behind the last one
+    auto broken = logits;
+    broken[at] = std::numeric_limits<float>::quiet_NaN();
+    EXPECT_THAT(std::string(Refusal(broken, {}).message()),
+                HasSubstr(absl::StrCat("token ", at, " at position 9 is NaN")));
+  }
 }
 
 TEST(Sampler, RefusesInfinityAndNothingToChooseFrom) {
@@ -126,10 +209,8 @@ TEST(Sampler, RefusesInfinityAndNothingToChooseFrom) {
   SamplingParams warm;
   warm.temperature = 1;
   for (const SamplingParams& p : {SamplingParams(), warm}) {
-    EXPECT_THAT(std::string(Sample(std::vector<float>{0, inf}, p, {}, 9).status().message()),
-                HasSubstr("token 1 at position 9 is infinite"));
-    EXPECT_THAT(std::string(Sample(std::vector<float>{-inf, -inf}, p, {}, 9).status().message()),
-                HasSubstr("all logits at position 9 are -infinity"));
+    EXPECT_THAT(std::string(Refusal({0, inf}, p).message()), HasSubstr("token 1 at position 9 is infinite"));
+    EXPECT_THAT(std::string(Refusal({-inf, -inf}, p).message()), HasSubstr("all logits at position 9 are -infinity"));
     EXPECT_EQ(Ok({-inf, 2, -inf}, p).token, 1);  // masked tokens
   }
 }
@@ -178,6 +259,17 @@ TEST(Sampler, ValidateNamesParameterValueAndRange) {
   EXPECT_THAT(message([](auto& p) { p.min_p = 1.5; }), HasSubstr("min-p is 1.5"));
   EXPECT_THAT(message([](auto& p) { p.repetition_penalty = 0; }), HasSubstr("repetition-penalty is 0"));
   EXPECT_THAT(message([](auto& p) { p.presence_penalty = 101; }), HasSubstr("presence-penalty is 101"));
+  EXPECT_THAT(message([](auto& p) { p.frequency_penalty = -101; }), HasSubstr("frequency-penalty is -101"));
+  EXPECT_THAT(message([](auto& p) { p.logit_bias = {{7, 100.5}}; }), HasSubstr("logit-bias of token 7 is 100.5"));
+  EXPECT_THAT(message([](auto& p) { p.logit_bias = {{7, 1}, {8, 1}, {7, 2}}; }), HasSubstr("token 7 twice"));
+  EXPECT_THAT(message([](auto& p) { p.logit_bias.resize(1025); }), HasSubstr("is 1025, but must be from 0 to 1024"));
+  EXPECT_THAT(message([](auto& p) { p.stop_token_ids.resize(1025); }), HasSubstr("stop tokens is 1025"));
+  EXPECT_THAT(message([](auto& p) { p.min_tokens = -1; }), HasSubstr("min-tokens is -1"));
+  EXPECT_THAT(message([](auto& p) { p.num_top_logprobs = 21; }), HasSubstr("top-logprobs is 21"));
+  SamplingParams p;
+  p.logit_bias = {{10, 1}};
+  EXPECT_TRUE(ValidateTokens(p, 11).ok());
+  EXPECT_THAT(std::string(ValidateTokens(p, 10).message()), HasSubstr("logit-bias has token 10"));
 }
 
 }  // namespace

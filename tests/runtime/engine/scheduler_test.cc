@@ -49,11 +49,11 @@ TEST(Scheduler, PrefillsInChunksThenDecodesOneTokenAStep) {
   EXPECT_EQ(plan.entries[0].tokens, (std::vector<int32_t>{9, 10}));
   ASSERT_EQ(updates.size(), 1u);
   EXPECT_EQ(updates[0].token.token, 900);
-  EXPECT_FALSE(updates[0].finished);
+  EXPECT_FALSE(updates[0].finished());
   updates = Turn(s, plan);
   EXPECT_EQ(plan.entries[0].tokens, (std::vector<int32_t>{900}));
   EXPECT_EQ(plan.entries[0].position, 10);
-  EXPECT_TRUE(updates[0].finished);
+  EXPECT_TRUE(updates[0].finished());
   EXPECT_TRUE(s.idle());
   EXPECT_EQ(s.Next().released, (std::vector<int32_t>{0}));
 }
@@ -104,7 +104,18 @@ TEST(Scheduler, RefusesWhatCanNeverRun) {
   EXPECT_THAT(std::string(s.Add(Generate(1, 0)).status().message()), HasSubstr("max-tokens is 0"));
   EXPECT_THAT(std::string(s.Add(Generate(120, 9)).status().message()),
               HasSubstr("needs 3 cache blocks of 64 tokens, but a rank has 2"));
-  EXPECT_TRUE(s.idle());
+  Scheduler small({.num_ranks = 1, .vocab_size = 10});
+  EXPECT_THAT(std::string(small.Add(Generate(10, 1)).status().message()),
+              HasSubstr("token 10, but the model's tokens"));
+  Request request = Generate(3, 1);
+  request.prompt[1] = -1;
+  EXPECT_THAT(std::string(small.Add(request).status().message()), HasSubstr("token -1"));
+  request = Generate(3, 1);
+  request.sampling.stop_token_ids = {10};
+  EXPECT_THAT(std::string(small.Add(request).status().message()), HasSubstr("stop-token-ids has token 10"));
+  request.sampling = {.top_p = 0};
+  EXPECT_THAT(std::string(small.Add(request).status().message()), HasSubstr("top-p is 0"));
+  EXPECT_TRUE(s.idle() && small.idle());
 }
 
 TEST(Scheduler, ScoresEveryTokenButTheFirst) {
@@ -116,11 +127,45 @@ TEST(Scheduler, ScoresEveryTokenButTheFirst) {
   std::vector<int32_t> targets;
   bool finished = false;
   while (!s.idle()) {
-    for (const auto& u : Turn(s, plan)) finished = u.finished;
+    for (const auto& u : Turn(s, plan)) finished = u.finished();
     targets.insert(targets.end(), plan.entries[0].targets.begin(), plan.entries[0].targets.end());
   }
   EXPECT_EQ(targets, (std::vector<int32_t>{2, 3, 4, 5}));
   EXPECT_TRUE(finished);
+}
+
+TEST(Scheduler, AStopTokenEndsASequence) {
+  Scheduler s({.num_ranks = 1});
+  Request stops = Generate(3, 5);
+  stops.sampling.stop_token_ids = {7, 901};  // what Answer gives the second sequence
+  ASSERT_TRUE(s.Add(stops).ok());
+  ASSERT_TRUE(s.Add(stops).ok());
+  StepPlan plan;
+  const auto updates = Turn(s, plan);
+  ASSERT_EQ(updates.size(), 2u);
+  EXPECT_EQ(updates[0].end, SequenceEnd::kNotYet);
+  EXPECT_EQ(updates[1].end, SequenceEnd::kStopToken);
+  EXPECT_EQ(updates[1].token.token, 901);  // is part of the output
+  EXPECT_EQ(s.Next().released, (std::vector<int32_t>{1}));
+}
+
+TEST(Scheduler, AnErrorEndsItsSequenceAlone) {
+  Scheduler s({.num_ranks = 1});
+  ASSERT_TRUE(s.Add(Generate(3, 2)).ok());
+  ASSERT_TRUE(s.Add(Generate(3, 2)).ok());
+  const StepPlan plan = s.Next();
+  auto results = Answer(plan);
+  results[0].error = absl::InternalError("logit of token 1 is NaN");
+  const auto updates = s.Accept(results);
+  ASSERT_TRUE(updates.ok()) << updates.status();
+  EXPECT_EQ((*updates)[0].end, SequenceEnd::kError);
+  EXPECT_FALSE((*updates)[0].has_token);
+  EXPECT_EQ((*updates)[0].error, results[0].error);
+  EXPECT_TRUE((*updates)[1].has_token);
+  StepPlan next;
+  EXPECT_TRUE(Turn(s, next)[0].finished());
+  EXPECT_EQ(next.released, (std::vector<int32_t>{0}));
+  EXPECT_TRUE(s.idle());
 }
 
 TEST(Scheduler, RefusesResultsThatAreNotThePlans) {

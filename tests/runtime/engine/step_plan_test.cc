@@ -10,6 +10,9 @@ StepPlan Example() {
   SamplingParams sampling;
   sampling.temperature = 0.25;
   sampling.seed = 1ull << 63;
+  sampling.logit_bias = {{7, -1.5}, {2, 100}};
+  sampling.stop_token_ids = {1, 2};
+  sampling.min_tokens = 4;
   plan.started.push_back({3, RankId(2), {5, 0, 9}, 7, sampling});
   plan.entries.push_back({3, RankId(2), 5, {9, 8, 7}, Want::kLogits, {8, 7}});
   plan.entries.push_back({4, RankId(3), 0, {1}, Want::kNothing, {}});
@@ -24,6 +27,10 @@ TEST(StepPlan, SurvivesTheWire) {
   EXPECT_FALSE(back->stop);
   EXPECT_EQ(back->started[0].sampling.seed, 1ull << 63);
   EXPECT_EQ(back->started[0].sampling.temperature, 0.25);
+  ASSERT_EQ(back->started[0].sampling.logit_bias.size(), 2u);
+  EXPECT_EQ(back->started[0].sampling.logit_bias[0].token, 7);
+  EXPECT_EQ(back->started[0].sampling.logit_bias[0].bias, -1.5);
+  EXPECT_EQ(back->started[0].sampling.stop_token_ids, (std::vector<int32_t>{1, 2}));
   EXPECT_EQ(back->entries[0].tokens, (std::vector<int32_t>{9, 8, 7}));
   EXPECT_EQ(back->entries[0].want, Want::kLogits);
   EXPECT_EQ(back->entries[0].targets, (std::vector<int32_t>{8, 7}));
@@ -48,16 +55,22 @@ TEST(StepPlan, EveryTruncationAndExtensionIsRefused) {
 TEST(StepPlan, ResultsSurviveTheWire) {
   EntryResult r;
   r.seq = 5;
-  r.sampled = {17, -0.5f};
+  r.sampled = {17, -0.5f, {{17, -0.5f}, {3, -2.0f}}};
   r.logprobs = {-1, -2};
   r.logits = {0.1f, 0.2f, 0.3f};
   r.expert_idx = {1, -1};
   r.expert_weight = {0.75f, 0};
-  const std::string bytes = Encode(std::vector<EntryResult>{r, {}});
+  EntryResult failed;
+  failed.error = absl::InternalError("logit of token 1 is NaN");
+  const std::string bytes = Encode(std::vector<EntryResult>{r, failed});
   const auto back = DecodeResults(bytes);
   ASSERT_TRUE(back.ok()) << back.status();
   ASSERT_EQ(back->size(), 2u);
   EXPECT_EQ((*back)[0].sampled.token, 17);
+  ASSERT_EQ((*back)[0].sampled.top.size(), 2u);
+  EXPECT_EQ((*back)[0].sampled.top[1].token, 3);
+  EXPECT_TRUE((*back)[0].error.ok());
+  EXPECT_EQ((*back)[1].error, failed.error);
   EXPECT_EQ((*back)[0].logits, r.logits);
   EXPECT_EQ((*back)[0].expert_idx, r.expert_idx);
   for (size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(DecodeResults(bytes.substr(0, n)).ok()) << n;
