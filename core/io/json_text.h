@@ -1,4 +1,4 @@
-// Where things stand in a JSON text. Internal to core/io/json.cc.
+// Where things stand in a JSON text, and lines and columns of any text.
 #pragma once
 
 #include <cstddef>

@@ -52,27 +52,37 @@ class PieceEncoder {
   absl::flat_hash_map<std::string, Span> seen_;
 };
 
-}  // namespace
+// Normalized run by run, so that the tags stay: a mark at the start of a run is not composed with what comes before.
+TaggedText Normalized(const TaggedText& text, size_t begin, size_t end) {
+  TaggedText normal;
+  for (const TaggedText::Run& run : text.runs()) {
+    if (run.end <= begin || begin >= end) continue;
+    const size_t run_end = std::min(run.end, end);
+    normal.Append(Nfc(absl::string_view(text.text()).substr(begin, run_end - begin)), run.origin);
+    begin = run_end;
+  }
+  return normal;
+}
 
-Tokenizer::Tokenizer(std::shared_ptr<const Data> data) : data_(std::move(data)) {}
-
-std::vector<int32_t> Tokenizer::Encode(absl::string_view text, SpecialTokens special) const {
-  std::string valid;
-  AppendValidUtf8(text, Utf8End::kLast, valid);
-  SpecialMatches matches = special == SpecialTokens::kText ? SpecialMatches::kText : SpecialMatches::kToken;
-
+// `text` is valid UTF-8. Special tokens are taken out of what is TextOrigin::kModel; with kText no id of a special
+// token comes out of the rest either.
+std::vector<int32_t> EncodeTagged(const Tokenizer::Data& data, const TaggedText& text, SpecialTokens special) {
   std::vector<int32_t> ids;
-  PieceEncoder pieces(*data_, special, ids);
+  PieceEncoder pieces(data, special, ids);
   std::vector<AddedTokenSegment> outer, inner;
-  data_->raw_tokens.Split(valid, matches, outer);
+  data.raw_tokens.Split(
+      text.text(), [&](size_t begin, size_t end) { return text.IsAll(TextOrigin::kModel, begin, end); }, outer);
   for (const AddedTokenSegment& segment : outer) {
     if (segment.id >= 0) {
       ids.push_back(segment.id);
       continue;
     }
-    std::string normal = data_->nfc ? Nfc(segment.text) : std::string(segment.text);
+    const auto begin = static_cast<size_t>(segment.text.data() - text.text().data());
+    const TaggedText normal = data.nfc ? Normalized(text, begin, begin + segment.text.size())
+                                       : text.Range(begin, begin + segment.text.size());
     inner.clear();
-    data_->normalized_tokens.Split(normal, matches, inner);
+    data.normalized_tokens.Split(
+        normal.text(), [&](size_t from, size_t to) { return normal.IsAll(TextOrigin::kModel, from, to); }, inner);
     for (const AddedTokenSegment& part : inner) {
       if (part.id >= 0) {
         ids.push_back(part.id);
@@ -82,6 +92,29 @@ std::vector<int32_t> Tokenizer::Encode(absl::string_view text, SpecialTokens spe
     }
   }
   return ids;
+}
+
+}  // namespace
+
+Tokenizer::Tokenizer(std::shared_ptr<const Data> data) : data_(std::move(data)) {}
+
+std::vector<int32_t> Tokenizer::Encode(absl::string_view text, SpecialTokens special) const {
+  std::string valid;
+  AppendValidUtf8(text, Utf8End::kLast, valid);
+  return EncodeTagged(
+      *data_, TaggedText(valid, special == SpecialTokens::kText ? TextOrigin::kMessage : TextOrigin::kModel), special);
+}
+
+std::vector<int32_t> Tokenizer::Encode(const TaggedText& text) const {
+  TaggedText valid;
+  size_t begin = 0;
+  for (const TaggedText::Run& run : text.runs()) {
+    std::string part;
+    AppendValidUtf8(absl::string_view(text.text()).substr(begin, run.end - begin), Utf8End::kLast, part);
+    valid.Append(part, run.origin);
+    begin = run.end;
+  }
+  return EncodeTagged(*data_, valid, SpecialTokens::kText);
 }
 
 std::string Tokenizer::Decode(absl::Span<const int32_t> ids, ShowSpecial show) const {

@@ -9,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/status.h"
+#include "runtime/text/tagged_text.h"
 
 namespace tokenferry {
 
@@ -33,6 +34,10 @@ class Tokenizer {
   // special token comes out, whatever the text (but for the model's unk_token). Time is O(n log n) for n bytes; a text
   // made to exhaust a splitting expression (pretokenizer_regex.h) is cut less finely than the expression says.
   std::vector<int32_t> Encode(absl::string_view text, SpecialTokens special = SpecialTokens::kParse) const;
+
+  // The text of a chat template: special tokens are taken only out of what is TextOrigin::kModel throughout. In
+  // between, text of both origins is encoded as one, as if a person had written it all.
+  std::vector<int32_t> Encode(const TaggedText& text) const;
 
   // All ids; unknown ids contribute nothing. Invalid UTF-8 becomes U+FFFD.
   std::string Decode(absl::Span<const int32_t> ids, ShowSpecial show = ShowSpecial::kYes) const;

@@ -40,7 +40,7 @@ const AddedToken* AddedTokenMatcher::LongestAt(absl::string_view text, size_t po
   return longest;
 }
 
-void AddedTokenMatcher::Split(absl::string_view text, SpecialMatches special,
+void AddedTokenMatcher::Split(absl::string_view text, MayBeSpecial may_be_special,
                               std::vector<AddedTokenSegment>& out) const {
   size_t done = 0;
   for (size_t pos = 0; !sorted_.empty() && pos < text.size();) {
@@ -52,7 +52,7 @@ void AddedTokenMatcher::Split(absl::string_view text, SpecialMatches special,
     size_t begin = pos;
     size_t end = pos + token->content.size();
     pos = end;
-    if (token->special && special == SpecialMatches::kText) continue;
+    if (token->special && !may_be_special(begin, end)) continue;
     if (token->single_word && (EndsWithWord(text.substr(0, begin)) || StartsWithWord(text.substr(end)))) continue;
     // An rstrip token may have taken white space that a token of white space now claims: `done` can be behind `begin`.
     if (token->lstrip) begin = std::max(begin - TrailingWhiteSpace(text.substr(0, begin)), done);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 
 namespace tokenferry {
@@ -25,7 +26,8 @@ struct AddedTokenSegment {
   absl::string_view text;  // of that text; empty for a token
 };
 
-enum class SpecialMatches : uint8_t { kToken, kText };
+// Whether a special token may be taken out of bytes [begin, end) of the text; elsewhere they stay text.
+using MayBeSpecial = absl::FunctionRef<bool(size_t begin, size_t end)>;
 
 // Finds the tokens by their text: leftmost, and of those the longest.
 class AddedTokenMatcher {
@@ -34,9 +36,8 @@ class AddedTokenMatcher {
   // `tokens`: contents not empty; of equal contents (normalization can make them so) the first counts.
   explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
 
-  // Appends the segments of `text` (valid UTF-8), which must outlive them. With kText the matches of special tokens
-  // stay text. O(bytes of text * longest content) at worst.
-  void Split(absl::string_view text, SpecialMatches special, std::vector<AddedTokenSegment>& out) const;
+  // Appends the segments of `text` (valid UTF-8), which must outlive them. O(bytes of text * longest content) at worst.
+  void Split(absl::string_view text, MayBeSpecial may_be_special, std::vector<AddedTokenSegment>& out) const;
 
  private:
   const AddedToken* LongestAt(absl::string_view text, size_t pos) const;

@@ -1,0 +1,190 @@
+#include "runtime/text/chat/chat_template.h"
+
+#include <unistd.h>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_join.h"
+#include "core/io/json.h"
+#include "core/io/range_file.h"
+
+namespace tokenferry {
+namespace {
+
+using SpecialTexts = std::vector<std::pair<std::string, std::string>>;
+using NamedTexts = std::vector<std::pair<std::string, std::string>>;  // templates by name
+
+constexpr int64_t kMaxTemplateBytes = int64_t{1} << 20;
+constexpr absl::string_view kDefault = "default", kToolUse = "tool_use";
+constexpr absl::string_view kRoles[] = {"system", "developer", "user",    "assistant",
+                                        "tool",   "function",  "ipython", "observation"};
+
+bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+
+// A special token is a text, or an AddedToken object. False: neither.
+absl::StatusOr<bool> TokenText(const JsonNode& node, std::string& text) {
+  absl::StatusOr<std::string> plain = node.String();
+  if (plain.ok()) {
+    text = *std::move(plain);
+    return true;
+  }
+  const auto members = node.Members();
+  if (!members.ok()) return false;
+  for (const auto& [key, value] : *members) {
+    if (key != "content") continue;
+    TF_ASSIGN_OR_RETURN(text, value.String());
+    return true;
+  }
+  return false;
+}
+
+// bos_token, eos_token and all other *_token keys, and those of extra_special_tokens.
+absl::StatusOr<SpecialTexts> SpecialTokensOf(const JsonNode& config) {
+  SpecialTexts tokens;
+  TF_ASSIGN_OR_RETURN(auto members, config.Members());
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> extra, config.Optional("extra_special_tokens"));
+  if (const auto more = extra ? extra->Members() : absl::NotFoundError(""); more.ok()) {
+    members.insert(members.end(), more->begin(), more->end());
+  }
+  for (const auto& [key, value] : members) {
+    if (!absl::EndsWith(key, "_token")) continue;
+    std::string text;
+    TF_ASSIGN_OR_RETURN(const bool found, TokenText(value, text));
+    if (found) tokens.emplace_back(key, std::move(text));
+  }
+  return tokens;
+}
+
+// tokenizer_config.json, if the folder has one.
+absl::StatusOr<std::optional<JsonDocument>> ReadConfig(const std::string& model_dir) {
+  absl::StatusOr<JsonDocument> config = JsonDocument::ReadFile(absl::StrCat(model_dir, "/tokenizer_config.json"));
+  if (absl::IsNotFound(config.status())) return std::nullopt;
+  TF_RETURN_IF_ERROR(config.status());
+  return std::make_optional(*std::move(config));
+}
+
+absl::StatusOr<SpecialTexts> SpecialTokensOf(const std::optional<JsonDocument>& config) {
+  return config ? SpecialTokensOf(config->root()) : SpecialTexts();
+}
+
+// The key chat_template: one text, or a list of {name, template}.
+absl::Status AddTemplates(const JsonNode& config, NamedTexts& texts) {
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, config.Optional("chat_template"));
+  if (!node) return absl::OkStatus();
+  absl::StatusOr<std::string> single = node->String();
+  if (single.ok()) {
+    texts.emplace_back(kDefault, *std::move(single));
+    return absl::OkStatus();
+  }
+  const auto elements = node->Elements();
+  if (!elements.ok()) return node->Error("must be a text, or a list of objects with name and template");
+  for (const JsonNode& element : *elements) {
+    TF_ASSIGN_OR_RETURN(const JsonNode name_node, element.Child("name"));
+    TF_ASSIGN_OR_RETURN(std::string name, name_node.String());
+    TF_ASSIGN_OR_RETURN(const JsonNode text_node, element.Child("template"));
+    TF_ASSIGN_OR_RETURN(std::string text, text_node.String());
+    texts.emplace_back(std::move(name), std::move(text));
+  }
+  return absl::OkStatus();
+}
+
+// Messages with the tags of their roles taken off.
+JinjaValue WithPlainRoles(const JinjaValue& messages) {
+  if (messages.sequence() == nullptr) return messages;
+  std::vector<JinjaValue> out;
+  for (const JinjaValue& message : messages.sequence()->items) {
+    const JinjaValue role = message.Get("role");
+    if (role.text() == nullptr || absl::c_find(kRoles, role.text()->text()) == std::end(kRoles)) {
+      out.push_back(message);
+      continue;
+    }
+    JinjaDict plain = *message.dict();
+    plain.Set("role", JinjaValue::Text(role.text()->text(), TextOrigin::kModel));
+    out.push_back(JinjaValue::Dict(std::move(plain)));
+  }
+  return JinjaValue::List(std::move(out));
+}
+
+JinjaValue OrNone(const JinjaValue& value) { return value.is_undefined() ? JinjaValue::None() : value; }
+
+}  // namespace
+
+absl::Span<const absl::string_view> ChatRoles() { return kRoles; }
+
+absl::StatusOr<ChatTemplate> ChatTemplate::Parse(absl::string_view text, absl::string_view name,
+                                                 SpecialTexts special_tokens) {
+  ChatTemplate result;
+  TF_ASSIGN_OR_RETURN(JinjaTemplate parsed, JinjaTemplate::Parse(text, name));
+  result.by_name_.emplace_back(kDefault, std::move(parsed));
+  result.special_tokens_ = std::move(special_tokens);
+  return result;
+}
+
+absl::StatusOr<ChatTemplate> ChatTemplate::LoadFile(const std::string& path, const std::string& model_dir) {
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonDocument> config, ReadConfig(model_dir));
+  TF_ASSIGN_OR_RETURN(SpecialTexts special_tokens, SpecialTokensOf(config));
+  TF_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMaxTemplateBytes));
+  return Parse(text, path, std::move(special_tokens));
+}
+
+absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_dir, absl::string_view name) {
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonDocument> config, ReadConfig(model_dir));
+  ChatTemplate result;
+  TF_ASSIGN_OR_RETURN(result.special_tokens_, SpecialTokensOf(config));
+
+  NamedTexts texts;
+  std::string place = absl::StrCat(model_dir, "/chat_template.jinja");  // of the texts, for errors
+  if (Exists(place)) {
+    TF_ASSIGN_OR_RETURN(std::string text, ReadTextFile(place, kMaxTemplateBytes));
+    texts.emplace_back(kDefault, std::move(text));
+    for (const absl::string_view other : {name.empty() ? kToolUse : name}) {
+      const std::string path = absl::StrCat(model_dir, "/additional_chat_templates/", other, ".jinja");
+      if (other == kDefault || absl::StrContains(other, '/') || !Exists(path)) continue;
+      TF_ASSIGN_OR_RETURN(text, ReadTextFile(path, kMaxTemplateBytes));
+      texts.emplace_back(other, std::move(text));
+    }
+  } else if (config) {
+    place = absl::StrCat(model_dir, "/tokenizer_config.json: chat_template");
+    TF_RETURN_IF_ERROR(AddTemplates(config->root(), texts));
+  }
+  std::vector<std::string> names;
+  for (const auto& [known, text] : texts) {
+    names.push_back(known);
+    const bool wanted = name.empty() ? known == kDefault || known == kToolUse : known == name;
+    if (!wanted) continue;
+    const std::string where = known == kDefault ? place : absl::StrCat(place, " '", known, "'");
+    TF_ASSIGN_OR_RETURN(JinjaTemplate parsed, JinjaTemplate::Parse(text, where));
+    result.by_name_.emplace_back(name.empty() ? known : std::string(kDefault), std::move(parsed));
+  }
+  if (!result.by_name_.empty()) return result;
+  return absl::NotFoundError(absl::StrCat(
+      model_dir, ": has no chat template", name.empty() ? "" : absl::StrCat(" '", name, "'"),
+      names.empty() ? "; give one with --chat-template FILE" : absl::StrCat(", but ", absl::StrJoin(names, ", "))));
+}
+
+absl::StatusOr<TaggedText> ChatTemplate::Render(const ChatInput& input) const {
+  const absl::string_view wanted = input.tools.Truthy() ? kToolUse : kDefault;
+  const JinjaTemplate* chosen = &by_name_.front().second;
+  for (const auto& [name, parsed] : by_name_) {
+    if (name == kDefault) chosen = &parsed;
+  }
+  for (const auto& [name, parsed] : by_name_) {
+    if (name == wanted) chosen = &parsed;
+  }
+  JinjaVariables variables;
+  for (const auto& [name, text] : special_tokens_) {
+    variables.emplace_back(name, JinjaValue::Text(text, TextOrigin::kModel));
+  }
+  if (input.variables.dict() != nullptr) {
+    for (const auto& [name, value] : input.variables.dict()->members()) {
+      if (name.text() != nullptr) variables.emplace_back(name.text()->text(), value);
+    }
+  }
+  variables.emplace_back("messages", WithPlainRoles(input.messages));
+  variables.emplace_back("tools", OrNone(input.tools));
+  variables.emplace_back("documents", OrNone(input.documents));
+  variables.emplace_back("add_generation_prompt", JinjaValue::Bool(input.next_turn == NextTurn::kAssistant));
+  return chosen->Render(variables, input.now);
+}
+
+}  // namespace tokenferry
