@@ -1,11 +1,11 @@
 #include "launch/commands/cmd_generate.h"
 
-#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "bench/alltoall/routing_trace.h"
@@ -16,14 +16,20 @@
 #include "launch/cli/text_file.h"
 #include "launch/commands/run_requests.h"
 #include "runtime/engine/sampler.h"
+#include "runtime/text/chat/chat_template.h"
+#include "runtime/text/chat/conversation.h"
+#include "runtime/text/chat/local_time.h"
 #include "runtime/text/text_stream.h"
 
 namespace tokenferry {
 namespace {
 
+enum class Echo : uint8_t { kYes, kNo };  // whether the prompt is shown before what continues it
+
 struct Prompt {
   std::string name;  // for errors
   std::string text;
+  Echo echo = Echo::kYes;
   std::vector<int32_t> ids;
 };
 
@@ -34,16 +40,41 @@ struct Output {
   FinishReason reason = FinishReason::kNone;
 };
 
-absl::StatusOr<std::vector<Prompt>> ReadPrompts(const GenerateFlags& flags, const ModelFiles& files) {
+// The template that --chat-template names, or the model's own.
+absl::StatusOr<ChatTemplate> OpenChatTemplate(const std::string& wanted, const std::string& model_dir) {
+  std::error_code error;
+  if (wanted.empty() || !std::filesystem::exists(wanted, error)) return ChatTemplate::Load(model_dir, wanted);
+  return ChatTemplate::LoadFile(wanted, model_dir);
+}
+
+absl::Status ReadChats(const GenerateFlags& flags, const std::string& model_dir, const Tokenizer& tokenizer,
+                       std::vector<Prompt>& prompts) {
+  if (flags.chats.empty()) return absl::OkStatus();
+  TF_ASSIGN_OR_RETURN(const ChatTemplate chat_template, OpenChatTemplate(flags.chat_template, model_dir));
+  for (const std::string& file : flags.chats) {
+    const std::string name = absl::StrCat("--chat '", file, "'");
+    TF_ASSIGN_OR_RETURN(const std::string json, ReadFlagFile("--chat", file));
+    TF_ASSIGN_OR_RETURN(ChatInput input, ReadConversation(json, name));
+    input.now = LocalNow();
+    TF_ASSIGN_OR_RETURN(const TaggedText text, chat_template.Render(input));
+    if (text.empty()) return absl::InvalidArgumentError(absl::StrCat(name, ": the chat template makes no text of it"));
+    prompts.push_back({name, text.text(), Echo::kNo, tokenizer.Encode(text)});
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<Prompt>> ReadPrompts(const GenerateFlags& flags, const std::string& model_dir,
+                                                const ModelFiles& files) {
   std::vector<Prompt> prompts;
-  for (const std::string& text : flags.prompts) prompts.push_back({absl::StrCat("prompt ", prompts.size()), text, {}});
+  for (const std::string& text : flags.prompts) prompts.push_back({absl::StrCat("prompt ", prompts.size()), text});
   for (const std::string& file : flags.prompt_files) {
     TF_ASSIGN_OR_RETURN(std::string text, ReadFlagFile("--prompt-file", file));
-    prompts.push_back({absl::StrCat("--prompt-file '", file, "'"), std::move(text), {}});
+    prompts.push_back({absl::StrCat("--prompt-file '", file, "'"), std::move(text)});
   }
-  for (Prompt& prompt : prompts) {
+  for (Prompt& prompt : prompts) prompt.ids = EncodePrompt(*files.tokenizer, prompt.text);
+  TF_RETURN_IF_ERROR(ReadChats(flags, model_dir, *files.tokenizer, prompts));
+  for (const Prompt& prompt : prompts) {
     if (prompt.text.empty()) return absl::InvalidArgumentError(absl::StrCat(prompt.name, " is empty"));
-    prompt.ids = EncodePrompt(*files.tokenizer, prompt.text);
     TF_RETURN_IF_ERROR(
         CheckContext(prompt.name, static_cast<int64_t>(prompt.ids.size()), flags.max_tokens, files.config));
   }
@@ -106,7 +137,8 @@ class Printer {
     while (current_ < outputs_.size()) {
       if (shown_ == std::string::npos) {
         if (prompts_.size() > 1) std::printf("[%zu] ", current_);
-        std::fwrite(prompts_[current_].text.data(), 1, prompts_[current_].text.size(), stdout);
+        const std::string& prompt = prompts_[current_].text;
+        if (prompts_[current_].echo == Echo::kYes) std::fwrite(prompt.data(), 1, prompt.size(), stdout);
         shown_ = 0;
       }
       const Output& out = outputs_[current_];
@@ -185,6 +217,8 @@ void GenerateCommand::Declare(FlagSet& set, SharedFlags* shared) {
   GenerateFlags* f = &flags_;
   set.Texts("prompt", &f->prompts, "text to continue; repeat for a batch");
   set.Texts("prompt-file", &f->prompt_files, "file whose text is one more prompt; repeatable; -: stdin");
+  set.Texts("chat", &f->chats, "file with a conversation (JSON: messages, tools, ..) to answer; repeatable; -: stdin");
+  set.Text("chat-template", &f->chat_template, "of --chat: a Jinja file, or one of the model's by name");
   set.Integer("max-tokens", &f->max_tokens, 1, kMaxTokensFlag, "new tokens per prompt");
   set.Switch("ignore-eos", &f->ignore_eos, "go on after the end-of-text token");
   set.Real("temperature", &f->temperature, {kMinTemperature, kMaxTemperature, RealRange::Low::kOrZero},
@@ -209,11 +243,15 @@ void GenerateCommand::Declare(FlagSet& set, SharedFlags* shared) {
 }
 
 absl::Status GenerateCommand::Check(const FlagSet& set, SharedFlags* shared) {
-  if (flags_.prompts.empty() && flags_.prompt_files.empty()) {
-    return absl::InvalidArgumentError("generate needs --prompt TEXT or --prompt-file F");
+  if (flags_.prompts.empty() && flags_.prompt_files.empty() && flags_.chats.empty()) {
+    return absl::InvalidArgumentError("generate needs --prompt TEXT, --prompt-file F or --chat F");
   }
-  if (std::count(flags_.prompt_files.begin(), flags_.prompt_files.end(), "-") > 1) {
-    return absl::InvalidArgumentError("--prompt-file -: stdin can be read only once");
+  if (absl::c_count(flags_.prompt_files, "-") + absl::c_count(flags_.chats, "-") > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flags_.chats.empty() ? "--prompt-file" : "--chat", " -: stdin can be read only once"));
+  }
+  if (flags_.chats.empty() && !flags_.chat_template.empty()) {
+    return absl::InvalidArgumentError("--chat-template is used by --chat alone");
   }
   return CheckEngineFlags(set, shared);
 }
@@ -231,7 +269,7 @@ absl::Status GenerateCommand::Run(RankContext& context) const {
                             " nothing at temperature 0, where the likeliest token is always taken"));
   }
   if (first && valid.ok()) {
-    prompts = ReadPrompts(flags, *files);
+    prompts = ReadPrompts(flags, context.flags.model, *files);
     valid = prompts.status();
   }
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"prompts"}, valid));

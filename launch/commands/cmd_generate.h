@@ -12,6 +12,8 @@ namespace tokenferry {
 struct GenerateFlags {
   std::vector<std::string> prompts;       // one sequence each, none empty
   std::vector<std::string> prompt_files;  // one prompt each: the file's bytes; after `prompts`. "-": stdin
+  std::vector<std::string> chats;         // one conversation each, JSON; after `prompt_files`. "-": stdin
+  std::string chat_template;              // of `chats`: a file, or a name among the model's; empty: the model's own
   int max_tokens = 128;                   // new tokens per sequence
   bool ignore_eos = false;
   double temperature = 0;  // 0: greedy
