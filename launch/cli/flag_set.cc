@@ -70,6 +70,10 @@ void FlagSet::Switch(const std::string& name, bool* value, const std::string& he
   Register(name, app_->add_flag("--" + name, *value, help)->take_last(), Takes::kOneValue);
 }
 
+void FlagSet::AddSwitch(const std::string& name, const std::string& help, std::function<void()> set) {
+  Register(name, app_->add_flag_callback("--" + name, std::move(set), help)->take_last(), Takes::kOneValue);
+}
+
 void FlagSet::Text(const std::string& name, std::string* value, const std::string& help) {
   AddValue(name, "TEXT", help, [name, value](const std::string& v) {
     if (v.empty()) Refuse(name, v, "must not be empty");

@@ -36,6 +36,11 @@ class FlagSet {
   void Group(const std::string& heading) { group_ = heading; }
 
   void Switch(const std::string& name, bool* value, const std::string& help);
+  // Of a choice between what `value` holds now and `on`.
+  template <class Enum>
+  void Switch(const std::string& name, Enum* value, Enum on, const std::string& help) {
+    AddSwitch(name, help, [value, on] { *value = on; });
+  }
   void Text(const std::string& name, std::string* value, const std::string& help);                // not empty
   void Texts(const std::string& name, std::vector<std::string>* value, const std::string& help);  // repeatable
   void Real(const std::string& name, double* value, RealRange range, const std::string& help);
@@ -104,6 +109,7 @@ class FlagSet {
 
  private:
   using Parse = std::function<void(const std::string&)>;  // throws CLI::ValidationError
+  void AddSwitch(const std::string& name, const std::string& help, std::function<void()> set);
   void AddInteger(const std::string& name, int64_t low, int64_t high, const std::string& help, int64_t current,
                   std::function<void(int64_t)> set);
   void AddChoice(const std::string& name, const std::vector<std::string>& choices, const std::string& current,

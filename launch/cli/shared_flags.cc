@@ -9,8 +9,7 @@
 namespace tokenferry {
 namespace {
 
-void DeclareOverflow(FlagSet& set, SharedFlags* f) {
-  OverflowPolicy* p = &f->overflow;
+void DeclareOverflow(FlagSet& set, OverflowPolicy* p) {
   set.Choice("overflow", &p->kind,
              {{"dropless", Overflow::kDropless},
               {"capacity", Overflow::kCapacity},
@@ -27,8 +26,10 @@ void DeclareOverflow(FlagSet& set, SharedFlags* f) {
              "who has to go: the last ones, or those with the smallest weights");
   set.Choice("drop-order", &p->order, {{"slot", PositionOrder::kSlotMajor}, {"token", PositionOrder::kTokenMajor}},
              "order of positions: all first choices, then all second ones (GShard); or token by token");
-  set.Switch("renormalise", &f->renormalise, "scale what is left of a token's weights to the sum they had");
-  set.Switch("padded", &f->padded, "every expert computes as many rows as its capacity, zeros beyond: static shapes");
+  set.Switch("renormalise", &p->renormalise, Renormalise::kYes,
+             "scale what is left of a token's weights to the sum they had");
+  set.Switch("padded", &p->padding, Padding::kCapacity,
+             "every expert computes as many rows as its capacity, zeros beyond: static shapes");
 }
 
 absl::Status CheckOverflow(const FlagSet& set, Overflow kind) {
@@ -89,47 +90,47 @@ void DeclareModelFlags(FlagSet& set, SharedFlags* f) {
   set.Switch("explain", &f->explain, "print the placement, and the exchange plan of the first step, to stderr");
 }
 
-void DeclareComputeFlag(FlagSet& set, SharedFlags* f) {
-  set.Choice("compute", &f->compute, {{"bf16", Compute::kBF16}, {"f32", Compute::kF32}},
+void DeclareComputeFlag(FlagSet& set, Compute* compute) {
+  set.Choice("compute", compute, {{"bf16", Compute::kBF16}, {"f32", Compute::kF32}},
              "precision of the inputs of matrix products");
 }
 
 void DeclareEngineFlags(FlagSet& set, SharedFlags* f) {
+  MoeOptions* moe = &f->engine.moe;
   set.Group("Engine");
-  DeclareComputeFlag(set, f);
-  set.Choice("path", &f->path, PathChoices(),
+  DeclareComputeFlag(set, &f->engine.compute);
+  set.Choice("path", &moe->exchange.path, PathChoices(),
              "path of the exchange; auto: peer when all ranks share a host's memory, else what measured links predict");
-  set.Choice("reduction", &f->reduction, {{"exact", Reduction::kExact}, {"node", Reduction::kNode}},
+  set.Choice("reduction", &moe->exchange.reduction, {{"exact", Reduction::kExact}, {"node", Reduction::kNode}},
              "of --path two_level: outputs travel one by one, with the bits of every path, or are summed on each "
              "host first");
-  DeclareOverflow(set, f);
-  set.Choice("dispatch-dtype", &f->dispatch_dtype,
+  DeclareOverflow(set, &moe->overflow);
+  set.Choice("dispatch-dtype", &moe->dispatch_dtype,
              {{"auto", std::nullopt},
               {"bf16", DType::kBF16},
               {"f32", DType::kF32},
               {"fp8", DType::kF8E4M3},
               {"int8", DType::kI8}},
              "rows sent to experts; fp8 (E4M3) and int8 with a scale per 128 values; auto: as --compute");
-  set.Choice("combine-dtype", &f->combine_dtype, {{"f32", DType::kF32}, {"bf16", DType::kBF16}},
+  set.Choice("combine-dtype", &moe->exchange.output_dtype, {{"f32", DType::kF32}, {"bf16", DType::kBF16}},
              "expert outputs sent back");
-  set.Choice("overlap", &f->overlap,
+  set.Choice("overlap", &f->engine.overlap,
              {{"off", Overlap::kOff}, {"shared", Overlap::kShared}, {"two_batch", Overlap::kTwoBatch}},
              "what is computed while rows travel: the shared expert; or that and the other half of a step's tokens");
-  set.Integer("exchange-budget", &f->exchange_budget, 0, std::numeric_limits<int64_t>::max(),
+  set.Integer("exchange-budget", &moe->exchange_budget, 0, std::numeric_limits<int64_t>::max(),
               "most bytes of an exchange's buffers per rank, kept by several rounds; 0: no bound");
   set.Integer("prefill-chunk", &f->prefill_chunk, 0, kMaxTokensFlag, "prompt tokens of a sequence per step; 0: all");
   set.Integer("kv-cache-tokens", &f->kv_cache_tokens, 0, kMaxTokensFlag, "size of a rank's KV cache; 0: as needed");
 }
 
-absl::Status CheckEngineFlags(const FlagSet& set, SharedFlags* f) {
-  TF_RETURN_IF_ERROR(CheckOverflow(set, f->overflow.kind));
-  if (f->overlap == Overlap::kTwoBatch && f->overflow.kind != Overflow::kDropless) {
+absl::Status CheckEngineFlags(const FlagSet& set, const SharedFlags& f) {
+  const MoeOptions& moe = f.engine.moe;
+  TF_RETURN_IF_ERROR(CheckOverflow(set, moe.overflow.kind));
+  if (f.engine.overlap == Overlap::kTwoBatch && moe.overflow.kind != Overflow::kDropless) {
     return absl::InvalidArgumentError(
         "--overlap two_batch needs --overflow dropless: other policies look at all tokens of a step at once; the "
         "nearest is --overlap shared");
   }
-  f->overflow.renormalise = f->renormalise ? Renormalise::kYes : Renormalise::kNo;
-  f->overflow.padding = f->padded ? Padding::kCapacity : Padding::kNone;
   return absl::OkStatus();
 }
 

@@ -3,18 +3,15 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
-#include "comm/exchange/exchange.h"
-#include "core/formats/dtype.h"
+#include "comm/exchange/path/paths.h"
 #include "core/log.h"
 #include "core/status.h"
-#include "experts/overflow/overflow.h"
-#include "runtime/engine/overlap.h"
+#include "runtime/engine/engine_options.h"
 
 namespace tokenferry {
 
@@ -27,22 +24,14 @@ enum class TransportChoice : uint8_t { kAuto, kLocal, kMpi };
 struct SharedFlags {
   std::string model;  // directory of the checkpoint
   DeviceChoice device = DeviceChoice::kAuto;
-  Compute compute = Compute::kBF16;
   int num_threads = 0;  // kernel threads of a rank; 0: this rank's share of the cores it may use
   TransportChoice transport = TransportChoice::kAuto;
   int num_ranks = 0;  // 0: what mpirun started, else one. With the local transport: ranks as threads of this process
-  ExchangePath path = ExchangePath::kAuto;
-  Reduction reduction = Reduction::kExact;
   std::string placement = "linear";  // or a JSON file, see Placement::FromFile
-  OverflowPolicy overflow;
-  bool renormalise = false, padded = false;  // as given; CheckEngineFlags has put them into `overflow`
-  std::optional<DType> dispatch_dtype;       // of rows sent to experts; none: as `compute`
-  DType combine_dtype = DType::kF32;         // of expert outputs sent back
-  Overlap overlap = Overlap::kOff;
-  int64_t exchange_budget = 0;  // bytes, MoeOptions
+  EngineOptions engine;              // but for sizes, which follow from the requests and the next two
+  int prefill_chunk = 256;           // prompt tokens of one sequence per step; 0: the whole prompt
+  int64_t kv_cache_tokens = 0;       // of this rank, over all its sequences; 0: what the requests need
   absl::Duration comm_timeout = absl::Seconds(60);
-  int prefill_chunk = 256;      // prompt tokens of one sequence per step; 0: the whole prompt
-  int64_t kv_cache_tokens = 0;  // of this rank, over all its sequences; 0: what the requests need
   std::string instruction_set;  // a name of core/host/isa.h; empty: the best that all ranks have
   std::string config_file;      // already read into the flags
   bool explain = false;         // print the placement and the exchange plan of the first step
@@ -56,12 +45,12 @@ absl::Status CheckJobFlags(const SharedFlags& f);
 // A checkpoint, and which rank holds which experts. --model is required.
 void DeclareModelFlags(FlagSet& set, SharedFlags* f);
 
-void DeclareComputeFlag(FlagSet& set, SharedFlags* f);
+void DeclareComputeFlag(FlagSet& set, Compute* compute);
 
 // How a model runs on the ranks: exchange, overflow, overlap, steps and cache.
 void DeclareEngineFlags(FlagSet& set, SharedFlags* f);
 // Refuses what contradicts itself, and a flag that the overflow policy has no use for: it would promise something.
-absl::Status CheckEngineFlags(const FlagSet& set, SharedFlags* f);
+absl::Status CheckEngineFlags(const FlagSet& set, const SharedFlags& f);
 
 // The names of --path.
 std::vector<std::pair<std::string, ExchangePath>> PathChoices();

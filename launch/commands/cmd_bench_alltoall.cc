@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "bench/alltoall/alltoall_report.h"
 #include "comm/ops/row_codec_ops.h"
-#include "comm/transport/collectives.h"
 #include "launch/cli/flag_set.h"
 #include "launch/cli/shared_flags.h"
 #include "launch/commands/result_file.h"
@@ -16,26 +14,13 @@ namespace {
 constexpr int64_t kMaxTokens = 1 << 20, kMaxHidden = 1 << 20;
 constexpr int kMaxExperts = 1 << 16, kMaxTopK = 32, kMaxIters = 1 << 20;
 
-absl::StatusOr<AllToAllBenchOptions> MakeOptions(const BenchAllToAllFlags& flags) {
-  AllToAllBenchOptions options;
-  options.tokens = flags.tokens;
-  options.hidden = flags.hidden;
-  options.experts = flags.experts;
-  options.top_k = flags.top_k;
-  options.dtypes = flags.dtypes;
-  options.combine_dtypes = flags.combine_dtypes;
-  options.paths = flags.paths;
-  options.reductions = flags.reductions;
-  options.placements = flags.placements;
-  options.warmup = flags.warmup;
-  options.iters = flags.iters;
-  options.baselines = flags.no_baselines ? RunBaselines::kNo : RunBaselines::kYes;
-  options.traffics.clear();
-  for (const std::string& text : flags.traffics) {
+absl::Status ReadTraffics(BenchAllToAllFlags* f) {
+  f->bench.traffics.clear();
+  for (const std::string& text : f->traffics) {
     TF_ASSIGN_OR_RETURN(TrafficSpec spec, ParseTraffic(text));
-    options.traffics.push_back(std::move(spec));
+    f->bench.traffics.push_back(std::move(spec));
   }
-  return options;
+  return absl::OkStatus();
 }
 
 // Sizes as nccl-tests take them, in tokens: whole rows, at least one.
@@ -45,7 +30,8 @@ absl::Status TokensOfSizes(const FlagSet& set, BenchAllToAllFlags* f) {
     return absl::InvalidArgumentError("-e and -f go with -b: --minbytes is the smallest size");
   }
   if (set.given("tokens")) return absl::InvalidArgumentError("-b and --tokens both say how much is sent; give one");
-  if (f->hidden.size() != 1 || f->dtypes.size() != 1) {
+  AllToAllBenchOptions* o = &f->bench;
+  if (o->hidden.size() != 1 || o->dtypes.size() != 1) {
     return absl::InvalidArgumentError("-b needs one --hidden and one --dtype, so that bytes are tokens");
   }
   if (!set.given("maxbytes")) f->max_bytes = f->min_bytes;
@@ -54,15 +40,15 @@ absl::Status TokensOfSizes(const FlagSet& set, BenchAllToAllFlags* f) {
         absl::StrCat("--maxbytes is ", f->max_bytes, ", less than --minbytes, ", f->min_bytes));
   }
   if (f->step_factor < 2) return absl::InvalidArgumentError("--stepfactor must be 2 or more");
-  const int64_t row_bytes = RowBytes(f->dtypes[0], f->hidden[0]);
-  f->tokens.clear();
+  const int64_t row_bytes = RowBytes(o->dtypes[0], o->hidden[0]);
+  o->tokens.clear();
   for (int64_t bytes = f->min_bytes; bytes <= f->max_bytes; bytes *= f->step_factor) {
     const int64_t tokens = std::max<int64_t>(1, bytes / row_bytes);
     if (tokens > kMaxTokens) {
       return absl::InvalidArgumentError(absl::StrCat("--maxbytes: ", bytes, " bytes are ", tokens, " tokens of ",
                                                      row_bytes, " bytes; at most ", kMaxTokens, " are measured"));
     }
-    if (f->tokens.empty() || tokens != f->tokens.back()) f->tokens.push_back(tokens);
+    if (o->tokens.empty() || tokens != o->tokens.back()) o->tokens.push_back(tokens);
     if (bytes > f->max_bytes / f->step_factor) break;  // the next would be too large, or too large for an int64
   }
   return absl::OkStatus();
@@ -72,30 +58,31 @@ absl::Status TokensOfSizes(const FlagSet& set, BenchAllToAllFlags* f) {
 
 void BenchAllToAllCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
   BenchAllToAllFlags* f = &flags_;
+  AllToAllBenchOptions* o = &f->bench;
   set.Choice<std::string>(
       "preset", &f->preset, {{"none", "none"}, {"deepep-normal", "deepep-normal"}, {"deepep-ll", "deepep-ll"}},
       "a published setting: hidden 7168, top-8 of 256, fp8 dispatch, bf16 combine, and 4096 or 128 tokens");
-  set.Integers("tokens", &f->tokens, 0, kMaxTokens, "tokens of every rank");
+  set.Integers("tokens", &o->tokens, 0, kMaxTokens, "tokens of every rank");
   set.Bytes('b', "minbytes", &f->min_bytes, "instead of --tokens: bytes of a rank's rows, the smallest");
   set.Bytes('e', "maxbytes", &f->max_bytes, "the largest; without it the smallest");
   set.Bytes('f', "stepfactor", &f->step_factor, "from one to the next [2]");
-  set.Integers("hidden", &f->hidden, 1, kMaxHidden, "elements of a row");
-  set.Integers("experts", &f->experts, 1, kMaxExperts, "experts; without it 256, or the trace's");
-  set.Integers("top-k", &f->top_k, 1, kMaxTopK, "experts of a token; without it 8, or the trace's");
-  set.Choices("dtype", &f->dtypes,
+  set.Integers("hidden", &o->hidden, 1, kMaxHidden, "elements of a row");
+  set.Integers("experts", &o->experts, 1, kMaxExperts, "experts; without it 256, or the trace's");
+  set.Integers("top-k", &o->top_k, 1, kMaxTopK, "experts of a token; without it 8, or the trace's");
+  set.Choices("dtype", &o->dtypes,
               {{"bf16", DType::kBF16}, {"f32", DType::kF32}, {"fp8", DType::kF8E4M3}, {"int8", DType::kI8}},
               "of dispatched rows");
-  set.Choices("combine-dtype", &f->combine_dtypes, {{"bf16", DType::kBF16}, {"f32", DType::kF32}},
+  set.Choices("combine-dtype", &o->combine_dtypes, {{"bf16", DType::kBF16}, {"f32", DType::kF32}},
               "of expert outputs on their way back");
-  set.Choices("path", &f->paths, PathChoices(), "paths of the exchange");
-  set.Choices("reduction", &f->reductions, {{"exact", Reduction::kExact}, {"node", Reduction::kNode}},
+  set.Choices("path", &o->paths, PathChoices(), "paths of the exchange");
+  set.Choices("reduction", &o->reductions, {{"exact", Reduction::kExact}, {"node", Reduction::kNode}},
               "of paths two_level and auto: sums at home, or on each host first");
-  set.Words("placement", &f->placements, "linear, random:SEED, or a JSON file");
+  set.Words("placement", &o->placements, "linear, random:SEED, or a JSON file");
   set.Words("traffic", &f->traffics, "uniform, zipf:S, hot:N, grouped, grouped:GROUPS:KEPT, silent-rank, trace:FILE");
-  set.Integer("warmup", &f->warmup, 0, kMaxIters, "round trips before the timed ones");
-  set.Integer("iters", &f->iters, 1, kMaxIters, "timed round trips");
-  set.Switch("no-baselines", &f->no_baselines, "time the exchange alone");
-  set.Switch("per-rank", &f->per_rank, "a table of every rank's own times too");
+  set.Integer("warmup", &o->warmup, 0, kMaxIters, "round trips before the timed ones");
+  set.Integer("iters", &o->iters, 1, kMaxIters, "timed round trips");
+  set.Switch("no-baselines", &o->baselines, RunBaselines::kNo, "time the exchange alone");
+  set.Switch("per-rank", &f->per_rank, PerRankTimes::kShow, "a table of every rank's own times too");
   set.Text("json", &f->json_file, "JSON file to write");
   set.Text("csv", &f->csv_file, "CSV file to write");
   set.Text("plot", &f->plot_file, "SVG file to write: round trip over tokens");
@@ -104,27 +91,27 @@ void BenchAllToAllCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
 // Gives what --preset names to the flags that were not given.
 absl::Status BenchAllToAllCommand::Check(const FlagSet& set, SharedFlags* /*shared*/) {
   BenchAllToAllFlags* f = &flags_;
+  AllToAllBenchOptions* o = &f->bench;
+  TF_RETURN_IF_ERROR(ReadTraffics(f));
   if (f->preset == "none") return TokensOfSizes(set, f);
-  if (!set.given("tokens")) f->tokens = {f->preset == "deepep-normal" ? 4096 : 128};
-  if (!set.given("hidden")) f->hidden = {7168};
-  if (!set.given("experts")) f->experts = {256};
-  if (!set.given("top-k")) f->top_k = {8};
-  if (!set.given("dtype")) f->dtypes = {DType::kF8E4M3};
-  if (!set.given("combine-dtype")) f->combine_dtypes = {DType::kBF16};
+  if (!set.given("tokens")) o->tokens = {f->preset == "deepep-normal" ? 4096 : 128};
+  if (!set.given("hidden")) o->hidden = {7168};
+  if (!set.given("experts")) o->experts = {256};
+  if (!set.given("top-k")) o->top_k = {8};
+  if (!set.given("dtype")) o->dtypes = {DType::kF8E4M3};
+  if (!set.given("combine-dtype")) o->combine_dtypes = {DType::kBF16};
   return TokensOfSizes(set, f);
 }
 
 absl::Status BenchAllToAllCommand::Run(RankContext& context) const {
   const BenchAllToAllFlags& flags = flags_;
-  auto options = MakeOptions(flags);
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {.phase = "flags"}, options.status()));
   TF_ASSIGN_OR_RETURN(const auto json, OpenResultFile(context, "--json", flags.json_file));
   TF_ASSIGN_OR_RETURN(const auto csv, OpenResultFile(context, "--csv", flags.csv_file));
   TF_ASSIGN_OR_RETURN(const auto plot, OpenResultFile(context, "--plot", flags.plot_file));
   const BenchContext bench{context.transport, context.device, context.topology, context.isa, context.num_threads};
-  TF_ASSIGN_OR_RETURN(const AllToAllReport report, RunAllToAllBench(bench, *options));
+  TF_ASSIGN_OR_RETURN(const AllToAllReport report, RunAllToAllBench(bench, flags.bench));
   if (context.rank() != RankId(0)) return absl::OkStatus();
-  std::fputs(ReportTable(report, flags.per_rank ? PerRankTimes::kShow : PerRankTimes::kHide).c_str(), stdout);
+  std::fputs(ReportTable(report, flags.per_rank).c_str(), stdout);
   if (json != nullptr) TF_RETURN_IF_ERROR(json->Commit(ReportJson(report)));
   if (csv != nullptr) TF_RETURN_IF_ERROR(csv->Commit(ReportCsv(report)));
   return plot == nullptr ? absl::OkStatus() : plot->Commit(ReportSvg(report));

@@ -86,7 +86,7 @@ std::string JsonText(const BenchEngineFlags& flags, const SharedFlags& shared, c
   nlohmann::ordered_json json = {{"benchmark", "engine"},
                                  {"machine", MachineDescription()},
                                  {"model", shared.model},
-                                 {"compute", shared.compute == Compute::kF32 ? "f32" : "bf16"},
+                                 {"compute", shared.engine.compute == Compute::kF32 ? "f32" : "bf16"},
                                  {"num_ranks", report.ranks.size()},
                                  {"num_sequences", flags.num_sequences},
                                  {"prompt_tokens", flags.prompt_tokens},
@@ -113,7 +113,7 @@ void BenchEngineCommand::Declare(FlagSet& set, SharedFlags* shared) {
 }
 
 absl::Status BenchEngineCommand::Check(const FlagSet& set, SharedFlags* shared) {
-  return CheckEngineFlags(set, shared);
+  return CheckEngineFlags(set, *shared);
 }
 
 absl::Status BenchEngineCommand::Run(RankContext& context) const {

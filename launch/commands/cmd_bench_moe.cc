@@ -2,7 +2,6 @@
 
 #include <cstdio>
 
-#include "bench/moe/moe_bench.h"
 #include "launch/cli/flag_set.h"
 #include "launch/cli/shared_flags.h"
 #include "launch/commands/result_file.h"
@@ -15,39 +14,28 @@ constexpr int kMaxExperts = 1 << 16, kMaxTopK = 32, kMaxIters = 1 << 20;
 
 }  // namespace
 
-void BenchMoeCommand::Declare(FlagSet& set, SharedFlags* shared) {
-  BenchMoeFlags* f = &flags_;
-  set.Integers("tokens", &f->tokens, 0, kMaxTokens, "tokens of every rank");
-  set.Integers("hidden", &f->hidden, 1, kMaxHidden, "hidden size");
-  set.Integers("intermediate", &f->intermediate, 1, kMaxHidden, "inner size of an expert");
-  set.Integers("experts", &f->experts, 1, kMaxExperts, "experts of the layer");
-  set.Integers("top-k", &f->top_k, 1, kMaxTopK, "experts of a token");
-  set.Choices("weights", &f->weight_dtypes, {{"bf16", DType::kBF16}, {"fp8", DType::kF8E4M3}, {"f32", DType::kF32}},
+void BenchMoeCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
+  MoeBenchOptions* o = &flags_.bench;
+  set.Integers("tokens", &o->tokens, 0, kMaxTokens, "tokens of every rank");
+  set.Integers("hidden", &o->hidden, 1, kMaxHidden, "hidden size");
+  set.Integers("intermediate", &o->intermediate, 1, kMaxHidden, "inner size of an expert");
+  set.Integers("experts", &o->experts, 1, kMaxExperts, "experts of the layer");
+  set.Integers("top-k", &o->top_k, 1, kMaxTopK, "experts of a token");
+  set.Choices("weights", &o->weight_dtypes, {{"bf16", DType::kBF16}, {"fp8", DType::kF8E4M3}, {"f32", DType::kF32}},
               "precision of the experts' weights");
-  DeclareComputeFlag(set, shared);
-  set.Choices("path", &f->paths, PathChoices(), "paths of the exchange");
-  set.Integer("warmup", &f->warmup, 0, kMaxIters, "layers before the timed ones");
-  set.Integer("iters", &f->iters, 1, kMaxIters, "timed layers");
-  set.Text("json", &f->json_file, "JSON file to write");
+  DeclareComputeFlag(set, &o->compute);
+  set.Choices("path", &o->paths, PathChoices(), "paths of the exchange");
+  set.Integer("warmup", &o->warmup, 0, kMaxIters, "layers before the timed ones");
+  set.Integer("iters", &o->iters, 1, kMaxIters, "timed layers");
+  set.Text("json", &flags_.json_file, "JSON file to write");
 }
 
 absl::Status BenchMoeCommand::Check(const FlagSet& /*set*/, SharedFlags* /*shared*/) { return absl::OkStatus(); }
 
 absl::Status BenchMoeCommand::Run(RankContext& context) const {
-  const BenchMoeFlags& flags = flags_;
-  TF_ASSIGN_OR_RETURN(const auto json, OpenResultFile(context, "--json", flags.json_file));
+  TF_ASSIGN_OR_RETURN(const auto json, OpenResultFile(context, "--json", flags_.json_file));
   const BenchContext bench{context.transport, context.device, context.topology, context.isa, context.num_threads};
-  const MoeBenchOptions options{.tokens = flags.tokens,
-                                .hidden = flags.hidden,
-                                .intermediate = flags.intermediate,
-                                .experts = flags.experts,
-                                .top_k = flags.top_k,
-                                .weight_dtypes = flags.weight_dtypes,
-                                .paths = flags.paths,
-                                .compute = context.flags.compute,
-                                .warmup = flags.warmup,
-                                .iters = flags.iters};
-  TF_ASSIGN_OR_RETURN(const MoeReport report, RunMoeBench(bench, options));
+  TF_ASSIGN_OR_RETURN(const MoeReport report, RunMoeBench(bench, flags_.bench));
   if (context.rank() != RankId(0)) return absl::OkStatus();
   std::fputs(MoeTable(report).c_str(), stdout);
   return json == nullptr ? absl::OkStatus() : json->Commit(MoeJson(report));

@@ -184,7 +184,7 @@ absl::Status EvalCommand::Check(const FlagSet& set, SharedFlags* shared) {
   if (flags_.ids_file.empty() == flags_.text_file.empty()) {
     return absl::InvalidArgumentError("eval needs one of --ids F.json and --text F");
   }
-  return CheckEngineFlags(set, shared);
+  return CheckEngineFlags(set, *shared);
 }
 
 absl::Status EvalCommand::Run(RankContext& context) const {

@@ -253,7 +253,7 @@ absl::Status GenerateCommand::Check(const FlagSet& set, SharedFlags* shared) {
   if (flags_.chats.empty() && !flags_.chat_template.empty()) {
     return absl::InvalidArgumentError("--chat-template is used by --chat alone");
   }
-  return CheckEngineFlags(set, shared);
+  return CheckEngineFlags(set, *shared);
 }
 
 absl::Status GenerateCommand::Run(RankContext& context) const {

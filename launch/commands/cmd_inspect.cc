@@ -75,7 +75,7 @@ void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std:
                 Mib(files.plan.skipped_bytes), static_cast<long>(files.plan.num_skipped));
   }
   std::printf("\nmemory per rank in MiB, at least, with a cache of %ld tokens and steps of %ld\n",
-              static_cast<long>(kEngine.cache_tokens_per_rank), static_cast<long>(Engine::MaxTokens(kEngine)));
+              static_cast<long>(kEngine.cache_tokens_per_rank), static_cast<long>(kEngine.max_tokens()));
   std::printf("%-6s %9s %12s %12s %12s %12s\n", "rank", "experts", "weights", "cache", "activations", "all");
   for (size_t r = 0; r < memory_per_rank.size(); ++r) {
     const RankMemory& memory = memory_per_rank[r];

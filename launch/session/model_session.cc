@@ -108,17 +108,9 @@ absl::StatusOr<std::vector<int64_t>> AgreeOnLengths(RankContext& context, absl::
   return all;
 }
 
-// An engine in which sequences of these lengths fit, spread evenly over the ranks.
-EngineOptions MakeEngineOptions(const SharedFlags& flags, absl::Span<const int64_t> lengths, int num_ranks) {
-  EngineOptions engine;
-  engine.compute = flags.compute;
-  engine.path = flags.path;
-  engine.reduction = flags.reduction;
-  engine.overflow = flags.overflow;
-  engine.dispatch_dtype = flags.dispatch_dtype;
-  engine.combine_dtype = flags.combine_dtype;
-  engine.overlap = flags.overlap;
-  engine.exchange_budget = flags.exchange_budget;
+// The engine that the flags ask for, with room for sequences of these lengths, spread evenly over the ranks.
+EngineOptions SizedFor(absl::Span<const int64_t> lengths, const SharedFlags& flags, int num_ranks) {
+  EngineOptions engine = flags.engine;
   int64_t longest = 0, blocks = 0;
   for (const int64_t n : lengths) {
     longest = std::max(longest, CacheBlocks(n));
@@ -205,7 +197,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   auto session = std::make_unique<ModelSession>();
   session->files = std::move(files);
   const ModelFiles& f = *session->files;
-  EngineOptions engine = MakeEngineOptions(context.flags, lengths, context.num_ranks());
+  EngineOptions engine = SizedFor(lengths, context.flags, context.num_ranks());
   TF_RETURN_IF_ERROR(CheckMemory(context, PlanMemory(f.plan.plan, f.placement, engine)));
   if (auto memory = ReadProcessMemory(); memory.ok()) session->resident_before_load = memory->resident_bytes;
   const Stopwatch load_watch;
@@ -226,8 +218,8 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   session->load_seconds = load_watch.seconds();
 
   if (context.flags.explain) {
-    if (context.rank() == RankId(0)) engine.on_plan = ExplainFirstPlan();
-    engine.on_path = [](const std::string& why) { absl::FPrintF(stderr, "%s", why); };
+    if (context.rank() == RankId(0)) engine.moe.on_plan = ExplainFirstPlan();
+    engine.moe.exchange.on_choice = [](const std::string& why) { absl::FPrintF(stderr, "%s", why); };
   }
   auto created = Engine::Create(context.transport, context.device, f.config, session->weights, f.placement, engine);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"create engine"}, created.status()));

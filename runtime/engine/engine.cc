@@ -20,19 +20,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
                                                        const ModelWeights& weights, const Placement& placement,
                                                        const EngineOptions& options) {
   std::unique_ptr<Engine> engine(new Engine(transport, device, config, options));
-  const MoeOptions moe{.compute = options.compute,
-                       .overflow = options.overflow,
-                       .max_tokens = engine->max_tokens(),
-                       .path = options.path,
-                       .dispatch_dtype = options.dispatch_dtype,
-                       .combine_dtype = options.combine_dtype,
-                       .reduction = options.reduction,
-                       .overlap = options.overlap,
-                       .exchange_budget = options.exchange_budget,
-                       .on_plan = options.on_plan,
-                       .on_path = options.on_path};
   TF_ASSIGN_OR_RETURN(engine->stream_, device.CreateStream());
-  TF_ASSIGN_OR_RETURN(engine->transformer_, Transformer::Create(transport, device, config, weights, placement, moe));
+  TF_ASSIGN_OR_RETURN(engine->transformer_,
+                      Transformer::Create(transport, device, config, weights, placement, options));
   TF_RETURN_IF_ERROR(engine->Allocate());
   return engine;
 }

@@ -9,27 +9,12 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "runtime/engine/engine_options.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/step_plan.h"
 #include "runtime/engine/transformer.h"
 
 namespace tokenferry {
-
-struct EngineOptions {
-  Compute compute = Compute::kBF16;
-  ExchangePath path = ExchangePath::kAuto;
-  OverflowPolicy overflow;
-  std::optional<DType> dispatch_dtype;  // see MoeOptions
-  DType combine_dtype = DType::kF32;
-  Overlap overlap = Overlap::kOff;
-  int64_t exchange_budget = 0;
-  int64_t prefill_chunk = 512;  // most prompt tokens per rank and step
-  int64_t max_sequences_per_rank = 32;
-  int64_t cache_tokens_per_rank = 4096;
-  Reduction reduction = Reduction::kExact;
-  PlanObserver on_plan;
-  std::function<void(const std::string&)> on_path;  // ExchangeOptions::on_choice
-};
 
 // What this rank did since creation.
 struct EngineStats {
@@ -68,11 +53,8 @@ class Engine {
   std::string exchange_path() const { return transformer_->moe().exchange_path(); }  // by size
   int64_t cache_bytes() const { return cache_->num_bytes(); }
 
-  // What Create will make: the cache, and rows for the most tokens of a step on a rank.
+  // What Create will make.
   static KvCacheOptions CacheOptions(const ModelConfig& config, const EngineOptions& options);
-  static int64_t MaxTokens(const EngineOptions& options) {
-    return options.prefill_chunk + options.max_sequences_per_rank;
-  }
 
  private:
   struct RunningSequence {
@@ -82,7 +64,7 @@ class Engine {
 
   Engine(Transport& transport, Device& device, const ModelConfig& config, const EngineOptions& options)
       : transport_(transport), device_(device), config_(config), options_(options) {}
-  int64_t max_tokens() const { return MaxTokens(options_); }
+  int64_t max_tokens() const { return options_.max_tokens(); }
   absl::Status Allocate();
   absl::Status UpdateSequences(const StepPlan& plan);
   static void CountTokens(const StepEntry& entry, RunningSequence& sequence);

@@ -8,7 +8,7 @@ std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& plac
   const KvCacheOptions cache = Engine::CacheOptions(plan.config, options);
   const RankMemory same{
       .cache = cache.num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache),
-      .activations = Transformer::ActivationBytes(plan.config, Engine::MaxTokens(options)),
+      .activations = Transformer::ActivationBytes(plan.config, options.max_tokens()),
   };
   const std::vector<int64_t> weights = BytesPerRank(plan, placement);
   int64_t elsewhere = 0;

@@ -21,15 +21,15 @@ CallSite At(CallSite site, const char* phase) {
 
 absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport, Device& device,
                                                            const ModelConfig& config, const Placement& placement,
-                                                           const MoeOptions& options) {
+                                                           const EngineOptions& options) {
   std::unique_ptr<MoeLayer> layer(new MoeLayer(transport, device, config, placement, options));
   TF_RETURN_IF_ERROR(layer->AllocateScratch());
-  const OverflowStageOptions overflow{.policy = options.overflow,
+  const OverflowStageOptions overflow{.policy = options.moe.overflow,
                                       .num_layers = static_cast<int>(config.num_moe_layers()),
                                       .top_k = static_cast<int>(config.num_experts_per_tok),
-                                      .max_tokens = options.max_tokens};
+                                      .max_tokens = options.max_tokens()};
   TF_ASSIGN_OR_RETURN(layer->overflow_, OverflowStage::Create(transport, device, placement, overflow));
-  if (options.overlap == Overlap::kTwoBatch && options.overflow.kind != Overflow::kDropless) {
+  if (options.overlap == Overlap::kTwoBatch && options.moe.overflow.kind != Overflow::kDropless) {
     return absl::InvalidArgumentError(
         "overlap two_batch: an overflow policy looks at all tokens of a step at once; choose dropless, or overlap "
         "shared");
@@ -42,21 +42,18 @@ absl::Status MoeLayer::CreateExchanges() {
   // Rows are rounded to bf16 anyway before they meet a weight in kBF16: sending them so loses nothing.
   const DType expert_dtype = options_.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
   const auto num_batches = static_cast<int64_t>(micro_batches_.size());
-  ExchangeOptions exchange{.hidden = config_.hidden_size,
-                           .wire_dtype = options_.dispatch_dtype.value_or(expert_dtype),
-                           .expert_dtype = expert_dtype,
-                           .output_dtype = options_.combine_dtype,
-                           .path = options_.path,
-                           .reduction = options_.reduction,
-                           .on_choice = options_.on_path,
-                           .max_tokens = (options_.max_tokens + num_batches - 1) / num_batches,
-                           .max_top_k = static_cast<int>(config_.num_experts_per_tok)};
-  if (options_.exchange_budget > 0) {
+  ExchangeOptions exchange = options_.moe.exchange;
+  exchange.hidden = config_.hidden_size;
+  exchange.wire_dtype = options_.moe.dispatch_dtype.value_or(expert_dtype);
+  exchange.expert_dtype = expert_dtype;
+  exchange.max_tokens = (options_.max_tokens() + num_batches - 1) / num_batches;
+  exchange.max_top_k = static_cast<int>(config_.num_experts_per_tok);
+  if (options_.moe.exchange_budget > 0) {
     // The automatic path between hosts may be several, by size, each with its own buffers.
     const bool one_path = Topology::Of(transport_).num_hosts() == 1 && device_.kind() == DeviceKind::kCpu;
     if (exchange.path == ExchangePath::kAuto && !one_path) exchange.path = ExchangePath::kAllToAllV;
     TF_ASSIGN_OR_RETURN(exchange.max_tokens,
-                        TokensWithin(options_.exchange_budget / num_batches, exchange, placement_));
+                        TokensWithin(options_.moe.exchange_budget / num_batches, exchange, placement_));
   }
   tokens_per_round_ = std::max<int64_t>(1, exchange.max_tokens);
   for (MicroBatch& mb : micro_batches_) {
@@ -67,7 +64,7 @@ absl::Status MoeLayer::CreateExchanges() {
 }
 
 MoeLayer::MoeLayer(Transport& transport, Device& device, const ModelConfig& config, const Placement& placement,
-                   const MoeOptions& options)
+                   const EngineOptions& options)
     : transport_(transport),
       device_(device),
       config_(config),
@@ -78,7 +75,7 @@ MoeLayer::MoeLayer(Transport& transport, Device& device, const ModelConfig& conf
 }
 
 absl::Status MoeLayer::AllocateScratch() {
-  const int64_t T = options_.max_tokens, E = config_.n_routed_experts, K = config_.num_experts_per_tok;
+  const int64_t T = options_.max_tokens(), E = config_.n_routed_experts, K = config_.num_experts_per_tok;
   const auto allocate = [&](Buffer& buffer, size_t num_bytes, absl::string_view label) -> absl::Status {
     TF_ASSIGN_OR_RETURN(buffer, device_.Allocate(num_bytes, MemoryKind::kDevice, label));
     return absl::OkStatus();
@@ -144,7 +141,7 @@ absl::Status MoeLayer::BeginRound(Stream& stream, const CallSite& site, MicroBat
                         RoundRows(mb, mb.routing.location)};
   TF_RETURN_IF_ERROR(mb.exchange->Plan(stream, At(site, "plan"), routing, placement_));
   const ExchangePlan* const plan = mb.exchange->host_plan();
-  if (options_.on_plan && plan != nullptr) options_.on_plan(At(site, "plan"), *plan);
+  if (options_.moe.on_plan && plan != nullptr) options_.moe.on_plan(At(site, "plan"), *plan);
   return mb.exchange->BeginDispatch(stream, At(site, "dispatch"), RoundRows(mb, mb.batch.x));
 }
 
@@ -189,7 +186,7 @@ absl::Status MoeLayer::RunExperts(Stream& stream, int moe_idx, const MoeWeights&
   if (num_slots_ > 0) {
     CountRows(stream, {rows.slot_offsets, num_slots_, rows_per_slot_.as<int64_t>() + moe_idx * num_slots_});
   }
-  if (options_.overflow.padding == Padding::kCapacity) return RunPadded(stream, weights, rows, out);
+  if (options_.moe.overflow.padding == Padding::kCapacity) return RunPadded(stream, weights, rows, out);
   return RunFfn(stream, weights, rows, out);
 }
 

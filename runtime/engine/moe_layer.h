@@ -1,41 +1,20 @@
 // One Mixture-of-Experts layer, expert-parallel over all ranks: route, plan, dispatch, experts, combine.
 #pragma once
 
-#include <functional>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "comm/tuning/exchange_choice.h"
 #include "core/device/growing_buffer.h"
 #include "core/moe/placement.h"
+#include "runtime/engine/engine_options.h"
 #include "runtime/engine/overflow_stage.h"
-#include "runtime/engine/overlap.h"
 #include "runtime/model/model_config.h"
 #include "runtime/model/weights.h"
 
 namespace tokenferry {
 
-// Sees this rank's plan of every exchange that the host has made, before it is executed; null: nobody looks.
-using PlanObserver = std::function<void(const CallSite&, const ExchangePlan&)>;
-
 inline constexpr int kMaxMicroBatches = 2;
-
-struct MoeOptions {
-  Compute compute = Compute::kBF16;
-  OverflowPolicy overflow;
-  int64_t max_tokens = 0;  // most tokens of this rank in a step
-  ExchangePath path = ExchangePath::kAuto;
-  std::optional<DType> dispatch_dtype;  // ExchangeOptions::wire_dtype; none: what `compute` rounds rows to anyway
-  DType combine_dtype = DType::kF32;    // ExchangeOptions::output_dtype
-  Reduction reduction = Reduction::kExact;
-  Overlap overlap = Overlap::kOff;
-  // Most bytes of an exchange's buffers on a rank, all micro-batches together; a layer's tokens then pass in as many
-  // rounds as it takes. 0: no bound.
-  int64_t exchange_budget = 0;
-  PlanObserver on_plan;
-  std::function<void(const std::string&)> on_path;  // ExchangeOptions::on_choice
-};
 
 // Since creation, this rank's slots and tokens.
 struct MoeStats {
@@ -50,7 +29,7 @@ class MoeLayer {
  public:
   static absl::StatusOr<std::unique_ptr<MoeLayer>> Create(Transport& transport, Device& device,
                                                           const ModelConfig& config, const Placement& placement,
-                                                          const MoeOptions& options);
+                                                          const EngineOptions& options);
 
   // A layer's work for one micro-batch, in three parts, between which other work may be done; another micro-batch too.
   // Collective; every rank takes part, with x.rows = 0 if need be. `moe_idx` counts MoE layers from 0; site.layer
@@ -78,7 +57,7 @@ class MoeLayer {
 
  private:
   MoeLayer(Transport& transport, Device& device, const ModelConfig& config, const Placement& placement,
-           const MoeOptions& options);
+           const EngineOptions& options);
   struct MicroBatch {
     ExchangeBySize exchanges;
     Exchange* exchange = nullptr;  // of the round
@@ -104,7 +83,7 @@ class MoeLayer {
   Device& device_;
   const ModelConfig& config_;
   Placement placement_;
-  MoeOptions options_;
+  EngineOptions options_;
   std::unique_ptr<OverflowStage> overflow_;
   std::vector<MicroBatch> micro_batches_;
   int64_t tokens_per_round_ = 0;  // most of a rank

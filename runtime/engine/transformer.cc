@@ -24,7 +24,7 @@ MatrixView<T> Columns(MatrixView<T> m, int64_t begin, int64_t count) {
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& transport, Device& device,
                                                                  const ModelConfig& config, const ModelWeights& weights,
                                                                  const Placement& placement,
-                                                                 const MoeOptions& options) {
+                                                                 const EngineOptions& options) {
   std::unique_ptr<Transformer> t(new Transformer(config, weights, options));
   TF_RETURN_IF_ERROR(t->AllocateActivations(device));
   TF_ASSIGN_OR_RETURN(t->moe_, MoeLayer::Create(transport, device, config, placement, options));
@@ -59,7 +59,7 @@ int64_t Transformer::ActivationBytes(const ModelConfig& config, int64_t max_toke
 
 absl::Status Transformer::AllocateActivations(Device& device) {
   const ModelConfig& c = config_;
-  for (const Activation& a : Activations(c, options_.max_tokens)) {
+  for (const Activation& a : Activations(c, options_.max_tokens())) {
     TF_ASSIGN_OR_RETURN(this->*a.buffer,
                         device.Allocate(a.rows * a.cols * sizeof(float), MemoryKind::kDevice, a.label));
   }
@@ -199,7 +199,7 @@ absl::Status Transformer::FinishMoe(Stream& stream, int micro_batch) {
 }
 
 void Transformer::Logits(Stream& stream, const int32_t* row_idx, MatrixView<float> logits) {
-  const auto hidden = MakeMatrix<const float>(hidden_.data(), options_.max_tokens, config_.hidden_size);
+  const auto hidden = MakeMatrix<const float>(hidden_.data(), options_.max_tokens(), config_.hidden_size);
   const auto rows = MakeMatrix<float>(head_rows_.data(), logits.rows, config_.hidden_size);
   stream.Launch(kGatherRows, {hidden, row_idx, rows.rows, rows.data, DType::kF32});
   Norm(stream, rows, weights_.norm, rows, static_cast<float>(config_.rms_norm_eps));

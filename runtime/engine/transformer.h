@@ -29,7 +29,7 @@ class Transformer {
  public:
   static absl::StatusOr<std::unique_ptr<Transformer>> Create(Transport& transport, Device& device,
                                                              const ModelConfig& config, const ModelWeights& weights,
-                                                             const Placement& placement, const MoeOptions& options);
+                                                             const Placement& placement, const EngineOptions& options);
 
   // Collective. Runs all layers over the tokens, writing their keys into `cache`; hidden states stay here.
   absl::Status Forward(Stream& stream, int64_t step, const StepTokens& tokens, KvCache& cache,
@@ -45,7 +45,7 @@ class Transformer {
   MoeLayer& moe() { return *moe_; }
 
  private:
-  Transformer(const ModelConfig& config, const ModelWeights& weights, const MoeOptions& options)
+  Transformer(const ModelConfig& config, const ModelWeights& weights, const EngineOptions& options)
       : config_(config), weights_(weights), options_(options) {}
   struct Activation {
     Buffer Transformer::*buffer;
@@ -77,7 +77,7 @@ class Transformer {
 
   const ModelConfig& config_;
   const ModelWeights& weights_;
-  MoeOptions options_;
+  EngineOptions options_;
   float attention_scale_ = 0;
   std::unique_ptr<MoeLayer> moe_;
   std::vector<MicroBatch> micro_batches_;  // of the step

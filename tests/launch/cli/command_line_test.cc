@@ -7,10 +7,10 @@ TEST(Flags, DefaultsStayWhenNothingIsGiven) {
   const auto line = ParseGenerate({});
   ASSERT_TRUE(line.ok()) << line.status();
   EXPECT_EQ(line->shared.model, "dir");
-  EXPECT_EQ(line->shared.compute, Compute::kBF16);
+  EXPECT_EQ(line->shared.engine.compute, Compute::kBF16);
   EXPECT_EQ(line->shared.transport, TransportChoice::kAuto);
   EXPECT_EQ(line->shared.placement, "linear");
-  EXPECT_EQ(line->shared.overflow.kind, Overflow::kDropless);
+  EXPECT_EQ(line->shared.engine.moe.overflow.kind, Overflow::kDropless);
   EXPECT_EQ(line->shared.comm_timeout, SharedFlags().comm_timeout);
   EXPECT_EQ(FlagsOf<GenerateCommand>(line).temperature, 0);
   EXPECT_FALSE(FlagsOf<GenerateCommand>(line).json);
@@ -66,23 +66,23 @@ TEST(Flags, EverySharedFlagArrives) {
   ASSERT_TRUE(line.ok()) << line.status();
   const SharedFlags& f = line->shared;
   EXPECT_EQ(f.device, DeviceChoice::kCpu);
-  EXPECT_EQ(f.compute, Compute::kF32);
+  EXPECT_EQ(f.engine.compute, Compute::kF32);
   EXPECT_EQ(f.num_threads, 3);
   EXPECT_EQ(f.transport, TransportChoice::kLocal);
   EXPECT_EQ(f.num_ranks, 5);
-  EXPECT_EQ(f.path, ExchangePath::kAllToAllV);
-  EXPECT_EQ(f.reduction, Reduction::kNode);
-  EXPECT_EQ(f.overlap, Overlap::kShared);
-  EXPECT_EQ(f.exchange_budget, 12345678901);
+  EXPECT_EQ(f.engine.moe.exchange.path, ExchangePath::kAllToAllV);
+  EXPECT_EQ(f.engine.moe.exchange.reduction, Reduction::kNode);
+  EXPECT_EQ(f.engine.overlap, Overlap::kShared);
+  EXPECT_EQ(f.engine.moe.exchange_budget, 12345678901);
   EXPECT_EQ(f.placement, "p.json");
-  EXPECT_EQ(f.overflow.kind, Overflow::kCapacity);
-  EXPECT_EQ(f.overflow.capacity_factor, 1.5);
-  EXPECT_EQ(f.overflow.drop_by, DropBy::kProbability);
-  EXPECT_EQ(f.overflow.order, PositionOrder::kTokenMajor);
-  EXPECT_EQ(f.overflow.renormalise, Renormalise::kYes);
-  EXPECT_EQ(f.overflow.padding, Padding::kCapacity);
-  EXPECT_EQ(f.dispatch_dtype, DType::kI8);
-  EXPECT_EQ(f.combine_dtype, DType::kBF16);
+  EXPECT_EQ(f.engine.moe.overflow.kind, Overflow::kCapacity);
+  EXPECT_EQ(f.engine.moe.overflow.capacity_factor, 1.5);
+  EXPECT_EQ(f.engine.moe.overflow.drop_by, DropBy::kProbability);
+  EXPECT_EQ(f.engine.moe.overflow.order, PositionOrder::kTokenMajor);
+  EXPECT_EQ(f.engine.moe.overflow.renormalise, Renormalise::kYes);
+  EXPECT_EQ(f.engine.moe.overflow.padding, Padding::kCapacity);
+  EXPECT_EQ(f.engine.moe.dispatch_dtype, DType::kI8);
+  EXPECT_EQ(f.engine.moe.exchange.output_dtype, DType::kBF16);
   EXPECT_EQ(f.comm_timeout, absl::Milliseconds(500));
   EXPECT_EQ(f.prefill_chunk, 7);
   EXPECT_EQ(f.kv_cache_tokens, 4096);
@@ -206,11 +206,12 @@ TEST(Flags, ASubcommandRefusesFlagsThatItDoesNotUse) {
   // A flag that means something of its own in one subcommand.
   const auto bench = Parse({"bench", "alltoall", "--path", "peer,allgather", "--placement", "linear,random:1"});
   ASSERT_TRUE(bench.ok()) << bench.status();
-  EXPECT_THAT(FlagsOf<BenchAllToAllCommand>(bench).paths, ElementsAre(ExchangePath::kPeer, ExchangePath::kAllGather));
+  EXPECT_THAT(FlagsOf<BenchAllToAllCommand>(bench).bench.paths,
+              ElementsAre(ExchangePath::kPeer, ExchangePath::kAllGather));
   const auto moe = Parse({"bench", "moe", "--compute", "f32", "--tokens", "3"});
   ASSERT_TRUE(moe.ok()) << moe.status();
-  EXPECT_EQ(moe->shared.compute, Compute::kF32);
-  EXPECT_THAT(FlagsOf<BenchMoeCommand>(moe).tokens, ElementsAre(3));
+  EXPECT_EQ(FlagsOf<BenchMoeCommand>(moe).bench.compute, Compute::kF32);
+  EXPECT_THAT(FlagsOf<BenchMoeCommand>(moe).bench.tokens, ElementsAre(3));
 }
 
 TEST(Flags, ASecondValueIsRefused) {

@@ -10,7 +10,7 @@ TEST(Config, FillsWhatTheCommandLineDoesNotGive) {
   const auto line = Parse({"generate", "--config", file.path(), "--compute", "bf16"});
   ASSERT_TRUE(line.ok()) << line.status();
   EXPECT_EQ(line->shared.model, "from-file");
-  EXPECT_EQ(line->shared.compute, Compute::kBF16);
+  EXPECT_EQ(line->shared.engine.compute, Compute::kBF16);
   EXPECT_TRUE(line->shared.explain);
   EXPECT_EQ(line->shared.comm_timeout, absl::Seconds(7));
   EXPECT_EQ(FlagsOf<GenerateCommand>(line).max_tokens, 11);
@@ -67,12 +67,12 @@ TEST(Config, WhatStandsAtTheTopServesTheSubcommandsThatHaveIt) {
   const ConfigFile file("compute: f32\npath: [peer, allgather]\ntokens: 5\nthreads: 2\n");
   const auto bench = Parse({"bench", "alltoall", "--config", file.path()});
   ASSERT_TRUE(bench.ok()) << bench.status();
-  EXPECT_THAT(FlagsOf<BenchAllToAllCommand>(bench).tokens, ElementsAre(5));
+  EXPECT_THAT(FlagsOf<BenchAllToAllCommand>(bench).bench.tokens, ElementsAre(5));
   EXPECT_EQ(bench->shared.num_threads, 2);
   const auto inspect = Parse({"inspect", "--model", "dir", "--config", file.path()});
   ASSERT_TRUE(inspect.ok()) << inspect.status();
   EXPECT_EQ(inspect->shared.num_threads, 2);
-  EXPECT_EQ(inspect->shared.compute, Compute::kBF16);  // not used, so not set
+  EXPECT_EQ(inspect->shared.engine.compute, Compute::kBF16);  // not used, so not set
   EXPECT_THAT(ErrorOf(ParseGenerate({"--config", file.path()})), HasSubstr("'path' takes one value, but has 2"));
 }
 

@@ -65,18 +65,8 @@ absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSe
   load.placement = &placement;
   load.rank = transport.rank();
   TF_ASSIGN_OR_RETURN(const ModelWeights weights, LoadWeights(checkpoint, plan.plan, *stream, load));
-  EngineOptions options;
-  options.compute = setup.compute;
-  options.path = setup.path;
-  options.overflow = setup.overflow;
-  options.dispatch_dtype = setup.dispatch_dtype;
-  options.combine_dtype = setup.combine_dtype;
-  options.overlap = setup.overlap;
-  options.exchange_budget = setup.exchange_budget;
-  options.prefill_chunk = setup.prefill_chunk;
-  options.cache_tokens_per_rank = setup.cache_tokens_per_rank;
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                      Engine::Create(transport, *device, config, weights, placement, options));
+                      Engine::Create(transport, *device, config, weights, placement, setup.engine));
   Scheduler scheduler(engine->scheduler_options());
   std::vector<RunResult> results(requests.size());
   if (transport.rank() == RankId(0)) {

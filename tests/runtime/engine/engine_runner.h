@@ -14,18 +14,10 @@ namespace tokenferry {
 struct RunSetup {
   std::string model_dir;  // empty: models/ferry-tiny-v3
   int num_ranks = 1;
-  Compute compute = Compute::kF32;
-  int64_t prefill_chunk = 1024;
+  EngineOptions engine = {.compute = Compute::kF32, .prefill_chunk = 1024};
   int64_t placement_seed = -1;  // -1: linear; else a random placement of that seed
   CpuDeviceOptions device;      // isa kPortable stands for the best this machine has
   bool portable_isa = false;    // really kPortable
-  ExchangePath path = ExchangePath::kAuto;
-  OverflowPolicy overflow;
-  std::optional<DType> dispatch_dtype;
-  DType combine_dtype = DType::kF32;
-  Overlap overlap = Overlap::kOff;
-  int64_t exchange_budget = 0;
-  int64_t cache_tokens_per_rank = 4096;
 };
 
 struct RunResult {

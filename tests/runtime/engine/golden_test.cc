@@ -104,7 +104,7 @@ TEST_P(Heldout, PerplexityIsTheModelCards) {
     requests.push_back(ScoreRequest(std::move(ids)));
   for (const auto& [compute, tolerance] : {std::pair{Compute::kF32, 0.001}, std::pair{Compute::kBF16, 0.005}}) {
     RunSetup setup;
-    setup.compute = compute;
+    setup.engine.compute = compute;
     setup.device.num_threads = 2;
     double nll = 0;
     int64_t n = 0;

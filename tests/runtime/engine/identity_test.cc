@@ -30,7 +30,7 @@ class Identity : public testing::TestWithParam<Compute> {
  protected:
   RunSetup Base() const {
     RunSetup setup;
-    setup.compute = GetParam();
+    setup.engine.compute = GetParam();
     return setup;
   }
 
@@ -67,16 +67,16 @@ TEST_P(Identity, Paths) {
     SCOPED_TRACE(ranks);
     RunSetup setup = Base();
     setup.num_ranks = ranks;
-    setup.path = ExchangePath::kAllToAllV;
+    setup.engine.moe.exchange.path = ExchangePath::kAllToAllV;
     ExpectSame(setup);
   }
   for (const ExchangePath path : {ExchangePath::kAllToAllV, ExchangePath::kPeer}) {
     SCOPED_TRACE(ExchangePathName(path));
     RunSetup setup = Base();
     setup.num_ranks = 3;
-    setup.path = path;
+    setup.engine.moe.exchange.path = path;
     setup.placement_seed = 3;
-    setup.prefill_chunk = 64;
+    setup.engine.prefill_chunk = 64;
     setup.device.execution = CpuExecution::kLazy;
     ExpectSame(setup);
   }
@@ -95,9 +95,9 @@ TEST_P(Identity, OverlapAndRounds) {
         SCOPED_TRACE(absl::StrCat(ExchangePathName(path), " overlap ", static_cast<int>(overlap), " budget ", budget));
         RunSetup setup = Base();
         setup.num_ranks = path == ExchangePath::kAllToAllV ? 2 : 3;
-        setup.path = path;
-        setup.overlap = overlap;
-        setup.exchange_budget = budget;
+        setup.engine.moe.exchange.path = path;
+        setup.engine.overlap = overlap;
+        setup.engine.moe.exchange_budget = budget;
         setup.placement_seed = budget > 0 ? 5 : -1;
         setup.device.execution = overlap == Overlap::kShared ? CpuExecution::kEager : CpuExecution::kLazy;
         ExpectSame(setup, requests, 0);
@@ -109,7 +109,7 @@ TEST_P(Identity, OverlapAndRounds) {
 TEST_P(Identity, MoreRanksThanExperts) {
   RunSetup setup = Base();
   setup.num_ranks = 40;
-  setup.cache_tokens_per_rank = 256;
+  setup.engine.cache_tokens_per_rank = 256;
   ExpectSame(setup);
 }
 
@@ -140,7 +140,7 @@ TEST_P(Identity, PrefillChunks) {
     SCOPED_TRACE(chunk);
     RunSetup setup = Base();
     setup.num_ranks = 2;
-    setup.prefill_chunk = chunk;
+    setup.engine.prefill_chunk = chunk;
     ExpectSame(setup);
   }
 }
@@ -171,7 +171,7 @@ TEST_P(Identity, TrapDevice) {
 TEST_P(Identity, LazyTrapDeviceInChunks) {
   RunSetup setup = Base();
   setup.num_ranks = 2;
-  setup.prefill_chunk = 64;
+  setup.engine.prefill_chunk = 64;
   setup.device.execution = CpuExecution::kLazy;
   setup.device.memory = CpuMemory::kTrap;
   ExpectSame(setup);
@@ -189,7 +189,7 @@ TEST_P(Identity, SampledTokens) {
   ASSERT_EQ(want.size(), 32u);
   RunSetup setup = Base();
   setup.num_ranks = 3;
-  setup.prefill_chunk = 16;
+  setup.engine.prefill_chunk = 16;
   const auto batch = RunLocally(setup, {GenerateRequest(Text("docs", 1, 10), 8), request, request});
   EXPECT_EQ(batch[1].tokens, want);
   EXPECT_EQ(batch[2].tokens, want);
@@ -200,8 +200,8 @@ TEST_P(Identity, CapacityDropsDoNotDependOnRanks) {
   std::vector<Request> requests;
   for (size_t i = 0; i < 4; ++i) requests.push_back(LogitsRequest(Text("docs", i, 48)));
   RunSetup setup = Base();
-  setup.overflow.kind = Overflow::kCapacity;
-  setup.overflow.capacity_factor = 0.5;
+  setup.engine.moe.overflow.kind = Overflow::kCapacity;
+  setup.engine.moe.overflow.capacity_factor = 0.5;
   const auto want = RunLocally(setup, requests);
   EXPECT_NE(std::count(want[3].expert_idx.begin(), want[3].expert_idx.end(), -1), 0);
   EXPECT_FALSE(SameBits(want[0].logits, RunLocally(Base(), requests)[0].logits));

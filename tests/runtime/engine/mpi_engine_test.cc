@@ -22,10 +22,10 @@ TEST(MpiEngine, LogitsAndRoutingEqualOneLocalRanks) {
        {std::pair(Compute::kF32, ExchangePath::kPeer), std::pair(Compute::kBF16, ExchangePath::kPeer),
         std::pair(Compute::kBF16, ExchangePath::kAllToAllV)}) {
     RunSetup setup;
-    setup.compute = compute;
-    setup.prefill_chunk = 64;
+    setup.engine.compute = compute;
+    setup.engine.prefill_chunk = 64;
     setup.placement_seed = compute == Compute::kF32 ? -1 : 3;
-    setup.path = path;
+    setup.engine.moe.exchange.path = path;
     const auto got = RunRank(**transport, setup, requests);
     ASSERT_TRUE(got.ok()) << got.status();
     if ((*transport)->rank() == RankId(0)) {

@@ -42,14 +42,14 @@ class OverflowIdentity : public testing::TestWithParam<OverflowPolicy> {};
 TEST_P(OverflowIdentity, DropsAndBitsDoNotDependOnRanksPlacementOrPadding) {
   const auto requests = FourSequences();
   RunSetup setup;
-  setup.overflow = GetParam();
+  setup.engine.moe.overflow = GetParam();
   const auto want = RunLocally(setup, requests);
   EXPECT_FALSE(SameBits(want[0].logits, RunLocally({}, requests)[0].logits)) << "the policy did nothing";
   setup.num_ranks = 4;
   ExpectSame(RunLocally(setup, requests), want, "4 ranks");
   setup.placement_seed = 3;
   ExpectSame(RunLocally(setup, requests), want, "4 ranks, random placement");
-  setup.overflow.padding = Padding::kCapacity;
+  setup.engine.moe.overflow.padding = Padding::kCapacity;
   ExpectSame(RunLocally(setup, requests), want, "4 ranks, random placement, padded");
 }
 
@@ -64,10 +64,10 @@ TEST(Overflow, RankBudgetOfEverythingIsDropless) {
   const auto requests = FourSequences();
   RunSetup setup;
   setup.num_ranks = 3;
-  setup.overflow = {.kind = Overflow::kRankBudget, .capacity_factor = 3};
+  setup.engine.moe.overflow = {.kind = Overflow::kRankBudget, .capacity_factor = 3};
   const auto want = RunLocally({}, requests);
   ExpectSame(RunLocally(setup, requests), want, "budget of all selections");
-  setup.overflow.capacity_factor = .5;
+  setup.engine.moe.overflow.capacity_factor = .5;
   const auto cut = RunLocally(setup, requests);
   const auto num_dropped = [](const RunResult& r) { return std::count(r.expert_idx.begin(), r.expert_idx.end(), -1); };
   EXPECT_EQ(num_dropped(want[3]), 0);
@@ -84,17 +84,17 @@ class NarrowIdentity : public testing::TestWithParam<Formats> {};
 
 TEST_P(NarrowIdentity, SameBitsOnAllRanksAndPlacements) {
   RunSetup setup;
-  setup.compute = GetParam().compute;
+  setup.engine.compute = GetParam().compute;
   const std::vector<Request> request = {LogitsRequest(Text("source", 3, 60))};
   const auto plain = RunLocally(setup, request);
-  setup.dispatch_dtype = GetParam().dispatch;
-  setup.combine_dtype = GetParam().combine;
+  setup.engine.moe.dispatch_dtype = GetParam().dispatch;
+  setup.engine.moe.exchange.output_dtype = GetParam().combine;
   const auto want = RunLocally(setup, request);
   EXPECT_FALSE(SameBits(want[0].logits, plain[0].logits)) << "nothing was rounded";
   for (const int ranks : {2, 3, 5}) {
     setup.num_ranks = ranks;
     setup.placement_seed = ranks == 2 ? -1 : ranks;
-    setup.path = ranks == 3 ? ExchangePath::kAllToAllV : ExchangePath::kPeer;
+    setup.engine.moe.exchange.path = ranks == 3 ? ExchangePath::kAllToAllV : ExchangePath::kPeer;
     ExpectSame(RunLocally(setup, request), want, "ranks");
   }
 }
@@ -124,11 +124,11 @@ TEST(NarrowDispatch, PerplexityMovesLittle) {
   int64_t num_scored = 0;
   const auto loss = [&](std::optional<DType> dispatch, DType combine) {
     RunSetup setup;
-    setup.compute = Compute::kBF16;
+    setup.engine.compute = Compute::kBF16;
     setup.num_ranks = 2;
-    setup.dispatch_dtype = dispatch;
-    setup.combine_dtype = combine;
-    setup.cache_tokens_per_rank = 8192;
+    setup.engine.moe.dispatch_dtype = dispatch;
+    setup.engine.moe.exchange.output_dtype = combine;
+    setup.engine.cache_tokens_per_rank = 8192;
     double nll = 0;
     num_scored = 0;
     for (const RunResult& r : RunLocally(setup, requests)) nll += r.nll, num_scored += r.num_scored;
@@ -159,10 +159,10 @@ TEST(NarrowDispatch, PerplexityMovesLittle) {
 double LogitChange(Compute compute, DType dispatch, DType combine) {
   const std::vector<Request> request = {LogitsRequest(Text("bible", 2, 120))};
   RunSetup setup;
-  setup.compute = compute;
+  setup.engine.compute = compute;
   const auto plain = RunLocally(setup, request)[0].logits;
-  setup.dispatch_dtype = dispatch;
-  setup.combine_dtype = combine;
+  setup.engine.moe.dispatch_dtype = dispatch;
+  setup.engine.moe.exchange.output_dtype = combine;
   const auto narrow = RunLocally(setup, request)[0].logits;
   EXPECT_EQ(plain.size(), narrow.size());
   double sum = 0;
