@@ -18,7 +18,7 @@ struct KvCacheOptions {
   int64_t num_blocks = 0;      // of kCacheBlockTokens tokens; a block spans all layers
 };
 
-// Memory only: BlockPool (runtime/engine) knows who holds which block. A block may be given to a new sequence while
+// Memory only: BlockCache (runtime/engine) knows who holds which block. A block may be given to a new sequence while
 // work that reads it for an old one is still enqueued on the stream that will also write it. Move-only. Not
 // thread-safe. The Device must outlive it.
 class KvCache {

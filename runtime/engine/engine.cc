@@ -41,6 +41,7 @@ absl::Status Engine::Allocate() {
   const KvCacheOptions cache = CacheOptions(config_, options_);
   TF_ASSIGN_OR_RETURN(KvCache created, KvCache::Create(device_, cache));
   cache_ = std::move(created);
+  sequences_.emplace(transport_.rank(), cache.num_blocks);
   // ids, seq, position and wanted rows; a block table row per sequence.
   const int64_t ints = 4 * max_tokens() + options_.max_sequences_per_rank * cache.num_blocks;
   TF_ASSIGN_OR_RETURN(inputs_, device_.Allocate(ints * sizeof(int32_t), MemoryKind::kDevice, "step inputs"));
@@ -56,7 +57,7 @@ absl::StatusOr<bool> Engine::Step(const StepPlan* plan, std::vector<EntryResult>
                       Broadcast(transport_, site, kScheduler, plan == nullptr ? std::string() : Encode(*plan)));
   TF_ASSIGN_OR_RETURN(const StepPlan agreed, DecodeStepPlan(bytes));
   if (agreed.stop) {
-    TF_RETURN_IF_ERROR(UpdateSequences(agreed));
+    TF_RETURN_IF_ERROR(sequences_->Apply(agreed));
     return false;
   }
   const Stopwatch watch;
@@ -91,7 +92,7 @@ absl::Status Engine::RunUntilIdle(Scheduler* scheduler,
   while (!scheduler->idle() && !StopRequested()) {
     const StepPlan plan = scheduler->Next();
     TF_RETURN_IF_ERROR(Step(&plan, &results).status());
-    TF_ASSIGN_OR_RETURN(const std::vector<SequenceUpdate> updates, scheduler->Accept(results));
+    TF_ASSIGN_OR_RETURN(const std::vector<SequenceUpdate> updates, scheduler->Accept(std::move(results)));
     for (const SequenceUpdate& update : updates) TF_RETURN_IF_ERROR(on_update(update));
   }
   const bool idle = scheduler->idle();
@@ -103,41 +104,12 @@ absl::Status Engine::RunUntilIdle(Scheduler* scheduler,
   return AgreeOnStatus(transport_, end, idle ? absl::OkStatus() : absl::CancelledError("asked to stop"));
 }
 
-absl::Status Engine::UpdateSequences(const StepPlan& plan) {
-  for (int32_t seq : plan.released) {
-    const auto it = sequences_.find(seq);
-    if (it == sequences_.end()) continue;
-    sequences_.erase(it);
-  }
-  for (const NewSequence& started : plan.started) {
-    if (started.rank != transport_.rank()) continue;
-    for (const int32_t block : started.blocks) {
-      if (block >= 0 && block < cache_->options().num_blocks) continue;
-      return absl::InternalError(absl::StrCat("sequence ", started.seq, " is given block ", block, " of a cache of ",
-                                              cache_->options().num_blocks));
-    }
-    sequences_[started.seq] = {started, {}};
-  }
-  return absl::OkStatus();
-}
-
-// Only what sampling will look at is kept of a sequence's tokens.
-void Engine::CountTokens(const StepEntry& entry, RunningSequence& sequence) {
-  if (!UsesCounts(sequence.info.sampling)) return;
-  const int64_t num_prompt = std::clamp<int64_t>(sequence.info.num_prompt_tokens - entry.position, 0,
-                                                 static_cast<int64_t>(entry.tokens.size()));
-  sequence.counts.AddPrompt(absl::MakeConstSpan(entry.tokens).first(num_prompt));
-  for (const int32_t token : absl::MakeConstSpan(entry.tokens).subspan(num_prompt)) sequence.counts.AddOutput(token);
-}
-
 absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& mine) {
   std::vector<int32_t> ids, seq, position;
   int64_t max_blocks = 0;
   for (size_t i = 0; i < mine.size(); ++i) {
     const StepEntry& e = *mine[i];
-    RunningSequence& running = sequences_.at(e.seq);
-    max_blocks = std::max(max_blocks, static_cast<int64_t>(running.info.blocks.size()));
-    CountTokens(e, running);
+    max_blocks = std::max(max_blocks, static_cast<int64_t>(sequences_->at(e.seq).blocks.size()));
     for (size_t t = 0; t < e.tokens.size(); ++t) {
       ids.push_back(e.tokens[t]);
       seq.push_back(static_cast<int32_t>(i));
@@ -146,7 +118,7 @@ absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& m
   }
   std::vector<int32_t> block_table(mine.size() * max_blocks, -1);
   for (size_t i = 0; i < mine.size(); ++i) {
-    const std::vector<int32_t>& blocks = sequences_.at(mine[i]->seq).info.blocks;
+    const std::vector<int32_t>& blocks = sequences_->at(mine[i]->seq).blocks;
     std::copy(blocks.begin(), blocks.end(), block_table.begin() + i * max_blocks);
   }
   int32_t* next = inputs_.as<int32_t>();
@@ -168,13 +140,13 @@ absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& m
 }
 
 absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const StepPlan& plan) {
-  TF_RETURN_IF_ERROR(UpdateSequences(plan));
+  TF_RETURN_IF_ERROR(sequences_->Apply(plan));
   std::vector<const StepEntry*> mine;
   bool observe = recorder_ != nullptr;
   for (const StepEntry& e : plan.entries) {
     if (e.rank != transport_.rank()) continue;
     mine.push_back(&e);
-    observe |= e.want == Want::kLogits;
+    observe |= e.want == Want::kLogits || e.routing == Wanted::kYes;
   }
   TF_ASSIGN_OR_RETURN(StepTokens tokens, Upload(mine));
   tokens.max_tokens_per_rank = plan.max_tokens_per_rank(transport_.num_ranks());
@@ -189,23 +161,33 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const Ste
   TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, step, tokens, *cache_, observe ? observer : nullptr));
   std::vector<EntryResult> results(mine.size());
   TF_RETURN_IF_ERROR(Score(mine, results));
-  TF_RETURN_IF_ERROR(transformer_->moe().CheckRouting(*stream_, {"route", -1, step}));
+  // Which token it was is not known, so all of this rank's sequences bear it; those of other ranks go on.
+  const absl::Status routed = transformer_->moe().CheckRouting(*stream_, {"route", -1, step});
+  for (size_t i = 0; !routed.ok() && i < mine.size(); ++i) results[i] = {.seq = mine[i]->seq, .error = routed};
   for (int64_t l = 0; recorder_ != nullptr && l < L; ++l) {
     recorder_(step, static_cast<int>(l), absl::MakeConstSpan(expert_idx).subspan(l * T * K, T * K));
   }
-  int64_t first_row = 0;
-  for (size_t i = 0; i < mine.size(); ++i) {
-    const int64_t n = static_cast<int64_t>(mine[i]->tokens.size());
-    for (int64_t l = 0; mine[i]->want == Want::kLogits && l < L; ++l) {
-      const int64_t begin = (l * T + first_row) * K;
-      results[i].expert_idx.insert(results[i].expert_idx.end(), expert_idx.begin() + begin,
-                                   expert_idx.begin() + begin + n * K);
-      results[i].expert_weight.insert(results[i].expert_weight.end(), expert_weight.begin() + begin,
-                                      expert_weight.begin() + begin + n * K);
-    }
-    first_row += n;
-  }
+  if (observe && routed.ok()) TakeRouting(mine, expert_idx, expert_weight, results);
   return results;
+}
+
+// expert_idx and expert_weight are of this rank's tokens, [L, T, K].
+void Engine::TakeRouting(const std::vector<const StepEntry*>& mine, absl::Span<const int32_t> expert_idx,
+                         absl::Span<const float> expert_weight, std::vector<EntryResult>& results) const {
+  const int64_t K = config_.num_experts_per_tok, L = config_.num_moe_layers();
+  const int64_t T = static_cast<int64_t>(expert_idx.size()) / std::max<int64_t>(L * K, 1);
+  int64_t end = 0;
+  for (size_t i = 0; i < mine.size(); ++i) {
+    const auto n = static_cast<int64_t>(mine[i]->tokens.size());
+    end += n;
+    const int64_t wanted = mine[i]->want == Want::kLogits ? n : mine[i]->routing == Wanted::kYes ? 1 : 0;
+    for (int64_t l = 0; wanted > 0 && l < L; ++l) {
+      const auto idx = expert_idx.subspan((l * T + end - wanted) * K, wanted * K);
+      const auto weight = expert_weight.subspan((l * T + end - wanted) * K, wanted * K);
+      results[i].expert_idx.insert(results[i].expert_idx.end(), idx.begin(), idx.end());
+      results[i].expert_weight.insert(results[i].expert_weight.end(), weight.begin(), weight.end());
+    }
+  }
 }
 
 // Computes the logits that the entries want, a slice of rows at a time, and what is wanted of them.
@@ -220,7 +202,8 @@ absl::Status Engine::Score(const std::vector<const StepEntry*>& mine, std::vecto
   for (size_t i = 0; i < mine.size(); ++i) {
     results[i].seq = mine[i]->seq;
     const int64_t n = static_cast<int64_t>(mine[i]->tokens.size());
-    const int64_t first = mine[i]->want == Want::kNothing ? n : mine[i]->want == Want::kToken ? n - 1 : 0;
+    const bool only_last = mine[i]->want == Want::kToken && mine[i]->targets.empty();
+    const int64_t first = mine[i]->want == Want::kNothing ? n : only_last ? n - 1 : 0;
     for (int64_t t = first; t < n; ++t) wanted.push_back({row + static_cast<int32_t>(t), i, t});
     row += static_cast<int32_t>(n);
   }
@@ -243,22 +226,22 @@ absl::Status Engine::Score(const std::vector<const StepEntry*>& mine, std::vecto
 }
 
 void Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result) {
-  if (entry.want == Want::kToken) {
-    const RunningSequence& s = sequences_.at(entry.seq);
-    const int64_t position = entry.position + token + 1;
-    auto sampled = sampler_.Sample(logits, s.info.sampling,
-                                   {.counts = UsesCounts(s.info.sampling) ? &s.counts : nullptr,
-                                    .position = position,
-                                    .num_generated = position - s.info.num_prompt_tokens});
-    result.error = sampled.status();
-    if (sampled.ok()) result.sampled = *std::move(sampled);
-    return;
-  }
+  const SequenceTable::Sequence& s = sequences_->at(entry.seq);
   if (token < static_cast<int64_t>(entry.targets.size())) {
-    const int32_t target = entry.targets[token];
-    result.logprobs.push_back(static_cast<double>(logits[target]) - LogSumExp(logits));
+    const double log_sum_exp = LogSumExp(logits);
+    result.logprobs.push_back(static_cast<double>(logits[entry.targets[token]]) - log_sum_exp);
+    const auto top = Likeliest(logits, s.sampling.num_top_logprobs, log_sum_exp);
+    result.top_logprobs.insert(result.top_logprobs.end(), top.begin(), top.end());
   }
   if (entry.want == Want::kLogits) result.logits.insert(result.logits.end(), logits.begin(), logits.end());
+  if (entry.want != Want::kToken || token + 1 < static_cast<int64_t>(entry.tokens.size())) return;
+  const int64_t position = entry.position + token + 1;
+  auto sampled = sampler_.Sample(logits, s.sampling,
+                                 {.counts = UsesCounts(s.sampling) ? &s.counts : nullptr,
+                                  .position = position,
+                                  .num_generated = position - s.num_prompt_tokens});
+  result.error = sampled.status();
+  if (sampled.ok()) result.sampled = *std::move(sampled);
 }
 
 SchedulerOptions Engine::scheduler_options() const {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "absl/types/span.h"
 #include "runtime/engine/engine_options.h"
 #include "runtime/engine/scheduler.h"
+#include "runtime/engine/sequence_table.h"
 #include "runtime/engine/step_plan.h"
 #include "runtime/engine/transformer.h"
 
@@ -57,19 +57,14 @@ class Engine {
   static KvCacheOptions CacheOptions(const ModelConfig& config, const EngineOptions& options);
 
  private:
-  struct RunningSequence {
-    NewSequence info;
-    TokenCounts counts;  // only with penalties
-  };
-
   Engine(Transport& transport, Device& device, const ModelConfig& config, const EngineOptions& options)
       : transport_(transport), device_(device), config_(config), options_(options) {}
   int64_t max_tokens() const { return options_.max_tokens(); }
   absl::Status Allocate();
-  absl::Status UpdateSequences(const StepPlan& plan);
-  static void CountTokens(const StepEntry& entry, RunningSequence& sequence);
   absl::StatusOr<StepTokens> Upload(const std::vector<const StepEntry*>& mine);
   absl::StatusOr<std::vector<EntryResult>> Execute(int64_t step, const StepPlan& plan);
+  void TakeRouting(const std::vector<const StepEntry*>& mine, absl::Span<const int32_t> expert_idx,
+                   absl::Span<const float> expert_weight, std::vector<EntryResult>& results) const;
   absl::Status Score(const std::vector<const StepEntry*>& mine, std::vector<EntryResult>& results);
   void TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result);
 
@@ -80,7 +75,7 @@ class Engine {
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Transformer> transformer_;
   std::optional<KvCache> cache_;
-  std::map<int32_t, RunningSequence> sequences_;
+  std::optional<SequenceTable> sequences_;
   Buffer inputs_, logits_;
   Sampler sampler_;
   EngineStats stats_;

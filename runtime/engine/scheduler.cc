@@ -1,6 +1,10 @@
 #include "runtime/engine/scheduler.h"
 
 #include <algorithm>
+#include <iterator>
+#include <limits>
+#include <tuple>
+#include <utility>
 
 #include "absl/algorithm/container.h"
 #include "core/check.h"
@@ -9,101 +13,211 @@
 namespace tokenferry {
 namespace {
 
-int64_t BlocksFor(const Request& request) {
-  return CacheBlocks(static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens);
+// A rank that has a sequence's beginning is preferred unless it runs so many more sequences than another one: a prompt
+// is computed once, but every step waits for the rank with the most rows.
+constexpr int64_t kMaxLead = 4;
+
+absl::Status CheckTokens(absl::string_view what, absl::Span<const int32_t> tokens, int64_t vocab_size) {
+  for (const int32_t token : tokens) {
+    if (token >= 0 && token < vocab_size) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("the ", what, " has token ", token, ", but the model's tokens are 0 to ", vocab_size - 1));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRequest(const Request& r, int64_t vocab_size) {
+  if (r.prompt.empty()) return absl::InvalidArgumentError("the prompt is empty: give at least one token");
+  if (r.kind == RequestKind::kGenerate && r.max_new_tokens < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("max-tokens is ", r.max_new_tokens, ", but must be at least 1"));
+  }
+  if (!r.output.empty() && static_cast<int64_t>(r.output.size()) >= r.max_new_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max-tokens is ", r.max_new_tokens, ", but ", r.output.size(), " have been generated already"));
+  }
+  TF_RETURN_IF_ERROR(CheckTokens("prompt", r.prompt, vocab_size));
+  TF_RETURN_IF_ERROR(CheckTokens("output so far", r.output, vocab_size));
+  TF_RETURN_IF_ERROR(Validate(r.sampling));
+  return ValidateTokens(r.sampling, vocab_size);
 }
 
 }  // namespace
 
+int64_t Scheduler::Sequence::max_blocks() const { return CacheBlocks(num_prompt_tokens + request.max_new_tokens); }
+
 Scheduler::Scheduler(const SchedulerOptions& options)
-    : options_(options), ranks_(options.num_ranks, {BlockPool(options.cache_tokens_per_rank / kCacheBlockTokens), 0}) {}
+    : options_(options), budget_(options.prefill_chunk, options.step_target) {
+  for (int r = 0; r < options.num_ranks; ++r) {
+    ranks_.push_back({BlockCache(options.cache_tokens_per_rank / kCacheBlockTokens), {}, 0});
+  }
+}
 
 absl::StatusOr<int32_t> Scheduler::Add(Request request) {
-  if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt is empty: give at least one token");
-  if (request.kind == RequestKind::kGenerate && request.max_new_tokens < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max-tokens is ", request.max_new_tokens, ", but must be at least 1"));
-  }
-  for (const int32_t token : request.prompt) {
-    if (token >= 0 && token < options_.vocab_size) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("the prompt has token ", token, ", but the model's tokens are 0 to ", options_.vocab_size - 1));
-  }
-  TF_RETURN_IF_ERROR(Validate(request.sampling));
-  TF_RETURN_IF_ERROR(ValidateTokens(request.sampling, options_.vocab_size));
-  const int64_t needed = BlocksFor(request), capacity = options_.cache_tokens_per_rank / kCacheBlockTokens;
-  if (needed > capacity) {
+  TF_RETURN_IF_ERROR(CheckRequest(request, options_.vocab_size));
+  Sequence s;
+  s.num_prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  s.request = std::move(request);
+  const int64_t capacity = options_.cache_tokens_per_rank / kCacheBlockTokens;
+  if (s.max_blocks() > capacity) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        "a prompt of ", request.prompt.size(), " tokens with ", request.max_new_tokens, " to generate needs ", needed,
-        " cache blocks of ", kCacheBlockTokens, " tokens, but a rank has ", capacity));
+        "a prompt of ", s.num_prompt_tokens, " tokens with ", s.request.max_new_tokens, " to generate needs ",
+        s.max_blocks(), " cache blocks of ", kCacheBlockTokens, " tokens, but a rank has ", capacity));
   }
-  waiting_.emplace_back(next_seq_, std::move(request));
+  s.tokens = std::exchange(s.request.prompt, {});
+  s.tokens.insert(s.tokens.end(), s.request.output.begin(), s.request.output.end());
+  s.request.output = {};
+  waiting_.emplace(next_seq_, std::move(s));
   return next_seq_++;
+}
+
+// Every decoding sequence gets room for one token more, the oldest first.
+void Scheduler::Grow(StepPlan& plan, Rank& rank) {
+  for (auto& [seq, s] : rank.running) {
+    if (!s->decodes()) continue;
+    if (CacheBlocks(s->num_tokens()) > static_cast<int64_t>(s->blocks.size())) {
+      while (rank.blocks.num_available() == 0 && rank.running.rbegin()->first != seq) {
+        Preempt(plan, rank.running.rbegin()->first);
+      }
+      if (rank.blocks.num_available() == 0) continue;  // the youngest waits with what it has
+      s->blocks.push_back(rank.blocks.Take(1)[0]);
+    }
+    s->num_in_flight = 1;
+  }
+}
+
+void Scheduler::LeaveRank(int32_t seq, Sequence& s) {
+  Rank& rank = ranks_[s.rank.value];
+  rank.blocks.Release(s.blocks);
+  rank.promised_blocks -= s.max_blocks();
+  rank.running.erase(seq);
+}
+
+void Scheduler::Preempt(StepPlan& plan, int32_t seq) {
+  auto node = running_.extract(seq);
+  Sequence& s = node.mapped();
+  LeaveRank(seq, s);
+  s.blocks.clear();
+  s.num_filled_blocks = s.num_sent_blocks = s.num_done = s.num_in_flight = 0;
+  waiting_.insert(std::move(node));
+  plan.released.push_back(seq);
+  stats_.num_preemptions += 1;
+}
+
+Scheduler::Berth Scheduler::FindBerth(const Sequence& s) const {
+  auto least_running = std::numeric_limits<int64_t>::max();
+  for (const Rank& rank : ranks_) least_running = std::min(least_running, static_cast<int64_t>(rank.running.size()));
+  const bool may_skip = options_.prefix_cache == PrefixCache::kOn && s.may_skip_tokens();
+  Berth best;
+  std::tuple<int64_t, int64_t> best_value;
+  for (int r = 0; r < options_.num_ranks; ++r) {
+    const Rank& rank = ranks_[r];
+    const auto num_running = static_cast<int64_t>(rank.running.size());
+    if (num_running >= options_.max_sequences_per_rank) continue;
+    BlockCache::Beginning cached;
+    // The last token is computed in any case: what follows it is wanted.
+    if (may_skip) cached = rank.blocks.Find(s.request.cache_scope, s.tokens, (s.num_tokens() - 1) / kCacheBlockTokens);
+    const auto num_cached = static_cast<int64_t>(cached.blocks.size());
+    const int64_t num_missing = CacheBlocks(s.num_tokens()) - num_cached;
+    if (num_missing > rank.blocks.num_available() - cached.num_unheld) continue;
+    const std::tuple value(num_running <= least_running + kMaxLead ? num_cached : 0, -rank.promised_blocks);
+    if (best.rank >= 0 && value <= best_value) continue;
+    best = {r, std::move(cached)};
+    best_value = value;
+  }
+  return best;
 }
 
 void Scheduler::Admit(StepPlan& plan) {
   while (!waiting_.empty()) {
-    auto& [seq, request] = waiting_.front();
-    const int64_t needed = BlocksFor(request);
-    int best = -1;
-    for (int r = 0; r < options_.num_ranks; ++r) {
-      if (ranks_[r].num_sequences >= options_.max_sequences_per_rank || ranks_[r].blocks.num_free() < needed) continue;
-      if (best < 0 || ranks_[r].blocks.num_free() > ranks_[best].blocks.num_free()) best = r;
-    }
-    if (best < 0) return;  // in order of arrival: nobody overtakes
-    ranks_[best].num_sequences += 1;
-    Sequence s;
-    s.request = std::move(request);
-    s.rank = RankId(best);
-    s.blocks = ranks_[best].blocks.Take(needed);
-    plan.started.push_back({seq, s.rank, s.blocks, s.num_prompt_tokens(), s.request.sampling});
-    running_.emplace(seq, std::move(s));
-    waiting_.pop_front();
+    Berth berth = FindBerth(waiting_.begin()->second);
+    if (berth.rank < 0) return;  // in order of arrival: nobody overtakes
+    auto node = waiting_.extract(waiting_.begin());
+    const int32_t seq = node.key();
+    Sequence& s = running_.insert(std::move(node)).position->second;
+    Start(plan, seq, s, std::move(berth));
   }
 }
 
-void Scheduler::AddEntry(StepPlan& plan, int32_t seq, Sequence& s, int64_t& prefill_left) {
-  const std::vector<int32_t>& prompt = s.request.prompt;
+void Scheduler::Start(StepPlan& plan, int32_t seq, Sequence& s, Berth berth) {
+  Rank& rank = ranks_[berth.rank];
+  rank.running.emplace(seq, &s);
+  rank.promised_blocks += s.max_blocks();
+  s.rank = RankId(berth.rank);
+  s.blocks = std::move(berth.cached.blocks);
+  rank.blocks.Hold(s.blocks);
+  s.num_filled_blocks = static_cast<int64_t>(s.blocks.size());
+  s.num_done = s.num_filled_blocks * kCacheBlockTokens;
+  const std::vector<int32_t> empty = rank.blocks.Take(CacheBlocks(s.num_tokens()) - s.num_filled_blocks);
+  s.blocks.insert(s.blocks.end(), empty.begin(), empty.end());
+  s.num_sent_blocks = static_cast<int64_t>(s.blocks.size());
+  if (!std::exchange(s.has_started, true)) {
+    s.num_cached = std::min(s.num_done, s.num_prompt_tokens);
+    stats_.prefix_query_tokens += s.num_prompt_tokens;
+    stats_.prefix_hit_tokens += s.num_cached;
+  }
+  if (s.num_generated() > 0) stats_.num_replays += 1;
+  plan.started.push_back({seq,
+                          s.rank,
+                          s.blocks,
+                          s.num_prompt_tokens,
+                          s.request.sampling,
+                          {s.tokens.begin(), s.tokens.begin() + s.num_done}});
+}
+
+// Pieces of prompts, about equal ones so that a short prompt need not wait for a long one, but no smaller than a block:
+// small pieces for many would keep all of them waiting.
+void Scheduler::SharePrefill(Rank& rank) {
+  std::vector<Sequence*> prompts;
+  for (const auto& [seq, s] : rank.running) {
+    if (!s->decodes()) prompts.push_back(s);
+  }
+  int64_t left = budget_.tokens_per_rank(), num_waiting = static_cast<int64_t>(prompts.size());
+  for (Sequence* s : prompts) {
+    const int64_t share = std::min(left, std::max(kCacheBlockTokens, left / num_waiting--));
+    // A piece is either all reported already (before a preemption) or all new.
+    const int64_t end = s->scores_prompt() && s->num_done < s->num_reported ? s->num_reported : s->num_tokens();
+    s->num_in_flight = std::min(share, end - s->num_done);
+    left -= s->num_in_flight;
+  }
+}
+
+StepEntry Scheduler::MakeEntry(int32_t seq, Sequence& s) {
   StepEntry e;
   e.seq = seq;
   e.rank = s.rank;
   e.position = s.num_done;
-  const int64_t prompt_left = s.num_prompt_tokens() - s.num_done;
-  if (prompt_left <= 0) {
-    e.tokens = {s.last_token};
-  } else {
-    const int64_t count = std::min(prompt_left, prefill_left);
-    if (count == 0) return;
-    prefill_left -= count;
-    e.tokens.assign(prompt.begin() + s.num_done, prompt.begin() + s.num_done + count);
+  const int64_t end = s.num_done + s.num_in_flight;
+  e.tokens.assign(s.tokens.begin() + s.num_done, s.tokens.begin() + end);
+  e.first_block = std::exchange(s.num_sent_blocks, static_cast<int64_t>(s.blocks.size()));
+  e.blocks.assign(s.blocks.begin() + e.first_block, s.blocks.end());
+  if (s.scores_prompt() && s.num_done >= s.num_reported && s.num_done < s.num_prompt_tokens) {
+    const int64_t target_end = std::min(end + 1, s.num_prompt_tokens);
+    e.targets.assign(s.tokens.begin() + s.num_done + 1, s.tokens.begin() + target_end);
+    e.want = s.request.kind == RequestKind::kLogits ? Want::kLogits : Want::kScores;
   }
-  const auto count = static_cast<int64_t>(e.tokens.size());
   if (s.request.kind == RequestKind::kGenerate) {
-    e.want = prompt_left <= count ? Want::kToken : Want::kNothing;
-  } else {
-    e.want = s.request.kind == RequestKind::kScore ? Want::kScores : Want::kLogits;
-    const int64_t target_end = std::min(s.num_done + count + 1, s.num_prompt_tokens());
-    e.targets.assign(prompt.begin() + s.num_done + 1, prompt.begin() + target_end);
+    e.want = end == s.num_tokens() ? Want::kToken : e.targets.empty() ? Want::kNothing : Want::kScores;
+    e.routing = s.request.routing;
   }
-  s.num_in_flight = count;
-  plan.entries.push_back(std::move(e));
+  return e;
 }
 
 StepPlan Scheduler::Next() {
   StepPlan plan;
   plan.released = std::exchange(released_, {});
+  for (Rank& rank : ranks_) Grow(plan, rank);
   Admit(plan);
-  for (int r = 0; r < options_.num_ranks; ++r) {
-    int64_t prefill_left = options_.prefill_chunk;
-    for (auto& [seq, s] : running_) {
-      if (s.rank.value == r) AddEntry(plan, seq, s, prefill_left);
+  for (Rank& rank : ranks_) {
+    SharePrefill(rank);
+    for (auto& [seq, s] : rank.running) {
+      if (s->num_in_flight > 0) plan.entries.push_back(MakeEntry(seq, *s));
     }
   }
   current_ = plan;
   return plan;
 }
 
-absl::StatusOr<std::vector<SequenceUpdate>> Scheduler::Accept(const std::vector<EntryResult>& results) {
+absl::StatusOr<std::vector<SequenceUpdate>> Scheduler::Accept(std::vector<EntryResult> results) {
   if (results.size() != current_.entries.size()) {
     return absl::InternalError(
         absl::StrCat("a step has ", current_.entries.size(), " entries, but ", results.size(), " results came back"));
@@ -117,60 +231,85 @@ absl::StatusOr<std::vector<SequenceUpdate>> Scheduler::Accept(const std::vector<
     }
     auto it = running_.find(entry.seq);
     if (it == running_.end()) continue;
-    Sequence& s = it->second;
-    s.num_done += std::exchange(s.num_in_flight, 0);
     SequenceUpdate update;
     update.seq = entry.seq;
-    if (!results[i].error.ok()) {
-      update.error = results[i].error;
-      update.end = SequenceEnd::kError;
-    } else if (entry.want == Want::kNothing) {
-      continue;
-    } else if (entry.want == Want::kToken) {
-      update.has_token = true;
-      update.token = results[i].sampled;
-      s.last_token = update.token.token;
-      s.num_generated += 1;
-      if (absl::c_linear_search(s.request.sampling.stop_token_ids, s.last_token)) {
-        update.end = SequenceEnd::kStopToken;
-      } else if (s.num_generated >= s.request.max_new_tokens) {
-        update.end = SequenceEnd::kLength;
-      }
-    } else {
-      update.position = entry.position;
-      update.result = results[i];
-      if (s.num_done == s.num_prompt_tokens()) update.end = SequenceEnd::kLength;
-    }
-    if (update.finished()) Release(entry.seq);
-    updates.push_back(std::move(update));
+    TakeResult(entry, std::move(results[i]), it->second, update);
+    if (update.finished()) Finish(entry.seq);
+    if (entry.want != Want::kNothing || update.finished()) updates.push_back(std::move(update));
   }
   return updates;
 }
 
-void Scheduler::Release(int32_t seq) {
-  auto it = running_.find(seq);
+void Scheduler::TakeResult(const StepEntry& entry, EntryResult result, Sequence& s, SequenceUpdate& update) {
+  s.num_done += std::exchange(s.num_in_flight, 0);
+  if (!result.error.ok()) {
+    update.error = result.error;
+    update.end = SequenceEnd::kError;
+    return;
+  }
+  FillBlocks(s);
+  update.position = entry.position;
+  if (s.scores_prompt()) s.num_reported = std::max(s.num_reported, std::min(s.num_done, s.num_prompt_tokens));
+  if (entry.want == Want::kToken) {
+    update.has_token = true;
+    update.token = std::exchange(result.sampled, {});
+    if (s.num_generated() == 0) update.num_cached_tokens = s.num_cached;
+    s.tokens.push_back(update.token.token);
+    if (absl::c_linear_search(s.request.sampling.stop_token_ids, update.token.token)) {
+      update.end = SequenceEnd::kStopToken;
+    } else if (s.num_generated() >= s.request.max_new_tokens) {
+      update.end = SequenceEnd::kLength;
+    }
+  } else if (s.request.kind != RequestKind::kGenerate && s.num_done == s.num_prompt_tokens) {
+    update.end = SequenceEnd::kLength;
+  }
+  update.result = std::move(result);
+}
+
+// Tells the cache of blocks that have become full. Where it has the same contents already, the sequence goes on with
+// that block: the bits are the same, and the memory of one of them is free.
+void Scheduler::FillBlocks(Sequence& s) {
+  if (options_.prefix_cache == PrefixCache::kOff || s.request.kind != RequestKind::kGenerate) return;
+  BlockCache& cache = ranks_[s.rank.value].blocks;
+  for (int64_t& i = s.num_filled_blocks; (i + 1) * kCacheBlockTokens <= s.num_done; ++i) {
+    const absl::Span<const int32_t> tokens =
+        absl::MakeConstSpan(s.tokens).subspan(i * kCacheBlockTokens, kCacheBlockTokens);
+    const int32_t block = cache.Fill(s.blocks[i], i == 0 ? -1 : s.blocks[i - 1], s.request.cache_scope, tokens);
+    if (block == s.blocks[i]) continue;
+    s.blocks[i] = block;
+    s.num_sent_blocks = std::min(s.num_sent_blocks, i);
+  }
+}
+
+void Scheduler::Observe(absl::Duration took) {
+  if (options_.step_target == absl::InfiniteDuration()) return;
+  std::vector<int64_t> tokens(options_.num_ranks), decodes(options_.num_ranks);
+  for (const StepEntry& e : current_.entries) {
+    tokens[e.rank.value] += static_cast<int64_t>(e.tokens.size());
+    decodes[e.rank.value] += e.tokens.size() == 1 ? 1 : 0;
+  }
+  const auto busiest = std::max_element(tokens.begin(), tokens.end()) - tokens.begin();
+  budget_.Observe(tokens[busiest], decodes[busiest], took);
+}
+
+void Scheduler::Finish(int32_t seq) {
+  if (waiting_.erase(seq) > 0) return;
+  const auto it = running_.find(seq);
   if (it == running_.end()) return;
-  RankLoad& load = ranks_[it->second.rank.value];
-  load.blocks.Return(it->second.blocks);
-  load.num_sequences -= 1;
+  LeaveRank(seq, it->second);
   released_.push_back(seq);
   running_.erase(it);
 }
 
-void Scheduler::Finish(int32_t seq) {
-  for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
-    if (it->first == seq) {
-      waiting_.erase(it);
-      return;
-    }
+SchedulerStats Scheduler::stats() const {
+  SchedulerStats stats = stats_;
+  stats.num_running = static_cast<int64_t>(running_.size());
+  stats.num_waiting = static_cast<int64_t>(waiting_.size());
+  for (const Rank& rank : ranks_) {
+    stats.num_blocks += rank.blocks.num_blocks();
+    stats.num_held_blocks += rank.blocks.num_held();
   }
-  Release(seq);
-}
-
-RankId Scheduler::rank_of(int32_t seq) const {
-  auto it = running_.find(seq);
-  TF_CHECK(it != running_.end());
-  return it->second.rank;
+  return stats;
 }
 
 }  // namespace tokenferry

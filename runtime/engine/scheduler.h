@@ -1,16 +1,20 @@
-// Rank 0's view of the requests: which sequence lives on which rank, and what the next step does. Host logic only; no
-// transport, no device. Continuous batching: requests may be added at any time between steps.
+// Rank 0's view of the requests: which sequence lives on which rank, in which blocks of its cache, and what the next
+// step does. Host logic only; no transport, no device. Continuous batching: requests may be added at any time between
+// steps.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <vector>
 
-#include "runtime/engine/block_pool.h"
+#include "runtime/engine/block_cache.h"
+#include "runtime/engine/prefill_budget.h"
+#include "runtime/engine/request.h"
 #include "runtime/engine/step_plan.h"
 
 namespace tokenferry {
+
+enum class PrefixCache : uint8_t { kOff, kOn };
 
 struct SchedulerOptions {
   int num_ranks = 1;
@@ -18,37 +22,22 @@ struct SchedulerOptions {
   int64_t max_sequences_per_rank = 32;   // running at once
   int64_t cache_tokens_per_rank = 4096;  // whole cache blocks are counted
   int64_t vocab_size = int64_t{1} << 31;
+  absl::Duration step_target = absl::InfiniteDuration();  // PrefillBudget
+  PrefixCache prefix_cache = PrefixCache::kOn;
 };
 
-enum class RequestKind : uint8_t { kGenerate, kScore, kLogits };
-
-struct Request {
-  std::vector<int32_t> prompt;  // at least one token
-  RequestKind kind = RequestKind::kGenerate;
-  int64_t max_new_tokens = 0;  // kGenerate: at least 1
-  SamplingParams sampling;
+// Now, and since the scheduler's creation.
+struct SchedulerStats {
+  int64_t num_running = 0, num_waiting = 0;
+  int64_t num_blocks = 0, num_held_blocks = 0;  // of all ranks
+  int64_t prefix_query_tokens = 0, prefix_hit_tokens = 0;
+  int64_t num_preemptions = 0;
+  int64_t num_replays = 0;  // sequences that started with a part of their output
 };
 
-enum class SequenceEnd : uint8_t {
-  kNotYet,
-  kStopToken,  // the token is one of SamplingParams::stop_token_ids
-  kLength,     // max_new_tokens reached, or the last chunk scored
-  kError,
-};
-
-// What a step brought for one sequence.
-struct SequenceUpdate {
-  int32_t seq = 0;
-  bool has_token = false;  // kGenerate: a new token
-  SampledToken token;
-  int64_t position = 0;  // kScore, kLogits: of the first row of `result`
-  EntryResult result;    // kScore, kLogits
-  SequenceEnd end = SequenceEnd::kNotYet;
-  absl::Status error;  // kError: of this sequence alone; the others go on
-
-  bool finished() const { return end != SequenceEnd::kNotYet; }
-};
-
+// Which tokens a sequence gets never depends on where and when it runs, whom it runs beside, or whether its beginning
+// was cached: with `dropless` the rows of a step do not see each other, and a sequence that goes on after it was
+// interrupted computes its tokens so far as a prompt (replay) and samples at the positions where it was.
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerOptions& options);
@@ -57,46 +46,79 @@ class Scheduler {
   // refuses; ResourceExhausted, with the numbers, when the request could never fit into a rank's cache.
   absl::StatusOr<int32_t> Add(Request request);
 
-  // The next step: admits waiting requests in order of arrival onto the rank with the most free cache (ties to the
-  // lower rank), one token for every decoding sequence, and prompt pieces up to prefill_chunk tokens per rank.
+  // The next step: one token for every decoding sequence, and pieces of prompts up to the budget of each rank, shared
+  // among those that wait for it. Blocks are given out as sequences grow; when a rank has none left, its youngest
+  // sequence is preempted: it waits, and is replayed. The oldest one of a rank always advances. Then waiting requests
+  // start, in order of arrival; nobody overtakes.
   StepPlan Next();
 
   // Takes the results of the plan that Next returned last.
-  absl::StatusOr<std::vector<SequenceUpdate>> Accept(const std::vector<EntryResult>& results);
+  absl::StatusOr<std::vector<SequenceUpdate>> Accept(std::vector<EntryResult> results);
+
+  // How long that step took; with SchedulerOptions::step_target the next chunks depend on it, but no result does.
+  void Observe(absl::Duration took);
 
   // Ends a sequence early (stop string, cancelled). Its cache is released with the next plan.
   void Finish(int32_t seq);
 
   bool idle() const { return waiting_.empty() && running_.empty(); }
-  RankId rank_of(int32_t seq) const;
+  SchedulerStats stats() const;
 
  private:
   struct Sequence {
-    Request request;
+    Request request;              // its prompt and output are moved to `tokens`
+    std::vector<int32_t> tokens;  // prompt and output so far
+    int64_t num_prompt_tokens = 0;
     RankId rank;
-    std::vector<int32_t> blocks;  // of the rank's cache
-    int64_t num_done = 0;         // tokens whose keys are in the cache
-    int64_t num_generated = 0;
-    int32_t last_token = 0;     // the last generated one; the sequence's rank keeps the others
-    int64_t num_in_flight = 0;  // tokens of the current plan
+    std::vector<int32_t> blocks;    // of the rank's cache
+    int64_t num_filled_blocks = 0;  // of them, told to the BlockCache
+    int64_t num_sent_blocks = 0;    // of them, known to the rank as they are
+    int64_t num_done = 0;           // tokens whose keys are in the cache
+    int64_t num_in_flight = 0;      // tokens of the current plan
+    int64_t num_reported = 0;       // of the prompt: scores that the caller has
+    int64_t num_cached = 0;         // of the prompt: tokens that the cache had when the sequence started first
+    bool has_started = false;       // also before a preemption
 
-    int64_t num_prompt_tokens() const { return static_cast<int64_t>(request.prompt.size()); }
+    int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
+    int64_t num_generated() const { return num_tokens() - num_prompt_tokens; }
+    // What it will take at most.
+    int64_t max_blocks() const;
+    bool decodes() const { return num_done == num_tokens() - 1 && num_generated() > 0; }
+    bool scores_prompt() const {
+      return request.kind != RequestKind::kGenerate || request.prompt_scores == Wanted::kYes;
+    }
+    // Whether all that is wanted of the prompt's tokens are their keys.
+    bool may_skip_tokens() const { return !scores_prompt() && request.routing == Wanted::kNo; }
   };
-  struct RankLoad {
-    BlockPool blocks;
-    int64_t num_sequences = 0;
+  struct Rank {
+    BlockCache blocks;
+    std::map<int32_t, Sequence*> running;  // by number: order of arrival
+    int64_t promised_blocks = 0;           // what the running ones will take at most
+  };
+  // Where a waiting sequence would start.
+  struct Berth {
+    int rank = -1;
+    BlockCache::Beginning cached;
   };
 
+  void Grow(StepPlan& plan, Rank& rank);
+  void Preempt(StepPlan& plan, int32_t seq);
+  Berth FindBerth(const Sequence& s) const;
   void Admit(StepPlan& plan);
-  void AddEntry(StepPlan& plan, int32_t seq, Sequence& s, int64_t& prefill_left);
-  void Release(int32_t seq);
+  void Start(StepPlan& plan, int32_t seq, Sequence& s, Berth berth);
+  void SharePrefill(Rank& rank);
+  static StepEntry MakeEntry(int32_t seq, Sequence& s);
+  void TakeResult(const StepEntry& entry, EntryResult result, Sequence& s, SequenceUpdate& update);
+  void FillBlocks(Sequence& s);
+  void LeaveRank(int32_t seq, Sequence& s);
 
-  SchedulerOptions options_;
-  std::vector<RankLoad> ranks_;
-  std::deque<std::pair<int32_t, Request>> waiting_;
-  std::map<int32_t, Sequence> running_;  // by number: order of arrival
+  const SchedulerOptions options_;
+  std::vector<Rank> ranks_;
+  std::map<int32_t, Sequence> waiting_, running_;  // by number: order of arrival
   std::vector<int32_t> released_;
   StepPlan current_;
+  PrefillBudget budget_;
+  SchedulerStats stats_;
   int32_t next_seq_ = 0;
 };
 

@@ -8,11 +8,12 @@ namespace tokenferry {
 // Found by argument-dependent lookup, which does not look into unnamed namespaces: hence static.
 template <class Archive>
 static void Fields(Archive& a, NewSequence& s) {
-  a(s.seq), a(s.rank.value), a(s.blocks), a(s.num_prompt_tokens), a(s.sampling);
+  a(s.seq), a(s.rank.value), a(s.blocks), a(s.num_prompt_tokens), a(s.sampling), a(s.cached_tokens);
 }
 template <class Archive>
 static void Fields(Archive& a, StepEntry& e) {
-  a(e.seq), a(e.rank.value), a(e.position), a(e.tokens), a(e.want), a(e.targets);
+  a(e.seq), a(e.rank.value), a(e.position), a(e.tokens), a(e.first_block), a(e.blocks);
+  a(e.want), a(e.targets), a(e.routing);
 }
 template <class Archive>
 static void Fields(Archive& a, StepPlan& p) {
@@ -32,8 +33,8 @@ static void Fields(Archive& a, EntryResult& r) {
   if constexpr (std::is_same_v<Archive, ArchiveReader>) {
     r.error = absl::Status(static_cast<absl::StatusCode>(code), message);
   }
-  a(r.seq), a(r.sampled.token), a(r.sampled.logprob), a(r.sampled.top), a(r.logprobs), a(r.logits);
-  a(r.expert_idx), a(r.expert_weight);
+  a(r.seq), a(r.sampled.token), a(r.sampled.logprob), a(r.sampled.top), a(r.logprobs);
+  a(r.top_logprobs), a(r.logits), a(r.expert_idx), a(r.expert_weight);
 }
 
 int64_t StepPlan::num_tokens(RankId rank) const {

@@ -12,13 +12,17 @@
 
 namespace tokenferry {
 
-// A sequence that starts in this step, on the rank that keeps its cache until it is released.
+enum class Wanted : uint8_t { kNo, kYes };
+
+// A sequence that starts in this step, on the rank that keeps its cache until it is released. One that was released
+// before it ended may start again, under its number, there or elsewhere.
 struct NewSequence {
-  int32_t seq = 0;  // not reused while the engine runs
+  int32_t seq = 0;
   RankId rank;
-  std::vector<int32_t> blocks;  // of the rank's cache, for prompt and output
+  std::vector<int32_t> blocks;  // of the rank's cache, in the order of tokens
   int64_t num_prompt_tokens = 0;
   SamplingParams sampling;
+  std::vector<int32_t> cached_tokens;  // its first tokens, whose keys the blocks have already
 };
 
 enum class Want : uint8_t {
@@ -34,8 +38,13 @@ struct StepEntry {
   RankId rank;
   int64_t position = 0;         // of tokens[0]
   std::vector<int32_t> tokens;  // at least one
+  // From its first_block-th on, the sequence's blocks are these from now on; empty: as they were.
+  int64_t first_block = 0;
+  std::vector<int32_t> blocks;
   Want want = Want::kNothing;
-  std::vector<int32_t> targets;  // kScores, kLogits: the token after each of `tokens`; may be one shorter
+  std::vector<int32_t>
+      targets;  // the token after each of `tokens`, may be one shorter; with kToken scores are wanted too
+  Wanted routing = Wanted::kNo;  // kToken: the experts of the last token too
 };
 
 // The engine numbers steps, on every rank alike: a plan is the same whenever it is executed.
@@ -53,12 +62,13 @@ struct StepPlan {
 // What a rank reports back about its entries, in the plan's order.
 struct EntryResult {
   int32_t seq = 0;
-  absl::Status error;                // what this sequence alone has met; the rest is empty then
-  SampledToken sampled;              // kToken
-  std::vector<double> logprobs;      // kScores, kLogits: per target
-  std::vector<float> logits;         // kLogits: [tokens, V]
-  std::vector<int32_t> expert_idx;   // kLogits: [L, tokens, K]
-  std::vector<float> expert_weight;  // kLogits: [L, tokens, K]
+  absl::Status error;                      // what this sequence alone has met; the rest is empty then
+  SampledToken sampled;                    // kToken
+  std::vector<double> logprobs;            // per target
+  std::vector<TokenLogprob> top_logprobs;  // per target SamplingParams::num_top_logprobs, as SampledToken::top
+  std::vector<float> logits;               // kLogits: [tokens, V]
+  std::vector<int32_t> expert_idx;         // kLogits: [L, tokens, K]; with `routing`: [L, 1, K]
+  std::vector<float> expert_weight;        // kLogits: [L, tokens, K]; with `routing`: [L, 1, K]
 };
 
 // Byte strings for the wire. Decode refuses what is cut short or does not add up.

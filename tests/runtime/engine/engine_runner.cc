@@ -18,11 +18,14 @@ namespace {
 
 // Chunks come in order; logits rows are appended, routing [L, n, K] is spread into [L, S, K].
 void Append(const SequenceUpdate& u, const ModelConfig& config, int64_t num_tokens, RunResult& r) {
-  if (u.has_token) r.tokens.push_back(u.token.token);
+  if (u.has_token) r.tokens.push_back(u.token.token), r.logprobs.push_back(u.token.logprob);
   for (double logprob : u.result.logprobs) r.nll -= logprob;
   r.num_scored += static_cast<int64_t>(u.result.logprobs.size());
+  r.num_top += static_cast<int64_t>(u.result.top_logprobs.size());
   r.logits.insert(r.logits.end(), u.result.logits.begin(), u.result.logits.end());
-  if (u.result.expert_idx.empty()) return;
+  if (u.has_token)
+    r.token_experts.insert(r.token_experts.end(), u.result.expert_idx.begin(), u.result.expert_idx.end());
+  if (u.has_token || u.result.expert_idx.empty()) return;
   const int64_t L = config.num_moe_layers(), K = config.num_experts_per_tok;
   const int64_t n = static_cast<int64_t>(u.result.expert_idx.size()) / (L * K);
   r.expert_idx.resize(L * num_tokens * K);
@@ -48,8 +51,7 @@ Placement RandomPlacement(int num_experts, int num_ranks, int64_t seed) {
   return *Placement::FromTable(num_experts, table);
 }
 
-absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSetup& setup,
-                                               const std::vector<Request>& requests) {
+absl::StatusOr<RunOutcome> RunRank(Transport& transport, const RunSetup& setup, const std::vector<Request>& requests) {
   const std::string dir = setup.model_dir.empty() ? SourceDir() + "/models/ferry-tiny-v3" : setup.model_dir;
   CpuDeviceOptions device_options = setup.device;
   if (!setup.portable_isa && device_options.isa == Isa::kPortable) device_options.isa = BestIsa(SupportedIsas());
@@ -67,22 +69,30 @@ absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSe
   TF_ASSIGN_OR_RETURN(const ModelWeights weights, LoadWeights(checkpoint, plan.plan, *stream, load));
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
                       Engine::Create(transport, *device, config, weights, placement, setup.engine));
-  Scheduler scheduler(engine->scheduler_options());
-  std::vector<RunResult> results(requests.size());
+  SchedulerOptions scheduler_options = engine->scheduler_options();
+  scheduler_options.prefix_cache = setup.prefix_cache;
+  Scheduler scheduler(scheduler_options);
+  RunOutcome run;
+  run.results.resize(requests.size());
   if (transport.rank() == RankId(0)) {
     for (const Request& r : requests) TF_RETURN_IF_ERROR(scheduler.Add(r).status());
   }
   TF_RETURN_IF_ERROR(engine->RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) -> absl::Status {
     TF_RETURN_IF_ERROR(u.error);
-    Append(u, config, static_cast<int64_t>(requests[u.seq].prompt.size()), results[u.seq]);
+    Append(u, config, static_cast<int64_t>(requests[u.seq].prompt.size()), run.results[u.seq]);
     return absl::OkStatus();
   }));
-  return results;
+  run.scheduler = scheduler.stats();
+  return run;
 }
 
 std::vector<RunResult> RunLocally(const RunSetup& setup, const std::vector<Request>& requests) {
+  return RunAndCount(setup, requests).results;
+}
+
+RunOutcome RunAndCount(const RunSetup& setup, const std::vector<Request>& requests) {
   auto transports = CreateLocalGroup(setup.num_ranks, {.timeout = absl::Seconds(60)});
-  std::vector<absl::StatusOr<std::vector<RunResult>>> results(setup.num_ranks);
+  std::vector<absl::StatusOr<RunOutcome>> results(setup.num_ranks);
   std::vector<std::thread> threads;
   for (int r = 0; r < setup.num_ranks; ++r) {
     threads.emplace_back([&, r] {
@@ -92,7 +102,7 @@ std::vector<RunResult> RunLocally(const RunSetup& setup, const std::vector<Reque
   }
   for (auto& t : threads) t.join();
   for (int r = 0; r < setup.num_ranks; ++r) EXPECT_TRUE(results[r].ok()) << "rank " << r << ": " << results[r].status();
-  return results[0].ok() ? *results[0] : std::vector<RunResult>(requests.size());
+  return results[0].ok() ? *results[0] : RunOutcome{std::vector<RunResult>(requests.size()), {}};
 }
 
 Request LogitsRequest(std::vector<int32_t> ids) {

@@ -18,15 +18,24 @@ struct RunSetup {
   int64_t placement_seed = -1;  // -1: linear; else a random placement of that seed
   CpuDeviceOptions device;      // isa kPortable stands for the best this machine has
   bool portable_isa = false;    // really kPortable
+  PrefixCache prefix_cache = PrefixCache::kOn;
 };
 
 struct RunResult {
-  std::vector<int32_t> tokens;       // kGenerate
-  std::vector<float> logits;         // kLogits: [S, V]
-  std::vector<int32_t> expert_idx;   // kLogits: [L, S, K]
-  std::vector<float> expert_weight;  // kLogits: [L, S, K]
-  double nll = 0;                    // kScore, kLogits
+  std::vector<int32_t> tokens;         // kGenerate
+  std::vector<float> logprobs;         // of them
+  std::vector<int32_t> token_experts;  // Request::routing: [tokens, L, K]
+  std::vector<float> logits;           // kLogits: [S, V]
+  std::vector<int32_t> expert_idx;     // kLogits: [L, S, K]
+  std::vector<float> expert_weight;    // kLogits: [L, S, K]
+  double nll = 0;                      // kScore, kLogits
   int64_t num_scored = 0;
+  int64_t num_top = 0;  // likeliest tokens of the prompt
+};
+
+struct RunOutcome {
+  std::vector<RunResult> results;  // by request
+  SchedulerStats scheduler;
 };
 
 std::string SourceDir();
@@ -34,9 +43,11 @@ std::string SourceDir();
 // By request. Fails the calling test when a rank fails.
 std::vector<RunResult> RunLocally(const RunSetup& setup, const std::vector<Request>& requests);
 
+// The same, with what the scheduler counted.
+RunOutcome RunAndCount(const RunSetup& setup, const std::vector<Request>& requests);
+
 // One rank's part; results on rank 0.
-absl::StatusOr<std::vector<RunResult>> RunRank(Transport& transport, const RunSetup& setup,
-                                               const std::vector<Request>& requests);
+absl::StatusOr<RunOutcome> RunRank(Transport& transport, const RunSetup& setup, const std::vector<Request>& requests);
 
 // Random, not uniform, some ranks possibly without experts.
 Placement RandomPlacement(int num_experts, int num_ranks, int64_t seed);

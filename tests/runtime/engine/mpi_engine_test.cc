@@ -32,10 +32,11 @@ TEST(MpiEngine, LogitsAndRoutingEqualOneLocalRanks) {
       setup.placement_seed = -1;
       const auto want = RunLocally(setup, requests);
       for (size_t i = 0; i < requests.size(); ++i) {
-        ASSERT_EQ((*got)[i].logits.size(), want[i].logits.size());
-        EXPECT_EQ(std::memcmp((*got)[i].logits.data(), want[i].logits.data(), want[i].logits.size() * sizeof(float)),
-                  0);
-        EXPECT_EQ((*got)[i].expert_idx, want[i].expert_idx);
+        ASSERT_EQ(got->results[i].logits.size(), want[i].logits.size());
+        EXPECT_EQ(
+            std::memcmp(got->results[i].logits.data(), want[i].logits.data(), want[i].logits.size() * sizeof(float)),
+            0);
+        EXPECT_EQ(got->results[i].expert_idx, want[i].expert_idx);
       }
     }
     ASSERT_TRUE(Barrier(**transport, {"test"}).ok());

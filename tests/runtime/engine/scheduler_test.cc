@@ -84,18 +84,209 @@ TEST(Scheduler, TheChunkIsABudgetOfTheRank) {
 
 TEST(Scheduler, WaitsForCacheInOrderOfArrival) {
   Scheduler s({.num_ranks = 1, .cache_tokens_per_rank = 128});
-  ASSERT_TRUE(s.Add(Generate(60, 10)).ok());  // two blocks: all there are
+  ASSERT_TRUE(s.Add(Generate(70, 10)).ok());  // two blocks: all there are
   ASSERT_TRUE(s.Add(Generate(1, 1)).ok());
   StepPlan plan;
   Turn(s, plan);
   ASSERT_EQ(plan.started.size(), 1u);
   EXPECT_EQ(plan.started[0].blocks, (std::vector<int32_t>{0, 1}));
+  EXPECT_EQ(s.stats().num_waiting, 1);
+  EXPECT_EQ(s.stats().num_held_blocks, 2);
   s.Finish(0);
+  EXPECT_EQ(s.stats().num_held_blocks, 0);
   Turn(s, plan);
   EXPECT_EQ(plan.released, (std::vector<int32_t>{0}));
   ASSERT_EQ(plan.started.size(), 1u);
   EXPECT_EQ(plan.started[0].seq, 1);
   EXPECT_EQ(plan.started[0].blocks.size(), 1u);
+}
+
+TEST(Scheduler, BlocksComeAsASequenceGrows) {
+  Scheduler s({.num_ranks = 1, .cache_tokens_per_rank = 256});
+  ASSERT_TRUE(s.Add(Generate(63, 70)).ok());
+  StepPlan plan;
+  Turn(s, plan);
+  EXPECT_EQ(plan.started[0].blocks.size(), 1u);
+  std::vector<int64_t> grown_at;
+  while (!s.idle()) {
+    Turn(s, plan);
+    if (plan.entries[0].blocks.empty()) continue;
+    grown_at.push_back(plan.entries[0].position);
+    EXPECT_EQ(plan.entries[0].first_block, plan.entries[0].position / 64);
+    EXPECT_EQ(plan.entries[0].blocks.size(), 1u);
+  }
+  EXPECT_EQ(grown_at, (std::vector<int64_t>{64, 128}));
+}
+
+// Every sequence's tokens so far, as its rank knows them: put together from the plans.
+class Replica {
+ public:
+  void Apply(const StepPlan& plan) {
+    for (const int32_t seq : plan.released) texts_.erase(seq);
+    for (const NewSequence& started : plan.started) {
+      EXPECT_FALSE(texts_.contains(started.seq));
+      texts_[started.seq] = started.cached_tokens;
+      EXPECT_EQ(started.cached_tokens.size() % 64, 0u);
+    }
+    for (const StepEntry& e : plan.entries) {
+      std::vector<int32_t>& text = texts_.at(e.seq);
+      EXPECT_EQ(static_cast<int64_t>(text.size()), e.position);
+      text.insert(text.end(), e.tokens.begin(), e.tokens.end());
+    }
+  }
+  const std::vector<int32_t>& text(int32_t seq) const { return texts_.at(seq); }
+
+ private:
+  std::map<int32_t, std::vector<int32_t>> texts_;
+};
+
+TEST(Scheduler, WhenFullTheYoungestIsPreemptedAndReplayed) {
+  Scheduler s({.num_ranks = 1, .cache_tokens_per_rank = 192, .prefix_cache = PrefixCache::kOff});
+  ASSERT_TRUE(s.Add(Generate(60, 80)).ok());  // three blocks in the end
+  ASSERT_TRUE(s.Add(Generate(100, 3)).ok());  // two
+  Replica replica;
+  StepPlan plan;
+  bool preempted = false;
+  int32_t last = 0;
+  std::map<int32_t, int> num_tokens;
+  ASSERT_TRUE(s.Add(Generate(100, 50)).ok());  // two; starts when the second one has ended
+  while (!s.idle()) {
+    const auto updates = Turn(s, plan);
+    replica.Apply(plan);
+    for (const int32_t seq : plan.released) preempted |= seq == 2 && num_tokens[2] < 50;
+    for (const auto& u : updates) {
+      num_tokens[u.seq] += 1;
+      last = u.seq;
+      if (u.seq == 0) {
+        EXPECT_EQ(replica.text(0).size(), 59u + num_tokens[0]);
+      }
+    }
+  }
+  EXPECT_TRUE(preempted);
+  EXPECT_EQ(s.stats().num_preemptions, 1);
+  EXPECT_EQ(s.stats().num_replays, 1);
+  EXPECT_EQ(num_tokens, (std::map<int32_t, int>{{0, 80}, {1, 3}, {2, 50}}));
+  EXPECT_EQ(last, 2);
+}
+
+TEST(Scheduler, TheOldestAlwaysAdvances) {
+  Scheduler s({.num_ranks = 1, .cache_tokens_per_rank = 320, .prefix_cache = PrefixCache::kOff});
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(s.Add(Generate(30, 250)).ok());
+  StepPlan plan;
+  int32_t oldest = 0;
+  while (!s.idle()) {
+    const auto updates = Turn(s, plan);
+    ASSERT_FALSE(updates.empty());
+    ASSERT_EQ(updates[0].seq, oldest);
+    if (updates[0].finished()) ++oldest;
+  }
+  EXPECT_EQ(oldest, 5);
+  EXPECT_GT(s.stats().num_preemptions, 0);
+  EXPECT_EQ(s.stats().num_held_blocks, 0);
+}
+
+TEST(Scheduler, ABeginningThatWasComputedIsNotComputedAgain) {
+  Scheduler s({.num_ranks = 2, .prefill_chunk = 1000});
+  ASSERT_TRUE(s.Add(Generate(200, 1)).ok());
+  StepPlan plan;
+  Turn(s, plan);
+  Request longer = Generate(200, 3);
+  for (int i = 0; i < 30; ++i) longer.prompt.push_back(5000 + i);
+  ASSERT_TRUE(s.Add(longer).ok());
+  auto updates = Turn(s, plan);
+  ASSERT_EQ(plan.started.size(), 1u);
+  EXPECT_EQ(plan.started[0].rank, RankId(0));  // where the beginning is
+  EXPECT_EQ(plan.started[0].cached_tokens, (std::vector<int32_t>(longer.prompt.begin(), longer.prompt.begin() + 192)));
+  EXPECT_EQ(plan.entries[0].position, 192);
+  EXPECT_EQ(plan.entries[0].tokens.size(), 38u);
+  EXPECT_EQ(updates[0].num_cached_tokens, 192);
+  EXPECT_EQ(s.stats().prefix_query_tokens, 430);
+  EXPECT_EQ(s.stats().prefix_hit_tokens, 192);
+  // The last token of a prompt is always computed: what follows it is wanted.
+  while (!s.idle()) Turn(s, plan);
+  ASSERT_TRUE(s.Add(Generate(192, 1)).ok());
+  Turn(s, plan);
+  EXPECT_EQ(plan.entries[0].position, 128);
+}
+
+TEST(Scheduler, WhoWantsMoreThanTokensOrHasAnotherScopeComputesAll) {
+  Scheduler s({.num_ranks = 1, .prefill_chunk = 1000});
+  ASSERT_TRUE(s.Add(Generate(200, 1)).ok());
+  StepPlan plan;
+  Turn(s, plan);
+  std::vector<Request> requests(5, Generate(200, 1));
+  requests[0].cache_scope = "key b";
+  requests[1].routing = Wanted::kYes;
+  requests[2].prompt_scores = Wanted::kYes;
+  requests[3] = Generate(200, 0);
+  requests[3].kind = RequestKind::kScore;
+  for (const Request& r : requests) ASSERT_TRUE(s.Add(r).ok());
+  Turn(s, plan);
+  ASSERT_EQ(plan.entries.size(), 5u);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(plan.entries[i].position, 0) << i;
+  EXPECT_EQ(plan.entries[4].position, 192);
+  EXPECT_EQ(plan.entries[1].routing, Wanted::kYes);
+  EXPECT_EQ(plan.entries[2].want, Want::kToken);
+  EXPECT_EQ(plan.entries[2].targets.size(), 199u);
+}
+
+// Two that start together compute the same; from the next step on they share, and the plan says so.
+TEST(Scheduler, EqualBlocksBecomeOne) {
+  Scheduler s({.num_ranks = 1, .prefill_chunk = 1000});
+  ASSERT_TRUE(s.Add(Generate(130, 5)).ok());
+  ASSERT_TRUE(s.Add(Generate(130, 5)).ok());
+  StepPlan plan;
+  Turn(s, plan);
+  const std::vector<int32_t> first = plan.started[0].blocks, second = plan.started[1].blocks;
+  EXPECT_EQ(s.stats().num_held_blocks, 4);
+  Turn(s, plan);
+  EXPECT_TRUE(plan.entries[0].blocks.empty());
+  EXPECT_EQ(plan.entries[1].first_block, 0);
+  EXPECT_EQ(plan.entries[1].blocks, (std::vector<int32_t>{first[0], first[1], second[2]}));
+}
+
+TEST(Scheduler, ARequestGoesOnWhereItsOutputEnds) {
+  Scheduler s({.num_ranks = 1});
+  Request r = Generate(10, 5);
+  r.output = {70, 71};
+  ASSERT_TRUE(s.Add(r).ok());
+  StepPlan plan;
+  auto updates = Turn(s, plan);
+  EXPECT_EQ(plan.started[0].num_prompt_tokens, 10);
+  EXPECT_EQ(plan.entries[0].tokens.size(), 12u);
+  EXPECT_EQ(plan.entries[0].tokens.back(), 71);
+  Turn(s, plan);
+  EXPECT_EQ(plan.entries[0].position, 12);
+  EXPECT_TRUE(Turn(s, plan)[0].finished());  // three more, not five
+  EXPECT_EQ(s.stats().num_replays, 1);
+  r.output.resize(5);
+  EXPECT_THAT(std::string(s.Add(r).status().message()), HasSubstr("5 have been generated already"));
+}
+
+TEST(Scheduler, PromptsShareTheBudget) {
+  Scheduler s({.num_ranks = 1, .prefill_chunk = 300, .cache_tokens_per_rank = 1 << 20});
+  ASSERT_TRUE(s.Add(Generate(10000, 1)).ok());
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(s.Add(Generate(80, 1)).ok());
+  StepPlan plan;
+  Turn(s, plan);
+  ASSERT_EQ(plan.entries.size(), 3u);
+  EXPECT_EQ(plan.entries[0].tokens.size(), 100u);
+  EXPECT_EQ(plan.entries[1].tokens.size(), 80u);
+  EXPECT_EQ(plan.entries[2].tokens.size(), 80u);
+  EXPECT_EQ(s.stats().num_running, 1);
+}
+
+TEST(Scheduler, ARankThatIsFarAheadIsNotPreferredForAPrefix) {
+  Scheduler s({.num_ranks = 2, .prefill_chunk = 10000, .cache_tokens_per_rank = 1 << 20});
+  ASSERT_TRUE(s.Add(Generate(200, 1)).ok());
+  StepPlan plan;
+  Turn(s, plan);
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(s.Add(Generate(200, 100)).ok());
+  Turn(s, plan);
+  int64_t on_first = 0;
+  for (const NewSequence& started : plan.started) on_first += started.rank == RankId(0) ? 1 : 0;
+  EXPECT_GE(on_first, 10);
+  EXPECT_LE(on_first, 13);
 }
 
 TEST(Scheduler, RefusesWhatCanNeverRun) {

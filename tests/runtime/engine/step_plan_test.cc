@@ -13,9 +13,9 @@ StepPlan Example() {
   sampling.logit_bias = {{7, -1.5}, {2, 100}};
   sampling.stop_token_ids = {1, 2};
   sampling.min_tokens = 4;
-  plan.started.push_back({3, RankId(2), {5, 0, 9}, 7, sampling});
-  plan.entries.push_back({3, RankId(2), 5, {9, 8, 7}, Want::kLogits, {8, 7}});
-  plan.entries.push_back({4, RankId(3), 0, {1}, Want::kNothing, {}});
+  plan.started.push_back({3, RankId(2), {5, 0, 9}, 7, sampling, {4, 4}});
+  plan.entries.push_back({3, RankId(2), 5, {9, 8, 7}, 2, {6, 1}, Want::kLogits, {8, 7}});
+  plan.entries.push_back({4, RankId(3), 0, {1}, 0, {}, Want::kToken, {}, Wanted::kYes});
   plan.released = {1, 2};
   return plan;
 }
@@ -32,6 +32,10 @@ TEST(StepPlan, SurvivesTheWire) {
   EXPECT_EQ(back->started[0].sampling.logit_bias[0].bias, -1.5);
   EXPECT_EQ(back->started[0].sampling.stop_token_ids, (std::vector<int32_t>{1, 2}));
   EXPECT_EQ(back->entries[0].tokens, (std::vector<int32_t>{9, 8, 7}));
+  EXPECT_EQ(back->started[0].cached_tokens, (std::vector<int32_t>{4, 4}));
+  EXPECT_EQ(back->entries[0].first_block, 2);
+  EXPECT_EQ(back->entries[0].blocks, (std::vector<int32_t>{6, 1}));
+  EXPECT_EQ(back->entries[1].routing, Wanted::kYes);
   EXPECT_EQ(back->entries[0].want, Want::kLogits);
   EXPECT_EQ(back->entries[0].targets, (std::vector<int32_t>{8, 7}));
   EXPECT_EQ(back->entries[1].rank, RankId(3));
@@ -57,6 +61,7 @@ TEST(StepPlan, ResultsSurviveTheWire) {
   r.seq = 5;
   r.sampled = {17, -0.5f, {{17, -0.5f}, {3, -2.0f}}};
   r.logprobs = {-1, -2};
+  r.top_logprobs = {{8, -0.25f}};
   r.logits = {0.1f, 0.2f, 0.3f};
   r.expert_idx = {1, -1};
   r.expert_weight = {0.75f, 0};
@@ -72,6 +77,7 @@ TEST(StepPlan, ResultsSurviveTheWire) {
   EXPECT_TRUE((*back)[0].error.ok());
   EXPECT_EQ((*back)[1].error, failed.error);
   EXPECT_EQ((*back)[0].logits, r.logits);
+  EXPECT_EQ((*back)[0].top_logprobs[0].token, 8);
   EXPECT_EQ((*back)[0].expert_idx, r.expert_idx);
   for (size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(DecodeResults(bytes.substr(0, n)).ok()) << n;
 }
