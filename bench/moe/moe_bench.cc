@@ -4,9 +4,8 @@
 
 #include "absl/strings/str_format.h"
 #include "bench/alltoall/round_trip.h"
-#include "bench/moe/moe_layer_run.h"
+#include "bench/moe/timed_layer.h"
 #include "comm/transport/collectives.h"
-#include "comm/tuning/exchange_choice.h"
 #include "core/host/machine.h"
 #include "core/io/json_writer.h"
 
@@ -17,29 +16,29 @@ using Json = nlohmann::ordered_json;
 constexpr CallSite kAgree{.phase = "bench: agree"};
 
 // What all ranks' choices cost: each chosen expert's weights are read once, each selection is computed.
-absl::Status CountWork(const BenchContext& context, const MoeLayerRun& run, MoeResult* result) {
+absl::Status CountWork(const BenchContext& context, const TimedLayer& layer, MoeResult* result) {
   std::vector<int64_t> mine(result->shape.num_experts);
-  for (const int32_t e : run.expert_idx()) ++mine[e];
+  for (const int32_t e : layer.expert_idx()) ++mine[e];
   TF_ASSIGN_OR_RETURN(const auto all, GatherNumbers(context.transport, mine));
   for (int e = 0; e < result->shape.num_experts; ++e) {
     int64_t selections = 0;
     for (const auto& theirs : all) selections += theirs[e];
-    if (selections > 0) result->weight_bytes += RandomExpert::NumBytes(result->shape);
+    if (selections > 0) result->weight_bytes += RandomExpert::NumBytes(result->shape, result->weight_dtype);
     result->flops += 6.0 * static_cast<double>(selections * result->shape.hidden * result->shape.intermediate);
   }
   return absl::OkStatus();
 }
 
-absl::Status TimeLayer(const BenchContext& context, MoeLayerRun& run, const MoeBenchOptions& options,
+absl::Status TimeLayer(const BenchContext& context, TimedLayer& layer, const MoeBenchOptions& options,
                        MoeResult* result) {
-  TF_RETURN_IF_ERROR(run.Verify());
+  TF_RETURN_IF_ERROR(layer.Verify());
   std::vector<double> samples;
   for (int i = -options.warmup; i < options.iters; ++i) {
-    TF_ASSIGN_OR_RETURN(const MoeSeconds s, run.Run());
+    TF_ASSIGN_OR_RETURN(const MoeSeconds s, layer.Run());
     if (i < 0) continue;
     for (const double v : {s.route, s.plan, s.dispatch, s.experts, s.combine, s.layer()}) samples.push_back(v * 1e6);
   }
-  TF_RETURN_IF_ERROR(run.Verify());
+  TF_RETURN_IF_ERROR(layer.Verify());
   TF_ASSIGN_OR_RETURN(const std::vector<double> largest, MaxOverRanks(context.transport, samples));
   Summary* const phases[] = {&result->route,   &result->plan,    &result->dispatch,
                              &result->experts, &result->combine, &result->layer};
@@ -48,43 +47,42 @@ absl::Status TimeLayer(const BenchContext& context, MoeLayerRun& run, const MoeB
     for (size_t i = p; i < largest.size(); i += std::size(phases)) values.push_back(largest[i]);
     *phases[p] = Summarize(std::move(values));
   }
-  return CountWork(context, run, result);
+  return CountWork(context, layer, result);
 }
 
-absl::StatusOr<MoeResult> RunOne(const BenchContext& context, const MoeBenchOptions& options,
-                                 const MoeLayerWeights& weights, int64_t tokens, ExchangePath path) {
-  MoeResult result{.shape = weights.shape, .tokens = tokens, .path = path};
-  auto exchange = CreateExchange(context.transport, context.device,
-                                 {.hidden = weights.shape.hidden,
-                                  .wire_dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32,
-                                  .path = path,
-                                  .max_tokens = tokens,
-                                  .max_top_k = weights.shape.top_k});
-  const absl::Status created = AgreeOnStatus(context.transport, kAgree, exchange.status());
+absl::StatusOr<MoeResult> RunPath(const BenchContext& context, const MoeBenchOptions& options,
+                                  const RandomLayer& random, ExchangePath path) {
+  MoeResult result{.shape = random.shape, .weight_dtype = random.dtype, .path = path};
+  auto layer =
+      MoeLayer::Create(context.transport, context.device, random.placement, random.shape, {.exchange = {.path = path}});
+  const absl::Status created = AgreeOnStatus(context.transport, kAgree, layer.status());
   if (absl::IsUnimplemented(created) || absl::IsFailedPrecondition(created)) {
     result.unavailable = std::string(created.message());
     return result;
   }
   TF_RETURN_IF_ERROR(created);
-  auto run = MoeLayerRun::Create(context, weights, **exchange, tokens, options.compute);
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, run.status()));
-  TF_RETURN_IF_ERROR(TimeLayer(context, **run, options, &result));
-  result.chosen = (*exchange)->path();
+  auto timed = TimedLayer::Create(context, **layer, random);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, timed.status()));
+  TF_RETURN_IF_ERROR(TimeLayer(context, **timed, options, &result));
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, context.device.CreateStream());
+  TF_ASSIGN_OR_RETURN(const ExchangeStats stats, (*layer)->exchange_stats(*stream));
+  result.chosen = stats.path;
   return result;
 }
 
 absl::Status RunShape(const BenchContext& context, const MoeBenchOptions& options, const MoeShape& shape,
-                      MoeReport* report) {
-  if (shape.top_k > shape.num_experts) {
+                      DType weight_dtype, MoeReport* report) {
+  if (shape.router.top_k > shape.num_experts) {
     return AgreeOnStatus(context.transport, kAgree,
-                         absl::InvalidArgumentError(absl::StrCat("--top-k ", shape.top_k, " of --experts ",
+                         absl::InvalidArgumentError(absl::StrCat("--top-k ", shape.router.top_k, " of --experts ",
                                                                  shape.num_experts, ": there are not so many")));
   }
-  auto weights = MoeLayerWeights::Create(context, shape);
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, weights.status()));
+  auto random = RandomLayer::Create(context, shape, weight_dtype);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, random.status()));
   for (const int64_t tokens : options.tokens) {
+    (*random)->shape.max_tokens = tokens;
     for (const ExchangePath path : options.paths) {
-      TF_ASSIGN_OR_RETURN(MoeResult result, RunOne(context, options, **weights, tokens, path));
+      TF_ASSIGN_OR_RETURN(MoeResult result, RunPath(context, options, **random, path));
       report->results.push_back(std::move(result));
     }
   }
@@ -113,7 +111,8 @@ struct MoeRates {
 MoeRates RatesOf(const MoeReport& r, const MoeResult& m) {
   const double layer = m.layer.median * 1e-6, experts = m.experts.median * 1e-6;
   const auto bytes = static_cast<double>(m.weight_bytes);
-  return {static_cast<double>(m.tokens * r.num_ranks) / layer, m.flops / experts * 1e-9, bytes / experts * 1e-9,
+  return {static_cast<double>(m.shape.max_tokens * r.num_ranks) / layer, m.flops / experts * 1e-9,
+          bytes / experts * 1e-9,
           std::max(bytes / r.bounds.read_bytes_per_second, m.flops / r.bounds.flops_per_second) / experts};
 }
 
@@ -136,7 +135,12 @@ absl::StatusOr<MoeReport> RunMoeBench(const BenchContext& context, const MoeBenc
       for (const int64_t intermediate : options.intermediate) {
         for (const int experts : options.experts) {
           for (const int top_k : options.top_k) {
-            TF_RETURN_IF_ERROR(RunShape(context, options, {hidden, intermediate, experts, top_k, dtype}, &report));
+            const MoeShape shape{.hidden = hidden,
+                                 .intermediate = intermediate,
+                                 .num_experts = experts,
+                                 .router = {.renormalise = Renormalise::kYes, .top_k = top_k},
+                                 .compute = options.compute};
+            TF_RETURN_IF_ERROR(RunShape(context, options, shape, dtype, &report));
           }
         }
       }
@@ -158,9 +162,9 @@ std::string MoeTable(const MoeReport& r) {
                               "hidden", "inner", "top-k/of", "dtype", "path", "route", "plan", "dispatch", "experts",
                               "combine", "layer", "tokens/s", "GFLOP/s", "w.GB/s", "bound"));
   for (const MoeResult& m : r.results) {
-    absl::StrAppend(&table, absl::StrFormat("%7d %6d %6d %4d/%-4d %-5s %-12s ", m.tokens, m.shape.hidden,
-                                            m.shape.intermediate, m.shape.top_k, m.shape.num_experts,
-                                            WeightsName(m.shape.weight_dtype), ExchangePathName(m.path)));
+    absl::StrAppend(&table, absl::StrFormat("%7d %6d %6d %4d/%-4d %-5s %-12s ", m.shape.max_tokens, m.shape.hidden,
+                                            m.shape.intermediate, m.shape.router.top_k, m.shape.num_experts,
+                                            WeightsName(m.weight_dtype), ExchangePathName(m.path)));
     if (!m.unavailable.empty()) {
       absl::StrAppend(&table, "not available: ", m.unavailable, "\n");
       continue;
@@ -190,12 +194,10 @@ std::string MoeJson(const MoeReport& r) {
                  {"gflops", r.bounds.flops_per_second * 1e-9}}},
                {"results", Json::array()}};
   for (const MoeResult& m : r.results) {
-    Json result = {{"tokens", m.tokens},
-                   {"hidden", m.shape.hidden},
-                   {"intermediate", m.shape.intermediate},
-                   {"experts", m.shape.num_experts},
-                   {"top_k", m.shape.top_k},
-                   {"weights", WeightsName(m.shape.weight_dtype)},
+    const MoeShape& shape = m.shape;
+    Json result = {{"tokens", shape.max_tokens},         {"hidden", shape.hidden},
+                   {"intermediate", shape.intermediate}, {"experts", shape.num_experts},
+                   {"top_k", shape.router.top_k},        {"weights", WeightsName(m.weight_dtype)},
                    {"path", ExchangePathName(m.path)}};
     if (!m.unavailable.empty()) {
       result["unavailable"] = m.unavailable;

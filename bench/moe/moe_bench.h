@@ -1,10 +1,11 @@
-// tokenferry bench moe: a whole MoE layer with random weights: route, plan, dispatch, experts, combine.
+// tokenferry bench moe: the MoE layer that models run, with random weights: route, plan, dispatch, experts, combine.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "bench/alltoall/alltoall_bench.h"
+#include "runtime/engine/moe_layer.h"
 
 namespace tokenferry {
 
@@ -21,15 +22,9 @@ struct MoeBenchOptions {
   int iters = 20;
 };
 
-struct MoeShape {
-  int64_t hidden = 0, intermediate = 0;
-  int num_experts = 0, top_k = 0;
-  DType weight_dtype = DType::kBF16;
-};
-
 struct MoeResult {
-  MoeShape shape;
-  int64_t tokens = 0;  // of every rank
+  MoeShape shape;  // max_tokens: tokens of every rank
+  DType weight_dtype = DType::kBF16;
   ExchangePath path = ExchangePath::kAuto, chosen = ExchangePath::kAuto;
   std::string unavailable;                                 // why this path was not run; empty: it was
   Summary route, plan, dispatch, experts, combine, layer;  // microseconds, as PhaseSummaries

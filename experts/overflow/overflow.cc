@@ -227,6 +227,19 @@ absl::Status ApplyOverflow(const OverflowPolicy& policy, int64_t capacity, const
   return absl::OkStatus();
 }
 
+OverflowCounts& OverflowCounts::operator+=(const OverflowCounts& other) {
+  const auto add = [](auto& sums, const auto& terms) {
+    TF_CHECK_EQ(sums.size(), terms.size());
+    for (size_t e = 0; e < sums.size(); ++e) sums[e] += terms[e];
+  };
+  add(dropped, other.dropped);
+  add(rerouted, other.rerouted);
+  add(to_replica, other.to_replica);
+  add(lost_weight, other.lost_weight);
+  num_lost_tokens += other.num_lost_tokens;
+  return *this;
+}
+
 void CountOverflow(const GlobalRouting& before, const GlobalRouting& after, RankId rank, OverflowCounts& counts) {
   const int64_t top_k = before.top_k;
   for (int64_t t = before.token_offsets[rank.value]; t < before.token_offsets[rank.value + 1]; ++t) {

@@ -79,6 +79,8 @@ struct OverflowCounts {
   std::vector<int64_t> to_replica;  // [E] .. that went to another replica of it
   std::vector<double> lost_weight;  // [E] routing weight of the dropped ones
   int64_t num_lost_tokens = 0;      // tokens that had a selection and have none left
+
+  OverflowCounts& operator+=(const OverflowCounts& other);  // of as many experts
 };
 
 // Adds the difference between a rank's part of the routing before and after ApplyOverflow.

@@ -10,13 +10,8 @@ enum class Scoring : uint8_t { kSoftmax, kSigmoid };  // over all experts, f32
 enum class Renormalise : uint8_t { kNo, kYes };       // selected weights divided by their sum + 1e-20
 enum class GroupScore : uint8_t { kMax, kSumOfTwoLargest };
 
-// Scores s = scoring(logits). Choice c = s + bias (bias null: s). With num_groups > 1 only experts of the `groups_kept`
-// groups with the largest group score over c stay; of those the top_k largest c are chosen. Weights are the unbiased s,
-// renormalised if asked, then times `scaling`. All ties go to the lower index. A NaN logit chooses nothing: the
-// token's selections are all -1 and num_bad_tokens is raised.
-struct RouteArgs {
-  MatrixView<const float> logits;  // [T, E]
-  const float* bias = nullptr;     // [E], or null
+// How a model's router scores and chooses.
+struct RouterSpec {
   Scoring scoring = Scoring::kSoftmax;
   Renormalise renormalise = Renormalise::kNo;
   GroupScore group_score = GroupScore::kMax;
@@ -24,7 +19,16 @@ struct RouteArgs {
   int32_t groups_kept = 1;
   int32_t top_k = 0;  // 1 .. 32, at most groups_kept * (E / num_groups)
   float scaling = 1.0f;
-  Routing out;  // [T, top_k], sorted by falling choice c, ties by lower index
+};
+
+// Scores s = scoring(logits). Choice c = s + bias (bias null: s). With num_groups > 1 only experts of the `groups_kept`
+// groups with the largest group score over c stay; of those the top_k largest c are chosen. Weights are the unbiased s,
+// renormalised if asked, then times `scaling`. All ties go to the lower index. A NaN logit chooses nothing: the
+// token's selections are all -1 and num_bad_tokens is raised.
+struct RouteArgs : RouterSpec {
+  MatrixView<const float> logits;  // [T, E]
+  const float* bias = nullptr;     // [E], or null
+  Routing out;                     // [T, top_k], sorted by falling choice c, ties by lower index
   // [T, E] c of every expert, -infinity for those of groups that were not kept and of tokens that choose nothing; data
   // null: not wanted.
   MatrixView<float> choice = {};

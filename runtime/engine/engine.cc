@@ -162,7 +162,7 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const Ste
   std::vector<EntryResult> results(mine.size());
   TF_RETURN_IF_ERROR(Score(mine, results));
   // Which token it was is not known, so all of this rank's sequences bear it; those of other ranks go on.
-  const absl::Status routed = transformer_->moe().CheckRouting(*stream_, {"route", -1, step});
+  const absl::Status routed = transformer_->CheckRouting(*stream_, {"route", -1, step});
   for (size_t i = 0; !routed.ok() && i < mine.size(); ++i) results[i] = {.seq = mine[i]->seq, .error = routed};
   for (int64_t l = 0; recorder_ != nullptr && l < L; ++l) {
     recorder_(step, static_cast<int>(l), absl::MakeConstSpan(expert_idx).subspan(l * T * K, T * K));

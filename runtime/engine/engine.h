@@ -48,9 +48,9 @@ class Engine {
 
   SchedulerOptions scheduler_options() const;
   const EngineStats& stats() const { return stats_; }
-  absl::StatusOr<MoeStats> moe_stats() const { return transformer_->moe().Stats(*stream_); }
-  absl::StatusOr<ExchangeStats> exchange_stats() const { return transformer_->moe().exchange_stats(*stream_); }
-  std::string exchange_path() const { return transformer_->moe().exchange_path(); }  // by size
+  absl::StatusOr<MoeStats> moe_stats() const { return transformer_->moe_stats(*stream_); }
+  absl::StatusOr<ExchangeStats> exchange_stats() const { return transformer_->exchange_stats(*stream_); }
+  std::string exchange_path() const { return transformer_->exchange_path(); }  // by size
   int64_t cache_bytes() const { return cache_->num_bytes(); }
 
   // What Create will make.

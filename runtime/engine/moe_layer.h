@@ -1,101 +1,104 @@
-// One Mixture-of-Experts layer, expert-parallel over all ranks: route, plan, dispatch, experts, combine.
+// One Mixture-of-Experts layer, expert-parallel over all ranks, in five calls: Route, Plan, Dispatch, Experts, Combine.
 #pragma once
 
 #include <memory>
 #include <vector>
 
 #include "comm/tuning/exchange_choice.h"
-#include "core/device/growing_buffer.h"
 #include "core/moe/placement.h"
+#include "experts/router/router.h"
 #include "runtime/engine/engine_options.h"
+#include "runtime/engine/expert_network.h"
 #include "runtime/engine/overflow_stage.h"
-#include "runtime/model/model_config.h"
-#include "runtime/model/weights.h"
 
 namespace tokenferry {
 
-inline constexpr int kMaxMicroBatches = 2;
+// What the MoE layers of a model have in common, whatever the model.
+struct MoeShape {
+  int num_layers = 1;        // MoE layers
+  int64_t hidden = 0;        // H
+  int64_t intermediate = 0;  // I, the inner size of an expert
+  int num_experts = 0;       // E, of all ranks
+  RouterSpec router;
+  Compute compute = Compute::kBF16;  // of the experts; the router computes in f32
+  int64_t max_tokens = 0;            // most tokens of this rank in a step
+};
+
+// What one layer multiplies with. Views of device memory.
+struct MoeLayerWeights {
+  WeightView router;                   // [E, H]
+  const float* router_bias = nullptr;  // [E], RouteArgs::bias
+  ExpertArrays experts;
+};
+
+// One layer's work on a batch of T tokens of this rank, T = 0 if there are none.
+struct MoeStep {
+  CallSite site;                             // of the layer; each call sets its own phase
+  int moe_idx = 0;                           // MoE layers from 0, where site.layer counts all
+  const MoeLayerWeights* weights = nullptr;  // of the layer
+  MatrixView<const float> x;                 // [T, H]; unchanged until the layer ends
+  MatrixView<float> out;                     // [T, H], not x's memory: the sum of a token's experts, weighted
+  int64_t max_tokens_per_rank = 0;           // most tokens of any rank in this batch, the same on all
+  Routing routing = {};                      // Route's: device memory of the layer object
+};
 
 // Since creation, this rank's slots and tokens.
 struct MoeStats {
   std::vector<std::vector<int64_t>> rows_per_slot;  // [MoE layer][local slot] selections computed here
   std::vector<OverflowCounts> overflow;             // [MoE layer] of tokens at home
-  int64_t num_calls = 0;  // layers times micro-batches; under an exchange budget a call takes several exchanges
-  double route_seconds = 0, experts_seconds = 0;  // host time; on a GPU the time to enqueue
+  int64_t num_calls = 0;                            // Routes; under an exchange budget one takes several exchanges
+  double route_seconds = 0, experts_seconds = 0;    // host time; on a GPU the time to enqueue
+
+  MoeStats& operator+=(const MoeStats& other);  // of the same layers and slots
 };
 
-// One per rank, for all MoE layers of a model: they share the scratch memory.
+// One per rank for all MoE layers of a model, which share its memory. For each layer every rank makes the five calls in
+// their order, with the same site; Route takes all tokens of a step, and what it has decided passes through the other
+// calls at once or in parts. Dispatch and Combine may be called in halves, with other work between them.
 class MoeLayer {
  public:
+  // Collective. `transport` and `device` must outlive it. options.exchange.max_tokens: the most tokens of a rank that
+  // pass at once; 0: all of a step.
   static absl::StatusOr<std::unique_ptr<MoeLayer>> Create(Transport& transport, Device& device,
-                                                          const ModelConfig& config, const Placement& placement,
-                                                          const EngineOptions& options);
+                                                          const Placement& placement, const MoeShape& shape,
+                                                          const MoeOptions& options);
 
-  // A layer's work for one micro-batch, in three parts, between which other work may be done; another micro-batch too.
-  // Collective; every rank takes part, with x.rows = 0 if need be. `moe_idx` counts MoE layers from 0; site.layer
-  // counts all layers. x and out [T, H] f32, not the same memory; both stay the caller's until Finish.
-  struct Batch {
-    MatrixView<const float> x;
-    MatrixView<float> out;        // written by Finish: out[t] = sum of the token's experts, weighted
-    int64_t max_tokens_per_rank;  // of any rank's x; the same on all
-  };
-  absl::Status Begin(Stream& stream, const CallSite& site, int micro_batch, int moe_idx, const MoeWeights& weights,
-                     const Batch& batch);  // routes, plans, sends rows
-  absl::Status Compute(Stream& stream, const CallSite& site, int micro_batch, int moe_idx,
-                       const MoeWeights& weights);  // receives rows, runs experts, sends their outputs
-  absl::Status Finish(Stream& stream, const CallSite& site, int micro_batch);
+  // Who goes where, with what weight; then the overflow policy, which is collective.
+  absl::Status Route(Stream& stream, MoeStep& step);
+  absl::Status Plan(Stream& stream, const MoeStep& step);
+  absl::Status BeginDispatch(Stream& stream, const MoeStep& step);
+  absl::StatusOr<ExpertRows> FinishDispatch(Stream& stream, const MoeStep& step);
+  absl::Status Experts(Stream& stream, const MoeStep& step, const ExpertRows& rows);
+  absl::Status BeginCombine(Stream& stream, const MoeStep& step);
+  absl::Status FinishCombine(Stream& stream, const MoeStep& step);
 
-  int num_micro_batches() const { return static_cast<int>(micro_batches_.size()); }
-  // Of the last Begin: device memory.
-  const Routing& routing(int micro_batch) const { return micro_batches_[micro_batch].routing; }
-  // Fails when a router has met a NaN since the last call; synchronizes.
+  // Fails when the router has met a NaN since the last call; synchronizes.
   absl::Status CheckRouting(Stream& stream, const CallSite& site);
   // Both synchronize the stream: counters lie on the device.
-  absl::StatusOr<MoeStats> Stats(Stream& stream) const;
-  absl::StatusOr<ExchangeStats> exchange_stats(Stream& stream) const;  // of all micro-batches
-  std::string exchange_path() const { return micro_batches_[0].exchanges.ToString(); }
+  absl::StatusOr<MoeStats> stats(Stream& stream) const;
+  absl::StatusOr<ExchangeStats> exchange_stats(Stream& stream) const { return exchanges_.stats(stream); }
+  std::string exchange_path() const { return exchanges_.ToString(); }  // by size
 
  private:
-  MoeLayer(Transport& transport, Device& device, const ModelConfig& config, const Placement& placement,
-           const EngineOptions& options);
-  struct MicroBatch {
-    ExchangeBySize exchanges;
-    Exchange* exchange = nullptr;  // of the round
-    Buffer expert_idx, expert_weight;
-    Routing routing;
-    Batch batch;
-    int64_t round = 0, num_rounds = 1;
-  };
+  MoeLayer(Device& device, const Placement& placement, RankId rank, const MoeShape& shape, const MoeOptions& options);
+  absl::Status Allocate();
 
-  absl::Status AllocateScratch();
-  absl::Status CreateExchanges();
-  void Route(Stream& stream, const MoeWeights& weights, MicroBatch& mb);
-  template <class T>
-  MatrixView<T> RoundRows(const MicroBatch& mb, MatrixView<T> m) const;
-  absl::Status BeginRound(Stream& stream, const CallSite& site, MicroBatch& mb);
-  absl::Status FinishRound(Stream& stream, const CallSite& site, MicroBatch& mb);
-  absl::Status RunExperts(Stream& stream, int moe_idx, const MoeWeights& weights, const ExpertRows& rows,
-                          FloatMatrix out);
-  absl::Status RunFfn(Stream& stream, const MoeWeights& weights, const ExpertRows& rows, FloatMatrix out);
-  absl::Status RunPadded(Stream& stream, const MoeWeights& weights, const ExpertRows& rows, FloatMatrix out);
-
-  Transport& transport_;
   Device& device_;
-  const ModelConfig& config_;
-  Placement placement_;
-  EngineOptions options_;
+  const Placement placement_;
+  const MoeShape shape_;
+  const PlanObserver on_plan_;
+  const int64_t num_slots_;  // of this rank, in every layer
+  ExchangeBySize exchanges_;
+  Exchange* exchange_ = nullptr;  // of the last Plan
   std::unique_ptr<OverflowStage> overflow_;
-  std::vector<MicroBatch> micro_batches_;
-  int64_t tokens_per_round_ = 0;  // most of a rank
-  const int64_t num_slots_;       // of this rank, in every layer
-  Buffer logits_, bad_tokens_;
-  Buffer rows_per_slot_;  // [MoE layers, slots] int64
-  GrowingBuffer expert_scratch_{MemoryKind::kDevice, "expert scratch"};
-  GrowingBuffer padded_rows_{MemoryKind::kDevice, "padded rows"};
-  GrowingBuffer padded_idx_{MemoryKind::kDevice, "padded rows' indices"};
-  GrowingBuffer padded_offsets_{MemoryKind::kDevice, "padded slot offsets"};
-  GrowingBuffer padded_out_{MemoryKind::kDevice, "padded expert outputs"};
+  std::unique_ptr<ExpertNetwork> experts_;
+  Buffer logits_, expert_idx_, expert_weight_;  // [max_tokens, E], [max_tokens, K] twice
+  Buffer bad_tokens_;                           // one int64
+  Buffer rows_per_slot_;                        // [MoE layers, slots] int64
   MoeStats stats_;
 };
+
+// What `options` and `shape` ask of the exchange of a layer.
+ExchangeOptions ExchangeOptionsOf(const MoeShape& shape, const MoeOptions& options);
 
 }  // namespace tokenferry

@@ -14,6 +14,25 @@ namespace {
 // Norms inside attention use this epsilon whatever rms_norm_eps says, as transformers does.
 constexpr float kLatentNormEps = 1e-6f;
 
+constexpr int kMaxMicroBatches = 2;
+
+// The one place where a MoE layer's shape is read from a model.
+MoeShape MoeShapeOf(const ModelConfig& c, Compute compute, int64_t max_tokens) {
+  return {.num_layers = static_cast<int>(c.num_moe_layers()),
+          .hidden = c.hidden_size,
+          .intermediate = c.moe_intermediate_size,
+          .num_experts = static_cast<int>(c.n_routed_experts),
+          .router = {.scoring = Scoring::kSigmoid,
+                     .renormalise = c.norm_topk_prob ? Renormalise::kYes : Renormalise::kNo,
+                     .group_score = GroupScore::kSumOfTwoLargest,
+                     .num_groups = static_cast<int32_t>(c.n_group),
+                     .groups_kept = static_cast<int32_t>(c.topk_group),
+                     .top_k = static_cast<int32_t>(c.num_experts_per_tok),
+                     .scaling = static_cast<float>(c.routed_scaling_factor)},
+          .compute = compute,
+          .max_tokens = max_tokens};
+}
+
 template <class T>
 MatrixView<T> Columns(MatrixView<T> m, int64_t begin, int64_t count) {
   return {m.data + begin, m.rows, count, m.stride};
@@ -27,8 +46,31 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& tran
                                                                  const EngineOptions& options) {
   std::unique_ptr<Transformer> t(new Transformer(config, weights, options));
   TF_RETURN_IF_ERROR(t->AllocateActivations(device));
-  TF_ASSIGN_OR_RETURN(t->moe_, MoeLayer::Create(transport, device, config, placement, options));
+  TF_RETURN_IF_ERROR(t->CreateMoe(transport, device, placement));
   return t;
+}
+
+absl::Status Transformer::CreateMoe(Transport& transport, Device& device, const Placement& placement) {
+  for (const LayerWeights& layer : weights_.layers) {
+    const MoeWeights& w = layer.moe;
+    if (!layer.is_moe) continue;
+    moe_weights_.push_back({w.router, w.e_score_correction_bias, {w.gate.array(), w.up.array(), w.down.array()}});
+  }
+  const int num_batches = options_.overlap == Overlap::kTwoBatch ? kMaxMicroBatches : 1;
+  if (num_batches > 1 && options_.moe.overflow.kind != Overflow::kDropless) {
+    return absl::InvalidArgumentError(
+        "overlap two_batch: an overflow policy looks at all tokens of a step at once; choose dropless, or overlap "
+        "shared");
+  }
+  MoeOptions moe = options_.moe;
+  moe.exchange_budget /= num_batches;
+  const MoeShape shape = MoeShapeOf(config_, options_.compute, (options_.max_tokens() + num_batches - 1) / num_batches);
+  for (int i = 0; i < num_batches; ++i) {
+    TF_ASSIGN_OR_RETURN(MoeRounds rounds, MoeRounds::Create(transport, device, placement, shape, moe));
+    moe_.push_back(std::move(rounds));
+    moe.exchange.on_choice = nullptr;  // it has been told
+  }
+  return absl::OkStatus();
 }
 
 std::vector<Transformer::Activation> Transformer::Activations(const ModelConfig& c, int64_t max_tokens) {
@@ -75,14 +117,13 @@ absl::Status Transformer::AllocateActivations(Device& device) {
 // second half of all.
 std::vector<Transformer::MicroBatch> Transformer::Split(const StepTokens& tokens) const {
   std::vector<MicroBatch> out;
-  const int64_t n = moe_->num_micro_batches(), T = tokens.positions.num_tokens;
+  const int64_t n = static_cast<int64_t>(moe_.size()), T = tokens.positions.num_tokens;
   int64_t first = 0;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t count = (T + n - 1 - i) / n;
     out.push_back({.first = first,
                    .positions = {tokens.positions.seq + first, tokens.positions.position + first, count},
-                   .max_tokens_per_rank = (tokens.max_tokens_per_rank + n - 1 - i) / n,
-                   .combining = std::nullopt});
+                   .max_tokens_per_rank = (tokens.max_tokens_per_rank + n - 1 - i) / n});
     first += count;
   }
   return out;
@@ -114,10 +155,7 @@ absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens
       }
     }
     if (!layer.is_moe) continue;
-    for (int i = 0; i < num_batches; ++i) {
-      TF_RETURN_IF_ERROR(moe_->Compute(stream, site, i, moe_idx, layer.moe));
-      micro_batches_[i].combining = site;
-    }
+    for (int i = 0; i < num_batches; ++i) TF_RETURN_IF_ERROR(ComputeMoe(stream, i));
     ++moe_idx;
   }
   for (int i = 0; i < num_batches; ++i) TF_RETURN_IF_ERROR(FinishMoe(stream, i));
@@ -175,27 +213,60 @@ void Transformer::SharedFfn(Stream& stream, const LayerWeights& layer, const Mic
 }
 
 absl::Status Transformer::BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx,
-                                   int micro_batch, const RoutingObserver& observer) {
-  const MicroBatch& mb = micro_batches_[micro_batch];
+                                   int batch_idx, const RoutingObserver& observer) {
+  const MicroBatch& mb = micro_batches_[batch_idx];
   const auto normed = Rows(normed_, mb);
   Norm(stream, Rows(hidden_, mb), layer.post_attention_layernorm, normed, static_cast<float>(config_.rms_norm_eps));
   if (options_.overlap == Overlap::kOff) SharedFfn(stream, layer, mb);
-  TF_RETURN_IF_ERROR(
-      moe_->Begin(stream, site, micro_batch, moe_idx, layer.moe, {normed, Rows(moe_out_, mb), mb.max_tokens_per_rank}));
+  TF_RETURN_IF_ERROR(moe_[batch_idx].Begin(stream, {.site = site,
+                                                    .moe_idx = moe_idx,
+                                                    .weights = &moe_weights_[moe_idx],
+                                                    .x = normed,
+                                                    .out = Rows(moe_out_, mb),
+                                                    .max_tokens_per_rank = mb.max_tokens_per_rank}));
   if (options_.overlap != Overlap::kOff) SharedFfn(stream, layer, mb);
-  if (observer) observer(moe_idx, mb.first, moe_->routing(micro_batch));
+  if (observer) observer(moe_idx, mb.first, moe_[batch_idx].routing());
   return absl::OkStatus();
 }
 
-absl::Status Transformer::FinishMoe(Stream& stream, int micro_batch) {
-  MicroBatch& mb = micro_batches_[micro_batch];
+absl::Status Transformer::ComputeMoe(Stream& stream, int batch_idx) {
+  micro_batches_[batch_idx].combining = true;
+  return moe_[batch_idx].Compute(stream);
+}
+
+absl::Status Transformer::FinishMoe(Stream& stream, int batch_idx) {
+  MicroBatch& mb = micro_batches_[batch_idx];
   if (!mb.combining) return absl::OkStatus();
-  TF_RETURN_IF_ERROR(moe_->Finish(stream, *mb.combining, micro_batch));
-  mb.combining.reset();
+  TF_RETURN_IF_ERROR(moe_[batch_idx].Finish(stream));
+  mb.combining = false;
   MatrixView<const float> shared;
   if (config_.n_shared_experts > 0) shared = Rows(shared_out_, mb);
   Add(stream, {Rows(hidden_, mb), Rows(moe_out_, mb), shared});
   return absl::OkStatus();
+}
+
+absl::Status Transformer::CheckRouting(Stream& stream, const CallSite& site) {
+  absl::Status routed;
+  for (MoeRounds& moe : moe_) routed.Update(moe.layer().CheckRouting(stream, site));
+  return routed;
+}
+
+absl::StatusOr<MoeStats> Transformer::moe_stats(Stream& stream) const {
+  TF_ASSIGN_OR_RETURN(MoeStats sum, moe_[0].layer().stats(stream));
+  for (size_t i = 1; i < moe_.size(); ++i) {
+    TF_ASSIGN_OR_RETURN(const MoeStats part, moe_[i].layer().stats(stream));
+    sum += part;
+  }
+  return sum;
+}
+
+absl::StatusOr<ExchangeStats> Transformer::exchange_stats(Stream& stream) const {
+  TF_ASSIGN_OR_RETURN(ExchangeStats sum, moe_[0].layer().exchange_stats(stream));
+  for (size_t i = 1; i < moe_.size(); ++i) {
+    TF_ASSIGN_OR_RETURN(const ExchangeStats part, moe_[i].layer().exchange_stats(stream));
+    sum += part;
+  }
+  return sum;
 }
 
 void Transformer::Logits(Stream& stream, const int32_t* row_idx, MatrixView<float> logits) {

@@ -3,13 +3,16 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
+#include <string>
 #include <vector>
 
 #include "core/kernels/matmul.h"
 #include "runtime/attention/attention_ops.h"
 #include "runtime/attention/kv_cache.h"
-#include "runtime/engine/moe_layer.h"
+#include "runtime/engine/engine_options.h"
+#include "runtime/engine/moe_rounds.h"
+#include "runtime/model/model_config.h"
+#include "runtime/model/weights.h"
 
 namespace tokenferry {
 
@@ -42,7 +45,12 @@ class Transformer {
   // Of the activations that Create allocates for steps of up to `max_tokens` tokens.
   static int64_t ActivationBytes(const ModelConfig& config, int64_t max_tokens);
 
-  MoeLayer& moe() { return *moe_; }
+  // Fails when a router has met a NaN since the last call; synchronizes.
+  absl::Status CheckRouting(Stream& stream, const CallSite& site);
+  // Of all micro-batches; both synchronize the stream.
+  absl::StatusOr<MoeStats> moe_stats(Stream& stream) const;
+  absl::StatusOr<ExchangeStats> exchange_stats(Stream& stream) const;
+  std::string exchange_path() const { return moe_.front().layer().exchange_path(); }  // by size
 
  private:
   Transformer(const ModelConfig& config, const ModelWeights& weights, const EngineOptions& options)
@@ -54,22 +62,23 @@ class Transformer {
   };
   static std::vector<Activation> Activations(const ModelConfig& config, int64_t max_tokens);
   absl::Status AllocateActivations(Device& device);
+  absl::Status CreateMoe(Transport& transport, Device& device, const Placement& placement);
   // A part of a step's tokens: rows [first, first + positions.num_tokens) of the activations.
   struct MicroBatch {
     int64_t first = 0;
     TokenPositions positions;
     int64_t max_tokens_per_rank = 0;
-    // Set while the outputs of a MoE layer are on their way here.
-    std::optional<CallSite> combining;
+    bool combining = false;  // the outputs of a MoE layer are on their way here
   };
   std::vector<MicroBatch> Split(const StepTokens& tokens) const;
   MatrixView<float> Rows(const Buffer& buffer, const MicroBatch& mb) const;  // of hidden_size columns
   void Attention(Stream& stream, const LayerWeights& layer, const MicroBatch& mb, const LatentCacheView& cache);
   void DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb);
   void SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb);
-  absl::Status BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int micro_batch,
+  absl::Status BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int batch_idx,
                         const RoutingObserver& observer);
-  absl::Status FinishMoe(Stream& stream, int micro_batch);
+  absl::Status ComputeMoe(Stream& stream, int batch_idx);
+  absl::Status FinishMoe(Stream& stream, int batch_idx);
   void Project(Stream& stream, MatrixView<const float> x, const WeightView& w, float* y,
                Accumulate accumulate = Accumulate::kNo);
   void GatedFfn(Stream& stream, MatrixView<const float> x, const FfnWeights& ffn, float* y, Accumulate accumulate);
@@ -79,8 +88,9 @@ class Transformer {
   const ModelWeights& weights_;
   EngineOptions options_;
   float attention_scale_ = 0;
-  std::unique_ptr<MoeLayer> moe_;
-  std::vector<MicroBatch> micro_batches_;  // of the step
+  std::vector<MoeLayerWeights> moe_weights_;  // [MoE layers]
+  std::vector<MoeRounds> moe_;                // [micro-batches]
+  std::vector<MicroBatch> micro_batches_;     // of the step
   Buffer rope_table_;
   // Activations of max_tokens rows, f32.
   Buffer hidden_, normed_, query_latent_, query_, key_value_, absorbed_, context_, heads_, gate_, up_, shared_out_,

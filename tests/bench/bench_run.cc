@@ -171,7 +171,7 @@ void RunSmallMoeBench(Transport& transport) {
       }
     }
     for (const MoeResult& m : report->results) {
-      EXPECT_EQ(m.flops, 6.0 * 32 * 48 * 3 * static_cast<double>(m.tokens * transport.num_ranks()));
+      EXPECT_EQ(m.flops, 6.0 * 32 * 48 * 3 * static_cast<double>(m.shape.max_tokens * transport.num_ranks()));
     }
   }
   options.top_k = {8};

@@ -1,0 +1,75 @@
+#include "runtime/engine/moe_rounds.h"
+
+#include <algorithm>
+
+#include "comm/transport/topology.h"
+#include "comm/tuning/exchange_budget.h"
+
+namespace tokenferry {
+namespace {
+
+// Rows [begin, end) of those that there are.
+template <class T>
+MatrixView<T> Rows(MatrixView<T> m, int64_t begin, int64_t end) {
+  if (m.data != nullptr) m.data += std::min(begin, m.rows) * m.stride;
+  m.rows = std::min(end, m.rows) - std::min(begin, m.rows);
+  return m;
+}
+
+}  // namespace
+
+absl::StatusOr<MoeRounds> MoeRounds::Create(Transport& transport, Device& device, const Placement& placement,
+                                            const MoeShape& shape, const MoeOptions& options) {
+  MoeOptions bounded = options;
+  bounded.exchange.max_tokens = std::max<int64_t>(1, shape.max_tokens);
+  if (options.exchange_budget > 0) {
+    // The automatic path between hosts may be several, by size, each with its own buffers.
+    const bool one_path = Topology::Of(transport).num_hosts() == 1 && device.kind() == DeviceKind::kCpu;
+    if (options.exchange.path == ExchangePath::kAuto && !one_path) bounded.exchange.path = ExchangePath::kAllToAllV;
+    TF_ASSIGN_OR_RETURN(bounded.exchange.max_tokens,
+                        TokensWithin(options.exchange_budget, ExchangeOptionsOf(shape, bounded), placement));
+  }
+  TF_ASSIGN_OR_RETURN(auto layer, MoeLayer::Create(transport, device, placement, shape, bounded));
+  return MoeRounds(std::move(layer), bounded.exchange.max_tokens);
+}
+
+void MoeRounds::SetRound(int64_t round_idx) {
+  const int64_t begin = round_idx * tokens_per_round_, end = begin + tokens_per_round_;
+  round_idx_ = round_idx;
+  round_ = step_;
+  if (num_rounds_ == 1) return;
+  round_.x = Rows(step_.x, begin, end);
+  round_.out = Rows(step_.out, begin, end);
+  round_.routing = {Rows(step_.routing.expert_idx, begin, end), Rows(step_.routing.weight, begin, end),
+                    Rows(step_.routing.location, begin, end)};
+  round_.max_tokens_per_rank = std::min(tokens_per_round_, step_.max_tokens_per_rank - begin);
+}
+
+absl::Status MoeRounds::BeginRound(Stream& stream) {
+  TF_RETURN_IF_ERROR(layer_->Plan(stream, round_));
+  return layer_->BeginDispatch(stream, round_);
+}
+
+absl::Status MoeRounds::Begin(Stream& stream, const MoeStep& step) {
+  step_ = step;
+  num_rounds_ = std::max<int64_t>(1, (step.max_tokens_per_rank + tokens_per_round_ - 1) / tokens_per_round_);
+  TF_RETURN_IF_ERROR(layer_->Route(stream, step_));
+  SetRound(0);
+  return BeginRound(stream);
+}
+
+absl::Status MoeRounds::Compute(Stream& stream) {
+  for (;;) {
+    TF_ASSIGN_OR_RETURN(const ExpertRows rows, layer_->FinishDispatch(stream, round_));
+    TF_RETURN_IF_ERROR(layer_->Experts(stream, round_, rows));
+    TF_RETURN_IF_ERROR(layer_->BeginCombine(stream, round_));
+    if (round_idx_ + 1 == num_rounds_) return absl::OkStatus();
+    TF_RETURN_IF_ERROR(layer_->FinishCombine(stream, round_));
+    SetRound(round_idx_ + 1);
+    TF_RETURN_IF_ERROR(BeginRound(stream));
+  }
+}
+
+absl::Status MoeRounds::Finish(Stream& stream) { return layer_->FinishCombine(stream, round_); }
+
+}  // namespace tokenferry

@@ -1,0 +1,40 @@
+// A MoE layer within a budget of memory: the tokens of a batch pass in as many rounds as it takes.
+#pragma once
+
+#include <memory>
+
+#include "runtime/engine/moe_layer.h"
+
+namespace tokenferry {
+
+// One per rank and micro-batch. A round takes so many tokens of every rank that the exchange's buffers fit even if all
+// of them went to one rank: the number of rounds follows from the step plan, and nothing has to be agreed on. Sums are
+// by token, so that rounds change no bit.
+class MoeRounds {
+ public:
+  // Collective. InvalidArgument when options.exchange_budget does not hold one token of every rank; 0: one round.
+  static absl::StatusOr<MoeRounds> Create(Transport& transport, Device& device, const Placement& placement,
+                                          const MoeShape& shape, const MoeOptions& options);
+
+  // A layer in three parts, between which other work may be done, also that of another micro-batch. Collective.
+  absl::Status Begin(Stream& stream, const MoeStep& step);  // routes all tokens, plans, sends rows
+  absl::Status Compute(Stream& stream);                     // receives rows, runs experts, sends their outputs
+  absl::Status Finish(Stream& stream);                      // writes step.out
+
+  const Routing& routing() const { return step_.routing; }  // of the last Begin: device memory
+  MoeLayer& layer() { return *layer_; }
+  const MoeLayer& layer() const { return *layer_; }
+
+ private:
+  MoeRounds(std::unique_ptr<MoeLayer> layer, int64_t tokens_per_round)
+      : layer_(std::move(layer)), tokens_per_round_(tokens_per_round) {}
+  void SetRound(int64_t round_idx);
+  absl::Status BeginRound(Stream& stream);
+
+  std::unique_ptr<MoeLayer> layer_;
+  int64_t tokens_per_round_;  // most of a rank
+  int64_t round_idx_ = 0, num_rounds_ = 1;
+  MoeStep step_, round_;  // of all tokens, and of those of the round
+};
+
+}  // namespace tokenferry
