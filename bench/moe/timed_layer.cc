@@ -30,6 +30,16 @@ absl::Status TimedLayer::Allocate() {
   TF_ASSIGN_OR_RETURN(out_, context_.device.Allocate(T * H * sizeof(float), MemoryKind::kDevice, "bench: results"));
   step_.weights = &random_.weights;
   step_.x = MakeMatrix<const float>(x_.data(), T, H);
+  // They stay there: the layer does not change them.
+  TF_ASSIGN_OR_RETURN(const FloatMatrix home, layer_.HomeRows(T, T));
+  if (home.dtype == DType::kBF16) {
+    std::vector<BF16> rounded(x.size());
+    std::transform(x.begin(), x.end(), rounded.begin(), [](float v) { return ToBF16(v); });
+    stream_->CopyToDevice(home.data, rounded.data(), rounded.size() * sizeof(BF16));
+  } else {
+    stream_->CopyToDevice(home.data, x.data(), x.size() * sizeof(float));
+  }
+  step_.rows = home;
   step_.out = MakeMatrix<float>(out_.data(), T, H);
   step_.max_tokens_per_rank = T;
   host_expert_idx_.resize(T * random_.shape.router.top_k);

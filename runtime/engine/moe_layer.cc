@@ -106,7 +106,7 @@ absl::Status MoeLayer::Plan(Stream& stream, const MoeStep& step) {
 }
 
 absl::Status MoeLayer::BeginDispatch(Stream& stream, const MoeStep& step) {
-  return exchange_->BeginDispatch(stream, At(step.site, "dispatch"), step.x);
+  return exchange_->BeginDispatch(stream, At(step.site, "dispatch"), step.rows);
 }
 
 absl::StatusOr<ExpertRows> MoeLayer::FinishDispatch(Stream& stream, const MoeStep& step) {

@@ -37,9 +37,11 @@ struct MoeStep {
   int moe_idx = 0;                           // MoE layers from 0, where site.layer counts all
   const MoeLayerWeights* weights = nullptr;  // of the layer
   MatrixView<const float> x;                 // [T, H]; unchanged until the layer ends
-  MatrixView<float> out;                     // [T, H], not x's memory: the sum of a token's experts, weighted
-  int64_t max_tokens_per_rank = 0;           // most tokens of any rank in this batch, the same on all
-  Routing routing = {};                      // Route's: device memory of the layer object
+  // [T, H] x as it is dispatched: HomeRows', or another matrix that Exchange::BeginDispatch takes, as x itself.
+  ConstFloatMatrix rows = {};
+  MatrixView<float> out;            // [T, H], not x's memory: the sum of a token's experts, weighted
+  int64_t max_tokens_per_rank = 0;  // most tokens of any rank in this batch, the same on all
+  Routing routing = {};             // Route's: device memory of the layer object
 };
 
 // Since creation, this rank's slots and tokens.
@@ -62,6 +64,12 @@ class MoeLayer {
   static absl::StatusOr<std::unique_ptr<MoeLayer>> Create(Transport& transport, Device& device,
                                                           const Placement& placement, const MoeShape& shape,
                                                           const MoeOptions& options);
+
+  // Where whoever writes the rows of a step may write them, so that where memory is shared nothing is copied
+  // (Exchange::HomeRows). For one batch: `num_tokens` of this rank, at most `max_tokens_per_rank` of any.
+  absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens, int64_t max_tokens_per_rank) {
+    return exchanges_.For(max_tokens_per_rank).HomeRows(num_tokens);
+  }
 
   // Who goes where, with what weight; then the overflow policy, which is collective.
   absl::Status Route(Stream& stream, MoeStep& step);

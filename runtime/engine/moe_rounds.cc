@@ -4,6 +4,7 @@
 
 #include "comm/transport/topology.h"
 #include "comm/tuning/exchange_budget.h"
+#include "core/check.h"
 
 namespace tokenferry {
 namespace {
@@ -30,7 +31,14 @@ absl::StatusOr<MoeRounds> MoeRounds::Create(Transport& transport, Device& device
                         TokensWithin(options.exchange_budget, ExchangeOptionsOf(shape, bounded), placement));
   }
   TF_ASSIGN_OR_RETURN(auto layer, MoeLayer::Create(transport, device, placement, shape, bounded));
-  return MoeRounds(std::move(layer), bounded.exchange.max_tokens);
+  const ExchangeOptions exchange = ExchangeOptionsOf(shape, bounded);
+  return MoeRounds(std::move(layer), exchange.max_tokens,
+                   exchange.wire_dtype == exchange.resident_dtype() ? WireRows::kAsWritten : WireRows::kQuantised);
+}
+
+absl::StatusOr<FloatMatrix> MoeRounds::HomeRows(int64_t num_tokens, int64_t max_tokens_per_rank) {
+  if (max_tokens_per_rank > tokens_per_round_ || wire_rows_ == WireRows::kQuantised) return FloatMatrix();
+  return layer_->HomeRows(num_tokens, max_tokens_per_rank);
 }
 
 void MoeRounds::SetRound(int64_t round_idx) {
@@ -39,6 +47,8 @@ void MoeRounds::SetRound(int64_t round_idx) {
   round_ = step_;
   if (num_rounds_ == 1) return;
   round_.x = Rows(step_.x, begin, end);
+  TF_CHECK(step_.rows.data == step_.x.data);
+  round_.rows = round_.x;
   round_.out = Rows(step_.out, begin, end);
   round_.routing = {Rows(step_.routing.expert_idx, begin, end), Rows(step_.routing.weight, begin, end),
                     Rows(step_.routing.location, begin, end)};

@@ -16,6 +16,10 @@ class MoeRounds {
   static absl::StatusOr<MoeRounds> Create(Transport& transport, Device& device, const Placement& placement,
                                           const MoeShape& shape, const MoeOptions& options);
 
+  // MoeLayer::HomeRows for a batch that passes in one round as it was written; data null: it does not, because the
+  // budget takes several rounds, or because rows are quantised, from f32.
+  absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens, int64_t max_tokens_per_rank);
+
   // A layer in three parts, between which other work may be done, also that of another micro-batch. Collective.
   absl::Status Begin(Stream& stream, const MoeStep& step);  // routes all tokens, plans, sends rows
   absl::Status Compute(Stream& stream);                     // receives rows, runs experts, sends their outputs
@@ -26,13 +30,15 @@ class MoeRounds {
   const MoeLayer& layer() const { return *layer_; }
 
  private:
-  MoeRounds(std::unique_ptr<MoeLayer> layer, int64_t tokens_per_round)
-      : layer_(std::move(layer)), tokens_per_round_(tokens_per_round) {}
+  enum class WireRows : uint8_t { kAsWritten, kQuantised };
+  MoeRounds(std::unique_ptr<MoeLayer> layer, int64_t tokens_per_round, WireRows wire_rows)
+      : layer_(std::move(layer)), tokens_per_round_(tokens_per_round), wire_rows_(wire_rows) {}
   void SetRound(int64_t round_idx);
   absl::Status BeginRound(Stream& stream);
 
   std::unique_ptr<MoeLayer> layer_;
   int64_t tokens_per_round_;  // most of a rank
+  WireRows wire_rows_;
   int64_t round_idx_ = 0, num_rounds_ = 1;
   MoeStep step_, round_;  // of all tokens, and of those of the round
 };

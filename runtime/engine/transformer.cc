@@ -207,25 +207,33 @@ void Transformer::DenseFfn(Stream& stream, const LayerWeights& layer, const Micr
   GatedFfn(stream, normed, layer.dense, hidden.data, Accumulate::kYes);
 }
 
-void Transformer::SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb) {
+void Transformer::SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb,
+                            MatrixView<const float> x) {
   if (config_.n_shared_experts == 0) return;
-  GatedFfn(stream, Rows(normed_, mb), layer.moe.shared, Rows(shared_out_, mb).data, Accumulate::kNo);
+  GatedFfn(stream, x, layer.moe.shared, Rows(shared_out_, mb).data, Accumulate::kNo);
 }
 
 absl::Status Transformer::BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx,
                                    int batch_idx, const RoutingObserver& observer) {
   const MicroBatch& mb = micro_batches_[batch_idx];
-  const auto normed = Rows(normed_, mb);
-  Norm(stream, Rows(hidden_, mb), layer.post_attention_layernorm, normed, static_cast<float>(config_.rms_norm_eps));
-  if (options_.overlap == Overlap::kOff) SharedFfn(stream, layer, mb);
-  TF_RETURN_IF_ERROR(moe_[batch_idx].Begin(stream, {.site = site,
-                                                    .moe_idx = moe_idx,
-                                                    .weights = &moe_weights_[moe_idx],
-                                                    .x = normed,
-                                                    .out = Rows(moe_out_, mb),
-                                                    .max_tokens_per_rank = mb.max_tokens_per_rank}));
-  if (options_.overlap != Overlap::kOff) SharedFfn(stream, layer, mb);
-  if (observer) observer(moe_idx, mb.first, moe_[batch_idx].routing());
+  MoeRounds& moe = moe_[batch_idx];
+  // The norm writes rows as they travel, where they are read: instead of those that router and shared expert read, or,
+  // when they travel in bf16, beside them.
+  TF_ASSIGN_OR_RETURN(const FloatMatrix home, moe.HomeRows(mb.positions.num_tokens, mb.max_tokens_per_rank));
+  const bool is_narrow = home.dtype == DType::kBF16;
+  const auto x = home.data == nullptr || is_narrow ? Rows(normed_, mb) : home.as<float>();
+  Norm(stream, Rows(hidden_, mb), layer.post_attention_layernorm, x, static_cast<float>(config_.rms_norm_eps),
+       is_narrow ? home.as<BF16>() : MatrixView<BF16>());
+  if (options_.overlap == Overlap::kOff) SharedFfn(stream, layer, mb, x);
+  TF_RETURN_IF_ERROR(moe.Begin(stream, {.site = site,
+                                        .moe_idx = moe_idx,
+                                        .weights = &moe_weights_[moe_idx],
+                                        .x = x,
+                                        .rows = home.data == nullptr ? ConstFloatMatrix(x) : home,
+                                        .out = Rows(moe_out_, mb),
+                                        .max_tokens_per_rank = mb.max_tokens_per_rank}));
+  if (options_.overlap != Overlap::kOff) SharedFfn(stream, layer, mb, x);
+  if (observer) observer(moe_idx, mb.first, moe.routing());
   return absl::OkStatus();
 }
 
@@ -300,8 +308,8 @@ void Transformer::GatedFfn(Stream& stream, MatrixView<const float> x, const FfnW
 }
 
 void Transformer::Norm(Stream& stream, MatrixView<const float> x, const NormWeight& weight, MatrixView<float> out,
-                       float eps) {
-  RmsNorm(stream, {x, weight.data, weight.dtype, eps, out});
+                       float eps, MatrixView<BF16> rounded) {
+  RmsNorm(stream, {x, weight.data, weight.dtype, eps, out, rounded});
 }
 
 }  // namespace tokenferry

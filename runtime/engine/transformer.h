@@ -74,7 +74,7 @@ class Transformer {
   MatrixView<float> Rows(const Buffer& buffer, const MicroBatch& mb) const;  // of hidden_size columns
   void Attention(Stream& stream, const LayerWeights& layer, const MicroBatch& mb, const LatentCacheView& cache);
   void DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb);
-  void SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb);
+  void SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb, MatrixView<const float> x);
   absl::Status BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int batch_idx,
                         const RoutingObserver& observer);
   absl::Status ComputeMoe(Stream& stream, int batch_idx);
@@ -82,7 +82,8 @@ class Transformer {
   void Project(Stream& stream, MatrixView<const float> x, const WeightView& w, float* y,
                Accumulate accumulate = Accumulate::kNo);
   void GatedFfn(Stream& stream, MatrixView<const float> x, const FfnWeights& ffn, float* y, Accumulate accumulate);
-  void Norm(Stream& stream, MatrixView<const float> x, const NormWeight& weight, MatrixView<float> out, float eps);
+  void Norm(Stream& stream, MatrixView<const float> x, const NormWeight& weight, MatrixView<float> out, float eps,
+            MatrixView<BF16> rounded = {});
 
   const ModelConfig& config_;
   const ModelWeights& weights_;

@@ -41,6 +41,9 @@ void NormRow(const RmsNormArgs& a, int64_t t, float sum_squares) {
     const BF16* weight = static_cast<const BF16*>(a.weight);
     for (int64_t i = 0; i < a.x.cols; ++i) out[i] = x[i] * inverse * ToFloat(weight[i]);
   }
+  if (a.rounded.data == nullptr) return;
+  BF16* rounded = a.rounded.row(t);
+  for (int64_t i = 0; i < a.x.cols; ++i) rounded[i] = ToBF16(out[i]);
 }
 
 void RmsNormReference(const RmsNormArgs& a) {
@@ -104,6 +107,10 @@ void RmsNorm(Stream& stream, const RmsNormArgs& args) {
   TF_CHECK(IsF32OrBF16(args.weight_dtype));
   TF_CHECK_EQ(args.x.cols, args.out.cols);
   TF_CHECK_EQ(args.x.rows, args.out.rows);
+  if (args.rounded.data != nullptr) {
+    TF_CHECK_EQ(args.rounded.cols, args.out.cols);
+    TF_CHECK_EQ(args.rounded.rows, args.out.rows);
+  }
   stream.Launch(kRmsNorm, args);
 }
 

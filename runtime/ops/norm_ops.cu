@@ -7,7 +7,8 @@ namespace {
 
 // A block per row. The sum of squares has 16 lanes by definition: the first warp's.
 template <class Weight>
-__global__ void RmsNormKernel(MatrixView<const float> x, const Weight* weight, float eps, MatrixView<float> out) {
+__global__ void RmsNormKernel(MatrixView<const float> x, const Weight* weight, float eps, MatrixView<float> out,
+                              MatrixView<BF16> rounded) {
   __shared__ float shared_inverse;
   const float* row = x.row(blockIdx.x);
   if (threadIdx.x < kWarpSize) {
@@ -22,7 +23,9 @@ __global__ void RmsNormKernel(MatrixView<const float> x, const Weight* weight, f
   const float inverse = shared_inverse;
   float* to = out.row(blockIdx.x);
   for (int64_t i = threadIdx.x; i < x.cols; i += blockDim.x) {
-    to[i] = __fmul_rn(__fmul_rn(row[i], inverse), ToFloat(weight[i]));
+    const float value = __fmul_rn(__fmul_rn(row[i], inverse), ToFloat(weight[i]));
+    to[i] = value;
+    if (rounded.data != nullptr) rounded.row(blockIdx.x)[i] = ToBF16(value);
   }
 }
 
@@ -66,9 +69,11 @@ absl::Status CudaAdd(const AddArgs& a, void* stream) {
 absl::Status CudaRmsNorm(const RmsNormArgs& a, void* stream) {
   const LaunchShape shape = {a.x.rows, ThreadsFor(a.x.cols)};
   if (a.weight_dtype == DType::kF32) {
-    return LaunchKernel(RmsNormKernel<float>, shape, stream, a.x, static_cast<const float*>(a.weight), a.eps, a.out);
+    return LaunchKernel(RmsNormKernel<float>, shape, stream, a.x, static_cast<const float*>(a.weight), a.eps, a.out,
+                        a.rounded);
   }
-  return LaunchKernel(RmsNormKernel<BF16>, shape, stream, a.x, static_cast<const BF16*>(a.weight), a.eps, a.out);
+  return LaunchKernel(RmsNormKernel<BF16>, shape, stream, a.x, static_cast<const BF16*>(a.weight), a.eps, a.out,
+                      a.rounded);
 }
 
 }  // namespace tokenferry

@@ -18,13 +18,15 @@ void Embed(Stream& stream, const EmbedArgs& args);
 
 // out = x * rsqrt(mean(x^2) + eps) * weight (Llama style). The sum of squares follows matmul.h's lane order; the root
 // is 1 / sqrt in f32, and x is multiplied by it first. x and out may be the same memory. weight [cols] of weight_dtype
-// (kF32 or kBF16).
+// (kF32 or kBF16). `rounded`, where it is not null, gets every element of out rounded to bf16: rows for those who
+// multiply in bf16, while others need all bits of them.
 struct RmsNormArgs {
   MatrixView<const float> x;
   const void* weight = nullptr;
   DType weight_dtype = DType::kF32;
   float eps = 1e-6f;
   MatrixView<float> out;
+  MatrixView<BF16> rounded = {};  // [rows, cols] of out
 };
 void RmsNorm(Stream& stream, const RmsNormArgs& args);
 

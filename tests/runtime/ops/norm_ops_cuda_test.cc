@@ -12,7 +12,9 @@ void RmsNormCase(OpRun& run, int64_t num_rows, int64_t cols) {
   args.weight = run.Input(NormalValues<Weight>(run.rng(), cols));
   args.weight_dtype = kDTypeOf<Weight>;
   args.out = {run.Output<float>("out", num_rows * out_stride), num_rows, cols, out_stride};
+  args.rounded = {run.Output<BF16>("rounded", num_rows * stride), num_rows, cols, stride};
   RmsNorm(run.stream(), args);
+  args.rounded = {};
   float* x = run.InOut("in place", NormalFloats(run.rng(), num_rows * stride));
   args.x = {x, num_rows, cols, stride};
   args.out = {x, num_rows, cols, stride};

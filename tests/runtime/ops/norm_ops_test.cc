@@ -63,8 +63,11 @@ TEST_P(NormOps, RmsNormFollowsItsFormulaInPlaceAndNot) {
         EXPECT_TRUE(SameBits(device.Download<float>(out), want));
         EXPECT_TRUE(SameBits(device.Download<float>(in), x));
         args.out = {in.as<float>(), rows, cols, stride};
+        Buffer rounded = device.Upload(ToBF16s(x));
+        args.rounded = {rounded.as<BF16>(), rows, cols, stride};
         RmsNorm(device.stream(), args);
         EXPECT_TRUE(SameBits(device.Download<float>(in), want));
+        EXPECT_TRUE(SameBits(device.Download<BF16>(rounded), ToBF16s(want)));
       }
     }
   }
