@@ -29,7 +29,7 @@ absl::Status ValidateRouting(const HostRouting& routing, const Placement& placem
     const int32_t expert = routing.expert_idx[i], location = routing.location[i];
     if (expert < 0 || (location >= -1 && location < static_cast<int64_t>(placement.locations(ExpertId(expert)).size())))
       continue;
-    return absl::InvalidArgumentError(absl::StrCat("routing: token ", i / routing.top_k, " wants place ", location,
+    return absl::InvalidArgumentError(absl::StrCat("routing: token ", i / routing.top_k, " wants location ", location,
                                                    " of expert ", expert, ", which has ",
                                                    placement.locations(ExpertId(expert)).size()));
   }
@@ -81,12 +81,12 @@ void PlanBuilder::CountPerRank(const HostRouting& routing, const Placement& plac
   plan.row_offsets.assign(num_ranks + 1, 0);
   plan.selection_offsets.assign(num_ranks + 1, 0);
   last_token_.assign(num_ranks, -1);
-  place_.resize(routing.expert_idx.size());
+  location_.resize(routing.expert_idx.size());
   for (int64_t t = 0, i = 0; t < routing.num_tokens; ++t) {
     for (int k = 0; k < routing.top_k; ++k, ++i) {
       if (routing.expert_idx[i] < 0) continue;
-      place_[i] = placement.place(PlaceOf(routing, placement, t, i));
-      const int r = place_[i].rank.value;
+      location_[i] = placement.location(LocationOf(routing, placement, t, i));
+      const int r = location_[i].rank.value;
       ++plan.selection_offsets[r + 1];
       if (last_token_[r] == t) continue;
       last_token_[r] = t;
@@ -116,13 +116,13 @@ void PlanBuilder::Fill(const HostRouting& routing, SendPlan& plan) {
   for (int64_t t = 0, i = 0; t < routing.num_tokens; ++t) {
     for (int k = 0; k < routing.top_k; ++k, ++i) {
       if (routing.expert_idx[i] < 0) continue;
-      const int r = place_[i].rank.value;
+      const int r = location_[i].rank.value;
       if (last_token_[r] != t) {
         last_token_[r] = t;
         plan.row_token[next_row_[r]++] = static_cast<int32_t>(t);
       }
       const int64_t s = next_selection_[r]++;
-      plan.selections[s] = {static_cast<int32_t>(next_row_[r] - 1 - plan.row_offsets[r]), place_[i].slot.value};
+      plan.selections[s] = {static_cast<int32_t>(next_row_[r] - 1 - plan.row_offsets[r]), location_[i].slot.value};
       plan.selection_expert[s] = routing.expert_idx[i];
       plan.selection_k[s] = k;
       plan.combine_selection[end] = static_cast<int32_t>(s);
@@ -133,10 +133,10 @@ void PlanBuilder::Fill(const HostRouting& routing, SendPlan& plan) {
   }
 }
 
-int32_t PlaceOf(const HostRouting& routing, const Placement& placement, int64_t t, int64_t i) {
+int32_t LocationOf(const HostRouting& routing, const Placement& placement, int64_t t, int64_t i) {
   const ExpertId expert(routing.expert_idx[i]);
   const bool is_given = !routing.location.empty() && routing.location[i] >= 0;
-  return placement.first_place(expert) +
+  return placement.first_location(expert) +
          (is_given ? routing.location[i] : placement.ChooseIndex(expert, routing.rank, t));
 }
 

@@ -26,8 +26,8 @@ struct HostRouting {
   RankId rank = {};                         // whose tokens
 };
 
-// Where selection `i` of the routing, token `t`'s, which has an expert, is computed: an index for Placement::place.
-int32_t PlaceOf(const HostRouting& routing, const Placement& placement, int64_t t, int64_t i);
+// Where selection `i` of the routing, token `t`'s, which has an expert, is computed: an index for Placement::location.
+int32_t LocationOf(const HostRouting& routing, const Placement& placement, int64_t t, int64_t i);
 
 // What a rank tells the owner of an expert about one selection. Travels as bytes.
 struct WireSelection {
@@ -97,7 +97,7 @@ class PlanBuilder {
   void CountPerRank(const HostRouting& routing, const Placement& placement, SendPlan& plan);
   void Fill(const HostRouting& routing, SendPlan& plan);
 
-  std::vector<Placement::Location> place_;          // of each selection
+  std::vector<Placement::Location> location_;       // of each selection
   std::vector<int64_t> next_row_, next_selection_;  // [R], and by slot
   std::vector<int64_t> last_token_;                 // [R]
 };

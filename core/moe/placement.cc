@@ -51,11 +51,11 @@ absl::StatusOr<Placement> Placement::FromTable(int num_experts, std::vector<std:
         return absl::InvalidArgumentError(absl::StrCat("placement: slot ", s, " of rank ", r, " holds expert ", expert,
                                                        ", but the experts are 0 to ", num_experts - 1));
       }
-      auto& places = locations[expert];
-      if (!places.empty() && places.back().rank.value == static_cast<int>(r)) {
+      auto& found = locations[expert];
+      if (!found.empty() && found.back().rank.value == static_cast<int>(r)) {
         return absl::InvalidArgumentError(absl::StrCat("placement: expert ", expert, " stands twice on rank ", r));
       }
-      places.push_back({RankId(static_cast<int>(r)), SlotId(static_cast<int>(s))});
+      found.push_back({RankId(static_cast<int>(r)), SlotId(static_cast<int>(s))});
     }
   }
   Placement p;
@@ -63,8 +63,8 @@ absl::StatusOr<Placement> Placement::FromTable(int num_experts, std::vector<std:
     if (locations[e].empty()) {
       return absl::InvalidArgumentError(absl::StrCat("placement: expert ", e, " is on no rank"));
     }
-    p.places_.insert(p.places_.end(), locations[e].begin(), locations[e].end());
-    p.first_place_.push_back(static_cast<int32_t>(p.places_.size()));
+    p.locations_.insert(p.locations_.end(), locations[e].begin(), locations[e].end());
+    p.first_location_.push_back(static_cast<int32_t>(p.locations_.size()));
   }
   p.experts_per_rank_ = std::move(experts_per_rank);
   return p;
@@ -88,17 +88,17 @@ void Placement::SetHosts(absl::Span<const int> host_per_rank) {
 }
 
 int32_t Placement::ChooseIndex(ExpertId expert, RankId source, int64_t token_idx) const {
-  const absl::Span<const Location> places = locations(expert);
-  const auto num_places = static_cast<int64_t>(places.size());
-  if (num_places == 1) return 0;
-  const auto is_near = [&](const Location& place) {
-    return !host_per_rank_.empty() && host_per_rank_[place.rank.value] == host_per_rank_[source.value];
+  const absl::Span<const Location> replicas = locations(expert);
+  const auto num_replicas = static_cast<int64_t>(replicas.size());
+  if (num_replicas == 1) return 0;
+  const auto is_near = [&](const Location& at) {
+    return !host_per_rank_.empty() && host_per_rank_[at.rank.value] == host_per_rank_[source.value];
   };
-  const int64_t num_near = std::count_if(places.begin(), places.end(), is_near);
-  if (num_near == 0) return static_cast<int32_t>(token_idx % num_places);
+  const int64_t num_near = std::count_if(replicas.begin(), replicas.end(), is_near);
+  if (num_near == 0) return static_cast<int32_t>(token_idx % num_replicas);
   int64_t skip = token_idx % num_near;
   for (int32_t i = 0;; ++i) {
-    if (is_near(places[i]) && skip-- == 0) return i;
+    if (is_near(replicas[i]) && skip-- == 0) return i;
   }
 }
 

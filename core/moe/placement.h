@@ -32,34 +32,34 @@ class Placement {
   // host.
   void SetHosts(absl::Span<const int> host_per_rank);
 
-  int num_experts() const { return static_cast<int>(first_place_.size()) - 1; }
+  int num_experts() const { return static_cast<int>(first_location_.size()) - 1; }
   int num_ranks() const { return static_cast<int>(experts_per_rank_.size()); }
   int num_local_slots(RankId rank) const { return static_cast<int>(experts_per_rank_[rank.value].size()); }
   // Experts of a rank's slots, in slot order.
   absl::Span<const int> local_experts(RankId rank) const { return experts_per_rank_[rank.value]; }
-  // All places of an expert, by rank; at least one.
+  // All locations of an expert, by rank; at least one.
   absl::Span<const Location> locations(ExpertId expert) const {
-    const int32_t first = first_place_[expert.value];
-    return absl::MakeConstSpan(places_).subspan(first, first_place_[expert.value + 1] - first);
+    const int32_t first = first_location_[expert.value];
+    return absl::MakeConstSpan(locations_).subspan(first, first_location_[expert.value + 1] - first);
   }
-  // The place that token `token_idx` of rank `source` (index within its tokens) uses: the replicas on the source's host
-  // in turn; where there are none, or hosts are not known, all of them in turn. An index into locations().
+  // The location that token `token_idx` of rank `source` (index within its tokens) uses: the replicas on the source's
+  // host in turn; where there are none, or hosts are not known, all of them in turn. An index into locations().
   int32_t ChooseIndex(ExpertId expert, RankId source, int64_t token_idx) const;
   Location Choose(ExpertId expert, RankId source, int64_t token_idx) const {
     return locations(expert)[ChooseIndex(expert, source, token_idx)];
   }
-  // The places of all experts, numbered: those of expert 0, then those of expert 1, ..
-  int32_t num_places() const { return static_cast<int32_t>(places_.size()); }
-  int32_t first_place(ExpertId expert) const { return first_place_[expert.value]; }
-  Location place(int32_t idx) const { return places_[idx]; }
+  // The locations of all experts, numbered: those of expert 0, then those of expert 1, ..
+  int32_t num_locations() const { return static_cast<int32_t>(locations_.size()); }
+  int32_t first_location(ExpertId expert) const { return first_location_[expert.value]; }
+  Location location(int32_t idx) const { return locations_[idx]; }
   // The same for equal tables and hosts, on every rank and machine.
   uint64_t Digest() const;
 
  private:
   std::vector<std::vector<int>> experts_per_rank_;
-  std::vector<Location> places_;
-  std::vector<int32_t> first_place_ = {0};  // [E + 1]
-  std::vector<int> host_per_rank_;          // [R], or empty: not known
+  std::vector<Location> locations_;
+  std::vector<int32_t> first_location_ = {0};  // [E + 1]
+  std::vector<int> host_per_rank_;             // [R], or empty: not known
 };
 
 }  // namespace tokenferry

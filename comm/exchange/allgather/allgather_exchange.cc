@@ -18,23 +18,23 @@ constexpr int64_t kMaxItems = std::numeric_limits<int32_t>::max();
 // The selections of one rank's tokens that this rank serves: f(token, slot), by token, then top-k position.
 template <class F>
 void ForEachServed(const GatheredRouting& routing, const Placement& placement, RankId me, F f) {
-  const int32_t* idx = routing.place.data();
+  const int32_t* idx = routing.location.data();
   for (int64_t t = 0; t < routing.num_tokens; ++t) {
     for (int k = 0; k < routing.top_k; ++k, ++idx) {
       if (*idx < 0) continue;
-      const Placement::Location place = placement.place(*idx);
-      if (place.rank == me) f(t, place.slot.value);
+      const Placement::Location location = placement.location(*idx);
+      if (location.rank == me) f(t, location.slot.value);
     }
   }
 }
 
-absl::Status CheckPlaces(int rank, const GatheredRouting& routing, int32_t num_places) {
-  for (size_t i = 0; i < routing.place.size(); ++i) {
-    const int32_t place = routing.place[i];
-    if (place >= -1 && place < num_places) continue;
+absl::Status CheckLocations(int rank, const GatheredRouting& routing, int32_t num_locations) {
+  for (size_t i = 0; i < routing.location.size(); ++i) {
+    const int32_t location = routing.location[i];
+    if (location >= -1 && location < num_locations) continue;
     return absl::DataLossError(absl::StrCat("plan from rank ", rank, ": its token ", i / routing.top_k,
-                                            " goes to place ", place, " of an expert, but the places are 0 to ",
-                                            num_places - 1));
+                                            " goes to location ", location,
+                                            " of an expert, but the locations are 0 to ", num_locations - 1));
   }
   return absl::OkStatus();
 }
@@ -64,7 +64,7 @@ class AllGatherMover : public PathMover {
     TF_RETURN_IF_ERROR(GatherHeaders(At(site, "plan counts"), send_status, plan_.send,
                                      static_cast<int>(routing.expert_idx.cols), placement));
     const CallSite selections = At(site, "plan selections");
-    TF_RETURN_IF_ERROR(GatherPlaces(selections, placement));
+    TF_RETURN_IF_ERROR(GatherLocations(selections, placement));
     return Annotate(BuildGatheredRecvPlan(gathered_, placement, plan_.rank, next_, plan_.recv), selections);
   }
 
@@ -150,25 +150,25 @@ class AllGatherMover : public PathMover {
     return absl::OkStatus();
   }
 
-  // gathered_ [R] by rank, views of places_.
-  absl::Status GatherPlaces(const CallSite& site, const Placement& placement) {
+  // gathered_ [R] by rank, views of locations_.
+  absl::Status GatherLocations(const CallSite& site, const Placement& placement) {
     const auto num_entries = [&](int r) { return headers_[r].num_rows * headers_[r].num_selections; };
     int64_t total = 0;
     for (int r = 0; r < num_ranks_; ++r) total += num_entries(r);
-    places_.resize(total);
+    locations_.resize(total);
     const HostRouting& mine = planner_.host_routing();
     for (int64_t i = 0; i < static_cast<int64_t>(mine.expert_idx.size()); ++i) {
-      places_[i] = mine.expert_idx[i] < 0 ? -1 : PlaceOf(mine, placement, i / mine.top_k, i);
+      locations_[i] = mine.expert_idx[i] < 0 ? -1 : LocationOf(mine, placement, i / mine.top_k, i);
     }
     TF_RETURN_IF_ERROR(
-        GatherBlocks([&](int r) { return num_entries(r) * static_cast<int64_t>(sizeof(int32_t)); }, places_.data(),
+        GatherBlocks([&](int r) { return num_entries(r) * static_cast<int64_t>(sizeof(int32_t)); }, locations_.data(),
                      [&](const AllToAllVArgs& args, int) { return transport_.HostAllToAllV(site, args); }));
     gathered_.resize(num_ranks_);
     int64_t entry = 0, row = 0;
     for (int i = 0; i < num_ranks_; ++i) {
       const int r = (me_ + i) % num_ranks_;
-      const absl::Span<const int32_t> places = absl::MakeConstSpan(places_).subspan(entry, num_entries(r));
-      gathered_[r] = {places, headers_[r].num_rows, static_cast<int>(headers_[r].num_selections), row};
+      const absl::Span<const int32_t> locations = absl::MakeConstSpan(locations_).subspan(entry, num_entries(r));
+      gathered_[r] = {locations, headers_[r].num_rows, static_cast<int>(headers_[r].num_selections), row};
       entry += num_entries(r);
       row += headers_[r].num_rows;
     }
@@ -185,7 +185,7 @@ class AllGatherMover : public PathMover {
   ExchangeRows rows_;
   OutputReturn output_return_;
   std::vector<PlanHeader> headers_;
-  std::vector<int32_t> places_;
+  std::vector<int32_t> locations_;
   std::vector<GatheredRouting> gathered_;
   std::vector<int64_t> next_;        // scratch
   std::vector<int32_t> all_tokens_;  // 0, 1, ..
@@ -205,7 +205,7 @@ absl::Status BuildGatheredRecvPlan(absl::Span<const GatheredRouting> ranks, cons
   plan.slot_offsets.assign(num_slots + 1, 0);
   for (size_t r = 0; r < ranks.size(); ++r) {
     const GatheredRouting& routing = ranks[r];
-    TF_RETURN_IF_ERROR(CheckPlaces(static_cast<int>(r), routing, placement.num_places()));
+    TF_RETURN_IF_ERROR(CheckLocations(static_cast<int>(r), routing, placement.num_locations()));
     int64_t served = 0;
     ForEachServed(routing, placement, me, [&](int64_t, int slot) {
       ++plan.slot_offsets[slot + 1];

@@ -20,17 +20,17 @@ namespace tokenferry {
 
 std::unique_ptr<PathMover> CreateAllGatherMover(const PathContext& context);
 
-// One rank's part in a plan of path allgather: where each of its selections is computed (Placement::place, -1 = none),
-// [num_tokens, top_k], and the row at which its tokens lie among the rows received.
+// One rank's part in a plan of path allgather: where each of its selections is computed (Placement::location, -1 =
+// none), [num_tokens, top_k], and the row at which its tokens lie among the rows received.
 struct GatheredRouting {
-  absl::Span<const int32_t> place;
+  absl::Span<const int32_t> location;
   int64_t num_tokens = 0;
   int top_k = 0;
   int64_t first_row = 0;
 };
 
 // Pure. `ranks` is [R]. Replaces `plan`, whose memory is reused, as that of `scratch`. RecvPlan::row_offsets counts
-// everybody's tokens; row_idx points at first_row + token. DataLoss naming the peer when a place does not exist;
+// everybody's tokens; row_idx points at first_row + token. DataLoss naming the peer when a location does not exist;
 // ResourceExhausted beyond 2^31 rows or selections.
 absl::Status BuildGatheredRecvPlan(absl::Span<const GatheredRouting> ranks, const Placement& placement, RankId me,
                                    std::vector<int64_t>& scratch, RecvPlan& plan);

@@ -234,8 +234,8 @@ std::vector<int32_t> RandomLocations(const ExchangeCase& c, const Placement& pla
   std::vector<int32_t> out;
   for (int64_t i = begin * c.top_k; i < end * c.top_k; ++i) {
     const int32_t e = c.expert_idx[i];
-    const auto num_places = e < 0 ? 0 : static_cast<int32_t>(placement.locations(ExpertId(e)).size());
-    out.push_back(static_cast<int32_t>(random() % (num_places + 1)) - 1);
+    const auto num_locations = e < 0 ? 0 : static_cast<int32_t>(placement.locations(ExpertId(e)).size());
+    out.push_back(static_cast<int32_t>(random() % (num_locations + 1)) - 1);
   }
   return out;
 }

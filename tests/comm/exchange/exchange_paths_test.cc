@@ -174,7 +174,7 @@ TEST(GatheredRecvPlan, NamesThePeerWhoseRoutingIsWrong) {
   std::vector<int64_t> scratch;
   const absl::Status status = BuildGatheredRecvPlan(ranks, placement, RankId(0), scratch, plan);
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1: its token 1 goes to place 7"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1: its token 1 goes to location 7"));
 }
 
 }  // namespace

@@ -74,9 +74,9 @@ void CheckHome(const Group& g, const Placement& placement, int top_k, int rank) 
       const int64_t token = s.row_token[s.row_offsets[dst] + s.selections[i].row_idx];
       EXPECT_TRUE(seen.insert({token, s.selection_k[i]}).second);
       EXPECT_EQ(s.selection_expert[i], experts[token * top_k + s.selection_k[i]]);
-      const auto place = placement.Choose(ExpertId(s.selection_expert[i]), RankId(rank), token);
-      EXPECT_EQ(place.rank.value, dst);
-      EXPECT_EQ(place.slot.value, s.selections[i].slot);
+      const auto location = placement.Choose(ExpertId(s.selection_expert[i]), RankId(rank), token);
+      EXPECT_EQ(location.rank.value, dst);
+      EXPECT_EQ(location.slot.value, s.selections[i].slot);
     }
   }
   const auto none = std::count(experts.begin(), experts.end(), -1);
@@ -228,7 +228,7 @@ TEST(ExchangePlan, AReplicaThatWasChosenIsUsed) {
   EXPECT_EQ(plan->selections[3].slot, 0);
   const std::vector<int32_t> wrong = {0, 0, 3, 0, 0, 0};
   const auto error = BuildSendPlan({experts, 6, 1, wrong}, placement);
-  EXPECT_EQ(error.status().message(), "routing: token 2 wants place 3 of expert 0, which has 3");
+  EXPECT_EQ(error.status().message(), "routing: token 2 wants location 3 of expert 0, which has 3");
 }
 
 }  // namespace

@@ -22,9 +22,9 @@ TEST(PlacementTest, LinearSpreadsExpertsInOrder) {
   EXPECT_THAT(p.local_experts(RankId(0)), ElementsAre(0, 1, 2));
   EXPECT_THAT(p.local_experts(RankId(1)), ElementsAre(3, 4));
   EXPECT_THAT(p.local_experts(RankId(2)), ElementsAre(5, 6));
-  const auto place = p.Choose(ExpertId(4), RankId(0), 12345);
-  EXPECT_EQ(place.rank, RankId(1));
-  EXPECT_EQ(place.slot, SlotId(1));
+  const auto location = p.Choose(ExpertId(4), RankId(0), 12345);
+  EXPECT_EQ(location.rank, RankId(1));
+  EXPECT_EQ(location.slot, SlotId(1));
 }
 
 TEST(PlacementTest, MoreRanksThanExpertsLeaveRanksEmpty) {
@@ -64,8 +64,8 @@ TEST(PlacementTest, ReplicasOnTheTokensOwnHostComeFirst) {
   EXPECT_THAT(ranks_of(1, 3), ElementsAre(0, 3, 0, 3));
   EXPECT_THAT(ranks_of(1, 4), ElementsAre(0, 1, 2, 3));  // none there
   EXPECT_THAT(ranks_of(0, 1), ElementsAre(0, 0, 0, 0));
-  EXPECT_EQ(p.num_places(), 5);
-  EXPECT_EQ(p.place(p.first_place(ExpertId(1)) + 2).rank, RankId(2));
+  EXPECT_EQ(p.num_locations(), 5);
+  EXPECT_EQ(p.location(p.first_location(ExpertId(1)) + 2).rank, RankId(2));
 }
 
 TEST(PlacementTest, BadTablesAreRefused) {
