@@ -78,7 +78,7 @@ class TwoLevelMover : public PathMover {
     state_.PlanRows(routes_, plan_.recv);
     PlanParts();
     const CallSite forwards = At(site, "plan forwards");
-    TF_RETURN_IF_ERROR(Tell(forwards, placement));
+    TF_RETURN_IF_ERROR(Publish(forwards, placement));
     TF_RETURN_IF_ERROR(Annotate(state_.LocateRows(routes_, plan_.recv, layout_.rows_per_rank), forwards));
     const int64_t stride = layout_.outputs_per_rank;
     return Annotate(reduces() ? state_.PlanSums(routes_, plan_.send, stride, out_bytes_)
@@ -126,7 +126,7 @@ class TwoLevelMover : public PathMover {
     TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), forward));
     TF_RETURN_IF_ERROR(transport_.EnterPhase(forward));
     flags_->Raise(PeerSignal::kRows, sequence_);
-    for (size_t m = 0; m < routes_.ranks.size(); ++m) wanted_[routes_.ranks[m]] = state_.told[m].num_rows;
+    for (size_t m = 0; m < routes_.ranks.size(); ++m) wanted_[routes_.ranks[m]] = state_.published[m].num_rows;
     TF_RETURN_IF_ERROR(flags_->Wait(forward, PeerSignal::kRows, sequence_, wanted_));
     return rows_.ForExperts(stream, plan_.recv, memory_->base() + layout_.rows, state_.row_location);
   }
@@ -147,7 +147,7 @@ class TwoLevelMover : public PathMover {
                              MatrixView<float> out) override {
     if (reduces()) TF_RETURN_IF_ERROR(SendWeights(stream, At(caller, "combine weights"), plan_.send, weight));
     for (size_t d = 0; d < routes_.ranks.size(); ++d) {
-      wanted_[routes_.ranks[d]] = state_.told[d].selection_offsets.back();
+      wanted_[routes_.ranks[d]] = state_.published[d].selection_offsets.back();
     }
     TF_RETURN_IF_ERROR(flags_->Wait(At(caller, "combine inside"), PeerSignal::kOutputs, sequence_, wanted_));
     TF_RETURN_IF_ERROR(back_send_.Reserve(device_, state_.back.send.back() * out_bytes_));
@@ -183,8 +183,8 @@ class TwoLevelMover : public PathMover {
   }
 
   // Tells the ranks of this host what their servers need to know, and reads what they tell.
-  absl::Status Tell(const CallSite& site, const Placement& placement) {
-    const int64_t told_bytes = ToldPlan::NumBytes(num_ranks_, plan_.num_recv_selections());
+  absl::Status Publish(const CallSite& site, const Placement& placement) {
+    const int64_t published_bytes = PublishedPlan::NumBytes(num_ranks_, plan_.num_recv_selections());
     const int64_t num_outputs = plan_.num_recv_selections() + (reduces() ? 0 : routes_.NumSentAway(plan_.send));
     if (std::max({NumServedRows(), num_outputs}) > layout_.max_items) {
       return absl::ResourceExhaustedError(absl::StrCat(
@@ -192,20 +192,20 @@ class TwoLevelMover : public PathMover {
           " outputs, more than the ", layout_.max_items, " that there are addresses for; choose path alltoallv"));
     }
     const int parity = static_cast<int>(++sequence_ % 2);
-    const int64_t told = layout_.told[parity];
-    TF_RETURN_IF_ERROR(Take(site, told, told_bytes, taken_told_[parity]));
+    const int64_t published = layout_.published[parity];
+    TF_RETURN_IF_ERROR(Take(site, published, published_bytes, taken_published_[parity]));
     TF_RETURN_IF_ERROR(Take(site, layout_.rows, NumServedRows() * row_bytes_, taken_rows_));
     TF_RETURN_IF_ERROR(Take(site, layout_.outputs, num_outputs * out_bytes_, taken_outputs_));
     CountSharedBytes();
-    ToldPlan::Write(NumServedRows(), plan_.recv, planner_.recv_selections(), placement.local_experts(RankId(rank_)),
-                    part() + told);
+    PublishedPlan::Write(NumServedRows(), plan_.recv, planner_.recv_selections(),
+                         placement.local_experts(RankId(rank_)), part() + published);
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kPlan, sequence_);
     TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kPlan, sequence_, on_host_));
     for (int r : routes_.ranks) {
-      auto theirs = ToldPlan::Read(memory_->part(r) + told, r, num_ranks_, layout_);
+      auto theirs = PublishedPlan::Read(memory_->part(r) + published, r, num_ranks_, layout_);
       if (!theirs.ok()) return Annotate(theirs.status(), site);
-      state_.told.push_back(*std::move(theirs));
+      state_.published.push_back(*std::move(theirs));
     }
     return absl::OkStatus();
   }
@@ -213,7 +213,7 @@ class TwoLevelMover : public PathMover {
   void CountSharedBytes() {
     int64_t num_bytes = 0;
     for (int64_t taken :
-         {int64_t{PeerFlags::kBytesPerRank}, taken_told_[0], taken_told_[1], taken_rows_, taken_outputs_}) {
+         {int64_t{PeerFlags::kBytesPerRank}, taken_published_[0], taken_published_[1], taken_rows_, taken_outputs_}) {
       num_bytes += (taken + kPage - 1) / kPage * kPage;
     }
     stats_.peak_peer_bytes = num_bytes;  // taken memory is kept
@@ -351,7 +351,7 @@ class TwoLevelMover : public PathMover {
   std::shared_ptr<PeerMemory> memory_;
   std::optional<PeerFlags> flags_;
   int64_t sequence_ = 0;
-  int64_t taken_told_[2] = {}, taken_rows_ = 0, taken_outputs_ = 0;  // bytes of this rank's part
+  int64_t taken_published_[2] = {}, taken_rows_ = 0, taken_outputs_ = 0;  // bytes of this rank's part
   GrowingBuffer wire_rows_, narrow_rows_, back_send_, home_sums_, weight_send_, weight_recv_;
   GrowingBuffer wire_token_{MemoryKind::kDevice, "exchange: token of each row"};
   GrowingBuffer own_token_{MemoryKind::kDevice, "exchange: token of each row for this host"};

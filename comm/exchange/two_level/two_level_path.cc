@@ -25,7 +25,8 @@ int64_t MostBytes(const WorstCase& w) {
   const int64_t served = w.rows_in * w.top_k;  // selections
   const int64_t returned = sums ? w.rows_in + w.rows_out : served;
   const int64_t shared = w.rows_in * w.home_bytes + (w.selections_in + (sums ? 0 : w.selections_out)) * w.output_bytes +
-                         2 * ToldPlan::NumBytes(w.num_ranks, w.selections_in) + PeerFlags::kBytesPerRank + 8 * kPage;
+                         2 * PublishedPlan::NumBytes(w.num_ranks, w.selections_in) + PeerFlags::kBytesPerRank +
+                         8 * kPage;
   const int64_t weights = sums ? 4 * (w.selections_out + served) : 0;
   const int64_t indices = 8 * (w.rows_in + 1) + 8 * served + 4 * w.selections_out + 4;
   return w.tokens * w.home_bytes + (w.rows_out + w.rows_in) * w.row_bytes + shared + returned * w.output_bytes +

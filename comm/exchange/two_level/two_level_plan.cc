@@ -89,8 +89,8 @@ absl::StatusOr<TwoLevelLayout> MakeTwoLevelLayout(int num_ranks, int64_t row_byt
   layout.bytes_per_rank = std::max(unit, limit / unit * unit);
   layout.rows_per_rank = layout.bytes_per_rank / row_bytes;
   layout.outputs_per_rank = layout.bytes_per_rank / out_bytes;
-  const int64_t fixed = PeerFlags::kBytesPerRank + 2 * ToldPlan::NumBytes(num_ranks, 0) + 4 * kPage;
-  const int64_t per_item = row_bytes + out_bytes + 2 * static_cast<int64_t>(sizeof(ToldSelection));
+  const int64_t fixed = PeerFlags::kBytesPerRank + 2 * PublishedPlan::NumBytes(num_ranks, 0) + 4 * kPage;
+  const int64_t per_item = row_bytes + out_bytes + 2 * static_cast<int64_t>(sizeof(PublishedSelection));
   layout.max_items = std::min((layout.bytes_per_rank - fixed) / per_item, kMaxIndex);
   if (layout.max_items < 1 || layout.rows_per_rank > kMaxIndex / num_ranks ||
       layout.outputs_per_rank > kMaxIndex / num_ranks) {
@@ -104,40 +104,41 @@ absl::StatusOr<TwoLevelLayout> MakeTwoLevelLayout(int num_ranks, int64_t row_byt
     end = begin + num_bytes;
     return begin;
   };
-  for (int64_t& told : layout.told) told = take(ToldPlan::NumBytes(num_ranks, layout.max_items));
+  for (int64_t& at : layout.published) at = take(PublishedPlan::NumBytes(num_ranks, layout.max_items));
   layout.rows = take(layout.max_items * row_bytes);
   layout.outputs = take(layout.max_items * out_bytes);
   return layout;
 }
 
-int64_t ToldPlan::NumBytes(int num_ranks, int64_t num_selections) {
+int64_t PublishedPlan::NumBytes(int num_ranks, int64_t num_selections) {
   return static_cast<int64_t>(sizeof(int64_t)) * (num_ranks + 2) +
-         num_selections * static_cast<int64_t>(sizeof(ToldSelection));
+         num_selections * static_cast<int64_t>(sizeof(PublishedSelection));
 }
 
-void ToldPlan::Write(int64_t num_served_rows, const RecvPlan& recv, absl::Span<const WireSelection> arrived,
-                     absl::Span<const int> slot_expert, char* out) {
+void PublishedPlan::Write(int64_t num_served_rows, const RecvPlan& recv, absl::Span<const WireSelection> arrived,
+                          absl::Span<const int> slot_expert, char* out) {
   auto* words = reinterpret_cast<int64_t*>(out);
   *words++ = num_served_rows;
   words = std::copy(recv.selection_offsets.begin(), recv.selection_offsets.end(), words);
-  auto* selections = reinterpret_cast<ToldSelection*>(words);
+  auto* selections = reinterpret_cast<PublishedSelection*>(words);
   for (size_t i = 0; i < arrived.size(); ++i) {
     selections[i] = {arrived[i].row_idx, slot_expert[arrived[i].slot], recv.return_selection[i]};
   }
 }
 
-absl::StatusOr<ToldPlan> ToldPlan::Read(const char* in, int rank, int num_ranks, const TwoLevelLayout& layout) {
+absl::StatusOr<PublishedPlan> PublishedPlan::Read(const char* in, int rank, int num_ranks,
+                                                  const TwoLevelLayout& layout) {
   const auto* words = reinterpret_cast<const int64_t*>(in);
-  ToldPlan plan{.num_rows = words[0], .selection_offsets = {words + 1, static_cast<size_t>(num_ranks) + 1}};
+  PublishedPlan plan{.num_rows = words[0], .selection_offsets = {words + 1, static_cast<size_t>(num_ranks) + 1}};
   const auto& offsets = plan.selection_offsets;
   if (plan.num_rows < 0 || plan.num_rows > layout.max_items || offsets[0] != 0 || offsets.back() > layout.max_items ||
       !std::is_sorted(offsets.begin(), offsets.end())) {
     return absl::DataLossError(absl::StrCat("plan of rank ", rank, ": it serves ", plan.num_rows, " rows and has ",
                                             offsets.back(), " selections"));
   }
-  plan.selections = {reinterpret_cast<const ToldSelection*>(words + num_ranks + 2),
+  plan.selections = {reinterpret_cast<const PublishedSelection*>(words + num_ranks + 2),
                      static_cast<size_t>(offsets.back())};
-  for (const ToldSelection& s : plan.selections) {
+  for (const PublishedSelection& s : plan.selections) {
     if (s.row >= 0 && s.output >= 0 && s.output < offsets.back()) continue;
     return absl::DataLossError(absl::StrCat("plan of rank ", rank, ": a selection of row ", s.row, " is its output ",
                                             s.output, " of ", offsets.back()));
@@ -145,20 +146,20 @@ absl::StatusOr<ToldPlan> ToldPlan::Read(const char* in, int rank, int num_ranks,
   return plan;
 }
 
-absl::Status BuildHostSums(const TwoLevelRoutes& routes, absl::Span<const ToldPlan> told,
+absl::Status BuildHostSums(const TwoLevelRoutes& routes, absl::Span<const PublishedPlan> published,
                            absl::Span<const int64_t> row_counts, int64_t outputs_per_rank, HostSums& sums) {
   sums.offsets.assign(1, 0);
   for (int s : routes.my_sources()) sums.offsets.resize(sums.offsets.size() + row_counts[s], 0);
   int64_t first_row = 0;
   for (int s : routes.my_sources()) {
-    for (size_t d = 0; d < told.size(); ++d) {
-      for (int64_t i = told[d].selection_offsets[s]; i < told[d].selection_offsets[s + 1]; ++i) {
-        if (told[d].selections[i].row >= row_counts[s]) {
+    for (size_t d = 0; d < published.size(); ++d) {
+      for (int64_t i = published[d].selection_offsets[s]; i < published[d].selection_offsets[s + 1]; ++i) {
+        if (published[d].selections[i].row >= row_counts[s]) {
           return absl::DataLossError(absl::StrCat("plan of rank ", routes.ranks[d], ": a selection of row ",
-                                                  told[d].selections[i].row, " of rank ", s, ", which has ",
+                                                  published[d].selections[i].row, " of rank ", s, ", which has ",
                                                   row_counts[s]));
         }
-        ++sums.offsets[first_row + told[d].selections[i].row + 1];
+        ++sums.offsets[first_row + published[d].selections[i].row + 1];
       }
     }
     first_row += row_counts[s];
@@ -169,10 +170,10 @@ absl::Status BuildHostSums(const TwoLevelRoutes& routes, absl::Span<const ToldPl
   int32_t position = 0;
   first_row = 0;
   for (int s : routes.my_sources()) {
-    for (size_t d = 0; d < told.size(); ++d) {
+    for (size_t d = 0; d < published.size(); ++d) {
       const int64_t first_output = routes.ranks[d] * outputs_per_rank;
-      for (int64_t i = told[d].selection_offsets[s]; i < told[d].selection_offsets[s + 1]; ++i) {
-        const ToldSelection& x = told[d].selections[i];
+      for (int64_t i = published[d].selection_offsets[s]; i < published[d].selection_offsets[s + 1]; ++i) {
+        const PublishedSelection& x = published[d].selections[i];
         const HostTerm term{x.expert, static_cast<int32_t>(first_output + x.output), position++};
         // Insertion: a row has few.
         int64_t at = sums.next[first_row + x.row]++;

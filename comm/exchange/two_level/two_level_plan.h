@@ -52,7 +52,7 @@ void BuildHostPlan(const SendPlan& send, absl::Span<const Topology::Host> hosts,
 // then its experts' outputs, and behind them what came back to it. Rows and outputs of all parts are rows of one
 // matrix: item i of rank r has index r * rows_per_rank + i, r * outputs_per_rank + i.
 struct TwoLevelLayout {
-  int64_t told[2] = {};
+  int64_t published[2] = {};
   int64_t rows = 0;
   int64_t outputs = 0;
   int64_t bytes_per_rank = 0;
@@ -64,23 +64,23 @@ struct TwoLevelLayout {
 absl::StatusOr<TwoLevelLayout> MakeTwoLevelLayout(int num_ranks, int64_t row_bytes, int64_t out_bytes);
 
 // What a rank tells the ranks of its host about one selection that its experts serve.
-struct ToldSelection {
+struct PublishedSelection {
   int32_t row = 0;     // of the source's rows for this host
   int32_t expert = 0;  // logical
   int32_t output = 0;  // of the rank's outputs
 };
 
-// A rank's part of a plan as the others of its host read it, at TwoLevelLayout::told.
-struct ToldPlan {
-  int64_t num_rows = 0;                         // that it serves
-  absl::Span<const int64_t> selection_offsets;  // [R + 1] by source
-  absl::Span<const ToldSelection> selections;   // in the source's order
+// A rank's part of a plan as the others of its host read it, at TwoLevelLayout::published.
+struct PublishedPlan {
+  int64_t num_rows = 0;                             // that it serves
+  absl::Span<const int64_t> selection_offsets;      // [R + 1] by source
+  absl::Span<const PublishedSelection> selections;  // in the source's order
 
   static int64_t NumBytes(int num_ranks, int64_t num_selections);
   static void Write(int64_t num_served_rows, const RecvPlan& recv, absl::Span<const WireSelection> arrived,
                     absl::Span<const int> slot_expert, char* out);
   // DataLoss naming `rank` when what it has written does not hold together.
-  static absl::StatusOr<ToldPlan> Read(const char* in, int rank, int num_ranks, const TwoLevelLayout& layout);
+  static absl::StatusOr<PublishedPlan> Read(const char* in, int rank, int num_ranks, const TwoLevelLayout& layout);
 };
 
 // A term of a sum.
@@ -97,9 +97,9 @@ struct HostSums {
   std::vector<HostTerm> terms;    // scratch, as the next
   std::vector<int64_t> next;
 };
-// `told` is [ranks of the host], `row_counts` [R] of each source's rows for this host. Replaces `sums`,
+// `published` is [ranks of the host], `row_counts` [R] of each source's rows for this host. Replaces `sums`,
 // whose memory is reused. DataLoss naming a rank.
-absl::Status BuildHostSums(const TwoLevelRoutes& routes, absl::Span<const ToldPlan> told,
+absl::Status BuildHostSums(const TwoLevelRoutes& routes, absl::Span<const PublishedPlan> published,
                            absl::Span<const int64_t> row_counts, int64_t outputs_per_rank, HostSums& sums);
 
 }  // namespace tokenferry

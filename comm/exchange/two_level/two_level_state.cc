@@ -9,7 +9,7 @@ namespace tokenferry {
 
 void TwoLevelState::Clear(int num_ranks) {
   for (MessageOffsets* offsets : {&rows, &back, &weights}) offsets->Clear(num_ranks);
-  told.clear();
+  published.clear();
   row_counts.clear();
   wire_token.clear();
   combine_output.clear();
@@ -44,8 +44,8 @@ absl::Status TwoLevelState::LocateRows(const TwoLevelRoutes& routes, const RecvP
       }
       begin += row_counts[s];
     }
-    if (begin == told[m].num_rows) continue;
-    return absl::DataLossError(absl::StrCat("rank ", routes.ranks[m], " serves ", told[m].num_rows,
+    if (begin == published[m].num_rows) continue;
+    return absl::DataLossError(absl::StrCat("rank ", routes.ranks[m], " serves ", published[m].num_rows,
                                             " rows, but its sources have announced ", begin, " to rank ",
                                             routes.me.value));
   }
@@ -54,10 +54,10 @@ absl::Status TwoLevelState::LocateRows(const TwoLevelRoutes& routes, const RecvP
 
 absl::Status TwoLevelState::PlanOutputs(const TwoLevelRoutes& routes, const SendPlan& send, int64_t outputs_per_rank,
                                         int64_t out_bytes) {
-  TF_RETURN_IF_ERROR(BuildHostSums(routes, told, row_counts, outputs_per_rank, sums));
+  TF_RETURN_IF_ERROR(BuildHostSums(routes, published, row_counts, outputs_per_rank, sums));
   for (int s : routes.my_sources()) {
     if (s == routes.me.value) continue;
-    for (const ToldPlan& theirs : told) {
+    for (const PublishedPlan& theirs : published) {
       back.send[s + 1] += theirs.selection_offsets[s + 1] - theirs.selection_offsets[s];
     }
   }
@@ -87,7 +87,7 @@ void TwoLevelState::PlanReturns(const TwoLevelRoutes& routes, const SendPlan& se
     }
   }
   for (size_t d = 0; d < routes.ranks.size(); ++d) {
-    const ToldPlan& theirs = told[d];
+    const PublishedPlan& theirs = published[d];
     const int64_t first = send.selection_offsets[routes.ranks[d]];
     for (int64_t i = theirs.selection_offsets[me]; i < theirs.selection_offsets[me + 1]; ++i) {
       location_[first + i - theirs.selection_offsets[me]] = output_idx(routes.ranks[d], theirs.selections[i].output);
@@ -130,10 +130,10 @@ void TwoLevelState::FindReadyTokens(const TwoLevelRoutes& routes,
 absl::Status TwoLevelState::PlanSums(const TwoLevelRoutes& routes, const SendPlan& send, int64_t outputs_per_rank,
                                      int64_t out_bytes) {
   const int me = routes.me.value;
-  TF_RETURN_IF_ERROR(BuildHostSums(routes, told, row_counts, outputs_per_rank, sums));
+  TF_RETURN_IF_ERROR(BuildHostSums(routes, published, row_counts, outputs_per_rank, sums));
   for (int s : routes.my_sources()) {
     if (s != me) back.send[s + 1] = row_counts[s];
-    for (const ToldPlan& theirs : told) {
+    for (const PublishedPlan& theirs : published) {
       weights.recv[s + 1] += theirs.selection_offsets[s + 1] - theirs.selection_offsets[s];
     }
   }

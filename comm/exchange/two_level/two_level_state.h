@@ -32,7 +32,7 @@ struct TwoLevelState {
   void Clear(int num_ranks);  // for the next plan; memory is kept
 
   HostPlan host;
-  std::vector<ToldPlan> told;                 // [ranks of this host]
+  std::vector<PublishedPlan> published;       // [ranks of this host]
   std::vector<int64_t> row_counts;            // [R] rows of each source for this host
   int64_t num_own_outputs = 0;                // of this rank's experts; what comes back lies behind them
   MessageOffsets rows, back, weights;         // to and from other hosts; weights: and this rank
@@ -48,11 +48,11 @@ struct TwoLevelState {
 
   // Who gets how many rows, from `host` and what arrived in the plan.
   void PlanRows(const TwoLevelRoutes& routes, const RecvPlan& recv);
-  // Where in the matrix of all ranks' rows each selection's row lies, from `told` and PlanRows; rows_per_rank is the
-  // layout's. DataLoss naming a rank of this host.
+  // Where in the matrix of all ranks' rows each selection's row lies, from `published` and PlanRows; rows_per_rank is
+  // the layout's. DataLoss naming a rank of this host.
   absl::Status LocateRows(const TwoLevelRoutes& routes, const RecvPlan& recv, int64_t rows_per_rank);
-  // What happens to the outputs, from `host`, `told` and `row_counts`; outputs_per_rank is the layout's, out_bytes one
-  // output's. Reduction::kExact and kNode; DataLoss naming a rank of this host.
+  // What happens to the outputs, from `host`, `published` and `row_counts`; outputs_per_rank is the layout's, out_bytes
+  // one output's. Reduction::kExact and kNode; DataLoss naming a rank of this host.
   absl::Status PlanOutputs(const TwoLevelRoutes& routes, const SendPlan& send, int64_t outputs_per_rank,
                            int64_t out_bytes);
   absl::Status PlanSums(const TwoLevelRoutes& routes, const SendPlan& send, int64_t outputs_per_rank,
