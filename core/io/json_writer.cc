@@ -37,13 +37,16 @@ void Append(const Json& json, size_t begin, size_t indent, std::string& out) {
   out += json.is_object() ? '{' : '[';
   const char* separator = "\n";
   for (const auto& [key, value] : json.items()) {
-    out += separator + std::string(indent + 2, ' ');
+    out += separator;
+    out.append(indent + 2, ' ');
     const std::string name = json.is_object() ? OnOneLine(Json(key)) + ": " : "";
     out += name;
     Append(value, indent + 2 + name.size(), indent + 2, out);
     separator = ",\n";
   }
-  out += "\n" + std::string(indent, ' ') + (json.is_object() ? '}' : ']');
+  out += '\n';
+  out.append(indent, ' ');
+  out += json.is_object() ? '}' : ']';
 }
 
 }  // namespace

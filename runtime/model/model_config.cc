@@ -170,7 +170,7 @@ absl::StatusOr<GenerationConfig> GenerationConfigOf(const JsonDocument& document
   ConfigReader in(document.root());
   GenerationConfig config;
   config.eos_token_ids = in.Has("eos_token_id") ? ReadEndTokens(in, model.vocab_size) : model.eos_token_ids;
-  if (in.Has("temperature")) config.temperature = in.Number("temperature", 0, 1e3);
+  if (in.Has("temperature")) config.temperature = in.Number("temperature", 0, 100);
   if (in.Has("top_p")) config.top_p = in.Number("top_p", 0, 1);
   TF_RETURN_IF_ERROR(in.status());
   return config;

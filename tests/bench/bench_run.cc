@@ -80,7 +80,7 @@ void CheckCsv(const std::string& csv, const nlohmann::json& json, size_t num_poi
     };
     if (!absl::StrContains("peer alltoallv allgather two_level auto", field("path"))) continue;  // a baseline
     for (size_t c = 0; c < names.size(); ++c) {
-      const nlohmann::json::json_pointer at("/" + absl::StrReplaceAll(names[c], {{".", "/"}}));
+      const nlohmann::json::json_pointer at(absl::StrCat("/", absl::StrReplaceAll(names[c], {{".", "/"}})));
       const nlohmann::json& r = json["results"][result];
       ASSERT_EQ(fields[c].empty(), !r.contains(at)) << names[c];
       if (!fields[c].empty() && r.at(at).is_number()) {
