@@ -159,10 +159,9 @@ absl::Status Run(Transport& transport, const Settings& s) {
 
 bool Parse(char** argv, Settings& s) {
   bool known = false;
-  for (ExchangePath path :
-       {ExchangePath::kAuto, ExchangePath::kAllToAllV, ExchangePath::kAllGather, ExchangePath::kTwoLevel}) {
-    if (std::strcmp(argv[1], ExchangePathName(path)) != 0) continue;
-    s.path = path;
+  for (const PathName& entry : kPathNames) {
+    if (std::strcmp(argv[1], entry.name) != 0) continue;
+    s.path = entry.path;
     known = true;
   }
   s.reduction = std::strcmp(argv[2], "node") == 0 ? Reduction::kNode : Reduction::kExact;

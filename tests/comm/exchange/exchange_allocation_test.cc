@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/comm/exchange/allocation_counter.h"
+#include "tests/comm/exchange/exchange_case.h"
 #include "tests/comm/exchange/steady_exchanges.h"
 #include "tests/comm/transport/hosted_transport.h"
 #include "tests/comm/transport/rank_group.h"
@@ -16,11 +17,11 @@ struct PathCase {
 };
 void PrintTo(const PathCase& c, std::ostream* os) { *os << c.name; }
 
-const PathCase kPaths[] = {{ExchangePath::kPeer, Reduction::kExact, "peer"},
-                           {ExchangePath::kAllToAllV, Reduction::kExact, "alltoallv"},
-                           {ExchangePath::kAllGather, Reduction::kExact, "allgather"},
-                           {ExchangePath::kTwoLevel, Reduction::kExact, "two_level"},
-                           {ExchangePath::kTwoLevel, Reduction::kNode, "two_level_node"}};
+std::vector<PathCase> AllPathsAndReductions() {
+  std::vector<PathCase> cases = {{ExchangePath::kTwoLevel, Reduction::kNode, "two_level_node"}};
+  for (const ExchangePath path : AllPaths()) cases.push_back({path, Reduction::kExact, ExchangePathName(path)});
+  return cases;
+}
 
 class Allocations : public testing::TestWithParam<std::tuple<PathCase, DType, DType, const char*>> {};
 
@@ -38,7 +39,7 @@ TEST_P(Allocations, NoneInSteadyState) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Paths, Allocations,
-                         testing::Combine(testing::ValuesIn(kPaths),
+                         testing::Combine(testing::ValuesIn(AllPathsAndReductions()),
                                           testing::Values(DType::kF32, DType::kBF16, DType::kF8E4M3),
                                           testing::Values(DType::kF32, DType::kBF16),
                                           testing::Values("a", "ab", "aab")));

@@ -77,8 +77,7 @@ FuzzCase Draw(uint32_t seed) {
   // The reference looks at every expert of every choice.
   const int most_tokens = std::clamp(1'000'000 / (num_experts * top_k), 4, 80);
   const int num_tokens = random() % 8 == 0 ? 0 : Between(random, 1, most_tokens);
-  f.run.path =
-      OneOf(random, {ExchangePath::kPeer, ExchangePath::kAllToAllV, ExchangePath::kAllGather, ExchangePath::kTwoLevel});
+  f.run.path = kExchangePaths[random() % std::size(kExchangePaths)]->path;
   f.run.num_rounds = Between(random, 1, 3);
   f.run.device.num_threads = 1;
   f.run.device.isa = BestIsa(SupportedIsas());

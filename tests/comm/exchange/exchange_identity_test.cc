@@ -50,9 +50,7 @@ TEST_P(BitIdentity, OfEveryWayToExchange) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Matrix, BitIdentity,
-                         testing::Combine(testing::Values(ExchangePath::kPeer, ExchangePath::kAllToAllV,
-                                                          ExchangePath::kAllGather, ExchangePath::kTwoLevel),
-                                          testing::ValuesIn(kPlacements),
+                         testing::Combine(testing::ValuesIn(AllPaths()), testing::ValuesIn(kPlacements),
                                           testing::Values("a", "aa", "ab", "aab", "aabb", "abcab", "aaaabbbb")),
                          [](const auto& info) {
                            return absl::StrCat(ExchangePathName(std::get<0>(info.param)), "_",

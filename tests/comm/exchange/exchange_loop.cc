@@ -143,10 +143,9 @@ int Main(const Settings& settings) {
 }
 
 bool ParsePath(const std::string& name, ExchangePath& path) {
-  for (const ExchangePath p :
-       {ExchangePath::kPeer, ExchangePath::kAllToAllV, ExchangePath::kAllGather, ExchangePath::kTwoLevel}) {
-    if (name != ExchangePathName(p)) continue;
-    path = p;
+  for (const PathInfo* info : kExchangePaths) {
+    if (name != ExchangePathName(info->path)) continue;
+    path = info->path;
     return true;
   }
   return false;
@@ -166,8 +165,7 @@ int main(int argc, char** argv) {
          (settings.fault == "stop" || settings.fault == "kill" || settings.fault == "hold");
   }
   if (!ok) {
-    std::fprintf(stderr,
-                 "usage: exchange_loop TIMEOUT peer|alltoallv|allgather|two_level [stop|kill|hold RANK PHASE]\n");
+    std::fprintf(stderr, "usage: exchange_loop TIMEOUT PATH [stop|kill|hold RANK PHASE]\n");
     return 2;
   }
   return tokenferry::Main(settings);

@@ -41,8 +41,7 @@ TEST(LateProcess, IsTheOneThatOthersWaitFor) {
   constexpr int kRanks = 3, kLate = 1;
   constexpr absl::Duration kDelay = absl::Milliseconds(50);
   const ExchangeCase c = RandomCase(11, 60, 9, 4, 33, DType::kBF16);
-  for (const ExchangePath path :
-       {ExchangePath::kPeer, ExchangePath::kAllToAllV, ExchangePath::kAllGather, ExchangePath::kTwoLevel}) {
+  for (const ExchangePath path : AllPaths()) {
     std::vector<const char*> phases = {"plan counts", "plan selections", "dispatch rows", "experts", "combine rows"};
     if (path == ExchangePath::kTwoLevel) {
       phases.insert(phases.end(), {"plan forwards", "forward rows", "combine inside"});

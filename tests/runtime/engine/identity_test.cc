@@ -87,9 +87,8 @@ TEST_P(Identity, OverlapAndRounds) {
   std::vector<Request> requests = {LogitsRequest(Prompt())};
   for (size_t i = 0; i < 3; ++i) requests.push_back(LogitsRequest(Text("docs", i, 20 + 31 * i)));
   constexpr int64_t kManyRounds = 2'000'000;  // a few tokens per rank and round
-  const ExchangePath paths[] = {ExchangePath::kPeer, ExchangePath::kAllToAllV, ExchangePath::kAllGather,
-                                ExchangePath::kTwoLevel};
-  for (const ExchangePath path : paths) {
+  for (const PathInfo* info : kExchangePaths) {
+    const ExchangePath path = info->path;
     for (const Overlap overlap : {Overlap::kShared, Overlap::kTwoBatch}) {
       for (const int64_t budget : {int64_t{0}, kManyRounds}) {
         SCOPED_TRACE(absl::StrCat(ExchangePathName(path), " overlap ", static_cast<int>(overlap), " budget ", budget));
