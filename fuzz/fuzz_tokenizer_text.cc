@@ -4,7 +4,7 @@
 
 #include "core/check.h"
 #include "fuzz/tokenizer_properties.h"
-#include "runtime/text/tokenizer_data.h"
+#include "runtime/text/byte_alphabet.h"
 #include "runtime/text/unicode.h"
 
 namespace {
@@ -25,11 +25,10 @@ constexpr absl::string_view kHead = R"json({
 
 tokenferry::Tokenizer MakeTokenizer() {
   std::string json(kHead);
-  std::array<char32_t, 256> characters = tokenferry::ByteCharacters();
   for (size_t b = 0; b < 256; ++b) {
     json += ", \"";
-    if (characters[b] == '"' || characters[b] == '\\') json += '\\';
-    tokenferry::AppendUtf8(characters[b], json);
+    if (b == '"' || b == '\\') json += '\\';
+    tokenferry::AppendUtf8(tokenferry::ByteAlphabet::Get().character(static_cast<uint8_t>(b)), json);
     json += absl::StrCat("\": ", b);
   }
   absl::StatusOr<tokenferry::Tokenizer> tokenizer = tokenferry::Tokenizer::FromJson(json + "}}}", "fuzz");

@@ -3,6 +3,8 @@
 #include <queue>
 #include <tuple>
 
+#include "runtime/text/unicode.h"
+
 namespace tokenferry {
 namespace {
 
@@ -55,25 +57,57 @@ class Merger {
   std::priority_queue<Candidate> queue_;
 };
 
-std::vector<Symbol> BytesToSymbols(const BpeModel& model, const absl::flat_hash_set<int32_t>* banned,
-                                   absl::string_view piece) {
-  std::vector<Symbol> symbols;
-  symbols.reserve(piece.size());
-  bool after_unk = false;
-  for (char byte : piece) {
-    int32_t id = model.byte_ids[static_cast<uint8_t>(byte)];
-    if (banned != nullptr && banned->contains(id)) id = -1;
-    bool is_unk = id < 0;
-    if (is_unk && after_unk && model.fuse_unk) continue;
-    after_unk = is_unk;
-    if (is_unk) id = model.unk_id;
-    if (id < 0) continue;
-    int32_t i = static_cast<int32_t>(symbols.size());
-    symbols.push_back({id, i - 1, i + 1});
+// A piece as a chain of symbols.
+class SymbolChain {
+ public:
+  SymbolChain(const BpeModel& model, const absl::flat_hash_set<int32_t>* banned) : model_(model), banned_(banned) {}
+
+  std::vector<Symbol> Of(absl::string_view piece) {
+    symbols_.reserve(piece.size());
+    if (model_.alphabet == BpeAlphabet::kBytes) {
+      for (const char byte : piece) {
+        if (!AddKnown(ByteId(byte))) AddUnknown();
+      }
+    } else {
+      for (size_t pos = 0; pos < piece.size();) {
+        const size_t begin = pos;
+        const auto it = model_.character_ids.find(DecodeUtf8(piece, pos));
+        if (it == model_.character_ids.end() || !AddKnown(it->second)) AddBytes(piece.substr(begin, pos - begin));
+      }
+    }
+    if (!symbols_.empty()) symbols_.back().next = -1;
+    return std::move(symbols_);
   }
-  if (!symbols.empty()) symbols.back().next = -1;
-  return symbols;
-}
+
+ private:
+  int32_t ByteId(char byte) const { return model_.byte_ids[static_cast<uint8_t>(byte)]; }
+
+  bool AddKnown(int32_t id) {
+    if (id < 0 || (banned_ != nullptr && banned_->contains(id))) return false;
+    Add(id);
+    after_unk_ = false;
+    return true;
+  }
+  void AddBytes(absl::string_view character) {
+    if (ByteId(character[0]) < 0) return AddUnknown();
+    for (const char byte : character) {
+      if (!AddKnown(ByteId(byte))) AddUnknown();
+    }
+  }
+  void AddUnknown() {
+    if (model_.unk_id >= 0 && !(after_unk_ && model_.fuse_unk)) Add(model_.unk_id);
+    after_unk_ = true;
+  }
+  void Add(int32_t id) {
+    const auto i = static_cast<int32_t>(symbols_.size());
+    symbols_.push_back({id, i - 1, i + 1});
+  }
+
+  const BpeModel& model_;
+  const absl::flat_hash_set<int32_t>* banned_;
+  std::vector<Symbol> symbols_;
+  bool after_unk_ = false;
+};
 
 }  // namespace
 
@@ -86,7 +120,7 @@ void AppendBpe(const BpeModel& model, const absl::flat_hash_set<int32_t>* banned
       return;
     }
   }
-  std::vector<Symbol> symbols = BytesToSymbols(model, banned, piece);
+  std::vector<Symbol> symbols = SymbolChain(model, banned).Of(piece);
   Merger(model, banned, symbols).Run();
   for (const Symbol& symbol : symbols) {
     if (symbol.id >= 0) out.push_back(symbol.id);

@@ -67,26 +67,68 @@ void SplitPiece(const SplitStep& step, absl::string_view piece, std::vector<absl
   }
 }
 
-void Apply(const std::vector<SplitStep>& steps, std::vector<absl::string_view>& pieces) {
-  for (const SplitStep& step : steps) {
+class Applier {
+ public:
+  Applier(std::vector<absl::string_view>& pieces, PieceStart start, std::deque<std::string>& storage)
+      : pieces_(pieces), start_(start), storage_(storage) {}
+
+  void operator()(const SplitStep& step) const {
     std::vector<absl::string_view> split;
-    for (absl::string_view piece : pieces) SplitPiece(step, piece, split);
-    pieces = std::move(split);
+    for (const absl::string_view piece : pieces_) SplitPiece(step, piece, split);
+    pieces_ = std::move(split);
   }
-}
+
+  void operator()(const PrefixSpaceStep&) const {
+    for (absl::string_view& piece : pieces_) {
+      if (!absl::StartsWith(piece, " ")) piece = storage_.emplace_back(absl::StrCat(" ", piece));
+    }
+  }
+
+  void operator()(const MetaspaceStep& step) const {
+    std::vector<absl::string_view> out;
+    bool at_start = start_ == PieceStart::kOfText;
+    for (const absl::string_view piece : pieces_) {
+      std::string& marked = storage_.emplace_back();
+      const bool starts_with_mark = absl::StartsWith(piece, " ") || absl::StartsWith(piece, step.mark);
+      const bool wanted = step.prepend == MetaspaceStep::Prepend::kAlways ||
+                          (step.prepend == MetaspaceStep::Prepend::kFirst && at_start);
+      if (wanted && !starts_with_mark) marked = step.mark;
+      at_start = false;
+      for (const char c : piece) {
+        if (c == ' ') {
+          marked += step.mark;
+        } else {
+          marked += c;
+        }
+      }
+      step.split ? CutBefore(marked, step.mark, out) : out.push_back(marked);
+    }
+    pieces_ = std::move(out);
+  }
+
+ private:
+  static void CutBefore(absl::string_view text, absl::string_view mark, std::vector<absl::string_view>& out) {
+    size_t begin = 0;
+    while (begin < text.size()) {
+      const size_t end = std::min(text.find(mark, begin + 1), text.size());
+      out.push_back(text.substr(begin, end - begin));
+      begin = end;
+    }
+  }
+
+  std::vector<absl::string_view>& pieces_;
+  const PieceStart start_;
+  std::deque<std::string>& storage_;
+};
 
 }  // namespace
 
-std::vector<absl::string_view> Pretokenizer::Split(absl::string_view text, std::deque<std::string>& storage) const {
+std::vector<absl::string_view> Pretokenizer::Split(absl::string_view text, PieceStart start,
+                                                   std::deque<std::string>& storage) const {
   std::vector<absl::string_view> pieces;
   if (!text.empty()) pieces.push_back(text);
-  Apply(steps, pieces);
-  if (prefix == PrefixSpace::kAdd) {
-    for (absl::string_view& piece : pieces) {
-      if (!absl::StartsWith(piece, " ")) piece = storage.emplace_back(absl::StrCat(" ", piece));
-    }
-  }
-  Apply(byte_level_steps, pieces);
+  const Applier apply(pieces, start, storage);
+  for (const PretokenizerStep& step : steps) std::visit(apply, step);
   return pieces;
 }
 

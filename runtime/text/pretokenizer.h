@@ -1,9 +1,10 @@
-// Cutting text into the pieces that byte-pair merging works on (tokenizer.json's pre_tokenizer).
+// Cutting text into the pieces that the model works on (tokenizer.json's pre_tokenizer).
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -26,15 +27,27 @@ struct SplitStep {
   bool invert;  // the gaps are the matches
 };
 
-enum class PrefixSpace : uint8_t { kNo, kAdd };  // whether each piece is made to begin with a space
+// Metaspace: spaces become `mark`, and pieces are made to begin with one.
+struct MetaspaceStep {
+  enum class Prepend : uint8_t { kNever, kFirst, kAlways };  // kFirst: only where the text begins
+  std::string mark;
+  Prepend prepend;
+  bool split;  // a piece ends before each mark
+};
+
+struct PrefixSpaceStep {};  // ByteLevel's add_prefix_space: each piece is made to begin with a space
+
+using PretokenizerStep = std::variant<SplitStep, MetaspaceStep, PrefixSpaceStep>;
+
+enum class PieceStart : uint8_t { kOfText, kLater };  // whether the whole text begins here, or tokens come before
 
 struct Pretokenizer {
-  std::vector<SplitStep> steps;             // each works on the pieces of the one before
-  PrefixSpace prefix = PrefixSpace::kNo;    // ByteLevel's add_prefix_space, behind `steps`
-  std::vector<SplitStep> byte_level_steps;  // ByteLevel's use_regex: the GPT-2 expression
+  std::vector<PretokenizerStep> steps;  // each works on the pieces of the one before
+  bool is_byte_level = false;           // the vocabulary is written in ByteLevel's characters
 
   // The non-empty pieces of `text`. They point into `text` or into `storage`.
-  std::vector<absl::string_view> Split(absl::string_view text, std::deque<std::string>& storage) const;
+  std::vector<absl::string_view> Split(absl::string_view text, PieceStart start,
+                                       std::deque<std::string>& storage) const;
 };
 
 }  // namespace tokenferry

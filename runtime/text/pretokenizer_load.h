@@ -7,9 +7,11 @@
 
 namespace tokenferry {
 
-constexpr int kMaxSequenceDepth = 8;  // of Sequence in Sequence, for normalizers and the like too
+// {"Regex": ..} or {"String": ..}.
+absl::StatusOr<SplitRegex> LoadPattern(const JsonNode& node);
 
-// Refuses by name what is not a Split, Digits or ByteLevel, and anything but one ByteLevel at the end.
+// None where the file has none. Refuses by name what is not a Split, Digits, Punctuation, Whitespace, WhitespaceSplit,
+// CharDelimiterSplit, Metaspace or ByteLevel, and anything behind a ByteLevel.
 absl::StatusOr<Pretokenizer> LoadPretokenizer(const JsonNode& root);
 
 }  // namespace tokenferry

@@ -2,7 +2,8 @@
 // run by PCRE2.
 //
 // Differences of the two are translated or refused: `\s` is exactly Unicode's White_Space (PCRE2's has U+180E too), `^`
-// and `$` are line anchors, `\u1234` is a code point; nested classes and intersections, POSIX brackets, `\w`, `\b`,
+// and `$` are line anchors, `\u1234` is a code point, `\p{Han}` is a script without what it shares with others, and
+// `[A&&[^B]]` an intersection of classes; other nested classes, POSIX brackets, `\w`, `\b`,
 // `\h`, back references, inline flags other than `(?i:..)` and PCRE2's own verbs are refused by name. Categories are
 // those of PCRE2's Unicode version (14 in Debian 12): characters assigned later may split differently.
 #pragma once

@@ -1,6 +1,7 @@
 #include "runtime/text/pretokenizer_syntax.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -58,7 +59,41 @@ class Translator {
     }
   }
 
+  // [A&&[^B]]: a character of A, if it is one of the others too. PCRE2 has no intersections.
+  absl::StatusOr<bool> Intersection() {
+    size_t depth = 0, end = 1, part = 1;
+    std::vector<absl::string_view> parts;
+    for (; end < rest_.size(); ++end) {
+      if (rest_[end] == '\\') {
+        ++end;
+      } else if (rest_[end] == '[') {
+        ++depth;
+      } else if (rest_[end] == ']' && depth-- == 0) {
+        break;
+      } else if (depth == 0 && absl::StartsWith(rest_.substr(end), "&&")) {
+        parts.push_back(rest_.substr(part, end - part));
+        part = end + 2;
+        ++end;
+      }
+    }
+    if (parts.empty() || end >= rest_.size()) return false;
+    parts.push_back(rest_.substr(part, end - part));
+    if (absl::StartsWith(parts[0], "^")) return Refuse("a negated class intersection (&&)");
+    out_ += "(?:";
+    for (size_t i = parts.size(); i-- > 0;) {
+      const bool is_class = absl::StartsWith(parts[i], "[");
+      TF_ASSIGN_OR_RETURN(const std::string translated,
+                          TranslateRegex(is_class ? std::string(parts[i]) : absl::StrCat("[", parts[i], "]")));
+      absl::StrAppend(&out_, i > 0 ? absl::StrCat("(?=", translated, ")") : translated);
+    }
+    out_ += ")";
+    rest_.remove_prefix(end + 1);
+    return true;
+  }
+
   absl::Status OpenClass() {
+    TF_ASSIGN_OR_RETURN(const bool was_intersection, Intersection());
+    if (was_intersection) return absl::OkStatus();
     Take(1);
     if (absl::StartsWith(rest_, "^")) Take(1);
     if (absl::StartsWith(rest_, "]")) return Refuse("an unescaped ] at the start of a class");
@@ -121,9 +156,18 @@ class Translator {
     }
     Take(2);
     if ((c == 'p' || c == 'P' || c == 'x') && absl::StartsWith(rest_, "{")) {
-      size_t end = rest_.find('}');
+      const size_t end = rest_.find('}');
       if (end == absl::string_view::npos) return Refuse("a { without its }");
-      Take(end + 1);
+      // A name longer than those of categories is a script. PCRE2 would take the characters that it shares with others
+      // too.
+      constexpr size_t kLongestCategory = 2;
+      const absl::string_view name = rest_.substr(1, end - 1);
+      if (c != 'x' && name.size() > kLongestCategory && absl::ascii_isalpha(name[0])) {
+        absl::StrAppend(&out_, "{sc:", name, "}");
+        rest_.remove_prefix(end + 1);
+      } else {
+        Take(end + 1);
+      }
     } else if (c == 'p' || c == 'P') {
       return Refuse("\\p without {");
     }

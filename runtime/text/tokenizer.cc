@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/match.h"
 #include "runtime/text/tokenizer_data.h"
 #include "runtime/text/unicode.h"
 
@@ -17,9 +18,9 @@ class PieceEncoder {
   PieceEncoder(const Tokenizer::Data& data, SpecialTokens special, std::vector<int32_t>& out)
       : data_(data), banned_(special == SpecialTokens::kText ? &data.special_ids : nullptr), out_(out) {}
 
-  void Encode(absl::string_view text) {
+  void Encode(absl::string_view text, PieceStart start) {
     std::deque<std::string> storage;
-    for (absl::string_view piece : data_.pretokenizer.Split(text, storage)) EncodePiece(piece);
+    for (absl::string_view piece : data_.pretokenizer.Split(text, start, storage)) EncodePiece(piece);
   }
 
  private:
@@ -31,6 +32,19 @@ class PieceEncoder {
   };
 
   void EncodePiece(absl::string_view piece) {
+    const auto* bpe = std::get_if<BpeModel>(&data_.model);
+    if (bpe == nullptr || bpe->word_mark.empty()) return EncodeWord(piece);
+    const absl::string_view mark = bpe->word_mark;
+    for (size_t begin = 0; begin < piece.size();) {
+      size_t end = begin;  // of the marks that the word begins with
+      while (absl::StartsWith(piece.substr(end), mark)) end += mark.size();
+      end = std::min(piece.find(mark, end), piece.size());
+      EncodeWord(piece.substr(begin, end - begin));
+      begin = end;
+    }
+  }
+
+  void EncodeWord(absl::string_view piece) {
     auto it = seen_.find(piece);
     if (it != seen_.end()) {
       for (size_t i = 0; i < it->second.size; ++i) {
@@ -40,7 +54,13 @@ class PieceEncoder {
       return;
     }
     size_t begin = out_.size();
-    AppendBpe(data_.bpe, banned_, piece, out_);
+    if (const auto* bpe = std::get_if<BpeModel>(&data_.model)) {
+      AppendBpe(*bpe, banned_, piece, out_);
+    } else if (const auto* unigram = std::get_if<UnigramModel>(&data_.model)) {
+      unigram->Append(banned_, piece, out_);
+    } else {
+      std::get<SentencePieceModel>(data_.model).Append(banned_, piece, out_);
+    }
     if (piece.size() <= kMaxCachedBytes && seen_.size() < kMaxCachedPieces) {
       seen_.emplace(std::string(piece), Span{begin, out_.size() - begin});
     }
@@ -51,18 +71,6 @@ class PieceEncoder {
   std::vector<int32_t>& out_;
   absl::flat_hash_map<std::string, Span> seen_;
 };
-
-// Normalized run by run, so that the tags stay: a mark at the start of a run is not composed with what comes before.
-TaggedText Normalized(const TaggedText& text, size_t begin, size_t end) {
-  TaggedText normal;
-  for (const TaggedText::Run& run : text.runs()) {
-    if (run.end <= begin || begin >= end) continue;
-    const size_t run_end = std::min(run.end, end);
-    normal.Append(Nfc(absl::string_view(text.text()).substr(begin, run_end - begin)), run.origin);
-    begin = run_end;
-  }
-  return normal;
-}
 
 // `text` is valid UTF-8. Special tokens are taken out of what is TextOrigin::kModel; with kText no id of a special
 // token comes out of the rest either.
@@ -78,17 +86,18 @@ std::vector<int32_t> EncodeTagged(const Tokenizer::Data& data, const TaggedText&
       continue;
     }
     const auto begin = static_cast<size_t>(segment.text.data() - text.text().data());
-    const TaggedText normal = data.nfc ? Normalized(text, begin, begin + segment.text.size())
-                                       : text.Range(begin, begin + segment.text.size());
+    const TaggedText normal = data.normalizer.Apply(text.Range(begin, begin + segment.text.size()));
     inner.clear();
     data.normalized_tokens.Split(
         normal.text(), [&](size_t from, size_t to) { return normal.IsAll(TextOrigin::kModel, from, to); }, inner);
+    PieceStart start = begin == 0 ? PieceStart::kOfText : PieceStart::kLater;
     for (const AddedTokenSegment& part : inner) {
       if (part.id >= 0) {
         ids.push_back(part.id);
       } else {
-        pieces.Encode(part.text);
+        pieces.Encode(part.text, start);
       }
+      start = PieceStart::kLater;
     }
   }
   return ids;
@@ -118,19 +127,17 @@ std::vector<int32_t> Tokenizer::Encode(const TaggedText& text) const {
 }
 
 std::string Tokenizer::Decode(absl::Span<const int32_t> ids, ShowSpecial show) const {
-  std::string bytes;
-  for (int32_t id : ids) {
-    if (show == ShowSpecial::kNo && IsSpecial(id)) continue;
-    absl::StrAppend(&bytes, TokenBytes(id));
-  }
+  StreamingDecoder decoder(*this, show);
   std::string text;
-  AppendValidUtf8(bytes, Utf8End::kLast, text);
-  return text;
+  for (const int32_t id : ids) text += decoder.Push(id);
+  return text + decoder.Finish();
 }
 
 int32_t Tokenizer::bos_id() const { return data_->bos_id; }
 int32_t Tokenizer::eos_id() const { return data_->eos_id; }
-bool Tokenizer::add_bos() const { return data_->add_bos; }
+bool Tokenizer::add_bos() const { return !data_->prefix_ids.empty(); }
+absl::Span<const int32_t> Tokenizer::prefix_ids() const { return data_->prefix_ids; }
+absl::Span<const int32_t> Tokenizer::suffix_ids() const { return data_->suffix_ids; }
 int32_t Tokenizer::max_id() const { return data_->max_id; }
 bool Tokenizer::IsSpecial(int32_t id) const { return data_->special_ids.contains(id); }
 
@@ -139,22 +146,71 @@ absl::string_view Tokenizer::TokenBytes(int32_t id) const {
   return it == data_->token_bytes.end() ? absl::string_view() : absl::string_view(it->second);
 }
 
+bool Tokenizer::Data::AddToken(int32_t id, absl::string_view token) {
+  const int byte = decoder.bytes == BytesOfTokens::kByteFallback ? FallbackByte(token) : -1;
+  if (byte >= 0) byte_tokens.insert(id);
+  return token_bytes.emplace(id, byte >= 0 ? std::string(1, static_cast<char>(byte)) : decoder.TokenText(token)).second;
+}
+
 StreamingDecoder::StreamingDecoder(Tokenizer tokenizer, ShowSpecial show)
-    : tokenizer_(std::move(tokenizer)), show_(show) {}
+    : tokenizer_(std::move(tokenizer)),
+      show_(show),
+      num_strip_left_(tokenizer_.data_->decoder.num_strip),
+      drops_marks_(tokenizer_.data_->decoder.drops_first_mark) {}
 
 std::string StreamingDecoder::Push(int32_t id) {
   if (show_ == ShowSpecial::kNo && tokenizer_.IsSpecial(id)) return "";
-  absl::StrAppend(&held_, tokenizer_.TokenBytes(id));
-  std::string text;
-  held_.erase(0, AppendValidUtf8(held_, Utf8End::kMore, text));
-  return text;
+  const Tokenizer::Data& data = *tokenizer_.data_;
+  if (data.decoder.bytes == BytesOfTokens::kByteLevel) {
+    absl::StrAppend(&held_, tokenizer_.TokenBytes(id));
+    std::string text;
+    held_.erase(0, AppendValidUtf8(held_, Utf8End::kMore, text));
+    return text;
+  }
+  if (!data.token_bytes.contains(id)) return "";
+  if (data.byte_tokens.contains(id)) {
+    absl::StrAppend(&held_, tokenizer_.TokenBytes(id));
+    return "";
+  }
+  std::string text = TakeByteRun();
+  std::string token(tokenizer_.TokenBytes(id));
+  if (std::exchange(drops_marks_, false)) token.erase(std::remove(token.begin(), token.end(), ' '), token.end());
+  absl::StrAppend(&text, token);
+  return Stripped(std::move(text));
 }
 
 std::string StreamingDecoder::Finish() {
+  if (tokenizer_.data_->decoder.bytes != BytesOfTokens::kByteLevel) return Stripped(TakeByteRun());
   std::string text;
   AppendValidUtf8(held_, Utf8End::kLast, text);
   held_.clear();
   return text;
+}
+
+// The bytes of a run that has ended: the text that they are, or one U+FFFD for each.
+std::string StreamingDecoder::TakeByteRun() {
+  const std::string bytes = std::exchange(held_, "");
+  std::string text;
+  AppendValidUtf8(bytes, Utf8End::kLast, text);
+  if (text == bytes) return text;
+  text.clear();
+  for (size_t i = 0; i < bytes.size(); ++i) text += "\uFFFD";
+  return text;
+}
+
+// What of the decoded text's start is not to be shown is taken off as it comes.
+std::string StreamingDecoder::Stripped(std::string text) {
+  size_t begin = 0;
+  while (num_strip_left_ > 0 && begin < text.size()) {
+    size_t end = begin;
+    if (DecodeUtf8(text, end) == tokenizer_.data_->decoder.strip_character) {
+      begin = end;
+      --num_strip_left_;
+    } else {
+      num_strip_left_ = 0;
+    }
+  }
+  return text.substr(begin);
 }
 
 }  // namespace tokenferry

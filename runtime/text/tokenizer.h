@@ -1,4 +1,5 @@
-// Byte-level BPE tokenizers, read from a Hugging Face tokenizer.json (format: huggingface/tokenizers).
+// Tokenizers, read from a model's folder: tokenizer.json (format: huggingface/tokenizers), tiktoken.model,
+// tokenizer.model.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ enum class ShowSpecial : uint8_t { kYes, kNo };  // whether special tokens appea
 // Immutable after loading; all methods may be called from any thread.
 class Tokenizer {
  public:
-  // Reads DIR/tokenizer.json and DIR/tokenizer_config.json (optional: bos, eos, add_bos_token, added_tokens_decoder,
+  // Reads DIR/tokenizer.json, or DIR/tiktoken.model (Kimi), or DIR/tokenizer.model (SentencePiece), and
+  // DIR/tokenizer_config.json (optional beside the first: bos, eos, add_bos_token, add_eos_token, added_tokens_decoder,
   // whose entries replace those of tokenizer.json by id). Errors name the file and the key. Refuses what it does not
   // implement (other models, normalizers, pre-tokenizers, decoders) by name. Files up to 128 MiB, ids up to 2^24 - 1.
   static absl::StatusOr<Tokenizer> Load(const std::string& model_dir);
@@ -44,11 +46,15 @@ class Tokenizer {
 
   int32_t bos_id() const;  // -1: none
   int32_t eos_id() const;  // tokenizer_config's; -1: none
-  bool add_bos() const;    // whether a plain prompt starts with bos: tokenizer_config's add_bos_token,
-                           // else whether tokenizer.json's TemplateProcessing puts it there
+  bool add_bos() const;    // whether a plain prompt starts with a special token, which is bos
+  // What stands before and behind a plain prompt: as tokenizer_config's add_bos_token and add_eos_token say, else as
+  // tokenizer.json's TemplateProcessing does.
+  absl::Span<const int32_t> prefix_ids() const;
+  absl::Span<const int32_t> suffix_ids() const;
   int32_t max_id() const;  // largest id of vocabulary and added tokens
   bool IsSpecial(int32_t id) const;
-  absl::string_view TokenBytes(int32_t id) const;  // the bytes the token stands for; empty for an unknown id
+  // The bytes the token stands for; of a token within a text, as at its start a space may go. Empty for an unknown id.
+  absl::string_view TokenBytes(int32_t id) const;
 
   struct Data;
 
@@ -59,7 +65,8 @@ class Tokenizer {
 };
 
 // Turns ids into text piece by piece, never emitting half a character: bytes are held back until a code point is
-// complete. The concatenation of all pieces equals Tokenizer::Decode of all ids.
+// complete, and bytes that stand for what a SentencePiece-style vocabulary lacks until their run ends, since whether
+// they are text depends on all of them. The concatenation of all pieces equals Tokenizer::Decode of all ids.
 class StreamingDecoder {
  public:
   StreamingDecoder(Tokenizer tokenizer, ShowSpecial show);
@@ -67,9 +74,14 @@ class StreamingDecoder {
   std::string Finish();  // what was held back, with U+FFFD for what never completed
 
  private:
+  std::string TakeByteRun();
+  std::string Stripped(std::string text);
+
   Tokenizer tokenizer_;
   ShowSpecial show_;
   std::string held_;
+  int64_t num_strip_left_;  // characters that the text may still lose at its start
+  bool drops_marks_;        // the next token loses its spaces
 };
 
 }  // namespace tokenferry

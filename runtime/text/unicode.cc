@@ -138,19 +138,26 @@ bool EndsWithWord(absl::string_view text) {
   return IsWord(DecodeUtf8(text, pos));
 }
 
-std::string Nfc(absl::string_view text) {
-  // Nothing below U+0300 (first byte 0xCC) composes or decomposes in form C.
-  if (std::all_of(text.begin(), text.end(), [](char b) { return static_cast<uint8_t>(b) < 0xCC; })) {
+char32_t LowercaseOf(char32_t c) { return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))); }
+
+std::string NormalizeUnicode(absl::string_view text, UnicodeForm form) {
+  const bool composes = form == UnicodeForm::kC || form == UnicodeForm::kKC;
+  const bool compatible = form == UnicodeForm::kKC || form == UnicodeForm::kKD;
+  // Nothing below U+0300 (first byte 0xCC) composes or decomposes in form C; nothing of ASCII in any.
+  const uint8_t first_changed = form == UnicodeForm::kC ? 0xCC : 0x80;
+  if (std::all_of(text.begin(), text.end(), [=](char b) { return static_cast<uint8_t>(b) < first_changed; })) {
     return std::string(text);
   }
-  constexpr auto kForm = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+  const auto options = static_cast<utf8proc_option_t>(
+      UTF8PROC_STABLE | (composes ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compatible ? UTF8PROC_COMPAT : 0));
   std::vector<utf8proc_int32_t> points;
   points.reserve(text.size());
   for (size_t pos = 0; pos < text.size();) {
-    utf8proc_int32_t parts[8];  // the longest canonical decomposition has 4
-    utf8proc_ssize_t n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(DecodeUtf8(text, pos)), parts, 8, kForm,
-                                                 /*last_boundclass=*/nullptr);
-    TF_CHECK(n >= 0 && n <= 8);
+    constexpr utf8proc_ssize_t kMaxParts = 32;  // the longest decomposition, of U+FDFA, has 18
+    utf8proc_int32_t parts[kMaxParts];
+    utf8proc_ssize_t n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(DecodeUtf8(text, pos)), parts, kMaxParts,
+                                                 options, /*last_boundclass=*/nullptr);
+    TF_CHECK(n >= 0 && n <= kMaxParts);
     points.insert(points.end(), parts, parts + n);
   }
   // Canonical ordering. utf8proc's own (in utf8proc_decompose) is an insertion sort: quadratic in a run of marks.
@@ -160,7 +167,8 @@ std::string Nfc(absl::string_view text) {
     it = std::find_if(first, points.end(), [&](auto c) { return mark_class(c) == 0; });
     std::stable_sort(first, it, [&](auto a, auto b) { return mark_class(a) < mark_class(b); });
   }
-  utf8proc_ssize_t n = utf8proc_normalize_utf32(points.data(), static_cast<utf8proc_ssize_t>(points.size()), kForm);
+  auto n = static_cast<utf8proc_ssize_t>(points.size());
+  if (composes) n = utf8proc_normalize_utf32(points.data(), n, options);
   TF_CHECK(n >= 0);
   std::string out;
   out.reserve(text.size());

@@ -30,7 +30,11 @@ size_t TrailingWhiteSpace(absl::string_view text);  // bytes
 bool StartsWithWord(absl::string_view text);
 bool EndsWithWord(absl::string_view text);
 
-// Normalization form C. O(n log n) for any text, long runs of combining marks included.
-std::string Nfc(absl::string_view text);
+char32_t LowercaseOf(char32_t c);  // Unicode's simple mapping
+
+enum class UnicodeForm : uint8_t { kC, kD, kKC, kKD };
+
+// In a normalization form. O(n log n) for any text, long runs of combining marks included.
+std::string NormalizeUnicode(absl::string_view text, UnicodeForm form);
 
 }  // namespace tokenferry

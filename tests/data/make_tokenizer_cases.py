@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/data/tokenizers/*.json: small tokenizers and what huggingface/tokenizers makes of texts with them.
 
-Needs `pip install tokenizers` (made with 0.23.3). Run from anywhere; the output is the same each time (fixed seeds).
+Needs `pip install tokenizers tiktoken sentencepiece` (made with 0.23.3, 0.14.0, 0.2.3). Run from anywhere; the output is the same each time (fixed seeds).
 Each file: {"library", "tokenizer": a tokenizer.json, "cases": [{"text", "ids", "ids_text"}], "decode": [{"ids",
 "decoded", "decoded_skip"}]}. ids_text: with encode_special_tokens, that is special tokens taken as plain text.
 """
@@ -154,8 +154,140 @@ for _name, _step in {
     TOKENIZERS["split_" + _name] = lambda step=_step: make(sequence(step, byte_level()), vocab_size=300)
 
 
+PLAIN_POST = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                                                     {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+              "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+              "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]},
+                                 "</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}}
+FALLBACK_DECODER = {"type": "Sequence", "decoders": [
+    {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+    {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}
+
+
+def metaspace(scheme="always", split=True):
+    return {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": split}
+
+
+def plain(pre_tokenizer=None, normalizer=None, decoder=FALLBACK_DECODER, added_tokens=(), unigram=False, train_mark=True, **model):
+    """A vocabulary of characters and their merges, or of a unigram model, with <unk>, <s>, </s> and 256 byte tokens."""
+    specials = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]
+    text = CORPUS.splitlines() * 3
+    tok = Tokenizer(models.Unigram() if unigram else models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    if train_mark:
+        tok.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always", split=True)
+    else:
+        text = [line.replace(" ", "\u2581") for line in text]
+    if unigram:
+        trainer = trainers.UnigramTrainer(vocab_size=420, special_tokens=specials, unk_token="<unk>", show_progress=False)
+    else:
+        trainer = trainers.BpeTrainer(vocab_size=480, special_tokens=specials, limit_alphabet=80, show_progress=False)
+    tok.train_from_iterator(text, trainer)
+    spec = json.loads(tok.to_str())
+    spec["added_tokens"] = [{"id": i, **added(content)} for i, content in enumerate(specials[:3])]
+    size = len(spec["model"]["vocab"])
+    spec["added_tokens"] += [{"id": size + i, **token} for i, token in enumerate(added_tokens)]
+    spec["model"].update(model)
+    return {**spec, "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": PLAIN_POST, "decoder": decoder}
+
+
+def normalizers(*members):
+    return {"type": "Sequence", "normalizers": list(members)}
+
+
+TOKENIZERS.update({
+    "metaspace_always": lambda: plain(metaspace(), added_tokens=[added("<sep>"), added("a b", special=False, normalized=True)]),
+    "metaspace_first": lambda: plain(metaspace("first", False), added_tokens=[added("<sep>", lstrip=True, rstrip=True)]),
+    "metaspace_never": lambda: plain(metaspace("never", True), decoder=metaspace("never")),
+    "metaspace_old": lambda: plain({"type": "Metaspace", "replacement": "\u2581", "add_prefix_space": True},
+                                   decoder={"type": "Metaspace", "replacement": "\u2581", "add_prefix_space": True}),
+    "prepend_replace": lambda: plain(None, normalizers({"type": "Prepend", "prepend": "\u2581"},
+                                                       {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}),
+                                     added_tokens=[added("<sep>"), added("<r>", rstrip=True)]),
+    "across_words": lambda: plain(metaspace("first", False), train_mark=False, added_tokens=[added("<sep>")]),
+    "plain_ignore_merges": lambda: plain(metaspace("always", True), ignore_merges=True),
+    "plain_unk": lambda: plain(metaspace("always", False), byte_fallback=False, fuse_unk=False),
+    "plain_unk_fused": lambda: plain(metaspace("always", False), byte_fallback=False, fuse_unk=True),
+    "nfkc_lower": lambda: plain(sequence({"type": "WhitespaceSplit"}, metaspace("always", False)),
+                                normalizers({"type": "NFKC"}, {"type": "Lowercase"}), added_tokens=[added("Caf\u00e9", special=False, normalized=True)]),
+    "nfd_strip": lambda: plain({"type": "Whitespace"}, normalizers({"type": "NFD"}, {"type": "Strip", "strip_left": True, "strip_right": True})),
+    "nfkd_replace": lambda: plain(sequence({"type": "Punctuation", "behavior": "Isolated"}, {"type": "CharDelimiterSplit", "delimiter": "a"}),
+                                  normalizers({"type": "NFKD"}, {"type": "Replace", "pattern": {"Regex": "[aeiou]+\\s?"}, "content": "_"})),
+    "punctuation_merged": lambda: plain({"type": "Punctuation", "behavior": "MergedWithPrevious"}),
+    "unigram": lambda: plain(metaspace(), decoder=metaspace(), unigram=True, added_tokens=[added("<sep>")]),
+    "unigram_bytes": lambda: plain(metaspace("first", False), unigram=True, byte_fallback=True),
+    "byte_level_nfkc": lambda: make(sequence(regex(QWEN), byte_level()), normalizer={"type": "NFKC"}),
+})
+
+KIMI = "|".join([
+    r"[\p{Han}]+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+
+
+def texts_for(name, snippets, count):
+    rng = random.Random(name)
+    return ["", " ", "  a", "a  ", "Hello world", "it's I'LL 2024", *CORPUS.splitlines(keepends=True)] + [
+        random_text(rng, snippets) for _ in range(count)]
+
+
+def write_folder(name, config, cases, **files):
+    """tests/data/tokenizers/NAME: the model's files, and cases.json {"cases": [{"text", "ids"}]}."""
+    folder = OUT / name
+    folder.mkdir(exist_ok=True)
+    for file, content in {"tokenizer_config.json": json.dumps(config, ensure_ascii=False) + "\n",
+                          "cases.json": json.dumps({"cases": cases}, ensure_ascii=False, indent=0) + "\n", **files}.items():
+        (folder / file.replace("__", ".")).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def make_tiktoken():
+    """Kimi's file, from merges in tiktoken's order: what tiktoken itself makes of texts."""
+    import base64
+    import tiktoken
+    vocab, merges = trained(420)
+    decode = {c: b for b, c in enumerate(byte_characters())}
+    tokens = [bytes([b]) for b in range(256)] + [bytes(decode[c] for c in "".join(m)) for m in merges]
+    tokens = list(dict.fromkeys(tokens)) + ["\u4e2d\u6587".encode()]
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    special = {"[BOS]": len(ranks), "[EOS]": len(ranks) + 1, "<|im_end|>": len(ranks) + 2}
+    special.update({f"<|reserved_token_{i}|>": i for i in range(len(ranks) + 3, len(ranks) + 256)})
+    encoding = tiktoken.Encoding("kimi", pat_str=KIMI, mergeable_ranks=ranks, special_tokens=special)
+    snippets = ["[BOS]", "<|im_end|>", f"<|reserved_token_{len(ranks) + 9}|>", "\u4e2d\u6587", "\u65e5\u672c\u8a9e", "A\u4e2db", "\u3005\u3007"]
+    cases = [{"text": text, "ids": encoding.encode(text, allowed_special="all"), "ids_text": encoding.encode(text, disallowed_special=())}
+             for text in texts_for("tiktoken", snippets, 60)]
+    config = {"added_tokens_decoder": {str(i): {"content": t, "special": True} for t, i in special.items() if "reserved" not in t},
+              "bos_token": "[BOS]", "eos_token": "[EOS]", "add_bos_token": False}
+    lines = b"".join(base64.b64encode(token) + b" " + str(rank).encode() + b"\n" for token, rank in ranks.items())
+    write_folder("tiktoken", config, cases, tiktoken__model=lines)
+
+
+def make_sentencepiece(kind):
+    """tokenizer.model, trained here, and what the library makes of texts."""
+    import io
+    import sentencepiece
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS.splitlines() * 3), model_writer=model, model_type=kind, vocab_size=420, byte_fallback=True,
+        character_coverage=0.98, normalization_rule_name="identity" if kind == "bpe" else "nfkc", user_defined_symbols=["<sep>"],
+        minloglevel=2)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    def is_clear(text):
+        """Not a tie of two ways to cut the text, which versions of the library break differently."""
+        if "\u0000" in text or kind == "bpe":
+            return "\u0000" not in text
+        scores = [sum(processor.get_score(i) for i in ids) for ids in processor.nbest_encode(text, nbest_size=2)]
+        return len(scores) < 2 or abs(scores[0] - scores[1]) > 1e-3
+    cases = [{"text": text, "ids": processor.encode(text)} for text in texts_for(kind, ["<sep>", "word"], 60) if is_clear(text)]
+    config = {"added_tokens_decoder": {"0": {"content": "<unk>", "special": True}, "1": {"content": "<s>", "special": True},
+                                       "2": {"content": "</s>", "special": True}}, "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+    write_folder("sentencepiece_" + kind, config, cases, tokenizer__model=model.getvalue())
+
+
 def main():
     OUT.mkdir(exist_ok=True)
+    make_tiktoken()
+    make_sentencepiece("bpe")
+    make_sentencepiece("unigram")
     for name, build in TOKENIZERS.items():
         spec = build()
         tok = Tokenizer.from_str(json.dumps(spec))
@@ -171,6 +303,9 @@ def main():
             ids = tok.encode(text, add_special_tokens=False).ids
             tok.encode_special_tokens = True
             cases.append({"text": text, "ids": ids, "ids_text": tok.encode(text, add_special_tokens=False).ids})
+            # The library's unigram model makes special tokens of text whatever it is asked; ours never does.
+            if spec["model"]["type"] == "Unigram" and any(t["content"] in text for t in spec["added_tokens"] if t["special"]):
+                del cases[-1]["ids_text"]
         size = max(tok.get_vocab().values()) + 1
         for _ in range(8):
             ids = [rng.randrange(size) for _ in range(rng.randrange(1, 12))]

@@ -134,8 +134,10 @@ class StandIns(ModelFilesTest):
         os.unlink(self.model.file("tokenizer.json"))
         generate = ["generate", "--model", self.model.path, "--prompt", "a"]
         self.refused(generate, "tokenizer.json", "No such file")
+        open(self.model.file("tekken.json"), "w").close()
+        self.refused(generate, "no tokenizer.json but tekken.json, a Tekken vocabulary, which cannot be read yet")
         open(self.model.file("tiktoken.model"), "w").close()
-        self.refused(generate, "no tokenizer.json but tiktoken.model, a tiktoken vocabulary, which cannot be read yet")
+        self.refused(generate, "tiktoken.model: has no token for the byte 0")
 
     def test_paths_that_are_no_folder_of_a_model(self):
         for path, *words in [

@@ -94,6 +94,7 @@ TEST(TokenizerGolden, SmallTokenizers) {
     for (const json& c : file["cases"]) {
       Ids ids = c["ids"];
       EXPECT_EQ(tokenizer->Encode(c["text"].get<std::string>()), ids) << c["text"];
+      if (!c.contains("ids_text")) continue;
       EXPECT_EQ(tokenizer->Encode(c["text"].get<std::string>(), SpecialTokens::kText), c["ids_text"].get<Ids>())
           << c["text"];
     }
@@ -105,7 +106,61 @@ TEST(TokenizerGolden, SmallTokenizers) {
       ExpectStreams(*tokenizer, ids, ShowSpecial::kNo, c["decoded_skip"]);
     }
   }
-  EXPECT_GE(num_files, 8);
+  EXPECT_GE(num_files, 35);
+}
+
+// Folders with a model's files and cases.json: {"encode": [{text, ids, ids_special, decoded, decoded_skip}], "decode":
+// [{ids, text, text_skip}]} by huggingface/tokenizers, where ids_special has the post-processor's tokens.
+TEST(TokenizerGolden, Folders) {
+  for (const std::string kind : {"qwen", "llama3", "llama4", "mixtral", "mixtral_legacy"}) {
+    SCOPED_TRACE(kind);
+    const std::string dir = SourceDir() + "/tests/data/tokenizers/" + kind;
+    const Tokenizer tokenizer = MustLoad(dir);
+    const json cases = ReadJson(dir + "/cases.json");
+    ASSERT_GT(cases["encode"].size(), 200);
+    for (const json& c : cases["encode"]) {
+      const Ids ids = tokenizer.Encode(c["text"].get<std::string>());
+      EXPECT_EQ(ids, c["ids"].get<Ids>()) << c["text"];
+      Ids with_special(tokenizer.prefix_ids().begin(), tokenizer.prefix_ids().end());
+      with_special.insert(with_special.end(), ids.begin(), ids.end());
+      with_special.insert(with_special.end(), tokenizer.suffix_ids().begin(), tokenizer.suffix_ids().end());
+      EXPECT_EQ(with_special, c["ids_special"].get<Ids>()) << c["text"];
+      EXPECT_EQ(tokenizer.Decode(ids), c["decoded"].get<std::string>()) << c["text"];
+      EXPECT_EQ(tokenizer.Decode(with_special, ShowSpecial::kNo), c["decoded_skip"].get<std::string>()) << c["text"];
+      ExpectStreams(tokenizer, ids, ShowSpecial::kYes, c["decoded"]);
+    }
+    ASSERT_GT(cases["decode"].size(), 40);
+    for (const json& c : cases["decode"]) {
+      const Ids ids = c["ids"];
+      EXPECT_EQ(tokenizer.Decode(ids), c["text"].get<std::string>());
+      EXPECT_EQ(tokenizer.Decode(ids, ShowSpecial::kNo), c["text_skip"].get<std::string>());
+      ExpectStreams(tokenizer, ids, ShowSpecial::kYes, c["text"]);
+      ExpectStreams(tokenizer, ids, ShowSpecial::kNo, c["text_skip"]);
+    }
+  }
+}
+
+// Vocabularies in files of other kinds, with what their own libraries make of texts: {"cases": [{text, ids, ids_text or
+// not}]}.
+TEST(TokenizerGolden, OtherFiles) {
+  for (const std::string kind : {"tiktoken", "sentencepiece_bpe", "sentencepiece_unigram"}) {
+    SCOPED_TRACE(kind);
+    const std::string dir = SourceDir() + "/tests/data/tokenizers/" + kind;
+    const Tokenizer tokenizer = MustLoad(dir);
+    const json cases = ReadJson(dir + "/cases.json")["cases"];
+    ASSERT_GT(cases.size(), 40);
+    for (const json& c : cases) {
+      const std::string text = c["text"];
+      EXPECT_EQ(tokenizer.Encode(text), c["ids"].get<Ids>()) << c["text"];
+      if (!c.contains("ids_text")) continue;
+      EXPECT_EQ(tokenizer.Encode(text, SpecialTokens::kText), c["ids_text"].get<Ids>()) << c["text"];
+      EXPECT_EQ(tokenizer.Decode(c["ids"].get<Ids>()), text);
+    }
+    EXPECT_EQ(tokenizer.Decode(tokenizer.Encode("Hello world")), "Hello world");
+    EXPECT_GE(tokenizer.bos_id(), 0);
+    EXPECT_GE(tokenizer.eos_id(), 0);
+    EXPECT_EQ(tokenizer.add_bos(), kind != "tiktoken");
+  }
 }
 
 }  // namespace

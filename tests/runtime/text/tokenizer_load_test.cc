@@ -62,7 +62,7 @@ TEST(TokenizerLoad, NotJson) {
   ExpectRefused(FromJson("{\"a\":1e999}"), "out of range");
   ExpectRefused(FromJson("{\"model\": 1, \"model\": {}}"), "has the key 'model' twice");
   ExpectRefused(FromJson("[]"), "must be an object");
-  ExpectRefused(FromJson("{}"), "pre_tokenizer");
+  ExpectRefused(FromJson("{}"), "no decoder");
 }
 
 TEST(TokenizerLoad, DeepNestingIsNoStackOverflow) {
@@ -76,25 +76,40 @@ TEST(TokenizerLoad, DeepNestingIsNoStackOverflow) {
 
 TEST(TokenizerLoad, RefusesByName) {
   constexpr absl::string_view kPre = R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true})";
-  ExpectRefused(With(kPre, R"({"type": "Metaspace"})"), "pre_tokenizer.type: pre-tokenizer 'Metaspace'");
-  ExpectRefused(With(kPre, "null"), "no pre_tokenizer");
-  ExpectRefused(With(kPre, R"({"type": "Digits"})"), "does not end with ByteLevel");
+  ExpectRefused(With(kPre, R"({"type": "Bert"})"), "pre_tokenizer.type: pre-tokenizer 'Bert'");
+  ExpectRefused(With(kPre, R"({"type": "Metaspace", "prepend_scheme": "last"})"), "prepend_scheme 'last'");
+  ExpectRefused(With(kPre, R"({"type": "Metaspace", "replacement": ""})"), "an empty replacement");
+  ExpectRefused(With(kPre, R"({"type": "CharDelimiterSplit", "delimiter": ""})"), "delimiter: must not be empty");
   ExpectRefused(With(kPre, R"({"type":"Sequence","pretokenizers":[{"type":"ByteLevel"},{"type":"Digits"}]})"),
                 "pretokenizers[1]: a pre-tokenizer behind ByteLevel");
-  ExpectRefused(With(R"("normalizer": null)", R"("normalizer": {"type": "NFKC"})"), "normalizer 'NFKC'");
-  ExpectRefused(With(R"("decoder": {"type": "ByteLevel"})", R"("decoder": {"type": "Fuse"})"), "decoder 'Fuse'");
+  ExpectRefused(With(R"("normalizer": null)", R"("normalizer": {"type": "Precompiled"})"), "normalizer 'Precompiled'");
+  constexpr absl::string_view kDecoder = R"("decoder": {"type": "ByteLevel"})";
+  const auto with_decoders = [&](absl::string_view list) {
+    return With(kDecoder, absl::StrCat(R"("decoder": {"type": "Sequence", "decoders": [)", list, "]}"));
+  };
+  ExpectRefused(With(kDecoder, R"("decoder": {"type": "WordPiece"})"), "decoder 'WordPiece'");
+  ExpectRefused(With(kDecoder, R"("decoder": null)"), "no decoder");
+  ExpectRefused(with_decoders(R"({"type": "Fuse"}, {"type": "ByteFallback"})"),
+                "decoders[1].type: decoder 'ByteFallback'");
+  ExpectRefused(with_decoders(R"({"type": "ByteFallback"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0})"),
+                "decoder 'Strip' at this place");
+  ExpectRefused(with_decoders(R"({"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 1})"),
+                "stripping the end");
+  ExpectRefused(with_decoders(R"({"type": "Fuse"}, {"type": "ByteLevel"})"), "'ByteLevel' behind another one");
+  ExpectRefused(with_decoders(R"({"type": "Replace", "pattern": {"Regex": "x"}, "content": ""})"), "lacks \"String\"");
   ExpectRefused(With(R"("post_processor": {"type": "ByteLevel"})", R"("post_processor": {"type": "Bert"})"), "'Bert'");
-  ExpectRefused(With("\"BPE\"", "\"Unigram\""), "model: type 'Unigram'");
-  ExpectRefused(With("\"BPE\"", "\"BPE\", \"byte_fallback\": true"), "byte_fallback");
+  ExpectRefused(With("\"BPE\"", "\"WordPiece\""), "model: type 'WordPiece'");
+  ExpectRefused(With("\"BPE\"", "\"Unigram\""), "model.vocab: must be a list");
+  ExpectRefused(With("\"BPE\"", "\"BPE\", \"byte_fallback\": true"), "byte_fallback behind a ByteLevel");
   ExpectRefused(With("\"BPE\"", "\"BPE\", \"dropout\": 0.5"), "dropout");
   ExpectRefused(With("\"BPE\"", "\"BPE\", \"end_of_word_suffix\": \"x\""), "end_of_word_suffix");
 }
 
 TEST(TokenizerLoad, RefusesRegexesItWouldMisread) {
   for (absl::string_view regex :
-       {R"(\\w+)",  R"(\\bx)",    R"([a&&b])", R"([a[b]])", R"([[:alpha:]])", R"((?<n>a))", R"((*UTF)a)",
-        R"((?i)a)", R"((a)\\1)",  R"(a{,3})",  R"([]a])",   R"(\\h)",         R"(\\pL)",    R"([a)",
-        R"(a{1}+)", R"([\\s-z])", R"(\\u12)",  R"((?R))",   R"((a)",          R"(*a)",      R"(\\p{Nonsense})"}) {
+       {R"(\\w+)",  R"(\\bx)",    R"([^a&&b])", R"([a[b]])", R"([[:alpha:]])", R"((?<n>a))", R"((*UTF)a)",
+        R"((?i)a)", R"((a)\\1)",  R"(a{,3})",   R"([]a])",   R"(\\h)",         R"(\\pL)",    R"([a)",
+        R"(a{1}+)", R"([\\s-z])", R"(\\u12)",   R"((?R))",   R"((a)",          R"(*a)",      R"(\\p{Nonsense})"}) {
     ExpectRefused(With(R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true})",
                        absl::StrCat(R"({"type":"Sequence","pretokenizers":[{"type":"Split","behavior":"Isolated",)",
                                     R"("pattern":{"Regex":")", regex, R"("}},{"type":"ByteLevel"}]})")),
@@ -170,14 +185,33 @@ TEST_F(TokenizerDir, ConfigIsOptional) {
 
 TEST_F(TokenizerDir, NamesWhatThereIsInstead) {
   std::filesystem::remove(dir_ + "/tokenizer.json");
-  Write("tokenizer.model", "x");
-  const absl::Status sentencepiece = Tokenizer::Load(dir_).status();
-  EXPECT_EQ(sentencepiece.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(sentencepiece.message(), HasSubstr("has no tokenizer.json but tokenizer.model, a SentencePiece model"));
-  Write("tiktoken.model", "x");
-  EXPECT_THAT(Tokenizer::Load(dir_).status().message(), HasSubstr("but tiktoken.model, a tiktoken vocabulary"));
+  Write("tekken.json", "x");
+  const absl::Status tekken = Tokenizer::Load(dir_).status();
+  EXPECT_EQ(tekken.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(tekken.message(), HasSubstr("has no tokenizer.json but tekken.json, a Tekken vocabulary"));
   Write("tokenizer.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n");
   EXPECT_THAT(Tokenizer::Load(dir_).status().message(), HasSubstr("tokenizer.json:1:1: is a Git LFS pointer"));
+}
+
+TEST_F(TokenizerDir, BadModelFiles) {
+  std::filesystem::remove(dir_ + "/tokenizer.json");
+  const auto message = [this] { return std::string(Tokenizer::Load(dir_).status().message()); };
+  Write("tokenizer.model", "x");
+  EXPECT_THAT(message(), HasSubstr("tokenizer.model: needs a tokenizer_config.json beside it"));
+  Write("tokenizer_config.json", "{}");
+  EXPECT_THAT(message(), HasSubstr("tokenizer.model: "));
+  const std::pair<const char*, const char*> kBad[] = {
+      {"x", "tiktoken.model:1: must be a token in base64 and its rank"},
+      {"IQ== 0\nIg== zero\n", "tiktoken.model:2: must be a token"},
+      {"IQ== 0\nIg== 0\n", "tiktoken.model:2: rank 0 is given twice"},
+      {"IQ== 0\nIQ== 1\n", "tiktoken.model:2: the token is given twice"},
+      {"IQ== 99999999\n", "rank 99999999 is out of range"},
+      {"IQ== 0\n", "tiktoken.model: has no token for the byte 0"},
+  };
+  for (const auto& [text, what] : kBad) {
+    Write("tiktoken.model", text);
+    EXPECT_THAT(message(), HasSubstr(what));
+  }
 }
 
 TEST_F(TokenizerDir, Config) {
