@@ -40,17 +40,10 @@ struct Output {
   FinishReason reason = FinishReason::kNone;
 };
 
-// The template that --chat-template names, or the model's own.
-absl::StatusOr<ChatTemplate> OpenChatTemplate(const std::string& wanted, const std::string& model_dir) {
-  std::error_code error;
-  if (wanted.empty() || !std::filesystem::exists(wanted, error)) return ChatTemplate::Load(model_dir, wanted);
-  return ChatTemplate::LoadFile(wanted, model_dir);
-}
-
 absl::Status ReadChats(const GenerateFlags& flags, const std::string& model_dir, const Tokenizer& tokenizer,
                        std::vector<Prompt>& prompts) {
   if (flags.chats.empty()) return absl::OkStatus();
-  TF_ASSIGN_OR_RETURN(const ChatTemplate chat_template, OpenChatTemplate(flags.chat_template, model_dir));
+  TF_ASSIGN_OR_RETURN(const ChatTemplate chat_template, ChatTemplate::Open(flags.chat_template, model_dir));
   for (const std::string& file : flags.chats) {
     const std::string name = absl::StrCat("--chat '", file, "'");
     TF_ASSIGN_OR_RETURN(const std::string json, ReadFlagFile("--chat", file));

@@ -172,6 +172,43 @@ absl::StatusOr<ModelWeights> LoadLocally(RankContext& context, const ModelFiles&
   return LoadWeights(*files.checkpoint, files.plan.plan, *stream, options);
 }
 
+// Reads this rank's weights and creates the engine.
+absl::StatusOr<std::unique_ptr<ModelSession>> StartEngine(
+    RankContext& context, std::unique_ptr<ModelFiles> files, EngineOptions engine,
+    const std::function<void(int64_t done, int64_t total)>& on_progress) {
+  auto session = std::make_unique<ModelSession>();
+  session->files = std::move(files);
+  const ModelFiles& f = *session->files;
+  TF_RETURN_IF_ERROR(CheckMemory(context, PlanMemory(f.plan.plan, f.placement, engine)));
+  if (auto memory = ReadProcessMemory(); memory.ok()) session->resident_before_load = memory->resident_bytes;
+  const Stopwatch load_watch;
+  LoadProgress progress(context.transport.rank());
+  LoadOptions load;
+  load.placement = &f.placement;
+  load.rank = context.transport.rank();
+  LoadPace pace(context.transport);
+  load.progress = [&](int64_t done, int64_t total) {
+    progress(done, total);
+    if (on_progress) on_progress(done, total);
+    return pace.Keep(done, total);
+  };
+  auto weights = LoadLocally(context, f, load);
+  progress.Done();
+  if (!weights.ok() && IsAgreedOn(weights.status())) return weights.status();
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kLoadSite, weights.status()));
+  session->weights = *std::move(weights);
+  session->load_seconds = load_watch.seconds();
+
+  if (context.flags.explain) {
+    if (context.rank() == RankId(0)) engine.moe.on_plan = ExplainFirstPlan();
+    engine.moe.exchange.on_choice = [](const std::string& why) { absl::FPrintF(stderr, "%s", why); };
+  }
+  auto created = Engine::Create(context.transport, context.device, f.config, session->weights, f.placement, engine);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"create engine"}, created.status()));
+  session->engine = *std::move(created);
+  return session;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, TokenizerUse tokenizer,
@@ -195,44 +232,19 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, Toke
 absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context, std::unique_ptr<ModelFiles> files,
                                                            absl::Span<const Request> requests) {
   TF_ASSIGN_OR_RETURN(const std::vector<int64_t> lengths, AgreeOnLengths(context, requests));
-  auto session = std::make_unique<ModelSession>();
-  session->files = std::move(files);
-  const ModelFiles& f = *session->files;
-  EngineOptions engine = SizedFor(lengths, context.flags, context.num_ranks());
-  TF_RETURN_IF_ERROR(CheckMemory(context, PlanMemory(f.plan.plan, f.placement, engine)));
-  if (auto memory = ReadProcessMemory(); memory.ok()) session->resident_before_load = memory->resident_bytes;
-  const Stopwatch load_watch;
-  LoadProgress progress(context.transport.rank());
-  LoadOptions load;
-  load.placement = &f.placement;
-  load.rank = context.transport.rank();
-  LoadPace pace(context.transport);
-  load.progress = [&](int64_t done, int64_t total) {
-    progress(done, total);
-    return pace.Keep(done, total);
-  };
-  auto weights = LoadLocally(context, f, load);
-  progress.Done();
-  if (!weights.ok() && IsAgreedOn(weights.status())) return weights.status();
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kLoadSite, weights.status()));
-  session->weights = *std::move(weights);
-  session->load_seconds = load_watch.seconds();
-
-  if (context.flags.explain) {
-    if (context.rank() == RankId(0)) engine.moe.on_plan = ExplainFirstPlan();
-    engine.moe.exchange.on_choice = [](const std::string& why) { absl::FPrintF(stderr, "%s", why); };
-  }
-  auto created = Engine::Create(context.transport, context.device, f.config, session->weights, f.placement, engine);
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"create engine"}, created.status()));
-  session->engine = *std::move(created);
-  return session;
+  return StartEngine(context, std::move(files), SizedFor(lengths, context.flags, context.num_ranks()), nullptr);
 }
 
-std::vector<int32_t> EncodePrompt(const Tokenizer& tokenizer, absl::string_view text) {
-  std::vector<int32_t> ids = tokenizer.Encode(text);
-  const bool has_bos = !ids.empty() && ids[0] == tokenizer.bos_id();
-  if (tokenizer.add_bos() && !has_bos) ids.insert(ids.begin(), tokenizer.bos_id());
-  return ids;
+absl::StatusOr<std::unique_ptr<ModelSession>> StartServingSession(
+    RankContext& context, std::unique_ptr<ModelFiles> files, const ServingSize& size,
+    const std::function<void(int64_t done, int64_t total)>& on_progress) {
+  const SharedFlags& flags = context.flags;
+  EngineOptions engine = flags.engine;
+  engine.max_sequences_per_rank = size.max_sequences_per_rank;
+  engine.cache_tokens_per_rank = WholeBlocks(
+      flags.kv_cache_tokens > 0 ? flags.kv_cache_tokens : std::max(kServingCacheTokens, size.max_sequence_tokens));
+  engine.prefill_chunk = flags.prefill_chunk > 0 ? flags.prefill_chunk : WholeBlocks(size.max_sequence_tokens);
+  return StartEngine(context, std::move(files), std::move(engine), on_progress);
 }
 
 absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens,

@@ -2,6 +2,7 @@
 // and returns the same status on every rank.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -10,6 +11,7 @@
 #include "runtime/engine/engine.h"
 #include "runtime/model/tensor_plan.h"
 #include "runtime/model/weights.h"
+#include "runtime/text/encode_prompt.h"
 #include "runtime/text/tokenizer.h"
 
 namespace tokenferry {
@@ -47,9 +49,17 @@ struct ModelSession {
 absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context, std::unique_ptr<ModelFiles> files,
                                                            absl::Span<const Request> requests);
 
-// A prompt's tokens. It starts with the begin-of-sentence token once if the tokenizer asks for one, also when the text
-// itself begins with it.
-std::vector<int32_t> EncodePrompt(const Tokenizer& tokenizer, absl::string_view text);
+// The same for requests that are still to come: room for `max_sequences_per_rank` of them at a time, and a cache of
+// --kv-cache-tokens, or of kServingCacheTokens and the longest sequence where it is not given. `on_progress` is told of
+// the loading of rank 0's weights: bytes done, bytes in all.
+struct ServingSize {
+  int64_t max_sequences_per_rank = 32;
+  int64_t max_sequence_tokens = 0;  // of prompt and output together
+};
+inline constexpr int64_t kServingCacheTokens = 16384;
+absl::StatusOr<std::unique_ptr<ModelSession>> StartServingSession(
+    RankContext& context, std::unique_ptr<ModelFiles> files, const ServingSize& size,
+    const std::function<void(int64_t done, int64_t total)>& on_progress);
 
 // InvalidArgument naming the request when it does not fit into the model's context.
 absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens, const ModelConfig& config);

@@ -40,7 +40,8 @@ MAY_ASK = re.compile(r"^(core/device/|core/kernels/|core/(formats/scalar\.h|host
 WALL_CLOCK = re.compile(r"\babsl::(Now|GetCurrentTimeNanos)\(|\bsystem_clock\b|\bCLOCK_REALTIME\b|\bgettimeofday\b"
                         r"|\b\w*(With|Until)(Timeout|Deadline)\(|\bsem_timedwait\b|\bstd::time\(")
 MAY_TELL_TIME = {"tests/comm/transport/wall_clock_test.cc",  # steps it
-                 "runtime/text/chat/local_time.cc"}  # the date that chat templates print; nothing waits by it
+                 "runtime/text/chat/local_time.cc",  # the date that chat templates print; nothing waits by it
+                 "runtime/serve/front/wall_clock.cc"}  # what answers say of when they were made
 # Conditions of Highway's dispatch, which compiles a kernel file several times, whatever its name.
 SIMD_CONDITION = re.compile(r"\b(HWY_\w+|TF_SIMD_\w+)\b")
 

@@ -127,6 +127,11 @@ absl::StatusOr<ChatTemplate> ChatTemplate::LoadFile(const std::string& path, con
   return Parse(text, path, std::move(special_tokens));
 }
 
+absl::StatusOr<ChatTemplate> ChatTemplate::Open(const std::string& file_or_name, const std::string& model_dir) {
+  const bool is_file = !file_or_name.empty() && Exists(file_or_name);
+  return is_file ? LoadFile(file_or_name, model_dir) : Load(model_dir, file_or_name);
+}
+
 absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_dir, absl::string_view name) {
   TF_ASSIGN_OR_RETURN(const std::optional<JsonDocument> config, ReadConfig(model_dir));
   ChatTemplate result;

@@ -51,6 +51,8 @@ class ChatTemplate {
   static absl::StatusOr<ChatTemplate> Load(const std::string& model_dir, absl::string_view name = "");
   // The template in the file `path` instead, with the special tokens of the model's folder.
   static absl::StatusOr<ChatTemplate> LoadFile(const std::string& path, const std::string& model_dir);
+  // What a user names: a file that is there, else one of the model's templates; with nothing the model's own choice.
+  static absl::StatusOr<ChatTemplate> Open(const std::string& file_or_name, const std::string& model_dir);
   // From its text; `name` stands for the file in errors. `special_tokens`: variable name and text.
   static absl::StatusOr<ChatTemplate> Parse(absl::string_view text, absl::string_view name,
                                             std::vector<std::pair<std::string, std::string>> special_tokens);

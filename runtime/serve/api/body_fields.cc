@@ -1,0 +1,111 @@
+#include "runtime/serve/api/body_fields.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/serve/api/api_status.h"
+
+namespace tokenferry {
+
+BodyFields::BodyFields(JsonDocument document) : document_(std::move(document)) {}
+
+absl::StatusOr<BodyFields> BodyFields::Parse(std::string body, int max_depth) {
+  JsonLimits limits;
+  limits.max_depth = max_depth;
+  absl::StatusOr<JsonDocument> document = JsonDocument::Parse(std::move(body), "body", limits);
+  if (!document.ok()) {
+    return ToStatus({400, "invalid_json", std::string(document.status().message()), ""});
+  }
+  if (!document->root().value().is_object()) {
+    return ToStatus(
+        {400, "invalid_json", absl::StrCat("the body must be a JSON object, not ", document->root().Shown()), ""});
+  }
+  return BodyFields(*std::move(document));
+}
+
+absl::StatusOr<std::optional<JsonNode>> BodyFields::Node(absl::string_view name) {
+  known_.emplace(name);
+  return document_.root().Optional(name);
+}
+
+absl::StatusOr<std::optional<std::string>> BodyFields::String(absl::string_view name) {
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Node(name));
+  if (!node) return std::nullopt;
+  if (!node->value().is_string()) return FieldError(name, absl::StrCat("must be a string, not ", node->Shown()));
+  return std::optional<std::string>(node->value().get<std::string>());
+}
+
+absl::StatusOr<std::optional<double>> BodyFields::Number(absl::string_view name, double low, double high) {
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Node(name));
+  if (!node) return std::nullopt;
+  const double value = node->value().is_number() ? node->value().get<double>() : low - 1;
+  if (!(value >= low && value <= high)) {
+    return FieldError(name, absl::StrCat("must be a number from ", low, " to ", high, ", not ", node->Shown()));
+  }
+  return std::optional<double>(value);
+}
+
+absl::StatusOr<std::optional<int64_t>> BodyFields::Integer(absl::string_view name, int64_t low, int64_t high) {
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Node(name));
+  if (!node) return std::nullopt;
+  const absl::StatusOr<int64_t> value = node->Int(low, high);
+  if (!value.ok()) {
+    return FieldError(name, absl::StrCat("must be an integer from ", low, " to ", high, ", not ", node->Shown()));
+  }
+  return std::optional<int64_t>(*value);
+}
+
+absl::StatusOr<bool> BodyFields::Switch(absl::string_view name, bool otherwise) {
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Node(name));
+  if (!node) return otherwise;
+  if (!node->value().is_boolean()) {
+    return FieldError(name, absl::StrCat("must be true or false, not ", node->Shown()));
+  }
+  return node->value().get<bool>();
+}
+
+absl::StatusOr<std::vector<std::string>> BodyFields::Strings(absl::string_view name) {
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Node(name));
+  if (!node) return std::vector<std::string>();
+  if (node->value().is_string()) return std::vector<std::string>{node->value().get<std::string>()};
+  if (!node->value().is_array()) {
+    return FieldError(name, absl::StrCat("must be a string or a list of strings, not ", node->Shown()));
+  }
+  std::vector<std::string> strings;
+  for (const nlohmann::json& element : node->value()) {
+    if (!element.is_string()) return FieldError(name, "must be a string or a list of strings");
+    strings.push_back(element.get<std::string>());
+  }
+  return strings;
+}
+
+absl::StatusOr<std::vector<int32_t>> BodyFields::TokenIds(absl::string_view name, int64_t vocab_size) {
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Node(name));
+  if (!node) return std::vector<int32_t>();
+  return ReadTokenIds(*node, name, vocab_size);
+}
+
+int64_t BodyFields::num_ignored() const {
+  int64_t count = 0;
+  for (const auto& item : document_.root().value().items()) count += known_.count(item.key()) == 0;
+  return count;
+}
+
+absl::StatusOr<std::vector<int32_t>> ReadTokenIds(const JsonNode& list, absl::string_view param, int64_t vocab_size) {
+  if (!list.value().is_array()) {
+    return FieldError(param, absl::StrCat("must be a list of token ids, not ", list.Shown()));
+  }
+  std::vector<int32_t> ids;
+  ids.reserve(list.value().size());
+  for (const nlohmann::json& element : list.value()) {
+    const absl::StatusOr<int64_t> id = list.At(element).Int(0, vocab_size - 1);
+    if (!id.ok()) {
+      return FieldError(
+          param, absl::StrCat("must be token ids from 0 to ", vocab_size - 1, ", not ", list.At(element).Shown()));
+    }
+    ids.push_back(static_cast<int32_t>(*id));
+  }
+  return ids;
+}
+
+}  // namespace tokenferry

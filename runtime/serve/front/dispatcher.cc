@@ -1,0 +1,171 @@
+#include "runtime/serve/front/dispatcher.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/serve/api/api_status.h"
+
+namespace tokenferry {
+namespace {
+
+HttpError ErrorOf(const RequestFailed& failed) {
+  switch (failed.kind) {
+    case FailureKind::kInvalid:
+      return {400, "invalid_value", failed.message, ""};
+    case FailureKind::kOverloaded:
+      return {503, "overloaded", failed.message, ""};
+    case FailureKind::kInternal:
+      break;
+  }
+  return {500, "internal_error", failed.message, ""};
+}
+
+}  // namespace
+
+Dispatcher::Dispatcher(std::function<void(const Message&)> send, int max_waiting)
+    : send_(std::move(send)), max_waiting_(max_waiting) {}
+
+void Dispatcher::SetCapacity(int64_t num_sequences) {
+  capacity_ = num_sequences;
+  SendWhatFits();
+}
+
+absl::StatusOr<uint64_t> Dispatcher::Submit(const std::string& key, std::vector<AddRequest> sequences,
+                                            std::shared_ptr<RequestSink> sink) {
+  if (stats_.num_waiting_requests >= max_waiting_) {
+    return ToStatus(
+        {429, "queue_full",
+         absl::StrCat(stats_.num_waiting_requests, " requests are waiting already (--max-waiting): try again"), ""});
+  }
+  const uint64_t number = next_request_++;
+  Request request{key, std::move(sequences), {}, 0, 0, std::move(sink)};
+  for (AddRequest& sequence : request.sequences) sequence.id = next_id_++;
+  request.num_live = request.sequences.size();
+  request.live.assign(request.num_live, 1);
+  requests_.emplace(number, std::move(request));
+  stats_.num_waiting_requests += 1;
+  std::deque<uint64_t>& queue = queues_[key];
+  if (queue.empty()) turns_.push_back(key);
+  queue.push_back(number);
+  SendWhatFits();
+  return number;
+}
+
+void Dispatcher::SendWhatFits() {
+  while (stats_.num_running_sequences < capacity_ && !turns_.empty()) {
+    const std::string key = std::move(turns_.front());
+    turns_.pop_front();
+    std::deque<uint64_t>& queue = queues_[key];
+    const auto found = requests_.find(queue.front());
+    if (found != requests_.end()) SendNextOf(found->first, found->second);
+    // A request that was cancelled, or whose sequences are all on their way, makes room for the key's next one.
+    if (found == requests_.end() || found->second.num_sent == found->second.sequences.size()) queue.pop_front();
+    if (queue.empty()) {
+      queues_.erase(key);
+    } else {
+      turns_.push_back(key);
+    }
+  }
+}
+
+void Dispatcher::SendNextOf(uint64_t number, Request& request) {
+  if (request.num_sent == 0) stats_.num_waiting_requests -= 1;
+  while (request.num_sent < request.sequences.size()) {
+    const size_t idx = request.num_sent++;
+    if (!request.live[idx]) continue;
+    AddRequest& sequence = request.sequences[idx];
+    running_[sequence.id] = {number, idx};
+    stats_.num_running_sequences += 1;
+    send_(sequence);
+    sequence.prompt = {};
+    return;
+  }
+}
+
+void Dispatcher::EndSequence(uint64_t number, size_t sequence_idx) {
+  const auto found = requests_.find(number);
+  if (found == requests_.end() || !found->second.live[sequence_idx]) return;
+  Request& request = found->second;
+  request.live[sequence_idx] = 0;
+  request.num_live -= 1;
+  if (running_.erase(request.sequences[sequence_idx].id) > 0) stats_.num_running_sequences -= 1;
+  if (request.num_live > 0) return;
+  if (request.num_sent == 0) stats_.num_waiting_requests -= 1;
+  requests_.erase(found);
+}
+
+void Dispatcher::CancelSequence(uint64_t request, size_t sequence_idx) {
+  const auto found = requests_.find(request);
+  if (found == requests_.end() || !found->second.live[sequence_idx]) return;
+  const uint64_t id = found->second.sequences[sequence_idx].id;
+  if (running_.count(id) > 0) send_(CancelRequest{id});
+  EndSequence(request, sequence_idx);
+  SendWhatFits();
+}
+
+void Dispatcher::Cancel(uint64_t request) {
+  const auto found = requests_.find(request);
+  if (found == requests_.end()) return;
+  const size_t count = found->second.sequences.size();
+  const auto sink = found->second.sink;  // may be what calls
+  for (size_t i = 0; i < count; ++i) CancelSequence(request, i);
+}
+
+void Dispatcher::EndRunning(uint64_t id) {
+  const auto place = running_.find(id);
+  if (place != running_.end()) EndSequence(place->second.request, place->second.sequence_idx);
+}
+
+void Dispatcher::Take(const TokenBatch& tokens) {
+  std::set<std::shared_ptr<RequestSink>> heard;
+  for (const TokenUpdate& update : tokens.updates) {
+    const auto place = running_.find(update.id);
+    if (place == running_.end()) continue;
+    const Place at = place->second;
+    const auto sink = requests_.at(at.request).sink;
+    heard.insert(sink);
+    sink->OnToken(at.sequence_idx, update);
+    if (update.end != OutputEnd::kNone) EndRunning(update.id);
+  }
+  for (const auto& sink : heard) sink->OnStepEnd();
+  SendWhatFits();
+}
+
+void Dispatcher::Take(const PromptScores& scores) {
+  const auto place = running_.find(scores.id);
+  if (place == running_.end()) return;
+  const Place at = place->second;
+  const auto sink = requests_.at(at.request).sink;
+  sink->OnPromptScores(at.sequence_idx, scores);
+  if (scores.end != OutputEnd::kNone) EndRunning(scores.id);
+  sink->OnStepEnd();
+  SendWhatFits();
+}
+
+void Dispatcher::Take(const RequestFailed& failed) {
+  const auto place = running_.find(failed.id);
+  if (place == running_.end()) return;
+  const Place at = place->second;
+  const auto sink = requests_.at(at.request).sink;
+  EndRunning(failed.id);
+  sink->OnFailed(at.sequence_idx, ErrorOf(failed));
+  SendWhatFits();
+}
+
+void Dispatcher::FailAll(const HttpError& error) {
+  capacity_ = 0;
+  const auto requests = std::exchange(requests_, {});
+  running_.clear();
+  queues_.clear();
+  turns_.clear();
+  stats_ = {};
+  for (const auto& [number, request] : requests) {
+    for (size_t i = 0; i < request.sequences.size(); ++i) {
+      if (request.live[i]) request.sink->OnFailed(i, error);
+    }
+  }
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,118 @@
+// The front of `tokenferry serve`: HTTP on one side, rank 0 on the other. A process of its own and no rank, so that it
+// still answers when a rank dies and MPI ends the others.
+//
+// One thread does all but reading requests' bodies (JSON, templates, tokenizer), which the workers do.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/host/clock.h"
+#include "runtime/serve/front/access.h"
+#include "runtime/serve/front/dispatcher.h"
+#include "runtime/serve/front/engine_client.h"
+#include "runtime/serve/front/front_options.h"
+#include "runtime/serve/front/generation_job.h"
+#include "runtime/serve/front/metrics_registry.h"
+#include "runtime/serve/http/http_server.h"
+
+namespace tokenferry {
+
+class Front {
+ public:
+  // `socket`: to rank 0.
+  Front(const FrontOptions& options, OwnedFd socket);
+  ~Front();
+
+  // Listens, reads the model, tells rank 0 that it is there, and serves until the ranks end, SIGTERM or SIGINT has
+  // drained it, or the second signal. Returns the process's exit status: 0 after a drain, else 1. What keeps it from
+  // starting goes to rank 0 as the reason of a Goodbye, and is printed there.
+  int Run();
+
+ private:
+  enum class Phase : uint8_t { kLoading, kServing, kEnding };
+  using Parse = std::function<absl::StatusOr<GenerationRequest>(std::string body)>;
+  using MakeFormat = std::function<std::unique_ptr<AnswerFormat>(Tokenizer)>;
+  struct Call {
+    HttpRequest request;
+    std::shared_ptr<HttpExchange> exchange;
+    std::string client;  // see Access
+  };
+  struct Route {
+    const char* method;
+    const char* path;  // one that ends in '/' stands for all that begin with it
+    Access::Needs needs;
+    void (Front::*handle)(Call call);
+  };
+  static const std::vector<Route>& Routes();
+
+  absl::Status Start();
+  // From the ranks.
+  void OnMessage(Message message);
+  void OnRanksEnded(const std::string& reason);
+  // The end.
+  void OnSignal();
+  void Drain();
+  void LeaveWhenDrained();
+  void FailEverybody(const HttpError& error);
+  void Leave(int exit_status);
+  void LeaveSoon();
+  void OnTick();
+
+  void Dispatch(HttpRequest request, std::shared_ptr<HttpExchange> exchange);
+  // Why no request for text is taken now, or none.
+  std::optional<HttpError> Unready() const;
+  bool Responsive() const;
+  void Generate(Call call, const char* id_prefix, MakeFormat format,
+                absl::StatusOr<GenerationRequest> (*parse)(std::string, const ServedModel&, const ApiLimits&));
+  void StartJob(Call call, GenerationRequest request, const std::string& id, std::unique_ptr<AnswerFormat> format);
+  // Runs `work` on a worker and answers with what it returns.
+  void RespondFromWorker(Call call, std::function<absl::StatusOr<std::string>(const HttpRequest&)> work);
+
+  void Completions(Call call);
+  void ChatCompletions(Call call);
+  void Models(Call call);
+  void Tokenize(Call call);
+  void Detokenize(Call call);
+  void Health(Call call);
+  void Ready(Call call);
+  void Version(Call call);
+  void Metrics(Call call);
+  void Experts(Call call);
+  void AdminDrain(Call call);
+  std::string StateJson() const;
+  std::string NextId();  // for a request; not guessable, and no other server's
+
+  const FrontOptions options_;
+  boost::asio::io_context io_;
+  boost::asio::thread_pool workers_;
+  boost::asio::signal_set signals_;
+  boost::asio::steady_timer tick_, leave_timer_, drain_timer_;
+  std::unique_ptr<Access> access_;
+  std::shared_ptr<const ServedModel> model_;
+  EngineClient engine_;
+  Dispatcher dispatcher_;
+  MetricsRegistry metrics_;
+  std::unique_ptr<HttpServer> server_;
+  std::set<std::shared_ptr<GenerationJob>> jobs_;
+  int64_t num_parsing_ = 0;
+
+  Phase phase_ = Phase::kLoading;
+  bool draining_ = false;
+  int exit_status_ = 1;
+  LoadingProgress progress_;
+  tokenferry::Ready ranks_;
+  JobStats job_stats_;
+  Stopwatch since_sign_;  // of the ranks
+  int64_t created_ = 0;
+  uint64_t id_seed_ = 0, next_id_ = 0;
+  Stopwatch since_end_;
+};
+
+}  // namespace tokenferry

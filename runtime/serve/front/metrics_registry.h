@@ -1,0 +1,40 @@
+// The metrics of /metrics: names and buckets that dashboards for vLLM know, with the prefix tokenferry_.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "runtime/serve/front/dispatcher.h"
+#include "runtime/serve/front/front_metrics.h"
+#include "runtime/serve/http/http_server.h"
+#include "runtime/serve/protocol/messages.h"
+
+namespace tokenferry {
+
+// Used on the front's thread. Counters never fall, also when the ranks start again and theirs begin at 0.
+class MetricsRegistry final : public FrontMetrics {
+ public:
+  MetricsRegistry();
+  ~MetricsRegistry() override;
+
+  // The label model_name; before anything is counted.
+  void SetModel(const std::string& name);
+
+  void OnStart(int64_t prompt_tokens) override;
+  void OnFirstToken(double seconds_since_start) override;
+  void OnNextToken(double seconds_since_last) override;
+  void OnToken() override;
+  void OnEnd(absl::string_view outcome, double seconds, int64_t completion_tokens) override;
+  void OnIgnoredFields(int64_t count) override;
+
+  // What the ranks have counted since they started.
+  void Update(const JobStats& stats);
+  // What is so now, and the whole text in Prometheus' format.
+  std::string Text(const DispatcherStats& dispatcher, const HttpServerStats& http, size_t num_ranks_up);
+
+ private:
+  struct Metrics;
+  std::unique_ptr<Metrics> metrics_;
+};
+
+}  // namespace tokenferry

@@ -1,0 +1,251 @@
+// The routes of the front, and the answers that need no rank.
+#include <boost/asio/post.hpp>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "runtime/serve/api/api_status.h"
+#include "runtime/serve/api/body_fields.h"
+#include "runtime/serve/front/front.h"
+#include "runtime/text/encode_prompt.h"
+
+namespace tokenferry {
+namespace {
+
+namespace asio = boost::asio;
+using Json = nlohmann::ordered_json;
+
+std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+bool Fits(absl::string_view route, absl::string_view path) {
+  return absl::EndsWith(route, "/") ? absl::StartsWith(path, route) && path.size() > route.size() : route == path;
+}
+
+// What a client may call its request: it is echoed and logged.
+bool IsRequestId(absl::string_view id) {
+  const auto allowed = [](char c) { return absl::ascii_isalnum(c) || absl::StrContains("-_.", c); };
+  return !id.empty() && id.size() <= 128 && std::all_of(id.begin(), id.end(), allowed);
+}
+
+// The same answer, with the request's id in its head.
+class NamedExchange final : public HttpExchange {
+ public:
+  NamedExchange(std::shared_ptr<HttpExchange> inner, std::string id) : inner_(std::move(inner)), id_(std::move(id)) {}
+  void Respond(HttpResponse response) override {
+    response.fields.emplace_back("X-Request-Id", id_);
+    inner_->Respond(std::move(response));
+  }
+  void StartStream(HttpResponse head) override {
+    head.fields.emplace_back("X-Request-Id", id_);
+    inner_->StartStream(std::move(head));
+  }
+  void Write(absl::string_view data) override { inner_->Write(data); }
+  void EndStream() override { inner_->EndStream(); }
+  void OnGone(std::function<void()> gone) override { inner_->OnGone(std::move(gone)); }
+
+ private:
+  const std::shared_ptr<HttpExchange> inner_;
+  const std::string id_;
+};
+
+HttpResponse JsonResponse(int status, std::string body) {
+  HttpResponse response;
+  response.status = status;
+  response.body = std::move(body);
+  return response;
+}
+
+// {"prompt": ..} as vLLM has it, {"content": ..} as llama.cpp.
+absl::StatusOr<std::string> TokenizeBody(const ServedModel& model, const ApiLimits& limits,
+                                         const HttpRequest& request) {
+  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(request.body, limits.max_json_depth));
+  TF_ASSIGN_OR_RETURN(const auto prompt, fields.String("prompt"));
+  TF_ASSIGN_OR_RETURN(const auto content, fields.String("content"));
+  if (prompt.has_value() == content.has_value()) return FieldError("prompt", "give either prompt or content, a string");
+  TF_ASSIGN_OR_RETURN(const bool special,
+                      prompt ? fields.Switch("add_special_tokens", true) : fields.Switch("add_special", false));
+  const std::vector<int32_t> ids = special ? EncodePrompt(model.tokenizer, prompt ? *prompt : *content)
+                                           : model.tokenizer.Encode(prompt ? *prompt : *content);
+  return Dump({{"count", ids.size()}, {"max_model_len", model.max_model_len}, {"tokens", ids}});
+}
+
+absl::StatusOr<std::string> DetokenizeBody(const ServedModel& model, const ApiLimits& limits,
+                                           const HttpRequest& request) {
+  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(request.body, limits.max_json_depth));
+  TF_ASSIGN_OR_RETURN(const auto node, fields.Node("tokens"));
+  if (!node) return FieldError("tokens", "is missing");
+  TF_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadTokenIds(*node, "tokens", model.config.vocab_size));
+  const std::string text = model.tokenizer.Decode(ids);
+  return Dump({{"prompt", text}, {"content", text}});
+}
+
+}  // namespace
+
+const std::vector<Front::Route>& Front::Routes() {
+  constexpr auto kNothing = Access::Needs::kNothing, kKey = Access::Needs::kKey;
+  static const std::vector<Route> routes = {
+      {"POST", "/v1/completions", kKey, &Front::Completions},
+      {"POST", "/v1/chat/completions", kKey, &Front::ChatCompletions},
+      {"GET", "/v1/models", kKey, &Front::Models},
+      {"GET", "/v1/models/", kKey, &Front::Models},
+      {"POST", "/tokenize", kKey, &Front::Tokenize},
+      {"POST", "/detokenize", kKey, &Front::Detokenize},
+      {"GET", "/health", kNothing, &Front::Health},
+      {"GET", "/ready", kNothing, &Front::Ready},
+      {"GET", "/version", kKey, &Front::Version},
+      {"GET", "/metrics", kKey, &Front::Metrics},
+      {"GET", "/v1/experts", kKey, &Front::Experts},
+      {"POST", "/admin/drain", kKey, &Front::AdminDrain},
+  };
+  return routes;
+}
+
+void Front::Dispatch(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
+  const Route* route = nullptr;
+  std::vector<std::string> methods;
+  const std::string method = request.method == "HEAD" ? "GET" : request.method;
+  for (const Route& candidate : Routes()) {
+    if (!Fits(candidate.path, request.path)) continue;
+    methods.push_back(candidate.method);
+    if (method == candidate.method) route = &candidate;
+  }
+  const absl::string_view given = request.Field("x-request-id");
+  std::string id = IsRequestId(given) ? std::string(given) : absl::StrCat("req-", NextId());
+  Call call{std::move(request), std::make_shared<NamedExchange>(std::move(exchange), std::move(id)), ""};
+  const Access::Needs needs = route == nullptr ? Access::Needs::kKey : route->needs;
+  if (const auto error = access_->Check(call.request, needs, &call.client)) {
+    return call.exchange->Respond(error->Response());
+  }
+  if (route != nullptr) return (this->*route->handle)(std::move(call));
+  HttpResponse response;
+  if (methods.empty()) {
+    response =
+        HttpError{404, "not_found", "there is no such route: see /v1/models, /v1/completions, /health", ""}.Response();
+  } else {
+    response = HttpError{405, "method_not_allowed", absl::StrCat("this route takes ", absl::StrJoin(methods, ", ")), ""}
+                   .Response();
+    response.fields.emplace_back("Allow", absl::StrJoin(methods, ", "));
+  }
+  call.exchange->Respond(std::move(response));
+}
+
+void Front::RespondFromWorker(Call call, std::function<absl::StatusOr<std::string>(const HttpRequest&)> work) {
+  num_parsing_ += 1;
+  asio::post(workers_, [this, call = std::move(call), work = std::move(work)]() mutable {
+    absl::StatusOr<std::string> body = work(call.request);
+    asio::post(io_, [this, call = std::move(call), body = std::move(body)]() mutable {
+      num_parsing_ -= 1;
+      call.exchange->Respond(body.ok() ? JsonResponse(200, *std::move(body)) : ToHttpError(body.status()).Response());
+      LeaveWhenDrained();
+    });
+  });
+}
+
+void Front::Completions(Call call) { Generate(std::move(call), "cmpl-", CompletionFormat, ParseCompletionRequest); }
+
+void Front::ChatCompletions(Call call) { Generate(std::move(call), "chatcmpl-", ChatFormat, ParseChatRequest); }
+
+void Front::Tokenize(Call call) {
+  RespondFromWorker(std::move(call),
+                    [this](const HttpRequest& request) { return TokenizeBody(*model_, options_.api, request); });
+}
+
+void Front::Detokenize(Call call) {
+  RespondFromWorker(std::move(call),
+                    [this](const HttpRequest& request) { return DetokenizeBody(*model_, options_.api, request); });
+}
+
+void Front::Models(Call call) {
+  const Json model = {{"id", model_->name},
+                      {"object", "model"},
+                      {"created", created_},
+                      {"owned_by", "tokenferry"},
+                      {"max_model_len", model_->max_model_len},
+                      {"context_length", model_->max_model_len}};
+  constexpr absl::string_view kOne = "/v1/models/";
+  if (!absl::StartsWith(call.request.path, kOne)) {
+    return call.exchange->Respond(JsonResponse(200, Dump({{"object", "list"}, {"data", Json::array({model})}})));
+  }
+  if (call.request.path.substr(kOne.size()) == model_->name)
+    return call.exchange->Respond(JsonResponse(200, Dump(model)));
+  call.exchange->Respond(
+      HttpError{404, "model_not_found", absl::StrCat("only '", model_->name, "' is served"), "model"}.Response());
+}
+
+std::string Front::StateJson() const {
+  Json json;
+  json["status"] = phase_ == Phase::kLoading ? "loading"
+                   : !Responsive()           ? "unresponsive"
+                   : draining_               ? "draining"
+                                             : "ok";
+  json["ranks"] = ranks_.host_per_rank.size();
+  if (phase_ == Phase::kLoading) {
+    const auto total = static_cast<double>(std::max<int64_t>(progress_.bytes_total, 1));
+    json["progress"] = static_cast<double>(progress_.bytes_done) / total;
+    json["seconds_left"] = progress_.seconds_left;
+  } else {
+    json["hosts"] = ranks_.host_per_rank;
+    json["seconds_since_sign"] = since_sign_.seconds();
+    json["running"] = dispatcher_.stats().num_running_sequences;
+    json["waiting"] = dispatcher_.stats().num_waiting_requests;
+  }
+  return Dump(json);
+}
+
+void Front::Health(Call call) {
+  const bool healthy = phase_ == Phase::kServing && Responsive();
+  call.exchange->Respond(JsonResponse(healthy ? 200 : 503, StateJson()));
+}
+
+void Front::Ready(Call call) {
+  const bool ready = phase_ == Phase::kServing && Responsive() && !draining_;
+  call.exchange->Respond(JsonResponse(ready ? 200 : 503, StateJson()));
+}
+
+void Front::Version(Call call) { call.exchange->Respond(JsonResponse(200, Dump({{"version", options_.version}}))); }
+
+void Front::Metrics(Call call) {
+  HttpResponse response;
+  response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+  const bool up = phase_ == Phase::kServing && Responsive();
+  response.body = metrics_.Text(dispatcher_.stats(), server_->stats(), up ? ranks_.host_per_rank.size() : 0);
+  call.exchange->Respond(std::move(response));
+}
+
+// [layer][expert] and [layer][rank]: selections computed since the ranks started.
+void Front::Experts(Call call) {
+  const auto table = [](const std::vector<int64_t>& values, size_t columns) {
+    Json rows = Json::array();
+    for (size_t at = 0; columns > 0 && at + columns <= values.size(); at += columns) {
+      rows.push_back(std::vector<int64_t>(values.begin() + static_cast<ptrdiff_t>(at),
+                                          values.begin() + static_cast<ptrdiff_t>(at + columns)));
+    }
+    return rows;
+  };
+  const JobStats& stats = job_stats_;
+  Json json = {{"steps", stats.num_steps},
+               {"num_layers", model_->config.num_moe_layers()},
+               {"num_experts", model_->config.n_routed_experts},
+               {"num_ranks", ranks_.host_per_rank.size()}};
+  json["expert_rows"] = table(stats.expert_rows, static_cast<size_t>(model_->config.n_routed_experts));
+  json["rank_rows"] = table(stats.rank_rows, ranks_.host_per_rank.size());
+  json["wait_seconds"] = Json::array();
+  for (size_t r = 0, n = ranks_.host_per_rank.size(); n > 0 && (r + 1) * n <= stats.wait_seconds.size(); ++r) {
+    json["wait_seconds"].push_back(
+        std::vector<double>(stats.wait_seconds.begin() + static_cast<ptrdiff_t>(r * n),
+                            stats.wait_seconds.begin() + static_cast<ptrdiff_t>((r + 1) * n)));
+  }
+  json["dropped"] = stats.dropped;
+  json["rerouted"] = stats.rerouted;
+  call.exchange->Respond(JsonResponse(200, Dump(json)));
+}
+
+void Front::AdminDrain(Call call) {
+  call.exchange->Respond(JsonResponse(200, Dump({{"status", "draining"}})));
+  Drain();
+}
+
+}  // namespace tokenferry
