@@ -37,10 +37,16 @@ int Main(int argc, char** argv) {
     if (GetLauncherInfo().rank == 0) std::fputs(line->text.c_str(), stdout);
     return 0;
   }
-  const auto plan = PlanRanks(line->shared, GetLauncherInfo());
+  Subcommand& subcommand = *line->subcommand;
+  if (const std::optional<int> status = subcommand.RunInsteadOfRanks(line->shared)) return *status;
+  const LauncherInfo launcher = GetLauncherInfo();
+  const auto plan = PlanRanks(line->shared, launcher);
   if (!plan.ok()) return RefuseCommandLine(plan.status());
+  if (const auto status = subcommand.PrepareProcess(line->shared, launcher, argv); !status.ok()) {
+    return RefuseCommandLine(status);
+  }
   return RunRanks(line->shared, *plan,
-                  [&line](RankContext& context) { return RunSubcommand(context, *line->subcommand); });
+                  [&subcommand](RankContext& context) { return RunSubcommand(context, subcommand); });
 }
 
 }  // namespace

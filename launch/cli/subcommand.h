@@ -2,12 +2,14 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "core/status.h"
 
 namespace tokenferry {
 
 class FlagSet;
+struct LauncherInfo;
 struct RankContext;
 struct SharedFlags;
 
@@ -23,6 +25,17 @@ class Subcommand {
   // Once all values are known: InvalidArgument for what contradicts itself, in one line that names the flags; fills in
   // what one flag's value means for others.
   virtual absl::Status Check(const FlagSet& set, SharedFlags* shared) = 0;
+
+  // First of all in a process whose command line is fine: what it does instead of running ranks, and its exit status.
+  // None: it runs ranks.
+  virtual std::optional<int> RunInsteadOfRanks(const SharedFlags& /*shared*/) { return std::nullopt; }
+
+  // In every process that runs ranks, before MPI starts and before there is any thread; `argv` is the process's. An
+  // error ends the job as one of the command line does.
+  virtual absl::Status PrepareProcess(const SharedFlags& /*shared*/, const LauncherInfo& /*launcher*/,
+                                      char* const* /*argv*/) {
+    return absl::OkStatus();
+  }
 
   // On every rank. Only rank 0 prints results, on stdout. An error that one rank alone can meet (a file it reads) goes
   // through AgreeOnStatus, so that all ranks end with it and it is printed once.

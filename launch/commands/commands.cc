@@ -6,6 +6,7 @@
 #include "launch/commands/cmd_eval.h"
 #include "launch/commands/cmd_generate.h"
 #include "launch/commands/cmd_inspect.h"
+#include "launch/commands/cmd_serve.h"
 
 namespace tokenferry {
 namespace {
@@ -19,7 +20,7 @@ constexpr SubcommandInfo kSubcommands[] = {
     {"bench alltoall", "time dispatch and combine with MoE-shaped traffic, beside MPI",
      CreateSubcommand<BenchAllToAllCommand>},
     {"bench moe", "time a whole MoE layer with random weights", CreateSubcommand<BenchMoeCommand>},
-    {"serve", "an OpenAI-compatible API", nullptr},
+    {"serve", "an OpenAI-compatible API", CreateSubcommand<ServeCommand>},
     {"plan", "which model fits on which machines, and how fast", nullptr},
     {"check", "a cluster, before the first token", nullptr},
 };

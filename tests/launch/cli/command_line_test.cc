@@ -230,7 +230,7 @@ TEST(Flags, ASecondValueIsRefused) {
 }
 
 TEST(Flags, PlannedSubcommandsSayNotYet) {
-  for (const char* name : {"serve", "plan", "check"}) {
+  for (const char* name : {"plan", "check"}) {
     const auto line = Parse({name, "--model", "dir"});
     EXPECT_EQ(line.status().code(), absl::StatusCode::kUnimplemented);
     EXPECT_THAT(line.status().message(), AllOf(HasSubstr(name), HasSubstr("not in this version yet")));
@@ -303,7 +303,7 @@ TEST(Flags, HelpAndVersionAreText) {
     EXPECT_THAT(of_bench->text, AllOf(HasSubstr("bench engine"), HasSubstr("bench alltoall"), HasSubstr("bench moe"),
                                       Not(HasSubstr("inspect"))));
   }
-  EXPECT_THAT(help->text, HasSubstr("Not in this version yet: serve"));
+  EXPECT_THAT(help->text, HasSubstr("Not in this version yet: plan"));
   const auto version = Parse({"--version"});
   ASSERT_TRUE(version.ok());
   EXPECT_THAT(version->text,

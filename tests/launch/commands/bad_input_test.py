@@ -348,7 +348,7 @@ class BadCommandLine(BadInput):
     def test_words(self):
         for args, words in [
                 ([], ["no subcommand"]), (["generat"], ["'generat'", "'generate'"]), (["benchh"], ["'bench'"]), (["bench"], ["engine, alltoall, moe"]),
-                (["serve"], ["'serve'", "not in this version yet"]),
+                (["plan"], ["'plan'", "not in this version yet"]), (["serve"], ["--model"]),
                 (["bench", "engin"], ["'bench engin'", "'bench engine'"]), (["--model", "x"], ["'--model'"]),
                 (["inspect"], ["--model"]), (["generate", "--model", MODEL], ["--prompt"]),
                 (["eval", "--model", MODEL], ["--ids", "--text"]),

@@ -1,0 +1,185 @@
+"""What clients get when something dies: every request is answered exactly once, and nothing is left behind."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import server as serving  # first: it finds the next
+from program import PROGRAM, ProgramTest, main, processes_of
+from server import Server, await_, read_all
+
+RANKS = 3
+BODY = {"prompt": "In the beginning", "max_tokens": 4000, "ignore_eos": True, "temperature": 0}
+MOST_SECONDS = 20  # to the last answer, on a machine that runs other tests too; deadlines are shorter
+
+
+class Clients:
+    """Requests that are under way, streamed and not; how each has ended."""
+
+    def __init__(self, server, count):
+        self.server, self.answers = server, [None] * count
+        self.begun = [threading.Event() for _ in range(count)]
+        self.threads = [threading.Thread(target=self._ask, args=[i]) for i in range(count)]
+        for thread in self.threads:
+            thread.start()
+        for begun in self.begun:
+            assert begun.wait(serving.WAIT)
+
+    def _ask(self, i):
+        stream = i % 2 == 0
+        body = json.dumps({**BODY, "stream": stream}).encode()
+        with self.server.connect() as s:
+            s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            first = s.recv(1000) if stream else b""
+            self.begun[i].set()
+            rest, closed = read_all(s)
+            self.answers[i] = (first + rest).decode() if closed else None
+
+    def join(self):
+        for thread in self.threads:
+            thread.join(MOST_SECONDS)
+            assert not thread.is_alive(), "a client waits for ever"
+        return self.answers
+
+
+class FaultTest(ProgramTest):
+    def start(self, *flags, ranks=RANKS, via="mpi"):
+        server = Server(*flags, ranks=ranks, via=via, env={"TMPDIR": self.dir})
+        self.shm = set(os.listdir("/dev/shm"))
+        return server
+
+    def check_answers(self, answers, code):
+        """One error each: a status of its own, or the last event of the stream before [DONE]."""
+        for i, answer in enumerate(answers):
+            self.assertIsNotNone(answer, "the connection was left open")
+            self.assertEqual(answer.count("HTTP/1.1 "), 1, answer[-500:])
+            if i % 2 == 0:
+                self.assertTrue(answer.startswith("HTTP/1.1 200"), answer[:100])
+                self.assertEqual(answer.count("data: [DONE]"), 1, answer[-500:])
+                self.assertEqual(answer.count('data: {"error"'), 1, answer[-500:])
+                error = json.loads(answer[answer.index('data: {"error"') + 6:].split("\n")[0])
+            else:
+                self.assertTrue(answer.startswith("HTTP/1.1 503"), answer[:100])
+                error = json.loads(answer[answer.index("\r\n\r\n") + 4:])
+            self.assertEqual(error["error"]["code"], code, error)
+
+    def nothing_is_left(self, server):
+        await_(lambda: not processes_of(PROGRAM), f"processes remain: {processes_of(PROGRAM)}")
+        with self.assertRaises(ConnectionRefusedError):
+            server.connect()
+        left = [os.path.join(d, f) for d, _, files in os.walk(self.dir) for f in files]
+        self.assertEqual(left, [])
+
+    def lose(self, server, pid, how, code, clients=4):
+        waiting = Clients(server, clients)
+        start = time.monotonic()
+        os.kill(pid, how)
+        answers = waiting.join()
+        print(f"{how!r} answered after {time.monotonic() - start:.2f} s", flush=True)
+        self.check_answers(answers, code)
+        server.job.wait()
+        self.assertNotEqual(server.job.status, 0)
+        self.nothing_is_left(server)
+
+    def test_rank_killed(self):
+        for rank in range(RANKS):
+            with self.subTest(rank=rank), self.start() as server:
+                self.lose(server, server.job.ranks()[rank], signal.SIGKILL, "rank_failed")
+
+    def test_rank_killed_while_idle(self):
+        with self.start() as server:
+            os.kill(server.job.ranks()[1], signal.SIGKILL)
+            server.job.wait()
+            self.assertNotEqual(server.job.status, 0)
+            self.nothing_is_left(server)
+
+    def test_rank_stopped(self):
+        for rank in 0, 2:
+            with self.subTest(rank=rank), self.start("--comm-timeout", "2s") as server:
+                if rank == 0:  # nobody is left to tell the front: the ranks' deadline ends the job, and mpirun rank 0
+                    self.lose(server, server.job.ranks()[rank], signal.SIGSTOP, "rank_failed")
+                else:
+                    self.lose(server, server.job.ranks()[rank], signal.SIGSTOP, "rank_failed")
+
+    def test_health_of_a_stopped_rank(self):
+        with self.start("--comm-timeout", "30s", "--health-timeout", "2s") as server:
+            self.assertEqual(server.get("/health")[0], 200)
+            victim = server.job.ranks()[1]
+            os.kill(victim, signal.SIGSTOP)
+            await_(lambda: server.get("/health")[0] == 503, "unhealthy")
+            self.assertEqual(server.get("/health")[1]["status"], "unresponsive")
+            os.kill(victim, signal.SIGCONT)
+            await_(lambda: server.get("/health")[0] == 200, "healthy again")
+            self.assertEqual(server.stop(), 0, server.job.err)
+            self.nothing_is_left(server)
+
+    def test_mpirun_killed(self):
+        with self.start() as server:
+            waiting = Clients(server, 4)
+            server.job.process.kill()
+            self.check_answers(waiting.join(), "rank_failed")
+            server.job.wait()
+            await_(lambda: not processes_of(PROGRAM), "processes remain")
+
+    def test_front_killed(self):
+        for via in "mpi", "local":
+            with self.subTest(via=via), self.start(via=via) as server:
+                waiting = Clients(server, 2)
+                os.kill(server.front(), signal.SIGKILL)
+                waiting.join()
+                server.job.wait()
+                self.assertNotEqual(server.job.status, 0)
+                self.assertTrue(any("front" in line for line in server.job.errors), server.job.err)
+                self.nothing_is_left(server)
+
+    def test_ranks_as_threads_killed(self):
+        with self.start(via="local") as server:
+            self.lose(server, server.job.process.pid, signal.SIGKILL, "rank_failed")
+
+    def drain(self, server, pid, how):
+        """What runs goes on to its end, what comes is refused, and everything ends well."""
+        body = {**BODY, "max_tokens": 200}
+        got = []
+        client = threading.Thread(target=lambda: got.extend(server.stream("/v1/completions", body)))
+        client.start()
+        await_(lambda: server.metric("tokenferry_num_requests_running") == 1, "running")
+        os.kill(pid, how)
+        await_(lambda: "draining" in server.job.err, "draining")
+        client.join(serving.WAIT)
+        self.assertEqual(got[-1], "[DONE]")
+        self.assertEqual(got[-2]["choices"][0]["finish_reason"], "length")
+        self.assertEqual(server.job.wait().status, 0, server.job.err)
+        self.nothing_is_left(server)
+
+    def test_drains(self):
+        for via, of, how in ("mpi", "front", signal.SIGTERM), ("mpi", "job", signal.SIGUSR1), ("local", "front", signal.SIGTERM), \
+                ("local", "job", signal.SIGTERM), ("local", "job", signal.SIGINT), ("local", "job", signal.SIGUSR1):
+            with self.subTest(via=via, of=of, how=how), self.start("--drain-timeout", "100s", via=via) as server:
+                self.drain(server, server.front() if of == "front" else server.job.process.pid, how)
+
+    def test_drain_has_an_end(self):
+        with self.start("--drain-timeout", "500ms", via="local") as server:
+            waiting = Clients(server, 2)
+            os.kill(server.front(), signal.SIGTERM)
+            self.check_answers(waiting.join(), "stopped")
+            self.assertNotEqual(server.job.wait().status, 0)
+            self.nothing_is_left(server)
+
+    def test_second_signal_ends(self):
+        with self.start(via="local") as server:
+            waiting = Clients(server, 2)
+            front = server.front()
+            os.kill(front, signal.SIGTERM)
+            await_(lambda: "draining" in server.job.err, "draining")
+            self.assertEqual(server.post("/v1/completions", BODY)[0], 503)
+            self.assertEqual(server.get("/ready")[0], 503)
+            os.kill(front, signal.SIGTERM)
+            self.check_answers(waiting.join(), "stopped")
+            self.assertNotEqual(server.job.wait().status, 0)
+            self.nothing_is_left(server)
+
+
+if __name__ == "__main__":
+    main()
