@@ -3,6 +3,8 @@
 #include <string>
 
 #include "core/check.h"
+#include "runtime/families/families.h"
+#include "runtime/model/generation_config.h"
 #include "runtime/model/model_summary.h"
 
 namespace {
@@ -17,18 +19,18 @@ void CheckMessage(const absl::Status& status) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tokenferry;
   const absl::string_view text(reinterpret_cast<const char*>(data), size);
-  ModelConfig model;
+  ModelSpec model;
   model.vocab_size = 100;
   if (const auto generation = ParseGenerationConfig(text, "generation_config.json", model); !generation.ok()) {
     CheckMessage(generation.status());
   }
-  const auto config = ParseModelConfig(text, "config.json");
+  const auto config = ParseModelSpec(text, "config.json");
   if (!config.ok()) {
     CheckMessage(config.status());
     return 0;
   }
   constexpr int64_t kQuickExperts = 2000;  // larger plans are as correct and only slower
-  if (config->n_routed_experts * config->num_hidden_layers > kQuickExperts) return 0;
+  if (config->moe.num_experts * config->num_layers() > kQuickExperts) return 0;
   const TensorPlan plan = PlanTensors(*config);
   for (const TensorSpec& spec : plan.tensors) TF_CHECK(spec.num_elements() > 0);
   const PartSummary total = SummarizeModel(plan).Total();

@@ -3,23 +3,9 @@
 
 #include "core/device/device.h"
 #include "core/moe/moe_types.h"
+#include "core/moe/router_spec.h"
 
 namespace tokenferry {
-
-enum class Scoring : uint8_t { kSoftmax, kSigmoid };  // over all experts, f32
-enum class Renormalise : uint8_t { kNo, kYes };       // selected weights divided by their sum + 1e-20
-enum class GroupScore : uint8_t { kMax, kSumOfTwoLargest };
-
-// How a model's router scores and chooses.
-struct RouterSpec {
-  Scoring scoring = Scoring::kSoftmax;
-  Renormalise renormalise = Renormalise::kNo;
-  GroupScore group_score = GroupScore::kMax;
-  int32_t num_groups = 1;  // divides E
-  int32_t groups_kept = 1;
-  int32_t top_k = 0;  // 1 .. 32, at most groups_kept * (E / num_groups)
-  float scaling = 1.0f;
-};
 
 // Scores s = scoring(logits). Choice c = s + bias (bias null: s). With num_groups > 1 only experts of the `groups_kept`
 // groups with the largest group score over c stay; of those the top_k largest c are chosen. Weights are the unbiased s,

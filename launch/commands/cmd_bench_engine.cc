@@ -119,11 +119,10 @@ absl::Status BenchEngineCommand::Check(const FlagSet& set, SharedFlags* shared) 
 absl::Status BenchEngineCommand::Run(RankContext& context) const {
   const BenchEngineFlags& flags = flags_;
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNone));
-  TF_RETURN_IF_ERROR(
-      AgreeOnStatus(context.transport, {"bench input"},
-                    CheckContext("a sequence", flags.prompt_tokens, flags.decode_tokens, files->config)));
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"bench input"},
+                                   CheckContext("a sequence", flags.prompt_tokens, flags.decode_tokens, files->model)));
   TF_ASSIGN_OR_RETURN(const auto json_file, OpenResultFile(context, "--json", flags.json_file));
-  const std::vector<Request> requests = MakeRequests(flags, files->config.vocab_size);
+  const std::vector<Request> requests = MakeRequests(flags, files->model.vocab_size);
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session, StartSession(context, std::move(files), requests));
   // The first round warms up and says what every other one must generate.
   TF_ASSIGN_OR_RETURN(const Round first, RunRound(context, *session, requests));

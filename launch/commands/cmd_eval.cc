@@ -18,7 +18,7 @@ namespace {
 
 using Ids = std::vector<int32_t>;
 
-absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelConfig& config) {
+absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelSpec& model) {
   TF_ASSIGN_OR_RETURN(std::string text, ReadFlagFile("--ids", path));
   TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(std::move(text), absl::StrCat("--ids ", path)));
   TF_ASSIGN_OR_RETURN(const JsonNode list, document.root().Child("prompts"));
@@ -30,11 +30,11 @@ absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelCon
     TF_ASSIGN_OR_RETURN(const std::vector<JsonNode> tokens, input_ids.Elements());
     Ids ids;
     for (const JsonNode& token : tokens) {
-      TF_ASSIGN_OR_RETURN(const int64_t id, token.Int(0, config.vocab_size - 1));
+      TF_ASSIGN_OR_RETURN(const int64_t id, token.Int(0, model.vocab_size - 1));
       ids.push_back(static_cast<int32_t>(id));
     }
     const std::string what = absl::StrCat("prompt ", prompts.size());
-    const absl::Status fits = CheckContext(what, static_cast<int64_t>(ids.size()), 0, config);
+    const absl::Status fits = CheckContext(what, static_cast<int64_t>(ids.size()), 0, model);
     if (!fits.ok()) return input_ids.Error(fits.message());
     prompts.push_back(std::move(ids));
   }
@@ -48,7 +48,7 @@ absl::StatusOr<std::vector<Ids>> ReadText(const std::string& path, const ModelFi
   const Ids start = files.tokenizer->add_bos() ? Ids{files.tokenizer->bos_id()} : Ids{};
   if (!start.empty() && !all.empty() && all[0] == start[0]) all.erase(all.begin());
   if (all.empty()) return absl::InvalidArgumentError(absl::StrCat("--text '", path, "': no tokens in it"));
-  const size_t window = static_cast<size_t>(files.config.max_position_embeddings) - start.size();
+  const size_t window = static_cast<size_t>(files.model.max_position_embeddings) - start.size();
   std::vector<Ids> windows;
   for (size_t begin = 0; begin < all.size(); begin += window) {
     windows.push_back(start);
@@ -63,9 +63,10 @@ absl::StatusOr<std::vector<Ids>> ReadText(const std::string& path, const ModelFi
 class OutFile {
  public:
   static absl::StatusOr<std::unique_ptr<OutFile>> Create(const std::string& path, const std::vector<Ids>& prompts,
-                                                         const ModelConfig& c) {
+                                                         const ModelSpec& model) {
     auto out = std::make_unique<OutFile>();
-    out->vocab_ = c.vocab_size, out->num_layers_ = c.num_moe_layers(), out->top_k_ = c.num_experts_per_tok;
+    out->vocab_ = model.vocab_size, out->num_layers_ = model.num_moe_layers();
+    out->top_k_ = model.moe.router.top_k;
     std::vector<SafetensorsWriter::Spec> specs;
     for (size_t i = 0; i < prompts.size(); ++i) {
       const int64_t S = static_cast<int64_t>(prompts[i].size());
@@ -109,12 +110,12 @@ class Evaluation {
   static absl::StatusOr<std::unique_ptr<Evaluation>> Start(const EvalFlags& flags, const ModelFiles& files) {
     auto e = std::make_unique<Evaluation>();
     if (!flags.ids_file.empty()) {
-      TF_ASSIGN_OR_RETURN(e->prompts_, ReadIds(flags.ids_file, files.config));
+      TF_ASSIGN_OR_RETURN(e->prompts_, ReadIds(flags.ids_file, files.model));
     } else {
       TF_ASSIGN_OR_RETURN(e->prompts_, ReadText(flags.text_file, files));
     }
     if (!flags.out_file.empty()) {
-      auto out = OutFile::Create(flags.out_file, e->prompts_, files.config);
+      auto out = OutFile::Create(flags.out_file, e->prompts_, files.model);
       if (!out.ok()) return Annotate(out.status(), "--out");
       e->out_ = *std::move(out);
     }

@@ -69,7 +69,7 @@ absl::StatusOr<std::vector<Prompt>> ReadPrompts(const GenerateFlags& flags, cons
   for (const Prompt& prompt : prompts) {
     if (prompt.text.empty()) return absl::InvalidArgumentError(absl::StrCat(prompt.name, " is empty"));
     TF_RETURN_IF_ERROR(
-        CheckContext(prompt.name, static_cast<int64_t>(prompt.ids.size()), flags.max_tokens, files.config));
+        CheckContext(prompt.name, static_cast<int64_t>(prompt.ids.size()), flags.max_tokens, files.model));
   }
   return prompts;
 }
@@ -162,7 +162,7 @@ class RoutingCollector {
   }
 
   // Collective: rank 0 writes the file. The ranks have recorded the same steps and layers.
-  absl::Status Write(Transport& transport, const ModelConfig& config, const std::string& model,
+  absl::Status Write(Transport& transport, const ModelSpec& spec, const std::string& model,
                      const std::string& path) const {
     std::string bytes;  // per record: number of experts, then they
     for (const RoutingTrace::Record& r : mine_) {
@@ -172,15 +172,15 @@ class RoutingCollector {
     }
     TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, Gather(transport, {"routing"}, RankId(0), bytes));
     absl::Status written = absl::OkStatus();
-    if (transport.rank() == RankId(0)) written = WriteAll(all, config, model, path);
+    if (transport.rank() == RankId(0)) written = WriteAll(all, spec, model, path);
     return AgreeOnStatus(transport, {"routing"}, written);
   }
 
  private:
-  absl::Status WriteAll(const std::vector<std::string>& all, const ModelConfig& config, const std::string& model,
+  absl::Status WriteAll(const std::vector<std::string>& all, const ModelSpec& spec, const std::string& model,
                         const std::string& path) const {
-    RoutingTrace trace{.num_experts = static_cast<int>(config.n_routed_experts),
-                       .top_k = static_cast<int>(config.num_experts_per_tok),
+    RoutingTrace trace{.num_experts = static_cast<int>(spec.moe.num_experts),
+                       .top_k = static_cast<int>(spec.moe.router.top_k),
                        .source = std::filesystem::path(model).lexically_normal().filename().string(),
                        .records = mine_};
     for (RoutingTrace::Record& record : trace.records) record.expert_idx.clear();
@@ -279,7 +279,7 @@ absl::Status GenerateCommand::Run(RankContext& context) const {
                         return u.has_token ? printer->Take(u.seq, u.token, u.finished()) : Proceed::kGoOn;
                       }));
   if (collector) {
-    TF_RETURN_IF_ERROR(collector->Write(transport, session->files->config, context.flags.model, flags.record_routing));
+    TF_RETURN_IF_ERROR(collector->Write(transport, session->files->model, context.flags.model, flags.record_routing));
   }
   if (!first) return absl::OkStatus();
   if (flags.json) std::printf("%s\n", printer->JsonText(report).c_str());

@@ -1,6 +1,7 @@
 #include "launch/commands/cmd_inspect.h"
 
 #include <cstdio>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
@@ -40,22 +41,40 @@ std::string ParameterCounts(const ModelFiles& files, const ModelSummary& summary
   return text;
 }
 
+// "grouped, 32 heads of 128, 4 for keys and values, ..": one line for each kind of layer.
+std::string DescribeAttention(const AttentionSpec& a) {
+  if (a.kind == AttentionKind::kLatent) {
+    return absl::StrFormat("latent, %d heads of %d + %d (rotary), values %d; cache %d + %d values per token and layer",
+                           a.num_heads, a.nope_dim, a.rope_dim, a.value_dim, a.cache_first(), a.cache_second());
+  }
+  std::string text =
+      absl::StrFormat("grouped, %d heads of %d, %d for keys and values; cache %d + %d values per token and layer",
+                      a.num_heads, a.head_dim, a.num_kv_heads, a.cache_first(), a.cache_second());
+  if (a.keys.kind == KeyRange::Kind::kSliding) absl::StrAppend(&text, "; the last ", a.keys.size, " keys");
+  if (a.keys.kind == KeyRange::Kind::kChunk) absl::StrAppend(&text, "; keys in chunks of ", a.keys.size);
+  return text;
+}
+
+std::string DescribeModel(const ModelSpec& m) {
+  std::string text =
+      absl::StrFormat("%s, %d layers of hidden size %d (%d with experts), context %d, vocabulary %d\n", m.model_type,
+                      m.num_layers(), m.hidden_size, m.num_moe_layers(), m.max_position_embeddings, m.vocab_size);
+  std::map<std::string, int64_t> num_layers;
+  for (const LayerSpec& layer : m.layers) ++num_layers[DescribeAttention(layer.attention)];
+  for (const auto& [attention, count] : num_layers) {
+    absl::StrAppend(&text, "attention", num_layers.size() > 1 ? absl::StrCat(" of ", count, " layers") : "", ": ",
+                    attention, "\n");
+  }
+  const RouterSpec& router = m.moe.router;
+  absl::StrAppendFormat(&text, "experts: %d routed of width %d, %d per token; shared width %d; groups %d of which %d",
+                        m.moe.num_experts, m.moe.intermediate, router.top_k, m.moe.shared_intermediate,
+                        router.num_groups, router.groups_kept);
+  return text;
+}
+
 void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std::vector<RankMemory>& memory_per_rank) {
-  const ModelConfig& c = files.config;
   const PartSummary total = summary.Total();
-  std::printf("%s, %ld layers of hidden size %ld (%ld with experts), context %ld, vocabulary %ld\n",
-              c.model_type.c_str(), static_cast<long>(c.num_hidden_layers), static_cast<long>(c.hidden_size),
-              static_cast<long>(summary.num_moe_layers), static_cast<long>(c.max_position_embeddings),
-              static_cast<long>(c.vocab_size));
-  std::printf(
-      "attention: latent, %ld heads of %ld + %ld (rotary), values %ld; cache %ld + %ld values per token and layer\n",
-      static_cast<long>(c.num_attention_heads), static_cast<long>(c.qk_nope_head_dim),
-      static_cast<long>(c.qk_rope_head_dim), static_cast<long>(c.v_head_dim), static_cast<long>(c.kv_lora_rank),
-      static_cast<long>(c.qk_rope_head_dim));
-  std::printf("experts: %ld routed of width %ld, %ld per token, %ld shared; groups %ld of which %ld\n",
-              static_cast<long>(c.n_routed_experts), static_cast<long>(c.moe_intermediate_size),
-              static_cast<long>(c.num_experts_per_tok), static_cast<long>(c.n_shared_experts),
-              static_cast<long>(c.n_group), static_cast<long>(c.topk_group));
+  std::printf("%s\n", DescribeModel(files.model).c_str());
   if (files.checkpoint == nullptr) std::printf("no weights here: sizes are those that config.json implies\n");
   std::printf("parameters: %s\n\n", ParameterCounts(files, summary).c_str());
   std::printf("%-16s %16s %16s %12s\n", "part", "parameters", "active", "MiB");
@@ -87,7 +106,7 @@ void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std:
 
 void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::vector<RankMemory>& memory_per_rank) {
   const PartSummary total = summary.Total();
-  nlohmann::ordered_json json = {{"model_type", files.config.model_type},
+  nlohmann::ordered_json json = {{"model_type", files.model.model_type},
                                  {"parameters", total.num_params},
                                  {"active_parameters", total.num_active_params},
                                  {"parameters_without_embeddings", total.num_params - EndParams(summary)},

@@ -14,6 +14,7 @@
 #include "core/host/memory_info.h"
 #include "core/log.h"
 #include "launch/session/memory_check.h"
+#include "runtime/families/families.h"
 
 namespace tokenferry {
 namespace {
@@ -30,16 +31,17 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, To
   const SharedFlags& flags = context.flags;
   const int num_ranks = context.transport.num_ranks();
   auto files = std::make_unique<ModelFiles>();
-  TF_ASSIGN_OR_RETURN(files->config, LoadModelConfig(flags.model));
-  files->generation = LoadGenerationConfig(flags.model, files->config);
+  TF_ASSIGN_OR_RETURN(files->model, LoadModelSpec(flags.model));
+  TF_RETURN_IF_ERROR(Transformer::CheckDevice(files->model, context.device.kind()));
+  files->generation = LoadGenerationConfig(flags.model, files->model);
   if (weights == WeightsUse::kNeeded || HasWeights(flags.model)) {
     TF_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(flags.model));
     files->checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
-    TF_ASSIGN_OR_RETURN(files->plan, CheckCheckpoint(files->config, *files->checkpoint));
+    TF_ASSIGN_OR_RETURN(files->plan, CheckCheckpoint(files->model, *files->checkpoint));
   } else {
-    files->plan.plan = PlanTensors(files->config);
+    files->plan.plan = PlanTensors(files->model);
   }
-  const int num_experts = static_cast<int>(files->config.n_routed_experts);
+  const int num_experts = static_cast<int>(files->model.moe.num_experts);
   if (flags.placement == "linear") {
     files->placement = Placement::Linear(num_experts, num_ranks);
   } else {
@@ -48,10 +50,10 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, To
   files->placement.SetHosts(Topology::Of(context.transport).host_idx_per_rank);
   if (use == TokenizerUse::kNone) return files;
   TF_ASSIGN_OR_RETURN(files->tokenizer, Tokenizer::Load(flags.model));
-  if (files->tokenizer->max_id() >= files->config.vocab_size) {
+  if (files->tokenizer->max_id() >= files->model.vocab_size) {
     return absl::InvalidArgumentError(absl::StrCat(flags.model, "/tokenizer.json: its largest token is ",
                                                    files->tokenizer->max_id(), ", but config.json's vocab_size is ",
-                                                   files->config.vocab_size));
+                                                   files->model.vocab_size));
   }
   return files;
 }
@@ -203,7 +205,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartEngine(
     if (context.rank() == RankId(0)) engine.moe.on_plan = ExplainFirstPlan();
     engine.moe.exchange.on_choice = [](const std::string& why) { absl::FPrintF(stderr, "%s", why); };
   }
-  auto created = Engine::Create(context.transport, context.device, f.config, session->weights, f.placement, engine);
+  auto created = Engine::Create(context.transport, context.device, f.model, session->weights, f.placement, engine);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"create engine"}, created.status()));
   session->engine = *std::move(created);
   return session;
@@ -247,13 +249,12 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartServingSession(
   return StartEngine(context, std::move(files), std::move(engine), on_progress);
 }
 
-absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens,
-                          const ModelConfig& config) {
+absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens, const ModelSpec& model) {
   if (prompt_tokens == 0) return absl::InvalidArgumentError(absl::StrCat(what, " is empty: give at least one token"));
-  if (prompt_tokens + new_tokens <= config.max_position_embeddings) return absl::OkStatus();
+  if (prompt_tokens + new_tokens <= model.max_position_embeddings) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(what, " has ", prompt_tokens, " tokens and ", new_tokens,
                                                  " are to be generated, but the model's context is ",
-                                                 config.max_position_embeddings, " tokens"));
+                                                 model.max_position_embeddings, " tokens"));
 }
 
 }  // namespace tokenferry

@@ -9,6 +9,7 @@
 #include "launch/ranks/bootstrap.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/engine/engine.h"
+#include "runtime/model/generation_config.h"
 #include "runtime/model/tensor_plan.h"
 #include "runtime/model/weights.h"
 #include "runtime/text/encode_prompt.h"
@@ -22,7 +23,7 @@ enum class WeightsUse : uint8_t { kNeeded, kIfThere };
 
 // Read and validated from headers; no weight has been read.
 struct ModelFiles {
-  ModelConfig config;
+  ModelSpec model;
   absl::StatusOr<GenerationConfig> generation;  // an error is one for those who generate; others do not need it
   std::unique_ptr<Checkpoint> checkpoint;       // null: there is none (kIfThere)
   CheckedPlan plan;
@@ -62,6 +63,6 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartServingSession(
     const std::function<void(int64_t done, int64_t total)>& on_progress);
 
 // InvalidArgument naming the request when it does not fit into the model's context.
-absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens, const ModelConfig& config);
+absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens, const ModelSpec& model);
 
 }  // namespace tokenferry

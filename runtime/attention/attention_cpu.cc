@@ -23,14 +23,6 @@ float* ScratchFloats(int64_t size) { return static_cast<float*>(ThreadScratch(si
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-void CopyRounded(const float* x, int64_t size, Compute compute, float* out) {
-  if (compute == Compute::kF32) {
-    std::copy_n(x, size, out);
-  } else {
-    for (int64_t i = 0; i < size; ++i) out[i] = RoundToBF16(x[i]);
-  }
-}
-
 // Rows of `x` as they enter a product: themselves in kF32, rounded into `scratch` in kBF16.
 Rows ProductRows(Rows x, int64_t cols, Compute compute, float* scratch) {
   if (compute == Compute::kF32) return x;
@@ -63,7 +55,7 @@ void PlanAttention(const LatentAttentionArgs& args, int num_threads, std::vector
 class AttentionWorker {
  public:
   AttentionWorker(const LatentAttentionArgs& args, const RowKernels& kernels, const AttentionTask& task)
-      : args_(args), kernels_(kernels), task_(task), latent_(args.cache.latent), width_(latent_ + args.rope) {
+      : args_(args), kernels_(kernels), task_(task), latent_(args.cache.first), width_(latent_ + args.rope) {
     const int64_t n = task.num_tokens * task.num_heads;
     float* next = ScratchFloats(n * (width_ + latent_ + kCacheBlockTokens + 3) + kCacheBlockTokens * width_);
     const auto take = [&next](int64_t size) { return std::exchange(next, next + size); };
@@ -126,7 +118,7 @@ class AttentionWorker {
 
   // The cache block in f32: where it lies, or widened once for all queries of the task.
   Rows Keys(int64_t begin, int64_t size) {
-    const LatentCacheView& cache = args_.cache;
+    const CacheView& cache = args_.cache;
     const int64_t first = CacheRow(cache, args_.tokens.seq[task_.token_begin], begin);
     if (cache.dtype == DType::kF32) return {static_cast<const float*>(cache.data) + first, size, width_};
     const WeightView block{.format = {.dtype = DType::kBF16},
@@ -159,14 +151,14 @@ class AttentionWorker {
 
 }  // namespace
 
-void RopeInterleaved(const RopeArgs& args, CpuContext& context) {
+void Rotate(const RopeArgs& args, CpuContext& context) {
   ParallelRows(context, args.tokens.num_tokens, args.heads * args.dim, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) RotateToken(args, t);
   });
 }
 
 void CacheWrite(const CacheWriteArgs& args, CpuContext& context) {
-  ParallelRows(context, args.tokens.num_tokens, args.cache.latent + args.cache.rope, [&](int64_t begin, int64_t end) {
+  ParallelRows(context, args.tokens.num_tokens, args.cache.first + args.cache.second, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) WriteToken(args, t);
   });
 }

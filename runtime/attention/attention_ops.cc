@@ -7,10 +7,10 @@
 namespace tokenferry {
 namespace {
 
-void CheckCache(const LatentCacheView& cache) {
+void CheckCache(const CacheView& cache) {
   TF_CHECK(cache.dtype == DType::kF32 || cache.dtype == DType::kBF16);
-  TF_CHECK_GT(cache.latent, 0);
-  TF_CHECK_GE(cache.rope, 0);
+  TF_CHECK_GT(cache.first, 0);
+  TF_CHECK_GE(cache.second, 0);
 }
 
 void CheckKvB(const WeightView& w, int64_t heads, int64_t nope, int64_t value) {
@@ -21,14 +21,14 @@ void CheckKvB(const WeightView& w, int64_t heads, int64_t nope, int64_t value) {
 }  // namespace
 
 // attention_ops.cu
-absl::Status CudaRopeInterleaved(const RopeArgs& args, void* stream);
+absl::Status CudaRotate(const RopeArgs& args, void* stream);
 absl::Status CudaCacheWrite(const CacheWriteArgs& args, void* stream);
 absl::Status CudaAbsorbQuery(const AbsorbQueryArgs& args, void* stream);
 absl::Status CudaLatentAttention(const LatentAttentionArgs& args, void* stream);
 absl::Status CudaExpandValue(const ExpandValueArgs& args, void* stream);
 
-constexpr Op<RopeArgs> kRope{"rope_interleaved", &attention_reference::RopeInterleaved, &attention_cpu::RopeInterleaved,
-                             TF_CUDA_LAUNCHER(CudaRopeInterleaved)};
+constexpr Op<RopeArgs> kRope{"rotate", &attention_reference::Rotate, &attention_cpu::Rotate,
+                             TF_CUDA_LAUNCHER(CudaRotate)};
 constexpr Op<CacheWriteArgs> kCacheWrite{"cache_write", &attention_reference::CacheWrite, &attention_cpu::CacheWrite,
                                          TF_CUDA_LAUNCHER(CudaCacheWrite)};
 constexpr Op<AbsorbQueryArgs> kAbsorb{"absorb_query", &attention_reference::AbsorbQuery, &attention_cpu::AbsorbQuery,
@@ -38,7 +38,11 @@ constexpr Op<LatentAttentionArgs> kAttention{"latent_attention", &attention_refe
 constexpr Op<ExpandValueArgs> kExpand{"expand_value", &attention_reference::ExpandValue, &attention_cpu::ExpandValue,
                                       TF_CUDA_LAUNCHER(CudaExpandValue)};
 
-void RopeInterleaved(Stream& stream, const RopeArgs& args) {
+// A GPU has no kernel for it yet.
+constexpr Op<GroupedAttentionArgs> kGrouped{"grouped_attention", &attention_reference::GroupedAttention,
+                                            &attention_cpu::GroupedAttention};
+
+void Rotate(Stream& stream, const RopeArgs& args) {
   TF_CHECK_EQ(args.dim % 2, 0);
   stream.Launch(kRope, args);
 }
@@ -55,8 +59,18 @@ void AbsorbQuery(Stream& stream, const AbsorbQueryArgs& args) {
 
 void LatentAttention(Stream& stream, const LatentAttentionArgs& args) {
   CheckCache(args.cache);
-  TF_CHECK_EQ(args.cache.rope, args.rope);
+  TF_CHECK_EQ(args.cache.second, args.rope);
   stream.Launch(kAttention, args);
+}
+
+void GroupedAttention(Stream& stream, const GroupedAttentionArgs& args) {
+  CheckCache(args.cache);
+  TF_CHECK_GT(args.kv_heads, 0);
+  TF_CHECK_EQ(args.heads % args.kv_heads, 0);
+  TF_CHECK_EQ(args.cache.first, int64_t{args.kv_heads} * args.head_dim);
+  TF_CHECK_EQ(args.cache.second, args.cache.first);
+  TF_CHECK(args.keys.kind == KeyRange::Kind::kAll || args.keys.size > 0);
+  stream.Launch(kGrouped, args);
 }
 
 void ExpandValue(Stream& stream, const ExpandValueArgs& args) {

@@ -15,20 +15,21 @@ __global__ void RopeKernel(RopeArgs a) {
   const float* sines = cosines + num_pairs;
   for (int32_t at = threadIdx.x; at < a.heads * num_pairs; at += blockDim.x) {
     const int32_t h = at / num_pairs, i = at % num_pairs;
-    float* pair = a.x + t * a.stride + h * a.head_stride + 2 * i;
-    const float even = pair[0], odd = pair[1];
-    pair[0] = __fsub_rn(__fmul_rn(even, cosines[i]), __fmul_rn(odd, sines[i]));
-    pair[1] = __fadd_rn(__fmul_rn(even, sines[i]), __fmul_rn(odd, cosines[i]));
+    float* head = a.x + t * a.stride + h * a.head_stride;
+    const int32_t first = RopeFirst(a.layout, i), second = RopeSecond(a.layout, i, a.dim);
+    const float x = head[first], y = head[second];
+    head[first] = __fsub_rn(__fmul_rn(x, cosines[i]), __fmul_rn(y, sines[i]));
+    head[second] = __fadd_rn(__fmul_rn(x, sines[i]), __fmul_rn(y, cosines[i]));
   }
 }
 
 // A block per token.
 template <class T>
 __global__ void CacheWriteKernel(CacheWriteArgs a) {
-  const int64_t t = blockIdx.x, latent = a.cache.latent;
+  const int64_t t = blockIdx.x, latent = a.cache.first;
   T* row = static_cast<T*>(a.cache.data) + CacheRow(a.cache, a.tokens.seq[t], a.tokens.position[t]);
-  for (int64_t i = threadIdx.x; i < latent + a.cache.rope; i += blockDim.x) {
-    StoreFloat(i < latent ? a.latent[t * a.latent_stride + i] : a.rope[t * a.rope_stride + i - latent], row[i]);
+  for (int64_t i = threadIdx.x; i < latent + a.cache.second; i += blockDim.x) {
+    StoreFloat(i < latent ? a.first[t * a.first_stride + i] : a.second[t * a.second_stride + i - latent], row[i]);
   }
 }
 
@@ -122,7 +123,7 @@ __device__ float SumWeights(const float* weights, int size) {
 template <class T, Compute kCompute>
 __global__ void LatentAttentionKernel(LatentAttentionArgs a) {
   extern __shared__ float shared[];
-  const int64_t row = blockIdx.x, t = row / a.heads, latent = a.cache.latent, width = latent + a.rope;
+  const int64_t row = blockIdx.x, t = row / a.heads, latent = a.cache.first, width = latent + a.rope;
   const AttentionScratch s(shared, latent, a.rope);
   const float* q_rope = a.q + row * (a.nope + a.rope) + a.nope;
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
@@ -156,19 +157,19 @@ __global__ void LatentAttentionKernel(LatentAttentionArgs a) {
 template <class T>
 absl::Status Attend(const LatentAttentionArgs& a, void* stream) {
   const LaunchShape shape = {a.tokens.num_tokens * a.heads, kAttentionThreads,
-                             AttentionScratch::Bytes(a.cache.latent, a.rope)};
+                             AttentionScratch::Bytes(a.cache.first, a.rope)};
   return a.compute == Compute::kBF16 ? LaunchKernel(LatentAttentionKernel<T, Compute::kBF16>, shape, stream, a)
                                      : LaunchKernel(LatentAttentionKernel<T, Compute::kF32>, shape, stream, a);
 }
 
 }  // namespace
 
-absl::Status CudaRopeInterleaved(const RopeArgs& a, void* stream) {
+absl::Status CudaRotate(const RopeArgs& a, void* stream) {
   return LaunchKernel(RopeKernel, {a.tokens.num_tokens, ThreadsFor(int64_t{a.heads} * a.dim / 2)}, stream, a);
 }
 
 absl::Status CudaCacheWrite(const CacheWriteArgs& a, void* stream) {
-  const LaunchShape shape = {a.tokens.num_tokens, ThreadsFor(a.cache.latent + a.cache.rope)};
+  const LaunchShape shape = {a.tokens.num_tokens, ThreadsFor(a.cache.first + a.cache.second)};
   if (a.cache.dtype == DType::kBF16) return LaunchKernel(CacheWriteKernel<BF16>, shape, stream, a);
   return LaunchKernel(CacheWriteKernel<float>, shape, stream, a);
 }

@@ -1,5 +1,6 @@
-// Operations of multi-head latent attention (DeepSeek-V2/V3) in its absorbed form, over a paged cache of latents.
-// The same formula for prefill and decode, so that a token's result does not depend on how its prompt was chunked:
+// Operations of attention over a paged cache: grouped attention, and multi-head latent attention (DeepSeek-V2/V3) in
+// its absorbed form, the same formula for prefill and decode, so that a token's result does not depend on how its
+// prompt was chunked:
 //   q~[h] = q_nope[h] . W_UK[h]; score_j = (q~[h] . c_j + q_rope[h] . k_rope_j) * scale; u[h] = sum_j P_j c_j; o[h] =
 //   W_UV[h] u[h]
 #pragma once
@@ -7,6 +8,7 @@
 #include "core/device/device.h"
 #include "core/formats/tensor.h"
 #include "core/formats/weight_format.h"
+#include "runtime/attention/rope.h"
 
 namespace tokenferry {
 
@@ -19,13 +21,13 @@ constexpr int64_t CacheBlocks(int64_t num_tokens) {
   return num_tokens / kCacheBlockTokens + (num_tokens % kCacheBlockTokens != 0 ? 1 : 0);
 }
 
-// The part of the cache that belongs to one layer. A cache row is [latent (r) | rope key (p)], c after its norm, the
-// key after RoPE. Token `pos` of sequence s lies in block block_table[s][pos / kCacheBlockTokens].
-struct LatentCacheView {
-  void* data = nullptr;                  // [num_blocks, kCacheBlockTokens, r + p]
+// The part of the cache that belongs to one layer. A row has two parts: the latent after its norm and the rope key
+// after RoPE; or the keys of all heads after RoPE and the values of all heads. Token `pos` of sequence s lies in block
+// block_table[s][pos / kCacheBlockTokens].
+struct CacheView {
+  void* data = nullptr;                  // [num_blocks, kCacheBlockTokens, first + second]
   DType dtype = DType::kF32;             // kF32, or kBF16 (rounded once when written)
-  int64_t latent = 0;                    // r
-  int64_t rope = 0;                      // p
+  int64_t first = 0, second = 0;         // values in each part
   const int32_t* block_table = nullptr;  // [num_seqs, max_blocks]
   int64_t max_blocks = 0;
 };
@@ -37,9 +39,9 @@ struct TokenPositions {
   int64_t num_tokens = 0;
 };
 
-// Rotates interleaved pairs (2i, 2i + 1) in place, (a, b) -> (a * cos - b * sin, a * sin + b * cos) with every product
-// rounded: per token `heads` vectors of `dim`, at x + t * stride + h * head_stride.
-// cos_sin is [max_position, dim]: per position dim / 2 cosines, then dim / 2 sines, f32.
+// Rotates pairs in place, (a, b) -> (a * cos - b * sin, a * sin + b * cos) with every product rounded: per token
+// `heads` vectors of `dim`, at x + t * stride + h * head_stride; which two values are a pair says `layout`. cos_sin is
+// [max_position, dim]: per position dim / 2 cosines, then dim / 2 sines, f32.
 struct RopeArgs {
   float* x = nullptr;
   int64_t stride = 0, head_stride = 0;
@@ -47,17 +49,19 @@ struct RopeArgs {
   int32_t dim = 0;
   const float* cos_sin = nullptr;
   TokenPositions tokens;
+  RopeLayout layout = RopeLayout::kInterleaved;
 };
-void RopeInterleaved(Stream& stream, const RopeArgs& args);
+void Rotate(Stream& stream, const RopeArgs& args);
 
-// Writes each token's row into the cache: latent [T, r] and rope key [T, p], f32, row strides given.
+// Writes the two parts of each token's row into the cache, f32 [T, cache.first] and [T, cache.second], row strides
+// given.
 struct CacheWriteArgs {
-  const float* latent = nullptr;
-  int64_t latent_stride = 0;
-  const float* rope = nullptr;
-  int64_t rope_stride = 0;
+  const float* first = nullptr;
+  int64_t first_stride = 0;
+  const float* second = nullptr;
+  int64_t second_stride = 0;
   TokenPositions tokens;
-  LatentCacheView cache;
+  CacheView cache;
 };
 void CacheWrite(Stream& stream, const CacheWriteArgs& args);
 
@@ -87,11 +91,45 @@ struct LatentAttentionArgs {
   int32_t heads = 0, nope = 0, rope = 0;
   float scale = 0;
   TokenPositions tokens;
-  LatentCacheView cache;
+  CacheView cache;
   float* out = nullptr;  // [T, heads, r]
   Compute compute = Compute::kF32;
 };
 void LatentAttention(Stream& stream, const LatentAttentionArgs& args);
+
+// Which keys a token sees, of those up to its own position.
+struct KeyRange {
+  enum class Kind : uint8_t {
+    kAll,
+    kSliding,  // the last `size`, its own included
+    kChunk,    // those of its own chunk, positions being cut into chunks of `size` (Llama 4)
+  };
+  Kind kind = Kind::kAll;
+  int64_t size = 0;
+
+  friend bool operator==(const KeyRange&, const KeyRange&) = default;
+  TF_HOST_DEVICE int64_t First(int64_t position) const {
+    if (kind == Kind::kSliding) return position < size ? 0 : position - size + 1;
+    return kind == Kind::kChunk ? position / size * size : 0;
+  }
+};
+
+// out[t, h, :]: attention of query head h of token t over the keys and values of head h / (heads / kv_heads) that it
+// sees. Scores, softmax and sums as LatentAttention's, a key block being cut to what the token sees of it: keys outside
+// its range take no part. A sink is one more score, unscaled, without a value: the softmax starts from maximum sinks[h]
+// and sum 1.
+struct GroupedAttentionArgs {
+  const float* q = nullptr;  // [T, heads, head_dim], rotated
+  int32_t heads = 0, kv_heads = 0, head_dim = 0;
+  float scale = 0;
+  KeyRange keys;
+  const float* sinks = nullptr;  // [heads], or null
+  TokenPositions tokens;
+  CacheView cache;       // first = second = kv_heads * head_dim
+  float* out = nullptr;  // [T, heads, head_dim]
+  Compute compute = Compute::kF32;
+};
+void GroupedAttention(Stream& stream, const GroupedAttentionArgs& args);
 
 // o[t, h, :] = W_UV[h] . u[t, h, :] in matmul.h's lane order; W_UV[h] = kv_b's rows h * (nope + value) + nope .. +
 // value.

@@ -16,27 +16,28 @@ void RotateToken(const RopeArgs& args, int64_t t) {
   const float* sines = cosines + args.dim / 2;
   for (int64_t h = 0; h < args.heads; ++h) {
     float* x = args.x + t * args.stride + h * args.head_stride;
-    for (int64_t i = 0; i < args.dim / 2; ++i) {
-      const float even = x[2 * i], odd = x[2 * i + 1];
-      x[2 * i] = even * cosines[i] - odd * sines[i];
-      x[2 * i + 1] = even * sines[i] + odd * cosines[i];
+    for (int32_t i = 0; i < args.dim / 2; ++i) {
+      float &first = x[RopeFirst(args.layout, i)], &second = x[RopeSecond(args.layout, i, args.dim)];
+      const float a = first, b = second;
+      first = a * cosines[i] - b * sines[i];
+      second = a * sines[i] + b * cosines[i];
     }
   }
 }
 
 void WriteToken(const CacheWriteArgs& args, int64_t t) {
-  const LatentCacheView& cache = args.cache;
+  const CacheView& cache = args.cache;
   const int64_t row = CacheRow(cache, args.tokens.seq[t], args.tokens.position[t]);
-  const float* latent = args.latent + t * args.latent_stride;
-  const float* rope = args.rope + t * args.rope_stride;
+  const float* first = args.first + t * args.first_stride;
+  const float* second = args.second + t * args.second_stride;
   if (cache.dtype == DType::kF32) {
     float* out = static_cast<float*>(cache.data) + row;
-    std::copy_n(latent, cache.latent, out);
-    std::copy_n(rope, cache.rope, out + cache.latent);
+    std::copy_n(first, cache.first, out);
+    std::copy_n(second, cache.second, out + cache.first);
   } else {
     BF16* out = static_cast<BF16*>(cache.data) + row;
-    for (int64_t i = 0; i < cache.latent; ++i) out[i] = ToBF16(latent[i]);
-    for (int64_t i = 0; i < cache.rope; ++i) out[cache.latent + i] = ToBF16(rope[i]);
+    for (int64_t i = 0; i < cache.first; ++i) out[i] = ToBF16(first[i]);
+    for (int64_t i = 0; i < cache.second; ++i) out[cache.first + i] = ToBF16(second[i]);
   }
 }
 
@@ -45,9 +46,10 @@ namespace {
 
 float Rounded(float x, Compute compute) { return compute == Compute::kBF16 ? RoundToBF16(x) : x; }
 
-std::vector<float> Widened(const LatentCacheView& cache, int64_t seq, int64_t position) {
+// A cache row in f32.
+std::vector<float> Widened(const CacheView& cache, int64_t seq, int64_t position) {
   const int64_t row = CacheRow(cache, seq, position);
-  std::vector<float> out(cache.latent + cache.rope);
+  std::vector<float> out(cache.first + cache.second);
   for (size_t i = 0; i < out.size(); ++i) {
     out[i] = cache.dtype == DType::kF32 ? static_cast<const float*>(cache.data)[row + i]
                                         : ToFloat(static_cast<const BF16*>(cache.data)[row + i]);
@@ -55,41 +57,50 @@ std::vector<float> Widened(const LatentCacheView& cache, int64_t seq, int64_t po
   return out;
 }
 
-// One query [r + p] over positions 0 .. last of a sequence.
-void Attend(const LatentCacheView& cache, int64_t seq, int64_t last, const std::vector<float>& query, float scale,
-            float* out) {
-  const int64_t latent = cache.latent;
+// Where the key and the value of one head lie in a cache row.
+struct HeadPlace {
+  int64_t key = 0, key_size = 0, value = 0, value_size = 0;
+};
+
+// What one query has seen, and its weighted sum of values.
+struct Online {
   float max = -std::numeric_limits<float>::infinity(), sum = 0;
-  std::fill_n(out, latent, 0.0f);
-  for (int64_t begin = 0; begin <= last; begin += kCacheBlockTokens) {
-    const int64_t size = std::min(kCacheBlockTokens, last + 1 - begin);
-    std::vector<std::vector<float>> keys(size);
+};
+
+// One query over keys [first, last] of a sequence.
+void Attend(const CacheView& cache, int64_t seq, int64_t first, int64_t last, const HeadPlace& place,
+            const std::vector<float>& query, float scale, Online online, float* out) {
+  std::fill_n(out, place.value_size, 0.0f);
+  for (int64_t block = first / kCacheBlockTokens; block <= last / kCacheBlockTokens; ++block) {
+    const int64_t begin = std::max(first, block * kCacheBlockTokens);
+    const int64_t size = std::min(last + 1, (block + 1) * kCacheBlockTokens) - begin;
+    std::vector<std::vector<float>> rows(size);
     std::vector<float> weights(size);
-    float new_max = max;
+    float new_max = online.max;
     for (int64_t j = 0; j < size; ++j) {
-      keys[j] = Widened(cache, seq, begin + j);
-      weights[j] = DotF32(query.data(), keys[j].data(), latent + cache.rope) * scale;
+      rows[j] = Widened(cache, seq, begin + j);
+      weights[j] = DotF32(query.data(), rows[j].data() + place.key, place.key_size) * scale;
       if (weights[j] > new_max) new_max = weights[j];
     }
-    const float rescale = ExpF32(max - new_max);
+    const float rescale = ExpF32(online.max - new_max);
     float lanes[kNumLanes] = {};
     for (int64_t j = 0; j < size; ++j) {
       weights[j] = ExpF32(weights[j] - new_max);
       lanes[j % kNumLanes] += weights[j];
     }
-    sum = std::fma(sum, rescale, SumLanes(lanes));
-    for (int64_t i = 0; i < latent; ++i) {
+    online.sum = std::fma(online.sum, rescale, SumLanes(lanes));
+    for (int64_t i = 0; i < place.value_size; ++i) {
       out[i] *= rescale;
-      for (int64_t j = 0; j < size; ++j) out[i] = std::fma(weights[j], keys[j][i], out[i]);
+      for (int64_t j = 0; j < size; ++j) out[i] = std::fma(weights[j], rows[j][place.value + i], out[i]);
     }
-    max = new_max;
+    online.max = new_max;
   }
-  for (int64_t i = 0; i < latent; ++i) out[i] /= sum;
+  for (int64_t i = 0; i < place.value_size; ++i) out[i] /= online.sum;
 }
 
 }  // namespace
 
-void RopeInterleaved(const RopeArgs& args) {
+void Rotate(const RopeArgs& args) {
   for (int64_t t = 0; t < args.tokens.num_tokens; ++t) RotateToken(args, t);
 }
 
@@ -114,7 +125,7 @@ void AbsorbQuery(const AbsorbQueryArgs& args) {
 }
 
 void LatentAttention(const LatentAttentionArgs& args) {
-  const int64_t latent = args.cache.latent;
+  const int64_t latent = args.cache.first;
   std::vector<float> query(latent + args.rope);
   for (int64_t t = 0; t < args.tokens.num_tokens; ++t) {
     for (int64_t h = 0; h < args.heads; ++h) {
@@ -122,7 +133,26 @@ void LatentAttention(const LatentAttentionArgs& args) {
       const float* q_rope = args.q + row * (args.nope + args.rope) + args.nope;
       for (int64_t i = 0; i < latent; ++i) query[i] = Rounded(args.q_latent[row * latent + i], args.compute);
       for (int64_t i = 0; i < args.rope; ++i) query[latent + i] = Rounded(q_rope[i], args.compute);
-      Attend(args.cache, args.tokens.seq[t], args.tokens.position[t], query, args.scale, args.out + row * latent);
+      const HeadPlace place{.key_size = latent + args.rope, .value_size = latent};
+      Attend(args.cache, args.tokens.seq[t], 0, args.tokens.position[t], place, query, args.scale, {},
+             args.out + row * latent);
+    }
+  }
+}
+
+void GroupedAttention(const GroupedAttentionArgs& args) {
+  const int64_t d = args.head_dim;
+  std::vector<float> query(d);
+  for (int64_t t = 0; t < args.tokens.num_tokens; ++t) {
+    for (int64_t h = 0; h < args.heads; ++h) {
+      const int64_t row = t * args.heads + h, kv_head = h / (args.heads / args.kv_heads);
+      for (int64_t i = 0; i < d; ++i) query[i] = Rounded(args.q[row * d + i], args.compute);
+      const HeadPlace place{kv_head * d, d, args.cache.first + kv_head * d, d};
+      const int64_t last = args.tokens.position[t];
+      Online online;
+      if (args.sinks != nullptr) online = {args.sinks[h], 1.0f};
+      Attend(args.cache, args.tokens.seq[t], args.keys.First(last), last, place, query, args.scale, online,
+             args.out + row * d);
     }
   }
 }

@@ -1,4 +1,4 @@
-// The latent cache of one rank: memory in blocks of kCacheBlockTokens tokens.
+// The KV cache of one rank: memory in blocks of kCacheBlockTokens tokens.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,15 @@
 
 namespace tokenferry {
 
+// Values in the two parts of a token's row in one layer (CacheView).
+struct CacheRowSizes {
+  int64_t first = 0, second = 0;
+};
+
 struct KvCacheOptions {
-  int64_t num_layers = 0;
-  int64_t latent = 0;          // r: kv_lora_rank
-  int64_t rope = 0;            // p: qk_rope_head_dim
-  DType dtype = DType::kBF16;  // or kF32
-  int64_t num_blocks = 0;      // of kCacheBlockTokens tokens; a block spans all layers
+  std::vector<CacheRowSizes> layers;  // by layer
+  DType dtype = DType::kBF16;         // or kF32
+  int64_t num_blocks = 0;             // of kCacheBlockTokens tokens; a block spans all layers
 };
 
 // Memory only: BlockCache (runtime/engine) knows who holds which block. A block may be given to a new sequence while
@@ -30,7 +33,7 @@ class KvCache {
   static int64_t BytesPerToken(const KvCacheOptions& options);
 
   // `block_table` [num_seqs, max_blocks] is in device memory; -1 behind a sequence's last block.
-  LatentCacheView Layer(int64_t layer, const int32_t* block_table, int64_t max_blocks) const;
+  CacheView Layer(int64_t layer, const int32_t* block_table, int64_t max_blocks) const;
 
   const KvCacheOptions& options() const { return options_; }
   int64_t num_bytes() const { return options_.num_blocks * kCacheBlockTokens * BytesPerToken(options_); }

@@ -10,15 +10,21 @@
 
 namespace tokenferry {
 
+// Which two values of a head turn together as pair i of d / 2.
+enum class RopeLayout : uint8_t {
+  kInterleaved,  // 2i and 2i + 1 (DeepSeek, Llama 4)
+  kHalfSplit,    // i and i + d / 2 (Llama, Mixtral, Qwen, GLM)
+};
+
 enum class RopeScaling : uint8_t {
   kNone,  // "default"
   kYarn,  // YaRN (arXiv:2309.00071), as transformers computes it
 };
 
-// The numbers of a config.json that fix the rotation. `rope_theta` and `rope_scaling` of DeepSeek-V2/V3 and Kimi-K2.
+// The numbers of a config.json that fix the rotation: `rope_theta`, and `rope_scaling` or `rope_parameters`.
 struct RopeConfig {
   double theta = 10000;      // rope_theta
-  int64_t dim = 0;           // rotated dimensions (qk_rope_head_dim); even
+  int64_t dim = 0;           // rotated dimensions of a head (qk_rope_head_dim, or a part of head_dim); even
   int64_t max_position = 0;  // rows of the table: max_position_embeddings, or less where the job serves less
   RopeScaling scaling = RopeScaling::kNone;
 
@@ -29,6 +35,8 @@ struct RopeConfig {
   double mscale = 0, mscale_all_dim = 0;   // 0: absent
   std::optional<double> attention_factor;  // multiplies cosines and sines; absent: derived from factor and the mscales
   bool truncate = true;                    // ramp limits rounded outwards to integers
+
+  friend bool operator==(const RopeConfig&, const RopeConfig&) = default;
 };
 
 // InvalidArgument, naming the value, when a table cannot be made of `config`.

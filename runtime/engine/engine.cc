@@ -16,36 +16,35 @@ constexpr RankId kScheduler{0};
 
 Engine::~Engine() = default;
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Device& device, const ModelConfig& config,
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Device& device, const ModelSpec& model,
                                                        const ModelWeights& weights, const Placement& placement,
                                                        const EngineOptions& options) {
-  std::unique_ptr<Engine> engine(new Engine(transport, device, config, options));
+  std::unique_ptr<Engine> engine(new Engine(transport, device, model, options));
   TF_ASSIGN_OR_RETURN(engine->stream_, device.CreateStream());
-  TF_ASSIGN_OR_RETURN(engine->transformer_,
-                      Transformer::Create(transport, device, config, weights, placement, options));
+  TF_ASSIGN_OR_RETURN(engine->transformer_, Transformer::Create(transport, device, model, weights, placement, options));
   TF_RETURN_IF_ERROR(engine->Allocate());
   return engine;
 }
 
-KvCacheOptions Engine::CacheOptions(const ModelConfig& config, const EngineOptions& options) {
+KvCacheOptions Engine::CacheOptions(const ModelSpec& model, const EngineOptions& options) {
   KvCacheOptions cache;
-  cache.num_layers = config.num_hidden_layers;
-  cache.latent = config.kv_lora_rank;
-  cache.rope = config.qk_rope_head_dim;
+  for (const LayerSpec& layer : model.layers) {
+    cache.layers.push_back({layer.attention.cache_first(), layer.attention.cache_second()});
+  }
   cache.dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
   cache.num_blocks = options.cache_tokens_per_rank / kCacheBlockTokens;
   return cache;
 }
 
 absl::Status Engine::Allocate() {
-  const KvCacheOptions cache = CacheOptions(config_, options_);
+  const KvCacheOptions cache = CacheOptions(model_, options_);
   TF_ASSIGN_OR_RETURN(KvCache created, KvCache::Create(device_, cache));
   cache_ = std::move(created);
   sequences_.emplace(transport_.rank(), cache.num_blocks);
   // ids, seq, position and wanted rows; a block table row per sequence.
   const int64_t ints = 4 * max_tokens() + options_.max_sequences_per_rank * cache.num_blocks;
   TF_ASSIGN_OR_RETURN(inputs_, device_.Allocate(ints * sizeof(int32_t), MemoryKind::kDevice, "step inputs"));
-  TF_ASSIGN_OR_RETURN(logits_, device_.Allocate(Transformer::kLogitRows * config_.vocab_size * sizeof(float),
+  TF_ASSIGN_OR_RETURN(logits_, device_.Allocate(Transformer::kLogitRows * model_.vocab_size * sizeof(float),
                                                 MemoryKind::kHost, "logits"));
   return absl::OkStatus();
 }
@@ -150,7 +149,7 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const Ste
   }
   TF_ASSIGN_OR_RETURN(StepTokens tokens, Upload(mine));
   tokens.max_tokens_per_rank = plan.max_tokens_per_rank(transport_.num_ranks());
-  const int64_t T = tokens.positions.num_tokens, K = config_.num_experts_per_tok, L = config_.num_moe_layers();
+  const int64_t T = tokens.positions.num_tokens, K = model_.moe.router.top_k, L = model_.num_moe_layers();
   std::vector<int32_t> expert_idx(observe ? L * T * K : 0);
   std::vector<float> expert_weight(observe ? L * T * K : 0);
   const RoutingObserver observer = [&](int moe_idx, int64_t first_token, const Routing& routing) {
@@ -174,7 +173,7 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const Ste
 // expert_idx and expert_weight are of this rank's tokens, [L, T, K].
 void Engine::TakeRouting(const std::vector<const StepEntry*>& mine, absl::Span<const int32_t> expert_idx,
                          absl::Span<const float> expert_weight, std::vector<EntryResult>& results) const {
-  const int64_t K = config_.num_experts_per_tok, L = config_.num_moe_layers();
+  const int64_t K = model_.moe.router.top_k, L = model_.num_moe_layers();
   const int64_t T = static_cast<int64_t>(expert_idx.size()) / std::max<int64_t>(L * K, 1);
   int64_t end = 0;
   for (size_t i = 0; i < mine.size(); ++i) {
@@ -207,7 +206,7 @@ absl::Status Engine::Score(const std::vector<const StepEntry*>& mine, std::vecto
     for (int64_t t = first; t < n; ++t) wanted.push_back({row + static_cast<int32_t>(t), i, t});
     row += static_cast<int32_t>(n);
   }
-  const int64_t V = config_.vocab_size;
+  const int64_t V = model_.vocab_size;
   int32_t* const device_rows = inputs_.as<int32_t>() + 3 * max_tokens();
   for (size_t begin = 0; begin < wanted.size(); begin += Transformer::kLogitRows) {
     const size_t n = std::min<size_t>(Transformer::kLogitRows, wanted.size() - begin);
@@ -246,7 +245,7 @@ void Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const 
 
 SchedulerOptions Engine::scheduler_options() const {
   return {transport_.num_ranks(), options_.prefill_chunk, options_.max_sequences_per_rank,
-          options_.cache_tokens_per_rank / kCacheBlockTokens * kCacheBlockTokens, config_.vocab_size};
+          options_.cache_tokens_per_rank / kCacheBlockTokens * kCacheBlockTokens, model_.vocab_size};
 }
 
 }  // namespace tokenferry

@@ -29,7 +29,7 @@ using RoutingRecorder = std::function<void(int64_t step, int moe_idx, absl::Span
 // One per rank. Owns cache and activations; transport, device, config and weights must outlive it.
 class Engine {
  public:
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(Transport& transport, Device& device, const ModelConfig& config,
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(Transport& transport, Device& device, const ModelSpec& model,
                                                         const ModelWeights& weights, const Placement& placement,
                                                         const EngineOptions& options);
   ~Engine();
@@ -54,11 +54,11 @@ class Engine {
   int64_t cache_bytes() const { return cache_->num_bytes(); }
 
   // What Create will make.
-  static KvCacheOptions CacheOptions(const ModelConfig& config, const EngineOptions& options);
+  static KvCacheOptions CacheOptions(const ModelSpec& model, const EngineOptions& options);
 
  private:
-  Engine(Transport& transport, Device& device, const ModelConfig& config, const EngineOptions& options)
-      : transport_(transport), device_(device), config_(config), options_(options) {}
+  Engine(Transport& transport, Device& device, const ModelSpec& model, const EngineOptions& options)
+      : transport_(transport), device_(device), model_(model), options_(options) {}
   int64_t max_tokens() const { return options_.max_tokens(); }
   absl::Status Allocate();
   absl::StatusOr<StepTokens> Upload(const std::vector<const StepEntry*>& mine);
@@ -70,7 +70,7 @@ class Engine {
 
   Transport& transport_;
   Device& device_;
-  const ModelConfig& config_;
+  const ModelSpec& model_;
   EngineOptions options_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Transformer> transformer_;

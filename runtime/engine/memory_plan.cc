@@ -5,15 +5,15 @@
 namespace tokenferry {
 
 std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& placement, const EngineOptions& options) {
-  const KvCacheOptions cache = Engine::CacheOptions(plan.config, options);
+  const KvCacheOptions cache = Engine::CacheOptions(plan.model, options);
   const RankMemory same{
       .cache = cache.num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache),
-      .activations = Transformer::ActivationBytes(plan.config, options.max_tokens()),
+      .activations = Transformer::ActivationBytes(plan.model, options.max_tokens()),
   };
   const std::vector<int64_t> weights = BytesPerRank(plan, placement);
   int64_t elsewhere = 0;
   for (const TensorSpec& spec : plan.tensors) {
-    if (spec.expert < 0) elsewhere += spec.data_bytes() + spec.scale_bytes(plan.config.fp8_block);
+    if (spec.expert < 0) elsewhere += spec.memory_bytes() + spec.scale_bytes(plan.model.fp8_block);
   }
   std::vector<RankMemory> per_rank(weights.size(), same);
   for (size_t r = 0; r < weights.size(); ++r) {

@@ -21,7 +21,7 @@ struct RankMemory {
   int64_t total() const { return weights + cache + activations; }
 };
 
-// [R], by rank. `placement` is for plan.config.n_routed_experts experts.
+// [R], by rank. `placement` is for plan.model.moe.num_experts experts.
 std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& placement, const EngineOptions& options);
 
 }  // namespace tokenferry

@@ -1,4 +1,4 @@
-// The forward pass of a DeepSeek-V3 model on one rank: its own tokens' attention, everybody's experts.
+// The forward pass of a model on one rank: its own tokens' attention, everybody's experts.
 #pragma once
 
 #include <functional>
@@ -11,7 +11,7 @@
 #include "runtime/attention/kv_cache.h"
 #include "runtime/engine/engine_options.h"
 #include "runtime/engine/moe_rounds.h"
-#include "runtime/model/model_config.h"
+#include "runtime/model/model_spec.h"
 #include "runtime/model/weights.h"
 
 namespace tokenferry {
@@ -31,8 +31,11 @@ using RoutingObserver = std::function<void(int moe_idx, int64_t first_token, con
 class Transformer {
  public:
   static absl::StatusOr<std::unique_ptr<Transformer>> Create(Transport& transport, Device& device,
-                                                             const ModelConfig& config, const ModelWeights& weights,
+                                                             const ModelSpec& model, const ModelWeights& weights,
                                                              const Placement& placement, const EngineOptions& options);
+
+  // Unimplemented, naming what lacks a kernel, when this kind of device cannot run the model.
+  static absl::Status CheckDevice(const ModelSpec& model, DeviceKind kind);
 
   // Collective. Runs all layers over the tokens, writing their keys into `cache`; hidden states stay here.
   absl::Status Forward(Stream& stream, int64_t step, const StepTokens& tokens, KvCache& cache,
@@ -43,7 +46,7 @@ class Transformer {
   static constexpr int64_t kLogitRows = 64;
 
   // Of the activations that Create allocates for steps of up to `max_tokens` tokens.
-  static int64_t ActivationBytes(const ModelConfig& config, int64_t max_tokens);
+  static int64_t ActivationBytes(const ModelSpec& model, int64_t max_tokens);
 
   // Fails when a router has met a NaN since the last call; synchronizes.
   absl::Status CheckRouting(Stream& stream, const CallSite& site);
@@ -53,14 +56,14 @@ class Transformer {
   std::string exchange_path() const { return moe_.front().layer().exchange_path(); }  // by size
 
  private:
-  Transformer(const ModelConfig& config, const ModelWeights& weights, const EngineOptions& options)
-      : config_(config), weights_(weights), options_(options) {}
+  Transformer(const ModelSpec& model, const ModelWeights& weights, const EngineOptions& options)
+      : model_(model), weights_(weights), options_(options) {}
   struct Activation {
     Buffer Transformer::*buffer;
     int64_t rows, cols;  // f32
     const char* label;
   };
-  static std::vector<Activation> Activations(const ModelConfig& config, int64_t max_tokens);
+  static std::vector<Activation> Activations(const ModelSpec& model, int64_t max_tokens);
   absl::Status AllocateActivations(Device& device);
   absl::Status CreateMoe(Transport& transport, Device& device, const Placement& placement);
   // A part of a step's tokens: rows [first, first + positions.num_tokens) of the activations.
@@ -72,30 +75,29 @@ class Transformer {
   };
   std::vector<MicroBatch> Split(const StepTokens& tokens) const;
   MatrixView<float> Rows(const Buffer& buffer, const MicroBatch& mb) const;  // of hidden_size columns
-  void Attention(Stream& stream, const LayerWeights& layer, const MicroBatch& mb, const LatentCacheView& cache);
+  void Attention(Stream& stream, int layer, const MicroBatch& mb, const CacheView& cache);
   void DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb);
   void SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb, MatrixView<const float> x);
   absl::Status BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int batch_idx,
                         const RoutingObserver& observer);
   absl::Status ComputeMoe(Stream& stream, int batch_idx);
   absl::Status FinishMoe(Stream& stream, int batch_idx);
-  void Project(Stream& stream, MatrixView<const float> x, const WeightView& w, float* y,
-               Accumulate accumulate = Accumulate::kNo);
-  void GatedFfn(Stream& stream, MatrixView<const float> x, const FfnWeights& ffn, float* y, Accumulate accumulate);
-  void Norm(Stream& stream, MatrixView<const float> x, const NormWeight& weight, MatrixView<float> out, float eps,
-            MatrixView<BF16> rounded = {});
+  // down(silu(gate(x)) * up(x)). gate, up [I, H]; down [H, I].
+  struct GatedWeights {
+    const WeightView &gate, &up, &down;
+  };
+  void GatedFfn(Stream& stream, MatrixView<const float> x, const GatedWeights& ffn, float* y, Accumulate accumulate);
 
-  const ModelConfig& config_;
+  const ModelSpec& model_;
   const ModelWeights& weights_;
   EngineOptions options_;
-  float attention_scale_ = 0;
   std::vector<MoeLayerWeights> moe_weights_;  // [MoE layers]
   std::vector<MoeRounds> moe_;                // [micro-batches]
   std::vector<MicroBatch> micro_batches_;     // of the step
   Buffer rope_table_;
   // Activations of max_tokens rows, f32.
-  Buffer hidden_, normed_, query_latent_, query_, key_value_, absorbed_, context_, heads_, gate_, up_, shared_out_,
-      moe_out_;
+  Buffer hidden_, normed_, gate_, up_, shared_out_, shared_score_, moe_out_;
+  Buffer attention_;  // AttentionWorkspace of the layer that needs most
   Buffer head_rows_;  // [kLogitRows, H]
 };
 

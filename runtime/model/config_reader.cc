@@ -129,6 +129,20 @@ std::vector<int64_t> ConfigReader::IntOrList(absl::string_view key, int64_t min,
   return numbers;
 }
 
+std::vector<std::string> ConfigReader::Strings(absl::string_view key) {
+  const std::optional<JsonNode> value = Require(key, /*has_fallback=*/true);
+  if (!value) return {};
+  const auto elements = value->Elements();
+  if (!elements.ok()) WrongType(*value, "a list");
+  std::vector<std::string> strings;
+  for (size_t i = 0; elements.ok() && i < elements->size(); ++i) {
+    const absl::StatusOr<std::string> text = (*elements)[i].String();
+    if (!text.ok()) WrongType((*elements)[i], "a string");
+    strings.push_back(text.value_or(""));
+  }
+  return strings;
+}
+
 std::optional<JsonNode> ConfigReader::Object(absl::string_view key) {
   const std::optional<JsonNode> value = Require(key, /*has_fallback=*/true);
   if (!value || value->value().is_object()) return value;
@@ -141,6 +155,11 @@ void ConfigReader::RequireOneOf(absl::string_view key, absl::string_view value,
   if (!status_.ok() || std::find(known.begin(), known.end(), value) != known.end()) return;
   FailUnsupported(key,
                   absl::StrCat("names the ", what, " '", Excerpt(value), "'; known: ", absl::StrJoin(known, ", ")));
+}
+
+std::vector<int32_t> ReadEndTokens(ConfigReader& in, int64_t vocab_size) {
+  const std::vector<int64_t> ids = in.IntOrList("eos_token_id", 0, vocab_size - 1);
+  return {ids.begin(), ids.end()};
 }
 
 namespace {

@@ -37,6 +37,8 @@ class ConfigReader {
   std::string String(absl::string_view key, std::optional<std::string> fallback = std::nullopt);
   // An integer or a list of integers, each in [min, max]. Absent: empty.
   std::vector<int64_t> IntOrList(absl::string_view key, int64_t min, int64_t max);
+  // A list of strings. Absent: empty.
+  std::vector<std::string> Strings(absl::string_view key);
   std::optional<JsonNode> Object(absl::string_view key);
   std::optional<JsonNode> Find(absl::string_view key) const;  // of any type
 
@@ -61,6 +63,12 @@ class ConfigReader {
   const JsonNode object_;
   absl::Status status_;
 };
+
+// Of config.json and generation_config.json.
+inline constexpr JsonLimits kConfigLimits = {.max_depth = 16, .max_values = 100'000, .max_bytes = 16 << 20};
+
+// eos_token_id: a token or several of them.
+std::vector<int32_t> ReadEndTokens(ConfigReader& in, int64_t vocab_size);
 
 // InvalidArgument when two spellings of one setting have different values; it names both, and of objects the first
 // member that differs.

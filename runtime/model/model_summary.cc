@@ -16,27 +16,27 @@ PartSummary ModelSummary::Total() const {
 
 ModelSummary SummarizeModel(const TensorPlan& plan) {
   ModelSummary summary;
-  const ModelConfig& config = plan.config;
+  const ModelSpec& model = plan.model;
   for (const TensorSpec& spec : plan.tensors) {
     PartSummary& part = summary.parts[static_cast<int>(spec.part())];
-    const int64_t data_bytes = spec.data_bytes(), scale_bytes = spec.scale_bytes(config.fp8_block);
+    const int64_t data_bytes = spec.data_bytes(), scale_bytes = spec.scale_bytes(model.fp8_block);
     part.num_params += spec.num_elements();
     // All experts of a layer have one shape, so the first top_k stand for any top_k.
-    if (spec.expert < config.num_experts_per_tok) part.num_active_params += spec.num_elements();
+    if (spec.expert < model.moe.router.top_k) part.num_active_params += spec.num_elements();
     part.num_bytes += data_bytes + scale_bytes;
     summary.bytes_by_dtype[spec.dtype] += data_bytes;
     if (scale_bytes > 0) summary.bytes_by_dtype[DType::kF32] += scale_bytes;
-    if (spec.kind == WeightKind::kRouter) ++summary.num_moe_layers;
+    if (spec.role == Role::kRouter) ++summary.num_moe_layers;
   }
   return summary;
 }
 
 std::vector<int64_t> BytesPerRank(const TensorPlan& plan, const Placement& placement) {
-  TF_CHECK_EQ(placement.num_experts(), plan.config.n_routed_experts);
+  TF_CHECK_EQ(placement.num_experts(), plan.model.moe.num_experts);
   int64_t everywhere = 0;
   std::vector<int64_t> per_rank(placement.num_ranks(), 0);
   for (const TensorSpec& spec : plan.tensors) {
-    const int64_t num_bytes = spec.data_bytes() + spec.scale_bytes(plan.config.fp8_block);
+    const int64_t num_bytes = spec.memory_bytes() + spec.scale_bytes(plan.model.fp8_block);
     if (spec.expert < 0) {
       everywhere += num_bytes;
       continue;

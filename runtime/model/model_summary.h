@@ -31,8 +31,8 @@ struct ModelSummary {
 
 ModelSummary SummarizeModel(const TensorPlan& plan);
 
-// Bytes of weights and scales that each rank keeps: its routed experts, and all the rest. `placement` is for
-// plan.config.n_routed_experts experts.
+// Bytes of weights and scales that each rank keeps in memory: its routed experts, and all the rest. `placement` is for
+// plan.model.moe.num_experts experts.
 std::vector<int64_t> BytesPerRank(const TensorPlan& plan, const Placement& placement);
 
 }  // namespace tokenferry

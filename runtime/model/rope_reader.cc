@@ -14,7 +14,7 @@ constexpr absl::string_view kYarnKeys[] = {"factor",         "beta_fast",       
 struct RopeObject {
   JsonNode node;
   std::optional<JsonNode> type;  // of the scaling; none: the object says nothing about it
-  std::optional<JsonNode> theta;
+  std::optional<JsonNode> theta, partial;
   RopeConfig rope;  // as if there were no other
 };
 
@@ -58,10 +58,9 @@ absl::StatusOr<RopeObject> ReadObject(const JsonNode& node, const std::optional<
   const absl::string_view type_key = in.KeyOf({"rope_type", "type"});  // `type` is the older spelling
   object.type = in.Find(type_key);
   object.theta = in.Find("rope_theta");
+  object.partial = in.Find("partial_rotary_factor");
   const std::string type = in.String(type_key, "default");
   in.RequireOneOf(type_key, type, kRopeTypes, "rotary scaling");
-  const double partial = in.Number("partial_rotary_factor", 0, 1, 1);
-  if (partial != 1) in.FailUnsupported("partial_rotary_factor", absl::StrCat("is ", partial, "; only 1 is supported"));
   if (!object.type) CheckNoScaling(in, node);
   if (type == "yarn") ReadYarn(in, original, object.rope);
   TF_RETURN_IF_ERROR(in.status());
@@ -89,32 +88,55 @@ absl::Status CheckSameScaling(const RopeObject& a, const RopeObject& b) {
   return check("truncate", l.truncate ? "true" : "false", r.truncate ? "true" : "false");
 }
 
-}  // namespace
+// Takes over what another object says of the same setting.
+void Merge(ConfigReader& in, const std::optional<JsonNode>& other, std::optional<JsonNode>& setting) {
+  if (setting && other) in.Fail(CheckSame(*setting, *other));
+  if (other) setting = other;
+}
 
-absl::Status ReadRope(ConfigReader& in, ModelConfig& config) {
-  RopeConfig& rope = config.rope;
-  rope.dim = config.qk_rope_head_dim;
-  rope.max_position = config.max_position_embeddings;
+// The dimensions that turn.
+int64_t RotaryDim(ConfigReader& in, const RopeRequest& request, const std::optional<JsonNode>& partial) {
+  if (!partial || !in.ok()) return request.head_dim;
+  const double factor = in.NumberAt(partial, "partial_rotary_factor", 0, 1);
+  if (in.ok() && factor != 1 && request.partial == PartialRotation::kNo) {
+    in.Fail(absl::UnimplementedError(
+        absl::StrCat(partial->Where(), ": '", partial->path(), "' is ", factor, "; only 1 is supported")));
+  }
+  return static_cast<int64_t>(static_cast<double>(request.head_dim) * factor);
+}
+
+absl::StatusOr<RopeConfig> RopeOf(ConfigReader& in, const RopeRequest& request) {
+  RopeConfig rope{.dim = request.head_dim, .max_position = request.max_position};
   const std::optional<JsonNode> original = in.Find("original_max_position_embeddings");
   std::vector<RopeObject> objects;
-  std::optional<JsonNode> theta = in.Find("rope_theta");
+  std::optional<JsonNode> theta = in.Find("rope_theta"), partial = in.Find("partial_rotary_factor");
   for (const absl::string_view key : {"rope_parameters", "rope_scaling"}) {
     const std::optional<JsonNode> node = in.Object(key);
     if (!in.ok()) return in.status();
     if (!node) continue;
     TF_ASSIGN_OR_RETURN(const RopeObject object, ReadObject(*node, original, rope));
-    if (theta && object.theta) TF_RETURN_IF_ERROR(CheckSame(*theta, *object.theta));
-    if (object.theta) theta = object.theta;
+    Merge(in, object.theta, theta);
+    Merge(in, object.partial, partial);
     if (object.type) objects.push_back(object);
   }
+  TF_RETURN_IF_ERROR(in.status());
   if (objects.size() == 2) TF_RETURN_IF_ERROR(CheckSameScaling(objects[0], objects[1]));
   if (!objects.empty()) rope = objects[0].rope;
-  const double partial = in.Number("partial_rotary_factor", 0, 1, 1);
-  if (partial != 1) in.FailUnsupported("partial_rotary_factor", absl::StrCat("is ", partial, "; only 1 is supported"));
+  rope.dim = RotaryDim(in, request, partial);
   rope.theta = in.NumberAt(theta, "rope_theta", 1.001, 1e12);
   TF_RETURN_IF_ERROR(in.status());
   const JsonNode blamed = objects.empty() ? *theta : objects[0].node;
-  return Annotate(ValidateRope(rope), absl::StrCat(blamed.Where(), ": '", blamed.path(), "'"));
+  TF_RETURN_IF_ERROR(Annotate(ValidateRope(rope), absl::StrCat(blamed.Where(), ": '", blamed.path(), "'")));
+  return rope;
+}
+
+}  // namespace
+
+RopeConfig ReadRope(ConfigReader& in, const RopeRequest& request) {
+  if (!in.ok()) return {};
+  const absl::StatusOr<RopeConfig> rope = RopeOf(in, request);
+  in.Fail(rope.status());
+  return rope.value_or(RopeConfig());
 }
 
 }  // namespace tokenferry

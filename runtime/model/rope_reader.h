@@ -1,15 +1,20 @@
-// The rotary embedding's settings of a config.json, which stand in several places and spellings.
+// The rotary part of config.json.
 #pragma once
 
+#include "runtime/attention/rope.h"
 #include "runtime/model/config_reader.h"
-#include "runtime/model/model_config.h"
 
 namespace tokenferry {
 
-// Into config.rope. transformers 5 has everything in `rope_parameters`; before, `rope_theta` stood beside
-// `rope_scaling`. Whatever is given in two places must be equal; what transformers adds is added: without a type there
-// is no scaling, YaRN without original_max_position_embeddings means max_position_embeddings, and without a factor the
-// ratio of the two. Errors are those of `in`.
-absl::Status ReadRope(ConfigReader& in, ModelConfig& config);
+enum class PartialRotation : uint8_t { kNo, kAllowed };
+
+struct RopeRequest {
+  int64_t head_dim = 0;  // what can turn, at most
+  int64_t max_position = 0;
+  PartialRotation partial = PartialRotation::kNo;  // kAllowed: only partial_rotary_factor of head_dim turns
+};
+
+// rope_theta, rope_scaling and the newer rope_parameters: what two of them say must agree. Fails as ConfigReader does.
+RopeConfig ReadRope(ConfigReader& in, const RopeRequest& request);
 
 }  // namespace tokenferry

@@ -7,7 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
-#include "core/check.h"
+#include "absl/strings/substitute.h"
 #include "core/io/foreign_text.h"
 
 namespace tokenferry {
@@ -15,126 +15,83 @@ namespace {
 
 constexpr size_t kMaxNamesShown = 5;
 
-// How a kind of tensor may be stored.
-enum class Storage : uint8_t {
-  kPlain,      // F32 or BF16
-  kQuantised,  // F32, BF16, or FP8 with scales
-  kBias,       // F32 (BF16 is widened)
+// Gated networks: gate and up [width, H], down [H, width].
+struct FfnRoles {
+  Role gate, up, down;
 };
+constexpr FfnRoles kDense{Role::kDenseGate, Role::kDenseUp, Role::kDenseDown};
+constexpr FfnRoles kShared{Role::kSharedGate, Role::kSharedUp, Role::kSharedDown};
+constexpr FfnRoles kExpert{Role::kExpertGate, Role::kExpertUp, Role::kExpertDown};
 
-struct KindInfo {
-  WeightKind kind;
-  const char* name;  // behind "model.layers.N." (and "mlp.experts.E." for routed experts), or whole
-  ModelPart part;
-  Storage storage;
-};
-
-constexpr KindInfo kKinds[] = {
-    {WeightKind::kEmbedTokens, "model.embed_tokens.weight", ModelPart::kEmbedding, Storage::kPlain},
-    {WeightKind::kInputNorm, "input_layernorm.weight", ModelPart::kNorm, Storage::kPlain},
-    {WeightKind::kQA, "self_attn.q_a_proj.weight", ModelPart::kAttention, Storage::kQuantised},
-    {WeightKind::kQANorm, "self_attn.q_a_layernorm.weight", ModelPart::kNorm, Storage::kPlain},
-    {WeightKind::kQB, "self_attn.q_b_proj.weight", ModelPart::kAttention, Storage::kQuantised},
-    {WeightKind::kQ, "self_attn.q_proj.weight", ModelPart::kAttention, Storage::kQuantised},
-    {WeightKind::kKvA, "self_attn.kv_a_proj_with_mqa.weight", ModelPart::kAttention, Storage::kQuantised},
-    {WeightKind::kKvANorm, "self_attn.kv_a_layernorm.weight", ModelPart::kNorm, Storage::kPlain},
-    {WeightKind::kKvB, "self_attn.kv_b_proj.weight", ModelPart::kAttention, Storage::kQuantised},
-    {WeightKind::kO, "self_attn.o_proj.weight", ModelPart::kAttention, Storage::kQuantised},
-    {WeightKind::kPostNorm, "post_attention_layernorm.weight", ModelPart::kNorm, Storage::kPlain},
-    {WeightKind::kDenseGate, "mlp.gate_proj.weight", ModelPart::kDenseFfn, Storage::kQuantised},
-    {WeightKind::kDenseUp, "mlp.up_proj.weight", ModelPart::kDenseFfn, Storage::kQuantised},
-    {WeightKind::kDenseDown, "mlp.down_proj.weight", ModelPart::kDenseFfn, Storage::kQuantised},
-    {WeightKind::kRouter, "mlp.gate.weight", ModelPart::kRouter, Storage::kPlain},
-    {WeightKind::kRouterBias, "mlp.gate.e_score_correction_bias", ModelPart::kRouter, Storage::kBias},
-    {WeightKind::kSharedGate, "mlp.shared_experts.gate_proj.weight", ModelPart::kSharedExpert, Storage::kQuantised},
-    {WeightKind::kSharedUp, "mlp.shared_experts.up_proj.weight", ModelPart::kSharedExpert, Storage::kQuantised},
-    {WeightKind::kSharedDown, "mlp.shared_experts.down_proj.weight", ModelPart::kSharedExpert, Storage::kQuantised},
-    {WeightKind::kExpertGate, "gate_proj.weight", ModelPart::kRoutedExpert, Storage::kQuantised},
-    {WeightKind::kExpertUp, "up_proj.weight", ModelPart::kRoutedExpert, Storage::kQuantised},
-    {WeightKind::kExpertDown, "down_proj.weight", ModelPart::kRoutedExpert, Storage::kQuantised},
-    {WeightKind::kFinalNorm, "model.norm.weight", ModelPart::kNorm, Storage::kPlain},
-    {WeightKind::kLmHead, "lm_head.weight", ModelPart::kHead, Storage::kPlain},
-};
-
-const KindInfo& Info(WeightKind kind) {
-  const KindInfo& info = kKinds[static_cast<int>(kind)];
-  TF_CHECK(info.kind == kind);
-  return info;
+void VisitFfn(const FfnRoles& roles, int64_t width, int64_t hidden, TensorVisitor visit, int32_t expert = -1) {
+  visit(roles.gate, {width, hidden}, expert);
+  visit(roles.up, {width, hidden}, expert);
+  visit(roles.down, {hidden, width}, expert);
 }
 
-// Collects the tensors of a plan, layer by layer.
-class Planner {
- public:
-  explicit Planner(const ModelConfig& config) : c_(config) { plan_.config = config; }
-
-  TensorPlan Run() && {
-    Add(WeightKind::kEmbedTokens, {c_.vocab_size, c_.hidden_size});
-    for (layer_ = 0; layer_ < c_.num_hidden_layers; ++layer_) AddLayer();
-    layer_ = -1;
-    Add(WeightKind::kFinalNorm, {c_.hidden_size});
-    if (!c_.tie_word_embeddings) Add(WeightKind::kLmHead, {c_.vocab_size, c_.hidden_size});
-    return std::move(plan_);
+void VisitLatentAttention(const AttentionSpec& a, int64_t hidden, TensorVisitor visit) {
+  if (a.q_lora_rank > 0) {
+    visit(Role::kQA, {a.q_lora_rank, hidden}, -1);
+    visit(Role::kQANorm, {a.q_lora_rank}, -1);
+    visit(Role::kQB, {a.query_size(), a.q_lora_rank}, -1);
+  } else {
+    visit(Role::kQ, {a.query_size(), hidden}, -1);
   }
+  visit(Role::kKvA, {a.cache_row(), hidden}, -1);
+  visit(Role::kKvANorm, {a.kv_lora_rank}, -1);
+  visit(Role::kKvB, {a.num_heads * (a.nope_dim + a.value_dim), a.kv_lora_rank}, -1);
+}
 
- private:
-  void Add(WeightKind kind, std::vector<int64_t> shape, int32_t expert = -1) {
-    const KindInfo& info = Info(kind);
-    TensorSpec spec{.kind = kind, .layer = layer_, .expert = expert, .shape = std::move(shape)};
-    if (layer_ >= 0) absl::StrAppend(&spec.name, "model.layers.", layer_, ".");
-    if (expert >= 0) absl::StrAppend(&spec.name, "mlp.experts.", expert, ".");
-    spec.name += info.name;
-    const bool quantised = c_.fp8_block > 0 && info.storage == Storage::kQuantised;
-    spec.dtype = quantised ? DType::kF8E4M3 : info.storage == Storage::kBias ? DType::kF32 : c_.dtype;
-    plan_.tensors.push_back(std::move(spec));
+void VisitGroupedAttention(const AttentionSpec& a, int64_t hidden, TensorVisitor visit) {
+  const int64_t q_rows = a.query_size(), kv_rows = a.num_kv_heads * a.head_dim;
+  visit(Role::kQ, {q_rows, hidden}, -1);
+  visit(Role::kK, {kv_rows, hidden}, -1);
+  visit(Role::kV, {kv_rows, hidden}, -1);
+  if (a.qkv_bias == Bias::kYes) {
+    visit(Role::kQBias, {q_rows}, -1);
+    visit(Role::kKBias, {kv_rows}, -1);
+    visit(Role::kVBias, {kv_rows}, -1);
   }
-
-  void AddLayer() {
-    Add(WeightKind::kInputNorm, {c_.hidden_size});
-    AddAttention();
-    Add(WeightKind::kPostNorm, {c_.hidden_size});
-    if (!c_.IsMoeLayer(layer_)) {
-      AddFfn(WeightKind::kDenseGate, WeightKind::kDenseUp, WeightKind::kDenseDown, c_.intermediate_size);
-      return;
-    }
-    Add(WeightKind::kRouter, {c_.n_routed_experts, c_.hidden_size});
-    Add(WeightKind::kRouterBias, {c_.n_routed_experts});
-    if (c_.n_shared_experts > 0) {
-      AddFfn(WeightKind::kSharedGate, WeightKind::kSharedUp, WeightKind::kSharedDown,
-             c_.n_shared_experts * c_.moe_intermediate_size);
-    }
-    for (int32_t e = 0; e < c_.n_routed_experts; ++e) {
-      AddFfn(WeightKind::kExpertGate, WeightKind::kExpertUp, WeightKind::kExpertDown, c_.moe_intermediate_size, e);
-    }
+  if (a.qk_norm != QkNorm::kNone) {
+    const bool heads = a.qk_norm == QkNorm::kHead;
+    visit(Role::kQNorm, {heads ? a.head_dim : q_rows}, -1);
+    visit(Role::kKNorm, {heads ? a.head_dim : kv_rows}, -1);
   }
+}
 
-  void AddAttention() {
-    const int64_t q_rows = c_.num_attention_heads * c_.qk_head_dim();
-    if (c_.q_lora_rank > 0) {
-      Add(WeightKind::kQA, {c_.q_lora_rank, c_.hidden_size});
-      Add(WeightKind::kQANorm, {c_.q_lora_rank});
-      Add(WeightKind::kQB, {q_rows, c_.q_lora_rank});
-    } else {
-      Add(WeightKind::kQ, {q_rows, c_.hidden_size});
-    }
-    Add(WeightKind::kKvA, {c_.kv_lora_rank + c_.qk_rope_head_dim, c_.hidden_size});
-    Add(WeightKind::kKvANorm, {c_.kv_lora_rank});
-    Add(WeightKind::kKvB, {c_.num_attention_heads * (c_.qk_nope_head_dim + c_.v_head_dim), c_.kv_lora_rank});
-    Add(WeightKind::kO, {c_.hidden_size, c_.num_attention_heads * c_.v_head_dim});
-  }
+void VisitExperts(const MoeSpec& moe, int64_t hidden, TensorVisitor visit) {
+  visit(Role::kRouter, {moe.num_experts, hidden}, -1);
+  if (moe.choice_bias == Bias::kYes) visit(Role::kChoiceBias, {moe.num_experts}, -1);
+  if (moe.shared_intermediate > 0) VisitFfn(kShared, moe.shared_intermediate, hidden, visit);
+  if (moe.shared_score == Bias::kYes) visit(Role::kSharedScore, {1, hidden}, -1);
+  for (int32_t e = 0; e < moe.num_experts; ++e) VisitFfn(kExpert, moe.intermediate, hidden, visit, e);
+}
 
-  void AddFfn(WeightKind gate, WeightKind up, WeightKind down, int64_t width, int32_t expert = -1) {
-    Add(gate, {width, c_.hidden_size}, expert);
-    Add(up, {width, c_.hidden_size}, expert);
-    Add(down, {c_.hidden_size, width}, expert);
-  }
+// The name in the files.
+std::string NameOf(const ModelSpec& model, Role role, int32_t layer, int32_t expert) {
+  const auto own = model.names.find(role);
+  const std::string name = own != model.names.end() ? own->second : InfoOf(role).name;
+  const std::string place = layer < 0 ? "" : absl::StrCat("model.layers.", layer, ".");
+  return absl::StrCat(model.prefix, place, expert < 0 ? name : absl::Substitute(name, expert));
+}
 
-  const ModelConfig& c_;
-  TensorPlan plan_;
-  int32_t layer_ = -1;
-};
+TensorSpec SpecOf(const ModelSpec& model, Role role, std::vector<int64_t> shape, int32_t layer, int32_t expert) {
+  const Storage storage = InfoOf(role).storage;
+  const bool quantised = model.fp8_block > 0 && storage == Storage::kQuantised;
+  return {.role = role,
+          .layer = layer,
+          .expert = expert,
+          .name = NameOf(model, role, layer, expert),
+          .shape = std::move(shape),
+          .dtype = quantised                   ? DType::kF8E4M3
+                   : role == Role::kChoiceBias ? DType::kF32
+                                               : model.dtype};
+}
+
+bool IsPlain(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16; }
 
 absl::string_view AllowedTypes(Storage storage) {
-  return storage == Storage::kQuantised ? "F32, BF16 or F8_E4M3 with scales" : "F32 or BF16";
+  return storage == Storage::kQuantised ? "F32, BF16, F16 or F8_E4M3 with scales" : "F32, BF16 or F16";
 }
 
 // An error when the tensor, which is needed, has a fault or a problem.
@@ -180,9 +137,8 @@ absl::Status CheckTensor(TensorSpec& spec, const Checkpoint::Tensor& found, int3
         absl::StrCat(path, ": tensor '", spec.name, "' is ", DescribeTensor(info.dtype, info.shape),
                      ", but config.json asks for [", absl::StrJoin(spec.shape, ", "), "]"));
   }
-  const Storage storage = Info(spec.kind).storage;
-  const bool plain = info.dtype == DType::kF32 || info.dtype == DType::kBF16;
-  if (!plain && !(info.dtype == DType::kF8E4M3 && storage == Storage::kQuantised)) {
+  const Storage storage = InfoOf(spec.role).storage;
+  if (!IsPlain(info.dtype) && !(info.dtype == DType::kF8E4M3 && storage == Storage::kQuantised)) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": tensor '", spec.name, "' is ",
                                                    DescribeTensor(info.dtype, info.shape), ", but must be ",
                                                    AllowedTypes(storage)));
@@ -192,14 +148,17 @@ absl::Status CheckTensor(TensorSpec& spec, const Checkpoint::Tensor& found, int3
 }
 
 // Tensors that published checkpoints have and this runtime does not use.
-bool IsKnownButUnused(absl::string_view name, const ModelConfig& config) {
+bool IsKnownButUnused(absl::string_view name, const ModelSpec& model) {
   if (absl::EndsWith(name, ".rotary_emb.inv_freq")) return true;
-  if (name == Info(WeightKind::kLmHead).name) return config.tie_word_embeddings;
-  constexpr absl::string_view kLayerPrefix = "model.layers.";
-  if (!absl::StartsWith(name, kLayerPrefix)) return false;
-  const absl::string_view rest = name.substr(kLayerPrefix.size());
+  if (name == NameOf(model, Role::kLmHead, -1, -1)) return model.tie_word_embeddings;
+  for (const std::string& prefix : model.not_read) {
+    if (absl::StartsWith(name, prefix)) return true;
+  }
+  const std::string layers = absl::StrCat(model.prefix, "model.layers.");
+  if (!absl::StartsWith(name, layers)) return false;
+  const absl::string_view rest = name.substr(layers.size());
   int64_t layer = -1;
-  return absl::SimpleAtoi(rest.substr(0, rest.find('.')), &layer) && layer >= config.num_hidden_layers;
+  return absl::SimpleAtoi(rest.substr(0, rest.find('.')), &layer) && layer >= model.num_layers();
 }
 
 void ClassifyOthers(const Checkpoint& checkpoint, const absl::flat_hash_set<std::string>& needed,
@@ -207,7 +166,7 @@ void ClassifyOthers(const Checkpoint& checkpoint, const absl::flat_hash_set<std:
   for (int s = 0; s < checkpoint.num_shards(); ++s) {
     for (const TensorInfo& info : checkpoint.shard(s).tensors()) {
       if (needed.contains(info.name)) continue;
-      if (IsKnownButUnused(info.name, checked.plan.config)) {
+      if (IsKnownButUnused(info.name, checked.plan.model)) {
         ++checked.num_skipped;
         checked.skipped_bytes += info.num_bytes;
         if (info.problem.empty() && !absl::EndsWith(info.name, "_scale_inv")) {
@@ -241,18 +200,14 @@ void CollectWarnings(const Checkpoint& checkpoint, CheckedPlan& checked) {
 
 }  // namespace
 
-absl::string_view ModelPartName(ModelPart part) {
-  constexpr absl::string_view kNames[kNumModelParts] = {"embedding",      "attention",      "dense FFN", "router",
-                                                        "shared experts", "routed experts", "norms",     "head"};
-  return kNames[static_cast<int>(part)];
-}
-
-ModelPart TensorSpec::part() const { return Info(kind).part; }
-
 int64_t TensorSpec::num_elements() const {
   int64_t product = 1;
   for (const int64_t dim : shape) product *= dim;
   return product;
+}
+
+DType TensorSpec::memory_dtype() const {
+  return dtype == DType::kF16 || InfoOf(role).storage == Storage::kF32 ? DType::kF32 : dtype;
 }
 
 std::vector<int64_t> TensorSpec::scale_shape(int32_t block) const {
@@ -267,13 +222,48 @@ int64_t TensorSpec::scale_bytes(int32_t block) const {
   return dims[0] * dims[1] * DTypeBytes(DType::kF32);
 }
 
-TensorPlan PlanTensors(const ModelConfig& config) { return Planner(config).Run(); }
+void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor visit) {
+  const int64_t hidden = model.hidden_size;
+  const AttentionSpec& attention = layer.attention;
+  visit(Role::kInputNorm, {hidden}, -1);
+  switch (attention.kind) {
+    case AttentionKind::kLatent:
+      VisitLatentAttention(attention, hidden, visit);
+      break;
+    case AttentionKind::kGrouped:
+      VisitGroupedAttention(attention, hidden, visit);
+      break;
+  }
+  visit(Role::kO, {hidden, attention.output_size()}, -1);
+  if (attention.o_bias == Bias::kYes) visit(Role::kOBias, {hidden}, -1);
+  visit(Role::kPostNorm, {hidden}, -1);
+  if (layer.is_moe) {
+    VisitExperts(model.moe, hidden, visit);
+  } else {
+    VisitFfn(kDense, layer.dense_intermediate, hidden, visit);
+  }
+}
+
+TensorPlan PlanTensors(const ModelSpec& model) {
+  TensorPlan plan{.model = model};
+  const auto add = [&](Role role, std::vector<int64_t> shape, int32_t layer, int32_t expert) {
+    plan.tensors.push_back(SpecOf(model, role, std::move(shape), layer, expert));
+  };
+  add(Role::kEmbedTokens, {model.vocab_size, model.hidden_size}, -1, -1);
+  for (int32_t l = 0; l < model.num_layers(); ++l) {
+    VisitLayer(model, model.layers[l],
+               [&](Role role, std::vector<int64_t> shape, int32_t expert) { add(role, std::move(shape), l, expert); });
+  }
+  add(Role::kFinalNorm, {model.hidden_size}, -1, -1);
+  if (!model.tie_word_embeddings) add(Role::kLmHead, {model.vocab_size, model.hidden_size}, -1, -1);
+  return plan;
+}
 
 absl::Status CheckExpertsAlike(const TensorPlan& plan) {
-  std::map<std::pair<int32_t, WeightKind>, const TensorSpec*> first;  // by layer and matrix
+  std::map<std::pair<int32_t, Role>, const TensorSpec*> first;  // by layer and matrix
   for (const TensorSpec& spec : plan.tensors) {
     if (spec.expert < 0) continue;
-    const TensorSpec& other = *first.emplace(std::pair(spec.layer, spec.kind), &spec).first->second;
+    const TensorSpec& other = *first.emplace(std::pair(spec.layer, spec.role), &spec).first->second;
     if (other.dtype == spec.dtype) continue;
     return absl::UnimplementedError(absl::StrCat("tensor '", spec.name, "' is ", DTypeName(spec.dtype), ", but '",
                                                  other.name, "' is ", DTypeName(other.dtype),
@@ -282,8 +272,8 @@ absl::Status CheckExpertsAlike(const TensorPlan& plan) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelConfig& config, const Checkpoint& checkpoint) {
-  CheckedPlan checked{.plan = PlanTensors(config)};
+absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelSpec& model, const Checkpoint& checkpoint) {
+  CheckedPlan checked{.plan = PlanTensors(model)};
   absl::flat_hash_set<std::string> needed;
   std::vector<std::string> missing;
   for (TensorSpec& spec : checked.plan.tensors) {
@@ -293,7 +283,7 @@ absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelConfig& config, const Che
       missing.push_back(DescribeTensor(spec.dtype, spec.shape) + " '" + spec.name + "'");
       continue;
     }
-    TF_RETURN_IF_ERROR(CheckTensor(spec, *found, config.fp8_block, checkpoint));
+    TF_RETURN_IF_ERROR(CheckTensor(spec, *found, model.fp8_block, checkpoint));
     needed.insert(spec.name);
     if (spec.has_scales()) needed.insert(spec.scale_name());
   }

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
+#include "core/formats/f16.h"
 #include "runtime/ops/finite_check.h"
 
 namespace tokenferry {
@@ -51,7 +52,7 @@ struct Piece {
   const Checkpoint::Tensor* source;
   bool is_scales;
   DType dtype;  // in the file
-  bool widen;   // BF16 in the file, F32 in memory
+  bool widen;   // 16 bits in the file, F32 in memory
   BufferKey buffer;
   int64_t offset;     // in the buffer
   int64_t num_bytes;  // in memory
@@ -71,8 +72,7 @@ struct Layout {
       return absl::InvalidArgumentError(absl::StrCat(checkpoint.dir(), ": tensor '", name, "' of the plan is missing"));
     }
     const DType dtype = is_scales ? DType::kF32 : spec.dtype;
-    const bool widen = spec.kind == WeightKind::kRouterBias && dtype == DType::kBF16;
-    if (widen) num_bytes *= 2;
+    const bool widen = !is_scales && spec.memory_dtype() != spec.dtype;
     const BufferKey key{spec.layer, GroupOf(spec)};
     int64_t& end = buffer_bytes[key];
     pieces.push_back({&spec, source, is_scales, dtype, widen, key, end, num_bytes});
@@ -83,15 +83,15 @@ struct Layout {
 
 absl::StatusOr<Layout> MakeLayout(const Checkpoint& checkpoint, const TensorPlan& plan, const LoadOptions& options) {
   Layout layout;
-  layout.slot_of_expert.assign(static_cast<size_t>(plan.config.n_routed_experts), -1);
+  layout.slot_of_expert.assign(static_cast<size_t>(plan.model.moe.num_experts), -1);
   const auto experts = options.placement->local_experts(options.rank);
   for (size_t slot = 0; slot < experts.size(); ++slot)
     layout.slot_of_expert[experts[slot]] = static_cast<int32_t>(slot);
   for (const TensorSpec& spec : plan.tensors) {
     if (spec.expert >= 0 && layout.slot_of_expert[spec.expert] < 0) continue;
-    TF_RETURN_IF_ERROR(layout.Add(checkpoint, spec, /*is_scales=*/false, spec.data_bytes()));
+    TF_RETURN_IF_ERROR(layout.Add(checkpoint, spec, /*is_scales=*/false, spec.memory_bytes()));
     if (!spec.has_scales()) continue;
-    TF_RETURN_IF_ERROR(layout.Add(checkpoint, spec, /*is_scales=*/true, spec.scale_bytes(plan.config.fp8_block)));
+    TF_RETURN_IF_ERROR(layout.Add(checkpoint, spec, /*is_scales=*/true, spec.scale_bytes(plan.model.fp8_block)));
   }
   return layout;
 }
@@ -165,14 +165,23 @@ class Loader {
                                             DescribeElement(piece.dtype, chunk, idx), "; the file is damaged"));
   }
 
+  template <class Narrow>
+  static void Widen(absl::Span<const uint8_t> chunk, uint8_t* wide) {
+    for (size_t i = 0; i < chunk.size() / sizeof(Narrow); ++i) {
+      Narrow narrow;
+      std::memcpy(&narrow, chunk.data() + i * sizeof(Narrow), sizeof(Narrow));
+      const float value = ToFloat(narrow);
+      std::memcpy(wide + i * sizeof(float), &value, sizeof(float));
+    }
+  }
+
   absl::Status Send(const Piece& piece, int64_t offset, absl::Span<uint8_t> chunk) {
     if (piece.widen) {
       uint8_t* wide = chunk.data() + AlignUp(static_cast<int64_t>(chunk.size()));
-      for (size_t i = 0; i < chunk.size() / sizeof(BF16); ++i) {
-        BF16 narrow;
-        std::memcpy(&narrow, chunk.data() + i * sizeof(BF16), sizeof(BF16));
-        const float value = ToFloat(narrow);
-        std::memcpy(wide + i * sizeof(float), &value, sizeof(float));
+      if (piece.dtype == DType::kF16) {
+        Widen<F16>(chunk, wide);
+      } else {
+        Widen<BF16>(chunk, wide);
       }
       stream_.CopyToDevice(piece.dst + 2 * offset, wide, 2 * chunk.size());
     } else {
@@ -191,9 +200,13 @@ class Loader {
   int64_t bytes_total_ = 0, bytes_done_ = 0, bytes_enqueued_ = 0;
 };
 
-WeightView MakeWeight(const Piece& weight, const float* scales, int32_t block) {
+// A vector is a matrix of one row.
+WeightView MakeView(const Piece& weight, const float* scales, int32_t block) {
   const std::vector<int64_t>& shape = weight.spec->shape;
-  WeightView view{.format = {.dtype = weight.dtype}, .data = weight.dst, .rows = shape[0], .cols = shape[1]};
+  WeightView view{.format = {.dtype = weight.spec->memory_dtype()},
+                  .data = weight.dst,
+                  .rows = shape.size() == 1 ? 1 : shape[0],
+                  .cols = shape.back()};
   if (scales != nullptr) {
     view.format = F8BlockWeights::Of(block, block);
     view.scales = scales;
@@ -202,99 +215,36 @@ WeightView MakeWeight(const Piece& weight, const float* scales, int32_t block) {
   return view;
 }
 
-// Where the view of a matrix belongs.
-WeightView* MatrixSlot(ModelWeights& weights, const TensorSpec& spec, int32_t slot) {
-  LayerWeights* layer = spec.layer < 0 ? nullptr : &weights.layers[static_cast<size_t>(spec.layer)];
-  switch (spec.kind) {
-    case WeightKind::kEmbedTokens:
-      return &weights.embed_tokens;
-    case WeightKind::kLmHead:
-      return &weights.lm_head;
-    case WeightKind::kQA:
-      return &layer->attention.q_a_proj;
-    case WeightKind::kQB:
-      return &layer->attention.q_b_proj;
-    case WeightKind::kQ:
-      return &layer->attention.q_proj;
-    case WeightKind::kKvA:
-      return &layer->attention.kv_a_proj_with_mqa;
-    case WeightKind::kKvB:
-      return &layer->attention.kv_b_proj;
-    case WeightKind::kO:
-      return &layer->attention.o_proj;
-    case WeightKind::kDenseGate:
-      return &layer->dense.gate;
-    case WeightKind::kDenseUp:
-      return &layer->dense.up;
-    case WeightKind::kDenseDown:
-      return &layer->dense.down;
-    case WeightKind::kRouter:
-      return &layer->moe.router;
-    case WeightKind::kSharedGate:
-      return &layer->moe.shared.gate;
-    case WeightKind::kSharedUp:
-      return &layer->moe.shared.up;
-    case WeightKind::kSharedDown:
-      return &layer->moe.shared.down;
-    case WeightKind::kExpertGate:
-      return &layer->moe.gate.host[static_cast<size_t>(slot)];
-    case WeightKind::kExpertUp:
-      return &layer->moe.up.host[static_cast<size_t>(slot)];
-    case WeightKind::kExpertDown:
-      return &layer->moe.down.host[static_cast<size_t>(slot)];
-    default:
-      return nullptr;
-  }
-}
-
-void SetVector(ModelWeights& weights, const Piece& piece) {
-  const TensorSpec& spec = *piece.spec;
-  const NormWeight norm{piece.dst, piece.dtype, spec.shape[0]};
-  LayerWeights* layer = spec.layer < 0 ? nullptr : &weights.layers[static_cast<size_t>(spec.layer)];
-  switch (spec.kind) {
-    case WeightKind::kInputNorm:
-      layer->input_layernorm = norm;
-      return;
-    case WeightKind::kPostNorm:
-      layer->post_attention_layernorm = norm;
-      return;
-    case WeightKind::kQANorm:
-      layer->attention.q_a_layernorm = norm;
-      return;
-    case WeightKind::kKvANorm:
-      layer->attention.kv_a_layernorm = norm;
-      return;
-    case WeightKind::kRouterBias:
-      layer->moe.e_score_correction_bias = reinterpret_cast<const float*>(piece.dst);
-      return;
-    default:
-      TF_CHECK(spec.kind == WeightKind::kFinalNorm);
-      weights.norm = norm;
-  }
+ExpertMatrices& MatricesOf(LayerWeights& layer, Role role) {
+  if (role == Role::kExpertGate) return layer.expert_gate;
+  if (role == Role::kExpertUp) return layer.expert_up;
+  TF_CHECK(role == Role::kExpertDown);
+  return layer.expert_down;
 }
 
 void SetViews(const TensorPlan& plan, const Layout& layout, size_t num_slots, ModelWeights& weights) {
-  weights.layers.resize(static_cast<size_t>(plan.config.num_hidden_layers));
+  weights.layers.resize(plan.model.layers.size());
   for (size_t i = 0; i < weights.layers.size(); ++i) {
     LayerWeights& layer = weights.layers[i];
-    layer.is_moe = plan.config.IsMoeLayer(static_cast<int64_t>(i));
-    if (!layer.is_moe) continue;
-    for (ExpertMatrices* m : {&layer.moe.gate, &layer.moe.up, &layer.moe.down}) m->host.resize(num_slots);
+    if (!plan.model.layers[i].is_moe) continue;
+    for (ExpertMatrices* m : {&layer.expert_gate, &layer.expert_up, &layer.expert_down}) m->host.resize(num_slots);
   }
   for (size_t i = 0; i < layout.pieces.size(); ++i) {
     const Piece& piece = layout.pieces[i];
     if (piece.is_scales) continue;  // taken together with its weight, which stands before it
-    if (piece.spec->shape.size() == 1) {
-      SetVector(weights, piece);
-      continue;
+    const TensorSpec& spec = *piece.spec;
+    const float* scales = spec.has_scales() ? reinterpret_cast<const float*>(layout.pieces[i + 1].dst) : nullptr;
+    const WeightView view = MakeView(piece, scales, plan.model.fp8_block);
+    if (spec.layer < 0) {
+      weights.ends[spec.role] = view;
+    } else if (spec.expert < 0) {
+      weights.layers[static_cast<size_t>(spec.layer)][spec.role] = view;
+    } else {
+      const auto slot = static_cast<size_t>(layout.slot_of_expert[static_cast<size_t>(spec.expert)]);
+      MatricesOf(weights.layers[static_cast<size_t>(spec.layer)], spec.role).host[slot] = view;
     }
-    const float* scales = piece.spec->has_scales() ? reinterpret_cast<const float*>(layout.pieces[i + 1].dst) : nullptr;
-    const int32_t slot = piece.spec->expert < 0 ? -1 : layout.slot_of_expert[static_cast<size_t>(piece.spec->expert)];
-    WeightView* view = MatrixSlot(weights, *piece.spec, slot);
-    TF_CHECK(view != nullptr);
-    *view = MakeWeight(piece, scales, plan.config.fp8_block);
   }
-  if (plan.config.tie_word_embeddings) weights.lm_head = weights.embed_tokens;
+  if (plan.model.tie_word_embeddings) weights.ends[Role::kLmHead] = weights.ends[Role::kEmbedTokens];
 }
 
 // A GPU's grouped product is launched for the format of all its groups.
@@ -312,7 +262,8 @@ absl::Status CheckOneFormat(const Device& device, const std::vector<WeightView>&
 absl::Status UploadExpertViews(Stream& stream, size_t num_slots, ModelWeights& weights) {
   std::vector<ExpertMatrices*> all;
   for (LayerWeights& layer : weights.layers) {
-    if (layer.is_moe) all.insert(all.end(), {&layer.moe.gate, &layer.moe.up, &layer.moe.down});
+    if (layer.expert_gate.host.empty()) continue;
+    all.insert(all.end(), {&layer.expert_gate, &layer.expert_up, &layer.expert_down});
   }
   const size_t array_bytes = num_slots * sizeof(WeightView);
   if (array_bytes == 0 || all.empty()) return absl::OkStatus();
@@ -331,9 +282,9 @@ absl::Status UploadExpertViews(Stream& stream, size_t num_slots, ModelWeights& w
 absl::Status CheckOptions(const TensorPlan& plan, const LoadOptions& options) {
   TF_CHECK(options.placement != nullptr);
   const Placement& placement = *options.placement;
-  if (placement.num_experts() != plan.config.n_routed_experts) {
+  if (placement.num_experts() != plan.model.moe.num_experts) {
     return absl::InvalidArgumentError(absl::StrCat("the placement is for ", placement.num_experts(),
-                                                   " experts, but the model has ", plan.config.n_routed_experts));
+                                                   " experts, but the model has ", plan.model.moe.num_experts));
   }
   if (options.rank.value < 0 || options.rank.value >= placement.num_ranks()) {
     return absl::InvalidArgumentError(

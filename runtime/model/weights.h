@@ -1,6 +1,7 @@
 // The weights of one rank in device memory, in the precision of the checkpoint.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -13,27 +14,17 @@
 
 namespace tokenferry {
 
-// Scale of a root-mean-square norm. Device memory [size].
-struct NormWeight {
-  const void* data = nullptr;
-  DType dtype = DType::kF32;  // kF32 or kBF16
-  int64_t size = 0;
-};
+// The tensors of a layer, or those of no layer, by what they are for. A vector [size] is a matrix of one row. data
+// null: there is none.
+class RoleViews {
+ public:
+  const WeightView& operator[](Role role) const { return views_[static_cast<size_t>(role)]; }
+  WeightView& operator[](Role role) { return views_[static_cast<size_t>(role)]; }
+  // Of a vector that memory holds in F32 (Storage::kF32).
+  const float* vector(Role role) const { return static_cast<const float*>((*this)[role].data); }
 
-// A gated feed-forward network: down(silu(gate(x)) * up(x)). gate, up [I, H]; down [H, I]. data null: there is none.
-struct FfnWeights {
-  WeightView gate, up, down;
-};
-
-// Shapes: tensor_plan.h's WeightKind. Either q_proj, or q_a_proj, q_a_layernorm and q_b_proj (q_proj.data is null).
-struct AttentionWeights {
-  WeightView q_proj;
-  WeightView q_a_proj, q_b_proj;
-  NormWeight q_a_layernorm;
-  WeightView kv_a_proj_with_mqa;
-  NormWeight kv_a_layernorm;
-  WeightView kv_b_proj;
-  WeightView o_proj;
+ private:
+  std::array<WeightView, kNumRoles> views_;
 };
 
 // One matrix of all routed experts of this rank. Both arrays are by local slot, [num_local_slots]. On a GPU all have
@@ -45,20 +36,8 @@ struct ExpertMatrices {
   WeightArray array() const { return {host.empty() ? WeightView() : host.front(), device}; }
 };
 
-struct MoeWeights {
-  WeightView router;                               // [E, H]
-  const float* e_score_correction_bias = nullptr;  // [E]
-  FfnWeights shared;                               // all shared experts as one network
-  ExpertMatrices gate, up, down;
-};
-
-struct LayerWeights {
-  NormWeight input_layernorm;
-  AttentionWeights attention;
-  NormWeight post_attention_layernorm;
-  bool is_moe = false;
-  FfnWeights dense;  // if not is_moe
-  MoeWeights moe;    // if is_moe
+struct LayerWeights : RoleViews {
+  ExpertMatrices expert_gate, expert_up, expert_down;  // of a MoE layer; the views of these roles stay empty
 };
 
 struct LoadStats {
@@ -70,10 +49,8 @@ struct LoadStats {
 
 // Move-only. All pointers are device memory of `buffers`; the device must outlive it.
 struct ModelWeights {
-  WeightView embed_tokens;           // [V, H]
-  std::vector<LayerWeights> layers;  // [num_hidden_layers]
-  NormWeight norm;                   // before lm_head
-  WeightView lm_head;                // [V, H]; embed_tokens when tied
+  RoleViews ends;                    // embedding, last norm, head; a tied head is the embedding's view
+  std::vector<LayerWeights> layers;  // by layer
   LoadStats stats;
   std::vector<Buffer> buffers;  // a few per layer
 };

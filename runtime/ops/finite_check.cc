@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
-#include "core/formats/scalar.h"
+#include "core/formats/f16.h"
 
 namespace tokenferry {
 namespace {
@@ -45,6 +45,8 @@ int64_t FindNonFinite(DType dtype, absl::Span<const uint8_t> data) {
       return Find<uint32_t, 0x7F800000u>(data);
     case DType::kBF16:
       return Find<uint16_t, 0x7F80u>(data);
+    case DType::kF16:
+      return Find<uint16_t, 0x7C00u>(data);
     default:
       TF_CHECK(dtype == DType::kF8E4M3);
       return Find<uint8_t, 0x7Fu>(data);
@@ -61,6 +63,10 @@ std::string DescribeElement(DType dtype, absl::Span<const uint8_t> data, int64_t
   } else if (dtype == DType::kBF16) {
     const auto bits = CodeAt<uint16_t>(data, element_idx);
     value = ToFloat(BF16{bits});
+    code = absl::StrCat(absl::Hex(bits, absl::kZeroPad4));
+  } else if (dtype == DType::kF16) {
+    const auto bits = CodeAt<uint16_t>(data, element_idx);
+    value = ToFloat(F16{bits});
     code = absl::StrCat(absl::Hex(bits, absl::kZeroPad4));
   } else {
     const auto bits = CodeAt<uint8_t>(data, element_idx);

@@ -20,8 +20,9 @@ MAY_INCLUDE = {
     "runtime/ops": {"core"},
     "runtime/attention": {"core", "runtime/ops"},
     "runtime/model": {"core", "runtime/checkpoint", "runtime/ops", "runtime/attention"},
+    "runtime/families": {"core", "runtime/checkpoint", "runtime/attention", "runtime/model"},
     "runtime/engine": {"core", "comm", "experts", "runtime/checkpoint", "runtime/ops", "runtime/attention", "runtime/model"},
-    "runtime/serve": {"core", "runtime/text", "runtime/model", "runtime/engine"},
+    "runtime/serve": {"core", "runtime/text", "runtime/model", "runtime/families", "runtime/engine"},
     "launch": {"core", "comm", "experts", "runtime", "bench"},
     "bench": {"core", "comm", "experts", "runtime"},
 }

@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "core/check.h"
 #include "core/formats/scalar.h"
+#include "runtime/families/families.h"
 #include "runtime/model/tensor_plan.h"
 
 namespace tokenferry::testing {
@@ -43,7 +44,7 @@ void AppendAs(std::string& out, DType dtype, float value) {
 FileTensor RandomTensor(const TensorSpec& spec, Random& random) {
   FileTensor tensor{spec.name, spec.dtype, spec.shape, {}};
   const bool is_norm = spec.part() == ModelPart::kNorm;
-  const bool is_bias = spec.kind == WeightKind::kRouterBias;
+  const bool is_bias = spec.role == Role::kChoiceBias;
   // Uniform (-1, 1) has variance 1/3; the sum over `cols` inputs shall have variance 1.
   const float scale = is_norm || is_bias ? 0.1f : std::sqrt(3.0f / static_cast<float>(spec.shape.back()));
   // Quantised values fill the FP8 range; their scales bring them back.
@@ -63,14 +64,14 @@ FileTensor RandomScales(const TensorSpec& spec, int32_t block, Random& random) {
   return tensor;
 }
 
-void AddMtpModule(const ModelConfig& config, Random& random, std::vector<FileTensor>& tensors) {
+void AddMtpModule(const DeepSeekConfig& config, Random& random, std::vector<FileTensor>& tensors) {
   const std::string prefix = absl::StrCat("model.layers.", config.num_hidden_layers, ".");
   for (const char* name : {"enorm.weight", "hnorm.weight", "shared_head.norm.weight"}) {
     TensorSpec spec{
-        .kind = WeightKind::kInputNorm, .name = prefix + name, .shape = {config.hidden_size}, .dtype = config.dtype};
+        .role = Role::kInputNorm, .name = prefix + name, .shape = {config.hidden_size}, .dtype = config.dtype};
     tensors.push_back(RandomTensor(spec, random));
   }
-  TensorSpec spec{.kind = WeightKind::kRouter,
+  TensorSpec spec{.role = Role::kRouter,
                   .name = prefix + "eh_proj.weight",
                   .shape = {config.hidden_size, 2 * config.hidden_size},
                   .dtype = config.dtype};
@@ -134,8 +135,8 @@ TempDir::~TempDir() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-ModelConfig TinyConfig() {
-  ModelConfig c;
+DeepSeekConfig TinyConfig() {
+  DeepSeekConfig c;
   c.model_type = "deepseek_v3";
   c.vocab_size = 37;
   c.hidden_size = 24;
@@ -163,7 +164,7 @@ ModelConfig TinyConfig() {
   return c;
 }
 
-std::string ConfigJson(const ModelConfig& c) {
+std::string ConfigJson(const DeepSeekConfig& c) {
   nlohmann::json json = {{"architectures", {"DeepseekV3ForCausalLM"}},
                          {"model_type", c.model_type},
                          {"hidden_act", "silu"},
@@ -207,10 +208,16 @@ std::string ConfigJson(const ModelConfig& c) {
   return json.dump(2);
 }
 
+ModelSpec SpecOf(const DeepSeekConfig& config) {
+  const auto spec = ParseModelSpec(ConfigJson(config), "config.json");
+  if (!spec.ok()) internal::CheckFailed(__FILE__, __LINE__, "ParseModelSpec", std::string(spec.status().message()));
+  return *spec;
+}
+
 std::vector<FileTensor> RandomTensors(const RandomCheckpoint& spec) {
   Random random(spec.seed);
   std::vector<FileTensor> tensors;
-  for (const TensorSpec& t : PlanTensors(spec.config).tensors) {
+  for (const TensorSpec& t : PlanTensors(SpecOf(spec.config)).tensors) {
     tensors.push_back(RandomTensor(t, random));
     if (t.has_scales()) tensors.push_back(RandomScales(t, spec.config.fp8_block, random));
   }

@@ -18,7 +18,7 @@ absl::Status AddText(const ServedModel& model, const nlohmann::json& text, Gener
 }
 
 absl::Status AddIds(const ServedModel& model, const JsonNode& list, GenerationRequest* out) {
-  TF_ASSIGN_OR_RETURN(std::vector<int32_t> ids, ReadTokenIds(list, "prompt", model.config.vocab_size));
+  TF_ASSIGN_OR_RETURN(std::vector<int32_t> ids, ReadTokenIds(list, "prompt", model.spec.vocab_size));
   std::string text = model.tokenizer.Decode(ids);
   out->prompts.push_back({std::move(ids), std::move(text)});
   return absl::OkStatus();

@@ -36,9 +36,9 @@ absl::Status ReadLogitBias(BodyFields& fields, const ServedModel& model, const A
   }
   for (const auto& [key, value] : node->value().items()) {
     int32_t token = -1;
-    if (!absl::SimpleAtoi(key, &token) || token < 0 || token >= model.config.vocab_size) {
+    if (!absl::SimpleAtoi(key, &token) || token < 0 || token >= model.spec.vocab_size) {
       return FieldError("logit_bias",
-                        absl::StrCat("'", Excerpt(key), "' is no token id from 0 to ", model.config.vocab_size - 1));
+                        absl::StrCat("'", Excerpt(key), "' is no token id from 0 to ", model.spec.vocab_size - 1));
     }
     const double bias = value.is_number() ? value.get<double>() : -1000;
     if (!(bias >= -100 && bias <= 100)) {
@@ -88,7 +88,7 @@ absl::Status ReadStops(BodyFields& fields, const ServedModel& model, const ApiLi
     return FieldError("stop", absl::StrCat("a string of ", stop.size(), " bytes, and 1 to ", limits.max_stop_bytes,
                                            " are allowed (--max-stop-bytes)"));
   }
-  TF_ASSIGN_OR_RETURN(out->sampling.stop_token_ids, fields.TokenIds("stop_token_ids", model.config.vocab_size));
+  TF_ASSIGN_OR_RETURN(out->sampling.stop_token_ids, fields.TokenIds("stop_token_ids", model.spec.vocab_size));
   if (out->sampling.stop_token_ids.size() > kMaxStopTokens / 2) {
     return FieldError("stop_token_ids", absl::StrCat("has more than ", kMaxStopTokens / 2, " tokens"));
   }

@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/families/families.h"
 
 namespace tokenferry {
 
@@ -19,11 +20,11 @@ absl::StatusOr<std::optional<ChatTemplate>> LoadChatTemplate(const ServedModelOp
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(const ServedModelOptions& options) {
-  TF_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(options.dir));
-  TF_ASSIGN_OR_RETURN(GenerationConfig generation, LoadGenerationConfig(options.dir, config));
+  TF_ASSIGN_OR_RETURN(ModelSpec spec, LoadModelSpec(options.dir));
+  TF_ASSIGN_OR_RETURN(GenerationConfig generation, LoadGenerationConfig(options.dir, spec));
   TF_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(options.dir));
   TF_ASSIGN_OR_RETURN(std::optional<ChatTemplate> chat_template, LoadChatTemplate(options));
-  const int64_t context = config.max_position_embeddings;
+  const int64_t context = spec.max_position_embeddings;
   if (options.max_model_len > context) {
     return absl::InvalidArgumentError(absl::StrCat("--max-model-len ", options.max_model_len,
                                                    " is more than the model's context of ", context, " tokens"));
@@ -32,7 +33,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(const ServedM
   const std::string folder = path.has_filename() ? path.filename() : path.parent_path().filename();
   return std::make_shared<const ServedModel>(ServedModel{
       options.name.empty() ? folder : options.name, options.max_model_len == 0 ? context : options.max_model_len,
-      std::move(config), std::move(generation), std::move(tokenizer), std::move(chat_template)});
+      std::move(spec), std::move(generation), std::move(tokenizer), std::move(chat_template)});
 }
 
 }  // namespace tokenferry

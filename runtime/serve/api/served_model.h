@@ -7,7 +7,8 @@
 #include <string>
 
 #include "core/status.h"
-#include "runtime/model/model_config.h"
+#include "runtime/model/generation_config.h"
+#include "runtime/model/model_spec.h"
 #include "runtime/text/chat/chat_template.h"
 #include "runtime/text/tokenizer.h"
 
@@ -16,7 +17,7 @@ namespace tokenferry {
 struct ServedModel {
   std::string name;           // as /v1/models says
   int64_t max_model_len = 0;  // tokens of prompt and answer together
-  ModelConfig config;
+  ModelSpec spec;
   GenerationConfig generation;  // defaults of requests, and the end tokens
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat_template;  // none: the model has none, and cannot chat

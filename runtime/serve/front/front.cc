@@ -225,8 +225,8 @@ void Front::StartJob(Call call, GenerationRequest request, const std::string& id
                     request.sampling.seed,
                     request.num_logprobs,
                     request.routing,
-                    model_->config.num_moe_layers(),
-                    model_->config.num_experts_per_tok};
+                    model_->spec.num_moe_layers(),
+                    model_->spec.moe.router.top_k};
   // The job's end may come within Start, and drops the job from the set.
   auto place = std::make_shared<std::weak_ptr<GenerationJob>>();
   const auto on_end = [this, place] {

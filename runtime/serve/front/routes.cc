@@ -77,7 +77,7 @@ absl::StatusOr<std::string> DetokenizeBody(const ServedModel& model, const ApiLi
   TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(request.body, limits.max_json_depth));
   TF_ASSIGN_OR_RETURN(const auto node, fields.Node("tokens"));
   if (!node) return FieldError("tokens", "is missing");
-  TF_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadTokenIds(*node, "tokens", model.config.vocab_size));
+  TF_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadTokenIds(*node, "tokens", model.spec.vocab_size));
   const std::string text = model.tokenizer.Decode(ids);
   return Dump({{"prompt", text}, {"content", text}});
 }
@@ -227,10 +227,10 @@ void Front::Experts(Call call) {
   };
   const JobStats& stats = job_stats_;
   Json json = {{"steps", stats.num_steps},
-               {"num_layers", model_->config.num_moe_layers()},
-               {"num_experts", model_->config.n_routed_experts},
+               {"num_layers", model_->spec.num_moe_layers()},
+               {"num_experts", model_->spec.moe.num_experts},
                {"num_ranks", ranks_.host_per_rank.size()}};
-  json["expert_rows"] = table(stats.expert_rows, static_cast<size_t>(model_->config.n_routed_experts));
+  json["expert_rows"] = table(stats.expert_rows, static_cast<size_t>(model_->spec.moe.num_experts));
   json["rank_rows"] = table(stats.rank_rows, ranks_.host_per_rank.size());
   json["wait_seconds"] = Json::array();
   for (size_t r = 0, n = ranks_.host_per_rank.size(); n > 0 && (r + 1) * n <= stats.wait_seconds.size(); ++r) {

@@ -79,7 +79,7 @@ class Inspect(ProgramTest):
         for how in {"ranks": 3}, {"ranks": 3, "via": "mpi"}:
             text = self.succeed("inspect", "--model", MODEL, **how).text()
             self.assertIn("deepseek_v3, 5 layers of hidden size 256 (4 with experts), context 4096, vocabulary 2304", text)
-            self.assertIn("experts: 32 routed of width 128, 4 per token, 1 shared; groups 4 of which 2", text)
+            self.assertIn("experts: 32 routed of width 128, 4 per token; shared width 128; groups 4 of which 2", text)
             rows = re.findall(r"(?m)^([012]) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", text)
             self.assertEqual([row[:2] for row in rows], [("0", "11"), ("1", "11"), ("2", "10")], text)
             for row in rows:

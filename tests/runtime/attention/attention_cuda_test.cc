@@ -31,13 +31,13 @@ TokenPositions Positions(OpRun& run, int64_t num_tokens) {
 }
 
 template <class T>
-LatentCacheView Cache(OpRun& run, const Shape& s) {
-  LatentCacheView cache;
+CacheView Cache(OpRun& run, const Shape& s) {
+  CacheView cache;
   const int64_t num_blocks = kSequences * kMaxBlocks, width = s.latent + s.rope;
   cache.data = run.InOut("cache", NormalValues<T>(run.rng(), num_blocks * kCacheBlockTokens * width));
   cache.dtype = kDTypeOf<T>;
-  cache.latent = s.latent;
-  cache.rope = s.rope;
+  cache.first = s.latent;
+  cache.second = s.rope;
   cache.block_table = run.Input(Permutation(run.rng(), num_blocks));
   cache.max_blocks = kMaxBlocks;
   return cache;
@@ -70,7 +70,7 @@ TEST_F(AttentionCudaTest, Rope) {
       args.x = run.InOut("x", NormalFloats(run.rng(), num_tokens * args.stride)) + s.nope;
       args.cos_sin = run.Input(NormalFloats(run.rng(), kMaxPosition * s.rope));
       args.tokens = Positions(run, num_tokens);
-      RopeInterleaved(run.stream(), args);
+      Rotate(run.stream(), args);
     });
   });
 }
@@ -78,10 +78,10 @@ TEST_F(AttentionCudaTest, Rope) {
 template <class T>
 void CacheWriteCase(OpRun& run, const Shape& s, int64_t num_tokens) {
   CacheWriteArgs args;
-  args.latent_stride = args.rope_stride = s.latent + s.rope;
+  args.first_stride = args.second_stride = s.latent + s.rope;
   const float* rows = run.Input(NormalFloats(run.rng(), num_tokens * args.latent_stride));
-  args.latent = rows;
-  args.rope = rows + s.latent;
+  args.first = rows;
+  args.second = rows + s.latent;
   args.tokens = Positions(run, num_tokens);
   args.cache = Cache<T>(run, s);
   CacheWrite(run.stream(), args);

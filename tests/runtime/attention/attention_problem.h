@@ -207,7 +207,7 @@ class AttentionRun {
   void Launch(TokenPositions tokens, float* q, float* latent, float* key, float* q_latent, float* u, float* out) {
     const AttentionShape& s = p_.shape;
     Stream& stream = device_.stream();
-    const LatentCacheView cache{cache_.data(), s.cache, s.latent, s.rope, table_.as<int32_t>(), max_blocks_};
+    const CacheView cache{cache_.data(), s.cache, s.latent, s.rope, table_.as<int32_t>(), max_blocks_};
     WeightView kv_b{.format = s.weights == DType::kF8E4M3 ? F8BlockWeights::Of(s.scale_block, s.scale_block)
                                                           : WeightFormat{.dtype = s.weights},
                     .data = kv_b_.data(),
@@ -218,8 +218,8 @@ class AttentionRun {
     kv_b = kv_b.Rows(s.row_offset, s.kv_b_rows());
     const int64_t head_dim = s.nope + s.rope;
     float* q_rope = q == nullptr ? nullptr : q + s.nope;  // no tokens: no rows
-    RopeInterleaved(stream, {q_rope, s.heads * head_dim, head_dim, s.heads, s.rope, cos_sin_.as<float>(), tokens});
-    RopeInterleaved(stream, {key, s.rope, 0, 1, s.rope, cos_sin_.as<float>(), tokens});
+    Rotate(stream, {q_rope, s.heads * head_dim, head_dim, s.heads, s.rope, cos_sin_.as<float>(), tokens});
+    Rotate(stream, {key, s.rope, 0, 1, s.rope, cos_sin_.as<float>(), tokens});
     CacheWrite(stream, {latent, s.latent, key, s.rope, tokens, cache});
     AbsorbQuery(stream, {q, tokens.num_tokens, s.heads, s.nope, s.rope, s.value, kv_b, q_latent, s.compute});
     LatentAttention(stream, {q_latent, q, s.heads, s.nope, s.rope, p_.scale, tokens, cache, u, s.compute});

@@ -11,13 +11,14 @@
 #include "comm/transport/collectives.h"
 #include "comm/transport/local_transport.h"
 #include "runtime/checkpoint/checkpoint.h"
+#include "runtime/families/families.h"
 #include "runtime/model/tensor_plan.h"
 
 namespace tokenferry {
 namespace {
 
 // Chunks come in order; logits rows are appended, routing [L, n, K] is spread into [L, S, K].
-void Append(const SequenceUpdate& u, const ModelConfig& config, int64_t num_tokens, RunResult& r) {
+void Append(const SequenceUpdate& u, const ModelSpec& model, int64_t num_tokens, RunResult& r) {
   if (u.has_token) r.tokens.push_back(u.token.token), r.logprobs.push_back(u.token.logprob);
   for (double logprob : u.result.logprobs) r.nll -= logprob;
   r.num_scored += static_cast<int64_t>(u.result.logprobs.size());
@@ -26,7 +27,7 @@ void Append(const SequenceUpdate& u, const ModelConfig& config, int64_t num_toke
   if (u.has_token)
     r.token_experts.insert(r.token_experts.end(), u.result.expert_idx.begin(), u.result.expert_idx.end());
   if (u.has_token || u.result.expert_idx.empty()) return;
-  const int64_t L = config.num_moe_layers(), K = config.num_experts_per_tok;
+  const int64_t L = model.num_moe_layers(), K = model.moe.router.top_k;
   const int64_t n = static_cast<int64_t>(u.result.expert_idx.size()) / (L * K);
   r.expert_idx.resize(L * num_tokens * K);
   r.expert_weight.resize(L * num_tokens * K);
@@ -56,10 +57,10 @@ absl::StatusOr<RunOutcome> RunRank(Transport& transport, const RunSetup& setup, 
   CpuDeviceOptions device_options = setup.device;
   if (!setup.portable_isa && device_options.isa == Isa::kPortable) device_options.isa = BestIsa(SupportedIsas());
   const std::unique_ptr<Device> device = CreateCpuDevice(device_options);
-  TF_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(dir));
+  TF_ASSIGN_OR_RETURN(const ModelSpec model, LoadModelSpec(dir));
   TF_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(dir));
-  TF_ASSIGN_OR_RETURN(const CheckedPlan plan, CheckCheckpoint(config, checkpoint));
-  const int E = static_cast<int>(config.n_routed_experts), R = transport.num_ranks();
+  TF_ASSIGN_OR_RETURN(const CheckedPlan plan, CheckCheckpoint(model, checkpoint));
+  const int E = static_cast<int>(model.moe.num_experts), R = transport.num_ranks();
   const Placement placement =
       setup.placement_seed < 0 ? Placement::Linear(E, R) : RandomPlacement(E, R, setup.placement_seed);
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device->CreateStream());
@@ -68,7 +69,7 @@ absl::StatusOr<RunOutcome> RunRank(Transport& transport, const RunSetup& setup, 
   load.rank = transport.rank();
   TF_ASSIGN_OR_RETURN(const ModelWeights weights, LoadWeights(checkpoint, plan.plan, *stream, load));
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                      Engine::Create(transport, *device, config, weights, placement, setup.engine));
+                      Engine::Create(transport, *device, model, weights, placement, setup.engine));
   SchedulerOptions scheduler_options = engine->scheduler_options();
   scheduler_options.prefix_cache = setup.prefix_cache;
   Scheduler scheduler(scheduler_options);
@@ -79,7 +80,7 @@ absl::StatusOr<RunOutcome> RunRank(Transport& transport, const RunSetup& setup, 
   }
   TF_RETURN_IF_ERROR(engine->RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) -> absl::Status {
     TF_RETURN_IF_ERROR(u.error);
-    Append(u, config, static_cast<int64_t>(requests[u.seq].prompt.size()), run.results[u.seq]);
+    Append(u, model, static_cast<int64_t>(requests[u.seq].prompt.size()), run.results[u.seq]);
     return absl::OkStatus();
   }));
   run.scheduler = scheduler.stats();

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "core/device/cpu_device.h"
+#include "runtime/families/families.h"
 #include "runtime/model/model_summary.h"
 #include "runtime/model/weights.h"
 #include "tests/support/checkpoint_writer.h"
@@ -20,7 +21,7 @@ TEST(MakeModel, WritesWhatTheLoaderReads) {
                    " --q-rank 96 --kv-rank 64 --vocab 300 --shard-gb 0.001 > /dev/null 2>&1");
   ASSERT_EQ(std::system(command.c_str()), 0) << command;
   const std::string model = dir.path() + "/m";
-  const auto config = LoadModelConfig(model);
+  const auto config = LoadModelSpec(model);
   const auto checkpoint = Checkpoint::Open(model);
   ASSERT_OK(config);
   ASSERT_OK(checkpoint);
@@ -35,7 +36,7 @@ TEST(MakeModel, WritesWhatTheLoaderReads) {
   const auto weights = LoadWeights(*checkpoint, checked->plan, **stream, {.placement = &placement});
   ASSERT_OK(weights);
   EXPECT_EQ(weights->stats.bytes_kept, SummarizeModel(checked->plan).Total().num_bytes);
-  EXPECT_EQ(weights->layers[1].moe.gate.host[7].rows, 72);
+  EXPECT_EQ(weights->layers[1].expert_gate.host[7].rows, 72);
 }
 
 }  // namespace

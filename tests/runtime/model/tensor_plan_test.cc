@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "runtime/families/families.h"
 #include "runtime/model/model_summary.h"
 #include "tests/support/checkpoint_writer.h"
 #include "tests/support/status_matchers.h"
@@ -14,25 +15,32 @@ namespace {
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 
 // The published shapes of DeepSeek-V3; Kimi-K2 differs in a few numbers.
-ModelConfig DeepSeekV3() {
-  const auto config = ParseModelConfig(
-      R"({"model_type":"deepseek_v3","vocab_size":129280,"hidden_size":7168,"num_hidden_layers":61,
-          "num_nextn_predict_layers":1,"max_position_embeddings":163840,"rms_norm_eps":1e-6,"num_attention_heads":128,
-          "q_lora_rank":1536,"kv_lora_rank":512,"qk_nope_head_dim":128,"qk_rope_head_dim":64,"v_head_dim":128,
-          "rope_theta":10000,"rope_scaling":{"type":"yarn","factor":40,"original_max_position_embeddings":4096,
-          "beta_fast":32,"beta_slow":1,"mscale":1.0,"mscale_all_dim":1.0},"intermediate_size":18432,
-          "moe_intermediate_size":2048,"first_k_dense_replace":3,"moe_layer_freq":1,"n_routed_experts":256,
-          "n_shared_experts":1,"num_experts_per_tok":8,"n_group":8,"topk_group":4,"norm_topk_prob":true,
-          "routed_scaling_factor":2.5,"scoring_func":"sigmoid","topk_method":"noaux_tc","torch_dtype":"bfloat16",
-          "bos_token_id":0,"eos_token_id":1,"quantization_config":{"quant_method":"fp8","fmt":"e4m3",
-          "activation_scheme":"dynamic","weight_block_size":[128,128]}})",
-      "DeepSeek-V3");
-  EXPECT_TRUE(config.ok()) << config.status();
-  return *config;
+DeepSeekConfig DeepSeekV3() {
+  return {.vocab_size = 129280,
+          .hidden_size = 7168,
+          .num_hidden_layers = 61,
+          .num_nextn_predict_layers = 1,
+          .max_position_embeddings = 163840,
+          .num_attention_heads = 128,
+          .q_lora_rank = 1536,
+          .kv_lora_rank = 512,
+          .qk_nope_head_dim = 128,
+          .qk_rope_head_dim = 64,
+          .v_head_dim = 128,
+          .intermediate_size = 18432,
+          .moe_intermediate_size = 2048,
+          .first_k_dense_replace = 3,
+          .n_routed_experts = 256,
+          .n_shared_experts = 1,
+          .num_experts_per_tok = 8,
+          .n_group = 8,
+          .topk_group = 4,
+          .routed_scaling_factor = 2.5,
+          .fp8_block = 128};
 }
 
-ModelConfig KimiK2() {
-  ModelConfig config = DeepSeekV3();
+DeepSeekConfig KimiK2() {
+  DeepSeekConfig config = DeepSeekV3();
   config.model_type = "kimi_k2";
   config.vocab_size = 163840;
   config.num_attention_heads = 64;
@@ -44,17 +52,16 @@ ModelConfig KimiK2() {
 
 TEST(ModelSummary, CountsThePublishedModels) {
   // In units of 1e6; the published figures are given to 0.001e9.
-  const PartSummary v3 = SummarizeModel(PlanTensors(DeepSeekV3())).Total();
+  const PartSummary v3 = SummarizeModel(PlanTensors(SpecOf(DeepSeekV3()))).Total();
   EXPECT_NEAR(static_cast<double>(v3.num_params) / 1e6, 671'026, 0.5);
   EXPECT_NEAR(static_cast<double>(v3.num_active_params) / 1e6, 37'552, 0.5);
-  const PartSummary k2 = SummarizeModel(PlanTensors(KimiK2())).Total();
+  const PartSummary k2 = SummarizeModel(PlanTensors(SpecOf(KimiK2()))).Total();
   EXPECT_NEAR(static_cast<double>(k2.num_params) / 1e6, 1'026'408, 0.5);
   EXPECT_NEAR(static_cast<double>(k2.num_active_params) / 1e6, 32'862, 0.5);
 }
 
 TEST(ModelSummary, PartsAndTypesAddUp) {
-  const ModelConfig config = DeepSeekV3();
-  const TensorPlan plan = PlanTensors(config);
+  const TensorPlan plan = PlanTensors(SpecOf(DeepSeekV3()));
   const ModelSummary summary = SummarizeModel(plan);
   EXPECT_EQ(summary.num_moe_layers, 58);
   EXPECT_EQ(summary.part(ModelPart::kEmbedding).num_params, int64_t{129280} * 7168);
@@ -79,7 +86,7 @@ TEST(ModelSummary, PartsAndTypesAddUp) {
 }
 
 TEST(ModelSummary, RanksShareTheExpertsAndRepeatTheRest) {
-  const TensorPlan plan = PlanTensors(TinyConfig());
+  const TensorPlan plan = PlanTensors(SpecOf(TinyConfig()));
   const ModelSummary summary = SummarizeModel(plan);
   const int64_t experts = summary.part(ModelPart::kRoutedExpert).num_bytes;
   const int64_t rest = summary.Total().num_bytes - experts;
@@ -91,12 +98,12 @@ TEST(ModelSummary, RanksShareTheExpertsAndRepeatTheRest) {
 }
 
 TEST(TensorPlan, NamesFollowTheLayers) {
-  ModelConfig config = TinyConfig();
+  DeepSeekConfig config = TinyConfig();
   config.q_lora_rank = 0;
   config.n_shared_experts = 0;
   config.tie_word_embeddings = true;
   std::vector<std::string> names;
-  for (const TensorSpec& spec : PlanTensors(config).tensors) {
+  for (const TensorSpec& spec : PlanTensors(SpecOf(config)).tensors) {
     names.push_back(DescribeTensor(spec.dtype, spec.shape) + " " + spec.name);
   }
   const auto has = [&](const std::string& name) { return std::find(names.begin(), names.end(), name) != names.end(); };
@@ -115,7 +122,7 @@ TEST(TensorPlan, NamesFollowTheLayers) {
 
 TEST(CheckCheckpoint, AcceptsTheShippedModel) {
   const std::string dir = std::string(std::getenv("TF_SOURCE_DIR")) + "/models/ferry-tiny-v3";
-  const auto config = LoadModelConfig(dir);
+  const auto config = LoadModelSpec(dir);
   const auto checkpoint = Checkpoint::Open(dir);
   ASSERT_OK(config);
   ASSERT_OK(checkpoint);
@@ -144,7 +151,7 @@ class DamagedCheckpoint : public ::testing::Test {
   absl::StatusOr<CheckedPlan> Check() {
     WriteCheckpoint(dir_.path(), spec_, tensors_);
     TF_ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(dir_.path()));
-    return CheckCheckpoint(spec_.config, checkpoint);
+    return CheckCheckpoint(SpecOf(spec_.config), checkpoint);
   }
   void Remove(const std::string& name) {
     std::erase_if(tensors_, [&](const FileTensor& t) { return t.name == name; });
@@ -192,15 +199,15 @@ TEST_F(DamagedCheckpoint, NamesWrongShapes) {
 
 TEST_F(DamagedCheckpoint, NamesWrongTypes) {
   Tensor(kUp).dtype = DType::kI8;
-  EXPECT_ERROR(Check(), kInvalid, kUp, "is I8 [20, 24], but must be F32, BF16 or F8_E4M3 with scales");
+  EXPECT_ERROR(Check(), kInvalid, kUp, "is I8 [20, 24], but must be F32, BF16, F16 or F8_E4M3 with scales");
   tensors_ = RandomTensors(spec_);
-  Tensor("model.norm.weight").dtype = DType::kF16;
-  EXPECT_ERROR(Check(), kInvalid, "'model.norm.weight' is F16 [24], but must be F32 or BF16");
+  Tensor("model.norm.weight").dtype = DType::kI16;
+  EXPECT_ERROR(Check(), kInvalid, "'model.norm.weight' is I16 [24], but must be F32, BF16 or F16");
   tensors_ = RandomTensors(spec_);
   FileTensor& router = Tensor("model.layers.1.mlp.gate.weight");
   router.dtype = DType::kF8E4M3;
   router.data.resize(router.data.size() / 2);
-  EXPECT_ERROR(Check(), kInvalid, "'model.layers.1.mlp.gate.weight' is F8_E4M3 [8, 24], but must be F32 or BF16");
+  EXPECT_ERROR(Check(), kInvalid, "'model.layers.1.mlp.gate.weight' is F8_E4M3 [8, 24], but must be F32, BF16 or F16");
 }
 
 TEST_F(DamagedCheckpoint, NamesBadScales) {
@@ -230,7 +237,7 @@ TEST_F(DamagedCheckpoint, AcceptsUnquantisedTensorsAmongQuantised) {
   EXPECT_EQ(checked->num_unknown, 1);  // its scales, which nothing needs now
   EXPECT_ERROR(CheckExpertsAlike(checked->plan), absl::StatusCode::kUnimplemented, absl::StrCat("'", kUp, "' is BF16"),
                "'model.layers.2.mlp.experts.0.up_proj.weight' is F8_E4M3");
-  ASSERT_OK(CheckExpertsAlike(PlanTensors(spec_.config)));
+  ASSERT_OK(CheckExpertsAlike(PlanTensors(SpecOf(spec_.config))));
   EXPECT_EQ(checked->unknown_names, std::vector<std::string>{absl::StrCat(kUp, "_scale_inv")});
 }
 

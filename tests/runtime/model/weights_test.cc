@@ -10,6 +10,7 @@
 
 #include "core/device/cpu_device.h"
 #include "core/formats/scalar.h"
+#include "runtime/families/families.h"
 #include "runtime/model/model_summary.h"
 #include "runtime/ops/finite_check.h"
 #include "tests/support/checkpoint_writer.h"
@@ -35,7 +36,7 @@ class Weights : public ::testing::TestWithParam<DeviceCase> {
   }
   absl::StatusOr<ModelWeights> Load(const Placement& placement, int rank) {
     TF_ASSIGN_OR_RETURN(checkpoint_, OpenCheckpoint());
-    TF_ASSIGN_OR_RETURN(const CheckedPlan checked, CheckCheckpoint(spec_.config, *checkpoint_));
+    TF_ASSIGN_OR_RETURN(const CheckedPlan checked, CheckCheckpoint(SpecOf(spec_.config), *checkpoint_));
     options_.placement = &placement;
     options_.rank = RankId(rank);
     return LoadWeights(*checkpoint_, checked.plan, *stream_, options_);
@@ -70,17 +71,18 @@ class Weights : public ::testing::TestWithParam<DeviceCase> {
     EXPECT_EQ(FromDevice(view.scales, scales.data.size()), scales.data) << name;
   }
 
-  void ExpectNorm(const NormWeight& norm, const std::string& name) {
+  void ExpectVector(const WeightView& view, const std::string& name) {
     const FileTensor& tensor = FindTensor(tensors_, name);
-    ASSERT_EQ(norm.dtype, tensor.dtype) << name;
-    ASSERT_EQ(norm.size, tensor.shape[0]) << name;
-    EXPECT_EQ(FromDevice(norm.data, tensor.data.size()), tensor.data) << name;
+    ASSERT_EQ(view.dtype(), tensor.dtype) << name;
+    ASSERT_EQ(view.rows, 1) << name;
+    ASSERT_EQ(view.cols, tensor.shape[0]) << name;
+    EXPECT_EQ(FromDevice(view.data, tensor.data.size()), tensor.data) << name;
   }
 
-  void ExpectFfn(const FfnWeights& ffn, const std::string& prefix) {
-    ExpectMatrix(ffn.gate, prefix + "gate_proj.weight");
-    ExpectMatrix(ffn.up, prefix + "up_proj.weight");
-    ExpectMatrix(ffn.down, prefix + "down_proj.weight");
+  void ExpectFfn(const LayerWeights& layer, Role gate, Role up, Role down, const std::string& prefix) {
+    ExpectMatrix(layer[gate], prefix + "gate_proj.weight");
+    ExpectMatrix(layer[up], prefix + "up_proj.weight");
+    ExpectMatrix(layer[down], prefix + "down_proj.weight");
   }
 
   void ExpectExperts(const ExpertMatrices& matrices, absl::Span<const int> experts, const std::string& prefix,
@@ -101,54 +103,56 @@ class Weights : public ::testing::TestWithParam<DeviceCase> {
     }
   }
 
-  void ExpectAttention(const AttentionWeights& attention, const std::string& prefix) {
+  void ExpectAttention(const LayerWeights& layer, const std::string& prefix) {
     if (spec_.config.q_lora_rank > 0) {
-      ExpectMatrix(attention.q_a_proj, prefix + "q_a_proj.weight");
-      ExpectNorm(attention.q_a_layernorm, prefix + "q_a_layernorm.weight");
-      ExpectMatrix(attention.q_b_proj, prefix + "q_b_proj.weight");
-      EXPECT_EQ(attention.q_proj.data, nullptr);
+      ExpectMatrix(layer[Role::kQA], prefix + "q_a_proj.weight");
+      ExpectVector(layer[Role::kQANorm], prefix + "q_a_layernorm.weight");
+      ExpectMatrix(layer[Role::kQB], prefix + "q_b_proj.weight");
+      EXPECT_EQ(layer[Role::kQ].data, nullptr);
     } else {
-      ExpectMatrix(attention.q_proj, prefix + "q_proj.weight");
-      EXPECT_EQ(attention.q_a_proj.data, nullptr);
+      ExpectMatrix(layer[Role::kQ], prefix + "q_proj.weight");
+      EXPECT_EQ(layer[Role::kQA].data, nullptr);
     }
-    ExpectMatrix(attention.kv_a_proj_with_mqa, prefix + "kv_a_proj_with_mqa.weight");
-    ExpectNorm(attention.kv_a_layernorm, prefix + "kv_a_layernorm.weight");
-    ExpectMatrix(attention.kv_b_proj, prefix + "kv_b_proj.weight");
-    ExpectMatrix(attention.o_proj, prefix + "o_proj.weight");
+    ExpectMatrix(layer[Role::kKvA], prefix + "kv_a_proj_with_mqa.weight");
+    ExpectVector(layer[Role::kKvANorm], prefix + "kv_a_layernorm.weight");
+    ExpectMatrix(layer[Role::kKvB], prefix + "kv_b_proj.weight");
+    ExpectMatrix(layer[Role::kO], prefix + "o_proj.weight");
   }
 
   void ExpectAll(const ModelWeights& weights, absl::Span<const int> experts) {
-    ExpectMatrix(weights.embed_tokens, "model.embed_tokens.weight");
-    ExpectNorm(weights.norm, "model.norm.weight");
-    ExpectMatrix(weights.lm_head, spec_.config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
-    ASSERT_EQ(static_cast<int64_t>(weights.layers.size()), spec_.config.num_hidden_layers);
+    ExpectMatrix(weights.ends[Role::kEmbedTokens], "model.embed_tokens.weight");
+    ExpectVector(weights.ends[Role::kFinalNorm], "model.norm.weight");
+    ExpectMatrix(weights.ends[Role::kLmHead],
+                 spec_.config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
+    const ModelSpec model = SpecOf(spec_.config);
+    ASSERT_EQ(weights.layers.size(), model.layers.size());
     for (size_t i = 0; i < weights.layers.size(); ++i) {
       const LayerWeights& layer = weights.layers[i];
       const std::string prefix = absl::StrCat("model.layers.", i, ".");
-      ExpectNorm(layer.input_layernorm, prefix + "input_layernorm.weight");
-      ExpectNorm(layer.post_attention_layernorm, prefix + "post_attention_layernorm.weight");
-      ExpectAttention(layer.attention, prefix + "self_attn.");
-      ASSERT_EQ(layer.is_moe, spec_.config.IsMoeLayer(static_cast<int64_t>(i)));
-      if (!layer.is_moe) {
-        ExpectFfn(layer.dense, prefix + "mlp.");
+      ExpectVector(layer[Role::kInputNorm], prefix + "input_layernorm.weight");
+      ExpectVector(layer[Role::kPostNorm], prefix + "post_attention_layernorm.weight");
+      ExpectAttention(layer, prefix + "self_attn.");
+      if (!model.layers[i].is_moe) {
+        ExpectFfn(layer, Role::kDenseGate, Role::kDenseUp, Role::kDenseDown, prefix + "mlp.");
+        EXPECT_TRUE(layer.expert_gate.host.empty());
         continue;
       }
-      ExpectMoe(layer.moe, experts, prefix + "mlp.");
+      ExpectMoe(layer, experts, prefix + "mlp.");
     }
   }
 
-  void ExpectMoe(const MoeWeights& moe, absl::Span<const int> experts, const std::string& prefix) {
-    ExpectMatrix(moe.router, prefix + "gate.weight");
+  void ExpectMoe(const LayerWeights& layer, absl::Span<const int> experts, const std::string& prefix) {
+    ExpectMatrix(layer[Role::kRouter], prefix + "gate.weight");
     const FileTensor& bias = FindTensor(tensors_, prefix + "gate.e_score_correction_bias");
-    EXPECT_EQ(FromDevice(moe.e_score_correction_bias, bias.data.size()), bias.data);
+    EXPECT_EQ(FromDevice(layer.vector(Role::kChoiceBias), bias.data.size()), bias.data);
     if (spec_.config.n_shared_experts > 0) {
-      ExpectFfn(moe.shared, prefix + "shared_experts.");
+      ExpectFfn(layer, Role::kSharedGate, Role::kSharedUp, Role::kSharedDown, prefix + "shared_experts.");
     } else {
-      EXPECT_EQ(moe.shared.gate.data, nullptr);
+      EXPECT_EQ(layer[Role::kSharedGate].data, nullptr);
     }
-    ExpectExperts(moe.gate, experts, prefix, ".gate_proj.weight");
-    ExpectExperts(moe.up, experts, prefix, ".up_proj.weight");
-    ExpectExperts(moe.down, experts, prefix, ".down_proj.weight");
+    ExpectExperts(layer.expert_gate, experts, prefix, ".gate_proj.weight");
+    ExpectExperts(layer.expert_up, experts, prefix, ".up_proj.weight");
+    ExpectExperts(layer.expert_down, experts, prefix, ".down_proj.weight");
   }
 
   std::unique_ptr<Device> device_;
@@ -222,7 +226,7 @@ TEST_P(Weights, ReadsNoMoreThanItKeepsAndUsesLittleMemory) {
   const auto weights = Load(placement, 2);
   ASSERT_OK(weights);
   const LoadStats& stats = weights->stats;
-  const TensorPlan plan = CheckCheckpoint(spec_.config, *checkpoint_)->plan;
+  const TensorPlan plan = CheckCheckpoint(SpecOf(spec_.config), *checkpoint_)->plan;
   EXPECT_EQ(stats.bytes_kept, BytesPerRank(plan, placement)[2]);
   EXPECT_LE(stats.bytes_read, stats.bytes_kept * 105 / 100);
   EXPECT_GE(stats.bytes_read, stats.bytes_kept);
@@ -279,7 +283,7 @@ TEST_P(Weights, WidensABiasInBF16) {
   const Placement placement = Placement::Linear(8, 1);
   const auto weights = Load(placement, 0);
   ASSERT_OK(weights);
-  const std::string loaded = FromDevice(weights->layers[1].moe.e_score_correction_bias, 32);
+  const std::string loaded = FromDevice(weights->layers[1].vector(Role::kChoiceBias), 32);
   EXPECT_EQ(std::memcmp(loaded.data(), expected.data(), 32), 0);
 }
 
@@ -329,7 +333,7 @@ TEST_P(Weights, NamesAFileThatEndsEarly) {
   Write(spec);
   const auto checkpoint = Checkpoint::Open(dir_.path());
   ASSERT_OK(checkpoint);
-  const auto checked = CheckCheckpoint(spec_.config, *checkpoint);
+  const auto checked = CheckCheckpoint(SpecOf(spec_.config), *checkpoint);
   ASSERT_OK(checked);
   const std::string& path = checkpoint->shard(2).path();
   std::filesystem::resize_file(path, std::filesystem::file_size(path) - 300);
@@ -341,7 +345,7 @@ TEST_P(Weights, NamesAFileThatEndsEarly) {
 
 TEST(ShippedModel, LoadsOnEveryRankCount) {
   const std::string dir = std::string(std::getenv("TF_SOURCE_DIR")) + "/models/ferry-tiny-v3";
-  const auto config = LoadModelConfig(dir);
+  const auto config = LoadModelSpec(dir);
   const auto checkpoint = Checkpoint::Open(dir);
   ASSERT_OK(config);
   ASSERT_OK(checkpoint);

@@ -1,0 +1,24 @@
+// How a model's router scores and chooses: what experts/router computes, and what a model's description says.
+#pragma once
+
+#include <cstdint>
+
+namespace tokenferry {
+
+enum class Scoring : uint8_t { kSoftmax, kSigmoid };  // over all experts, f32
+enum class Renormalise : uint8_t { kNo, kYes };       // selected weights divided by their sum + 1e-20
+enum class GroupScore : uint8_t { kMax, kSumOfTwoLargest };
+
+struct RouterSpec {
+  Scoring scoring = Scoring::kSoftmax;
+  Renormalise renormalise = Renormalise::kNo;
+  GroupScore group_score = GroupScore::kMax;
+  int32_t num_groups = 1;  // divides E
+  int32_t groups_kept = 1;
+  int32_t top_k = 0;  // 1 .. 32, at most groups_kept * (E / num_groups)
+  float scaling = 1.0f;
+
+  friend bool operator==(const RouterSpec&, const RouterSpec&) = default;
+};
+
+}  // namespace tokenferry

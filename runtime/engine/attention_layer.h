@@ -1,0 +1,34 @@
+// The attention of a layer, from hidden states to hidden states: one function per AttentionKind, each in its file.
+#pragma once
+
+#include "core/device/device.h"
+#include "core/formats/tensor.h"
+#include "runtime/attention/attention_ops.h"
+#include "runtime/model/model_spec.h"
+#include "runtime/model/weights.h"
+
+namespace tokenferry {
+
+// One layer's attention for the T tokens of a batch on this rank. Device memory.
+struct AttentionStep {
+  const AttentionSpec& spec;
+  const LayerWeights& weights;
+  float norm_eps = 0;  // of the layer's norms
+  Compute compute = Compute::kBF16;
+  const float* rope_table = nullptr;  // RopeArgs::cos_sin, rope_dim wide
+  int64_t rope_dim = 0;
+  TokenPositions tokens;
+  CacheView cache;             // of this layer
+  MatrixView<float> hidden;    // [T, H] in and out: the layer's output is added
+  MatrixView<float> normed;    // [T, H] scratch
+  float* workspace = nullptr;  // AttentionWorkspace floats
+};
+void LatentAttentionLayer(Stream& stream, const AttentionStep& step);
+void GroupedAttentionLayer(Stream& stream, const AttentionStep& step);
+
+// The one of them that the layer has.
+void RunAttention(Stream& stream, const AttentionStep& step);
+// Floats that a step of up to `max_tokens` tokens needs.
+int64_t AttentionWorkspace(const AttentionSpec& spec, int64_t max_tokens);
+
+}  // namespace tokenferry

@@ -1,0 +1,68 @@
+// Grouped attention: query heads share key and value heads.
+#include "runtime/engine/attention_layer.h"
+#include "runtime/engine/layer_ops.h"
+#include "runtime/engine/workspace.h"
+#include "runtime/ops/elementwise_ops.h"
+
+namespace tokenferry {
+namespace {
+
+// Queries, keys or values [T, heads * head_dim]: projection, bias, norm, limit.
+struct Heads {
+  Role weight, bias, norm;
+};
+constexpr Heads kQueries{Role::kQ, Role::kQBias, Role::kQNorm};
+constexpr Heads kKeys{Role::kK, Role::kKBias, Role::kKNorm};
+constexpr Heads kValues{Role::kV, Role::kVBias, Role::kVBias};  // values have no norm
+
+void ProjectHeads(Stream& stream, const AttentionStep& s, const Heads& roles, QkNorm norm, MatrixView<float> x) {
+  const AttentionSpec& a = s.spec;
+  Project(stream, s.normed, s.weights[roles.weight], x.data, s.compute);
+  if (a.qkv_bias == Bias::kYes) AddBias(stream, {x, s.weights.vector(roles.bias)});
+  if (norm == QkNorm::kProjection) Norm(stream, x, s.weights[roles.norm], x, s.norm_eps);
+  if (norm == QkNorm::kHead) {
+    const auto heads = MakeMatrix<float>(x.data, x.rows * (x.cols / a.head_dim), a.head_dim);
+    Norm(stream, heads, s.weights[roles.norm], heads, s.norm_eps);
+  }
+  if (a.clip_qkv > 0) Clamp(stream, {x, a.clip_qkv});
+}
+
+void RotateHeads(Stream& stream, const AttentionStep& s, MatrixView<float> x) {
+  const auto head_dim = s.spec.head_dim;
+  Rotate(stream, {x.data, x.stride, head_dim, static_cast<int32_t>(x.cols / head_dim), static_cast<int32_t>(s.rope_dim),
+                  s.rope_table, s.tokens, s.spec.rope_layout});
+}
+
+}  // namespace
+
+void GroupedAttentionLayer(Stream& stream, const AttentionStep& s) {
+  const AttentionSpec& a = s.spec;
+  const int64_t T = s.tokens.num_tokens;
+  Workspace workspace(s.workspace);
+  const auto query = workspace.Take(T, a.query_size());
+  const auto key = workspace.Take(T, a.cache_first()), value = workspace.Take(T, a.cache_second());
+  const auto out = workspace.Take(T, a.output_size());
+
+  Norm(stream, s.hidden, s.weights[Role::kInputNorm], s.normed, s.norm_eps);
+  ProjectHeads(stream, s, kQueries, a.qk_norm, query);
+  ProjectHeads(stream, s, kKeys, a.qk_norm, key);
+  ProjectHeads(stream, s, kValues, QkNorm::kNone, value);
+  RotateHeads(stream, s, query);
+  RotateHeads(stream, s, key);
+  CacheWrite(stream, {key.data, key.stride, value.data, value.stride, s.tokens, s.cache});
+
+  GroupedAttention(stream, {.q = query.data,
+                            .heads = static_cast<int32_t>(a.num_heads),
+                            .kv_heads = static_cast<int32_t>(a.num_kv_heads),
+                            .head_dim = static_cast<int32_t>(a.head_dim),
+                            .scale = a.scale,
+                            .keys = a.keys,
+                            .tokens = s.tokens,
+                            .cache = s.cache,
+                            .out = out.data,
+                            .compute = s.compute});
+  Project(stream, out, s.weights[Role::kO], s.hidden.data, s.compute, Accumulate::kYes);
+  if (a.o_bias == Bias::kYes) AddBias(stream, {s.hidden, s.weights.vector(Role::kOBias)});
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,27 @@
+// Operations of a layer on this rank's own rows, called with the views that weights have. Internal to the engine.
+#pragma once
+
+#include "core/kernels/matmul.h"
+#include "runtime/ops/norm_ops.h"
+
+namespace tokenferry {
+
+// y [x.rows, w.rows] contiguous = x times w transposed, or added to it.
+inline void Project(Stream& stream, MatrixView<const float> x, const WeightView& w, float* y, Compute compute,
+                    Accumulate accumulate = Accumulate::kNo) {
+  MatMul(stream, {.x = x.data,
+                  .x_stride = x.stride,
+                  .num_rows = x.rows,
+                  .w = w,
+                  .y = y,
+                  .y_stride = w.rows,
+                  .compute = compute,
+                  .accumulate = accumulate});
+}
+
+inline void Norm(Stream& stream, MatrixView<const float> x, const WeightView& weight, MatrixView<float> out, float eps,
+                 MatrixView<BF16> rounded = {}) {
+  RmsNorm(stream, {x, weight.data, weight.dtype(), eps, out, rounded});
+}
+
+}  // namespace tokenferry

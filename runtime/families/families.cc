@@ -1,0 +1,111 @@
+#include "runtime/families/families.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "runtime/checkpoint/model_folder.h"
+#include "runtime/families/family.h"
+
+namespace tokenferry {
+namespace {
+
+// All families. To add one: docs/add-a-model.md.
+constexpr const Family* kFamilies[] = {&kDeepSeekV2, &kDeepSeekV3, &kGlm4Moe,  &kGlm4MoeLite, &kMiniMaxM2,
+                                       &kMixtral,    &kOlmoe,      &kQwen2Moe, &kQwen3Moe};
+
+constexpr absl::string_view kQuantMethods[] = {"fp8"};
+
+std::vector<absl::string_view> ModelTypes() {
+  std::vector<absl::string_view> types;
+  for (const Family* family : kFamilies) {
+    types.insert(types.end(), family->model_types.begin(), family->model_types.end());
+  }
+  return types;
+}
+
+// Null, with an error in the reader: not known.
+const Family* FindFamily(ConfigReader& in) {
+  const std::string type = in.String("model_type");
+  for (const Family* family : kFamilies) {
+    const auto& types = family->model_types;
+    if (std::find(types.begin(), types.end(), type) != types.end()) return family;
+  }
+  in.RequireOneOf("model_type", type, ModelTypes(), "architecture");
+  return nullptr;
+}
+
+void CheckArchitecture(ConfigReader& in, const Family& family) {
+  const std::optional<JsonNode> architectures = in.Find("architectures");
+  if (!in.ok() || !architectures) return;
+  const nlohmann::json& list = architectures->value();
+  if (!list.is_array() || list.size() != 1 || !list[0].is_string()) {
+    in.Fail("architectures", "is not a list of one name");
+    return;
+  }
+  in.RequireOneOf("architectures", list[0].get<std::string>(), family.architectures, "architecture");
+}
+
+// The object that describes quantised weights. Some programs write it as compression_config, and configs of several
+// models in one put it into their text_config.
+absl::StatusOr<std::optional<JsonNode>> FindQuantization(ConfigReader& in) {
+  std::optional<JsonNode> found = in.Object(in.KeyOf({"quantization_config", "compression_config"}));
+  TF_RETURN_IF_ERROR(in.status());
+  const std::optional<JsonNode> text = in.Find("text_config");
+  if (!text || !text->value().is_object()) return found;
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> nested, text->Optional("quantization_config"));
+  if (found && nested) TF_RETURN_IF_ERROR(CheckSame(*found, *nested));
+  if (!found) found = nested;
+  return found;
+}
+
+absl::Status ReadQuantization(ConfigReader& in, ModelSpec& spec) {
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> object, FindQuantization(in));
+  if (!object) return absl::OkStatus();
+  ConfigReader quant(*object);
+  const std::string method = quant.String("quant_method");
+  quant.RequireOneOf("quant_method", method, kQuantMethods, "quantisation");
+  const std::string format = quant.String("fmt", "e4m3");
+  quant.RequireOneOf("fmt", format, {"e4m3"}, "FP8 format");
+  const std::string scheme = quant.String("activation_scheme", "dynamic");
+  quant.RequireOneOf("activation_scheme", scheme, {"dynamic"}, "activation scheme");
+  const std::vector<int64_t> block = quant.IntOrList("weight_block_size", 1, kMaxHeadDim);
+  TF_RETURN_IF_ERROR(quant.status());
+  if (block.size() != 2 || block[0] != block[1]) {
+    quant.FailUnsupported("weight_block_size", "must be two equal numbers, such as [128, 128]");
+    return quant.status();
+  }
+  spec.fp8_block = static_cast<int32_t>(block[0]);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ModelSpec> SpecOf(const JsonDocument& document) {
+  ConfigReader in(document.root());
+  ModelSpec spec;
+  const Family* family = FindFamily(in);
+  TF_RETURN_IF_ERROR(in.status());
+  spec.model_type = in.String("model_type");
+  CheckArchitecture(in, *family);
+  ReadCommon(in, spec);
+  family->read(in, spec);
+  TF_RETURN_IF_ERROR(in.status());
+  TF_RETURN_IF_ERROR(ReadQuantization(in, spec));
+  return spec;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelSpec> ParseModelSpec(absl::string_view text, absl::string_view name) {
+  TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(std::string(text), name, kConfigLimits));
+  return SpecOf(document);
+}
+
+absl::StatusOr<ModelSpec> LoadModelSpec(const std::string& model_dir) {
+  TF_RETURN_IF_ERROR(CheckModelFolder(model_dir));
+  TF_ASSIGN_OR_RETURN(const JsonDocument document,
+                      JsonDocument::ReadFile(absl::StrCat(model_dir, "/config.json"), kConfigLimits));
+  return SpecOf(document);
+}
+
+}  // namespace tokenferry

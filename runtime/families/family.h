@@ -1,0 +1,54 @@
+// One family of models, and what their readers share. Internal to this folder.
+#pragma once
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "runtime/model/config_reader.h"
+#include "runtime/model/model_spec.h"
+#include "runtime/model/rope_reader.h"
+
+namespace tokenferry {
+
+// Beyond any published model, and small enough for products of sizes to fit into int64.
+inline constexpr int64_t kMaxSize = int64_t{1} << 24;  // of a dimension
+inline constexpr int64_t kMaxHeads = int64_t{1} << 14;
+inline constexpr int64_t kMaxHeadDim = int64_t{1} << 12;
+inline constexpr int64_t kMaxLayers = 512;
+inline constexpr int64_t kMaxExperts = 4096;
+
+// `read` fills in what config.json says and the family fixes; errors stay in the reader. Before it ReadCommon has run,
+// after it come the checks and the quantisation, which are the same for all.
+struct Family {
+  absl::Span<const absl::string_view> model_types;
+  absl::Span<const absl::string_view> architectures;
+  void (*read)(ConfigReader& in, ModelSpec& spec);
+};
+
+extern const Family kDeepSeekV2, kDeepSeekV3, kGlm4Moe, kGlm4MoeLite, kMiniMaxM2, kMixtral, kOlmoe, kQwen2Moe,
+    kQwen3Moe;
+
+// Sizes, norms, dtype, end tokens; a LayerSpec for each layer.
+void ReadCommon(ConfigReader& in, ModelSpec& spec);
+
+// The attention of all layers. Grouped: half-split rotation and scores times head_dim^-0.5.
+void ReadLatentAttention(ConfigReader& in, ModelSpec& spec);
+void ReadGroupedAttention(ConfigReader& in, ModelSpec& spec, PartialRotation partial);
+
+// num_experts by the first of `keys` that is there, num_experts_per_tok, and the width of an expert.
+void ReadExperts(ConfigReader& in, ModelSpec& spec, absl::Span<const absl::string_view> keys,
+                 absl::string_view width_key);
+// scores by sigmoid, choice by score + bias within groups: n_group, topk_group, norm_topk_prob, routed_scaling_factor.
+void ReadBiasedRouter(ConfigReader& in, ModelSpec& spec);
+// n_group and topk_group, checked against the experts.
+void ReadGroups(ConfigReader& in, ModelSpec& spec);
+// The first first_k_dense_replace layers are dense, and after them those that moe_layer_freq does not divide.
+void ReadDenseFirst(ConfigReader& in, ModelSpec& spec);
+// n_shared_experts, as one network of so many times the width of an expert.
+void ReadSharedExperts(ConfigReader& in, ModelSpec& spec);
+
+// Every layer has experts.
+void AllLayersMoe(ModelSpec& spec);
+// Mixtral's names of a layer's experts.
+void NameLikeMixtral(ModelSpec& spec);
+
+}  // namespace tokenferry

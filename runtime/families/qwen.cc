@@ -1,0 +1,75 @@
+// Qwen1.5-MoE and Qwen2-57B-A14B (biases, a shared expert with a score of its own); Qwen3-MoE (norms of queries and
+// keys).
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/families/family.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr absl::string_view kTypes2[] = {"qwen2_moe"};
+constexpr absl::string_view kArchitectures2[] = {"Qwen2MoeForCausalLM"};
+constexpr absl::string_view kTypes3[] = {"qwen3_moe"};
+constexpr absl::string_view kArchitectures3[] = {"Qwen3MoeForCausalLM"};
+
+// Layers from max_window_layers on have a window, if they are to have one at all. Newer files list the layers' types.
+void ReadWindows(ConfigReader& in, ModelSpec& spec) {
+  const bool used = in.Bool("use_sliding_window", false);
+  const int64_t window = in.Int("sliding_window", 0, kMaxSize, 0);
+  const int64_t first = in.Int("max_window_layers", 0, kMaxSize, 0);
+  const std::vector<std::string> types = in.Strings("layer_types");
+  if (!types.empty() && types.size() != spec.layers.size()) {
+    in.Fail("layer_types", absl::StrCat("has ", types.size(), " entries for ", spec.num_layers(), " layers"));
+  }
+  if (!in.ok()) return;
+  for (int64_t i = 0; i < spec.num_layers(); ++i) {
+    if (!types.empty()) in.RequireOneOf("layer_types", types[i], {"full_attention", "sliding_attention"}, "attention");
+    const bool slides = types.empty() ? used && i >= first : types[i] == "sliding_attention";
+    if (slides && window == 0) in.Fail("sliding_window", "is missing, but layers have sliding attention");
+    if (slides) spec.layers[i].attention.keys = {KeyRange::Kind::kSliding, window};
+  }
+}
+
+void ReadNetworks(ConfigReader& in, ModelSpec& spec) {
+  ReadExperts(in, spec, {"num_experts", "num_local_experts"}, "moe_intermediate_size");
+  spec.moe.router.renormalise = in.Bool("norm_topk_prob", false) ? Renormalise::kYes : Renormalise::kNo;
+  const int64_t step = in.Int("decoder_sparse_step", 1, kMaxLayers, 1);
+  const std::vector<int64_t> dense = in.IntOrList("mlp_only_layers", 0, kMaxLayers);
+  const int64_t width = in.Int("intermediate_size", 1, kMaxSize);
+  for (int64_t i = 0; i < spec.num_layers(); ++i) {
+    spec.layers[i].is_moe = (i + 1) % step == 0 && std::find(dense.begin(), dense.end(), i) == dense.end();
+    spec.layers[i].dense_intermediate = width;
+  }
+}
+
+void Read2(ConfigReader& in, ModelSpec& spec) {
+  ReadGroupedAttention(in, spec, PartialRotation::kNo);
+  const bool bias = in.Bool("qkv_bias", true);
+  for (LayerSpec& layer : spec.layers) layer.attention.qkv_bias = bias ? Bias::kYes : Bias::kNo;
+  ReadWindows(in, spec);
+  ReadNetworks(in, spec);
+  spec.moe.shared_intermediate = in.Int("shared_expert_intermediate_size", 1, kMaxSize);
+  spec.moe.shared_score = Bias::kYes;
+  spec.names = {{Role::kSharedGate, "mlp.shared_expert.gate_proj.weight"},
+                {Role::kSharedUp, "mlp.shared_expert.up_proj.weight"},
+                {Role::kSharedDown, "mlp.shared_expert.down_proj.weight"}};
+}
+
+void Read3(ConfigReader& in, ModelSpec& spec) {
+  ReadGroupedAttention(in, spec, PartialRotation::kNo);
+  const bool bias = in.Bool("attention_bias", false);
+  for (LayerSpec& layer : spec.layers) {
+    layer.attention.qk_norm = QkNorm::kHead;
+    layer.attention.qkv_bias = layer.attention.o_bias = bias ? Bias::kYes : Bias::kNo;
+  }
+  ReadWindows(in, spec);
+  ReadNetworks(in, spec);
+}
+
+}  // namespace
+
+const Family kQwen2Moe = {kTypes2, kArchitectures2, Read2};
+const Family kQwen3Moe = {kTypes3, kArchitectures3, Read3};
+
+}  // namespace tokenferry

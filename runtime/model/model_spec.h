@@ -1,0 +1,116 @@
+// What a model is, as data: all that planning, loading and running need to know of it. runtime/families reads it from a
+// config.json; from here on nothing goes by a family's name.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/formats/dtype.h"
+#include "core/moe/router_spec.h"
+#include "runtime/attention/attention_ops.h"
+#include "runtime/attention/rope.h"
+#include "runtime/model/weight_role.h"
+
+namespace tokenferry {
+
+enum class AttentionKind : uint8_t {
+  kLatent,   // multi-head latent attention (DeepSeek-V2/V3)
+  kGrouped,  // a key and a value head for every num_heads / num_kv_heads query heads; all of them alike: MHA
+};
+
+// Root-mean-square norms of queries and keys, before the rotation.
+enum class QkNorm : uint8_t {
+  kNone,
+  kHead,        // of each head, one weight for all: [head_dim]
+  kProjection,  // of all heads together: [num_heads * head_dim], [num_kv_heads * head_dim]
+};
+
+enum class Bias : uint8_t { kNo, kYes };
+
+struct AttentionSpec {
+  AttentionKind kind = AttentionKind::kLatent;
+  int64_t num_heads = 0;  // of queries
+  float scale = 0;        // of scores
+  RopeLayout rope_layout = RopeLayout::kInterleaved;
+
+  // kLatent. Of a query head `nope_dim` values meet the latent and `rope_dim` the rotated key.
+  int64_t q_lora_rank = 0;  // 0: one q_proj instead of q_a_proj and q_b_proj
+  int64_t kv_lora_rank = 0;
+  int64_t nope_dim = 0, rope_dim = 0, value_dim = 0;
+  float latent_norm_eps = 1e-6f;  // of the norms of both latents, whatever the layers' norms have
+
+  // kGrouped.
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  QkNorm qk_norm = QkNorm::kNone;
+  Bias qkv_bias = Bias::kNo, o_bias = Bias::kNo;
+  float clip_qkv = 0;  // queries, keys and values are limited to +-clip_qkv before the rotation; 0: they are not
+  KeyRange keys;       // which ones a token sees
+
+  friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
+  int64_t query_size() const { return num_heads * (kind == AttentionKind::kLatent ? nope_dim + rope_dim : head_dim); }
+  int64_t output_size() const { return num_heads * (kind == AttentionKind::kLatent ? value_dim : head_dim); }
+  // A token's row of the KV cache has two parts: latent and rotated key, or all keys and all values.
+  int64_t cache_first() const { return kind == AttentionKind::kLatent ? kv_lora_rank : num_kv_heads * head_dim; }
+  int64_t cache_second() const { return kind == AttentionKind::kLatent ? rope_dim : num_kv_heads * head_dim; }
+  int64_t cache_row() const { return cache_first() + cache_second(); }
+};
+
+struct LayerSpec {
+  AttentionSpec attention;
+  bool is_moe = false;
+  int64_t dense_intermediate = 0;  // of the layer's one network, where it is no MoE layer
+
+  friend bool operator==(const LayerSpec&, const LayerSpec&) = default;
+};
+
+// What all MoE layers of a model have in common.
+struct MoeSpec {
+  int64_t num_experts = 0;  // E
+  int64_t intermediate = 0;
+  RouterSpec router;
+  Bias choice_bias = Bias::kNo;     // e_score_correction_bias: experts are chosen by score + bias
+  int64_t shared_intermediate = 0;  // of the network that all tokens meet; 0: none
+  Bias shared_score = Bias::kNo;    // kYes: its output is times sigmoid(x . shared_expert_gate)
+
+  friend bool operator==(const MoeSpec&, const MoeSpec&) = default;
+};
+
+// A value. What runtime/families returns is consistent: every product of two sizes fits into int64, layers are at least
+// one, and so are experts; activations are silu.
+struct ModelSpec {
+  std::string model_type;  // as config.json says
+
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int64_t max_position_embeddings = 0;
+  float norm_eps = 1e-6f;            // of all norms but those of latents
+  bool tie_word_embeddings = false;  // lm_head is embed_tokens
+  DType dtype = DType::kBF16;        // what is not quantised
+  RopeConfig rope;                   // of all layers
+  std::vector<LayerSpec> layers;     // without multi-token-prediction modules
+  MoeSpec moe;
+
+  // Blocks of FP8 weights, [fp8_block, fp8_block]; 0: the checkpoint is not quantised.
+  int32_t fp8_block = 0;
+
+  // How the files name things.
+  std::string prefix;                 // before every tensor's name, "language_model."
+  std::map<Role, std::string> names;  // where a family differs from DefaultName
+  std::vector<std::string> not_read;  // prefixes of tensors that generating text does not need
+
+  int32_t bos_token_id = -1;           // -1: none
+  std::vector<int32_t> eos_token_ids;  // any of them ends a text; may be empty
+
+  friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
+  int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
+  int64_t num_moe_layers() const {
+    int64_t count = 0;
+    for (const LayerSpec& layer : layers) count += layer.is_moe ? 1 : 0;
+    return count;
+  }
+};
+
+}  // namespace tokenferry

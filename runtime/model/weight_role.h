@@ -1,0 +1,82 @@
+// What a tensor of a model is for.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
+
+namespace tokenferry {
+
+enum class ModelPart : uint8_t {
+  kEmbedding,
+  kAttention,
+  kDenseFfn,
+  kRouter,
+  kSharedExpert,
+  kRoutedExpert,
+  kNorm,
+  kHead
+};
+inline constexpr int kNumModelParts = 8;
+absl::string_view ModelPartName(ModelPart part);  // "routed experts"
+
+// Shapes: tensor_plan.cc's visitor. The names are those of the first family that had them.
+enum class Role : uint8_t {
+  // Of the model.
+  kEmbedTokens,  // [V, H]
+  kFinalNorm,    // [H]
+  kLmHead,       // [V, H]; absent when tied
+  // Of a layer.
+  kInputNorm,  // [H]
+  kPostNorm,   // post_attention_layernorm [H]
+  kQ,          // q_proj [query_size, H]
+  kO,          // o_proj [H, output_size]
+  // Latent attention.
+  kQA,       // q_a_proj [q_lora, H]
+  kQANorm,   // [q_lora]
+  kQB,       // q_b_proj [query_size, q_lora]
+  kKvA,      // kv_a_proj_with_mqa [r + rope, H]
+  kKvANorm,  // [r]
+  kKvB,      // kv_b_proj [heads * (nope + value), r]
+  // Grouped attention.
+  kK,  // k_proj [kv_heads * head_dim, H]
+  kV,
+  kQBias,  // [rows of q_proj]
+  kKBias,
+  kVBias,
+  kOBias,  // [H]
+  kQNorm,  // [head_dim], or [rows of q_proj]
+  kKNorm,
+  // A dense network.
+  kDenseGate,  // [I, H]
+  kDenseUp,    // [I, H]
+  kDenseDown,  // [H, I]
+  // Experts.
+  kRouter,       // [E, H]
+  kChoiceBias,   // e_score_correction_bias [E]
+  kSharedGate,   // [shared_intermediate, H]
+  kSharedUp,     //
+  kSharedDown,   // [H, shared_intermediate]
+  kSharedScore,  // shared_expert_gate [1, H]
+  kExpertGate,   // [I, H], per expert
+  kExpertUp,
+  kExpertDown,  // [H, I]
+};
+inline constexpr int kNumRoles = static_cast<int>(Role::kExpertDown) + 1;
+
+// How a role may be stored, and what memory then holds.
+enum class Storage : uint8_t {
+  kPlain,      // F32 or BF16 as it is; F16 widened to F32
+  kQuantised,  // the same, or FP8 with scales
+  kF32,        // widened to F32
+};
+
+struct RoleInfo {
+  Role role;
+  const char* name;  // behind "model.layers.N.", with $0 for the expert; whole for what is of no layer
+  ModelPart part;
+  Storage storage;
+};
+const RoleInfo& InfoOf(Role role);
+
+}  // namespace tokenferry

@@ -1,0 +1,60 @@
+#include "runtime/ops/elementwise_ops.h"
+
+#include "core/check.h"
+#include "core/kernels/exp.h"
+#include "runtime/ops/row_parallel.h"
+
+namespace tokenferry {
+namespace {
+
+void Row(const AddBiasArgs& a, int64_t t) {
+  float* x = a.x.row(t);
+  for (int64_t i = 0; i < a.x.cols; ++i) x[i] += a.bias[i];
+}
+
+void Row(const ClampArgs& a, int64_t t) {
+  float* x = a.x.row(t);
+  for (int64_t i = 0; i < a.x.cols; ++i) x[i] = x[i] > a.limit ? a.limit : x[i] < -a.limit ? -a.limit : x[i];
+}
+
+void Row(const GateRowsArgs& a, int64_t t) {
+  float* x = a.x.row(t);
+  const float gate = 1.0f / (1.0f + ExpF32(-a.logits[t]));
+  for (int64_t i = 0; i < a.x.cols; ++i) x[i] *= gate;
+}
+
+template <class Args>
+void Reference(const Args& args) {
+  for (int64_t t = 0; t < args.x.rows; ++t) Row(args, t);
+}
+
+template <class Args>
+void Cpu(const Args& args, CpuContext& context) {
+  ParallelRows(context, args.x.rows, args.x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) Row(args, t);
+  });
+}
+
+}  // namespace
+
+// A GPU has no kernels for them yet.
+constexpr Op<AddBiasArgs> kAddBias{"add_bias", &Reference<AddBiasArgs>, &Cpu<AddBiasArgs>};
+constexpr Op<ClampArgs> kClamp{"clamp", &Reference<ClampArgs>, &Cpu<ClampArgs>};
+constexpr Op<GateRowsArgs> kGateRows{"gate_rows", &Reference<GateRowsArgs>, &Cpu<GateRowsArgs>};
+
+void AddBias(Stream& stream, const AddBiasArgs& args) {
+  TF_CHECK(args.bias != nullptr);
+  stream.Launch(kAddBias, args);
+}
+
+void Clamp(Stream& stream, const ClampArgs& args) {
+  TF_CHECK_GT(args.limit, 0);
+  stream.Launch(kClamp, args);
+}
+
+void GateRows(Stream& stream, const GateRowsArgs& args) {
+  TF_CHECK(args.logits != nullptr);
+  stream.Launch(kGateRows, args);
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,204 @@
+// Grouped attention: the kernels against the reference bit for bit, any cut against the whole, and both against sums in
+// double precision.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "core/device/cpu_device.h"
+#include "core/host/isa.h"
+#include "core/kernels/matmul_values.h"
+#include "runtime/attention/attention_kernels.h"
+#include "runtime/attention/attention_ops.h"
+
+namespace tokenferry {
+namespace {
+
+struct Case {
+  const char* name;
+  int32_t heads = 0, kv_heads = 0, head_dim = 0;
+  std::vector<int64_t> lengths;  // of sequences
+  KeyRange keys = {};
+  bool sinks = false;
+  Compute compute = Compute::kF32;
+
+  DType cache_dtype() const { return compute == Compute::kF32 ? DType::kF32 : DType::kBF16; }
+};
+
+constexpr uint64_t kSeed = 20;
+
+std::vector<float> Uniform(std::mt19937_64& random, int64_t size) {
+  std::vector<float> values(static_cast<size_t>(size));
+  for (float& v : values) v = static_cast<float>(static_cast<int64_t>(random() >> 40) - (1 << 23)) / (1 << 23);
+  return values;
+}
+
+// Queries, keys and values in [-1, 1) of all tokens, sequence after sequence.
+class GroupedAttentionTest : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    const Case& c = GetParam();
+    std::mt19937_64 random(kSeed);
+    for (const int64_t n : c.lengths) num_tokens_ += n;
+    q_ = Uniform(random, num_tokens_ * c.heads * c.head_dim);
+    k_ = Uniform(random, num_tokens_ * c.kv_heads * c.head_dim);
+    v_ = Uniform(random, num_tokens_ * c.kv_heads * c.head_dim);
+    sinks_ = Uniform(random, c.heads);
+    std::printf("seed %lu\n", static_cast<unsigned long>(kSeed));
+  }
+
+  // What goes through the operations: tokens in steps of `chunk`, all sequences side by side in each.
+  std::vector<float> Run(int64_t chunk, bool reference, Isa isa, int num_threads) {
+    const Case& c = GetParam();
+    const int64_t row = 2 * int64_t{c.kv_heads} * c.head_dim, kv = row / 2, out_row = int64_t{c.heads} * c.head_dim;
+    const auto num_seqs = static_cast<int64_t>(c.lengths.size());
+    int64_t longest = 0;
+    for (const int64_t n : c.lengths) longest = std::max(longest, n);
+    const int64_t max_blocks = CacheBlocks(longest);
+    // NaN: what no token has written must not be read.
+    std::vector<uint32_t> cache(static_cast<size_t>(num_seqs * max_blocks * kCacheBlockTokens * row), 0x7FC07FC0u);
+    std::vector<int32_t> table;  // blocks in falling order
+    for (int64_t i = num_seqs * max_blocks; i > 0; --i) table.push_back(static_cast<int32_t>(i - 1));
+    std::vector<float> out(static_cast<size_t>(num_tokens_ * out_row));
+    const auto device = CreateCpuDevice({.num_threads = num_threads, .isa = isa});
+    auto stream = *device->CreateStream();
+    for (int64_t begin = 0; begin < longest; begin += chunk) {
+      std::vector<int32_t> seq, position;
+      std::vector<int64_t> token;
+      for (int64_t s = 0, first = 0; s < num_seqs; first += c.lengths[s++]) {
+        for (int64_t p = begin; p < std::min(begin + chunk, c.lengths[s]); ++p) {
+          seq.push_back(static_cast<int32_t>(s));
+          position.push_back(static_cast<int32_t>(p));
+          token.push_back(first + p);
+        }
+      }
+      const auto n = static_cast<int64_t>(token.size());
+      std::vector<float> q, k, v, o(static_cast<size_t>(n * out_row));
+      for (const int64_t t : token) {
+        q.insert(q.end(), q_.begin() + t * out_row, q_.begin() + (t + 1) * out_row);
+        k.insert(k.end(), k_.begin() + t * kv, k_.begin() + (t + 1) * kv);
+        v.insert(v.end(), v_.begin() + t * kv, v_.begin() + (t + 1) * kv);
+      }
+      const TokenPositions tokens{seq.data(), position.data(), n};
+      const CacheView view{cache.data(), c.cache_dtype(), kv, kv, table.data(), max_blocks};
+      const CacheWriteArgs write{k.data(), kv, v.data(), kv, tokens, view};
+      const GroupedAttentionArgs args{
+          q.data(), c.heads, c.kv_heads, c.head_dim, Scale(), c.keys, c.sinks ? sinks_.data() : nullptr,
+          tokens,   view,    o.data(),   c.compute};
+      if (reference) {
+        attention_reference::CacheWrite(write);
+        attention_reference::GroupedAttention(args);
+      } else {
+        CacheWrite(*stream, write);
+        GroupedAttention(*stream, args);
+        EXPECT_TRUE(stream->Synchronize().ok());
+      }
+      for (int64_t i = 0; i < n; ++i) std::copy_n(o.begin() + i * out_row, out_row, out.begin() + token[i] * out_row);
+    }
+    return out;
+  }
+
+  float Scale() const { return 1 / std::sqrt(static_cast<float>(GetParam().head_dim)); }
+  float Input(float x) const { return GetParam().compute == Compute::kBF16 ? RoundToBF16(x) : x; }
+
+  int64_t num_tokens_ = 0;
+  std::vector<float> q_, k_, v_, sinks_;
+};
+
+TEST_P(GroupedAttentionTest, KernelsAndCutsGiveTheReferencesBits) {
+  const std::vector<float> want = Run(1'000'000, /*reference=*/true, Isa::kPortable, 1);
+  const auto expect_same = [&](const std::vector<float>& got, const std::string& what) {
+    EXPECT_EQ(std::memcmp(got.data(), want.data(), want.size() * sizeof(float)), 0) << what;
+  };
+  expect_same(Run(5, true, Isa::kPortable, 1), "reference in chunks");
+  for (const Isa isa : {Isa::kPortable, Isa::kNeon, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+    if ((SupportedIsas() >> static_cast<int>(isa) & 1) == 0) continue;
+    for (const int64_t chunk : {1, 7, 64, 1'000'000}) {
+      expect_same(Run(chunk, false, isa, 1 + static_cast<int>(chunk % 3)),
+                  absl::StrCat(IsaName(isa), ", chunks of ", chunk));
+    }
+  }
+}
+
+TEST_P(GroupedAttentionTest, AgreesWithDoublePrecision) {
+  const Case& c = GetParam();
+  const std::vector<float> got = Run(1'000'000, false, BestIsa(SupportedIsas()), 2);
+  const int64_t d = c.head_dim;
+  double worst = 0;
+  for (int64_t s = 0, first = 0; s < static_cast<int64_t>(c.lengths.size()); first += c.lengths[s++]) {
+    for (int64_t p = 0; p < c.lengths[s]; ++p) {
+      for (int32_t h = 0; h < c.heads; ++h) {
+        const float* q = &q_[static_cast<size_t>(((first + p) * c.heads + h) * d)];
+        const int64_t kv_head = h / (c.heads / c.kv_heads);
+        std::vector<double> out(static_cast<size_t>(d), 0.0);
+        double sum = c.sinks ? std::exp(static_cast<double>(sinks_[static_cast<size_t>(h)])) : 0;
+        for (int64_t j = c.keys.First(p); j <= p; ++j) {
+          const size_t row = static_cast<size_t>(((first + j) * c.kv_heads + kv_head) * d);
+          double score = 0;
+          for (int64_t i = 0; i < d; ++i) score += static_cast<double>(Input(q[i])) * Input(k_[row + i]);
+          const double weight = std::exp(score * Scale());
+          sum += weight;
+          for (int64_t i = 0; i < d; ++i) out[static_cast<size_t>(i)] += weight * Input(v_[row + i]);
+        }
+        for (int64_t i = 0; i < d; ++i) {
+          const double diff =
+              out[static_cast<size_t>(i)] / sum - got[static_cast<size_t>(((first + p) * c.heads + h) * d + i)];
+          worst = std::max(worst, std::abs(diff));
+        }
+      }
+    }
+  }
+  // With u = 2^-24 and all inputs within 1: a score is a sum of d products in 16 lanes, off by at most (d / 16 + 6) u
+  // of the sum of their sizes d, then scaled by d^-0.5; subtracting the maximum, itself at most sqrt(d) + 1, rounds
+  // once more. A weight is off by that much and by exp's 2 ulp. The weighted sums of n values and the sum of weights
+  // round once per key and twice per block; their quotient, of size 1 at most, once. Numerator and denominator may both
+  // be off.
+  const double u = std::exp2(-24), root = std::sqrt(static_cast<double>(d));
+  int64_t longest = 0;
+  for (const int64_t n : c.lengths) longest = std::max(longest, n);
+  const double score = (static_cast<double>(d) / 16 + 6) * u * root + 2 * u * (2 * root + 2);
+  const double weight = score + 4 * u, sums = (static_cast<double>(longest) * (1 + 2.0 / kCacheBlockTokens) + 4) * u;
+  EXPECT_LE(worst, 2 * (weight + sums));
+  EXPECT_GT(worst, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, GroupedAttentionTest,
+    testing::Values(Case{"Grouped", 8, 2, 32, {200, 1, 65}}, Case{"AllHeads", 3, 3, 20, {70, 64}},
+                    Case{"OneKeyHead", 40, 1, 8, {130}}, Case{"OddSizes", 6, 2, 17, {129, 3}},
+                    Case{"Sliding", 4, 2, 16, {200, 15, 64}, {KeyRange::Kind::kSliding, 16}},
+                    Case{"WideWindow", 4, 2, 16, {300}, {KeyRange::Kind::kSliding, 100}},
+                    Case{"OneKey", 4, 1, 16, {70}, {KeyRange::Kind::kSliding, 1}},
+                    Case{"Chunks", 4, 2, 16, {200, 33}, {KeyRange::Kind::kChunk, 48}},
+                    Case{"Sinks", 4, 2, 16, {150}, {KeyRange::Kind::kSliding, 16}, true},
+                    Case{"SinksOnly", 4, 4, 64, {67}, {}, true},
+                    Case{"BF16", 8, 2, 32, {200, 1, 65}, {}, false, Compute::kBF16},
+                    Case{"BF16Window", 6, 3, 18, {140}, {KeyRange::Kind::kSliding, 33}, true, Compute::kBF16}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(KeyRangeTest, FirstKey) {
+  const KeyRange sliding{KeyRange::Kind::kSliding, 4}, chunk{KeyRange::Kind::kChunk, 4};
+  EXPECT_EQ(KeyRange().First(100), 0);
+  EXPECT_EQ(sliding.First(3), 0);
+  EXPECT_EQ(sliding.First(4), 1);
+  EXPECT_EQ(chunk.First(3), 0);
+  EXPECT_EQ(chunk.First(4), 4);
+  EXPECT_EQ(chunk.First(7), 4);
+}
+
+// Pair i of a half-split head is (i, i + d / 2); the rest of a head that is wider than the rotation stays as it is.
+TEST(RotateTest, HalfSplitTurnsItsOwnPairs) {
+  std::vector<float> x = {1, 2, 3, 4, 5, 6, 7, 8};             // one head of 8, of which 4 turn
+  const std::vector<float> table = {1, 1, 0, 0, 0, -1, 1, 0};  // position 1: quarter turn, half turn
+  const std::vector<int32_t> zero = {0}, one = {1};
+  const auto device = CreateCpuDevice({});
+  auto stream = *device->CreateStream();
+  Rotate(*stream, {x.data(), 8, 8, 1, 4, table.data(), {zero.data(), one.data(), 1}, RopeLayout::kHalfSplit});
+  ASSERT_TRUE(stream->Synchronize().ok());
+  EXPECT_EQ(x, (std::vector<float>{-3, -2, 1, -4, 5, 6, 7, 8}));
+}
+
+}  // namespace
+}  // namespace tokenferry

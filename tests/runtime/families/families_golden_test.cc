@@ -1,0 +1,195 @@
+// Every family against what transformers computes in float32 from the same tiny checkpoint (tests/data/families).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "runtime/checkpoint/safetensors.h"
+#include "runtime/families/families.h"
+#include "tests/runtime/engine/engine_runner.h"
+
+namespace tokenferry {
+namespace {
+
+std::string DataDir() { return SourceDir() + "/tests/data/families/"; }
+
+std::string ReadText(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+std::vector<std::string> Folders() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(DataDir())) {
+    if (entry.is_directory()) names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class Families : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    auto file = SafetensorsFile::Open(dir() + "/golden.safetensors");
+    ASSERT_TRUE(file.ok()) << file.status();
+    file_ = *std::move(file);
+    golden_ = nlohmann::json::parse(ReadText(dir() + "/golden.json"));
+  }
+
+  std::string dir() const { return DataDir() + GetParam(); }
+  RunSetup Setup() const {
+    RunSetup setup;
+    setup.model_dir = dir();
+    return setup;
+  }
+
+  template <class T>
+  std::vector<T> Tensor(const std::string& name) const {
+    const TensorInfo* info = file_->Find(name);
+    EXPECT_NE(info, nullptr) << name;
+    if (info == nullptr) return {};
+    std::vector<T> values(static_cast<size_t>(info->num_bytes) / sizeof(T));
+    const auto bytes = absl::MakeSpan(reinterpret_cast<uint8_t*>(values.data()), values.size() * sizeof(T));
+    EXPECT_TRUE(file_->Read(*info, 0, bytes).ok());
+    return values;
+  }
+  std::vector<int32_t> Ids(const std::string& prompt) const { return Tensor<int32_t>(prompt + ".input_ids"); }
+
+  // Largest |difference| of values, in units of what the reference's own noise allows (tests/data/families/README.md).
+  static double WorstShare(const std::vector<float>& got, const std::vector<float>& want) {
+    EXPECT_EQ(got.size(), want.size());
+    double worst = 0;
+    for (size_t i = 0; i < std::min(got.size(), want.size()); ++i) {
+      const double allowed = 2e-4 + 1e-4 * std::abs(static_cast<double>(want[i]));
+      const double share = std::abs(static_cast<double>(got[i]) - want[i]) / allowed;
+      worst = std::isnan(share) ? HUGE_VAL : std::max(worst, share);
+    }
+    return worst;
+  }
+
+  // Token-layers whose experts differ although no other choice was near, and whose weights do.
+  struct RoutingFaults {
+    int64_t compared = 0, experts = 0, weights = 0;
+  };
+  RoutingFaults CompareRouting(const std::string& prompt, const RunResult& result) const {
+    const auto idx = Tensor<int32_t>(prompt + ".topk_indices");
+    const auto weight = Tensor<float>(prompt + ".topk_weights"), margin = Tensor<float>(prompt + ".margins");
+    EXPECT_EQ(result.expert_idx.size(), idx.size());
+    RoutingFaults faults;
+    if (result.expert_idx.size() != idx.size()) return faults;
+    const size_t K = idx.size() / margin.size();
+    for (size_t row = 0; row < margin.size(); ++row) {
+      if (margin[row] <= 1e-4) continue;
+      ++faults.compared;
+      std::map<int32_t, float> want, got;
+      for (size_t k = 0; k < K; ++k) {
+        want[idx[row * K + k]] = weight[row * K + k];
+        got[result.expert_idx[row * K + k]] = result.expert_weight[row * K + k];
+      }
+      bool same = want.size() == got.size(), near = true;
+      for (const auto& [expert, w] : want) {
+        const auto found = got.find(expert);
+        same = same && found != got.end();
+        near = near && found != got.end() && std::abs(found->second - w) <= 1e-4f + 1e-4f * std::abs(w);
+      }
+      faults.experts += same ? 0 : 1;
+      faults.weights += near ? 0 : 1;
+    }
+    return faults;
+  }
+
+  std::unique_ptr<SafetensorsFile> file_;
+  nlohmann::json golden_;
+};
+
+TEST_P(Families, AgreesWithTransformersInFloat32) {
+  const std::vector<std::string> prompts = {"short", "long"};
+  std::vector<Request> requests;
+  for (const auto& p : prompts) requests.push_back(LogitsRequest(Ids(p)));
+  for (const auto& p : prompts) {
+    requests.push_back(GenerateRequest(Ids(p), static_cast<int64_t>(golden_["prompts"][p]["greedy"].size())));
+  }
+  RunSetup setup = Setup();
+  setup.num_ranks = 2;
+  const auto results = RunLocally(setup, requests);
+  double worst = 0;
+  RoutingFaults faults;
+  size_t num_texts = 0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    worst = std::max(worst, WorstShare(results[i].logits, Tensor<float>(prompts[i] + ".logits")));
+    const RoutingFaults f = CompareRouting(prompts[i], results[i]);
+    faults = {faults.compared + f.compared, faults.experts + f.experts, faults.weights + f.weights};
+    const auto greedy = golden_["prompts"][prompts[i]]["greedy"].get<std::vector<int32_t>>();
+    num_texts += results[prompts.size() + i].tokens == greedy ? 1 : 0;
+  }
+  // The table of families: one line per folder.
+  std::printf("| %-18s | logits at %5.1f %% of the tolerance | %4ld of %4ld routings | %zu of 2 greedy texts |\n",
+              GetParam().c_str(), 100 * worst, static_cast<long>(faults.compared - faults.experts),
+              static_cast<long>(faults.compared), num_texts);
+  EXPECT_LE(worst, 1);
+  EXPECT_GT(faults.compared, 0);
+  EXPECT_EQ(faults.experts, 0);
+  EXPECT_EQ(faults.weights, 0);
+  EXPECT_EQ(num_texts, prompts.size());
+}
+
+// Bit for bit: ranks, chunks, company, instruction set; and nothing but operations touches device memory.
+TEST_P(Families, BitsDoNotDependOnHowItRuns) {
+  const std::vector<int32_t> ids = Ids("long");
+  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+    RunSetup whole = Setup();
+    whole.engine.compute = compute;
+    const std::vector<float> want = RunLocally(whole, {LogitsRequest(ids)})[0].logits;
+    ASSERT_FALSE(want.empty());
+    const auto expect_same = [&](const RunSetup& setup, const std::vector<Request>& requests, const char* what) {
+      const auto got = RunLocally(setup, requests).back().logits;
+      ASSERT_EQ(got.size(), want.size()) << what;
+      EXPECT_EQ(std::memcmp(got.data(), want.data(), want.size() * sizeof(float)), 0) << what;
+    };
+    RunSetup chunks = whole;
+    chunks.engine.prefill_chunk = 7;
+    chunks.num_ranks = 2;
+    expect_same(chunks, {LogitsRequest(ids)}, "chunks of 7, 2 ranks");
+    RunSetup single = whole;
+    single.engine.prefill_chunk = 1;
+    single.num_ranks = 3;
+    single.placement_seed = 5;
+    expect_same(single, {LogitsRequest(ids)}, "token by token, 3 ranks");
+    RunSetup company = whole;
+    company.num_ranks = 3;
+    company.engine.prefill_chunk = 16;
+    company.engine.overlap = Overlap::kTwoBatch;
+    expect_same(company, {LogitsRequest(Ids("short")), LogitsRequest(Ids("long")), LogitsRequest(ids)}, "in company");
+    RunSetup trap = whole;
+    trap.device.execution = CpuExecution::kLazy;
+    trap.device.memory = CpuMemory::kTrap;
+    expect_same(trap, {LogitsRequest(ids)}, "lazy device, trapped memory");
+    if (compute == Compute::kBF16) continue;  // its products have an order of their own on AVX-512
+    RunSetup portable = whole;
+    portable.portable_isa = true;
+    expect_same(portable, {LogitsRequest(ids)}, "portable");
+  }
+}
+
+TEST_P(Families, BothGenerationsOfConfigAreOneModel) {
+  const auto old_keys = ParseModelSpec(ReadText(dir() + "/config.json"), "config.json");
+  ASSERT_TRUE(old_keys.ok()) << old_keys.status();
+  if (!std::filesystem::exists(dir() + "/config_v5.json")) GTEST_SKIP() << "has one config.json";
+  auto new_keys = ParseModelSpec(ReadText(dir() + "/config_v5.json"), "config_v5.json");
+  ASSERT_TRUE(new_keys.ok()) << new_keys.status();
+  // These files were written from a model held in float32, and without the description of its quantisation.
+  new_keys->dtype = old_keys->dtype;
+  new_keys->fp8_block = old_keys->fp8_block;
+  new_keys->bos_token_id = old_keys->bos_token_id;
+  EXPECT_TRUE(*old_keys == *new_keys);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Families, testing::ValuesIn(Folders()), [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace tokenferry

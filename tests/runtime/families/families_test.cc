@@ -1,0 +1,137 @@
+// What single families read from their keys, and what they refuse. DeepSeek-V3 has a file of its own (model_spec_test).
+#include "runtime/families/families.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/checkpoint_writer.h"
+#include "tests/support/status_matchers.h"
+
+namespace tokenferry::testing {
+namespace {
+
+using nlohmann::json;
+
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+
+json Golden(const std::string& folder) {
+  return json::parse(
+      ReadFile(std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/families/" + folder + "/config.json"));
+}
+
+// The folder's config with some keys set to other values; null removes a key.
+absl::StatusOr<ModelSpec> With(const std::string& folder, const json& changes) {
+  json config = Golden(folder);
+  for (const auto& [key, value] : changes.items()) {
+    if (value.is_null()) {
+      config.erase(key);
+    } else {
+      config[key] = value;
+    }
+  }
+  return ParseModelSpec(config.dump(), "c.json");
+}
+
+TEST(Mixtral, Reads) {
+  const auto model = With("mixtral", json::object());
+  ASSERT_OK(model);
+  const AttentionSpec& attention = model->layers[2].attention;
+  EXPECT_EQ(attention.kind, AttentionKind::kGrouped);
+  EXPECT_EQ(attention.num_heads, 4);
+  EXPECT_EQ(attention.num_kv_heads, 2);
+  EXPECT_EQ(attention.head_dim, 16);
+  EXPECT_EQ(attention.scale, 0.25f);
+  EXPECT_EQ(attention.rope_layout, RopeLayout::kHalfSplit);
+  EXPECT_EQ(attention.cache_row(), 2 * 2 * 16);
+  EXPECT_EQ(attention.keys.kind, KeyRange::Kind::kAll);
+  EXPECT_EQ(model->rope.dim, 16);
+  EXPECT_EQ(model->num_moe_layers(), 3);
+  EXPECT_EQ(model->moe.router.renormalise, Renormalise::kYes);
+  EXPECT_EQ(model->moe.router.num_groups, 1);
+  EXPECT_EQ(model->moe.choice_bias, Bias::kNo);
+  const KeyRange keys = With("mixtral", {{"sliding_window", 4096}})->layers[1].attention.keys;
+  EXPECT_EQ(keys.kind, KeyRange::Kind::kSliding);
+  EXPECT_EQ(keys.size, 4096);
+  EXPECT_EQ(With("mixtral", {{"head_dim", 24}})->layers[0].attention.query_size(), 96);
+  EXPECT_EQ(With("mixtral", {{"num_key_value_heads", nullptr}})->layers[0].attention.num_kv_heads, 4);
+}
+
+TEST(Mixtral, Refuses) {
+  EXPECT_ERROR(With("mixtral", {{"num_key_value_heads", 3}}), kInvalid,
+               "'num_key_value_heads' is 3, which does not divide num_attention_heads 4");
+  EXPECT_ERROR(With("mixtral", {{"num_attention_heads", 6}}), kInvalid,
+               "'num_attention_heads' is 6, which does not divide hidden_size 64");
+  EXPECT_ERROR(With("mixtral", {{"num_experts_per_tok", 9}}), kInvalid,
+               "'num_experts_per_tok' is 9, more than the 8 experts");
+  EXPECT_ERROR(With("mixtral", {{"hidden_act", "gelu"}}), kUnimplemented, "'hidden_act'", "'gelu'", "known: silu");
+  EXPECT_ERROR(With("mixtral", {{"architectures", {"LlamaForCausalLM"}}}), kUnimplemented, "'LlamaForCausalLM'",
+               "known: MixtralForCausalLM");
+  EXPECT_ERROR(With("mixtral", {{"partial_rotary_factor", 0.5}}), kUnimplemented, "'partial_rotary_factor' is 0.5");
+  EXPECT_ERROR(With("mixtral", {{"rope_scaling", {{"type", "dynamic"}, {"factor", 2}}}}), kUnimplemented, "'dynamic'");
+  EXPECT_ERROR(With("mixtral", {{"num_local_experts", nullptr}}), kInvalid, "'num_local_experts' is missing");
+}
+
+TEST(Qwen, LayersAreDenseOrHaveWindowsAsTheKeysSay) {
+  const auto sparse =
+      With("qwen3_moe", {{"num_hidden_layers", 6}, {"decoder_sparse_step", 2}, {"mlp_only_layers", {3}}});
+  ASSERT_OK(sparse);
+  std::vector<bool> is_moe;
+  for (const LayerSpec& layer : sparse->layers) is_moe.push_back(layer.is_moe);
+  EXPECT_EQ(is_moe, (std::vector<bool>{false, true, false, false, false, true}));
+  EXPECT_EQ(sparse->layers[0].dense_intermediate, 160);
+  const json window = {{"use_sliding_window", true}, {"sliding_window", 8}, {"max_window_layers", 1}};
+  const auto sliding = With("qwen2_moe", window);
+  ASSERT_OK(sliding);
+  EXPECT_EQ(sliding->layers[0].attention.keys.kind, KeyRange::Kind::kAll);
+  EXPECT_EQ(sliding->layers[1].attention.keys, (KeyRange{KeyRange::Kind::kSliding, 8}));
+  json listed = {{"sliding_window", 8}, {"layer_types", {"sliding_attention", "full_attention", "full_attention"}}};
+  EXPECT_EQ(With("qwen2_moe", listed)->layers[0].attention.keys.size, 8);
+  EXPECT_EQ(With("qwen2_moe", listed)->layers[1].attention.keys.kind, KeyRange::Kind::kAll);
+  listed["layer_types"] = {"full_attention"};
+  EXPECT_ERROR(With("qwen2_moe", listed), kInvalid, "'layer_types' has 1 entries for 3 layers");
+  listed["layer_types"] = {"full_attention", "linear_attention", "full_attention"};
+  EXPECT_ERROR(With("qwen2_moe", listed), kUnimplemented, "'layer_types' names the attention 'linear_attention'");
+  EXPECT_EQ(With("qwen2_moe", {{"qkv_bias", false}})->layers[0].attention.qkv_bias, Bias::kNo);
+  EXPECT_EQ(With("qwen3_moe", {{"attention_bias", true}})->layers[0].attention.o_bias, Bias::kYes);
+}
+
+TEST(DeepSeekV2, ScalesWhatItDoesNotNormalise) {
+  const auto plain = With("deepseek_v2", json::object());
+  ASSERT_OK(plain);
+  EXPECT_EQ(plain->moe.router.scaling, 16.0f);
+  EXPECT_EQ(plain->moe.router.group_score, GroupScore::kMax);
+  EXPECT_GT(plain->moe.router.num_groups, 1);
+  const auto normalised = With("deepseek_v2", {{"norm_topk_prob", true}});
+  EXPECT_EQ(normalised->moe.router.renormalise, Renormalise::kYes);
+  EXPECT_EQ(normalised->moe.router.scaling, 1.0f);
+  EXPECT_EQ(With("deepseek_v2", {{"topk_method", "greedy"}})->moe.router.num_groups, 1);
+  EXPECT_ERROR(With("deepseek_v2", {{"topk_method", "noaux_tc"}}), kUnimplemented, "'noaux_tc'",
+               "known: greedy, group_limited_greedy");
+}
+
+TEST(MiniMax, RotaryDimensions) {
+  EXPECT_EQ(With("minimax_m2", json::object())->rope.dim, 16);
+  EXPECT_EQ(With("minimax_m2", {{"rotary_dim", nullptr}})->rope.dim, 32);
+  EXPECT_EQ(With("minimax_m2", {{"rotary_dim", nullptr}, {"partial_rotary_factor", 0.25}})->rope.dim, 8);
+  EXPECT_ERROR(With("minimax_m2", {{"partial_rotary_factor", 0.25}}), kInvalid,
+               "'rotary_dim' is 16, but partial_rotary_factor makes it 8");
+  EXPECT_ERROR(With("minimax_m2", {{"rotary_dim", 40}}), kInvalid, "'rotary_dim' is 40, which is no even part");
+  EXPECT_ERROR(With("minimax_m2", {{"attn_type_list", {1, 0, 1}}}), kUnimplemented, "'attn_type_list' has a 0");
+  EXPECT_ERROR(With("minimax_m2", {{"shared_intermediate_size", 8}}), kUnimplemented, "'shared_intermediate_size'");
+}
+
+TEST(Glm, HalfOfEachHeadTurns) {
+  const auto model = With("glm4_moe", json::object());
+  ASSERT_OK(model);
+  EXPECT_EQ(model->rope.dim, 8);
+  EXPECT_EQ(model->layers[0].attention.head_dim, 16);
+  EXPECT_EQ(model->layers[0].attention.qk_norm, QkNorm::kHead);
+  EXPECT_EQ(model->layers[0].attention.o_bias, Bias::kNo);
+  EXPECT_EQ(With("glm4_moe", {{"use_qk_norm", false}})->layers[0].attention.qk_norm, QkNorm::kNone);
+}
+
+}  // namespace
+}  // namespace tokenferry::testing
