@@ -1,0 +1,53 @@
+// The published models' own configurations (tests/data/configs): what they have and what a token meets.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "runtime/families/families.h"
+#include "runtime/model/model_summary.h"
+#include "tests/support/checkpoint_writer.h"
+#include "tests/support/status_matchers.h"
+
+namespace tokenferry::testing {
+namespace {
+
+// Published parameters in 1e9, embeddings included, multi-token-prediction modules not.
+struct Published {
+  const char* file;
+  double total, active;
+};
+constexpr Published kPublished[] = {
+    {"deepseek-v2", 235.741, 21.376},   {"deepseek-v2-lite", 15.706, 2.661},  {"deepseek-v3", 671.026, 37.552},
+    {"glm-4.5", 352.798, 33.632},       {"glm-4.5-air", 106.852, 13.424},     {"glm-4.7-flash", 29.943, 3.897},
+    {"kimi-k2", 1026.408, 32.862},      {"minimax-m2", 228.690, 11.031},      {"mixtral-8x22b", 140.621, 39.152},
+    {"mixtral-8x7b", 46.703, 12.880},   {"olmoe-1b-7b", 6.919, 1.282},        {"qwen1.5-moe-a2.7b", 14.316, 2.689},
+    {"qwen2-57b-a14b", 57.409, 14.249}, {"qwen3-235b-a22b", 235.094, 22.191}, {"qwen3-30b-a3b", 30.532, 3.353},
+};
+
+std::string ConfigDir() { return std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/configs/"; }
+
+class RealConfigs : public ::testing::TestWithParam<Published> {};
+
+TEST_P(RealConfigs, HaveThePublishedParameters) {
+  const std::string file = std::string(GetParam().file) + ".json";
+  const auto model = ParseModelSpec(ReadFile(ConfigDir() + file), file);
+  ASSERT_OK(model);
+  const PartSummary sum = SummarizeModel(PlanTensors(*model)).Total();
+  EXPECT_NEAR(static_cast<double>(sum.num_params) / 1e9, GetParam().total, 0.001 * GetParam().total);
+  EXPECT_NEAR(static_cast<double>(sum.num_active_params) / 1e9, GetParam().active, 0.001 * GetParam().active);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RealConfigs, ::testing::ValuesIn(kPublished), [](const auto& info) {
+  std::string name = info.param.file;
+  for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
+  return name;
+});
+
+TEST(RealConfigs, AllFilesAreListed) {
+  const std::filesystem::directory_iterator files(ConfigDir());
+  EXPECT_EQ(std::distance(begin(files), end(files)), static_cast<std::ptrdiff_t>(std::size(kPublished)));
+}
+
+}  // namespace
+}  // namespace tokenferry::testing
