@@ -32,7 +32,9 @@ absl::StatusOr<std::vector<std::string>> Swap(Transport& transport, const CallSi
     recv_offsets[r + 1] = recv_offsets[r] + recv_sizes[r];
   }
   std::string recv_bytes(recv_offsets[num_ranks], '\0');
-  TF_RETURN_IF_ERROR(transport.HostAllToAllV(site, {send_bytes.data(), send_offsets, recv_bytes.data(), recv_offsets}));
+  CallSite soon = site;  // who has sent a size sends its bytes at once
+  soon.pace = WaitPace::kPrompt;
+  TF_RETURN_IF_ERROR(transport.HostAllToAllV(soon, {send_bytes.data(), send_offsets, recv_bytes.data(), recv_offsets}));
   std::vector<std::string> out(num_ranks);
   for (int r = 0; r < num_ranks; ++r) out[r] = recv_bytes.substr(recv_offsets[r], recv_sizes[r]);
   return out;

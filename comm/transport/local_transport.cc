@@ -153,7 +153,7 @@ class LocalTransport : public HostTransport, public PeerGroup {
   // Polls until everything has come and everything has been taken.
   absl::Status Complete(LocalTransfer& t) {
     WaitLimit limit(options_.timeout);
-    Backoff backoff;
+    Backoff backoff(t.site.pace);
     int last_rank = -1;
     double last_seconds = 0;
     for (;;) {

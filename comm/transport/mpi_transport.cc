@@ -189,7 +189,7 @@ class MpiTransport : public HostTransport {
     done_.resize(t.requests.size());
     statuses_.resize(t.requests.size());
     WaitLimit limit(options_.timeout);
-    Backoff backoff;
+    Backoff backoff(t.site.pace);
     Deadline next_liveness = Deadline::After(kLivenessPeriod);
     int last_rank = -1;
     double last_seconds = 0;

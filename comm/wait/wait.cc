@@ -23,6 +23,11 @@ constexpr absl::Duration kNotRunning = absl::Milliseconds(500);  // between two 
 }  // namespace
 
 void Backoff::Pause() {
+  if (pace_ == WaitPace::kPatient) {
+    const timespec nap = absl::ToTimespec(kPatientNap);
+    nanosleep(&nap, nullptr);
+    return;
+  }
   if (num_pauses_ < kSpins) {
     internal::CpuPause();
   } else if (num_pauses_ < kSpins + kYields) {

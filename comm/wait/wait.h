@@ -13,15 +13,18 @@
 namespace tokenferry {
 
 // Gives way while polling: spins for about a microsecond, then yields, and after a while sleeps between polls, so that
-// many ranks on few cores do not take each other's time.
+// many ranks on few cores do not take each other's time. With kPatient it sleeps kPatientNap from the first poll on.
 class Backoff {
  public:
+  explicit Backoff(WaitPace pace = WaitPace::kPrompt) : pace_(pace) {}
   void Pause();
   void Reset() { num_pauses_ = 0; }
 
  private:
+  WaitPace pace_;
   int num_pauses_ = 0;
 };
+inline constexpr absl::Duration kPatientNap = absl::Milliseconds(3);
 
 // Asks every waiting transfer of this process to give up: it returns Cancelled, naming the call site and whom it waits
 // for, unless it completes within kStopGrace. May be called from a signal handler. mpirun sends SIGTERM to the

@@ -7,11 +7,9 @@
 namespace tokenferry {
 
 // Collective. Prompts are cut so that a step takes about `step_target` (PrefillBudget). Rank 0 passes the link to the
-// front, the others null. Says Ready, then takes requests and answers them; an empty step at least every kHeartbeat
+// front, the others null. Says Ready, then takes requests and answers them; an idle step once a second
 // shows that every rank is there. Returns OK when the front was drained and Cancelled when the job was asked to stop;
 // any other error is that of a rank or of the front's end.
 absl::Status RunServing(RankContext& context, ModelSession& session, absl::Duration step_target, RankLink* link);
-
-inline constexpr absl::Duration kHeartbeat = absl::Seconds(1);
 
 }  // namespace tokenferry

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/algorithm/container.h"
 #include "comm/transport/collectives.h"
 #include "comm/wait/wait.h"
 #include "core/host/clock.h"
@@ -10,7 +11,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr RankId kScheduler{0};
+constexpr CallSite kEndOfSteps{"end of steps"};
 
 }  // namespace
 
@@ -49,58 +50,92 @@ absl::Status Engine::Allocate() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Engine::Step(const StepPlan* plan, std::vector<EntryResult>* results) {
+absl::StatusOr<bool> Engine::Step(const StepPlan* plan, StepResults* results) {
   const int64_t step = stats_.num_steps;
-  const CallSite site{"step plan", -1, step};
+  const CallSite site{"step plan", -1, step, pace_};
   TF_ASSIGN_OR_RETURN(const std::string bytes,
                       Broadcast(transport_, site, kScheduler, plan == nullptr ? std::string() : Encode(*plan)));
   TF_ASSIGN_OR_RETURN(const StepPlan agreed, DecodeStepPlan(bytes));
-  if (agreed.stop) {
-    TF_RETURN_IF_ERROR(sequences_->Apply(agreed));
-    return false;
-  }
   const Stopwatch watch;
-  TF_ASSIGN_OR_RETURN(const std::vector<EntryResult> mine, Execute(step, agreed));
+  TF_RETURN_IF_ERROR(sequences_->Apply(agreed));
+  pace_ = agreed.kind == StepKind::kIdle ? WaitPace::kPatient : WaitPace::kPrompt;
+  if (agreed.kind == StepKind::kStop) return false;
+  RankResults mine;
+  if (agreed.kind == StepKind::kRun) {
+    TF_ASSIGN_OR_RETURN(mine.entries, Execute(step, agreed));
+  }
+  if (agreed.stats == Wanted::kYes) {
+    TF_ASSIGN_OR_RETURN(mine.stats.emplace_back(), CollectStats());
+  }
   TF_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                       Gather(transport_, {"step results", -1, step}, kScheduler, Encode(mine)));
-  bool prefill = false;
-  for (const StepEntry& e : agreed.entries) prefill |= e.want != Want::kToken || e.tokens.size() > 1 || e.position == 0;
-  const double seconds = watch.seconds();
-  (prefill ? stats_.prefill_seconds : stats_.decode_seconds) += seconds;
-  (prefill ? stats_.prefill_tokens : stats_.decode_tokens) += agreed.num_tokens();
-  stats_.num_steps += 1;
+  Count(agreed, watch.seconds());
   if (results == nullptr) return true;
-  results->clear();
+  *results = {};
   for (const std::string& part : all) {  // by rank, as the plan's entries are
-    TF_ASSIGN_OR_RETURN(std::vector<EntryResult> decoded, DecodeResults(part));
-    std::move(decoded.begin(), decoded.end(), std::back_inserter(*results));
+    TF_ASSIGN_OR_RETURN(RankResults theirs, DecodeResults(part));
+    absl::c_move(theirs.entries, std::back_inserter(results->entries));
+    absl::c_move(theirs.stats, std::back_inserter(results->rank_stats));
   }
   return true;
 }
 
+void Engine::Count(const StepPlan& plan, double seconds) {
+  stats_.num_steps += 1;
+  if (plan.kind != StepKind::kRun) return;
+  bool prefill = false;
+  for (const StepEntry& e : plan.entries) prefill |= e.want != Want::kToken || e.tokens.size() > 1 || e.position == 0;
+  (prefill ? stats_.prefill_seconds : stats_.decode_seconds) += seconds;
+  (prefill ? stats_.prefill_tokens : stats_.decode_tokens) += plan.num_tokens();
+}
+
+absl::StatusOr<RankStats> Engine::CollectStats() {
+  TF_ASSIGN_OR_RETURN(const MoeStats moe, moe_stats());
+  TF_ASSIGN_OR_RETURN(const ExchangeStats exchange, exchange_stats());
+  RankStats stats;
+  for (const auto& layer : moe.rows_per_slot) {
+    stats.rows_per_slot.insert(stats.rows_per_slot.end(), layer.begin(), layer.end());
+  }
+  for (const OverflowCounts& layer : moe.overflow) {
+    stats.dropped.push_back(absl::c_accumulate(layer.dropped, int64_t{0}));
+    stats.rerouted.push_back(absl::c_accumulate(layer.rerouted, int64_t{0}));
+  }
+  stats.bytes_sent_per_rank = exchange.dispatch_bytes_per_rank;
+  for (size_t r = 0; r < stats.bytes_sent_per_rank.size(); ++r) {
+    stats.bytes_sent_per_rank[r] += exchange.combine_bytes_per_rank[r];
+  }
+  const absl::Span<const double> waits = transport_.wait_seconds_per_rank();
+  stats.wait_seconds_per_rank.assign(waits.begin(), waits.end());
+  stats.exchange_seconds = exchange.plan_seconds + exchange.dispatch_seconds + exchange.combine_seconds;
+  return stats;
+}
+
+absl::Status Engine::Follow() {
+  while (true) {
+    TF_ASSIGN_OR_RETURN(const bool more, Step(nullptr, nullptr));
+    if (!more) return AgreeOnStatus(transport_, kEndOfSteps, absl::OkStatus());
+  }
+}
+
+absl::Status Engine::Stop(StepPlan last, const absl::Status& why) {
+  last.kind = StepKind::kStop;
+  TF_RETURN_IF_ERROR(Step(&last, nullptr).status());
+  // All ranks meet once more: if the reason was that one of them has died, the others find out here and say so.
+  return AgreeOnStatus(transport_, kEndOfSteps, why);
+}
+
 absl::Status Engine::RunUntilIdle(Scheduler* scheduler,
                                   const std::function<absl::Status(const SequenceUpdate&)>& on_update) {
-  const CallSite end{"end of steps"};
-  if (transport_.rank() != kScheduler) {
-    while (true) {
-      TF_ASSIGN_OR_RETURN(const bool more, Step(nullptr, nullptr));
-      if (!more) return AgreeOnStatus(transport_, end, absl::OkStatus());
-    }
-  }
-  std::vector<EntryResult> results;
+  if (rank() != kScheduler) return Follow();
+  StepResults results;
   while (!scheduler->idle() && !StopRequested()) {
     const StepPlan plan = scheduler->Next();
     TF_RETURN_IF_ERROR(Step(&plan, &results).status());
-    TF_ASSIGN_OR_RETURN(const std::vector<SequenceUpdate> updates, scheduler->Accept(std::move(results)));
+    TF_ASSIGN_OR_RETURN(const std::vector<SequenceUpdate> updates, scheduler->Accept(std::move(results.entries)));
     for (const SequenceUpdate& update : updates) TF_RETURN_IF_ERROR(on_update(update));
   }
-  const bool idle = scheduler->idle();
-  StepPlan stop;
-  if (idle) stop = scheduler->Next();  // releases what ended last
-  stop.stop = true;
-  TF_RETURN_IF_ERROR(Step(&stop, nullptr).status());
-  // All ranks meet once more: if the reason was that one of them has died, the others find out here and say so.
-  return AgreeOnStatus(transport_, end, idle ? absl::OkStatus() : absl::CancelledError("asked to stop"));
+  if (!scheduler->idle()) return Stop({}, absl::CancelledError("asked to stop"));
+  return Stop(scheduler->Next(), absl::OkStatus());  // releases what ended last
 }
 
 absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& mine) {
@@ -139,7 +174,6 @@ absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& m
 }
 
 absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const StepPlan& plan) {
-  TF_RETURN_IF_ERROR(sequences_->Apply(plan));
   std::vector<const StepEntry*> mine;
   bool observe = recorder_ != nullptr;
   for (const StepEntry& e : plan.entries) {

@@ -23,6 +23,12 @@ struct EngineStats {
   double prefill_seconds = 0, decode_seconds = 0;  // a step with any prompt token counts as prefill
 };
 
+// What all ranks answered to a plan.
+struct StepResults {
+  std::vector<EntryResult> entries;   // in the plan's order
+  std::vector<RankStats> rank_stats;  // [R], if the plan wanted them
+};
+
 // The experts that this rank's tokens of a step chose in one MoE layer, [tokens, top_k], host memory for the call.
 using RoutingRecorder = std::function<void(int64_t step, int moe_idx, absl::Span<const int32_t> expert_idx)>;
 
@@ -34,9 +40,15 @@ class Engine {
                                                         const EngineOptions& options);
   ~Engine();
 
+  static constexpr RankId kScheduler{0};  // who makes the plans
+
   // Collective: one step. Rank 0 passes the plan and gets all results in the plan's order; the other ranks pass null
   // and get none. Returns false when the plan was the one that stops.
-  absl::StatusOr<bool> Step(const StepPlan* plan, std::vector<EntryResult>* results);
+  absl::StatusOr<bool> Step(const StepPlan* plan, StepResults* results);
+  // The two ends of a loop of steps. Ranks other than 0: steps until a plan stops them. Rank 0: the plan that does; all
+  // ranks then return `why`.
+  absl::Status Follow();
+  absl::Status Stop(StepPlan last, const absl::Status& why);
 
   // Collective: rank 0 runs the scheduler until it is idle, handing every update to `on_update` (which may call
   // Scheduler::Add and Finish), then all ranks leave. The other ranks ignore both arguments. Cancelled on all ranks,
@@ -46,6 +58,8 @@ class Engine {
   // From the next step on; costs a copy to the host per layer.
   void RecordRouting(RoutingRecorder recorder) { recorder_ = std::move(recorder); }
 
+  RankId rank() const { return transport_.rank(); }
+  absl::Duration timeout() const { return transport_.timeout(); }  // of waits for other ranks
   SchedulerOptions scheduler_options() const;
   const EngineStats& stats() const { return stats_; }
   absl::StatusOr<MoeStats> moe_stats() const { return transformer_->moe_stats(*stream_); }
@@ -63,6 +77,8 @@ class Engine {
   absl::Status Allocate();
   absl::StatusOr<StepTokens> Upload(const std::vector<const StepEntry*>& mine);
   absl::StatusOr<std::vector<EntryResult>> Execute(int64_t step, const StepPlan& plan);
+  absl::StatusOr<RankStats> CollectStats();
+  void Count(const StepPlan& plan, double seconds);
   void TakeRouting(const std::vector<const StepEntry*>& mine, absl::Span<const int32_t> expert_idx,
                    absl::Span<const float> expert_weight, std::vector<EntryResult>& results) const;
   absl::Status Score(const std::vector<const StepEntry*>& mine, std::vector<EntryResult>& results);
@@ -78,6 +94,7 @@ class Engine {
   std::optional<SequenceTable> sequences_;
   Buffer inputs_, logits_;
   Sampler sampler_;
+  WaitPace pace_ = WaitPace::kPrompt;  // of the wait for the next plan
   EngineStats stats_;
   RoutingRecorder recorder_;
 };

@@ -17,9 +17,7 @@ static void Fields(Archive& a, StepEntry& e) {
 }
 template <class Archive>
 static void Fields(Archive& a, StepPlan& p) {
-  uint8_t stop = p.stop ? 1 : 0;
-  a(stop), a(p.started), a(p.entries), a(p.released);
-  p.stop = stop != 0;
+  a(p.kind), a(p.started), a(p.entries), a(p.released), a(p.stats);
 }
 template <class Archive>
 static void Fields(Archive& a, TokenLogprob& t) {
@@ -35,6 +33,16 @@ static void Fields(Archive& a, EntryResult& r) {
   }
   a(r.seq), a(r.sampled.token), a(r.sampled.logprob), a(r.sampled.top), a(r.logprobs);
   a(r.top_logprobs), a(r.logits), a(r.expert_idx), a(r.expert_weight);
+}
+
+template <class Archive>
+static void Fields(Archive& a, RankStats& s) {
+  auto& [rows_per_slot, dropped, rerouted, bytes_sent_per_rank, wait_seconds_per_rank, exchange_seconds] = s;
+  a(rows_per_slot), a(dropped), a(rerouted), a(bytes_sent_per_rank), a(wait_seconds_per_rank), a(exchange_seconds);
+}
+template <class Archive>
+static void Fields(Archive& a, RankResults& r) {
+  a(r.entries), a(r.stats);
 }
 
 int64_t StepPlan::num_tokens(RankId rank) const {
@@ -70,14 +78,14 @@ absl::StatusOr<StepPlan> DecodeStepPlan(absl::string_view bytes) {
   return plan;
 }
 
-std::string Encode(const std::vector<EntryResult>& results) {
+std::string Encode(const RankResults& results) {
   ArchiveWriter writer;
   writer(results);
   return writer.Take();
 }
 
-absl::StatusOr<std::vector<EntryResult>> DecodeResults(absl::string_view bytes) {
-  std::vector<EntryResult> results;
+absl::StatusOr<RankResults> DecodeResults(absl::string_view bytes) {
+  RankResults results;
   ArchiveReader reader(bytes);
   reader(results);
   if (!reader.complete())

@@ -47,12 +47,19 @@ struct StepEntry {
   Wanted routing = Wanted::kNo;  // kToken: the experts of the last token too
 };
 
+enum class StepKind : uint8_t {
+  kRun,
+  kIdle,  // no entries: the ranks release `released` and answer; what comes next may be long in coming
+  kStop,  // no entries: the ranks release `released` and leave the loop
+};
+
 // The engine numbers steps, on every rank alike: a plan is the same whenever it is executed.
 struct StepPlan {
-  bool stop = false;  // the ranks release `released` and leave the loop; no entries
+  StepKind kind = StepKind::kRun;
   std::vector<NewSequence> started;
   std::vector<StepEntry> entries;  // by rank, within a rank in the order of rows
   std::vector<int32_t> released;   // sequences whose cache is freed before the step
+  Wanted stats = Wanted::kNo;      // the ranks' counters, with the results
 
   int64_t num_tokens(RankId rank) const;
   int64_t num_tokens() const;  // of all ranks
@@ -71,10 +78,25 @@ struct EntryResult {
   std::vector<float> expert_weight;        // kLogits: [L, tokens, K]; with `routing`: [L, 1, K]
 };
 
+// What a rank has counted since its engine was created. L MoE layers.
+struct RankStats {
+  std::vector<int64_t> rows_per_slot;         // [L, slots of the rank] selections computed here
+  std::vector<int64_t> dropped, rerouted;     // [L] selections of tokens at home
+  std::vector<int64_t> bytes_sent_per_rank;   // [R] rows and expert outputs
+  std::vector<double> wait_seconds_per_rank;  // [R] in all communication
+  double exchange_seconds = 0;                // plan, dispatch and combine
+};
+
+// A rank's answer to a plan.
+struct RankResults {
+  std::vector<EntryResult> entries;  // of its own entries, in the plan's order
+  std::vector<RankStats> stats;      // one, if the plan wanted them
+};
+
 // Byte strings for the wire. Decode refuses what is cut short or does not add up.
 std::string Encode(const StepPlan& plan);
 absl::StatusOr<StepPlan> DecodeStepPlan(absl::string_view bytes);
-std::string Encode(const std::vector<EntryResult>& results);
-absl::StatusOr<std::vector<EntryResult>> DecodeResults(absl::string_view bytes);
+std::string Encode(const RankResults& results);
+absl::StatusOr<RankResults> DecodeResults(absl::string_view bytes);
 
 }  // namespace tokenferry

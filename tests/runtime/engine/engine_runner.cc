@@ -52,24 +52,31 @@ Placement RandomPlacement(int num_experts, int num_ranks, int64_t seed) {
   return *Placement::FromTable(num_experts, table);
 }
 
-absl::StatusOr<RunOutcome> RunRank(Transport& transport, const RunSetup& setup, const std::vector<Request>& requests) {
+absl::StatusOr<std::unique_ptr<RankEngine>> StartEngine(Transport& transport, const RunSetup& setup) {
+  auto rank = std::make_unique<RankEngine>();
   const std::string dir = setup.model_dir.empty() ? SourceDir() + "/models/ferry-tiny-v3" : setup.model_dir;
   CpuDeviceOptions device_options = setup.device;
   if (!setup.portable_isa && device_options.isa == Isa::kPortable) device_options.isa = BestIsa(SupportedIsas());
-  const std::unique_ptr<Device> device = CreateCpuDevice(device_options);
-  TF_ASSIGN_OR_RETURN(const ModelSpec model, LoadModelSpec(dir));
+  rank->device = CreateCpuDevice(device_options);
+  TF_ASSIGN_OR_RETURN(rank->model, LoadModelSpec(dir));
   TF_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(dir));
-  TF_ASSIGN_OR_RETURN(const CheckedPlan plan, CheckCheckpoint(model, checkpoint));
-  const int E = static_cast<int>(model.moe.num_experts), R = transport.num_ranks();
+  TF_ASSIGN_OR_RETURN(const CheckedPlan plan, CheckCheckpoint(rank->model, checkpoint));
+  const int E = static_cast<int>(rank->model.moe.num_experts), R = transport.num_ranks();
   const Placement placement =
       setup.placement_seed < 0 ? Placement::Linear(E, R) : RandomPlacement(E, R, setup.placement_seed);
-  TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device->CreateStream());
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, rank->device->CreateStream());
   LoadOptions load;
   load.placement = &placement;
   load.rank = transport.rank();
-  TF_ASSIGN_OR_RETURN(const ModelWeights weights, LoadWeights(checkpoint, plan.plan, *stream, load));
-  TF_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
-                      Engine::Create(transport, *device, model, weights, placement, setup.engine));
+  TF_ASSIGN_OR_RETURN(rank->weights, LoadWeights(checkpoint, plan.plan, *stream, load));
+  TF_ASSIGN_OR_RETURN(rank->engine,
+                      Engine::Create(transport, *rank->device, rank->model, rank->weights, placement, setup.engine));
+  return rank;
+}
+
+absl::StatusOr<RunOutcome> RunRank(Transport& transport, const RunSetup& setup, const std::vector<Request>& requests) {
+  TF_ASSIGN_OR_RETURN(const std::unique_ptr<RankEngine> rank, StartEngine(transport, setup));
+  Engine* const engine = rank->engine.get();
   SchedulerOptions scheduler_options = engine->scheduler_options();
   scheduler_options.prefix_cache = setup.prefix_cache;
   Scheduler scheduler(scheduler_options);
@@ -80,7 +87,7 @@ absl::StatusOr<RunOutcome> RunRank(Transport& transport, const RunSetup& setup, 
   }
   TF_RETURN_IF_ERROR(engine->RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) -> absl::Status {
     TF_RETURN_IF_ERROR(u.error);
-    Append(u, model, static_cast<int64_t>(requests[u.seq].prompt.size()), run.results[u.seq]);
+    Append(u, rank->model, static_cast<int64_t>(requests[u.seq].prompt.size()), run.results[u.seq]);
     return absl::OkStatus();
   }));
   run.scheduler = scheduler.stats();
@@ -91,19 +98,30 @@ std::vector<RunResult> RunLocally(const RunSetup& setup, const std::vector<Reque
   return RunAndCount(setup, requests).results;
 }
 
-RunOutcome RunAndCount(const RunSetup& setup, const std::vector<Request>& requests) {
-  auto transports = CreateLocalGroup(setup.num_ranks, {.timeout = absl::Seconds(60)});
-  std::vector<absl::StatusOr<RunOutcome>> results(setup.num_ranks);
+std::vector<absl::Status> RunRanks(int num_ranks, absl::Duration timeout,
+                                   const std::function<absl::Status(Transport&)>& run) {
+  auto transports = CreateLocalGroup(num_ranks, {.timeout = timeout});
+  std::vector<absl::Status> ended(num_ranks);
   std::vector<std::thread> threads;
-  for (int r = 0; r < setup.num_ranks; ++r) {
+  for (int r = 0; r < num_ranks; ++r) {
     threads.emplace_back([&, r] {
-      results[r] = RunRank(*transports[r], setup, requests);
-      if (!results[r].ok()) transports[r]->Abort(results[r].status());
+      ended[r] = run(*transports[r]);
+      if (!ended[r].ok()) transports[r]->Abort(ended[r]);
     });
   }
   for (auto& t : threads) t.join();
-  for (int r = 0; r < setup.num_ranks; ++r) EXPECT_TRUE(results[r].ok()) << "rank " << r << ": " << results[r].status();
-  return results[0].ok() ? *results[0] : RunOutcome{std::vector<RunResult>(requests.size()), {}};
+  return ended;
+}
+
+RunOutcome RunAndCount(const RunSetup& setup, const std::vector<Request>& requests) {
+  RunOutcome outcome{std::vector<RunResult>(requests.size()), {}};
+  const auto ended = RunRanks(setup.num_ranks, absl::Seconds(60), [&](Transport& transport) -> absl::Status {
+    TF_ASSIGN_OR_RETURN(RunOutcome mine, RunRank(transport, setup, requests));
+    if (transport.rank() == RankId(0)) outcome = std::move(mine);
+    return absl::OkStatus();
+  });
+  for (int r = 0; r < setup.num_ranks; ++r) EXPECT_TRUE(ended[r].ok()) << "rank " << r << ": " << ended[r];
+  return outcome;
 }
 
 Request LogitsRequest(std::vector<int32_t> ids) {

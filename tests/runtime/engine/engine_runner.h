@@ -2,6 +2,8 @@
 // rank 0 sees. For tests of the whole engine.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -39,6 +41,19 @@ struct RunOutcome {
 };
 
 std::string SourceDir();
+
+// What a rank needs to take part in steps.
+struct RankEngine {
+  std::unique_ptr<Device> device;
+  ModelSpec model;
+  ModelWeights weights;
+  std::unique_ptr<Engine> engine;
+};
+absl::StatusOr<std::unique_ptr<RankEngine>> StartEngine(Transport& transport, const RunSetup& setup);
+
+// `run` on ranks that are threads; how each has ended. A rank that ends with an error ends the group.
+std::vector<absl::Status> RunRanks(int num_ranks, absl::Duration timeout,
+                                   const std::function<absl::Status(Transport&)>& run);
 
 // By request. Fails the calling test when a rank fails.
 std::vector<RunResult> RunLocally(const RunSetup& setup, const std::vector<Request>& requests);

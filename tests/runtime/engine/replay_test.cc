@@ -3,39 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <random>
 
 #include "tests/runtime/engine/engine_runner.h"
+#include "tests/runtime/engine/mixed_requests.h"
 
 namespace tokenferry {
 namespace {
 
-constexpr unsigned kSeed = 20261128;
 constexpr int64_t kTopK = 4;  // of models/ferry-tiny-v3
-
-// Many with beginnings in common, of all lengths, sampled in all ways.
-std::vector<Request> MixedRequests(int count) {
-  std::mt19937_64 random(kSeed);
-  const auto texts = ReadPrompts("ferry-tiny-v3/heldout_source.json");
-  std::vector<Request> requests;
-  for (int i = 0; i < count; ++i) {
-    std::vector<int32_t> prompt = texts[random() % 2];
-    prompt.resize(1 + random() % 150);
-    for (int own = static_cast<int>(random() % 12); own > 0; --own)
-      prompt.push_back(static_cast<int32_t>(random() % 1000));
-    SamplingParams sampling;
-    if (i % 3 != 0) {
-      sampling.temperature = 0.9;
-      sampling.top_p = 0.95;
-      sampling.seed = random();
-    }
-    if (i % 4 == 1) sampling.frequency_penalty = 0.5, sampling.repetition_penalty = 1.1;
-    if (i % 5 == 2) sampling.logit_bias = {{static_cast<int32_t>(random() % 1000), 3.0}}, sampling.min_tokens = 4;
-    requests.push_back(GenerateRequest(prompt, 1 + static_cast<int64_t>(random() % 40), sampling));
-    if (i % 7 == 3) requests.back().cache_scope = "another key";
-  }
-  return requests;
-}
 
 template <class T>
 bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
@@ -66,7 +41,7 @@ const std::vector<RunResult>& Expected(const std::vector<Request>& requests) {
 }
 
 TEST(Replay, PreemptionAndPrefixCacheChangeNoBit) {
-  SCOPED_TRACE(testing::Message() << "seed " << kSeed);
+  SCOPED_TRACE(testing::Message() << "seed " << kMixedRequestsSeed);
   const std::vector<Request> requests = MixedRequests(30);
   for (const int num_ranks : {1, 3, 4}) {
     for (const PrefixCache prefix_cache : {PrefixCache::kOff, PrefixCache::kOn}) {

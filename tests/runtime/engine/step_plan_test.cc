@@ -17,6 +17,8 @@ StepPlan Example() {
   plan.entries.push_back({3, RankId(2), 5, {9, 8, 7}, 2, {6, 1}, Want::kLogits, {8, 7}});
   plan.entries.push_back({4, RankId(3), 0, {1}, 0, {}, Want::kToken, {}, Wanted::kYes});
   plan.released = {1, 2};
+  plan.kind = StepKind::kIdle;
+  plan.stats = Wanted::kYes;
   return plan;
 }
 
@@ -24,7 +26,8 @@ TEST(StepPlan, SurvivesTheWire) {
   const auto back = DecodeStepPlan(Encode(Example()));
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_EQ(back->started[0].blocks, (std::vector<int32_t>{5, 0, 9}));
-  EXPECT_FALSE(back->stop);
+  EXPECT_EQ(back->kind, StepKind::kIdle);
+  EXPECT_EQ(back->stats, Wanted::kYes);
   EXPECT_EQ(back->started[0].sampling.seed, 1ull << 63);
   EXPECT_EQ(back->started[0].sampling.temperature, 0.25);
   ASSERT_EQ(back->started[0].sampling.logit_bias.size(), 2u);
@@ -67,18 +70,21 @@ TEST(StepPlan, ResultsSurviveTheWire) {
   r.expert_weight = {0.75f, 0};
   EntryResult failed;
   failed.error = absl::InternalError("logit of token 1 is NaN");
-  const std::string bytes = Encode(std::vector<EntryResult>{r, failed});
+  const std::string bytes = Encode(RankResults{{r, failed}, {{{1, 2}, {3}, {4}, {5, 6}, {0.5}, 0.25}}});
   const auto back = DecodeResults(bytes);
   ASSERT_TRUE(back.ok()) << back.status();
-  ASSERT_EQ(back->size(), 2u);
-  EXPECT_EQ((*back)[0].sampled.token, 17);
-  ASSERT_EQ((*back)[0].sampled.top.size(), 2u);
-  EXPECT_EQ((*back)[0].sampled.top[1].token, 3);
-  EXPECT_TRUE((*back)[0].error.ok());
-  EXPECT_EQ((*back)[1].error, failed.error);
-  EXPECT_EQ((*back)[0].logits, r.logits);
-  EXPECT_EQ((*back)[0].top_logprobs[0].token, 8);
-  EXPECT_EQ((*back)[0].expert_idx, r.expert_idx);
+  ASSERT_EQ(back->entries.size(), 2u);
+  ASSERT_EQ(back->stats.size(), 1u);
+  EXPECT_EQ(back->stats[0].bytes_sent_per_rank, (std::vector<int64_t>{5, 6}));
+  EXPECT_EQ(back->stats[0].exchange_seconds, 0.25);
+  EXPECT_EQ(back->entries[0].sampled.token, 17);
+  ASSERT_EQ(back->entries[0].sampled.top.size(), 2u);
+  EXPECT_EQ(back->entries[0].sampled.top[1].token, 3);
+  EXPECT_TRUE(back->entries[0].error.ok());
+  EXPECT_EQ(back->entries[1].error, failed.error);
+  EXPECT_EQ(back->entries[0].logits, r.logits);
+  EXPECT_EQ(back->entries[0].top_logprobs[0].token, 8);
+  EXPECT_EQ(back->entries[0].expert_idx, r.expert_idx);
   for (size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(DecodeResults(bytes.substr(0, n)).ok()) << n;
 }
 
