@@ -6,10 +6,14 @@ namespace tokenferry {
 
 namespace {
 
-// Where the first of the strings begins in `text`; npos: nowhere.
-size_t FirstStop(const std::string& text, const std::vector<std::string>& stops) {
+// Where the first of the strings begins in `text`, and which it is; npos: nowhere.
+size_t FirstStop(const std::string& text, const std::vector<std::string>& stops, std::string* which) {
   size_t first = std::string::npos;
-  for (const std::string& stop : stops) first = std::min(first, text.find(stop));
+  for (const std::string& stop : stops) {
+    const size_t at = text.find(stop);
+    if (at < first) *which = stop;
+    first = std::min(first, at);
+  }
   return first;
 }
 
@@ -43,8 +47,8 @@ std::string TextStream::TakeSafe() {
   const auto num_shown_before = [this](size_t end) -> size_t {
     return std::lower_bound(shown_at_.begin(), shown_at_.end(), end) - shown_at_.begin();
   };
-  const size_t stop = FirstStop(pending_, rules_.stop_strings);
-  const size_t stop_in_shown = FirstStop(shown, rules_.stop_strings);
+  const size_t stop_in_shown = FirstStop(shown, rules_.stop_strings, &stop_string_);
+  const size_t stop = FirstStop(pending_, rules_.stop_strings, &stop_string_);
   if (stop != std::string::npos || stop_in_shown != std::string::npos) {
     finished_ = FinishReason::kStop;
     shown.resize(std::min(num_shown_before(stop), stop_in_shown));

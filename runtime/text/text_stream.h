@@ -28,6 +28,8 @@ class TextStream {
   // No more tokens will come: what was held back. Sets kLength unless already stopped.
   std::string Finish();
   FinishReason finished() const { return finished_; }
+  // The stop string that has ended the text; empty when none has.
+  const std::string& stop_string() const { return stop_string_; }
 
  private:
   void Append(const std::string& text, ShowSpecial show);
@@ -41,6 +43,7 @@ class TextStream {
   std::string pending_;
   std::vector<size_t> shown_at_;
   FinishReason finished_ = FinishReason::kNone;
+  std::string stop_string_;
 };
 
 }  // namespace tokenferry

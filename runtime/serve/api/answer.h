@@ -22,7 +22,7 @@ struct AnswerToken {
   bool has_logprob = true;          // not the first token of a prompt
 };
 
-enum class ChoiceEnd : uint8_t { kNone, kStop, kLength };
+enum class ChoiceEnd : uint8_t { kNone, kStopToken, kStopString, kLength };
 
 // A part of a choice: everything when the answer is whole, else what is new.
 struct ChoicePart {
@@ -30,6 +30,7 @@ struct ChoicePart {
   std::string text;
   std::vector<AnswerToken> tokens;
   ChoiceEnd end = ChoiceEnd::kNone;
+  std::string stop_string;  // kStopString: which
   int64_t text_offset = 0;  // in bytes, of `text` within the choice
 };
 
@@ -42,6 +43,7 @@ struct AnswerFacts {
   std::string id;       // "cmpl-.."
   int64_t created = 0;  // seconds since 1970
   std::string model;
+  int64_t prompt_tokens = 0;
   uint64_t seed = 0;
   int32_t num_logprobs = -1;
   bool routing = false;
@@ -58,9 +60,12 @@ class AnswerFormat {
   // `usage`: null when it was not asked for.
   virtual std::string StreamEnd(const AnswerFacts& facts, const Usage* usage) = 0;
   virtual std::string StreamError(const HttpError& error) = 0;
+  // Instead of any of these.
+  virtual HttpResponse Error(const HttpError& error) { return error.Response(); }
 };
 
 std::unique_ptr<AnswerFormat> CompletionFormat(Tokenizer tokenizer);
 std::unique_ptr<AnswerFormat> ChatFormat(Tokenizer tokenizer);
+std::unique_ptr<AnswerFormat> MessagesFormat(Tokenizer tokenizer);  // Anthropic's
 
 }  // namespace tokenferry

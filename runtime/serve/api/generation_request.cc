@@ -77,16 +77,17 @@ absl::Status ReadSampling(BodyFields& fields, const ServedModel& model, const Ap
   return Validate(*p);
 }
 
-absl::Status ReadStops(BodyFields& fields, const ServedModel& model, const ApiLimits& limits, GenerationRequest* out) {
-  TF_ASSIGN_OR_RETURN(out->stop, fields.Strings("stop"));
+absl::Status ReadStops(BodyFields& fields, const ServedModel& model, const ApiLimits& limits, const std::string& name,
+                       GenerationRequest* out) {
+  TF_ASSIGN_OR_RETURN(out->stop, fields.Strings(name));
   if (static_cast<int>(out->stop.size()) > limits.max_stop_strings) {
-    return FieldError("stop", absl::StrCat("has ", out->stop.size(), " strings, and ", limits.max_stop_strings,
-                                           " are allowed (--max-stop-strings)"));
+    return FieldError(name, absl::StrCat("has ", out->stop.size(), " strings, and ", limits.max_stop_strings,
+                                         " are allowed (--max-stop-strings)"));
   }
   for (const std::string& stop : out->stop) {
     if (!stop.empty() && static_cast<int>(stop.size()) <= limits.max_stop_bytes) continue;
-    return FieldError("stop", absl::StrCat("a string of ", stop.size(), " bytes, and 1 to ", limits.max_stop_bytes,
-                                           " are allowed (--max-stop-bytes)"));
+    return FieldError(name, absl::StrCat("a string of ", stop.size(), " bytes, and 1 to ", limits.max_stop_bytes,
+                                         " are allowed (--max-stop-bytes)"));
   }
   TF_ASSIGN_OR_RETURN(out->sampling.stop_token_ids, fields.TokenIds("stop_token_ids", model.spec.vocab_size));
   if (out->sampling.stop_token_ids.size() > kMaxStopTokens / 2) {
@@ -112,17 +113,17 @@ absl::Status ReadChoices(BodyFields& fields, const ApiLimits& limits, Generation
   return absl::OkStatus();
 }
 
-absl::Status ReadMaxTokens(const ServedModel& model, const MaxTokens& max_tokens, GenerationRequest* out) {
+absl::Status ReadMaxTokens(const ServedModel& model, const RouteFields& route, GenerationRequest* out) {
   int64_t longest = 0;
   for (const auto& prompt : out->prompts) longest = std::max(longest, static_cast<int64_t>(prompt.ids.size()));
   const int64_t room = model.max_model_len - longest;
-  const bool wants_output = max_tokens.asked.value_or(1) > 0;
-  out->max_new_tokens = max_tokens.asked.value_or(std::min(max_tokens.otherwise, std::max<int64_t>(room, 1)));
+  const bool wants_output = route.max_tokens.value_or(1) > 0;
+  out->max_new_tokens = route.max_tokens.value_or(std::min(route.default_max_tokens, std::max<int64_t>(room, 1)));
   if (room >= out->max_new_tokens && (room > 0 || !wants_output)) return absl::OkStatus();
   return ToStatus({400, "context_length_exceeded",
                    absl::StrCat("the prompt has ", longest, " tokens and ", out->max_new_tokens,
                                 " are to be generated, but the model's context is ", model.max_model_len, " tokens"),
-                   max_tokens.field});
+                   route.max_tokens_field});
 }
 
 absl::Status ReadStreaming(BodyFields& fields, GenerationRequest* out) {
@@ -141,7 +142,7 @@ absl::Status ReadStreaming(BodyFields& fields, GenerationRequest* out) {
 }  // namespace
 
 absl::Status ReadSharedFields(BodyFields& fields, const ServedModel& model, const ApiLimits& limits,
-                              const MaxTokens& max_tokens, GenerationRequest* out) {
+                              const RouteFields& route, GenerationRequest* out) {
   TF_ASSIGN_OR_RETURN(const auto name, fields.String("model"));
   if (name && *name != model.name) {
     return ToStatus({404, "model_not_found",
@@ -149,9 +150,9 @@ absl::Status ReadSharedFields(BodyFields& fields, const ServedModel& model, cons
                      "model"});
   }
   TF_RETURN_IF_ERROR(ReadChoices(fields, limits, out));
-  TF_RETURN_IF_ERROR(ReadMaxTokens(model, max_tokens, out));
+  TF_RETURN_IF_ERROR(ReadMaxTokens(model, route, out));
   TF_RETURN_IF_ERROR(ReadSampling(fields, model, limits, &out->sampling));
-  TF_RETURN_IF_ERROR(ReadStops(fields, model, limits, out));
+  TF_RETURN_IF_ERROR(ReadStops(fields, model, limits, route.stop_field, out));
   TF_ASSIGN_OR_RETURN(const auto min_tokens,
                       fields.Integer("min_tokens", 0, std::max<int64_t>(out->max_new_tokens, 0)));
   out->sampling.min_tokens = min_tokens.value_or(0);

@@ -34,16 +34,18 @@ struct GenerationRequest {
   int64_t num_ignored_fields = 0;
 };
 
-// The fields that all routes share; the route has read `max_tokens` and what it calls its prompt and logprobs. `out`
-// has the prompts already: what is to be generated has to fit behind the longest. FieldError, or 400
-// "context_length_exceeded", or 404 "model_not_found".
-struct MaxTokens {
-  std::optional<int64_t> asked;
-  std::string field;  // its name, for errors
-  int64_t otherwise;  // when not asked; as many as fit are taken if that is fewer
+// Where routes differ in the fields that they share.
+struct RouteFields {
+  std::optional<int64_t> max_tokens;  // as the request says
+  std::string max_tokens_field;       // its name, for errors
+  int64_t default_max_tokens = 0;     // when the request does not say; as many as fit are taken if that is fewer
+  std::string stop_field = "stop";
 };
+
+// The fields that all routes share. `out` has the prompts already: what is to be generated has to fit behind the
+// longest. FieldError, or 400 "context_length_exceeded", or 404 "model_not_found".
 absl::Status ReadSharedFields(BodyFields& fields, const ServedModel& model, const ApiLimits& limits,
-                              const MaxTokens& max_tokens, GenerationRequest* out);
+                              const RouteFields& route, GenerationRequest* out);
 
 // POST /v1/completions.
 absl::StatusOr<GenerationRequest> ParseCompletionRequest(std::string body, const ServedModel& model,
@@ -51,5 +53,11 @@ absl::StatusOr<GenerationRequest> ParseCompletionRequest(std::string body, const
 
 // POST /v1/chat/completions.
 absl::StatusOr<GenerationRequest> ParseChatRequest(std::string body, const ServedModel& model, const ApiLimits& limits);
+
+// POST /v1/messages, Anthropic's.
+absl::StatusOr<GenerationRequest> ParseMessagesRequest(std::string body, const ServedModel& model,
+                                                       const ApiLimits& limits);
+// POST /v1/messages/count_tokens: of the prompt.
+absl::StatusOr<int64_t> CountMessagesTokens(std::string body, const ServedModel& model, const ApiLimits& limits);
 
 }  // namespace tokenferry

@@ -18,7 +18,8 @@ Json FinishReasonOf(ChoiceEnd end) {
   switch (end) {
     case ChoiceEnd::kNone:
       return nullptr;
-    case ChoiceEnd::kStop:
+    case ChoiceEnd::kStopToken:
+    case ChoiceEnd::kStopString:
       return "stop";
     case ChoiceEnd::kLength:
       return "length";

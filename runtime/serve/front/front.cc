@@ -203,7 +203,7 @@ void Front::Generate(Call call, const char* id_prefix, MakeFormat format,
                [this, call = std::move(call), format = std::move(format), id, parsed = std::move(parsed)]() mutable {
                  num_parsing_ -= 1;
                  if (!parsed.ok()) {
-                   call.exchange->Respond(ToHttpError(parsed.status()).Response());
+                   call.exchange->Respond(format(model_->tokenizer)->Error(ToHttpError(parsed.status())));
                  } else if (const auto error = phase_ == Phase::kEnding ? Unready() : std::nullopt) {
                    call.exchange->Respond(error->Response());
                  } else {
@@ -219,14 +219,14 @@ std::string Front::NextId() { return absl::StrCat(absl::Hex(id_seed_, absl::kZer
 void Front::StartJob(Call call, GenerationRequest request, const std::string& id,
                      std::unique_ptr<AnswerFormat> format) {
   metrics_.OnIgnoredFields(request.num_ignored_fields);
-  AnswerFacts facts{id,
-                    SecondsSince1970(),
-                    model_->name,
-                    request.sampling.seed,
-                    request.num_logprobs,
-                    request.routing,
-                    model_->spec.num_moe_layers(),
-                    model_->spec.moe.router.top_k};
+  AnswerFacts facts{.id = id,
+                    .created = SecondsSince1970(),
+                    .model = model_->name,
+                    .seed = request.sampling.seed,
+                    .num_logprobs = request.num_logprobs,
+                    .routing = request.routing,
+                    .num_moe_layers = model_->spec.num_moe_layers(),
+                    .top_k = model_->spec.moe.router.top_k};
   // The job's end may come within Start, and drops the job from the set.
   auto place = std::make_shared<std::weak_ptr<GenerationJob>>();
   const auto on_end = [this, place] {

@@ -77,6 +77,8 @@ class Front {
 
   void Completions(Call call);
   void ChatCompletions(Call call);
+  void Messages(Call call);
+  void CountTokens(Call call);
   void Models(Call call);
   void Tokenize(Call call);
   void Detokenize(Call call);

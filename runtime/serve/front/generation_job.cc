@@ -20,7 +20,10 @@ HttpResponse StreamHead() {
   return head;
 }
 
-ChoiceEnd EndOf(FinishReason reason) { return reason == FinishReason::kStop ? ChoiceEnd::kStop : ChoiceEnd::kLength; }
+ChoiceEnd EndOf(const TextStream& stream) {
+  if (stream.finished() != FinishReason::kStop) return ChoiceEnd::kLength;
+  return stream.stop_string().empty() ? ChoiceEnd::kStopToken : ChoiceEnd::kStopString;
+}
 
 }  // namespace
 
@@ -56,6 +59,7 @@ void GenerationJob::Start(const std::string& key) {
     if (request_.echo && !wants_scores()) Echo(i);
   }
   for (const auto& prompt : request_.prompts) usage_.prompt_tokens += static_cast<int64_t>(prompt.ids.size());
+  facts_.prompt_tokens = usage_.prompt_tokens;
   num_open_ = count;
   around_.metrics.OnStart(usage_.prompt_tokens);
   exchange_->OnGone([weak = weak_from_this()] {
@@ -122,7 +126,8 @@ void GenerationJob::OnToken(size_t sequence_idx, const TokenUpdate& update) {
     choice.part.text += choice.stream.Finish();
   }
   if (choice.stream.finished() == FinishReason::kNone) return;
-  EndChoice(choice, EndOf(choice.stream.finished()));
+  choice.part.stop_string = choice.stream.stop_string();
+  EndChoice(choice, EndOf(choice.stream));
   if (update.end == OutputEnd::kNone && number_) around_.dispatcher.CancelSequence(*number_, sequence_idx);
 }
 
@@ -160,8 +165,8 @@ void GenerationJob::WriteParts() {
     next.text_offset = choice.part.text_offset + static_cast<int64_t>(choice.part.text.size());
     choice.part = std::move(next);
   }
-  if (events.empty()) return;
   const bool last = num_open_ == 0;
+  if (events.empty() && !last) return;
   if (last) events += format_->StreamEnd(facts_, request_.include_usage ? &usage_ : nullptr);
   BeginStream();
   since_write_ = Stopwatch();
@@ -190,7 +195,7 @@ void GenerationJob::Fail(const HttpError& error) {
     exchange_->Write(format_->StreamError(error));
     if (exchange_) exchange_->EndStream();
   } else {
-    exchange_->Respond(error.Response());
+    exchange_->Respond(format_->Error(error));
   }
   if (exchange_) End("error");
 }

@@ -89,6 +89,8 @@ const std::vector<Front::Route>& Front::Routes() {
   static const std::vector<Route> routes = {
       {"POST", "/v1/completions", kKey, &Front::Completions},
       {"POST", "/v1/chat/completions", kKey, &Front::ChatCompletions},
+      {"POST", "/v1/messages", kKey, &Front::Messages},
+      {"POST", "/v1/messages/count_tokens", kKey, &Front::CountTokens},
       {"GET", "/v1/models", kKey, &Front::Models},
       {"GET", "/v1/models/", kKey, &Front::Models},
       {"POST", "/tokenize", kKey, &Front::Tokenize},
@@ -147,6 +149,15 @@ void Front::RespondFromWorker(Call call, std::function<absl::StatusOr<std::strin
 void Front::Completions(Call call) { Generate(std::move(call), "cmpl-", CompletionFormat, ParseCompletionRequest); }
 
 void Front::ChatCompletions(Call call) { Generate(std::move(call), "chatcmpl-", ChatFormat, ParseChatRequest); }
+
+void Front::Messages(Call call) { Generate(std::move(call), "msg_", MessagesFormat, ParseMessagesRequest); }
+
+void Front::CountTokens(Call call) {
+  RespondFromWorker(std::move(call), [this](const HttpRequest& request) -> absl::StatusOr<std::string> {
+    TF_ASSIGN_OR_RETURN(const int64_t count, CountMessagesTokens(request.body, *model_, options_.api));
+    return Dump({{"input_tokens", count}});
+  });
+}
 
 void Front::Tokenize(Call call) {
   RespondFromWorker(std::move(call),

@@ -1,0 +1,144 @@
+// POST /v1/messages: Anthropic's form of a conversation, made into the one that chat templates know.
+#include <algorithm>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/serve/api/api_status.h"
+#include "runtime/serve/api/chat_prompt.h"
+#include "runtime/serve/api/generation_request.h"
+
+namespace tokenferry {
+namespace {
+
+using Json = nlohmann::ordered_json;  // templates print objects with the keys in their order
+
+bool IsBlock(const Json& block, absl::string_view type) {
+  return block.is_object() && block.contains("type") && block["type"].is_string() &&
+         block["type"].get_ref<const std::string&>() == type;
+}
+
+// A text, or a list of text blocks: as one text.
+absl::StatusOr<std::string> TextOf(const Json& content, absl::string_view param) {
+  if (content.is_string()) return content.get<std::string>();
+  if (!content.is_array()) return FieldError(param, "must be a text or a list of blocks");
+  std::string text;
+  for (const Json& block : content) {
+    if (!IsBlock(block, "text") || !block.contains("text") || !block["text"].is_string()) {
+      return FieldError(param, "has a block that is not {\"type\": \"text\", \"text\": ..}; only text can be read");
+    }
+    absl::StrAppend(&text, text.empty() ? "" : "\n", block["text"].get<std::string>());
+  }
+  return text;
+}
+
+// One message becomes several where it answers tools: each answer is a message of the role "tool".
+absl::Status AddMessage(const Json& message, Json* out) {
+  constexpr char kParam[] = "messages";
+  if (!message.is_object() || !message.contains("role") || !message.contains("content")) {
+    return FieldError(kParam, "must be a list of objects with role and content");
+  }
+  const Json& role = message["role"];
+  const Json& content = message["content"];
+  if (role != "user" && role != "assistant") return FieldError(kParam, "the role must be user or assistant");
+  if (!content.is_array()) {
+    TF_ASSIGN_OR_RETURN(std::string text, TextOf(content, kParam));
+    out->push_back({{"role", role}, {"content", std::move(text)}});
+    return absl::OkStatus();
+  }
+  Json text_blocks = Json::array(), calls = Json::array();
+  for (const Json& block : content) {
+    if (IsBlock(block, "tool_result")) {
+      TF_ASSIGN_OR_RETURN(std::string text, TextOf(block.value("content", Json("")), kParam));
+      out->push_back(
+          {{"role", "tool"}, {"tool_call_id", block.value("tool_use_id", "")}, {"content", std::move(text)}});
+    } else if (IsBlock(block, "tool_use")) {
+      Json function = {{"name", block.value("name", "")}, {"arguments", block.value("input", Json::object())}};
+      calls.push_back({{"id", block.value("id", "")}, {"type", "function"}, {"function", std::move(function)}});
+    } else if (!IsBlock(block, "thinking") && !IsBlock(block, "redacted_thinking")) {
+      text_blocks.push_back(block);
+    }
+  }
+  TF_ASSIGN_OR_RETURN(std::string text, TextOf(text_blocks, kParam));
+  if (text_blocks.empty() && calls.empty()) return absl::OkStatus();
+  Json converted = {{"role", role}, {"content", std::move(text)}};
+  if (!calls.empty()) converted["tool_calls"] = std::move(calls);
+  out->push_back(std::move(converted));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Json> ConvertTools(const Json& tools) {
+  if (!tools.is_array()) return FieldError("tools", "must be a list of objects");
+  Json converted = Json::array();
+  for (const Json& tool : tools) {
+    if (!tool.is_object() || !tool.contains("name") || !tool["name"].is_string()) {
+      return FieldError("tools", "must be a list of objects with a name");
+    }
+    Json function = {{"name", tool["name"]}};
+    if (tool.contains("description")) function["description"] = tool["description"];
+    function["parameters"] = tool.value("input_schema", Json::object());
+    converted.push_back({{"type", "function"}, {"function", std::move(function)}});
+  }
+  return converted;
+}
+
+// The body as chat templates would have it.
+absl::StatusOr<std::string> ConvertConversation(const Json& body) {
+  Json messages = Json::array();
+  if (body.contains("system") && !body["system"].is_null()) {
+    TF_ASSIGN_OR_RETURN(std::string system, TextOf(body["system"], "system"));
+    messages.push_back({{"role", "system"}, {"content", std::move(system)}});
+  }
+  if (!body.contains("messages") || !body["messages"].is_array() || body["messages"].empty()) {
+    return FieldError("messages", "must be a list of messages, at least one");
+  }
+  for (const Json& message : body["messages"]) TF_RETURN_IF_ERROR(AddMessage(message, &messages));
+  Json converted = {{"messages", std::move(messages)}};
+  if (body.contains("tools") && !body["tools"].is_null()) {
+    TF_ASSIGN_OR_RETURN(converted["tools"], ConvertTools(body["tools"]));
+  }
+  for (const char* same : {"chat_template_kwargs"}) {
+    if (body.contains(same)) converted[same] = body[same];
+  }
+  return converted.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+absl::Status ReadPrompt(BodyFields& fields, const std::string& body, const ServedModel& model, const ApiLimits& limits,
+                        GenerationRequest* out) {
+  for (const char* known : {"system", "messages", "tools", "chat_template_kwargs"}) {
+    TF_RETURN_IF_ERROR(fields.Node(known).status());
+  }
+  TF_ASSIGN_OR_RETURN(const auto choice, fields.Node("tool_choice"));
+  if (choice && choice->value().value("type", "auto") != "auto") {
+    return FieldError("tool_choice", "only {\"type\": \"auto\"} is supported");
+  }
+  // Within limits and without a key twice, as BodyFields has seen.
+  TF_ASSIGN_OR_RETURN(const std::string converted, ConvertConversation(Json::parse(body)));
+  TF_ASSIGN_OR_RETURN(BodyFields conversation, BodyFields::Parse(converted, limits.max_json_depth + 4));
+  return ReadChatPrompt(conversation, converted, model, out);
+}
+
+}  // namespace
+
+absl::StatusOr<GenerationRequest> ParseMessagesRequest(std::string body, const ServedModel& model,
+                                                       const ApiLimits& limits) {
+  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(body, limits.max_json_depth));
+  GenerationRequest request;
+  TF_RETURN_IF_ERROR(ReadPrompt(fields, body, model, limits, &request));
+  TF_ASSIGN_OR_RETURN(const auto max_tokens, fields.Integer("max_tokens", 1, std::numeric_limits<int32_t>::max()));
+  if (!max_tokens) return FieldError("max_tokens", "is missing");
+  const RouteFields route{max_tokens, "max_tokens", 0, "stop_sequences"};
+  TF_RETURN_IF_ERROR(ReadSharedFields(fields, model, limits, route, &request));
+  if (request.num_choices != 1) return FieldError("n", "is not of this route");
+  request.include_usage = true;
+  return request;
+}
+
+absl::StatusOr<int64_t> CountMessagesTokens(std::string body, const ServedModel& model, const ApiLimits& limits) {
+  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(body, limits.max_json_depth));
+  GenerationRequest request;
+  TF_RETURN_IF_ERROR(ReadPrompt(fields, body, model, limits, &request));
+  return static_cast<int64_t>(request.prompts[0].ids.size());
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,139 @@
+"""The clients that people use, OpenAI's and Anthropic's packages, and curl, against a server."""
+
+import json
+import shutil
+import subprocess
+import unittest
+
+import server as serving  # first: it finds the next
+from program import ProgramTest, main
+from server import NAME, Server
+
+import anthropic
+import openai
+
+KEY = "a-good-key-1"
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+class ClientsTest(ProgramTest):
+    @classmethod
+    def setUpClass(cls):
+        import tempfile
+        with tempfile.NamedTemporaryFile("w", delete=False) as keys:
+            keys.write(KEY)
+        cls.server = Server("--api-key-file", keys.name, "--max-waiting", "1", "--max-num-seqs", "4")
+        base = f"http://127.0.0.1:{cls.server.port}"
+        cls.openai = openai.OpenAI(base_url=f"{base}/v1", api_key=KEY, max_retries=0)
+        cls.anthropic = anthropic.Anthropic(base_url=base, api_key=KEY, max_retries=0)
+
+    @classmethod
+    def tearDownClass(cls):
+        assert cls.server.stop() == 0, cls.server.job.err
+
+    def test_models(self):
+        models = self.openai.models.list().data
+        self.assertEqual([m.id for m in models], [NAME])
+        self.assertEqual(self.openai.models.retrieve(NAME).id, NAME)
+
+    def test_completions(self):
+        whole = self.openai.completions.create(model=NAME, prompt="In the beginning", max_tokens=20, temperature=0, logprobs=2, seed=1)
+        self.assertEqual(whole.choices[0].finish_reason, "length")
+        self.assertEqual(len(whole.choices[0].logprobs.tokens), 20)
+        stream = self.openai.completions.create(model=NAME, prompt="In the beginning", max_tokens=20, temperature=0, stream=True)
+        self.assertEqual("".join(part.choices[0].text for part in stream), whole.choices[0].text)
+
+    def test_chat(self):
+        ask = dict(model=NAME, messages=HELLO, max_completion_tokens=20, temperature=0, seed=1)
+        whole = self.openai.chat.completions.create(**ask, logprobs=True, top_logprobs=2)
+        self.assertEqual(len(whole.choices[0].logprobs.content), whole.usage.completion_tokens)
+        text = usage = None
+        with self.openai.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}) as stream:
+            text = ""
+            for part in stream:
+                text += part.choices[0].delta.content or "" if part.choices else ""
+                usage = part.usage or usage
+        self.assertEqual(text, whole.choices[0].message.content)
+        self.assertEqual(usage.total_tokens, whole.usage.total_tokens)
+
+    def test_errors(self):
+        with self.assertRaises(openai.BadRequestError) as raised:
+            self.openai.chat.completions.create(model=NAME, messages=HELLO, temperature=1000)
+        self.assertEqual((raised.exception.param, raised.exception.code), ("temperature", "invalid_value"))
+        with self.assertRaises(openai.NotFoundError):
+            self.openai.chat.completions.create(model="gpt-4", messages=HELLO)
+        with self.assertRaises(openai.AuthenticationError):
+            self.openai.with_options(api_key="wrong-key-1").models.list()
+        with self.assertRaises(anthropic.AuthenticationError):
+            self.anthropic.with_options(api_key="wrong-key-1").messages.create(model=NAME, messages=HELLO, max_tokens=5)
+        with self.assertRaises(anthropic.BadRequestError) as raised:
+            self.anthropic.messages.create(model=NAME, messages=HELLO, max_tokens=5, extra_body={"temperature": 1000})
+        self.assertEqual(raised.exception.body["error"]["type"], "invalid_request_error")
+        with self.assertRaises(openai.APIError):  # an error after the first byte
+            for _ in self.openai.completions.create(model=NAME, prompt="a", max_tokens=4000, stream=True, extra_body={"timeout": 0.3, "ignore_eos": True}):
+                pass
+
+    def test_a_client_that_is_refused_tries_again(self):
+        long = dict(model=NAME, prompt="a", max_tokens=3000, stream=True, extra_body={"ignore_eos": True})
+        streams = []
+        with self.assertRaises(openai.RateLimitError) as raised:
+            for _ in range(40):
+                streams.append(self.openai.with_options(timeout=serving.WAIT).completions.create(**long, n=4))
+        self.assertEqual(raised.exception.code, "queue_full")
+        for stream in streams:
+            stream.close()
+        patient = self.openai.with_options(max_retries=20).completions.create(model=NAME, prompt="a", max_tokens=2)
+        self.assertEqual(patient.usage.completion_tokens, 2)
+
+    def test_cancel(self):
+        stream = self.openai.completions.create(model=NAME, prompt="a", max_tokens=4000, stream=True, extra_body={"ignore_eos": True})
+        next(iter(stream))
+        stream.close()
+        headers = {"x-api-key": KEY}
+        serving.await_(lambda: "num_requests_running{model_name=\"%s\"} 0" % NAME in self.server.get("/metrics", **headers)[1], "cancelled")
+
+    def test_messages(self):
+        ask = dict(model=NAME, messages=HELLO, system="Be brief.", max_tokens=20, extra_body={"temperature": 0})
+        whole = self.anthropic.messages.create(**ask)
+        self.assertEqual((whole.role, whole.type, whole.stop_reason), ("assistant", "message", "max_tokens"))
+        same = self.openai.chat.completions.create(model=NAME, messages=[{"role": "system", "content": "Be brief."}, *HELLO], max_tokens=20, temperature=0)
+        self.assertEqual(whole.content[0].text, same.choices[0].message.content)
+        self.assertEqual((whole.usage.input_tokens, whole.usage.output_tokens), (same.usage.prompt_tokens, same.usage.completion_tokens))
+        with self.anthropic.messages.stream(**ask) as stream:
+            text = "".join(stream.text_stream)
+            final = stream.get_final_message()
+        self.assertEqual((text, final.content[0].text, final.stop_reason), (whole.content[0].text,) * 2 + ("max_tokens",))
+        self.assertEqual(final.usage.output_tokens, whole.usage.output_tokens)
+        stop = whole.content[0].text[6:9]
+        cut = self.anthropic.messages.create(**ask, stop_sequences=["never", stop])
+        self.assertEqual((cut.stop_reason, cut.stop_sequence), ("stop_sequence", stop))
+        counted = self.anthropic.messages.count_tokens(model=NAME, messages=HELLO, system="Be brief.")
+        self.assertEqual(counted.input_tokens, whole.usage.input_tokens)
+
+    def test_messages_with_tools_and_blocks(self):
+        tools = [{"name": "weather", "description": "of a city", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}]
+        turns = [{"role": "user", "content": [{"type": "text", "text": "How is it in Oslo?"}]},
+                 {"role": "assistant", "content": [{"type": "text", "text": "Let me see."},
+                                                   {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Oslo"}}]},
+                 {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "rain"}]}]
+        answer = self.anthropic.messages.create(model=NAME, messages=turns, tools=tools, max_tokens=5)
+        self.assertGreater(answer.usage.output_tokens, 0)
+        for bad in [{"role": "system", "content": "a"}], [{"role": "user", "content": [{"type": "image", "source": {}}]}], [{"role": "user"}], []:
+            with self.assertRaises(anthropic.BadRequestError):
+                self.anthropic.messages.create(model=NAME, messages=bad, max_tokens=5)
+
+    @unittest.skipUnless(shutil.which("curl"), "curl is not installed")
+    def test_curl(self):
+        body = {"messages": HELLO, "max_tokens": 5, "stream": True}
+        done = subprocess.run(["curl", "--silent", "--no-buffer", "--fail", f"http://localhost:{self.server.port}/v1/chat/completions",
+                               "-H", f"Authorization: Bearer {KEY}", "-d", json.dumps(body)], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(done.stdout.endswith("data: [DONE]\n\n"))
+        large = json.dumps({"prompt": "a" * (2 << 20)})  # curl asks first whether it may send it
+        done = subprocess.run(["curl", "--silent", f"http://localhost:{self.server.port}/tokenize", "-H", f"x-api-key: {KEY}", "-d", "@-"],
+                              input=large, capture_output=True, text=True)
+        self.assertGreater(json.loads(done.stdout)["count"], 1000)
+
+
+if __name__ == "__main__":
+    main()
