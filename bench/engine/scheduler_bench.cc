@@ -40,7 +40,7 @@ void BM_DecodeStep(benchmark::State& state) {
   for (int64_t i = 0; i < num_sequences; ++i) {
     Request request;
     for (int t = 0; t < 512; ++t) request.prompt.push_back(t < 256 ? t : static_cast<int32_t>(i * 1000 + t));
-    request.max_new_tokens = 1 << 16;
+    request.max_new_tokens = 1 << 24;
     TF_CHECK(scheduler.Add(std::move(request)).ok());
   }
   DecodeStep(scheduler);  // all prompts

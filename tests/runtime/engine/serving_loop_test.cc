@@ -156,7 +156,10 @@ TEST(ServingLoop, ACancelledSequenceHasFreedItsBlocksWithinTwoSteps) {
   int64_t cancelled_at = -1;
   std::vector<int64_t> steps;
   commands.Push(AddCommand{0, request});
-  Serve({.num_ranks = 3}, {.heartbeat = absl::Milliseconds(20)}, commands, [&](const StepReport& report) {
+  int64_t num_stats = 0;
+  const ServingOptions options{.heartbeat = absl::Milliseconds(20), .stats_period = absl::InfiniteDuration()};
+  Serve({.num_ranks = 3}, options, commands, [&](const StepReport& report) {
+    num_stats += report.rank_stats.empty() ? 0 : 1;
     if (cancelled_at < 0 && report.scheduler.num_held_blocks > 0 && report.num_steps % 3 == 0) {
       commands.Push(CancelCommand{static_cast<uint64_t>(num_cancelled)});
       cancelled_at = report.num_steps;
@@ -173,6 +176,7 @@ TEST(ServingLoop, ACancelledSequenceHasFreedItsBlocksWithinTwoSteps) {
     }
     return absl::OkStatus();
   });
+  EXPECT_EQ(num_stats, 1);  // once a period, the first time at once
   ASSERT_EQ(steps.size(), static_cast<size_t>(kTimes));
   EXPECT_LE(*std::max_element(steps.begin(), steps.end()), 2);
   RecordProperty("most_steps", static_cast<int>(*std::max_element(steps.begin(), steps.end())));
@@ -192,7 +196,6 @@ TEST(ServingLoop, IdleRanksAnswerHeartbeatsAndReportWhatTheyDid) {
   });
   EXPECT_GE(num_idle, 20);
   EXPECT_GE(num_stats, 2);
-  EXPECT_LE(num_stats, 20);
   ASSERT_EQ(last.size(), 3u);
   int64_t rows = 0;
   for (const RankStats& rank : last) {
@@ -208,7 +211,7 @@ TEST(ServingLoop, IdleRanksAnswerHeartbeatsAndReportWhatTheyDid) {
 // Also without traffic: the heartbeat finds that a rank does not answer.
 TEST(ServingLoop, ARankThatHasGoneIsFoundWhileIdle) {
   CommandQueue commands;
-  const auto ended = RunRanks(3, absl::Milliseconds(500), [&](Transport& transport) -> absl::Status {
+  const auto ended = RunRanks(3, absl::Seconds(2), [&](Transport& transport) -> absl::Status {
     TF_ASSIGN_OR_RETURN(const auto rank, StartEngine(transport, {.num_ranks = 3}));
     if (transport.rank() == RankId(2)) {
       for (int i = 0; i < 3; ++i) TF_RETURN_IF_ERROR(rank->engine->Step(nullptr, nullptr).status());
