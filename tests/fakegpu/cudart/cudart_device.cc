@@ -9,23 +9,28 @@ using namespace tokenferry::fakegpu;  // NOLINT: entry points of C
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = Runtime::Get().num_devices;
   return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current_device;
   return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int device) {
-  return Call([&](Runtime&) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; });
+  return Call([&](Runtime& runtime) {
+    if (device < 0 || device >= runtime.num_devices) return cudaErrorInvalidDevice;
+    current_device = device;
+    return cudaSuccess;
+  });
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return Call([&](Runtime& runtime) {
-    if (device != 0) return cudaErrorInvalidDevice;
+    if (device < 0 || device >= runtime.num_devices) return cudaErrorInvalidDevice;
     *properties = {};
+    properties->uuid.bytes[0] = static_cast<char>(device + 1);
     std::snprintf(properties->name, sizeof properties->name, "fake GPU: PTX of sm_%d executed on the CPU",
                   runtime.arch);
     properties->totalGlobalMem = DeviceMemory::kTotalBytes;
@@ -42,7 +47,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   return Call([&](Runtime& runtime) {
-    if (device != 0) return cudaErrorInvalidDevice;
+    if (device < 0 || device >= runtime.num_devices) return cudaErrorInvalidDevice;
     switch (attribute) {
       case cudaDevAttrComputeCapabilityMajor:
         *value = runtime.arch / 10;
@@ -71,7 +76,7 @@ cudaError_t cudaDriverGetVersion(int* version) { return cudaRuntimeGetVersion(ve
 cudaError_t cudaDeviceSynchronize() {
   return Call([&](Runtime& runtime) {
     if (SpoilsCapture(runtime)) return cudaErrorStreamCaptureUnsupported;
-    runtime.queue.FinishAll();
+    runtime.queue.FinishAll(current_device);
     return cudaSuccess;
   });
 }
@@ -97,6 +102,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidDeviceFunction";
     case cudaErrorInvalidDevice:
       return "cudaErrorInvalidDevice";
+    case cudaErrorInvalidResourceHandle:
+      return "cudaErrorInvalidResourceHandle";
     case cudaErrorNoKernelImageForDevice:
       return "cudaErrorNoKernelImageForDevice";
     case cudaErrorNotReady:

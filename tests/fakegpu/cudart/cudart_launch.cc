@@ -72,6 +72,7 @@ cudaError_t Launch(Runtime& runtime, const void* stub, dim3 grid, dim3 block, vo
   Kernel& kernel = entry->second;
   if (const cudaError_t error = CheckShape(found->second, kernel, grid, block, shared_bytes); error != cudaSuccess)
     return error;
+  if (StreamOf(runtime, stream).device != current_device) return cudaErrorInvalidResourceHandle;
   KernelLaunch launch{.grid = {grid.x, grid.y, grid.z},
                       .block = {block.x, block.y, block.z},
                       .dynamic_shared_bytes = static_cast<uint32_t>(shared_bytes),

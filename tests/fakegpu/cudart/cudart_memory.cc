@@ -58,7 +58,7 @@ cudaError_t cudaFree(void* data) {
   return Call([&](Runtime& runtime) {
     if (data == nullptr) return cudaSuccess;
     if (SpoilsCapture(runtime)) return cudaErrorStreamCaptureUnsupported;
-    runtime.queue.FinishAll();
+    runtime.queue.FinishAll(current_device);
     return runtime.memory.Free(data) ? cudaSuccess : cudaErrorInvalidValue;
   });
 }
@@ -75,7 +75,7 @@ cudaError_t cudaMallocHost(void** data, size_t num_bytes) { return cudaHostAlloc
 cudaError_t cudaFreeHost(void* data) {
   return Call([&](Runtime& runtime) {
     if (data == nullptr) return cudaSuccess;
-    runtime.queue.FinishAll();
+    runtime.queue.FinishAll(current_device);
     return runtime.memory.FreePinned(data) ? cudaSuccess : cudaErrorInvalidValue;
   });
 }
@@ -84,6 +84,24 @@ cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
   return Call([&](Runtime& runtime) {
     *device = host;
     return runtime.memory.PlaceOf(host) == MemoryPlace::kPinned ? cudaSuccess : cudaErrorInvalidValue;
+  });
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* data) {
+  return Call([&](Runtime& runtime) {
+    *attributes = {};
+    switch (runtime.memory.PlaceOf(data)) {
+      case MemoryPlace::kPageable:
+        attributes->type = cudaMemoryTypeUnregistered;
+        break;
+      case MemoryPlace::kPinned:
+        attributes->type = cudaMemoryTypeHost;
+        break;
+      case MemoryPlace::kDevice:
+        attributes->type = cudaMemoryTypeDevice;
+        break;
+    }
+    return cudaSuccess;
   });
 }
 
@@ -102,8 +120,8 @@ cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t num_bytes, cudaMe
 cudaError_t cudaMemcpy(void* dst, const void* src, size_t num_bytes, cudaMemcpyKind) {
   return Call([&](Runtime& runtime) {
     if (SpoilsCapture(runtime)) return cudaErrorStreamCaptureUnsupported;
-    const cudaError_t error = EnqueueCopy(runtime, dst, src, num_bytes, runtime.queue.legacy());
-    runtime.queue.Finish(runtime.queue.legacy().last);
+    const cudaError_t error = EnqueueCopy(runtime, dst, src, num_bytes, runtime.queue.legacy(current_device));
+    runtime.queue.Finish(runtime.queue.legacy(current_device).last);
     return error;
   });
 }
@@ -137,7 +155,7 @@ cudaError_t cudaIpcOpenMemHandle(void** data, cudaIpcMemHandle_t handle, unsigne
 
 cudaError_t cudaIpcCloseMemHandle(void* data) {
   return Call([&](Runtime& runtime) {
-    runtime.queue.FinishAll();
+    runtime.queue.FinishAll(current_device);
     return runtime.memory.Unmap(data) ? cudaSuccess : cudaErrorInvalidValue;
   });
 }

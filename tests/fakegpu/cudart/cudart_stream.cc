@@ -10,6 +10,7 @@ extern "C" {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   return Call([&](Runtime& runtime) {
     *stream = new CUstream_st;
+    (*stream)->device = current_device;
     (*stream)->waits_for_legacy = (flags & cudaStreamNonBlocking) == 0;
     runtime.queue.Add(*stream);
     return cudaSuccess;
@@ -66,6 +67,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void*
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   return Call([&](Runtime&) {
     *event = new CUevent_st;
+    (*event)->device = current_device;
     return cudaSuccess;
   });
 }
@@ -80,7 +82,9 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return Call([&](Runtime& runtime) {
-    runtime.queue.Record(StreamOf(runtime, stream), *event);
+    QueueStream& s = StreamOf(runtime, stream);
+    if (s.device != event->device) return cudaErrorInvalidResourceHandle;
+    runtime.queue.Record(s, *event);
     return cudaSuccess;
   });
 }

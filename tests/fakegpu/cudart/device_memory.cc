@@ -134,6 +134,15 @@ bool DeviceMemory::HandleOf(void* data, Handle* handle) const {
   return true;
 }
 
+bool DeviceMemory::Locate(const void* data, size_t num_bytes, Handle* handle) const {
+  const auto address = reinterpret_cast<uint64_t>(data);
+  const auto* found = Holding(address);
+  if (found == nullptr || found->second.place != MemoryPlace::kDevice || found->second.imported) return false;
+  if (address + num_bytes > found->second.end) return false;
+  *handle = {getpid(), file_, address - begin_, num_bytes};
+  return true;
+}
+
 void* DeviceMemory::Map(const Handle& handle) {
   const int file = open(absl::StrCat("/proc/", handle.process, "/fd/", handle.file).c_str(), O_RDWR | O_CLOEXEC);
   if (file < 0) return nullptr;

@@ -38,6 +38,8 @@ class DeviceMemory : public GlobalMemory {
     uint64_t offset = 0, num_bytes = 0;
   };
   bool HandleOf(void* data, Handle* handle) const;
+  // The same for bytes inside an allocation of this process: where they lie in its file. False for other memory.
+  bool Locate(const void* data, size_t num_bytes, Handle* handle) const;
   void* Map(const Handle& handle);  // nullptr: no such process or memory
   bool Unmap(void* data);
 

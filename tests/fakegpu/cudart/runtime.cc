@@ -1,8 +1,10 @@
 #include "tests/fakegpu/cudart/runtime.h"
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 namespace tokenferry::fakegpu {
 namespace {
@@ -25,7 +27,18 @@ Order OrderOfEnvironment() {
 
 Runtime::Runtime()
     : arch(std::atoi(Environment("TF_FAKEGPU_ARCH", "90"))),
-      queue(OrderOfEnvironment(), static_cast<uint32_t>(std::atoi(Environment("TF_FAKEGPU_SEED", "1")))) {}
+      num_devices(std::atoi(Environment("TF_FAKEGPU_DEVICES", "1"))),
+      queue(OrderOfEnvironment(), static_cast<uint32_t>(std::atoi(Environment("TF_FAKEGPU_SEED", "1")))) {
+  queue.OnStuck([this](Stuck stuck) {
+    if (stuck == Stuck::kWaits) LetOthersGoOn();
+  });
+}
+
+void Runtime::LetOthersGoOn() {
+  mutex.unlock();
+  std::this_thread::sleep_for(std::chrono::microseconds(50));
+  mutex.lock();
+}
 
 Runtime& Runtime::Get() {
   static Runtime* runtime = new Runtime();  // objects of others may still call at exit

@@ -1,7 +1,7 @@
 // State of the fake CUDA runtime, and what its entry points share. Private to tests/fakegpu/cudart.
 //
 // Environment: TF_FAKEGPU_ARCH 80 | 90 | 100 (whose PTX is run; 90), TF_FAKEGPU_ORDER eager | lazy | random (lazy),
-// TF_FAKEGPU_SEED (1).
+// TF_FAKEGPU_SEED (1), TF_FAKEGPU_DEVICES (1): how many GPUs there seem to be, which share one memory.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -44,8 +44,12 @@ struct Runtime {
   // The one of this process; made at the first call, which may be a static initialiser's.
   static Runtime& Get();
 
+  // Lets other threads have the lock, which the caller holds once, for a moment.
+  void LetOthersGoOn();
+
   std::recursive_mutex mutex;
   int arch;
+  int num_devices;
   WorkQueue queue;
   DeviceMemory memory;
   std::map<const void*, Function> functions;  // by the host's stub
@@ -59,6 +63,7 @@ struct Runtime {
 };
 
 inline thread_local cudaError_t last_error = cudaSuccess;
+inline thread_local int current_device = 0;  // a new thread begins with device 0
 
 // Runs `body` (Runtime& -> cudaError_t) under the lock. A rule that a kernel or copy broke is printed and becomes the
 // device's error for good; every later call returns it.
@@ -84,7 +89,7 @@ cudaError_t Call(const Body& body) {
 inline bool SpoilsCapture(Runtime& runtime) { return runtime.queue.AnyCaptures(); }
 
 inline QueueStream& StreamOf(Runtime& runtime, cudaStream_t stream) {
-  return stream == nullptr || stream == cudaStreamLegacy ? runtime.queue.legacy() : *stream;
+  return stream == nullptr || stream == cudaStreamLegacy ? runtime.queue.legacy(current_device) : *stream;
 }
 
 }  // namespace tokenferry::fakegpu

@@ -19,14 +19,30 @@ std::vector<WorkPtr> WorkQueue::Ready() const {
 void WorkQueue::Execute(const WorkPtr& work) {
   work->done = true;
   work->after.clear();
+  work->has_ended = nullptr;
   const std::function<void()> run = std::move(work->run);
   std::erase(pending_, work);
   if (run) run();
 }
 
-void WorkQueue::RunOneFor(const WorkPtr& work) {
-  std::vector<WorkPtr> needed = {work}, ready;
-  std::set<Work*> seen = {work.get()};
+// Work that others take part in may have to go on waiting: then another one is tried.
+bool WorkQueue::RunOneReady(std::vector<WorkPtr> ready) {
+  while (!ready.empty()) {
+    const size_t i = rng_() % ready.size();
+    const WorkPtr work = ready[i];
+    if (!work->has_ended || work->has_ended()) {
+      Execute(work);
+      return true;
+    }
+    ready.erase(ready.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  return false;
+}
+
+bool WorkQueue::RunOneOf(std::vector<WorkPtr> needed) {
+  std::vector<WorkPtr> ready;
+  std::set<Work*> seen;
+  for (const WorkPtr& work : needed) seen.insert(work.get());
   for (size_t i = 0; i < needed.size(); ++i) {
     if (IsReady(*needed[i])) ready.push_back(needed[i]);
     const std::vector<WorkPtr> after = needed[i]->after;
@@ -34,57 +50,77 @@ void WorkQueue::RunOneFor(const WorkPtr& work) {
       if (!before->done && seen.insert(before.get()).second) needed.push_back(before);
     }
   }
-  Execute(ready[rng_() % ready.size()]);
+  return RunOneReady(std::move(ready));
 }
 
+bool WorkQueue::RunShared() {
+  std::vector<WorkPtr> shared;
+  for (const WorkPtr& work : pending_) {
+    if (work->has_ended) shared.push_back(work);
+  }
+  return RunOneOf(std::move(shared));
+}
+
+// A device goes on by itself with what others wait for, however late its own host asks.
+bool WorkQueue::RunOneFor(const WorkPtr& work) { return RunOneOf({work}) || RunShared(); }
+
 void WorkQueue::Finish(const WorkPtr& work) {
-  while (work != nullptr && !work->done) RunOneFor(work);
+  while (work != nullptr && !work->done) {
+    if (!RunOneFor(work)) on_stuck_(Stuck::kWaits);
+  }
 }
 
 bool WorkQueue::Query(const WorkPtr& work) {
   if (work == nullptr || work->done) return true;
-  RunOneFor(work);
+  if (!RunOneFor(work)) on_stuck_(Stuck::kPolls);
   return work->done;
 }
 
-void WorkQueue::FinishAll() {
-  while (!pending_.empty()) Finish(pending_[rng_() % pending_.size()]);
+void WorkQueue::FinishAll(int device) {
+  for (;;) {
+    std::vector<WorkPtr> of_device;
+    for (const WorkPtr& work : pending_) {
+      if (work->device == device) of_device.push_back(work);
+    }
+    if (of_device.empty()) return;
+    Finish(of_device[rng_() % of_device.size()]);
+  }
 }
 
 void WorkQueue::RunSome() {
   if (order_ != Order::kRandom) return;
   while (rng_() % 2 == 0) {
-    const std::vector<WorkPtr> ready = Ready();
-    if (ready.empty()) return;
-    Execute(ready[rng_() % ready.size()]);
+    if (!RunOneReady(Ready())) return;
   }
 }
 
-WorkPtr WorkQueue::Append(QueueStream& stream, std::string name, std::function<void()> run,
-                          std::vector<WorkPtr> after) {
-  auto work = std::make_shared<Work>();
-  work->name = std::move(name);
-  work->run = std::move(run);
-  work->after = std::move(after);
+WorkPtr WorkQueue::Append(QueueStream& stream, Work added) {
+  const auto work = std::make_shared<Work>(std::move(added));
+  work->device = stream.device;
   if (stream.last != nullptr) work->after.push_back(stream.last);
-  // The legacy stream waits for every blocking stream, and they for it.
-  if (&stream == &legacy_) {
+  // The legacy stream of a device waits for every blocking stream of it, and they for it.
+  QueueStream& legacy = this->legacy(stream.device);
+  if (&stream == &legacy) {
     for (const QueueStream* other : streams_) {
-      if (other->waits_for_legacy && other->last != nullptr) work->after.push_back(other->last);
+      if (other->device == stream.device && other->waits_for_legacy && other->last != nullptr)
+        work->after.push_back(other->last);
     }
-  } else if (stream.waits_for_legacy && legacy_.last != nullptr) {
-    work->after.push_back(legacy_.last);
+  } else if (stream.waits_for_legacy && legacy.last != nullptr) {
+    work->after.push_back(legacy.last);
   }
   stream.last = work;
   pending_.push_back(work);
-  if (order_ == Order::kEager) Finish(work);
+  if (order_ == Order::kEager) {
+    while (!work->done && RunOneFor(work)) {
+    }
+  }
   RunSome();
   return work;
 }
 
 void WorkQueue::Enqueue(QueueStream& stream, std::string name, std::function<void()> run) {
   if (stream.capture == nullptr) {
-    Append(stream, std::move(name), std::move(run), {});
+    Append(stream, {.name = std::move(name), .run = std::move(run)});
     return;
   }
   std::vector<GraphNode>& nodes = stream.capture->plan.nodes;
@@ -92,10 +128,14 @@ void WorkQueue::Enqueue(QueueStream& stream, std::string name, std::function<voi
   stream.captured_last = {static_cast<int>(nodes.size()) - 1};
 }
 
+void WorkQueue::EnqueueShared(QueueStream& stream, std::string name, std::function<bool()> has_ended) {
+  Append(stream, {.name = std::move(name), .has_ended = std::move(has_ended)});
+}
+
 void WorkQueue::Record(QueueStream& stream, QueueEvent& event) {
   event.capture = stream.capture;
   event.captured = stream.captured_last;
-  if (stream.capture == nullptr) event.work = Append(stream, "event", nullptr, {});
+  if (stream.capture == nullptr) event.work = Append(stream, {.name = "event"});
 }
 
 void WorkQueue::Wait(QueueStream& stream, const QueueEvent& event) {
@@ -106,24 +146,25 @@ void WorkQueue::Wait(QueueStream& stream, const QueueEvent& event) {
     }
     stream.captured_last.insert(stream.captured_last.end(), event.captured.begin(), event.captured.end());
   } else if (event.work != nullptr && stream.capture == nullptr) {
-    Append(stream, "wait", nullptr, {event.work});
+    Append(stream, {.name = "wait", .after = {event.work}});
   }
 }
 
 void WorkQueue::Launch(QueueStream& stream, const GraphPlan& plan) {
-  Append(stream, "graph begins", nullptr, {});
+  Append(stream, {.name = "graph begins"});
   const WorkPtr begin = stream.last;
   std::vector<WorkPtr> works;
   for (const GraphNode& node : plan.nodes) {
     auto work = std::make_shared<Work>();
     work->name = node.name;
     work->run = node.run;
+    work->device = stream.device;
     work->after = {begin};
     for (int before : node.after) work->after.push_back(works[before]);
     works.push_back(work);
     pending_.push_back(work);
   }
-  Append(stream, "graph ends", nullptr, works);
+  Append(stream, {.name = "graph ends", .after = works});
 }
 
 void WorkQueue::EndCapture(const std::shared_ptr<Capture>& capture) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
 #include <set>
@@ -21,7 +22,11 @@ enum class Order : uint8_t {
 struct Work {
   std::string name;
   std::function<void()> run;  // empty: only an order
+  // Of work that needs other ranks: asked when everything before it is done, again and again; it does its part, and
+  // returns whether the work has ended. Empty: work that needs nobody.
+  std::function<bool()> has_ended;
   std::vector<std::shared_ptr<Work>> after;
+  int device = 0;
   bool done = false;
 };
 using WorkPtr = std::shared_ptr<Work>;
@@ -43,6 +48,7 @@ struct Capture {
 
 struct QueueStream {
   bool waits_for_legacy = true;  // not created with cudaStreamNonBlocking
+  int device = 0;
   WorkPtr last;
   std::shared_ptr<Capture> capture;
   bool is_capture_origin = false;
@@ -50,10 +56,14 @@ struct QueueStream {
 };
 
 struct QueueEvent {
+  int device = 0;
   WorkPtr work;  // null: never recorded
   std::shared_ptr<Capture> capture;
   std::vector<int> captured;
 };
+
+// What a host thread does when the work that it asks for cannot go on without others: kPoll: it comes again.
+enum class Stuck : uint8_t { kWaits, kPolls };
 
 class WorkQueue {
  public:
@@ -61,32 +71,50 @@ class WorkQueue {
 
   // Adds work to `stream`, or to the graph that it captures.
   void Enqueue(QueueStream& stream, std::string name, std::function<void()> run);
+  // Work of several ranks; not while the stream captures.
+  void EnqueueShared(QueueStream& stream, std::string name, std::function<bool()> has_ended);
   void Record(QueueStream& stream, QueueEvent& event);
   void Wait(QueueStream& stream, const QueueEvent& event);  // nothing for one that was never recorded, as in CUDA
   void Launch(QueueStream& stream, const GraphPlan& plan);
   void Finish(const WorkPtr& work);  // returns when it is done
   // Does one piece of what `work` needs, as a device goes on while the host asks; true if `work` is done.
   bool Query(const WorkPtr& work);
-  void FinishAll();
+  void FinishAll(int device);
   void RunSome();  // a chance for ready work, in order kRandom
+  // One piece of the work of several ranks, or of what comes before it, which others may be waiting for; false when
+  // nothing of that can go on.
+  bool RunShared();
+  // Called, with the runtime's lock held, when nothing that a thread needs can go on; kWaits: must let others have the
+  // lock for a while.
+  void OnStuck(std::function<void(Stuck)> on_stuck) { on_stuck_ = std::move(on_stuck); }
+  const std::function<void(Stuck)>& on_stuck() const { return on_stuck_; }
 
-  QueueStream& legacy() { return legacy_; }
+  QueueStream& legacy(int device) {
+    QueueStream& stream = legacy_[device];
+    stream.device = device;
+    return stream;
+  }
   void Add(QueueStream* stream) { streams_.insert(stream); }
   void Remove(QueueStream* stream) { streams_.erase(stream); }
   bool AnyCaptures() const;
   void EndCapture(const std::shared_ptr<Capture>& capture);  // streams that take part leave it
+  void Seed(uint32_t seed) { rng_.seed(seed); }              // another order from here on
   uint32_t Draw() { return static_cast<uint32_t>(rng_()); }
 
  private:
-  WorkPtr Append(QueueStream& stream, std::string name, std::function<void()> run, std::vector<WorkPtr> after);
+  WorkPtr Append(QueueStream& stream, Work work);
   std::vector<WorkPtr> Ready() const;
-  void RunOneFor(const WorkPtr& work);
+  // One random piece, which can go on, of `needed` and of what comes before it; false when there is none.
+  bool RunOneOf(std::vector<WorkPtr> needed);
+  bool RunOneFor(const WorkPtr& work);
+  bool RunOneReady(std::vector<WorkPtr> ready);
   static bool IsReady(const Work& work);
   void Execute(const WorkPtr& work);
 
   const Order order_;
   std::mt19937 rng_;
-  QueueStream legacy_;
+  std::map<int, QueueStream> legacy_;  // by device
+  std::function<void(Stuck)> on_stuck_;
   std::set<QueueStream*> streams_;
   std::vector<WorkPtr> pending_;
 };
