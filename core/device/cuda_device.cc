@@ -22,7 +22,7 @@ class CudaDevice : public Device {
     TF_RETURN_IF_CUDA_ERROR(cudaSetDevice(ordinal_));
     cudaStream_t stream = nullptr;
     TF_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    return std::make_unique<CudaStream>(*this, ordinal_, stream);
+    return std::make_unique<CudaStream>(*this, ordinal_, stream, streams_);
   }
 
   absl::StatusOr<std::unique_ptr<Event>> CreateEvent() override {
@@ -43,7 +43,13 @@ class CudaDevice : public Device {
     return data;
   }
 
+  // CUDA frees when the whole GPU is idle, however long that takes: first every stream is waited for within its own
+  // limits. What one that has been given up may still use is not freed.
   void FreeMemory(void* data, size_t, MemoryKind kind) override {
+    if (streams_.any_abandoned) return;
+    for (CudaStream* stream : streams_.live) {
+      if (!stream->WaitToFree()) return;
+    }
     cudaError_t error = cudaSetDevice(ordinal_);
     if (error == cudaSuccess) error = cudaDeviceSynchronize();
     if (error == cudaSuccess) error = kind == MemoryKind::kDevice ? cudaFree(data) : cudaFreeHost(data);
@@ -53,6 +59,7 @@ class CudaDevice : public Device {
  private:
   const int ordinal_;
   const std::string name_;
+  CudaStreams streams_;
 };
 
 }  // namespace
@@ -69,6 +76,13 @@ absl::StatusOr<std::unique_ptr<Device>> CreateCudaDevice(CudaDeviceOptions optio
       CudaStatus(cudaGetDeviceProperties(&properties, options.ordinal), "cudaGetDeviceProperties"), "no CUDA device"));
   TF_RETURN_IF_ERROR(Annotate(CudaStatus(cudaSetDevice(options.ordinal), "cudaSetDevice"), "no CUDA device"));
   return std::make_unique<CudaDevice>(options.ordinal, properties.name);
+}
+
+absl::StatusOr<int64_t> AvailableGpuBytes(int ordinal) {
+  TF_RETURN_IF_CUDA_ERROR(cudaSetDevice(ordinal));
+  size_t free_bytes = 0, total_bytes = 0;
+  TF_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free_bytes, &total_bytes));
+  return static_cast<int64_t>(free_bytes);
 }
 
 std::vector<int64_t> VisibleGpus() {

@@ -20,10 +20,19 @@ void WarnOnError(cudaError_t error, absl::string_view what) {
 
 CudaEvent::~CudaEvent() { WarnOnError(cudaEventDestroy(event), "cudaEventDestroy"); }
 
+CudaStream::CudaStream(Device& device, int ordinal, cudaStream_t stream, CudaStreams& streams)
+    : device_(device), ordinal_(ordinal), stream_(stream), streams_(streams) {
+  streams_.live.push_back(this);
+}
+
 CudaStream::~CudaStream() {
   WarnOnError(cudaSetDevice(ordinal_), "cudaSetDevice");
   // Of an abandoned stream, work may still read the staging memory, which waiting for it would only show too late.
-  if (!is_abandoned_) WarnOnError(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  if (!is_abandoned_) {
+    if (const absl::Status status = WaitUntilIdle(); !status.ok()) LogWarning(status.message());
+  }
+  std::erase(streams_.live, this);
+  streams_.any_abandoned |= is_abandoned_;
   if (staging_ != nullptr && !is_abandoned_) WarnOnError(cudaFreeHost(staging_), "cudaFreeHost");
   WarnOnError(cudaStreamDestroy(stream_), "cudaStreamDestroy");
 }
@@ -42,6 +51,7 @@ void CudaStream::CopyToDevice(void* dst, const void* src, size_t num_bytes) {
 
 absl::Status CudaStream::CopyStaged(void* dst, const void* src, size_t num_bytes) {
   if (num_bytes > kStagingBytes) {  // weights: waiting costs less than another pass over the bytes
+    TF_RETURN_IF_ERROR(WaitBeforePageableCopy(src));
     TF_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(dst, src, num_bytes, cudaMemcpyDefault, stream_));
     return WaitUntilIdle();
   }
@@ -52,6 +62,19 @@ absl::Status CudaStream::CopyStaged(void* dst, const void* src, size_t num_bytes
   staging_used_ += (num_bytes + kStagingAlign - 1) / kStagingAlign * kStagingAlign;
   TF_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(dst, staged, num_bytes, cudaMemcpyDefault, stream_));
   return absl::OkStatus();
+}
+
+absl::Status CudaStream::WaitBeforePageableCopy(const void* host) {
+  if (!wait().IsLimited()) return absl::OkStatus();
+  cudaPointerAttributes attributes;
+  TF_RETURN_IF_CUDA_ERROR(cudaPointerGetAttributes(&attributes, host));
+  return attributes.type == cudaMemoryTypeUnregistered ? WaitUntilIdle() : absl::OkStatus();
+}
+
+void CudaStream::CopyToHost(void* dst, const void* src, size_t num_bytes) {
+  if (num_bytes == 0) return;
+  Try([&] { return WaitBeforePageableCopy(dst); });
+  Copy(dst, src, num_bytes);
 }
 
 void CudaStream::Copy(void* dst, const void* src, size_t num_bytes) {
@@ -110,6 +133,11 @@ absl::Status CudaStream::WaitUntilIdle() {
   }
   staging_used_ = 0;
   return absl::OkStatus();
+}
+
+bool CudaStream::WaitToFree() {
+  if (wait().IsLimited()) Synchronize().IgnoreError();  // it sticks
+  return !is_abandoned_;
 }
 
 absl::Status CudaStream::Synchronize() {

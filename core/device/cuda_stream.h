@@ -3,6 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <vector>
+
 #include "core/device/device.h"
 
 namespace tokenferry {
@@ -17,20 +19,31 @@ class CudaEvent : public Event {
   absl::Status status;  // of its stream when it was recorded
 };
 
+class CudaStream;
+
+// Of one device.
+struct CudaStreams {
+  std::vector<CudaStream*> live;
+  bool any_abandoned = false;  // one that has ended may have left work that never completes
+};
+
 class CudaStream : public Stream {
  public:
-  CudaStream(Device& device, int ordinal, cudaStream_t stream) : device_(device), ordinal_(ordinal), stream_(stream) {}
+  // Is one of `streams` as long as it lives.
+  CudaStream(Device& device, int ordinal, cudaStream_t stream, CudaStreams& streams);
   ~CudaStream() override;
 
   Device& device() override { return device_; }
   void CopyToDevice(void* dst, const void* src, size_t num_bytes) override;
-  void CopyToHost(void* dst, const void* src, size_t num_bytes) override { Copy(dst, src, num_bytes); }
+  void CopyToHost(void* dst, const void* src, size_t num_bytes) override;
   void CopyOnDevice(void* dst, const void* src, size_t num_bytes) override { Copy(dst, src, num_bytes); }
   void Fill(void* dst, uint8_t byte, size_t num_bytes) override;
   void Record(Event& event) override;
   void Wait(Event& event) override;
   absl::Status Synchronize() override;
   void* native() override { return stream_; }
+  // Before memory of the device is freed: false when this stream's work may still be under way.
+  bool WaitToFree();
 
  protected:
   void LaunchErased(const ErasedOp& op, const void* args, size_t num_bytes) override;
@@ -41,12 +54,16 @@ class CudaStream : public Stream {
   void Try(Work work);
   void Copy(void* dst, const void* src, size_t num_bytes);
   absl::Status CopyStaged(void* dst, const void* src, size_t num_bytes);
+  // A copy from or to pageable memory makes CUDA wait for what the stream holds, for as long as that takes. Waits for
+  // it first, where there are limits.
+  absl::Status WaitBeforePageableCopy(const void* host);
   // Until the stream is idle, within wait()'s limits.
   absl::Status WaitUntilIdle();
 
   Device& device_;
   const int ordinal_;
   const cudaStream_t stream_;
+  CudaStreams& streams_;
   absl::Status status_;
   bool is_abandoned_ = false;  // a wait was ended by its limits: work is under way that may never complete
   // Pinned memory that copies to the device pass through, so that their source may be reused at once.

@@ -84,6 +84,25 @@ TEST_F(StreamWaitTest, TheTimeoutEndsTheWait) {
   gate_.is_open.store(true);
 }
 
+// To memory that is not pinned: CUDA itself would wait without an end.
+TEST_F(StreamWaitTest, ACopyToTheHostHasTheTimeoutToo) {
+  stream_->SetWait({.timeout = absl::Milliseconds(100)});
+  Block();
+  std::vector<uint8_t> host(16);
+  stream_->CopyToHost(host.data(), buffer_.data(), host.size());
+  EXPECT_EQ(stream_->Synchronize().code(), absl::StatusCode::kDeadlineExceeded);
+  gate_.is_open.store(true);
+}
+
+// Freeing waits for the streams of the device, within their limits; what may still be used stays.
+TEST_F(StreamWaitTest, FreeingHasTheTimeoutToo) {
+  stream_->SetWait({.timeout = absl::Milliseconds(100)});
+  Block();
+  buffer_ = Buffer();
+  EXPECT_EQ(stream_->Synchronize().code(), absl::StatusCode::kDeadlineExceeded);
+  gate_.is_open.store(true);
+}
+
 // Larger than the staging memory: such a copy waits for the stream.
 TEST_F(StreamWaitTest, ACopyThatWaitsHasTheTimeoutToo) {
   const Buffer large = *device_->Allocate(16 << 20, MemoryKind::kDevice, "large");
