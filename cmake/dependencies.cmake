@@ -24,6 +24,10 @@ if(TOKENFERRY_CUDA)
   # Who links the CUDA runtime is said by name (tokenferry_core), so that a test can link another one.
   set(CMAKE_CUDA_RUNTIME_LIBRARY None)
   find_package(CUDAToolkit REQUIRED)
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  if(NOT NCCL_INCLUDE_DIR)
+    message(FATAL_ERROR "no nccl.h: install NCCL's development package, or give -DNCCL_INCLUDE_DIR")
+  endif()
   # CMake 3.25 does not know that nvcc speaks C++20.
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
