@@ -26,7 +26,7 @@ done
 
 export TF_FAKEGPU_ORDER=random TF_FAKEGPU_SEED=3
 evaluate one --compute bf16 --device cuda
-for flags in "--prefill-chunk 5" "--ranks 2" "--ranks 3"; do
+for flags in "--prefill-chunk 5" "--ranks 2 --share-gpus" "--ranks 3 --share-gpus"; do
   evaluate other --compute bf16 --device cuda $flags
   cmp "$folder/one" "$folder/other"
   echo "bf16, $flags: the bits of one rank"

@@ -9,14 +9,10 @@
 #include <random>
 
 #include "comm/tuning/exchange_choice.h"
+#include "tests/comm/exchange/exchange_case_ops.h"
 
 namespace tokenferry {
 namespace {
-
-// The "expert": element h of expert e's output depends on all of a row's neighbours, the position and the expert.
-float ExpertOutput(int expert, const float* row, int64_t h, int64_t hidden) {
-  return row[h] * (1.0f + 0.37f * static_cast<float>(expert)) - 0.11f * row[(h + 1) % hidden];
-}
 
 float Rounded(float x, DType dtype) { return dtype == DType::kBF16 ? ToFloat(ToBF16(x)) : x; }
 
@@ -40,48 +36,6 @@ std::vector<float> SeenRow(const float* row, int64_t hidden, DType dtype, DType 
   }
   return seen;
 }
-
-struct TestExpertsArgs {
-  ExpertRows rows;
-  const int32_t* slot_expert;  // [num_slots]
-  int64_t num_slots;
-  FloatMatrix out;  // [num_selections, H]
-};
-void TestExperts(const TestExpertsArgs& a) {
-  std::vector<float> row(a.rows.hidden);
-  for (int64_t slot = 0; slot < a.num_slots; ++slot) {
-    for (int64_t s = a.rows.slot_offsets[slot]; s < a.rows.slot_offsets[slot + 1]; ++s) {
-      const int64_t start = a.rows.row_idx[s] * a.rows.row_stride;
-      for (int64_t h = 0; h < a.rows.hidden; ++h) {
-        row[h] = a.rows.dtype == DType::kBF16 ? ToFloat(static_cast<const BF16*>(a.rows.rows)[start + h])
-                                              : static_cast<const float*>(a.rows.rows)[start + h];
-      }
-      for (int64_t h = 0; h < a.rows.hidden; ++h) {
-        const float y = ExpertOutput(a.slot_expert[slot], row.data(), h, a.rows.hidden);
-        if (a.out.dtype == DType::kF32) a.out.as<float>().row(s)[h] = y;
-        if (a.out.dtype == DType::kBF16) a.out.as<BF16>().row(s)[h] = ToBF16(y);
-      }
-    }
-  }
-}
-const Op<TestExpertsArgs> kTestExperts{"test experts", TestExperts,
-                                       [](const TestExpertsArgs& a, CpuContext&) { TestExperts(a); }};
-
-struct WriteHomeArgs {
-  MatrixView<const float> from;
-  FloatMatrix to;
-};
-void WriteHome(const WriteHomeArgs& a) {
-  for (int64_t i = 0; i < a.to.rows; ++i) {
-    for (int64_t h = 0; h < a.to.cols; ++h) {
-      const float x = a.from.row(i)[h];
-      if (a.to.dtype == DType::kF32) a.to.as<float>().row(i)[h] = x;
-      if (a.to.dtype == DType::kBF16) a.to.as<BF16>().row(i)[h] = ToBF16(x);
-    }
-  }
-}
-const Op<WriteHomeArgs> kWriteHome{"test: write home", WriteHome,
-                                   [](const WriteHomeArgs& a, CpuContext&) { WriteHome(a); }};
 
 template <class T>
 absl::StatusOr<Buffer> Upload(Device& device, Stream& stream, const T* values, int64_t count) {
@@ -186,7 +140,7 @@ std::vector<float> DenseReference(const ExchangeCase& c) {
         if (c.expert_idx[t * c.top_k + k] != e) continue;
         for (int64_t h = 0; h < c.hidden; ++h) {
           float& sum = out[t * c.hidden + h];
-          const float output = Rounded(ExpertOutput(e, row.data(), h, c.hidden), c.output_dtype);
+          const float output = Rounded(ExpertOutput(e, row[h], row[(h + 1) % c.hidden]), c.output_dtype);
           sum = std::fma(c.weight[t * c.top_k + k], output, sum);
         }
       }
@@ -256,7 +210,8 @@ Placement RandomPlacement(uint32_t seed, int num_experts, int num_ranks) {
 void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placement& given_placement,
                      const std::vector<int64_t>& token_offsets, const ExchangeRun& run) {
   SCOPED_TRACE(absl::StrCat(transport.ToString(), ", ", c.ToString()));
-  auto device = CreateCpuDevice(run.device);
+  const auto cpu = CreateCpuDevice(run.device);
+  Device* const device = run.on != nullptr ? run.on : cpu.get();
   auto stream = *device->CreateStream();
   auto exchange = CreateExchange(transport, *device,
                                  {.hidden = c.hidden,
@@ -335,7 +290,8 @@ void RunChangingCases(Transport& transport, uint32_t seed, int num_cases, const 
   const int num_experts = 1 + static_cast<int>(random() % 13), num_ranks = transport.num_ranks();
   const int64_t hidden = kHidden[random() % 5];
   const DType dtype = random() % 2 ? DType::kBF16 : DType::kF32;
-  auto device = CreateCpuDevice(run.device);
+  const auto cpu = CreateCpuDevice(run.device);
+  Device* const device = run.on != nullptr ? run.on : cpu.get();
   auto stream = *device->CreateStream();
   auto exchange = CreateExchange(transport, *device, {.hidden = hidden, .wire_dtype = dtype, .path = run.path});
   ASSERT_TRUE(exchange.ok()) << exchange.status();
@@ -358,15 +314,18 @@ void RunChangingCases(Transport& transport, uint32_t seed, int num_cases, const 
 }
 
 absl::Status RunOneCase(Transport& transport, ExchangePath path) {
+  return RunOneCase(transport, path, *CreateCpuDevice({}));
+}
+
+absl::Status RunOneCase(Transport& transport, ExchangePath path, Device& device) {
   const int num_ranks = transport.num_ranks(), me = transport.rank().value;
   ExchangeCase c{.num_experts = num_ranks, .top_k = num_ranks, .hidden = 8, .wire_dtype = DType::kF32};
   c.rows.assign(num_ranks * c.hidden, 1.0f);
   c.weight.assign(num_ranks * num_ranks, 0.5f);
   for (int i = 0; i < num_ranks * num_ranks; ++i) c.expert_idx.push_back(i % num_ranks);
-  auto device = CreateCpuDevice({});
-  TF_ASSIGN_OR_RETURN(auto stream, device->CreateStream());
-  TF_ASSIGN_OR_RETURN(auto exchange, CreateExchange(transport, *device, {.hidden = c.hidden, .path = path}));
-  return RunOnce(*exchange, *device, *stream, c, Placement::Linear(num_ranks, num_ranks), me, me, me + 1).status();
+  TF_ASSIGN_OR_RETURN(auto stream, device.CreateStream());
+  TF_ASSIGN_OR_RETURN(auto exchange, CreateExchange(transport, device, {.hidden = c.hidden, .path = path}));
+  return RunOnce(*exchange, device, *stream, c, Placement::Linear(num_ranks, num_ranks), me, me, me + 1).status();
 }
 
 }  // namespace tokenferry

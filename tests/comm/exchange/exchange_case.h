@@ -50,6 +50,7 @@ Placement RandomPlacement(uint32_t seed, int num_experts, int num_ranks);
 enum class Formats { kFloats, kAll };  // kAll: quantised rows and rounded outputs too
 struct ExchangeRun {
   CpuDeviceOptions device;
+  Device* on = nullptr;  // instead of a device made as `device` says
   int num_rounds = 1;
   Formats formats = Formats::kFloats;
   ExchangePath path = ExchangePath::kAllToAllV;
@@ -67,5 +68,6 @@ void RunChangingCases(Transport& transport, uint32_t seed, int num_cases, const 
 
 // This rank's part of one exchange with hidden size 8, in which every rank sends to every rank; site: layer 2, step 5.
 absl::Status RunOneCase(Transport& transport, ExchangePath path);
+absl::Status RunOneCase(Transport& transport, ExchangePath path, Device& device);
 
 }  // namespace tokenferry

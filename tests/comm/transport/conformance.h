@@ -14,6 +14,14 @@ struct ConformanceCase {
 extern const ConformanceCase kConformanceCases[];
 extern const int kNumConformanceCases;
 
+// The same of Begin and Finish: memory of the transport's kind, on a device that it can move from.
+struct DeviceConformanceCase {
+  std::string name;
+  void (*body)(Transport&, Device&);
+};
+extern const DeviceConformanceCase kDeviceConformanceCases[];
+extern const int kNumDeviceConformanceCases;
+
 // Data unique per (source, destination, position, round).
 inline uint8_t ByteOf(int src, int dst, int64_t i, int round) {
   uint64_t x = static_cast<uint64_t>(src) * 1000003u + static_cast<uint64_t>(dst) * 10007u +

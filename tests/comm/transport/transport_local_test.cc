@@ -13,6 +13,7 @@
 #include "comm/transport/local_transport.h"
 #include "comm/transport/topology.h"
 #include "comm/wait/wait.h"
+#include "core/device/cpu_device.h"
 #include "core/host/clock.h"
 #include "tests/comm/transport/conformance.h"
 #include "tests/comm/transport/rank_group.h"
@@ -37,6 +38,27 @@ INSTANTIATE_TEST_SUITE_P(Threads, Conformance,
                          [](const auto& info) {
                            return absl::StrCat(BackendName(std::get<0>(info.param)), "_", std::get<1>(info.param), "_",
                                                kConformanceCases[std::get<2>(info.param)].name);
+                         });
+
+class DeviceConformance : public testing::TestWithParam<std::tuple<Backend, int, CpuExecution>> {};
+
+TEST_P(DeviceConformance, Holds) {
+  const auto [backend, num_ranks, execution] = GetParam();
+  for (int i = 0; i < kNumDeviceConformanceCases; ++i) {
+    SCOPED_TRACE(kDeviceConformanceCases[i].name);
+    RunThreads(backend, num_ranks, absl::Seconds(30), [&, execution = execution](Transport& t) {
+      kDeviceConformanceCases[i].body(t, *CreateCpuDevice({.execution = execution}));
+    });
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Threads, DeviceConformance,
+                         testing::Combine(testing::Values(Backend::kLocal, Backend::kCheckedLocal),
+                                          testing::Values(1, 2, 3, 5),
+                                          testing::Values(CpuExecution::kEager, CpuExecution::kLazy)),
+                         [](const auto& info) {
+                           return absl::StrCat(BackendName(std::get<0>(info.param)), "_", std::get<1>(info.param),
+                                               std::get<2>(info.param) == CpuExecution::kLazy ? "_lazy" : "_eager");
                          });
 
 // Each rank's status of one transfer of `send_bytes(rank, peer)`, expecting `recv_bytes(rank, peer)`.

@@ -8,6 +8,7 @@
 #include "comm/transport/mpi_communicator.h"
 #include "comm/transport/mpi_transport.h"
 #include "comm/wait/wait.h"
+#include "core/device/cpu_device.h"
 #include "tests/comm/transport/conformance.h"
 #include "tests/comm/transport/rank_group.h"
 
@@ -31,6 +32,15 @@ INSTANTIATE_TEST_SUITE_P(Processes, Conformance,
                            return absl::StrCat(BackendName(std::get<0>(info.param)), "_",
                                                kConformanceCases[std::get<1>(info.param)].name);
                          });
+
+TEST(DeviceConformance, Holds) {
+  for (int i = 0; i < kNumDeviceConformanceCases; ++i) {
+    SCOPED_TRACE(kDeviceConformanceCases[i].name);
+    RunProcesses(Backend::kMpi, absl::Seconds(60), [&](Transport& t) {
+      kDeviceConformanceCases[i].body(t, *CreateCpuDevice({.execution = CpuExecution::kLazy}));
+    });
+  }
+}
 
 std::unique_ptr<Transport> Create(const MpiTransportOptions& options) {
   auto transport = CreateMpiTransport(options);

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""mpirun_test.py PROGRAM: the program on the fake GPUs and the fake NCCL, as processes of mpirun: a model's logits and
+texts, who says what when a rank goes, and what is refused at the start."""
+
+import json
+import os
+import re
+import sys
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+sys.path.insert(0, os.path.join(ROOT, "tests", "launch", "commands"))
+from program import DATA, MODEL, Job, ProgramTest, main  # noqa: E402
+
+IDS = '{"prompts": [{"input_ids": [5, 6, 7, 8, 9, 10, 11, 12, 13]}, {"input_ids": [7]}, {"input_ids": [3, 9, 200, 11]}]}'
+NCCL = ["--device", "cuda", "--transport", "nccl"]
+PLACE = r"(?:layer \d+, )?[a-z ]+, step \d+, transfer \d+: rank (\d+) waits for (.*)"
+
+
+class Nccl(ProgramTest):
+    def job(self, args, ranks, devices=None, **env):
+        env = {k: str(v) for k, v in env.items()}
+        return Job(args, ranks, "mpi", env={"TF_FAKEGPU_DEVICES": str(devices or ranks), **env}).wait()
+
+    def eval(self, name, args, ranks, **env):
+        with open(self.path("ids.json"), "w") as f:
+            f.write(IDS)
+        out = self.path(name)
+        job = self.job(["eval", "--model", MODEL, "--ids", self.path("ids.json"), "--out", out, *args], ranks, **env)
+        self.assertEqual(job.status, 0, job.err)
+        with open(out, "rb") as f:
+            return f.read(), job
+
+    def test_logits(self):
+        cpu, _ = self.eval("cpu", ["--device", "cpu", "--compute", "f32"], 1)
+        for ranks in (1, 2, 3):
+            cuda, job = self.eval("cuda", [*NCCL, "--compute", "f32"], ranks, TF_FAKEGPU_SEED=ranks)
+            self.assertEqual(cuda, cpu, f"{ranks} ranks")
+            self.assertIn("rows by NCCL", job.err)
+        one, _ = self.eval("one", [*NCCL, "--compute", "bf16"], 1)
+        for ranks in (2, 3):
+            several, _ = self.eval("several", [*NCCL, "--compute", "bf16"], ranks, TF_FAKEGPU_ORDER="random")
+            self.assertEqual(several, one, f"{ranks} ranks, bf16")
+
+    def test_auto_takes_nccl(self):
+        _, job = self.eval("auto", [], 2)
+        self.assertIn("rows by NCCL", job.err)
+        _, job = self.eval("shared", ["--share-gpus"], 2, TF_FAKEGPU_DEVICES=1)
+        self.assertNotIn("rows by NCCL", job.err)
+        self.assertIn("2 ranks share a GPU", job.err)
+
+    def generate(self, ranks, *args, **env):
+        return self.job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--max-tokens", "12", "--ignore-eos",
+                         *args], ranks, **env)
+
+    def test_refused_at_the_start(self):
+        cases = [
+            ([*NCCL], {"TF_FAKENCCL_VERSION": 21300}, "NCCL on this machine is 2.13.0; install 2.14 or newer"),
+            ([*NCCL], {"TF_FAKEGPU_DEVICES": 2}, "has 2 GPUs for 3 ranks"),
+            ([*NCCL, "--share-gpus"], {"TF_FAKEGPU_DEVICES": 2}, "install 2.30.3 or newer"),
+            (["--device", "cpu", "--transport", "nccl"], {}, "rows lie on cpu"),
+            ([*NCCL, "--path", "two_level"], {}, "two_level"),
+            ([*NCCL, "--kv-cache-tokens", "100000000"], {}, "not enough memory on a GPU of host"),
+        ]
+        for args, env, words in cases:
+            job = self.generate(3, *args, **env)
+            self.assertEqual(job.status, 1, job.err)
+            self.assertEqual(len(job.errors), 1, job.err)
+            self.assertIn(words, job.errors[0])
+
+    def lose(self, call, how, state):
+        job = self.generate(3, *NCCL, "--comm-timeout", "5s", TF_FAKENCCL_FAULT=f"1:{call}:{how}")
+        self.assertNotEqual(job.status, 0, job.err)
+        told = [m for m in (re.search(PLACE, line) for line in job.errors) if m and "rank 1 on host" in m[2]]
+        self.assertTrue(told, f"{how} at call {call}: nobody names rank 1, the phase and the step:\n{job.err}")
+        self.assertTrue(any(state in m[2] for m in told), job.err)
+
+    def test_a_rank_is_killed(self):
+        for call in (1, 4, 23, 57):
+            self.lose(call, "kill", "gone")
+
+    def test_a_rank_is_stopped(self):
+        for call in (3, 40):
+            self.lose(call, "stop", "stopped")
+
+
+class Texts(ProgramTest):
+    TOKENS = 12  # of each text: what takes half a minute to interpret
+
+    def test_golden(self):
+        with open(os.path.join(DATA, "greedy.json")) as f:
+            golden = json.load(f)
+        prompts = [word for case in golden.values() for word in ("--prompt", case["prompt"])]
+        for ranks in (1, 2, 3):
+            job = Job(["generate", "--model", MODEL, "--json", "--max-tokens", self.TOKENS, "--compute", "f32", *NCCL, *prompts],
+                      ranks, "mpi", env={"TF_FAKEGPU_DEVICES": str(ranks)}).wait(limit=400)
+            self.assertEqual(job.status, 0, job.err)
+            got = [output["ids"] for output in json.loads(job.out)["outputs"]]
+            self.assertEqual(got, [case["ids"][:self.TOKENS] for case in golden.values()], f"{ranks} ranks")
+
+
+main()

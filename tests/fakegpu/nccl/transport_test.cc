@@ -1,0 +1,124 @@
+// The NCCL transport on the fake: many orders of streams, and ranks that die, hang or lose their connection at every
+// operation.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/host/clock.h"
+#include "tests/comm/exchange/exchange_case.h"
+#include "tests/comm/transport/conformance.h"
+#include "tests/fakegpu/nccl/rank_threads.h"
+
+namespace tokenferry::fakegpu {
+namespace {
+
+using testing::AllOf;
+using testing::AnyOf;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+constexpr int kNumSeeds = 20;
+constexpr absl::Duration kLong = absl::Seconds(30);          // never reached
+constexpr absl::Duration kShort = absl::Milliseconds(1500);  // reached by who hangs; nobody else is that late
+
+class NcclTransportTest : public testing::Test {
+ protected:
+  void SetUp() override { TakeReports(); }
+  void TearDown() override { SetFault({}); }
+};
+
+TEST_F(NcclTransportTest, ConformsInEveryOrder) {
+  for (int seed = 1; seed <= kNumSeeds; ++seed) {
+    SCOPED_TRACE(absl::StrCat("seed ", seed));
+    for (int i = 0; i < kNumDeviceConformanceCases; ++i) {
+      RunRanks(2 + seed % 3, seed, kLong, [&](Transport& t, Device& device) {
+        kDeviceConformanceCases[i].body(t, device);
+        return absl::OkStatus();
+      });
+    }
+  }
+  EXPECT_THAT(TakeReports(), IsEmpty());
+}
+
+// The dense reference is what every path gives on CPUs (tests/comm/exchange/exchange_identity_test.cc).
+TEST_F(NcclTransportTest, ExchangesHaveTheReferencesBitsInEveryOrder) {
+  for (int seed = 1; seed <= kNumSeeds; ++seed) {
+    SCOPED_TRACE(absl::StrCat("seed ", seed));
+    RunRanks(1 + seed % 4, seed, kLong, [&](Transport& t, Device& device) {
+      RunRandomCases(t, seed, 2, {.on = &device, .formats = Formats::kAll});
+      RunChangingCases(t, seed, 4, {.on = &device});
+      return absl::OkStatus();
+    });
+  }
+  EXPECT_THAT(TakeReports(), IsEmpty());
+}
+
+absl::Status TwoExchanges(Transport& t, Device& device) {
+  for (int i = 0; i < 2; ++i) TF_RETURN_IF_ERROR(RunOneCase(t, ExchangePath::kAllToAllV, device));
+  return absl::OkStatus();
+}
+
+// How many calls a rank makes in TwoExchanges; the last is the end of the communicator.
+int64_t CallsOfTwoExchanges(int num_ranks) {
+  for (const RankEnd& end : RunRanks(num_ranks, 1, kLong, TwoExchanges)) EXPECT_EQ(end.status, absl::OkStatus());
+  return NumCalls(1);
+}
+
+constexpr int kRanks = 3;
+
+TEST_F(NcclTransportTest, ARankThatDiesIsNamedByTheOthers) {
+  const int64_t num_calls = CallsOfTwoExchanges(kRanks);
+  ASSERT_EQ(num_calls, 1 + 2 * 2 * (2 * (kRanks - 1) + 1) + 1);  // start, 2 transfers each, end
+  for (int64_t call = 0; call + 1 < num_calls; ++call) {         // the end is in a destructor, which cannot throw
+    SCOPED_TRACE(absl::StrCat("dies at call ", call));
+    SetFault({.rank = 1, .call = call, .kind = FaultKind::kThrow});
+    const Stopwatch watch;
+    const std::vector<RankEnd> ends = RunRanks(kRanks, static_cast<uint32_t>(call), kLong, TwoExchanges);
+    EXPECT_LT(watch.elapsed(), kLong);
+    EXPECT_TRUE(ends[1].has_died);
+    for (const int r : {0, 2}) {
+      EXPECT_FALSE(ends[r].status.ok()) << "rank " << r;
+      EXPECT_THAT(ends[r].status.message(),
+                  AllOf(HasSubstr("rank 1"), AnyOf(HasSubstr("layer 2, "), HasSubstr("start"))));
+    }
+  }
+  EXPECT_THAT(TakeReports(), IsEmpty());
+}
+
+TEST_F(NcclTransportTest, ARankThatHangsIsNamedAtTheDeadline) {
+  const int64_t num_calls = CallsOfTwoExchanges(kRanks);
+  for (int64_t call = 0; call + 1 < num_calls; call += 5) {
+    SCOPED_TRACE(absl::StrCat("hangs at call ", call));
+    SetFault({.rank = 1, .call = call, .kind = FaultKind::kHang});
+    const std::vector<RankEnd> ends = RunRanks(kRanks, static_cast<uint32_t>(call), kShort, TwoExchanges);
+    for (const int r : {0, 2}) {
+      EXPECT_THAT(ends[r].status.message(), HasSubstr("rank 1")) << r;
+      EXPECT_THAT(ends[r].status.message(), AnyOf(HasSubstr("layer 2, "), HasSubstr("start"))) << r;
+    }
+  }
+  EXPECT_THAT(TakeReports(), IsEmpty());
+}
+
+TEST_F(NcclTransportTest, WhatIsMissingIsToldAsOnTheCpu) {
+  // The first group of the first exchange: rank 1 has not begun "dispatch rows" on its stream, but has told so.
+  SetFault({.rank = 1, .call = 1, .kind = FaultKind::kHang});
+  const auto ends = RunRanks(kRanks, 1, kShort, TwoExchanges);
+  EXPECT_EQ(ends[0].status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(ends[0].status.message(), AllOf(HasSubstr("layer 2, dispatch rows, step 5, transfer 0: rank 0 waits for"),
+                                              HasSubstr("rank 1 on host")));
+}
+
+TEST_F(NcclTransportTest, AnErrorOfNcclIsToldWithItsWords) {
+  const int64_t num_calls = CallsOfTwoExchanges(2);
+  for (int64_t call = 1; call + 1 < num_calls; ++call) {
+    SCOPED_TRACE(absl::StrCat("at call ", call));
+    SetFault({.rank = 1, .call = call, .kind = FaultKind::kRemoteError});
+    const auto ends = RunRanks(2, static_cast<uint32_t>(call), kLong, TwoExchanges);
+    EXPECT_THAT(ends[1].status.message(), HasSubstr("NCCL says"));
+    EXPECT_THAT(ends[1].status.message(), HasSubstr("connection closed by remote peer"));
+    EXPECT_THAT(ends[1].status.message(), HasSubstr("layer 2, "));
+    EXPECT_THAT(ends[0].status.message(), HasSubstr("rank 1"));
+  }
+}
+
+}  // namespace
+}  // namespace tokenferry::fakegpu
