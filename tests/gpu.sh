@@ -173,13 +173,13 @@ for test in "${tests[@]}"; do run "$(basename "$test")" 45 unit "$test"; done
 run f32_reference 60 f32_reference
 run f32_one_rank 60 same_f32 one
 run f32_chunks 60 same_f32 chunks --prefill-chunk 37
-run f32_three_ranks 60 same_f32 three --ranks 3
-run f32_budget 60 same_f32 budget --ranks 2 --exchange-budget 1000000
+run f32_three_ranks 60 same_f32 three --ranks 3 --share-gpus
+run f32_budget 60 same_f32 budget --ranks 2 --share-gpus --exchange-budget 1000000
 run texts_f32 60 texts --device cuda
-run texts_f32_two_ranks 60 texts --device cuda --ranks 2
+run texts_f32_two_ranks 60 texts --device cuda --ranks 2 --share-gpus
 run bf16_reference 60 bf16_reference
 run bf16_chunks 60 same_bf16 chunks --prefill-chunk 37
-run bf16_four_ranks 60 same_bf16 four --ranks 4
+run bf16_four_ranks 60 same_bf16 four --ranks 4 --share-gpus
 run speed 30 speed
 run kernels_bench 60 "$bench" --json "$out/kernels.json"
 for test in "${tests[@]}"; do

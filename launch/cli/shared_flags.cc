@@ -59,10 +59,16 @@ void DeclareJobFlags(FlagSet& set, SharedFlags* f) {
   set.Choice("device", &f->device,
              {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}},
              "where kernels run");
+  set.Switch("share-gpus", &f->share_gpus,
+             "let several ranks take one GPU where there are fewer GPUs than ranks: slow");
   set.Integer("threads", &f->num_threads, 0, 4096, "kernel threads per rank; 0: its share of the cores");
   set.Choice("transport", &f->transport,
-             {{"auto", TransportChoice::kAuto}, {"local", TransportChoice::kLocal}, {"mpi", TransportChoice::kMpi}},
-             "what moves bytes between ranks; auto: mpi under mpirun or srun, else local");
+             {{"auto", TransportChoice::kAuto},
+              {"local", TransportChoice::kLocal},
+              {"mpi", TransportChoice::kMpi},
+              {"nccl", TransportChoice::kNccl}},
+             "what moves bytes between ranks; auto: mpi under mpirun or srun, else local; nccl: rows from GPU to GPU, "
+             "and mpi for all else, which auto takes under mpirun when every rank has a GPU");
   set.Integer("ranks", &f->num_ranks, 0, 4096,
               "ranks; with the local transport, threads of this process; 0: as started");
   set.Duration("comm-timeout", &f->comm_timeout, "longest wait for another rank");

@@ -18,13 +18,14 @@ namespace tokenferry {
 class FlagSet;
 
 enum class DeviceChoice : uint8_t { kAuto, kCpu, kCuda };
-enum class TransportChoice : uint8_t { kAuto, kLocal, kMpi };
+enum class TransportChoice : uint8_t { kAuto, kLocal, kMpi, kNccl };
 
 // A subcommand that does not declare a group leaves its values at their defaults.
 struct SharedFlags {
   std::string model;  // directory of the checkpoint
   DeviceChoice device = DeviceChoice::kAuto;
-  int num_threads = 0;  // kernel threads of a rank; 0: this rank's share of the cores it may use
+  bool share_gpus = false;  // several ranks may take one GPU
+  int num_threads = 0;      // kernel threads of a rank; 0: this rank's share of the cores it may use
   TransportChoice transport = TransportChoice::kAuto;
   int num_ranks = 0;  // 0: what mpirun started, else one. With the local transport: ranks as threads of this process
   std::string placement = "linear";  // or a JSON file, see Placement::FromFile

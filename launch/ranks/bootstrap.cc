@@ -70,15 +70,19 @@ absl::StatusOr<std::vector<CpuShare>> GatherCpuShares(Transport& control, const 
   return shares;
 }
 
-// The start of a rank and its body.
-absl::Status RunRank(const SharedFlags& flags, Transport& control, absl::FunctionRef<absl::Status(RankContext&)> body) {
+// The start of a rank and its body. `setup` is for the caller to keep until it has said what became of it: a transport
+// of device memory waits for the others when it ends, unless Abort has been called.
+absl::Status RunRank(const SharedFlags& flags, NcclUse nccl, Transport& control, RankSetup& setup,
+                     absl::FunctionRef<absl::Status(RankContext&)> body) {
   const RankId rank = control.rank();
   if (control.num_ranks() > 1) SetLogRank(rank.value);
-  TF_ASSIGN_OR_RETURN(const RankSetup setup, SetUpRank(control, flags));
+  setup.transport = &control;
+  TF_ASSIGN_OR_RETURN(setup, SetUpRank(control, flags, nccl));
   TF_ASSIGN_OR_RETURN(const std::vector<CpuShare> shares, GatherCpuShares(control, setup));
   if (rank.value == 0) {
     LogInfo(absl::StrCat(setup.topology.ToString(), "; instruction set ", IsaName(setup.isa), " on all; ",
-                         setup.device->ToString(), "; ", DescribeCpuShares(shares)));
+                         setup.device->ToString(), setup.device_transport != nullptr ? ", rows by NCCL; " : "; ",
+                         DescribeCpuShares(shares)));
     const std::string idle =
         WarnOfIdleCpus(GetLauncherInfo().name, AllowedCpusOf(getppid()), setup.cpus_per_local_rank, flags.num_threads);
     if (!idle.empty()) LogWarning(idle);
@@ -88,6 +92,8 @@ absl::Status RunRank(const SharedFlags& flags, Transport& control, absl::Functio
                       .transport = *setup.transport,
                       .device = *setup.device,
                       .topology = setup.topology,
+                      .gpu_per_rank = setup.gpu_per_rank,
+                      .gpu_ordinal = setup.gpu_ordinal,
                       .isa = setup.isa,
                       .num_threads = setup.affinity.num_threads};
   return body(context);
@@ -97,7 +103,7 @@ void PrintRankError(int rank, const absl::Status& status) {
   PrintError(absl::StrCat("rank ", rank, ": ", status.message()));
 }
 
-int RunMpiRank(const SharedFlags& flags, absl::FunctionRef<absl::Status(RankContext&)> body) {
+int RunMpiRank(const SharedFlags& flags, NcclUse nccl, absl::FunctionRef<absl::Status(RankContext&)> body) {
   const LauncherInfo launcher = GetLauncherInfo();
   const int launched_as = launcher.rank;
   auto session = MpiSession::Start(OnSigterm::kLeave);
@@ -123,12 +129,13 @@ int RunMpiRank(const SharedFlags& flags, absl::FunctionRef<absl::Status(RankCont
   const int rank = (*transport)->rank().value;
   const Topology topology = Topology::Of(**transport);
   (*session)->UnlinkSharedFiles(static_cast<int>(topology.hosts[topology.host_idx_per_rank[rank]].ranks.size()));
-  const absl::Status status = RunRank(flags, **transport, body);
+  RankSetup setup;
+  const absl::Status status = RunRank(flags, nccl, **transport, setup, body);
   if (status.ok()) return 0;
   if (!IsAgreedOn(status)) {
     PrintRankError(rank, status);
     std::fflush(nullptr);
-    (*transport)->Abort(status);
+    setup.transport->Abort(status);
     _exit(kFailed);
   }
   // All ranks are here with the same error, so they can part in order. The first to leave makes mpirun end the others:
@@ -159,7 +166,8 @@ struct LocalJob {
 
 void RunLocalRank(const SharedFlags& flags, Transport& transport, absl::FunctionRef<absl::Status(RankContext&)> body,
                   LocalJob* job) {
-  const absl::Status status = RunRank(flags, transport, body);
+  RankSetup setup;
+  const absl::Status status = RunRank(flags, NcclUse::kNever, transport, setup, body);
   if (!status.ok()) {
     const std::lock_guard lock(job->mutex);
     // The first error is the cause: those that follow from it only repeat it.
@@ -173,7 +181,7 @@ void RunLocalRank(const SharedFlags& flags, Transport& transport, absl::Function
     job->has_failed = true;
     job->changed.notify_all();
   }
-  if (!status.ok() && !IsAgreedOn(status)) transport.Abort(status);
+  if (!status.ok() && !IsAgreedOn(status)) setup.transport->Abort(status);
   const std::lock_guard lock(job->mutex);
   --job->num_running;
   job->changed.notify_all();
@@ -204,6 +212,10 @@ absl::StatusOr<RankPlan> PlanRanks(const SharedFlags& flags, const LauncherInfo&
     // A launcher's only rank may still be several: in a shell that srun has started, for instance.
     const bool threads = launcher.num_ranks == 1 && flags.num_ranks > 1;
     plan.transport = launcher.launched && !threads ? TransportChoice::kMpi : TransportChoice::kLocal;
+    if (plan.transport == TransportChoice::kMpi) plan.nccl = NcclUse::kIfPossible;
+  } else if (plan.transport == TransportChoice::kNccl) {
+    plan.transport = TransportChoice::kMpi;
+    plan.nccl = NcclUse::kAlways;
   }
   if (plan.transport == TransportChoice::kLocal) {
     if (launcher.launched && launcher.num_ranks > 1) {
@@ -226,7 +238,7 @@ absl::StatusOr<RankPlan> PlanRanks(const SharedFlags& flags, const LauncherInfo&
 int RunRanks(const SharedFlags& flags, const RankPlan& plan, absl::FunctionRef<absl::Status(RankContext&)> body) {
   SetLogLevel(flags.log_level);
   RaiseFileLimit();
-  if (plan.transport == TransportChoice::kMpi) return RunMpiRank(flags, body);
+  if (plan.transport == TransportChoice::kMpi) return RunMpiRank(flags, plan.nccl, body);
   return RunLocalRanks(flags, plan.num_ranks, body);
 }
 

@@ -1,7 +1,9 @@
 // From the shared flags to running ranks, and from a rank's error to the process's exit status.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "comm/transport/topology.h"
@@ -9,6 +11,7 @@
 #include "core/device/device.h"
 #include "launch/cli/shared_flags.h"
 #include "launch/ranks/launcher.h"
+#include "launch/ranks/rank_setup.h"
 
 namespace tokenferry {
 
@@ -18,6 +21,8 @@ struct RankContext {
   Transport& transport;
   Device& device;
   const Topology& topology;
+  const std::vector<int64_t>& gpu_per_rank;  // RankSetup's, like the next
+  int gpu_ordinal = -1;
   Isa isa = Isa::kPortable;  // the same on all ranks
   int num_threads = 1;       // kernel threads of this rank
 
@@ -25,9 +30,10 @@ struct RankContext {
   int num_ranks() const { return transport.num_ranks(); }
 };
 
-// The transport and number of ranks that the flags ask for under this launcher. `transport` is not kAuto.
+// The ranks that the flags ask for under this launcher.
 struct RankPlan {
-  TransportChoice transport = TransportChoice::kLocal;
+  TransportChoice transport = TransportChoice::kLocal;  // of host memory: kLocal or kMpi
+  NcclUse nccl = NcclUse::kNever;
   int num_ranks = 1;
 };
 // InvalidArgument when the flags contradict the launcher. The same on every rank.

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "comm/transport/collectives.h"
+#include "comm/transport/nccl/nccl_transport.h"
 #include "core/device/cpu_device.h"
 #include "core/device/cuda_device.h"
 #include "core/host/cgroup.h"
@@ -79,21 +80,28 @@ absl::Status PlanCpus(RankId rank, const std::vector<Machine>& machines, int num
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Device>> CreateDevice(const SharedFlags& flags, const RankSetup& setup, RankId rank,
-                                                     const std::vector<Machine>& machines) {
+absl::StatusOr<std::unique_ptr<Device>> CreateDevice(const SharedFlags& flags, RankId rank,
+                                                     const std::vector<Machine>& machines, RankSetup* setup) {
   std::vector<std::vector<int64_t>> gpus_per_rank;
   for (const Machine& machine : machines) gpus_per_rank.push_back(machine.gpus);
-  if (const auto ordinals = ChooseGpus(flags.device, setup.topology, gpus_per_rank)) {
-    const int most = MostRanksPerGpu(*ordinals, setup.topology, gpus_per_rank);
+  const GpuSharing sharing = flags.share_gpus ? GpuSharing::kAllowed : GpuSharing::kRefused;
+  TF_ASSIGN_OR_RETURN(const auto ordinals, ChooseGpus(flags.device, sharing, setup->topology, gpus_per_rank));
+  if (ordinals) {
+    const int most = MostRanksPerGpu(*ordinals, setup->topology, gpus_per_rank);
     if (most > 1 && rank == RankId(0)) {
       LogWarning(absl::StrCat(most, " ranks share a GPU: start one rank per GPU for speed"));
     }
-    return CreateCudaDevice({.ordinal = (*ordinals)[rank.value]});
+    setup->gpu_use = most > 1 ? GpuUse::kShared : GpuUse::kOwn;
+    for (size_t r = 0; r < gpus_per_rank.size(); ++r) {
+      setup->gpu_per_rank.push_back(gpus_per_rank[r].empty() ? 0 : gpus_per_rank[r][(*ordinals)[r]]);
+    }
+    setup->gpu_ordinal = (*ordinals)[rank.value];
+    return CreateCudaDevice({.ordinal = setup->gpu_ordinal});
   }
   CpuDeviceOptions options;
-  options.num_threads = setup.affinity.num_threads;
-  options.cpus = setup.affinity.cpus;
-  options.isa = setup.isa;
+  options.num_threads = setup->affinity.num_threads;
+  options.cpus = setup->affinity.cpus;
+  options.isa = setup->isa;
   return CreateCpuDevice(std::move(options));
 }
 
@@ -109,7 +117,28 @@ absl::Status SetUpAlone(const SharedFlags& flags, RankId rank, const std::vector
   }
   TF_ASSIGN_OR_RETURN(setup->isa, AgreeOnIsa(masks, flags.instruction_set));
   TF_RETURN_IF_ERROR(PlanCpus(rank, machines, flags.num_threads, setup));
-  TF_ASSIGN_OR_RETURN(setup->device, CreateDevice(flags, *setup, rank, machines));
+  TF_ASSIGN_OR_RETURN(setup->device, CreateDevice(flags, rank, machines, setup));
+  return absl::OkStatus();
+}
+
+// Collective. Sets `transport`.
+absl::Status CreateTransport(Transport& control, NcclUse nccl, RankSetup* setup) {
+  setup->transport = &control;
+  const bool is_possible =
+      setup->device->kind() == DeviceKind::kCuda && setup->gpu_use == GpuUse::kOwn && control.num_ranks() > 1;
+  if (nccl == NcclUse::kNever || (nccl == NcclUse::kIfPossible && !is_possible)) return absl::OkStatus();
+  auto created = CreateNcclTransport(control, *setup->device, setup->gpu_use);
+  if (created.ok()) {
+    setup->device_transport = *std::move(created);
+    setup->transport = setup->device_transport.get();
+    return absl::OkStatus();
+  }
+  // All ranks have found that there is no NCCL that they can use.
+  const bool is_missing = absl::IsFailedPrecondition(created.status()) && IsAgreedOn(created.status());
+  if (nccl == NcclUse::kAlways || !is_missing) return created.status();
+  if (control.rank() == RankId(0)) {
+    LogWarning(absl::StrCat("rows pass through the hosts' memory: ", created.status().message()));
+  }
   return absl::OkStatus();
 }
 
@@ -130,7 +159,7 @@ absl::StatusOr<Isa> AgreeOnIsa(const std::vector<uint32_t>& masks, const std::st
   return wanted;
 }
 
-absl::StatusOr<RankSetup> SetUpRank(Transport& control, const SharedFlags& flags) {
+absl::StatusOr<RankSetup> SetUpRank(Transport& control, const SharedFlags& flags, NcclUse nccl) {
   RankSetup setup;
   setup.topology = Topology::Of(control);
   Machine mine{.header = {.isas = SupportedIsas(), .num_cpus_of_quota = ReadCgroupLimits().num_cpus},
@@ -142,7 +171,7 @@ absl::StatusOr<RankSetup> SetUpRank(Transport& control, const SharedFlags& flags
                       AllGather(control, {.phase = "start: machines"}, Encode(mine)));
   const absl::Status alone = SetUpAlone(flags, control.rank(), encoded, &setup);
   TF_RETURN_IF_ERROR(AgreeOnStatus(control, {.phase = "start: devices"}, alone));
-  setup.transport = &control;
+  TF_RETURN_IF_ERROR(CreateTransport(control, nccl, &setup));
   return setup;
 }
 

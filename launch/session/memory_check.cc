@@ -2,42 +2,44 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 
 #include "absl/strings/str_format.h"
 #include "comm/transport/collectives.h"
+#include "core/device/cuda_device.h"
 #include "core/host/cgroup.h"
 #include "core/host/memory_info.h"
 
 namespace tokenferry {
 namespace {
 
-// The fewest hosts, with one rank on each, that hold the model when every host has `available_bytes`; 0: no number
+// The fewest places, with one rank on each, that hold the model when every one has `available_bytes`; 0: no number
 // does.
-int64_t FewestHosts(const RankMemory& rank, int64_t expert_bytes, int64_t available_bytes) {
+int64_t FewestPlaces(const RankMemory& rank, int64_t expert_bytes, int64_t available_bytes) {
   const int64_t for_experts = available_bytes - (rank.total() - rank.experts);
   if (expert_bytes == 0) return for_experts >= 0 ? 1 : 0;
   return for_experts > 0 ? (expert_bytes + for_experts - 1) / for_experts : 0;
 }
 
-std::string Remedy(const std::vector<RankMemory>& memory_per_rank, int64_t available_bytes) {
+std::string Remedy(const std::vector<RankMemory>& memory_per_rank, int64_t available_bytes, const char* kind) {
   int64_t expert_bytes = 0;
   RankMemory largest;
   for (const RankMemory& rank : memory_per_rank) {
     expert_bytes += rank.experts;
     if (rank.total() - rank.experts >= largest.total() - largest.experts) largest = rank;
   }
-  const int64_t num_hosts = FewestHosts(largest, expert_bytes, available_bytes);
+  const int64_t num_places = FewestPlaces(largest, expert_bytes, available_bytes);
   RankMemory without_cache = largest;
   without_cache.cache = 0;
   std::string remedy;
-  if (num_hosts == 1) {
-    remedy = "start 1 rank on this host instead: every rank holds the parts that are no experts";
-  } else if (num_hosts > 1) {
-    remedy = absl::StrCat("start ", num_hosts, " ranks on ", num_hosts, " hosts like this one");
-  } else if (FewestHosts(without_cache, expert_bytes, available_bytes) > 0) {
+  if (num_places == 1) {
+    remedy = absl::StrCat("start 1 rank on this ", kind, " instead: every rank holds the parts that are no experts");
+  } else if (num_places > 1) {
+    remedy = absl::StrCat("start ", num_places, " ranks on ", num_places, " ", kind, "s like this one");
+  } else if (FewestPlaces(without_cache, expert_bytes, available_bytes) > 0) {
     return "give a smaller --kv-cache-tokens, or a smaller --prefill-chunk";
   } else {
-    return "no number of such hosts holds it: every rank needs the parts that are no experts";
+    return absl::StrCat("no number of such ", kind, "s holds it: every rank needs the parts that are no experts");
   }
   if (largest.cache > largest.total() / 10) absl::StrAppend(&remedy, ", or give a smaller --kv-cache-tokens");
   return remedy;
@@ -50,31 +52,47 @@ std::string FormatBytes(int64_t num_bytes) {
   return mib < 1024 ? absl::StrFormat("%.1f MiB", mib) : absl::StrFormat("%.1f GiB", mib / 1024);
 }
 
-absl::Status FitsHosts(const std::vector<RankMemory>& memory_per_rank,
-                       const std::vector<int64_t>& available_bytes_per_rank, const Topology& topology) {
-  for (const auto& host : topology.hosts) {
+std::vector<MemoryPlace> MemoryPlaces(const Topology& topology, const std::vector<int64_t>& gpu_per_rank) {
+  std::vector<MemoryPlace> places;
+  for (const Topology::Host& host : topology.hosts) {
+    if (gpu_per_rank.empty()) {
+      places.push_back({.kind = "host", .name = absl::StrCat("host ", host.name), .ranks = host.ranks});
+      continue;
+    }
+    std::map<int64_t, std::vector<RankId>> ranks_per_gpu;
+    for (const RankId rank : host.ranks) ranks_per_gpu[gpu_per_rank[rank.value]].push_back(rank);
+    for (const auto& [gpu, ranks] : ranks_per_gpu) {
+      places.push_back({.kind = "GPU", .name = absl::StrCat("a GPU of host ", host.name), .ranks = ranks});
+    }
+  }
+  return places;
+}
+
+absl::Status FitsPlaces(const std::vector<RankMemory>& memory_per_rank,
+                        const std::vector<int64_t>& available_bytes_per_rank, const std::vector<MemoryPlace>& places) {
+  for (const MemoryPlace& place : places) {
     RankMemory sum;
     int64_t available_bytes = CgroupLimits::kNoLimit;
-    for (const RankId rank : host.ranks) {
+    for (const RankId rank : place.ranks) {
       const RankMemory& memory = memory_per_rank[rank.value];
       sum.weights += memory.weights, sum.cache += memory.cache, sum.activations += memory.activations;
       available_bytes = std::min(available_bytes, available_bytes_per_rank[rank.value]);
     }
     if (sum.total() <= available_bytes) continue;
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "not enough memory on host ", host.name, ": its ", host.ranks.size(),
-        host.ranks.size() == 1 ? " rank needs " : " ranks need ", FormatBytes(sum.total()), " (weights ",
-        FormatBytes(sum.weights), ", cache ", FormatBytes(sum.cache), ", activations ", FormatBytes(sum.activations),
-        ") and ", FormatBytes(available_bytes), " are available: ", Remedy(memory_per_rank, available_bytes)));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("not enough memory on ", place.name, ": its ", place.ranks.size(),
+                     place.ranks.size() == 1 ? " rank needs " : " ranks need ", FormatBytes(sum.total()), " (weights ",
+                     FormatBytes(sum.weights), ", cache ", FormatBytes(sum.cache), ", activations ",
+                     FormatBytes(sum.activations), ") and ", FormatBytes(available_bytes),
+                     " are available: ", Remedy(memory_per_rank, available_bytes, place.kind)));
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckMemory(RankContext& context, const std::vector<RankMemory>& memory_per_rank) {
-  // The device's own memory would be asked here for what it has free; ranks on GPUs do not share it.
-  if (context.device.kind() != DeviceKind::kCpu) return absl::OkStatus();
   // A machine that does not tell (no /proc) is not refused.
-  const int64_t mine = AvailableMemory().value_or(CgroupLimits::kNoLimit);
+  const auto available = context.gpu_ordinal < 0 ? AvailableMemory() : AvailableGpuBytes(context.gpu_ordinal);
+  const int64_t mine = available.value_or(CgroupLimits::kNoLimit);
   const absl::string_view bytes(reinterpret_cast<const char*>(&mine), sizeof(mine));
   TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, AllGather(context.transport, {"memory"}, bytes));
   std::vector<int64_t> available_bytes_per_rank(all.size());
@@ -82,8 +100,9 @@ absl::Status CheckMemory(RankContext& context, const std::vector<RankMemory>& me
     if (all[r].size() != sizeof(int64_t)) return absl::DataLossError(absl::StrCat("rank ", r, " tells no memory"));
     std::memcpy(&available_bytes_per_rank[r], all[r].data(), sizeof(int64_t));
   }
-  return AgreeOnStatus(context.transport, {"memory"},
-                       FitsHosts(memory_per_rank, available_bytes_per_rank, context.topology));
+  return AgreeOnStatus(
+      context.transport, {"memory"},
+      FitsPlaces(memory_per_rank, available_bytes_per_rank, MemoryPlaces(context.topology, context.gpu_per_rank)));
 }
 
 }  // namespace tokenferry

@@ -1,7 +1,8 @@
-// Whether what the ranks of a host will hold fits into it: asked before a weight is read. The kernel would say no by
-// killing a rank in the middle of the loading.
+// Whether what ranks will hold fits into their host, or their GPU: asked before a weight is read. The kernel would say
+// no by killing a rank in the middle of the loading.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -14,12 +15,22 @@ namespace tokenferry {
 // "30.1 GiB", "12.5 MiB"
 std::string FormatBytes(int64_t num_bytes);
 
-// ResourceExhausted, in one line with the numbers and what to do, for the first host whose ranks together need more
-// than `available_bytes_per_rank` [R] says is there (of each host its smallest; AvailableMemory). A pure function.
-absl::Status FitsHosts(const std::vector<RankMemory>& memory_per_rank,
-                       const std::vector<int64_t>& available_bytes_per_rank, const Topology& topology);
+// Memory that ranks share: a host's, or a GPU's.
+struct MemoryPlace {
+  const char* kind = "host";  // or "GPU"
+  std::string name;           // "host a", "a GPU of host a"
+  std::vector<RankId> ranks;
+};
+// Ranks on CPUs share their host's; ranks on GPUs, of which gpu_per_rank [R] tells those of a host apart, their GPU's.
+std::vector<MemoryPlace> MemoryPlaces(const Topology& topology, const std::vector<int64_t>& gpu_per_rank);
 
-// Collective. FitsHosts with what is there now, the same on every rank.
+// ResourceExhausted, in one line with the numbers and what to do, for the first place whose ranks together need more
+// than `available_bytes_per_rank` [R] says is there (of each place its smallest; AvailableMemory, AvailableGpuBytes). A
+// pure function.
+absl::Status FitsPlaces(const std::vector<RankMemory>& memory_per_rank,
+                        const std::vector<int64_t>& available_bytes_per_rank, const std::vector<MemoryPlace>& places);
+
+// Collective. FitsPlaces with what is there now, the same on every rank.
 absl::Status CheckMemory(RankContext& context, const std::vector<RankMemory>& memory_per_rank);
 
 }  // namespace tokenferry

@@ -20,6 +20,7 @@ TEST(Flags, DefaultsStayWhenNothingIsGiven) {
 TEST(Flags, EverySharedFlagArrives) {
   const auto line = ParseGenerate({"--device",
                                    "cpu",
+                                   "--share-gpus",
                                    "--compute",
                                    "f32",
                                    "--threads",
@@ -66,6 +67,7 @@ TEST(Flags, EverySharedFlagArrives) {
   ASSERT_TRUE(line.ok()) << line.status();
   const SharedFlags& f = line->shared;
   EXPECT_EQ(f.device, DeviceChoice::kCpu);
+  EXPECT_TRUE(f.share_gpus);
   EXPECT_EQ(f.engine.compute, Compute::kF32);
   EXPECT_EQ(f.num_threads, 3);
   EXPECT_EQ(f.transport, TransportChoice::kLocal);
@@ -243,7 +245,7 @@ TEST(Flags, BadValuesAreRefusedWithTheNearest) {
     std::string flag, nearest;
   } cases[] = {
       {{"--compute", "bf61"}, "--compute 'bf61'", "'bf16'"},
-      {{"--transport", "nccl"}, "--transport 'nccl'", "local, mpi"},
+      {{"--transport", "gasnet"}, "--transport 'gasnet'", "local, mpi, nccl"},
       {{"--log-level", "warn"}, "--log-level 'warn'", "'warning'"},
       {{"--max-tokens", "0"}, "--max-tokens '0'", "nearest is 1"},
       {{"--max-tokens", "many"}, "--max-tokens 'many'", "an integer"},

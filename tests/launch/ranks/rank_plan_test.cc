@@ -30,18 +30,22 @@ TEST(PlanRanks, FollowsFlagsAndLauncher) {
     LauncherInfo launcher;
     TransportChoice transport;
     int num_ranks;  // 0: refused
+    NcclUse nccl = NcclUse::kNever;
   } cases[] = {
       {Flags(TransportChoice::kAuto, 0), alone, TransportChoice::kLocal, 1},
       {Flags(TransportChoice::kAuto, 5), alone, TransportChoice::kLocal, 5},
       {Flags(TransportChoice::kLocal, 2), alone, TransportChoice::kLocal, 2},
       {Flags(TransportChoice::kMpi, 0), alone, TransportChoice::kMpi, 1},
       {Flags(TransportChoice::kMpi, 2), alone, TransportChoice::kMpi, 0},
-      {Flags(TransportChoice::kAuto, 0), of_three, TransportChoice::kMpi, 3},
-      {Flags(TransportChoice::kAuto, 3), of_three, TransportChoice::kMpi, 3},
+      {Flags(TransportChoice::kAuto, 0), of_three, TransportChoice::kMpi, 3, NcclUse::kIfPossible},
+      {Flags(TransportChoice::kAuto, 3), of_three, TransportChoice::kMpi, 3, NcclUse::kIfPossible},
+      {Flags(TransportChoice::kMpi, 0), of_three, TransportChoice::kMpi, 3},
+      {Flags(TransportChoice::kNccl, 0), of_three, TransportChoice::kMpi, 3, NcclUse::kAlways},
+      {Flags(TransportChoice::kNccl, 2), alone, TransportChoice::kMpi, 0},
       {Flags(TransportChoice::kAuto, 2), of_three, TransportChoice::kMpi, 0},
       {Flags(TransportChoice::kLocal, 3), of_three, TransportChoice::kLocal, 0},
       {Flags(TransportChoice::kLocal, 3), of_one, TransportChoice::kLocal, 3},
-      {Flags(TransportChoice::kAuto, 0), of_one, TransportChoice::kMpi, 1},
+      {Flags(TransportChoice::kAuto, 0), of_one, TransportChoice::kMpi, 1, NcclUse::kIfPossible},
       {Flags(TransportChoice::kAuto, 3), of_one, TransportChoice::kLocal, 3},
   };
   for (size_t i = 0; i < std::size(cases); ++i) {
@@ -50,6 +54,7 @@ TEST(PlanRanks, FollowsFlagsAndLauncher) {
     if (!plan.ok()) continue;
     EXPECT_EQ(plan->transport, cases[i].transport) << "case " << i;
     EXPECT_EQ(plan->num_ranks, cases[i].num_ranks) << "case " << i;
+    EXPECT_EQ(plan->nccl, cases[i].nccl) << "case " << i;
   }
 }
 

@@ -33,6 +33,11 @@ std::vector<RankMemory> Ranks(int num_ranks, int64_t experts, int64_t elsewhere,
                                              .activations = activations * kGib});
 }
 
+absl::Status Fits(const std::vector<RankMemory>& ranks, const std::vector<int64_t>& available, const Topology& topology,
+                  const std::vector<int64_t>& gpu_per_rank = {}) {
+  return FitsPlaces(ranks, available, MemoryPlaces(topology, gpu_per_rank));
+}
+
 std::vector<int64_t> Available(std::vector<int64_t> gib) {
   for (int64_t& value : gib) value *= kGib;
   return gib;
@@ -41,23 +46,32 @@ std::vector<int64_t> Available(std::vector<int64_t> gib) {
 TEST(MemoryCheck, RanksOfAHostCountTogether) {
   // 3 ranks of 10 + 2 + 1 + 1.
   const auto ranks = Ranks(3, 10, 2, 1, 1);
-  EXPECT_TRUE(FitsHosts(ranks, Available({42, 42, 42}), Hosts({3})).ok());
-  EXPECT_TRUE(FitsHosts(ranks, Available({28, 28, 14}), Hosts({2, 1})).ok());
-  const absl::Status one = FitsHosts(ranks, Available({41, 42, 42}), Hosts({3}));
+  EXPECT_TRUE(Fits(ranks, Available({42, 42, 42}), Hosts({3})).ok());
+  EXPECT_TRUE(Fits(ranks, Available({28, 28, 14}), Hosts({2, 1})).ok());
+  const absl::Status one = Fits(ranks, Available({41, 42, 42}), Hosts({3}));
   EXPECT_TRUE(absl::IsResourceExhausted(one));
   for (const char* word : {"host a", "3 ranks need 42.0 GiB", "weights 36.0 GiB", "cache 3.0 GiB",
                            "activations 3.0 GiB", "41.0 GiB are available"}) {
     EXPECT_THAT(one.message(), HasSubstr(word));
   }
-  EXPECT_THAT(FitsHosts(ranks, Available({28, 28, 13}), Hosts({2, 1})).message(),
-              HasSubstr("host b: its 1 rank needs"));
-  EXPECT_TRUE(FitsHosts(Ranks(2, 1, 1, 1, 1), std::vector<int64_t>(2, INT64_MAX), Hosts({2})).ok());
+  EXPECT_THAT(Fits(ranks, Available({28, 28, 13}), Hosts({2, 1})).message(), HasSubstr("host b: its 1 rank needs"));
+  EXPECT_TRUE(Fits(Ranks(2, 1, 1, 1, 1), std::vector<int64_t>(2, INT64_MAX), Hosts({2})).ok());
+}
+
+TEST(MemoryCheck, RanksOfAGpuCountTogether) {
+  const auto ranks = Ranks(3, 10, 2, 1, 1);  // 14 each
+  EXPECT_TRUE(Fits(ranks, Available({14, 14, 14}), Hosts({3}), {7, 8, 9}).ok());
+  EXPECT_TRUE(Fits(ranks, Available({14, 14, 14}), Hosts({2, 1}), {7, 8, 7}).ok());
+  const absl::Status shared = Fits(ranks, Available({20, 20, 20}), Hosts({2, 1}), {7, 7, 7});
+  EXPECT_TRUE(absl::IsResourceExhausted(shared));
+  EXPECT_THAT(shared.message(), HasSubstr("a GPU of host a: its 2 ranks need 28.0 GiB"));
+  EXPECT_THAT(shared.message(), HasSubstr("start 2 ranks on 2 GPUs like this one"));
 }
 
 TEST(MemoryCheck, TheRemedyIsOneThatHelps) {
   const auto told = [](const std::vector<RankMemory>& ranks, int64_t available) {
     const int n = static_cast<int>(ranks.size());
-    return std::string(FitsHosts(ranks, Available(std::vector<int64_t>(n, available)), Hosts({n})).message());
+    return std::string(Fits(ranks, Available(std::vector<int64_t>(n, available)), Hosts({n})).message());
   };
   // One rank with all 30 of experts and 4 of the rest has no room in 20; 16 of each host's 20 are for experts.
   EXPECT_THAT(told(Ranks(3, 10, 2, 1, 1), 20), HasSubstr("start 2 ranks on 2 hosts"));
