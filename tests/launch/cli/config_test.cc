@@ -93,7 +93,7 @@ TEST(Config, ClusterConfigsAreValid) {
       EXPECT_TRUE(line.ok()) << entry.path() << ": " << line.status();
     }
   }
-  EXPECT_GE(num_files, 2);
+  EXPECT_GE(num_files, 5);
 }
 
 }  // namespace
