@@ -15,6 +15,7 @@
 #include "launch/cli/flag_set.h"
 #include "launch/cli/text_file.h"
 #include "launch/commands/run_requests.h"
+#include "runtime/engine/generation_defaults.h"
 #include "runtime/engine/sampler.h"
 #include "runtime/text/chat/chat_template.h"
 #include "runtime/text/chat/conversation.h"
@@ -74,17 +75,40 @@ absl::StatusOr<std::vector<Prompt>> ReadPrompts(const GenerateFlags& flags, cons
   return prompts;
 }
 
-SamplingParams Sampling(const GenerateFlags& flags) {
-  SamplingParams p;
-  p.temperature = flags.temperature;
-  p.top_k = flags.top_k;
-  p.top_p = flags.top_p;
-  p.min_p = flags.min_p;
-  p.repetition_penalty = flags.repetition_penalty;
-  p.presence_penalty = flags.presence_penalty;
-  p.frequency_penalty = flags.frequency_penalty;
-  p.seed = flags.seed;
+constexpr absl::string_view kSamplingFlags[] = {
+    "temperature", "top-k", "top-p", "min-p", "repetition-penalty", "presence-penalty", "frequency-penalty", "seed"};
+
+// What is given, and `defaults` for the rest.
+SamplingParams Sampling(const GenerateFlags& flags, const SamplingParams& defaults) {
+  const auto pick = [&flags](absl::string_view name, const auto& given, auto& value) {
+    if (absl::c_linear_search(flags.given, name)) value = given;
+  };
+  SamplingParams p = defaults;
+  pick("temperature", flags.temperature, p.temperature);
+  pick("top-k", flags.top_k, p.top_k);
+  pick("top-p", flags.top_p, p.top_p);
+  pick("min-p", flags.min_p, p.min_p);
+  pick("repetition-penalty", flags.repetition_penalty, p.repetition_penalty);
+  pick("presence-penalty", flags.presence_penalty, p.presence_penalty);
+  pick("frequency-penalty", flags.frequency_penalty, p.frequency_penalty);
+  pick("seed", flags.seed, p.seed);
   return p;
+}
+
+// How each prompt is continued: by the flags alone, conversations by what the model says where the flags are silent.
+struct Samplings {
+  SamplingParams plain, chat;
+  const SamplingParams& Of(const Prompt& prompt) const { return prompt.echo == Echo::kYes ? plain : chat; }
+};
+
+void WarnOfUnused(const GenerateFlags& flags, const Samplings& samplings) {
+  std::vector<std::string> unused;
+  for (const std::string& name : UnusedParams(flags.chats.empty() ? samplings.plain : samplings.chat)) {
+    if (absl::c_linear_search(flags.given, name)) unused.push_back(name);
+  }
+  if (unused.empty()) return;
+  LogWarning(absl::StrCat("--", absl::StrJoin(unused, ", --"), unused.size() == 1 ? " does" : " do",
+                          " nothing at temperature 0, where the likeliest token is always taken"));
 }
 
 // Rank 0's side of a run: feeds tokens into text and shows it, the first unfinished prompt as it comes.
@@ -236,6 +260,9 @@ void GenerateCommand::Declare(FlagSet& set, SharedFlags* shared) {
 }
 
 absl::Status GenerateCommand::Check(const FlagSet& set, SharedFlags* shared) {
+  for (const absl::string_view name : kSamplingFlags) {
+    if (set.given(std::string(name))) flags_.given.emplace_back(name);
+  }
   if (flags_.prompts.empty() && flags_.prompt_files.empty() && flags_.chats.empty()) {
     return absl::InvalidArgumentError("generate needs --prompt TEXT, --prompt-file F or --chat F");
   }
@@ -256,10 +283,12 @@ absl::Status GenerateCommand::Run(RankContext& context) const {
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNeeded));
   absl::StatusOr<std::vector<Prompt>> prompts = std::vector<Prompt>();
   absl::Status valid = files->generation.status();
-  if (valid.ok()) valid = Validate(Sampling(flags));
-  if (const auto unused = UnusedParams(Sampling(flags)); first && !unused.empty()) {
-    LogWarning(absl::StrCat("--", absl::StrJoin(unused, ", --"), unused.size() == 1 ? " does" : " do",
-                            " nothing at temperature 0, where the likeliest token is always taken"));
+  Samplings samplings;
+  if (valid.ok()) {
+    samplings = {Sampling(flags, {}), Sampling(flags, DefaultSampling(*files->generation))};
+    valid = Validate(samplings.plain);
+    if (valid.ok()) valid = Validate(samplings.chat);
+    if (first) WarnOfUnused(flags, samplings);
   }
   if (first && valid.ok()) {
     prompts = ReadPrompts(flags, context.flags.model, *files);
@@ -268,7 +297,7 @@ absl::Status GenerateCommand::Run(RankContext& context) const {
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"prompts"}, valid));
   std::vector<Request> requests;
   for (const Prompt& p : *prompts) {
-    requests.push_back({p.ids, RequestKind::kGenerate, flags.max_tokens, Sampling(flags)});
+    requests.push_back({p.ids, RequestKind::kGenerate, flags.max_tokens, samplings.Of(p)});
   }
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session, StartSession(context, std::move(files), requests));
   std::optional<RoutingCollector> collector;

@@ -16,6 +16,8 @@ struct GenerateFlags {
   std::string chat_template;              // of `chats`: a file, or a name among the model's; empty: the model's own
   int max_tokens = 128;                   // new tokens per sequence
   bool ignore_eos = false;
+  // Of the sampling parameters that follow, those that somebody has given. --chat takes the others from the model.
+  std::vector<std::string> given;
   double temperature = 0;  // 0: greedy
   double top_p = 1;
   int top_k = 0;  // 0: all tokens

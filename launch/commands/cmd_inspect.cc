@@ -8,6 +8,7 @@
 #include "core/io/json_writer.h"
 #include "launch/cli/flag_set.h"
 #include "launch/session/model_session.h"
+#include "runtime/engine/generation_defaults.h"
 #include "runtime/engine/memory_plan.h"
 #include "runtime/model/model_summary.h"
 
@@ -75,6 +76,9 @@ std::string DescribeModel(const ModelSpec& m) {
 void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std::vector<RankMemory>& memory_per_rank) {
   const PartSummary total = summary.Total();
   std::printf("%s\n", DescribeModel(files.model).c_str());
+  const std::string generation =
+      files.generation.ok() ? Describe(*files.generation) : std::string(files.generation.status().message());
+  std::printf("answers (generation_config.json): %s\n", generation.c_str());
   if (files.checkpoint == nullptr) std::printf("no weights here: sizes are those that config.json implies\n");
   std::printf("parameters: %s\n\n", ParameterCounts(files, summary).c_str());
   std::printf("%-16s %16s %16s %12s\n", "part", "parameters", "active", "MiB");
@@ -104,6 +108,19 @@ void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std:
   }
 }
 
+// What the file says; null where it says nothing.
+nlohmann::ordered_json GenerationJson(const GenerationConfig& config) {
+  const auto or_null = [](const auto& value) { return value ? nlohmann::ordered_json(*value) : nullptr; };
+  return {{"eos_token_ids", config.eos_token_ids},
+          {"do_sample", or_null(config.do_sample)},
+          {"temperature", or_null(config.temperature)},
+          {"top_p", or_null(config.top_p)},
+          {"top_k", or_null(config.top_k)},
+          {"min_p", or_null(config.min_p)},
+          {"repetition_penalty", or_null(config.repetition_penalty)},
+          {"max_new_tokens", or_null(config.max_new_tokens)}};
+}
+
 void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::vector<RankMemory>& memory_per_rank) {
   const PartSummary total = summary.Total();
   nlohmann::ordered_json json = {{"model_type", files.model.model_type},
@@ -120,6 +137,7 @@ void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::
   }
   for (const auto& [dtype, num_bytes] : summary.bytes_by_dtype)
     json["bytes_by_dtype"][std::string(DTypeName(dtype))] = num_bytes;
+  if (files.generation.ok()) json["generation"] = GenerationJson(*files.generation);
   json["weights_there"] = files.checkpoint != nullptr;
   json["cache_tokens_per_rank"] = kEngine.cache_tokens_per_rank;
   json["skipped_bytes"] = files.plan.skipped_bytes;

@@ -2,6 +2,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "core/io/json.h"
 #include "runtime/model/config_reader.h"
 
@@ -12,8 +15,21 @@ absl::StatusOr<GenerationConfig> GenerationConfigOf(const JsonDocument& document
   ConfigReader in(document.root());
   GenerationConfig config;
   config.eos_token_ids = in.Has("eos_token_id") ? ReadEndTokens(in, model.vocab_size) : model.eos_token_ids;
-  if (in.Has("temperature")) config.temperature = in.Number("temperature", 0, 100);
+  constexpr double kMaxTemperature = 100, kMinPenalty = 0.01, kMaxPenalty = 100;
+  if (in.Has("do_sample")) config.do_sample = in.Bool("do_sample");
+  if (in.Has("temperature")) config.temperature = in.Number("temperature", 0, kMaxTemperature);
   if (in.Has("top_p")) config.top_p = in.Number("top_p", 0, 1);
+  if (in.Has("min_p")) config.min_p = in.Number("min_p", 0, 1);
+  if (in.Has("top_k")) {
+    const int64_t top_k = in.Int("top_k", -1, std::numeric_limits<int32_t>::max());
+    config.top_k = static_cast<int32_t>(std::max<int64_t>(top_k, 0));
+  }
+  if (in.Has("repetition_penalty")) {
+    config.repetition_penalty = in.Number("repetition_penalty", kMinPenalty, kMaxPenalty);
+  }
+  if (in.Has("max_new_tokens")) {
+    config.max_new_tokens = in.Int("max_new_tokens", 1, std::numeric_limits<int32_t>::max());
+  }
   TF_RETURN_IF_ERROR(in.status());
   return config;
 }

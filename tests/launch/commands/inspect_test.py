@@ -52,6 +52,9 @@ class Inspect(ProgramTest):
         self.assertEqual(told["bytes"], sum(t[2] for n, t in tensors.items() if not is_mtp(n)))
         self.assertEqual(told["skipped_bytes"], sum(t[2] for n, t in tensors.items() if is_mtp(n)))
         self.assertEqual(told["unknown_tensors"], 0)
+        self.assertEqual(told["generation"], {"eos_token_ids": [1], "do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": None,
+                                              "min_p": None, "repetition_penalty": None, "max_new_tokens": None})
+        self.assertIn("sampled at temperature 0.6, top-p 0.95; ends at token 1\n", self.succeed("inspect", "--model", MODEL).text())
         self.assertEqual(sum(told["bytes_by_dtype"].values()), told["bytes"])
         for dtype in DTYPE_BYTES:
             self.assertEqual(told["bytes_by_dtype"][dtype], sum(t[2] for n, t in tensors.items()

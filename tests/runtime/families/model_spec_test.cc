@@ -354,6 +354,8 @@ TEST(GenerationConfig, ReadsTheShippedModel) {
   EXPECT_EQ(generation->eos_token_ids, std::vector<int32_t>{1});
   EXPECT_EQ(generation->temperature, 0.6);
   EXPECT_EQ(generation->top_p, 0.95);
+  EXPECT_EQ(generation->do_sample, true);
+  EXPECT_FALSE(generation->top_k.has_value());
 }
 
 TEST(GenerationConfig, IsOptionalAndChecked) {
@@ -372,6 +374,20 @@ TEST(GenerationConfig, IsOptionalAndChecked) {
   EXPECT_ERROR(ParseGenerationConfig(R"({"temperature":-1})", "g.json", model), kInvalid, "'temperature' is -1");
   EXPECT_ERROR(ParseGenerationConfig(R"({"top_p":1.5})", "g.json", model), kInvalid, "'top_p' is 1.5");
   EXPECT_EQ(ParseGenerationConfig(R"({"top_p":0})", "g.json", model)->top_p, 0);
+  const auto full = ParseGenerationConfig(R"({"do_sample":false,"top_k":50,"min_p":0.1,"repetition_penalty":1.05,
+      "max_new_tokens":2048,"typical_p":0.5})",
+                                          "g.json", model);
+  ASSERT_OK(full);
+  EXPECT_EQ(full->do_sample, false);
+  EXPECT_EQ(full->top_k, 50);
+  EXPECT_EQ(full->min_p, 0.1);
+  EXPECT_EQ(full->repetition_penalty, 1.05);
+  EXPECT_EQ(full->max_new_tokens, 2048);
+  EXPECT_EQ(ParseGenerationConfig(R"({"top_k":-1})", "g.json", model)->top_k, 0);
+  EXPECT_ERROR(ParseGenerationConfig(R"({"top_k":-2})", "g.json", model), kInvalid, "'top_k' is -2");
+  EXPECT_ERROR(ParseGenerationConfig(R"({"do_sample":1})", "g.json", model), kInvalid, "'do_sample' is 1");
+  EXPECT_ERROR(ParseGenerationConfig(R"({"repetition_penalty":0})", "g.json", model), kInvalid,
+               "'repetition_penalty' is 0");
   EXPECT_ERROR(ParseGenerationConfig("x", "g.json", model), kInvalid, "g.json:1:1: is not JSON");
 }
 
