@@ -303,7 +303,14 @@ absl::Status JinjaSource::Error(size_t at, absl::string_view what) const {
 }
 
 absl::Status JinjaSource::Place(size_t at, const absl::Status& status) const {
-  return Annotate(status, absl::StrCat(name_, ":", LineAndColumn(text_, at, 1)));
+  // What a template raises, or quotes of a conversation, may be long and have lines; an error is one line.
+  constexpr size_t kMaxBytes = 1000;
+  const absl::string_view message = status.message();
+  std::string shown;
+  AppendValidUtf8(message.substr(0, kMaxBytes), Utf8End::kLast, shown);
+  shown = absl::StrReplaceAll(shown, {{"\n", "\\n"}, {"\r", "\\r"}});
+  if (message.size() > kMaxBytes) shown += "..";
+  return absl::Status(status.code(), absl::StrCat(name_, ":", LineAndColumn(text_, at, 1), ": ", shown));
 }
 
 absl::StatusOr<std::vector<JinjaToken>> TokenizeJinja(const JinjaSource& source) { return Lexer(source).Run(); }

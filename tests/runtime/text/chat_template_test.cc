@@ -113,6 +113,8 @@ TEST(JinjaTemplate, ErrorsSayLineAndColumn) {
   EXPECT_EQ(message("{{ 1 }}\n{{ raise_exception('No.') }}"), "t.jinja:2:4: No.");
   EXPECT_EQ(message("{% macro m() %}\n{{ 1 + 'a' }}{% endmacro %}\n{{ m() }}"),
             "t.jinja:2:6: cannot use + on int and str");
+  EXPECT_EQ(message("{{ raise_exception('a\\nb') }}"), "t.jinja:1:4: a\\nb");
+  EXPECT_LT(message("{{ raise_exception('a' * 100000) }}").size(), 1100u);
   EXPECT_EQ(message("{{ x | nosuch }}"), "t.jinja:1:8: filter 'nosuch', which is not supported");
   EXPECT_EQ(message("{% include 'x' %}"), "t.jinja:1:4: tag 'include', which is not supported");
   EXPECT_EQ(message("{{ f(*l) }}"), "t.jinja:1:6: * in a call, which is not supported");
