@@ -149,9 +149,10 @@ bool DecodeWarp(Opcode& op, Instruction& in) {
     return true;
   }
   if (name != "shfl" && name != "vote" && name != "redux" && name != "match") return false;
+  const bool any = name == "match" && op.TakeFirst("any");  // the mode of match comes first
   if (!op.TakeFirst("sync")) op.Refuse("without a member mask");
   in.flow = Flow::kWarpSync;
-  const std::string mode = op.TakeNext();
+  const std::string mode = any ? "any" : op.TakeNext();
   const Type type = op.TakeType();
   int first = 1;
   op.Dst(in, 0);
@@ -163,7 +164,7 @@ bool DecodeWarp(Opcode& op, Instruction& in) {
     in.run = VoteHandler(mode);
   } else if (name == "redux") {
     in.run = ReduceHandler(mode, type);
-  } else if (mode == "any" && type == Type::kB32) {
+  } else if (any && type == Type::kB32) {
     in.run = &MatchAny;
   }
   for (int i = first; i < op.num_operands(); ++i) op.Source(in, i);
