@@ -1,0 +1,108 @@
+"""The same bytes at any number of ranks, whatever else runs, with a cache so small that sequences are preempted, with
+and without shared prefixes; and what the ranks count."""
+
+import random
+import re
+import threading
+
+from server import Server, await_  # first: it finds the next
+from program import ProgramTest, main
+
+SEED = 20261128
+NUM_REQUESTS = 60
+# Longest sequence: two blocks of the cache more than it has room for beside another one.
+SMALL_CACHE = ["--kv-cache-tokens", "512", "--max-num-seqs", "8", "--max-model-len", "320"]
+
+
+def requests():
+    """Mixed: short and long prompts, some that begin alike, greedy and sampled, with stops, logprobs, routing, n."""
+    rng = random.Random(SEED)
+    shared = "In the beginning God created the heaven and the earth. " * 10  # more than a block of the cache
+    out = []
+    for i in range(NUM_REQUESTS):
+        body = {"prompt": (shared if i % 3 == 0 else "") + f"Chapter {i}\n" + "word " * rng.randrange(1, 20), "max_tokens": rng.randrange(1, 60), "seed": i}
+        body["temperature"] = rng.choice([0, 0.7, 1.2])
+        if i % 4 == 1:
+            body["stop"] = ["the", "\n\n"]
+        if i % 5 == 2:
+            body.update(logprobs=2, echo=i % 2 == 0)
+        if i % 7 == 3:
+            body.update(n=2, frequency_penalty=0.5)
+        if i % 6 == 4:
+            body["routing"] = True
+        out.append(body)
+    # More sequences at once than a small cache has blocks for, and a prompt that has just been there.
+    out.append({"prompt": "All of them\n", "max_tokens": 250, "ignore_eos": True, "n": 24, "seed": 1})
+    return out + [{"prompt": shared, "max_tokens": 3, "seed": 2}] * 2
+
+
+def answers(server, bodies, at_a_time):
+    """What is in the answers but ids and times."""
+    results = [None] * len(bodies)
+    todo = list(range(len(bodies)))
+
+    def work():
+        while todo:
+            try:
+                i = todo.pop()
+            except IndexError:
+                return
+            status, answer = server.post("/v1/completions", bodies[i])
+            usage = {k: v for k, v in answer.get("usage", {}).items() if k != "prompt_tokens_details"}
+            results[i] = (status, answer.get("choices"), usage, answer.get("error"))
+
+    threads = [threading.Thread(target=work) for _ in range(at_a_time)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+class RanksTest(ProgramTest):
+    def test_the_same_bytes(self):
+        print("seed", SEED)
+        bodies = requests()
+        with Server("--max-model-len", "320") as server:
+            expected = answers(server, bodies, 1)
+            self.assertEqual({status for status, *_ in expected}, {200}, [e for e in expected if e[0] != 200][:3])
+            self.assertEqual(answers(server, bodies, 16), expected)
+            self.assertEqual(server.stop(), 0)
+        for ranks, via, flags, at_a_time in (1, "local", SMALL_CACHE, 16), (3, "local", SMALL_CACHE, 48), (3, "mpi", ["--max-model-len", "320"], 8):
+            with self.subTest(ranks=ranks, via=via, flags=flags), Server(*flags, ranks=ranks, via=via) as server:
+                got = answers(server, bodies, at_a_time) + answers(server, bodies[-1:], 1)
+                got += answers(server, bodies[-1:], 1)  # alone, so that nothing can have taken its prefix away
+                for i, (a, b) in enumerate(zip(got, expected + 2 * expected[-1:], strict=True)):
+                    self.assertEqual(a, b, f"request {i}: {(bodies + 2 * bodies[-1:])[i]}")
+                if flags is SMALL_CACHE:
+                    # The ranks report once a second.
+                    await_(lambda: server.metric("tokenferry_num_preemptions_total") > 0, "preemptions")
+                    await_(lambda: server.metric("tokenferry_prefix_cache_hits_total") > 0, "prefix hits")
+                self.assertEqual(server.stop(), 0)
+
+    def test_what_ranks_count(self):
+        with Server(ranks=3, via="mpi") as server:
+            answers(server, requests()[:12], 6)
+
+            before = await_(lambda: (table := server.get("/v1/experts")[1])["rank_rows"] and table, "a report of the ranks")
+            self.assertEqual(len(before["rank_rows"]), before["num_layers"])
+            self.assertEqual({len(row) for row in before["rank_rows"]}, {3})
+            self.assertEqual({len(row) for row in before["expert_rows"]}, {before["num_experts"]})
+            for ranks, experts in zip(before["rank_rows"], before["expert_rows"], strict=True):
+                self.assertEqual(sum(ranks), sum(experts))
+            self.assertEqual({len(row) for row in before["wait_seconds"]}, {3})
+            text = server.get("/metrics")[1]
+            for name in ("requests_total", "prompt_tokens_total", "generation_tokens_total", "time_to_first_token_seconds_bucket",
+                         "inter_token_latency_seconds_bucket", "e2e_request_latency_seconds_bucket", "num_requests_running", "num_requests_waiting",
+                         "kv_cache_usage_perc", "num_preemptions_total", "moe_rank_tokens_total", "moe_balancedness", "a2a_bytes_total",
+                         "a2a_wait_seconds_total", "steps_total", "ranks_up"):
+                self.assertRegex(text, rf"(?m)^tokenferry_{name}\{{", name)
+            self.assertEqual(server.metric("tokenferry_ranks_up"), 3)
+            for line in text.splitlines():
+                self.assertRegex(line, r"^(#|[a-z0-9_]+\{[^}]*\} \S+$)")
+            self.assertTrue(re.search(r'outcome="success"', text))
+            self.assertEqual(server.stop(), 0)
+
+
+if __name__ == "__main__":
+    main()
