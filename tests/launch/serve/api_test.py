@@ -140,7 +140,7 @@ class ApiTest(ProgramTest):
 
     def test_chat_is_that_of_generate(self):
         conversation = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-        expected = run("generate", "--model", MODEL, "--chat", self.write("chat.json", json.dumps(conversation)), "--max-tokens", 30,
+        expected = run("generate", "--model", MODEL, "--chat", self.write("chat.json", json.dumps(conversation)), "--max-tokens", 30, "--temperature", 0,
                        "--json").json()["outputs"][0]
         status, answer = self.server.post("/v1/chat/completions", {"messages": conversation, "temperature": 0, "max_completion_tokens": 30})
         self.assertEqual(status, 200, answer)
