@@ -6,6 +6,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/engine/generation_defaults.h"
 #include "runtime/serve/api/api_status.h"
 
 namespace tokenferry {
@@ -21,7 +22,7 @@ absl::Status ReadPenalties(BodyFields& fields, SamplingParams* p) {
                       fields.Number("repetition_penalty", kMinRepetitionPenalty, kMaxRepetitionPenalty));
   p->presence_penalty = presence.value_or(0);
   p->frequency_penalty = frequency.value_or(0);
-  p->repetition_penalty = repetition.value_or(1);
+  p->repetition_penalty = repetition.value_or(p->repetition_penalty);
   return absl::OkStatus();
 }
 
@@ -61,11 +62,16 @@ absl::Status ReadSampling(BodyFields& fields, const ServedModel& model, const Ap
   TF_ASSIGN_OR_RETURN(const auto min_p, fields.Number("min_p", 0, 1));
   TF_ASSIGN_OR_RETURN(const auto seed,
                       fields.Integer("seed", std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()));
-  p->temperature = temperature.value_or(model.generation.temperature.value_or(1));
+  const int32_t num_top_logprobs = p->num_top_logprobs;  // the route has set it
+  *p = DefaultSampling(model.generation);
+  p->num_top_logprobs = num_top_logprobs;
+  // Of a model that does not say how to sample, clients expect OpenAI's default.
+  if (!model.generation.do_sample) p->temperature = model.generation.temperature.value_or(1);
+  p->temperature = temperature.value_or(p->temperature);
   if (p->temperature < kMinTemperature) p->temperature = 0;
-  p->top_p = std::max(kMinTopP, top_p.value_or(model.generation.top_p.value_or(1)));
-  p->top_k = static_cast<int32_t>(std::max<int64_t>(0, top_k.value_or(0)));
-  p->min_p = min_p.value_or(0);
+  p->top_p = std::max(kMinTopP, top_p.value_or(p->top_p));
+  p->top_k = static_cast<int32_t>(std::max<int64_t>(0, top_k.value_or(p->top_k)));
+  p->min_p = min_p.value_or(p->min_p);
   if (seed) {
     p->seed = static_cast<uint64_t>(*seed);
   } else {
