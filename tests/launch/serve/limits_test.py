@@ -194,10 +194,10 @@ class LimitTest(ProgramTest):
                     s.settimeout(60)
                     s.connect((server.host, server.port))
                     s.sendall(post(body, path=b"/v1/completions"))
-                    await_(lambda: server.metric("tokenferry_num_requests_running") > 0, "running")
-                    await_(lambda: server.metric("tokenferry_num_requests_running") == 0, "cut")
+                    await_(lambda: server.metric("tokenferry_requests_total") == 1, "cut")
                     self.assertNotIn(b"[DONE]", read_all(s)[0])
-                self.assertEqual(server.metric("tokenferry_requests_total"), 1)
+                self.assertIn('outcome="abort"', server.get("/metrics")[1])
+                self.assertEqual(server.metric("tokenferry_num_requests_running"), 0)
                 self.assertEqual(server.stop(), 0)
 
 
