@@ -140,14 +140,19 @@ class FaultTest(ProgramTest):
 
     def drain(self, server, pid, how):
         """What runs goes on to its end, what comes is refused, and everything ends well."""
-        body = {**BODY, "max_tokens": 200}
+        body = {**BODY, "max_tokens": 400}
         got = []
-        client = threading.Thread(target=lambda: got.extend(server.stream("/v1/completions", body)))
+
+        def ask():
+            for event in server.stream("/v1/completions", body):
+                got.append(event)
+
+        client = threading.Thread(target=ask)
         client.start()
-        await_(lambda: server.metric("tokenferry_num_requests_running") == 1, "running")
+        await_(lambda: got, "the first token")
         os.kill(pid, how)
         await_(lambda: "draining" in server.job.err, "draining")
-        client.join(serving.WAIT)
+        client.join(2 * serving.WAIT)
         self.assertEqual(got[-1], "[DONE]")
         self.assertEqual(got[-2]["choices"][0]["finish_reason"], "length")
         self.assertEqual(server.job.wait().status, 0, server.job.err)
