@@ -5,9 +5,15 @@
 
 namespace tokenferry {
 
-enum class Scoring : uint8_t { kSoftmax, kSigmoid };  // over all experts, f32
-enum class Renormalise : uint8_t { kNo, kYes };       // selected weights divided by their sum + 1e-20
+enum class Scoring : uint8_t {
+  kSoftmax,          // over all experts, f32
+  kSigmoid,          // of each logit
+  kSoftmaxOfChosen,  // experts are chosen by their logits; weights are the softmax over those alone (Granite, gpt-oss)
+};
+enum class Renormalise : uint8_t { kNo, kYes };  // selected weights divided by their sum + 1e-20
 enum class GroupScore : uint8_t { kMax, kSumOfTwoLargest };
+
+enum class WeightOn : uint8_t { kOutput, kInput };  // what a routing weight multiplies: an expert's output or input
 
 struct RouterSpec {
   Scoring scoring = Scoring::kSoftmax;

@@ -27,11 +27,23 @@ void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
   gate.y = gate_half;
   GroupedMatMul(stream, gate);
   GroupedMatMul(stream, up);
+  const auto add_bias = [&](FloatMatrix x, const WeightArray& bias) {
+    if (bias.views != nullptr) AddSlotBias(stream, {x, args.rows.slot_offsets, args.num_slots, bias});
+  };
 
   // The activation overwrites the gate's half.
   const MatrixView<float> gate_rows = {gate_half, args.rows.max_selections, intermediate, scratch_stride};
   const MatrixView<float> up_rows = {up_half, args.rows.max_selections, intermediate, scratch_stride};
-  SiluMul(stream, {.gate = gate_rows, .up = up_rows, .out = gate_rows});
+  add_bias(gate_rows, args.gate_bias);
+  add_bias(up_rows, args.up_bias);
+  switch (args.activation.kind) {
+    case GatedActivation::Kind::kSilu:
+      SiluMul(stream, {.gate = gate_rows, .up = up_rows, .out = gate_rows});
+      break;
+    case GatedActivation::Kind::kClampedSwiglu:
+      ClampedSwiglu(stream, {gate_rows, up_rows, gate_rows, args.activation.limit, args.activation.alpha});
+      break;
+  }
 
   GroupedMatMulArgs down = up;
   down.x = gate_half;
@@ -43,6 +55,7 @@ void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
   down.y_dtype = args.out.dtype;
   down.y_stride = args.out.stride;
   GroupedMatMul(stream, down);
+  add_bias(args.out, args.down_bias);
 }
 
 }  // namespace tokenferry

@@ -1,9 +1,10 @@
-// The grouped SwiGLU feed-forward network of a rank's experts: y = down(silu(gate(x)) * up(x)) for every selection.
+// The grouped feed-forward network of a rank's experts: y = down(activation(gate(x), up(x))) for every selection.
 #pragma once
 
 #include "core/device/device.h"
 #include "core/formats/tensor.h"
 #include "core/formats/weight_format.h"
+#include "core/moe/gated_activation.h"
 #include "core/moe/moe_types.h"
 
 namespace tokenferry {
@@ -18,8 +19,11 @@ struct ExpertFfnArgs {
   int64_t num_slots = 0;
   int64_t intermediate = 0;    // I
   WeightArray gate, up, down;  // [num_slots], by slot
-  float* scratch = nullptr;    // [max_selections, 2 * I]
-  FloatMatrix out;             // [max_selections, H], in the order of `rows`; kBF16: each output rounded once
+  // Vectors as matrices of one row, F32, by slot; views null: there are none. Added to what the matrix makes.
+  WeightArray gate_bias = {}, up_bias = {}, down_bias = {};
+  GatedActivation activation = {};
+  float* scratch = nullptr;  // [max_selections, 2 * I]
+  FloatMatrix out;           // [max_selections, H], in the order of `rows`; kBF16: each output rounded once
   Compute compute = Compute::kF32;
 };
 
@@ -33,5 +37,23 @@ struct SiluMulArgs {
   MatrixView<float> out;
 };
 void SiluMul(Stream& stream, const SiluMulArgs& args);
+
+// GatedActivation::Kind::kClampedSwiglu, otherwise as SiluMul. CPUs only.
+struct ClampedSwigluArgs {
+  MatrixView<const float> gate, up;
+  MatrixView<float> out;
+  float limit = 0, alpha = 0;
+};
+void ClampedSwiglu(Stream& stream, const ClampedSwigluArgs& args);
+
+// Rows [slot_offsets[s], slot_offsets[s + 1]) of x += bias.views[s]. x is f32, or bf16: widened, and rounded once more.
+// CPUs only.
+struct AddSlotBiasArgs {
+  FloatMatrix x;
+  const int64_t* slot_offsets = nullptr;  // [num_slots + 1], device memory
+  int64_t num_slots = 0;
+  WeightArray bias;  // [1, x.cols] F32 each
+};
+void AddSlotBias(Stream& stream, const AddSlotBiasArgs& args);
 
 }  // namespace tokenferry

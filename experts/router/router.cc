@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/device/cuda_launcher.h"
+#include "core/kernels/exp.h"
 #include "core/kernels/scratch.h"
 #include "experts/router/group_score.h"
 #include "experts/router/router_scores.h"
@@ -74,13 +75,22 @@ void ChooseNothing(const RouteArgs& a, int64_t t) {
   std::fill(a.choice.row(t), a.choice.row(t) + a.choice.cols, -std::numeric_limits<float>::infinity());
 }
 
+// The weight of choice k, before it is normalised.
+float WeightOf(const RouteArgs& a, const float* scores, const int32_t* idx, int k) {
+  return a.scoring == Scoring::kSoftmaxOfChosen ? ExpF32(scores[idx[k]] - scores[idx[0]]) : scores[idx[k]];
+}
+
 void WriteRow(const RouteArgs& a, int64_t t, const TopList& top, const float* scores) {
   int32_t* idx = a.out.expert_idx.row(t);
   float *weight = a.out.weight.row(t), sum = 0.0f;
   for (int k = 0; k < a.top_k; ++k) {
     idx[k] = top.idx(k);
-    weight[k] = scores[idx[k]];
+    weight[k] = WeightOf(a, scores, idx, k);
     sum += weight[k];
+  }
+  if (a.scoring == Scoring::kSoftmaxOfChosen) {
+    for (int k = 0; k < a.top_k; ++k) weight[k] /= sum;
+    sum = 1.0f;
   }
   for (int k = 0; k < a.top_k; ++k) {
     if (a.renormalise == Renormalise::kYes) weight[k] /= sum + 1e-20f;
@@ -95,7 +105,11 @@ bool RouteToken(const RouteArgs& a, int64_t t, ScoreFn score, void* scratch) {
   bool* kept = reinterpret_cast<bool*>(group_scores + a.num_groups);
   ChooseNothing(a, t);
   if (AnyNaN(a.logits.row(t), num_experts)) return false;
-  score(a.scoring, a.logits.row(t), num_experts, scores);
+  if (a.scoring != Scoring::kSoftmaxOfChosen) {
+    score(a.scoring, a.logits.row(t), num_experts, scores);
+  } else {
+    std::copy_n(a.logits.row(t), num_experts, scores);
+  }
   for (int64_t e = 0; e < num_experts; ++e) choice[e] = a.bias == nullptr ? scores[e] : scores[e] + a.bias[e];
   if (AnyNaN(choice, num_experts)) return false;
   KeepGroups(a, choice, group_scores, kept);
@@ -147,6 +161,7 @@ void Route(Stream& stream, const RouteArgs& args) {
   TF_CHECK_GE(args.top_k, 1);
   TF_CHECK_LE(args.top_k, kMaxTopK);
   TF_CHECK_LE(args.top_k, args.groups_kept * (args.logits.cols / args.num_groups));
+  TF_CHECK(args.scoring != Scoring::kSoftmaxOfChosen || (args.bias == nullptr && args.num_groups == 1));
   TF_CHECK_EQ(args.out.expert_idx.cols, args.top_k);
   TF_CHECK_EQ(args.out.weight.cols, args.top_k);
   if (args.choice.data != nullptr) {

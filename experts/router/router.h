@@ -7,10 +7,11 @@
 
 namespace tokenferry {
 
-// Scores s = scoring(logits). Choice c = s + bias (bias null: s). With num_groups > 1 only experts of the `groups_kept`
-// groups with the largest group score over c stay; of those the top_k largest c are chosen. Weights are the unbiased s,
-// renormalised if asked, then times `scaling`. All ties go to the lower index. A NaN logit chooses nothing: the
-// token's selections are all -1 and num_bad_tokens is raised.
+// Scores s = scoring(logits); kSoftmaxOfChosen: s = logits. Choice c = s + bias (bias null: s). With num_groups > 1
+// only experts of the `groups_kept` groups with the largest group score over c stay; of those the top_k largest c are
+// chosen. Weights are the unbiased s; kSoftmaxOfChosen (no bias, no groups): exp(l - the largest l) of those chosen by
+// their sum; renormalised if asked, then times `scaling`. All ties go to the lower index. A NaN logit chooses nothing:
+// the token's selections are all -1 and num_bad_tokens is raised. On a GPU: kSoftmax and kSigmoid.
 struct RouteArgs : RouterSpec {
   MatrixView<const float> logits;  // [T, E]
   const float* bias = nullptr;     // [E], or null

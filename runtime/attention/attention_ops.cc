@@ -1,5 +1,7 @@
 #include "runtime/attention/attention_ops.h"
 
+#include <cmath>
+
 #include "core/check.h"
 #include "core/device/cuda_launcher.h"
 #include "runtime/attention/attention_kernels.h"
@@ -37,6 +39,25 @@ constexpr Op<LatentAttentionArgs> kAttention{"latent_attention", &attention_refe
                                              &attention_cpu::LatentAttention, TF_CUDA_LAUNCHER(CudaLatentAttention)};
 constexpr Op<ExpandValueArgs> kExpand{"expand_value", &attention_reference::ExpandValue, &attention_cpu::ExpandValue,
                                       TF_CUDA_LAUNCHER(CudaExpandValue)};
+
+namespace {
+
+void TemperatureReference(const TemperatureArgs& a) {
+  for (int64_t t = 0; t < a.tokens.num_tokens; ++t) {
+    const double chunk = std::floor((a.tokens.position[t] + 1.0) / static_cast<double>(a.period));
+    const auto factor = static_cast<float>(1 + static_cast<double>(a.scale) * std::log(1 + chunk));
+    for (int64_t i = 0; i < a.x.cols; ++i) a.x.row(t)[i] *= factor;
+  }
+}
+
+}  // namespace
+
+constexpr Op<TemperatureArgs> kTemperature{"attention_temperature", &TemperatureReference, nullptr};
+
+void ApplyTemperature(Stream& stream, const TemperatureArgs& args) {
+  TF_CHECK_EQ(args.x.rows, args.tokens.num_tokens);
+  stream.Launch(kTemperature, args);
+}
 
 // A GPU has no kernel for it yet.
 constexpr Op<GroupedAttentionArgs> kGrouped{"grouped_attention", &attention_reference::GroupedAttention,

@@ -114,6 +114,15 @@ struct KeyRange {
   }
 };
 
+// x[t, :] *= 1 + scale * ln(1 + floor((position[t] + 1) / period)), the factor computed in double and rounded once
+// (Llama 4's attention temperature). CPUs only.
+struct TemperatureArgs {
+  MatrixView<float> x;
+  float scale = 0, period = 1;
+  TokenPositions tokens;
+};
+void ApplyTemperature(Stream& stream, const TemperatureArgs& args);
+
 // out[t, h, :]: attention of query head h of token t over the keys and values of head h / (heads / kv_heads) that it
 // sees. Scores, softmax and sums as LatentAttention's, a key block being cut to what the token sees of it: keys outside
 // its range take no part. A sink is one more score, unscaled, without a value: the softmax starts from maximum sinks[h]

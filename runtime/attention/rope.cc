@@ -40,8 +40,20 @@ std::vector<float> YarnRamp(const RopeConfig& c) {
   return ramp;
 }
 
+// Llama 3's frequency of a pair whose unscaled one is `f`.
+float Stretched(const RopeConfig& c, float f) {
+  const double original = static_cast<double>(c.original_max_position);
+  const double wavelength = 2 * std::numbers::pi / static_cast<double>(f);
+  const float long_f = f / static_cast<float>(c.factor);
+  if (wavelength > original / c.low_freq_factor) return long_f;
+  if (wavelength < original / c.high_freq_factor || c.high_freq_factor == c.low_freq_factor) return f;
+  const auto keep =
+      static_cast<float>((original / wavelength - c.low_freq_factor) / (c.high_freq_factor - c.low_freq_factor));
+  return (1.0f - keep) * long_f + keep * f;
+}
+
 float TableFactor(const RopeConfig& c) {
-  if (c.scaling == RopeScaling::kNone) return 1;
+  if (c.scaling != RopeScaling::kYarn) return 1;
   if (c.attention_factor) return static_cast<float>(*c.attention_factor);
   if (c.mscale != 0 && c.mscale_all_dim != 0) {
     return static_cast<float>(YarnMscale(c.factor, c.mscale) / YarnMscale(c.factor, c.mscale_all_dim));
@@ -49,7 +61,7 @@ float TableFactor(const RopeConfig& c) {
   return static_cast<float>(YarnMscale(c.factor, 1));
 }
 
-absl::Status ValidateYarn(const RopeConfig& c) {
+absl::Status ValidateStretch(const RopeConfig& c) {
   if (!(std::isfinite(c.factor) && c.factor >= 1)) {
     return absl::InvalidArgumentError(absl::StrCat("rope: factor is ", c.factor, ", must be at least 1"));
   }
@@ -57,6 +69,17 @@ absl::Status ValidateYarn(const RopeConfig& c) {
     return absl::InvalidArgumentError(absl::StrCat("rope: original_max_position_embeddings is ",
                                                    c.original_max_position, ", must be in 1..", kMaxPositions));
   }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateLlama3(const RopeConfig& c) {
+  const double low = c.low_freq_factor, high = c.high_freq_factor;
+  if (std::isfinite(low) && std::isfinite(high) && low > 0 && high >= low) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("rope: low_freq_factor ", low, " and high_freq_factor ", high, " must be positive, high >= low"));
+}
+
+absl::Status ValidateYarn(const RopeConfig& c) {
   if (!(std::isfinite(c.beta_fast) && std::isfinite(c.beta_slow) && c.beta_slow > 0 && c.beta_fast >= c.beta_slow)) {
     return absl::InvalidArgumentError(absl::StrCat("rope: beta_fast ", c.beta_fast, " and beta_slow ", c.beta_slow,
                                                    " must be positive, fast >= slow"));
@@ -86,7 +109,9 @@ absl::Status ValidateRope(const RopeConfig& c) {
   if (!(std::isfinite(c.theta) && c.theta > 1)) {
     return absl::InvalidArgumentError(absl::StrCat("rope: theta is ", c.theta, ", must be larger than 1"));
   }
-  return c.scaling == RopeScaling::kYarn ? ValidateYarn(c) : absl::OkStatus();
+  if (c.scaling == RopeScaling::kNone) return absl::OkStatus();
+  if (absl::Status status = ValidateStretch(c); !status.ok()) return status;
+  return c.scaling == RopeScaling::kYarn ? ValidateYarn(c) : ValidateLlama3(c);
 }
 
 std::vector<float> RopeInverseFrequencies(const RopeConfig& c) {
@@ -100,6 +125,7 @@ std::vector<float> RopeInverseFrequencies(const RopeConfig& c) {
     // An f32 power, rounded once from the double one so that it does not depend on the C library's powf.
     const float period = static_cast<float>(std::pow(static_cast<double>(theta), static_cast<double>(exponent)));
     out[i] = 1.0f / period;
+    if (c.scaling == RopeScaling::kLlama3) out[i] = Stretched(c, out[i]);
     if (ramp.empty()) continue;
     const float keep = 1.0f - ramp[i];
     const float interpolated = 1.0f / (factor * period);

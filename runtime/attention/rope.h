@@ -17,8 +17,9 @@ enum class RopeLayout : uint8_t {
 };
 
 enum class RopeScaling : uint8_t {
-  kNone,  // "default"
-  kYarn,  // YaRN (arXiv:2309.00071), as transformers computes it
+  kNone,    // "default"
+  kYarn,    // YaRN (arXiv:2309.00071), as transformers computes it
+  kLlama3,  // long wavelengths are stretched by the factor (Llama 3.1)
 };
 
 // The numbers of a config.json that fix the rotation: `rope_theta`, and `rope_scaling` or `rope_parameters`.
@@ -28,9 +29,15 @@ struct RopeConfig {
   int64_t max_position = 0;  // rows of the table: max_position_embeddings, or less where the job serves less
   RopeScaling scaling = RopeScaling::kNone;
 
-  // YaRN only.
+  // YaRN and Llama 3.
   double factor = 1;
   int64_t original_max_position = 0;  // original_max_position_embeddings
+
+  // Llama 3 only: a wavelength longer than original_max_position / low_freq_factor is stretched, one shorter than
+  // original_max_position / high_freq_factor stays, those between go over smoothly.
+  double low_freq_factor = 1, high_freq_factor = 4;
+
+  // YaRN only.
   double beta_fast = 32, beta_slow = 1;
   double mscale = 0, mscale_all_dim = 0;   // 0: absent
   std::optional<double> attention_factor;  // multiplies cosines and sines; absent: derived from factor and the mscales

@@ -1,6 +1,8 @@
 #include "runtime/engine/attention_layer.h"
 
+#include "runtime/engine/layer_ops.h"
 #include "runtime/engine/workspace.h"
+#include "runtime/ops/elementwise_ops.h"
 
 namespace tokenferry {
 
@@ -11,6 +13,19 @@ void RunAttention(Stream& stream, const AttentionStep& step) {
     case AttentionKind::kGrouped:
       return GroupedAttentionLayer(stream, step);
   }
+}
+
+void AddAttention(Stream& stream, const AttentionStep& s, MatrixView<const float> out) {
+  const WeightView& o = s.weights[Role::kO];
+  const bool has_bias = s.spec.o_bias == Bias::kYes;
+  if (s.residual_scale == 1) {
+    Project(stream, out, o, s.hidden.data, s.compute, Accumulate::kYes);
+    if (has_bias) AddBias(stream, {s.hidden, s.weights.vector(Role::kOBias)});
+    return;
+  }
+  Project(stream, out, o, s.normed.data, s.compute);
+  if (has_bias) AddBias(stream, {s.normed, s.weights.vector(Role::kOBias)});
+  AddScaled(stream, {s.hidden, s.normed, {}, s.residual_scale});
 }
 
 int64_t AttentionWorkspace(const AttentionSpec& a, int64_t max_tokens) {

@@ -13,7 +13,8 @@ namespace tokenferry {
 struct AttentionStep {
   const AttentionSpec& spec;
   const LayerWeights& weights;
-  float norm_eps = 0;  // of the layer's norms
+  float norm_eps = 0;        // of the layer's norms
+  float residual_scale = 1;  // of what is added to `hidden`
   Compute compute = Compute::kBF16;
   const float* rope_table = nullptr;  // RopeArgs::cos_sin, rope_dim wide
   int64_t rope_dim = 0;
@@ -25,6 +26,9 @@ struct AttentionStep {
 };
 void LatentAttentionLayer(Stream& stream, const AttentionStep& step);
 void GroupedAttentionLayer(Stream& stream, const AttentionStep& step);
+
+// What both end with: hidden += residual_scale * (o_proj(out) + bias); `normed` is free by then.
+void AddAttention(Stream& stream, const AttentionStep& step, MatrixView<const float> out);
 
 // The one of them that the layer has.
 void RunAttention(Stream& stream, const AttentionStep& step);

@@ -14,6 +14,10 @@ absl::Status GatedExperts::Run(Stream& stream, const ExpertArrays& experts, cons
                      .gate = experts.gate,
                      .up = experts.up,
                      .down = experts.down,
+                     .gate_bias = experts.gate_bias,
+                     .up_bias = experts.up_bias,
+                     .down_bias = experts.down_bias,
+                     .activation = activation_,
                      .scratch = scratch_.as<float>(),
                      .out = out,
                      .compute = compute_});

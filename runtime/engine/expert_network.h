@@ -6,6 +6,7 @@
 
 #include "core/device/growing_buffer.h"
 #include "core/formats/weight_format.h"
+#include "core/moe/gated_activation.h"
 #include "core/moe/moe_types.h"
 #include "core/status.h"
 #include "runtime/engine/overflow_stage.h"
@@ -15,6 +16,7 @@ namespace tokenferry {
 // The matrices of a layer's experts on this rank, by local slot. gate, up [I, H]; down [H, I].
 struct ExpertArrays {
   WeightArray gate, up, down;
+  WeightArray gate_bias, up_bias, down_bias;  // [1, I], [1, I], [1, H] F32; views null: there are none
 };
 
 class ExpertNetwork {
@@ -30,14 +32,20 @@ class ExpertNetwork {
 class GatedExperts final : public ExpertNetwork {
  public:
   // `device` must outlive it. `intermediate`: I.
-  GatedExperts(Device& device, int64_t num_slots, int64_t intermediate, Compute compute)
-      : device_(device), num_slots_(num_slots), intermediate_(intermediate), compute_(compute) {}
+  GatedExperts(Device& device, int64_t num_slots, int64_t intermediate, const GatedActivation& activation,
+               Compute compute)
+      : device_(device),
+        num_slots_(num_slots),
+        intermediate_(intermediate),
+        activation_(activation),
+        compute_(compute) {}
 
   absl::Status Run(Stream& stream, const ExpertArrays& experts, const ExpertRows& rows, FloatMatrix out) override;
 
  private:
   Device& device_;
   const int64_t num_slots_, intermediate_;
+  const GatedActivation activation_;
   const Compute compute_;
   GrowingBuffer scratch_{MemoryKind::kDevice, "expert scratch"};
 };

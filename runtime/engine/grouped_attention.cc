@@ -3,6 +3,7 @@
 #include "runtime/engine/layer_ops.h"
 #include "runtime/engine/workspace.h"
 #include "runtime/ops/elementwise_ops.h"
+#include "runtime/ops/unit_norm.h"
 
 namespace tokenferry {
 namespace {
@@ -15,13 +16,18 @@ constexpr Heads kQueries{Role::kQ, Role::kQBias, Role::kQNorm};
 constexpr Heads kKeys{Role::kK, Role::kKBias, Role::kKNorm};
 constexpr Heads kValues{Role::kV, Role::kVBias, Role::kVBias};  // values have no norm
 
+// A row for each head.
+MatrixView<float> PerHead(MatrixView<float> x, int64_t head_dim) {
+  return MakeMatrix<float>(x.data, x.rows * (x.cols / head_dim), head_dim);
+}
+
 void ProjectHeads(Stream& stream, const AttentionStep& s, const Heads& roles, QkNorm norm, MatrixView<float> x) {
   const AttentionSpec& a = s.spec;
   Project(stream, s.normed, s.weights[roles.weight], x.data, s.compute);
   if (a.qkv_bias == Bias::kYes) AddBias(stream, {x, s.weights.vector(roles.bias)});
   if (norm == QkNorm::kProjection) Norm(stream, x, s.weights[roles.norm], x, s.norm_eps);
   if (norm == QkNorm::kHead) {
-    const auto heads = MakeMatrix<float>(x.data, x.rows * (x.cols / a.head_dim), a.head_dim);
+    const auto heads = PerHead(x, a.head_dim);
     Norm(stream, heads, s.weights[roles.norm], heads, s.norm_eps);
   }
   if (a.clip_qkv > 0) Clamp(stream, {x, a.clip_qkv});
@@ -47,8 +53,17 @@ void GroupedAttentionLayer(Stream& stream, const AttentionStep& s) {
   ProjectHeads(stream, s, kQueries, a.qk_norm, query);
   ProjectHeads(stream, s, kKeys, a.qk_norm, key);
   ProjectHeads(stream, s, kValues, QkNorm::kNone, value);
-  RotateHeads(stream, s, query);
-  RotateHeads(stream, s, key);
+  if (a.rotation == Rotation::kRotary) {
+    RotateHeads(stream, s, query);
+    RotateHeads(stream, s, key);
+  }
+  if (a.qk_norm == QkNorm::kUnit) {
+    UnitNorm(stream, {PerHead(query, a.head_dim), s.norm_eps});
+    UnitNorm(stream, {PerHead(key, a.head_dim), s.norm_eps});
+  }
+  if (a.temperature.scale != 0) {
+    ApplyTemperature(stream, {query, a.temperature.scale, a.temperature.period, s.tokens});
+  }
   CacheWrite(stream, {key.data, key.stride, value.data, value.stride, s.tokens, s.cache});
 
   GroupedAttention(stream, {.q = query.data,
@@ -57,12 +72,12 @@ void GroupedAttentionLayer(Stream& stream, const AttentionStep& s) {
                             .head_dim = static_cast<int32_t>(a.head_dim),
                             .scale = a.scale,
                             .keys = a.keys,
+                            .sinks = s.weights.vector(Role::kSinks),
                             .tokens = s.tokens,
                             .cache = s.cache,
                             .out = out.data,
                             .compute = s.compute});
-  Project(stream, out, s.weights[Role::kO], s.hidden.data, s.compute, Accumulate::kYes);
-  if (a.o_bias == Bias::kYes) AddBias(stream, {s.hidden, s.weights.vector(Role::kOBias)});
+  AddAttention(stream, s, out);
 }
 
 }  // namespace tokenferry

@@ -46,7 +46,7 @@ void LatentAttentionLayer(Stream& stream, const AttentionStep& s) {
   LatentAttention(stream,
                   {absorbed.data, query.data, heads, nope, rope, a.scale, s.tokens, s.cache, context.data, s.compute});
   ExpandValue(stream, {context.data, T, heads, nope, value, kv_b, out.data, s.compute});
-  Project(stream, out, s.weights[Role::kO], s.hidden.data, s.compute, Accumulate::kYes);
+  AddAttention(stream, s, out);
 }
 
 }  // namespace tokenferry

@@ -4,6 +4,7 @@
 #include "core/host/clock.h"
 #include "core/kernels/matmul.h"
 #include "experts/ffn/count_rows.h"
+#include "runtime/ops/elementwise_ops.h"
 
 namespace tokenferry {
 namespace {
@@ -45,7 +46,8 @@ absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport,
                                       .top_k = shape.router.top_k,
                                       .max_tokens = shape.max_tokens};
   TF_ASSIGN_OR_RETURN(layer->overflow_, OverflowStage::Create(transport, device, placement, overflow));
-  layer->experts_ = std::make_unique<GatedExperts>(device, layer->num_slots_, shape.intermediate, shape.compute);
+  layer->experts_ =
+      std::make_unique<GatedExperts>(device, layer->num_slots_, shape.intermediate, shape.activation, shape.compute);
   if (options.overflow.padding == Padding::kCapacity) {
     layer->experts_ =
         std::make_unique<PaddedExperts>(device, layer->num_slots_, *layer->overflow_, std::move(layer->experts_));
@@ -63,11 +65,18 @@ absl::Status MoeLayer::Allocate() {
   TF_RETURN_IF_ERROR(allocate(logits_, T * E * sizeof(float), "router logits"));
   TF_RETURN_IF_ERROR(allocate(expert_idx_, T * K * sizeof(int32_t), "expert indices"));
   TF_RETURN_IF_ERROR(allocate(expert_weight_, T * K * sizeof(float), "expert weights"));
+  if (shape_.weight_on == WeightOn::kInput) {
+    TF_CHECK_EQ(K, 1);
+    TF_RETURN_IF_ERROR(allocate(scaled_rows_, T * shape_.hidden * sizeof(float), "scaled rows"));
+    TF_RETURN_IF_ERROR(allocate(ones_, T * sizeof(float), "combine weights"));
+  }
   TF_RETURN_IF_ERROR(allocate(bad_tokens_, sizeof(int64_t), "bad token count"));
   TF_RETURN_IF_ERROR(allocate(rows_per_slot_, shape_.num_layers * num_slots_ * sizeof(int64_t), "rows per slot"));
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device_.CreateStream());
   stream->Fill(bad_tokens_.data(), 0, bad_tokens_.num_bytes());
   if (rows_per_slot_.num_bytes() > 0) stream->Fill(rows_per_slot_.data(), 0, rows_per_slot_.num_bytes());
+  const std::vector<float> ones(ones_.num_bytes() / sizeof(float), 1.0f);
+  if (!ones.empty()) stream->CopyToDevice(ones_.data(), ones.data(), ones_.num_bytes());
   return stream->Synchronize();
 }
 
@@ -86,6 +95,7 @@ absl::Status MoeLayer::Route(Stream& stream, MoeStep& step) {
                     .w = step.weights->router,
                     .y = logits.data,
                     .y_stride = logits.stride});
+    if (step.weights->logit_bias != nullptr) AddBias(stream, {logits, step.weights->logit_bias});
     RouteArgs args{shape_.router};
     args.logits = logits;
     args.bias = step.weights->router_bias;
@@ -94,7 +104,14 @@ absl::Status MoeLayer::Route(Stream& stream, MoeStep& step) {
     args.num_bad_tokens = bad_tokens_.as<int64_t>();
     tokenferry::Route(stream, args);
   }
-  return overflow_->Run(stream, At(step.site, "overflow"), step.moe_idx, step.routing);
+  TF_RETURN_IF_ERROR(overflow_->Run(stream, At(step.site, "overflow"), step.moe_idx, step.routing));
+  step.combine_weight = step.routing.weight;
+  if (shape_.weight_on == WeightOn::kOutput) return absl::OkStatus();
+  const auto scaled = MakeMatrix<float>(scaled_rows_.data(), T, shape_.hidden);
+  ScaleRows(stream, {step.x, step.routing.weight, scaled});
+  step.rows = ConstFloatMatrix(MatrixView<const float>(scaled));
+  step.combine_weight = MakeMatrix<const float>(ones_.data(), T, K);
+  return absl::OkStatus();
 }
 
 absl::Status MoeLayer::Plan(Stream& stream, const MoeStep& step) {
@@ -127,7 +144,7 @@ absl::Status MoeLayer::BeginCombine(Stream& stream, const MoeStep& step) {
 }
 
 absl::Status MoeLayer::FinishCombine(Stream& stream, const MoeStep& step) {
-  return exchange_->FinishCombine(stream, At(step.site, "combine"), step.routing.weight, step.out);
+  return exchange_->FinishCombine(stream, At(step.site, "combine"), step.combine_weight, step.out);
 }
 
 absl::Status MoeLayer::CheckRouting(Stream& stream, const CallSite& site) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "comm/tuning/exchange_choice.h"
+#include "core/moe/gated_activation.h"
 #include "core/moe/placement.h"
 #include "experts/router/router.h"
 #include "runtime/engine/engine_options.h"
@@ -20,6 +21,10 @@ struct MoeShape {
   int64_t intermediate = 0;  // I, the inner size of an expert
   int num_experts = 0;       // E, of all ranks
   RouterSpec router;
+  GatedActivation activation;  // of the experts
+  // kInput (top_k 1 only): an expert's input is multiplied by the routing weight, and its output is not (Llama 4). A
+  // token then has one expert, so that its row is scaled once, at home, before it travels.
+  WeightOn weight_on = WeightOn::kOutput;
   Compute compute = Compute::kBF16;  // of the experts; the router computes in f32
   int64_t max_tokens = 0;            // most tokens of this rank in a step
 };
@@ -27,6 +32,7 @@ struct MoeShape {
 // What one layer multiplies with. Views of device memory.
 struct MoeLayerWeights {
   WeightView router;                   // [E, H]
+  const float* logit_bias = nullptr;   // [E], added to what `router` makes; or null
   const float* router_bias = nullptr;  // [E], RouteArgs::bias
   ExpertArrays experts;
 };
@@ -39,9 +45,10 @@ struct MoeStep {
   MatrixView<const float> x;                 // [T, H]; unchanged until the layer ends
   // [T, H] x as it is dispatched: HomeRows', or another matrix that Exchange::BeginDispatch takes, as x itself.
   ConstFloatMatrix rows = {};
-  MatrixView<float> out;            // [T, H], not x's memory: the sum of a token's experts, weighted
-  int64_t max_tokens_per_rank = 0;  // most tokens of any rank in this batch, the same on all
-  Routing routing = {};             // Route's: device memory of the layer object
+  MatrixView<float> out;                        // [T, H], not x's memory: the sum of a token's experts, weighted
+  int64_t max_tokens_per_rank = 0;              // most tokens of any rank in this batch, the same on all
+  Routing routing = {};                         // Route's: device memory of the layer object
+  MatrixView<const float> combine_weight = {};  // [T, K] Route's: routing.weight, or ones where it is on the input
 };
 
 // Since creation, this rank's slots and tokens.
@@ -101,6 +108,7 @@ class MoeLayer {
   std::unique_ptr<OverflowStage> overflow_;
   std::unique_ptr<ExpertNetwork> experts_;
   Buffer logits_, expert_idx_, expert_weight_;  // [max_tokens, E], [max_tokens, K] twice
+  Buffer scaled_rows_, ones_;                   // [max_tokens, H], [max_tokens, 1]; WeightOn::kInput only
   Buffer bad_tokens_;                           // one int64
   Buffer rows_per_slot_;                        // [MoE layers, slots] int64
   MoeStats stats_;

@@ -32,12 +32,12 @@ absl::StatusOr<MoeRounds> MoeRounds::Create(Transport& transport, Device& device
   }
   TF_ASSIGN_OR_RETURN(auto layer, MoeLayer::Create(transport, device, placement, shape, bounded));
   const ExchangeOptions exchange = ExchangeOptionsOf(shape, bounded);
-  return MoeRounds(std::move(layer), exchange.max_tokens,
-                   exchange.wire_dtype == exchange.resident_dtype() ? WireRows::kAsWritten : WireRows::kQuantised);
+  const bool as_written = shape.weight_on == WeightOn::kOutput && exchange.wire_dtype == exchange.resident_dtype();
+  return MoeRounds(std::move(layer), exchange.max_tokens, as_written ? WireRows::kAsWritten : WireRows::kChanged);
 }
 
 absl::StatusOr<FloatMatrix> MoeRounds::HomeRows(int64_t num_tokens, int64_t max_tokens_per_rank) {
-  if (max_tokens_per_rank > tokens_per_round_ || wire_rows_ == WireRows::kQuantised) return FloatMatrix();
+  if (max_tokens_per_rank > tokens_per_round_ || wire_rows_ != WireRows::kAsWritten) return FloatMatrix();
   return layer_->HomeRows(num_tokens, max_tokens_per_rank);
 }
 
@@ -47,11 +47,12 @@ void MoeRounds::SetRound(int64_t round_idx) {
   round_ = step_;
   if (num_rounds_ == 1) return;
   round_.x = Rows(step_.x, begin, end);
-  TF_CHECK(step_.rows.data == step_.x.data);
-  round_.rows = round_.x;
+  TF_CHECK(step_.rows.dtype == DType::kF32);
+  round_.rows = ConstFloatMatrix(Rows(step_.rows.as<const float>(), begin, end));
   round_.out = Rows(step_.out, begin, end);
   round_.routing = {Rows(step_.routing.expert_idx, begin, end), Rows(step_.routing.weight, begin, end),
                     Rows(step_.routing.location, begin, end)};
+  round_.combine_weight = Rows(step_.combine_weight, begin, end);
   round_.max_tokens_per_rank = std::min(tokens_per_round_, step_.max_tokens_per_rank - begin);
 }
 

@@ -17,7 +17,8 @@ class MoeRounds {
                                           const MoeShape& shape, const MoeOptions& options);
 
   // MoeLayer::HomeRows for a batch that passes in one round as it was written; data null: it does not, because the
-  // budget takes several rounds, or because rows are quantised, from f32.
+  // budget takes several rounds, or because rows are
+  // quantised, from f32, or scaled.
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens, int64_t max_tokens_per_rank);
 
   // A layer in three parts, between which other work may be done, also that of another micro-batch. Collective.
@@ -30,7 +31,7 @@ class MoeRounds {
   const MoeLayer& layer() const { return *layer_; }
 
  private:
-  enum class WireRows : uint8_t { kAsWritten, kQuantised };
+  enum class WireRows : uint8_t { kAsWritten, kChanged };
   MoeRounds(std::unique_ptr<MoeLayer> layer, int64_t tokens_per_round, WireRows wire_rows)
       : layer_(std::move(layer)), tokens_per_round_(tokens_per_round), wire_rows_(wire_rows) {}
   void SetRound(int64_t round_idx);

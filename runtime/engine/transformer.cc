@@ -21,6 +21,8 @@ MoeShape MoeShapeOf(const ModelSpec& model, Compute compute, int64_t max_tokens)
           .intermediate = model.moe.intermediate,
           .num_experts = static_cast<int>(model.moe.num_experts),
           .router = model.moe.router,
+          .activation = model.moe.activation,
+          .weight_on = model.moe.weight_on,
           .compute = compute,
           .max_tokens = max_tokens};
 }
@@ -59,9 +61,12 @@ absl::Status Transformer::CreateMoe(Transport& transport, Device& device, const 
   for (size_t l = 0; l < weights_.layers.size(); ++l) {
     const LayerWeights& w = weights_.layers[l];
     if (!model_.layers[l].is_moe) continue;
-    moe_weights_.push_back({w[Role::kRouter],
-                            w.vector(Role::kChoiceBias),
-                            {w.expert_gate.array(), w.expert_up.array(), w.expert_down.array()}});
+    moe_weights_.push_back(
+        {.router = w[Role::kRouter],
+         .logit_bias = w.vector(Role::kRouterBias),
+         .router_bias = w.vector(Role::kChoiceBias),
+         .experts = {w.expert_gate.array(), w.expert_up.array(), w.expert_down.array(), w.expert_gate_bias.array(),
+                     w.expert_up_bias.array(), w.expert_down_bias.array()}});
   }
   const int num_batches = options_.overlap == Overlap::kTwoBatch ? kMaxMicroBatches : 1;
   if (num_batches > 1 && options_.moe.overflow.kind != Overflow::kDropless) {
@@ -146,6 +151,9 @@ absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens
   const int64_t T = tokens.positions.num_tokens;
   Embed(stream,
         {tokens.ids, T, weights_.ends[Role::kEmbedTokens], MakeMatrix<float>(hidden_.data(), T, model_.hidden_size)});
+  if (model_.embedding_scale != 1) {
+    Scale(stream, {MakeMatrix<float>(hidden_.data(), T, model_.hidden_size), model_.embedding_scale});
+  }
   micro_batches_ = Split(tokens);
   const int num_batches = static_cast<int>(micro_batches_.size());
   int moe_idx = 0;
@@ -175,6 +183,7 @@ void Transformer::Attention(Stream& stream, int layer, const MicroBatch& mb, con
   RunAttention(stream, {.spec = model_.layers[layer].attention,
                         .weights = weights_.layers[layer],
                         .norm_eps = model_.norm_eps,
+                        .residual_scale = model_.residual_scale,
                         .compute = options_.compute,
                         .rope_table = rope_table_.as<float>(),
                         .rope_dim = model_.rope.dim,
@@ -188,8 +197,10 @@ void Transformer::Attention(Stream& stream, int layer, const MicroBatch& mb, con
 void Transformer::DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb) {
   const auto hidden = Rows(hidden_, mb), normed = Rows(normed_, mb);
   Norm(stream, hidden, layer[Role::kPostNorm], normed, model_.norm_eps);
-  GatedFfn(stream, normed, {layer[Role::kDenseGate], layer[Role::kDenseUp], layer[Role::kDenseDown]}, hidden.data,
-           Accumulate::kYes);
+  const GatedWeights ffn{layer[Role::kDenseGate], layer[Role::kDenseUp], layer[Role::kDenseDown]};
+  if (model_.residual_scale == 1) return GatedFfn(stream, normed, ffn, hidden.data, Accumulate::kYes);
+  GatedFfn(stream, normed, ffn, normed.data, Accumulate::kNo);
+  AddScaled(stream, {hidden, normed, {}, model_.residual_scale});
 }
 
 void Transformer::SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb,
@@ -240,7 +251,11 @@ absl::Status Transformer::FinishMoe(Stream& stream, int batch_idx) {
   mb.combining = false;
   MatrixView<const float> shared;
   if (model_.moe.shared_intermediate > 0) shared = Rows(shared_out_, mb);
-  Add(stream, {Rows(hidden_, mb), Rows(moe_out_, mb), shared});
+  if (model_.residual_scale == 1) {
+    Add(stream, {Rows(hidden_, mb), Rows(moe_out_, mb), shared});
+  } else {
+    AddScaled(stream, {Rows(hidden_, mb), Rows(moe_out_, mb), shared, model_.residual_scale});
+  }
   return absl::OkStatus();
 }
 
@@ -274,6 +289,7 @@ void Transformer::Logits(Stream& stream, const int32_t* row_idx, MatrixView<floa
   stream.Launch(kGatherRows, {hidden, row_idx, rows.rows, rows.data, DType::kF32});
   Norm(stream, rows, weights_.ends[Role::kFinalNorm], rows, model_.norm_eps);
   Project(stream, rows, weights_.ends[Role::kLmHead], logits.data, options_.compute);
+  if (model_.logits_scale != 1) Scale(stream, {logits, model_.logits_scale});
 }
 
 void Transformer::GatedFfn(Stream& stream, MatrixView<const float> x, const GatedWeights& ffn, float* y,

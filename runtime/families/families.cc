@@ -12,8 +12,18 @@ namespace tokenferry {
 namespace {
 
 // All families. To add one: docs/add-a-model.md.
-constexpr const Family* kFamilies[] = {&kDeepSeekV2, &kDeepSeekV3, &kGlm4Moe,  &kGlm4MoeLite, &kMiniMaxM2,
-                                       &kMixtral,    &kOlmoe,      &kQwen2Moe, &kQwen3Moe};
+constexpr const Family* kFamilies[] = {&kDeepSeekV2, &kDeepSeekV3, &kGlm4Moe, &kGlm4MoeLite, &kGptOss,   &kGraniteMoe,
+                                       &kLlama4,     &kMiniMaxM2,  &kMixtral, &kOlmoe,       &kQwen2Moe, &kQwen3Moe};
+
+// Models that also read images: the text model is described by text_config, with a model_type of its own.
+struct Wrapper {
+  absl::string_view model_type, architecture, prefix;
+  absl::string_view not_read[2];  // towers and projections of images
+};
+constexpr Wrapper kWrappers[] = {
+    {"llama4", "Llama4ForConditionalGeneration", "language_model.", {"vision_model.", "multi_modal_projector."}},
+    {"kimi_k25", "KimiK25ForConditionalGeneration", "language_model.", {"vision_tower.", "mm_projector."}},
+};
 
 constexpr absl::string_view kQuantMethods[] = {"fp8"};
 
@@ -22,6 +32,7 @@ std::vector<absl::string_view> ModelTypes() {
   for (const Family* family : kFamilies) {
     types.insert(types.end(), family->model_types.begin(), family->model_types.end());
   }
+  for (const Wrapper& wrapper : kWrappers) types.push_back(wrapper.model_type);
   return types;
 }
 
@@ -36,7 +47,7 @@ const Family* FindFamily(ConfigReader& in) {
   return nullptr;
 }
 
-void CheckArchitecture(ConfigReader& in, const Family& family) {
+void CheckArchitecture(ConfigReader& in, absl::Span<const absl::string_view> known) {
   const std::optional<JsonNode> architectures = in.Find("architectures");
   if (!in.ok() || !architectures) return;
   const nlohmann::json& list = architectures->value();
@@ -44,7 +55,7 @@ void CheckArchitecture(ConfigReader& in, const Family& family) {
     in.Fail("architectures", "is not a list of one name");
     return;
   }
-  in.RequireOneOf("architectures", list[0].get<std::string>(), family.architectures, "architecture");
+  in.RequireOneOf("architectures", list[0].get<std::string>(), known, "architecture");
 }
 
 // The object that describes quantised weights. Some programs write it as compression_config, and configs of several
@@ -80,16 +91,34 @@ absl::Status ReadQuantization(ConfigReader& in, ModelSpec& spec) {
   return absl::OkStatus();
 }
 
+// `in` reads the object that describes the text model.
+absl::Status ReadText(ConfigReader& in, ModelSpec& spec) {
+  const Family* family = FindFamily(in);
+  TF_RETURN_IF_ERROR(in.status());
+  CheckArchitecture(in, family->architectures);
+  ReadCommon(in, spec);
+  family->read(in, spec);
+  return in.status();
+}
+
 absl::StatusOr<ModelSpec> SpecOf(const JsonDocument& document) {
   ConfigReader in(document.root());
   ModelSpec spec;
-  const Family* family = FindFamily(in);
-  TF_RETURN_IF_ERROR(in.status());
   spec.model_type = in.String("model_type");
-  CheckArchitecture(in, *family);
-  ReadCommon(in, spec);
-  family->read(in, spec);
-  TF_RETURN_IF_ERROR(in.status());
+  const auto* wrapper = std::find_if(std::begin(kWrappers), std::end(kWrappers),
+                                     [&](const Wrapper& w) { return w.model_type == spec.model_type; });
+  if (wrapper == std::end(kWrappers)) {
+    TF_RETURN_IF_ERROR(ReadText(in, spec));
+  } else {
+    CheckArchitecture(in, {wrapper->architecture});
+    const std::optional<JsonNode> text = in.Object("text_config");
+    if (!text) in.Fail("text_config", "is missing");
+    TF_RETURN_IF_ERROR(in.status());
+    ConfigReader nested(*text);
+    TF_RETURN_IF_ERROR(ReadText(nested, spec));
+    spec.prefix = std::string(wrapper->prefix);
+    for (const absl::string_view prefix : wrapper->not_read) spec.not_read.emplace_back(prefix);
+  }
   TF_RETURN_IF_ERROR(ReadQuantization(in, spec));
   return spec;
 }

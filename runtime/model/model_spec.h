@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/formats/dtype.h"
+#include "core/moe/gated_activation.h"
 #include "core/moe/router_spec.h"
 #include "runtime/attention/attention_ops.h"
 #include "runtime/attention/rope.h"
@@ -20,19 +21,37 @@ enum class AttentionKind : uint8_t {
   kGrouped,  // a key and a value head for every num_heads / num_kv_heads query heads; all of them alike: MHA
 };
 
-// Root-mean-square norms of queries and keys, before the rotation.
+// Root-mean-square norms of queries and keys, before the rotation where nothing else is said.
 enum class QkNorm : uint8_t {
   kNone,
   kHead,        // of each head, one weight for all: [head_dim]
+  kUnit,        // of each head, without a weight, after the rotation
   kProjection,  // of all heads together: [num_heads * head_dim], [num_kv_heads * head_dim]
 };
 
 enum class Bias : uint8_t { kNo, kYes };
+enum class Rotation : uint8_t { kNone, kRotary };
+
+// Queries are multiplied by 1 + scale * ln(1 + floor((position + 1) / period)); scale 0: they are not (Llama 4).
+struct Temperature {
+  float scale = 0, period = 0;
+
+  friend bool operator==(const Temperature&, const Temperature&) = default;
+};
+
+// How the files hold the matrices of experts.
+enum class FusedExperts : uint8_t {
+  kNone,                // each by itself
+  kRows,                // [E, 2I, H] gate rows, then up rows; [E, H, I]. A shared network's alike, [2S, H]
+  kColumns,             // transposed: [E, H, 2I] gate columns, then up columns; [E, I, H]
+  kInterleavedColumns,  // transposed: [E, H, 2I] gate and up columns in turn; [E, I, H]
+};
 
 struct AttentionSpec {
   AttentionKind kind = AttentionKind::kLatent;
   int64_t num_heads = 0;  // of queries
   float scale = 0;        // of scores
+  Rotation rotation = Rotation::kRotary;
   RopeLayout rope_layout = RopeLayout::kInterleaved;
 
   // kLatent. Of a query head `nope_dim` values meet the latent and `rope_dim` the rotated key.
@@ -48,6 +67,8 @@ struct AttentionSpec {
   Bias qkv_bias = Bias::kNo, o_bias = Bias::kNo;
   float clip_qkv = 0;  // queries, keys and values are limited to +-clip_qkv before the rotation; 0: they are not
   KeyRange keys;       // which ones a token sees
+  Bias sinks = Bias::kNo;
+  Temperature temperature;
 
   friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
   int64_t query_size() const { return num_heads * (kind == AttentionKind::kLatent ? nope_dim + rope_dim : head_dim); }
@@ -71,15 +92,19 @@ struct MoeSpec {
   int64_t num_experts = 0;  // E
   int64_t intermediate = 0;
   RouterSpec router;
-  Bias choice_bias = Bias::kNo;     // e_score_correction_bias: experts are chosen by score + bias
-  int64_t shared_intermediate = 0;  // of the network that all tokens meet; 0: none
-  Bias shared_score = Bias::kNo;    // kYes: its output is times sigmoid(x . shared_expert_gate)
+  Bias router_bias = Bias::kNo;            // of the logits
+  Bias choice_bias = Bias::kNo;            // e_score_correction_bias: experts are chosen by score + bias
+  WeightOn weight_on = WeightOn::kOutput;  // kInput: with top_k 1 only
+  GatedActivation activation;              // of the routed experts; all other networks have silu
+  Bias expert_bias = Bias::kNo;            // of all three matrices
+  int64_t shared_intermediate = 0;         // of the network that all tokens meet; 0: none
+  Bias shared_score = Bias::kNo;           // kYes: its output is times sigmoid(x . shared_expert_gate)
 
   friend bool operator==(const MoeSpec&, const MoeSpec&) = default;
 };
 
 // A value. What runtime/families returns is consistent: every product of two sizes fits into int64, layers are at least
-// one, and so are experts; activations are silu.
+// one, and so are experts.
 struct ModelSpec {
   std::string model_type;  // as config.json says
 
@@ -89,15 +114,19 @@ struct ModelSpec {
   float norm_eps = 1e-6f;            // of all norms but those of latents
   bool tie_word_embeddings = false;  // lm_head is embed_tokens
   DType dtype = DType::kBF16;        // what is not quantised
-  RopeConfig rope;                   // of all layers
-  std::vector<LayerSpec> layers;     // without multi-token-prediction modules
+  float embedding_scale = 1;         // of embedded tokens
+  float residual_scale = 1;          // of what a layer's two parts add
+  float logits_scale = 1;
+  RopeConfig rope;                // of all layers
+  std::vector<LayerSpec> layers;  // without multi-token-prediction modules
   MoeSpec moe;
 
   // Blocks of FP8 weights, [fp8_block, fp8_block]; 0: the checkpoint is not quantised.
   int32_t fp8_block = 0;
 
   // How the files name things.
-  std::string prefix;                 // before every tensor's name, "language_model."
+  std::string prefix;  // before every tensor's name, "language_model."
+  FusedExperts fused = FusedExperts::kNone;
   std::map<Role, std::string> names;  // where a family differs from DefaultName
   std::vector<std::string> not_read;  // prefixes of tensors that generating text does not need
 

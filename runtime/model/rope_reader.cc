@@ -6,9 +6,10 @@ namespace tokenferry {
 namespace {
 
 constexpr int64_t kMaxPositions = int64_t{1} << 24;
-constexpr absl::string_view kRopeTypes[] = {"default", "yarn"};
-constexpr absl::string_view kYarnKeys[] = {"factor",         "beta_fast",        "beta_slow", "mscale",
-                                           "mscale_all_dim", "attention_factor", "truncate"};
+constexpr absl::string_view kRopeTypes[] = {"default", "yarn", "llama3"};
+constexpr absl::string_view kScalingKeys[] = {"factor",   "beta_fast",       "beta_slow",
+                                              "mscale",   "mscale_all_dim",  "attention_factor",
+                                              "truncate", "low_freq_factor", "high_freq_factor"};
 
 // One of the objects that may say how positions are scaled.
 struct RopeObject {
@@ -18,10 +19,10 @@ struct RopeObject {
   RopeConfig rope;  // as if there were no other
 };
 
-// YaRN's numbers. `original` is where config.json itself has original_max_position_embeddings, if it does.
-void ReadYarn(ConfigReader& in, const std::optional<JsonNode>& original, RopeConfig& rope) {
+// The factor, and the context that it stretches. `original` is where config.json itself has
+// original_max_position_embeddings, if it does.
+void ReadStretch(ConfigReader& in, const std::optional<JsonNode>& original, RopeConfig& rope) {
   constexpr absl::string_view kOriginal = "original_max_position_embeddings";
-  rope.scaling = RopeScaling::kYarn;
   if (const auto own = in.Find(kOriginal); own && original) in.Fail(CheckSame(*original, *own));
   int64_t fallback = rope.max_position;
   if (original) {
@@ -33,6 +34,10 @@ void ReadYarn(ConfigReader& in, const std::optional<JsonNode>& original, RopeCon
   if (!in.Has("factor") && !in.Has(kOriginal) && !original) in.Fail("factor", "is missing");
   const double ratio = static_cast<double>(rope.max_position) / static_cast<double>(rope.original_max_position);
   rope.factor = in.Number("factor", 1, 1e6, ratio);
+}
+
+void ReadYarn(ConfigReader& in, RopeConfig& rope) {
+  rope.scaling = RopeScaling::kYarn;
   rope.beta_fast = in.Number("beta_fast", 1e-6, 1e6, rope.beta_fast);
   rope.beta_slow = in.Number("beta_slow", 1e-6, 1e6, rope.beta_slow);
   rope.mscale = in.Number("mscale", 0, 1e6, 0);
@@ -41,9 +46,15 @@ void ReadYarn(ConfigReader& in, const std::optional<JsonNode>& original, RopeCon
   rope.truncate = in.Bool("truncate", true);
 }
 
+void ReadLlama3(ConfigReader& in, RopeConfig& rope) {
+  rope.scaling = RopeScaling::kLlama3;
+  rope.low_freq_factor = in.Number("low_freq_factor", 1e-6, 1e6);
+  rope.high_freq_factor = in.Number("high_freq_factor", 1e-6, 1e6);
+}
+
 // Without a type nothing may look as if it were meant to scale.
 void CheckNoScaling(ConfigReader& in, const JsonNode& object) {
-  for (const absl::string_view key : kYarnKeys) {
+  for (const absl::string_view key : kScalingKeys) {
     if (in.Has(key)) in.Fail(key, "is there, but no 'rope_type' that says what it scales");
   }
   for (const auto& [key, member] : object.value().items()) {
@@ -62,7 +73,9 @@ absl::StatusOr<RopeObject> ReadObject(const JsonNode& node, const std::optional<
   const std::string type = in.String(type_key, "default");
   in.RequireOneOf(type_key, type, kRopeTypes, "rotary scaling");
   if (!object.type) CheckNoScaling(in, node);
-  if (type == "yarn") ReadYarn(in, original, object.rope);
+  if (type != "default") ReadStretch(in, original, object.rope);
+  if (type == "yarn") ReadYarn(in, object.rope);
+  if (type == "llama3") ReadLlama3(in, object.rope);
   TF_RETURN_IF_ERROR(in.status());
   return object;
 }
@@ -75,7 +88,7 @@ absl::Status CheckSameScaling(const RopeObject& a, const RopeObject& b) {
         b.node.Where(), ": '", b.node.path(), ".", key, "' is ", right, ", but '", a.node.path(), ".", key, "' is ",
         left, "; both mean one setting, so leave one of '", a.node.path(), "' and '", b.node.path(), "'"));
   };
-  const auto type = [](const RopeConfig& rope) { return kRopeTypes[rope.scaling == RopeScaling::kYarn]; };
+  const auto type = [](const RopeConfig& rope) { return kRopeTypes[static_cast<int>(rope.scaling)]; };
   const RopeConfig &l = a.rope, &r = b.rope;
   TF_RETURN_IF_ERROR(check("rope_type", type(l), type(r)));
   TF_RETURN_IF_ERROR(check("factor", l.factor, r.factor));
@@ -85,6 +98,8 @@ absl::Status CheckSameScaling(const RopeObject& a, const RopeObject& b) {
   TF_RETURN_IF_ERROR(check("mscale", l.mscale, r.mscale));
   TF_RETURN_IF_ERROR(check("mscale_all_dim", l.mscale_all_dim, r.mscale_all_dim));
   TF_RETURN_IF_ERROR(check("attention_factor", l.attention_factor.value_or(0), r.attention_factor.value_or(0)));
+  TF_RETURN_IF_ERROR(check("low_freq_factor", l.low_freq_factor, r.low_freq_factor));
+  TF_RETURN_IF_ERROR(check("high_freq_factor", l.high_freq_factor, r.high_freq_factor));
   return check("truncate", l.truncate ? "true" : "false", r.truncate ? "true" : "false");
 }
 

@@ -52,19 +52,30 @@ void VisitGroupedAttention(const AttentionSpec& a, int64_t hidden, TensorVisitor
     visit(Role::kKBias, {kv_rows}, -1);
     visit(Role::kVBias, {kv_rows}, -1);
   }
-  if (a.qk_norm != QkNorm::kNone) {
+  if (a.sinks == Bias::kYes) visit(Role::kSinks, {a.num_heads}, -1);
+  if (a.qk_norm == QkNorm::kHead || a.qk_norm == QkNorm::kProjection) {
     const bool heads = a.qk_norm == QkNorm::kHead;
     visit(Role::kQNorm, {heads ? a.head_dim : q_rows}, -1);
     visit(Role::kKNorm, {heads ? a.head_dim : kv_rows}, -1);
   }
 }
 
+void VisitExpertBiases(const MoeSpec& moe, int64_t hidden, TensorVisitor visit, int32_t expert) {
+  visit(Role::kExpertGateBias, {moe.intermediate}, expert);
+  visit(Role::kExpertUpBias, {moe.intermediate}, expert);
+  visit(Role::kExpertDownBias, {hidden}, expert);
+}
+
 void VisitExperts(const MoeSpec& moe, int64_t hidden, TensorVisitor visit) {
   visit(Role::kRouter, {moe.num_experts, hidden}, -1);
+  if (moe.router_bias == Bias::kYes) visit(Role::kRouterBias, {moe.num_experts}, -1);
   if (moe.choice_bias == Bias::kYes) visit(Role::kChoiceBias, {moe.num_experts}, -1);
   if (moe.shared_intermediate > 0) VisitFfn(kShared, moe.shared_intermediate, hidden, visit);
   if (moe.shared_score == Bias::kYes) visit(Role::kSharedScore, {1, hidden}, -1);
-  for (int32_t e = 0; e < moe.num_experts; ++e) VisitFfn(kExpert, moe.intermediate, hidden, visit, e);
+  for (int32_t e = 0; e < moe.num_experts; ++e) {
+    VisitFfn(kExpert, moe.intermediate, hidden, visit, e);
+    if (moe.expert_bias == Bias::kYes) VisitExpertBiases(moe, hidden, visit, e);
+  }
 }
 
 // The name in the files.
@@ -75,17 +86,65 @@ std::string NameOf(const ModelSpec& model, Role role, int32_t layer, int32_t exp
   return absl::StrCat(model.prefix, place, expert < 0 ? name : absl::Substitute(name, expert));
 }
 
+// Gate and up share a tensor: which half of it the role is; -1: it has one for itself.
+int HalfOf(Role role) {
+  switch (role) {
+    case Role::kSharedGate:
+    case Role::kExpertGate:
+    case Role::kExpertGateBias:
+      return 0;
+    case Role::kSharedUp:
+    case Role::kExpertUp:
+    case Role::kExpertUpBias:
+      return 1;
+    default:
+      return -1;
+  }
+}
+
+int64_t Product(const std::vector<int64_t>& shape) {
+  int64_t product = 1;
+  for (const int64_t dim : shape) product *= dim;
+  return product;
+}
+
+// Fills in where the files have the role's matrix or vector. A shared network is fused by rows only.
+void Locate(FusedExperts fused, int64_t num_experts, TensorSpec& spec) {
+  const int half = HalfOf(spec.role);
+  const bool is_shared = spec.part() == ModelPart::kSharedExpert && half >= 0;
+  spec.stored_shape = spec.shape;
+  if (fused == FusedExperts::kNone || (spec.expert < 0 && !(is_shared && fused == FusedExperts::kRows))) return;
+  const bool is_transposed = fused != FusedExperts::kRows;
+  const int64_t num_halves = half < 0 ? 1 : 2, size = Product(spec.shape), num_rows = spec.shape[0];
+  StoredPart& part = spec.stored;
+  std::vector<int64_t>& stored = spec.stored_shape;  // first of one expert
+  stored[0] *= num_halves;
+  const int64_t expert_begin = std::max(spec.expert, 0) * num_halves * size;
+  if (is_transposed) {
+    std::reverse(stored.begin(), stored.end());
+    part = {StoredPart::Kind::kColumns, expert_begin, num_halves * size, num_halves * num_rows};
+    const bool in_turn = fused == FusedExperts::kInterleavedColumns;
+    part.col_step = in_turn ? num_halves : 1;
+    part.first_col = half <= 0 ? 0 : in_turn ? 1 : num_rows;
+  } else {
+    part = {StoredPart::Kind::kRange, expert_begin + std::max(half, 0) * size, size};
+  }
+  if (spec.expert >= 0) stored.insert(stored.begin(), num_experts);
+}
+
 TensorSpec SpecOf(const ModelSpec& model, Role role, std::vector<int64_t> shape, int32_t layer, int32_t expert) {
   const Storage storage = InfoOf(role).storage;
   const bool quantised = model.fp8_block > 0 && storage == Storage::kQuantised;
-  return {.role = role,
-          .layer = layer,
-          .expert = expert,
-          .name = NameOf(model, role, layer, expert),
-          .shape = std::move(shape),
-          .dtype = quantised                   ? DType::kF8E4M3
-                   : role == Role::kChoiceBias ? DType::kF32
-                                               : model.dtype};
+  TensorSpec spec{.role = role,
+                  .layer = layer,
+                  .expert = expert,
+                  .name = NameOf(model, role, layer, expert),
+                  .shape = std::move(shape),
+                  .dtype = quantised                   ? DType::kF8E4M3
+                           : role == Role::kChoiceBias ? DType::kF32
+                                                       : model.dtype};
+  Locate(model.fused, model.moe.num_experts, spec);
+  return spec;
 }
 
 bool IsPlain(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16; }
@@ -132,10 +191,10 @@ absl::Status CheckTensor(TensorSpec& spec, const Checkpoint::Tensor& found, int3
                          const Checkpoint& checkpoint) {
   const std::string& path = checkpoint.shard(found.shard_idx).path();
   const TensorInfo& info = *found.info;
-  if (info.shape != spec.shape) {
+  if (info.shape != spec.stored_shape) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": tensor '", spec.name, "' is ", DescribeTensor(info.dtype, info.shape),
-                     ", but config.json asks for [", absl::StrJoin(spec.shape, ", "), "]"));
+                     ", but config.json asks for [", absl::StrJoin(spec.stored_shape, ", "), "]"));
   }
   const Storage storage = InfoOf(spec.role).storage;
   if (!IsPlain(info.dtype) && !(info.dtype == DType::kF8E4M3 && storage == Storage::kQuantised)) {
@@ -200,11 +259,7 @@ void CollectWarnings(const Checkpoint& checkpoint, CheckedPlan& checked) {
 
 }  // namespace
 
-int64_t TensorSpec::num_elements() const {
-  int64_t product = 1;
-  for (const int64_t dim : shape) product *= dim;
-  return product;
-}
+int64_t TensorSpec::num_elements() const { return Product(shape); }
 
 DType TensorSpec::memory_dtype() const {
   return dtype == DType::kF16 || InfoOf(role).storage == Storage::kF32 ? DType::kF32 : dtype;
@@ -280,7 +335,8 @@ absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelSpec& model, const Checkp
     TF_RETURN_IF_ERROR(CheckUsable(spec.name, checkpoint));
     const Checkpoint::Tensor* found = checkpoint.Find(spec.name);
     if (found == nullptr) {
-      missing.push_back(DescribeTensor(spec.dtype, spec.shape) + " '" + spec.name + "'");
+      const std::string shown = DescribeTensor(spec.dtype, spec.stored_shape) + " '" + spec.name + "'";
+      if (std::find(missing.begin(), missing.end(), shown) == missing.end()) missing.push_back(shown);
       continue;
     }
     TF_RETURN_IF_ERROR(CheckTensor(spec, *found, model.fp8_block, checkpoint));

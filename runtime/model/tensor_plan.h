@@ -14,12 +14,27 @@
 
 namespace tokenferry {
 
+// The part of a stored tensor that a role is: all of it, or what a fused tensor has of one expert.
+struct StoredPart {
+  enum class Kind : uint8_t {
+    kWhole,
+    kRange,    // elements [begin, begin + size), in the order of the role's matrix
+    kColumns,  // of the rows of `cols` elements in that range the columns first_col, first_col + col_step, ..: they are
+               // the rows of the role's matrix, which the file has transposed
+  };
+  Kind kind = Kind::kWhole;
+  int64_t begin = 0, size = 0;
+  int64_t cols = 0, first_col = 0, col_step = 1;
+};
+
 struct TensorSpec {
   Role role;
-  int32_t layer = -1;   // -1: belongs to no layer
-  int32_t expert = -1;  // routed experts only
-  std::string name;
-  std::vector<int64_t> shape;  // [rows, cols] or [size]
+  int32_t layer = -1;                 // -1: belongs to no layer
+  int32_t expert = -1;                // routed experts only
+  std::string name;                   // of the stored tensor
+  std::vector<int64_t> shape;         // [rows, cols] or [size], of the role
+  std::vector<int64_t> stored_shape;  // of the stored tensor
+  StoredPart stored;
   DType dtype = DType::kBF16;  // kF32, kBF16, kF16 or kF8E4M3. As stored, or as config.json implies
 
   ModelPart part() const { return InfoOf(role).part; }

@@ -27,10 +27,12 @@ constexpr RoleInfo kRoles[kNumRoles] = {
     {Role::kOBias, "self_attn.o_proj.bias", ModelPart::kAttention, Storage::kF32},
     {Role::kQNorm, "self_attn.q_norm.weight", ModelPart::kNorm, Storage::kPlain},
     {Role::kKNorm, "self_attn.k_norm.weight", ModelPart::kNorm, Storage::kPlain},
+    {Role::kSinks, "self_attn.sinks", ModelPart::kAttention, Storage::kF32},
     {Role::kDenseGate, "mlp.gate_proj.weight", ModelPart::kDenseFfn, Storage::kQuantised},
     {Role::kDenseUp, "mlp.up_proj.weight", ModelPart::kDenseFfn, Storage::kQuantised},
     {Role::kDenseDown, "mlp.down_proj.weight", ModelPart::kDenseFfn, Storage::kQuantised},
     {Role::kRouter, "mlp.gate.weight", ModelPart::kRouter, Storage::kPlain},
+    {Role::kRouterBias, "mlp.gate.bias", ModelPart::kRouter, Storage::kF32},
     {Role::kChoiceBias, "mlp.gate.e_score_correction_bias", ModelPart::kRouter, Storage::kF32},
     {Role::kSharedGate, "mlp.shared_experts.gate_proj.weight", ModelPart::kSharedExpert, Storage::kQuantised},
     {Role::kSharedUp, "mlp.shared_experts.up_proj.weight", ModelPart::kSharedExpert, Storage::kQuantised},
@@ -39,6 +41,9 @@ constexpr RoleInfo kRoles[kNumRoles] = {
     {Role::kExpertGate, "mlp.experts.$0.gate_proj.weight", ModelPart::kRoutedExpert, Storage::kQuantised},
     {Role::kExpertUp, "mlp.experts.$0.up_proj.weight", ModelPart::kRoutedExpert, Storage::kQuantised},
     {Role::kExpertDown, "mlp.experts.$0.down_proj.weight", ModelPart::kRoutedExpert, Storage::kQuantised},
+    {Role::kExpertGateBias, "mlp.experts.$0.gate_proj.bias", ModelPart::kRoutedExpert, Storage::kF32},
+    {Role::kExpertUpBias, "mlp.experts.$0.up_proj.bias", ModelPart::kRoutedExpert, Storage::kF32},
+    {Role::kExpertDownBias, "mlp.experts.$0.down_proj.bias", ModelPart::kRoutedExpert, Storage::kF32},
 };
 
 }  // namespace

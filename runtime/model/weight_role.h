@@ -47,12 +47,14 @@ enum class Role : uint8_t {
   kOBias,  // [H]
   kQNorm,  // [head_dim], or [rows of q_proj]
   kKNorm,
+  kSinks,  // [heads]
   // A dense network.
   kDenseGate,  // [I, H]
   kDenseUp,    // [I, H]
   kDenseDown,  // [H, I]
   // Experts.
   kRouter,       // [E, H]
+  kRouterBias,   // [E], of the logits
   kChoiceBias,   // e_score_correction_bias [E]
   kSharedGate,   // [shared_intermediate, H]
   kSharedUp,     //
@@ -60,9 +62,12 @@ enum class Role : uint8_t {
   kSharedScore,  // shared_expert_gate [1, H]
   kExpertGate,   // [I, H], per expert
   kExpertUp,
-  kExpertDown,  // [H, I]
+  kExpertDown,      // [H, I]
+  kExpertGateBias,  // [I]
+  kExpertUpBias,
+  kExpertDownBias,  // [H]
 };
-inline constexpr int kNumRoles = static_cast<int>(Role::kExpertDown) + 1;
+inline constexpr int kNumRoles = static_cast<int>(Role::kExpertDownBias) + 1;
 
 // How a role may be stored, and what memory then holds.
 enum class Storage : uint8_t {

@@ -57,6 +57,15 @@ struct Piece {
   int64_t offset;     // in the buffer
   int64_t num_bytes;  // in memory
   uint8_t* dst = nullptr;
+
+  // Bytes of the stored tensor that are read for it.
+  int64_t source_begin() const { return is_part() ? spec->stored.begin * DTypeBytes(dtype) : 0; }
+  int64_t source_bytes() const { return is_part() ? spec->stored.size * DTypeBytes(dtype) : source->info->num_bytes; }
+  bool is_part() const { return !is_scales && spec->stored.kind != StoredPart::Kind::kWhole; }
+  bool is_transposed() const { return is_part() && spec->stored.kind == StoredPart::Kind::kColumns; }
+  bool reads_the_same(const Piece& other) const {
+    return source == other.source && source_begin() == other.source_begin() && source_bytes() == other.source_bytes();
+  }
 };
 
 // What this rank needs, laid out in buffers.
@@ -121,12 +130,23 @@ class Loader {
     std::vector<const Piece*> order;
     for (const Piece& piece : pieces) {
       order.push_back(&piece);
-      bytes_total_ += piece.source->info->num_bytes;
       stats.bytes_kept += piece.num_bytes;
       if (!piece.is_scales) ++stats.num_tensors;
     }
-    std::sort(order.begin(), order.end(), [](const Piece* a, const Piece* b) { return OrderKey(*a) < OrderKey(*b); });
-    for (const Piece* piece : order) TF_RETURN_IF_ERROR(Load(*piece));
+    std::stable_sort(order.begin(), order.end(),
+                     [](const Piece* a, const Piece* b) { return OrderKey(*a) < OrderKey(*b); });
+    const auto each_range = [&](const std::function<absl::Status(absl::Span<const Piece* const>)>& visit) {
+      for (size_t begin = 0, end = 0; begin < order.size(); begin = end) {
+        while (end < order.size() && order[end]->reads_the_same(*order[begin])) ++end;
+        TF_RETURN_IF_ERROR(visit(absl::MakeConstSpan(order).subspan(begin, end - begin)));
+      }
+      return absl::OkStatus();
+    };
+    TF_RETURN_IF_ERROR(each_range([&](absl::Span<const Piece* const> same) {
+      bytes_total_ += same[0]->source_bytes();
+      return absl::OkStatus();
+    }));
+    TF_RETURN_IF_ERROR(each_range([&](absl::Span<const Piece* const> same) { return Load(same); }));
     stats.bytes_read = bytes_done_;
     return stream_.Synchronize();
   }
@@ -135,18 +155,31 @@ class Loader {
   // Scales, norms and biases first, since they are quick to find fault with; then everything as it lies in the files.
   static std::tuple<bool, int, int64_t> OrderKey(const Piece& piece) {
     const bool is_large = !piece.is_scales && piece.spec->shape.size() > 1;
-    return {is_large, piece.source->shard_idx, piece.source->info->begin};
+    return {is_large, piece.source->shard_idx, piece.source->info->begin + piece.source_begin()};
   }
 
-  absl::Status Load(const Piece& piece) {
-    const int64_t num_bytes = piece.source->info->num_bytes;
-    // A widened piece needs three times its stored bytes in the staging buffer: itself and its widened copy.
-    const int64_t chunk_bytes = static_cast<int64_t>(staging_.num_bytes()) / (piece.widen ? 16 : 4) * 4;
+  // Bytes that are read at a time, so that what is made of them fits beside them in the staging buffer.
+  absl::StatusOr<int64_t> ChunkBytes(const Piece& piece) const {
+    const auto staging = static_cast<int64_t>(staging_.num_bytes());
+    // A widened piece needs three times its stored bytes: itself and its widened copy.
+    const int64_t most = staging / (piece.widen ? 16 : piece.is_transposed() ? 8 : 4) * 4;
+    if (!piece.is_transposed()) return most;
+    const int64_t row_bytes = piece.spec->stored.cols * DTypeBytes(piece.dtype);
+    if (row_bytes <= most) return most / row_bytes * row_bytes;
+    return absl::ResourceExhaustedError(absl::StrCat("tensor '", piece.spec->name, "' has rows of ", row_bytes,
+                                                     " bytes, too long for a staging buffer of ", staging));
+  }
+
+  // Pieces that are made of the same bytes.
+  absl::Status Load(absl::Span<const Piece* const> pieces) {
+    const Piece& first = *pieces[0];
+    const int64_t num_bytes = first.source_bytes();
+    TF_ASSIGN_OR_RETURN(const int64_t chunk_bytes, ChunkBytes(first));
     for (int64_t offset = 0; offset < num_bytes; offset += chunk_bytes) {
       const auto chunk = absl::MakeSpan(staging_.as<uint8_t>(), std::min(chunk_bytes, num_bytes - offset));
-      TF_RETURN_IF_ERROR(checkpoint_.Read(*piece.source, offset, chunk));
-      TF_RETURN_IF_ERROR(CheckFinite(piece, offset, chunk));
-      TF_RETURN_IF_ERROR(Send(piece, offset, chunk));
+      TF_RETURN_IF_ERROR(checkpoint_.Read(*first.source, first.source_begin() + offset, chunk));
+      TF_RETURN_IF_ERROR(CheckFinite(first, first.source_begin() + offset, chunk));
+      for (const Piece* piece : pieces) TF_RETURN_IF_ERROR(Send(*piece, offset, chunk));
       bytes_done_ += static_cast<int64_t>(chunk.size());
       if (options_.progress) TF_RETURN_IF_ERROR(options_.progress(bytes_done_, bytes_total_));
     }
@@ -175,22 +208,49 @@ class Loader {
     }
   }
 
-  absl::Status Send(const Piece& piece, int64_t offset, absl::Span<uint8_t> chunk) {
+  absl::Status Send(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) {
+    uint8_t* free = staging_.as<uint8_t>() + AlignUp(static_cast<int64_t>(chunk.size()));
+    absl::Span<const uint8_t> values = chunk;
     if (piece.widen) {
-      uint8_t* wide = chunk.data() + AlignUp(static_cast<int64_t>(chunk.size()));
       if (piece.dtype == DType::kF16) {
-        Widen<F16>(chunk, wide);
+        Widen<F16>(chunk, free);
       } else {
-        Widen<BF16>(chunk, wide);
+        Widen<BF16>(chunk, free);
       }
-      stream_.CopyToDevice(piece.dst + 2 * offset, wide, 2 * chunk.size());
-    } else {
-      stream_.CopyToDevice(piece.dst + offset, chunk.data(), chunk.size());
+      values = absl::MakeConstSpan(free, 2 * chunk.size());
+      offset *= 2;
+      free += AlignUp(static_cast<int64_t>(values.size()));
     }
-    bytes_enqueued_ += static_cast<int64_t>(chunk.size());
+    if (piece.is_transposed()) {
+      if (DTypeBytes(piece.spec->memory_dtype()) == 4) {
+        SendColumns<uint32_t>(piece, offset, values, free);
+      } else {
+        SendColumns<uint16_t>(piece, offset, values, free);
+      }
+    } else {
+      stream_.CopyToDevice(piece.dst + offset, values.data(), values.size());
+    }
+    bytes_enqueued_ += static_cast<int64_t>(values.size());
     if (bytes_enqueued_ < kMaxEnqueuedBytes) return absl::OkStatus();
     bytes_enqueued_ = 0;
     return stream_.Synchronize();
+  }
+
+  // `values` are whole stored rows, from byte `offset` of the piece's range; each is a column of its matrix.
+  template <class Element>
+  void SendColumns(const Piece& piece, int64_t offset, absl::Span<const uint8_t> values, uint8_t* column_bytes) {
+    constexpr auto kBytes = static_cast<int64_t>(sizeof(Element));
+    const StoredPart& part = piece.spec->stored;
+    const int64_t num_stored = part.size / part.cols, first = offset / kBytes / part.cols;
+    const int64_t n = static_cast<int64_t>(values.size()) / kBytes / part.cols;
+    for (int64_t row = 0; row < piece.spec->shape[0]; ++row) {
+      const int64_t col = part.first_col + row * part.col_step;
+      for (int64_t i = 0; i < n; ++i) {
+        std::memcpy(column_bytes + i * kBytes, values.data() + (i * part.cols + col) * kBytes, sizeof(Element));
+      }
+      stream_.CopyToDevice(piece.dst + (row * num_stored + first) * kBytes, column_bytes,
+                           static_cast<size_t>(n * kBytes));
+    }
   }
 
   const Checkpoint& checkpoint_;
@@ -215,20 +275,30 @@ WeightView MakeView(const Piece& weight, const float* scales, int32_t block) {
   return view;
 }
 
-ExpertMatrices& MatricesOf(LayerWeights& layer, Role role) {
-  if (role == Role::kExpertGate) return layer.expert_gate;
-  if (role == Role::kExpertUp) return layer.expert_up;
-  TF_CHECK(role == Role::kExpertDown);
-  return layer.expert_down;
+ExpertMatrices* MatricesOf(LayerWeights& layer, Role role) {
+  switch (role) {
+    case Role::kExpertGate:
+      return &layer.expert_gate;
+    case Role::kExpertUp:
+      return &layer.expert_up;
+    case Role::kExpertDown:
+      return &layer.expert_down;
+    case Role::kExpertGateBias:
+      return &layer.expert_gate_bias;
+    case Role::kExpertUpBias:
+      return &layer.expert_up_bias;
+    case Role::kExpertDownBias:
+      return &layer.expert_down_bias;
+    default:
+      return nullptr;
+  }
 }
+
+constexpr Role kExpertRoles[] = {Role::kExpertGate,     Role::kExpertUp,     Role::kExpertDown,
+                                 Role::kExpertGateBias, Role::kExpertUpBias, Role::kExpertDownBias};
 
 void SetViews(const TensorPlan& plan, const Layout& layout, size_t num_slots, ModelWeights& weights) {
   weights.layers.resize(plan.model.layers.size());
-  for (size_t i = 0; i < weights.layers.size(); ++i) {
-    LayerWeights& layer = weights.layers[i];
-    if (!plan.model.layers[i].is_moe) continue;
-    for (ExpertMatrices* m : {&layer.expert_gate, &layer.expert_up, &layer.expert_down}) m->host.resize(num_slots);
-  }
   for (size_t i = 0; i < layout.pieces.size(); ++i) {
     const Piece& piece = layout.pieces[i];
     if (piece.is_scales) continue;  // taken together with its weight, which stands before it
@@ -241,7 +311,10 @@ void SetViews(const TensorPlan& plan, const Layout& layout, size_t num_slots, Mo
       weights.layers[static_cast<size_t>(spec.layer)][spec.role] = view;
     } else {
       const auto slot = static_cast<size_t>(layout.slot_of_expert[static_cast<size_t>(spec.expert)]);
-      MatricesOf(weights.layers[static_cast<size_t>(spec.layer)], spec.role).host[slot] = view;
+      ExpertMatrices* matrices = MatricesOf(weights.layers[static_cast<size_t>(spec.layer)], spec.role);
+      TF_CHECK(matrices != nullptr);
+      matrices->host.resize(num_slots);
+      matrices->host[slot] = view;
     }
   }
   if (plan.model.tie_word_embeddings) weights.ends[Role::kLmHead] = weights.ends[Role::kEmbedTokens];
@@ -262,8 +335,10 @@ absl::Status CheckOneFormat(const Device& device, const std::vector<WeightView>&
 absl::Status UploadExpertViews(Stream& stream, size_t num_slots, ModelWeights& weights) {
   std::vector<ExpertMatrices*> all;
   for (LayerWeights& layer : weights.layers) {
-    if (layer.expert_gate.host.empty()) continue;
-    all.insert(all.end(), {&layer.expert_gate, &layer.expert_up, &layer.expert_down});
+    for (const Role role : kExpertRoles) {
+      ExpertMatrices* matrices = MatricesOf(layer, role);
+      if (!matrices->host.empty()) all.push_back(matrices);
+    }
   }
   const size_t array_bytes = num_slots * sizeof(WeightView);
   if (array_bytes == 0 || all.empty()) return absl::OkStatus();

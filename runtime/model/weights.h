@@ -37,7 +37,8 @@ struct ExpertMatrices {
 };
 
 struct LayerWeights : RoleViews {
-  ExpertMatrices expert_gate, expert_up, expert_down;  // of a MoE layer; the views of these roles stay empty
+  // Of a MoE layer; the views of these roles stay empty. Biases are matrices of one row; most models have none.
+  ExpertMatrices expert_gate, expert_up, expert_down, expert_gate_bias, expert_up_bias, expert_down_bias;
 };
 
 struct LoadStats {

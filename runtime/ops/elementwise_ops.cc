@@ -23,6 +23,24 @@ void Row(const GateRowsArgs& a, int64_t t) {
   for (int64_t i = 0; i < a.x.cols; ++i) x[i] *= gate;
 }
 
+void Row(const ScaleArgs& a, int64_t t) {
+  float* x = a.x.row(t);
+  for (int64_t i = 0; i < a.x.cols; ++i) x[i] *= a.factor;
+}
+
+void Row(const ScaleRowsArgs& a, int64_t t) {
+  const float* x = a.x.row(t);
+  float* out = a.out.row(t);
+  const float weight = *a.weight.row(t);
+  for (int64_t i = 0; i < a.x.cols; ++i) out[i] = x[i] * weight;
+}
+
+void Row(const AddScaledArgs& a, int64_t t) {
+  float* x = a.x.row(t);
+  const float *first = a.a.row(t), *second = a.b.data == nullptr ? nullptr : a.b.row(t);
+  for (int64_t i = 0; i < a.x.cols; ++i) x[i] += a.factor * (second == nullptr ? first[i] : first[i] + second[i]);
+}
+
 template <class Args>
 void Reference(const Args& args) {
   for (int64_t t = 0; t < args.x.rows; ++t) Row(args, t);
@@ -41,6 +59,25 @@ void Cpu(const Args& args, CpuContext& context) {
 constexpr Op<AddBiasArgs> kAddBias{"add_bias", &Reference<AddBiasArgs>, &Cpu<AddBiasArgs>};
 constexpr Op<ClampArgs> kClamp{"clamp", &Reference<ClampArgs>, &Cpu<ClampArgs>};
 constexpr Op<GateRowsArgs> kGateRows{"gate_rows", &Reference<GateRowsArgs>, &Cpu<GateRowsArgs>};
+
+constexpr Op<ScaleArgs> kScale{"scale", &Reference<ScaleArgs>, &Cpu<ScaleArgs>};
+constexpr Op<ScaleRowsArgs> kScaleRows{"scale_rows", &Reference<ScaleRowsArgs>, &Cpu<ScaleRowsArgs>};
+constexpr Op<AddScaledArgs> kAddScaled{"add_scaled", &Reference<AddScaledArgs>, &Cpu<AddScaledArgs>};
+
+void Scale(Stream& stream, const ScaleArgs& args) { stream.Launch(kScale, args); }
+
+void ScaleRows(Stream& stream, const ScaleRowsArgs& args) {
+  TF_CHECK_EQ(args.x.rows, args.out.rows);
+  TF_CHECK_EQ(args.x.cols, args.out.cols);
+  TF_CHECK_EQ(args.weight.rows, args.x.rows);
+  stream.Launch(kScaleRows, args);
+}
+
+void AddScaled(Stream& stream, const AddScaledArgs& args) {
+  TF_CHECK_EQ(args.x.cols, args.a.cols);
+  TF_CHECK_EQ(args.x.rows, args.a.rows);
+  stream.Launch(kAddScaled, args);
+}
 
 void AddBias(Stream& stream, const AddBiasArgs& args) {
   TF_CHECK(args.bias != nullptr);

@@ -27,4 +27,27 @@ struct GateRowsArgs {
 };
 void GateRows(Stream& stream, const GateRowsArgs& args);
 
+// x *= factor.
+struct ScaleArgs {
+  MatrixView<float> x;
+  float factor = 1;
+};
+void Scale(Stream& stream, const ScaleArgs& args);
+
+// out[t, :] = x[t, :] * weight[t].
+struct ScaleRowsArgs {
+  MatrixView<const float> x;
+  MatrixView<const float> weight;  // [rows, 1]
+  MatrixView<float> out;
+};
+void ScaleRows(Stream& stream, const ScaleRowsArgs& args);
+
+// x += factor * a, or x += factor * (a + b) (a + b rounded first) when b.data is not null.
+struct AddScaledArgs {
+  MatrixView<float> x;
+  MatrixView<const float> a, b;
+  float factor = 1;
+};
+void AddScaled(Stream& stream, const AddScaledArgs& args);
+
 }  // namespace tokenferry

@@ -84,6 +84,12 @@ TEST(RouteVectors, SoftmaxTopFour) {
   ExpectVector(args, {}, {2, 5, 6, 0}, {0.514141, 0.231019, 0.140120, 0.114720});
 }
 
+TEST(RouteVectors, SoftmaxOfTheChosen) {
+  RouteArgs args = Shape(1, 8, 4);
+  args.scoring = Scoring::kSoftmaxOfChosen;
+  ExpectVector(args, {}, {2, 5, 6, 0}, {0.514141, 0.231019, 0.140120, 0.114720});
+}
+
 TEST(RouteVectors, GroupLimitedByTheLargest) {
   RouteArgs args = Shape(1, 8, 3);
   args.num_groups = 4;
@@ -291,6 +297,24 @@ TEST(Route, EveryInstructionSetAndModeGivesTheSameBits) {
       }
     }
   }
+}
+
+// Logits far apart and alike: weights sum to one, and every instruction set agrees.
+TEST(Route, SoftmaxOfTheChosenSumsToOne) {
+  std::mt19937 random(45);
+  RouteArgs args = Shape(40, 33, 5);
+  args.scoring = Scoring::kSoftmaxOfChosen;
+  std::vector<float> logits = RandomFloats(40 * 33, random, 30.0f);
+  std::fill_n(logits.begin(), 33, 1.0f);
+  const Routed expected = RunRoute(args, logits, {}, ReferenceOptions());
+  ExpectEverywhere(args, logits, {}, expected);
+  for (int64_t t = 0; t < 40; ++t) {
+    float sum = 0;
+    for (int k = 0; k < 5; ++k) sum += expected.weight[t * 5 + k];
+    EXPECT_NEAR(sum, 1, 1e-6);  // five quotients, each rounded once, and four sums
+  }
+  EXPECT_EQ(std::vector<int32_t>(expected.idx.begin(), expected.idx.begin() + 5),
+            (std::vector<int32_t>{0, 1, 2, 3, 4}));
 }
 
 }  // namespace

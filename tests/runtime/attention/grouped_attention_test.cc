@@ -188,6 +188,17 @@ TEST(KeyRangeTest, FirstKey) {
   EXPECT_EQ(chunk.First(7), 4);
 }
 
+TEST(TemperatureTest, GrowsWithThePosition) {
+  const std::vector<int32_t> position = {0, 8190, 8191, 16383, 100000}, seq(5, 0);
+  std::vector<float> x(5, 1.0f);
+  const auto device = CreateCpuDevice({});
+  auto stream = *device->CreateStream();
+  ApplyTemperature(*stream, {{x.data(), 5, 1, 1}, 0.1f, 8192, {seq.data(), position.data(), 5}});
+  ASSERT_TRUE(stream->Synchronize().ok());
+  const std::vector<float> want = {1, 1, 1.069315f, 1.109861f, 1.256495f};
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(x[i], want[i], 1e-6) << i;  // the digits given
+}
+
 // Pair i of a half-split head is (i, i + d / 2); the rest of a head that is wider than the rotation stays as it is.
 TEST(RotateTest, HalfSplitTurnsItsOwnPairs) {
   std::vector<float> x = {1, 2, 3, 4, 5, 6, 7, 8};             // one head of 8, of which 4 turn

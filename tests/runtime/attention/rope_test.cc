@@ -113,6 +113,32 @@ TEST(Rope, AttentionScale) {
   EXPECT_FLOAT_EQ(AttentionScale(c, 192), 0.0721687836);
 }
 
+// Llama 4 Scout: both factors 1, so that nothing lies between stretched and kept.
+TEST(Rope, Llama3Frequencies) {
+  RopeConfig c{.theta = 500000,
+               .dim = 128,
+               .max_position = 10,
+               .scaling = RopeScaling::kLlama3,
+               .factor = 16,
+               .original_max_position = 8192,
+               .low_freq_factor = 1,
+               .high_freq_factor = 1};
+  const auto scout = RopeInverseFrequencies(c);
+  EXPECT_FLOAT_EQ(scout[34], 9.384738704e-4f);
+  EXPECT_FLOAT_EQ(scout[35], 4.778106177e-5f);
+  // Llama 3.1: f = theta^(-2 i / d) has wavelength 2 pi / f; between 8192 / 4 and 8192 / 1 the two are mixed.
+  c.factor = 8;
+  c.high_freq_factor = 4;
+  const auto f = RopeInverseFrequencies(c);
+  for (int i : {0, 10, 28, 29, 31, 34, 35, 63}) {
+    const double plain = std::pow(500000.0, -2.0 * i / 128), wavelength = 2 * M_PI / plain;
+    const double keep = std::min(std::max((8192 / wavelength - 1) / 3, 0.0), 1.0);
+    EXPECT_NEAR(f[i] / (plain * (keep + (1 - keep) / 8)), 1, 1e-5) << i;  // the power is rounded before it is used
+  }
+  c.high_freq_factor = 0.5;
+  EXPECT_EQ(ValidateRope(c).code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(Rope, RefusesWhatMakesNoTable) {
   using testing::HasSubstr;
   const auto expect_error = [](auto change, const char* text) {

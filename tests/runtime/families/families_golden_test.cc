@@ -165,6 +165,10 @@ TEST_P(Families, BitsDoNotDependOnHowItRuns) {
     company.engine.prefill_chunk = 16;
     company.engine.overlap = Overlap::kTwoBatch;
     expect_same(company, {LogitsRequest(Ids("short")), LogitsRequest(Ids("long")), LogitsRequest(ids)}, "in company");
+    RunSetup rounds = whole;
+    rounds.num_ranks = 2;
+    rounds.engine.moe.exchange_budget = 64 << 10;
+    expect_same(rounds, {LogitsRequest(ids)}, "in rounds");
     RunSetup trap = whole;
     trap.device.execution = CpuExecution::kLazy;
     trap.device.memory = CpuMemory::kTrap;

@@ -133,5 +133,52 @@ TEST(Glm, HalfOfEachHeadTurns) {
   EXPECT_EQ(With("glm4_moe", {{"use_qk_norm", false}})->layers[0].attention.qk_norm, QkNorm::kNone);
 }
 
+TEST(Granite, Multipliers) {
+  const auto model = With("granitemoe", json::object());
+  ASSERT_OK(model);
+  EXPECT_EQ(model->embedding_scale, 12.0f);
+  EXPECT_EQ(model->residual_scale, 0.22f);
+  EXPECT_EQ(model->logits_scale, static_cast<float>(1 / 6.0));
+  EXPECT_EQ(model->layers[0].attention.scale, 0.125f);
+  EXPECT_EQ(model->moe.router.scoring, Scoring::kSoftmaxOfChosen);
+  EXPECT_EQ(model->moe.shared_intermediate, 0);
+  EXPECT_EQ(With("granitemoeshared", json::object())->moe.shared_intermediate, 80);
+}
+
+TEST(Llama4, LayersAndNesting) {
+  const auto model = With("llama4", json::object());
+  ASSERT_OK(model);
+  EXPECT_EQ(model->model_type, "llama4");
+  EXPECT_EQ(model->prefix, "language_model.");
+  EXPECT_EQ(model->rope.scaling, RopeScaling::kLlama3);
+  EXPECT_EQ(model->num_moe_layers(), 2);
+  EXPECT_TRUE(model->layers[1].is_moe);
+  const AttentionSpec &chunked = model->layers[0].attention, &full = model->layers[3].attention;
+  EXPECT_EQ(chunked.rotation, Rotation::kRotary);
+  EXPECT_EQ(chunked.keys, (KeyRange{KeyRange::Kind::kChunk, 16}));
+  EXPECT_EQ(chunked.qk_norm, QkNorm::kUnit);
+  EXPECT_EQ(chunked.temperature.scale, 0);
+  EXPECT_EQ(full.rotation, Rotation::kNone);
+  EXPECT_EQ(full.keys.kind, KeyRange::Kind::kAll);
+  EXPECT_EQ(full.qk_norm, QkNorm::kNone);
+  EXPECT_EQ(full.temperature, (Temperature{0.1f, 16}));
+  EXPECT_EQ(With("llama4_text", json::object())->prefix, "");
+  EXPECT_EQ(With("llama4_text", {{"no_rope_layers", {0, 1, 1, 1}}})->layers[0].attention.rotation, Rotation::kNone);
+  EXPECT_ERROR(With("llama4_text", {{"no_rope_layers", {0, 1}}}), kInvalid, "'no_rope_layers' has 2 entries");
+  EXPECT_ERROR(With("llama4_text", {{"num_experts_per_tok", 2}}), kUnimplemented, "'num_experts_per_tok' is not 1");
+  EXPECT_ERROR(With("llama4", {{"text_config", nullptr}}), kInvalid, "'text_config' is missing");
+}
+
+TEST(GptOss, SinksAndWindows) {
+  const auto model = With("gpt_oss", json::object());
+  ASSERT_OK(model);
+  EXPECT_EQ(model->layers[0].attention.keys, (KeyRange{KeyRange::Kind::kSliding, 16}));
+  EXPECT_EQ(model->layers[1].attention.keys.kind, KeyRange::Kind::kAll);
+  EXPECT_EQ(model->layers[0].attention.sinks, Bias::kYes);
+  EXPECT_EQ(model->moe.activation, (GatedActivation{GatedActivation::Kind::kClampedSwiglu, 7.0f, 1.702f}));
+  EXPECT_ERROR(With("gpt_oss", {{"quantization_config", {{"quant_method", "mxfp4"}}}}), kUnimplemented, "'mxfp4'",
+               "known: fp8");
+}
+
 }  // namespace
 }  // namespace tokenferry::testing

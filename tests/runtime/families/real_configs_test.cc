@@ -18,11 +18,16 @@ struct Published {
   double total, active;
 };
 constexpr Published kPublished[] = {
-    {"deepseek-v2", 235.741, 21.376},   {"deepseek-v2-lite", 15.706, 2.661},  {"deepseek-v3", 671.026, 37.552},
-    {"glm-4.5", 352.798, 33.632},       {"glm-4.5-air", 106.852, 13.424},     {"glm-4.7-flash", 29.943, 3.897},
-    {"kimi-k2", 1026.408, 32.862},      {"minimax-m2", 228.690, 11.031},      {"mixtral-8x22b", 140.621, 39.152},
-    {"mixtral-8x7b", 46.703, 12.880},   {"olmoe-1b-7b", 6.919, 1.282},        {"qwen1.5-moe-a2.7b", 14.316, 2.689},
-    {"qwen2-57b-a14b", 57.409, 14.249}, {"qwen3-235b-a22b", 235.094, 22.191}, {"qwen3-30b-a3b", 30.532, 3.353},
+    {"deepseek-v2", 235.741, 21.376},       {"deepseek-v2-lite", 15.706, 2.661},
+    {"deepseek-v3", 671.026, 37.552},       {"glm-4.5", 352.798, 33.632},
+    {"glm-4.5-air", 106.852, 13.424},       {"glm-4.7-flash", 29.943, 3.897},
+    {"granite-3.0-1b-a400m", 1.335, 0.429}, {"granite-3.0-3b-a800m", 3.299, 0.883},
+    {"kimi-k2", 1026.408, 32.862},          {"llama-4-maverick", 400.712, 17.185},
+    {"llama-4-scout", 107.770, 17.173},     {"minimax-m2", 228.690, 11.031},
+    {"mixtral-8x22b", 140.621, 39.152},     {"mixtral-8x7b", 46.703, 12.880},
+    {"olmoe-1b-7b", 6.919, 1.282},          {"qwen1.5-moe-a2.7b", 14.316, 2.689},
+    {"qwen2-57b-a14b", 57.409, 14.249},     {"qwen3-235b-a22b", 235.094, 22.191},
+    {"qwen3-30b-a3b", 30.532, 3.353},
 };
 
 std::string ConfigDir() { return std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/configs/"; }

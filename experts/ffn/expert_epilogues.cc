@@ -1,0 +1,83 @@
+// What some families have between and after the products of experts, element by element.
+#include <algorithm>
+
+#include "core/check.h"
+#include "core/kernels/exp.h"
+#include "experts/ffn/expert_ffn.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr int64_t kElementsPerTask = 8192;
+
+// Runs body(begin, end) over ranges of rows that are worth a task.
+template <class Body>
+void InParallel(CpuContext& context, int64_t num_rows, int64_t cols, Body body) {
+  const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, cols));
+  context.pool.ParallelFor((num_rows + rows_per_task - 1) / rows_per_task, [&](int64_t task, int) {
+    body(task * rows_per_task, std::min(num_rows, (task + 1) * rows_per_task));
+  });
+}
+
+void SwigluRows(const ClampedSwigluArgs& a, int64_t begin, int64_t end) {
+  for (int64_t r = begin; r < end; ++r) {
+    const float *gate = a.gate.row(r), *up = a.up.row(r);
+    float* out = a.out.row(r);
+    for (int64_t i = 0; i < a.out.cols; ++i) {
+      // NaN stays NaN: every comparison with it is false.
+      const float g = gate[i] > a.limit ? a.limit : gate[i];
+      const float u = up[i] > a.limit ? a.limit : up[i] < -a.limit ? -a.limit : up[i];
+      out[i] = (u + 1.0f) * (g / (1.0f + ExpF32(-a.alpha * g)));
+    }
+  }
+}
+
+void SwigluReference(const ClampedSwigluArgs& a) { SwigluRows(a, 0, a.out.rows); }
+
+void SwigluCpu(const ClampedSwigluArgs& a, CpuContext& context) {
+  InParallel(context, a.out.rows, a.out.cols, [&](int64_t begin, int64_t end) { SwigluRows(a, begin, end); });
+}
+
+// Rows of one slot.
+void AddBiasRows(const AddSlotBiasArgs& a, int64_t slot, int64_t begin, int64_t end) {
+  const auto* bias = static_cast<const float*>(a.bias.views[slot].data);
+  for (int64_t r = begin; r < end; ++r) {
+    if (a.x.dtype == DType::kF32) {
+      auto* x = static_cast<float*>(a.x.row(r));
+      for (int64_t i = 0; i < a.x.cols; ++i) x[i] += bias[i];
+    } else {
+      auto* x = static_cast<BF16*>(a.x.row(r));
+      for (int64_t i = 0; i < a.x.cols; ++i) x[i] = ToBF16(ToFloat(x[i]) + bias[i]);
+    }
+  }
+}
+
+void AddSlotBiasReference(const AddSlotBiasArgs& a) {
+  for (int64_t s = 0; s < a.num_slots; ++s) AddBiasRows(a, s, a.slot_offsets[s], a.slot_offsets[s + 1]);
+}
+
+void AddSlotBiasCpu(const AddSlotBiasArgs& a, CpuContext& context) {
+  context.pool.ParallelFor(a.num_slots,
+                           [&](int64_t s, int) { AddBiasRows(a, s, a.slot_offsets[s], a.slot_offsets[s + 1]); });
+}
+
+}  // namespace
+
+constexpr Op<ClampedSwigluArgs> kClampedSwiglu{"clamped_swiglu", SwigluReference, SwigluCpu};
+constexpr Op<AddSlotBiasArgs> kAddSlotBias{"add_slot_bias", AddSlotBiasReference, AddSlotBiasCpu};
+
+void ClampedSwiglu(Stream& stream, const ClampedSwigluArgs& args) {
+  TF_CHECK_EQ(args.gate.rows, args.out.rows);
+  TF_CHECK_EQ(args.up.rows, args.out.rows);
+  TF_CHECK_EQ(args.gate.cols, args.out.cols);
+  TF_CHECK_EQ(args.up.cols, args.out.cols);
+  stream.Launch(kClampedSwiglu, args);
+}
+
+void AddSlotBias(Stream& stream, const AddSlotBiasArgs& args) {
+  TF_CHECK_EQ(args.bias.layout.cols, args.x.cols);
+  TF_CHECK(args.bias.layout.dtype() == DType::kF32);
+  stream.Launch(kAddSlotBias, args);
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,56 @@
+// gpt-oss in 16 bits: attention sinks, every second layer with a window, biases everywhere, a clamped activation.
+#include "absl/strings/str_cat.h"
+#include "runtime/families/family.h"
+
+namespace tokenferry {
+namespace {
+
+constexpr absl::string_view kTypes[] = {"gpt_oss"};
+constexpr absl::string_view kArchitectures[] = {"GptOssForCausalLM"};
+
+void ReadWindows(ConfigReader& in, ModelSpec& spec) {
+  const int64_t window = in.Int("sliding_window", 1, kMaxSize);
+  const std::vector<std::string> types = in.Strings("layer_types");
+  if (!types.empty() && types.size() != spec.layers.size()) {
+    in.Fail("layer_types", absl::StrCat("has ", types.size(), " entries for ", spec.num_layers(), " layers"));
+  }
+  if (!in.ok()) return;
+  for (int64_t i = 0; i < spec.num_layers(); ++i) {
+    if (!types.empty()) in.RequireOneOf("layer_types", types[i], {"full_attention", "sliding_attention"}, "attention");
+    const bool slides = types.empty() ? i % 2 == 0 : types[i] == "sliding_attention";
+    if (slides) spec.layers[i].attention.keys = {KeyRange::Kind::kSliding, window};
+  }
+}
+
+void Read(ConfigReader& in, ModelSpec& spec) {
+  ReadGroupedAttention(in, spec, PartialRotation::kNo);
+  const bool bias = in.Bool("attention_bias", true);
+  for (LayerSpec& layer : spec.layers) {
+    layer.attention.sinks = Bias::kYes;
+    layer.attention.qkv_bias = layer.attention.o_bias = bias ? Bias::kYes : Bias::kNo;
+  }
+  ReadWindows(in, spec);
+  AllLayersMoe(spec);
+  ReadExperts(in, spec, {"num_local_experts", "num_experts"}, "intermediate_size");
+  MoeSpec& moe = spec.moe;
+  moe.router.scoring = Scoring::kSoftmaxOfChosen;
+  moe.router_bias = moe.expert_bias = Bias::kYes;
+  moe.activation = {GatedActivation::Kind::kClampedSwiglu,
+                    static_cast<float>(in.Number("swiglu_limit", 1e-6, 1e6, 7.0)),
+                    static_cast<float>(in.Number("swiglu_alpha", 1e-6, 1e6, 1.702))};
+  spec.names = {{Role::kRouter, "mlp.router.weight"},
+                {Role::kRouterBias, "mlp.router.bias"},
+                {Role::kExpertGate, "mlp.experts.gate_up_proj"},
+                {Role::kExpertUp, "mlp.experts.gate_up_proj"},
+                {Role::kExpertDown, "mlp.experts.down_proj"},
+                {Role::kExpertGateBias, "mlp.experts.gate_up_proj_bias"},
+                {Role::kExpertUpBias, "mlp.experts.gate_up_proj_bias"},
+                {Role::kExpertDownBias, "mlp.experts.down_proj_bias"}};
+  spec.fused = FusedExperts::kInterleavedColumns;
+}
+
+}  // namespace
+
+const Family kGptOss = {kTypes, kArchitectures, Read};
+
+}  // namespace tokenferry
