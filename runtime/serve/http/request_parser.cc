@@ -18,6 +18,9 @@ using ErrorCode = boost::system::error_code;
 // Of a chunk's size line, with extensions; and of the trailer. Nobody needs either.
 constexpr size_t kMaxFramingBytes = 256;
 
+// `0 CR LF CR LF`: so many bytes Beast asserts to have when it comes back to a last chunk that is also the first.
+constexpr size_t kLastChunkBytes = 5;
+
 // Whether a line that has not ended may begin so. The parser itself waits for CR LF behind a bare LF.
 bool IsBeginOfLine(absl::string_view text) {
   if (text.size() > kMaxFramingBytes) return false;
@@ -92,6 +95,7 @@ RequestParser::State RequestParser::ParseHead(std::string& input) {
 RequestParser::State RequestParser::ParseBody(std::string& input) {
   auto& parser = beast_->parser;
   while (!input.empty() && !parser.is_done()) {
+    if (parser.chunked() && input[0] == '0' && input.size() < kLastChunkBytes) break;  // more has to come
     ErrorCode error;
     const size_t used = parser.put(boost::asio::buffer(input), error);
     if (error == http::error::body_limit) {
