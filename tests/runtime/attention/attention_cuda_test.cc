@@ -79,7 +79,7 @@ template <class T>
 void CacheWriteCase(OpRun& run, const Shape& s, int64_t num_tokens) {
   CacheWriteArgs args;
   args.first_stride = args.second_stride = s.latent + s.rope;
-  const float* rows = run.Input(NormalFloats(run.rng(), num_tokens * args.latent_stride));
+  const float* rows = run.Input(NormalFloats(run.rng(), num_tokens * args.first_stride));
   args.first = rows;
   args.second = rows + s.latent;
   args.tokens = Positions(run, num_tokens);
