@@ -18,6 +18,14 @@ bool IsBlock(const Json& block, absl::string_view type) {
          block["type"].get_ref<const std::string&>() == type;
 }
 
+// A member that is a string; empty where there is none.
+absl::StatusOr<std::string> StringOf(const Json& object, const char* key, absl::string_view param) {
+  const auto found = object.find(key);
+  if (found == object.end()) return std::string();
+  if (!found->is_string()) return FieldError(param, absl::StrCat("has a block whose ", key, " is not a string"));
+  return found->get<std::string>();
+}
+
 // A text, or a list of text blocks: as one text.
 absl::StatusOr<std::string> TextOf(const Json& content, absl::string_view param) {
   if (content.is_string()) return content.get<std::string>();
@@ -30,6 +38,27 @@ absl::StatusOr<std::string> TextOf(const Json& content, absl::string_view param)
     absl::StrAppend(&text, text.empty() ? "" : "\n", block["text"].get<std::string>());
   }
   return text;
+}
+
+absl::StatusOr<Json> ConvertToolResult(const Json& block, absl::string_view param) {
+  TF_ASSIGN_OR_RETURN(std::string id, StringOf(block, "tool_use_id", param));
+  const auto content = block.find("content");
+  std::string text;
+  if (content != block.end()) {
+    TF_ASSIGN_OR_RETURN(text, TextOf(*content, param));
+  }
+  return Json{{"role", "tool"}, {"tool_call_id", std::move(id)}, {"content", std::move(text)}};
+}
+
+absl::StatusOr<Json> ConvertToolUse(const Json& block, absl::string_view param) {
+  TF_ASSIGN_OR_RETURN(std::string id, StringOf(block, "id", param));
+  TF_ASSIGN_OR_RETURN(std::string name, StringOf(block, "name", param));
+  const auto input = block.find("input");
+  if (input != block.end() && !input->is_object()) {
+    return FieldError(param, "has a block whose input is not an object");
+  }
+  Json function = {{"name", std::move(name)}, {"arguments", input == block.end() ? Json::object() : *input}};
+  return Json{{"id", std::move(id)}, {"type", "function"}, {"function", std::move(function)}};
 }
 
 // One message becomes several where it answers tools: each answer is a message of the role "tool".
@@ -49,12 +78,11 @@ absl::Status AddMessage(const Json& message, Json* out) {
   Json text_blocks = Json::array(), calls = Json::array();
   for (const Json& block : content) {
     if (IsBlock(block, "tool_result")) {
-      TF_ASSIGN_OR_RETURN(std::string text, TextOf(block.value("content", Json("")), kParam));
-      out->push_back(
-          {{"role", "tool"}, {"tool_call_id", block.value("tool_use_id", "")}, {"content", std::move(text)}});
+      TF_ASSIGN_OR_RETURN(Json answer, ConvertToolResult(block, kParam));
+      out->push_back(std::move(answer));
     } else if (IsBlock(block, "tool_use")) {
-      Json function = {{"name", block.value("name", "")}, {"arguments", block.value("input", Json::object())}};
-      calls.push_back({{"id", block.value("id", "")}, {"type", "function"}, {"function", std::move(function)}});
+      TF_ASSIGN_OR_RETURN(Json call, ConvertToolUse(block, kParam));
+      calls.push_back(std::move(call));
     } else if (!IsBlock(block, "thinking") && !IsBlock(block, "redacted_thinking")) {
       text_blocks.push_back(block);
     }
@@ -76,7 +104,7 @@ absl::StatusOr<Json> ConvertTools(const Json& tools) {
     }
     Json function = {{"name", tool["name"]}};
     if (tool.contains("description")) function["description"] = tool["description"];
-    function["parameters"] = tool.value("input_schema", Json::object());
+    function["parameters"] = tool.contains("input_schema") ? tool["input_schema"] : Json::object();
     converted.push_back({{"type", "function"}, {"function", std::move(function)}});
   }
   return converted;
@@ -97,10 +125,12 @@ absl::StatusOr<std::string> ConvertConversation(const Json& body) {
   if (body.contains("tools") && !body["tools"].is_null()) {
     TF_ASSIGN_OR_RETURN(converted["tools"], ConvertTools(body["tools"]));
   }
-  for (const char* same : {"chat_template_kwargs"}) {
-    if (body.contains(same)) converted[same] = body[same];
-  }
+  if (body.contains("chat_template_kwargs")) converted["chat_template_kwargs"] = body["chat_template_kwargs"];
   return converted.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+bool IsAutoChoice(const nlohmann::json& choice) {
+  return choice.is_object() && (!choice.contains("type") || choice["type"] == "auto");
 }
 
 absl::Status ReadPrompt(BodyFields& fields, const std::string& body, const ServedModel& model, const ApiLimits& limits,
@@ -109,7 +139,7 @@ absl::Status ReadPrompt(BodyFields& fields, const std::string& body, const Serve
     TF_RETURN_IF_ERROR(fields.Node(known).status());
   }
   TF_ASSIGN_OR_RETURN(const auto choice, fields.Node("tool_choice"));
-  if (choice && choice->value().value("type", "auto") != "auto") {
+  if (choice && !IsAutoChoice(choice->value())) {
     return FieldError("tool_choice", "only {\"type\": \"auto\"} is supported");
   }
   // Within limits and without a key twice, as BodyFields has seen.

@@ -193,6 +193,36 @@ class ApiTest(ProgramTest):
         parts = self.chat([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}], response_format={"type": "text"})
         self.assertEqual(parts["object"], "chat.completion")
 
+    def test_messages_are_checked(self):
+        hello, use, result = {"role": "user", "content": "a"}, {"type": "tool_use", "id": "t", "name": "f"}, {"type": "tool_result", "tool_use_id": "t"}
+        good = {"messages": [hello], "max_tokens": 2}
+        blocks = [{**use, "id": None}, {**use, "id": 1}, {**use, "name": 1}, {**use, "name": None}, {**use, "input": "x"}, {**use, "input": None},
+                  {**result, "tool_use_id": 5}, {**result, "tool_use_id": None}, {**result, "content": 1}, {**result, "content": None}, 1, None, [],
+                  {"type": 1}, {"type": "text"}, {"type": "text", "text": 1}]
+        for field, values in {
+            "messages": [None, 1, "a", {}, [], [1], [{}], [{"role": 1, "content": "a"}], [{"role": "user", "content": 1}]]
+            + [[{"role": "assistant", "content": [block]}] for block in blocks],
+            "tool_choice": ["auto", 1, [], True, {"type": 1}, {"type": None}, {"type": "any"}],
+            "tools": ["x", 1, {}, [1], [{}], [{"name": 1}], [{"name": None}]],
+            "system": [1, {}, [1], [{"type": "text"}]],
+            "chat_template_kwargs": [1, "x", []],
+            "max_tokens": [None, 0, "x"],
+            "stop_sequences": [1, [1]],
+        }.items():
+            for value in values:
+                for path in "/v1/messages", "/v1/messages/count_tokens":
+                    if path.endswith("count_tokens") and field in ("max_tokens", "stop_sequences"):
+                        continue
+                    with self.subTest(field=field, value=str(value)[:80], path=path):
+                        status, answer = self.server.post(path, {**good, field: value})
+                        self.assertEqual(status, 400, answer)
+                        self.assertIn(field, answer["error"]["message"])
+        for more in {"tool_choice": {"type": "auto"}}, {"tool_choice": {}}, {"tools": [{"name": "f"}]}, {"system": [{"type": "text", "text": "b"}]}, \
+                {"messages": [hello, {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]}:
+            with self.subTest(more=str(more)):
+                status, answer = self.server.post("/v1/messages", {**good, **more})
+                self.assertEqual((status, answer.get("type")), (200, "message"), answer)
+
     def test_fields_are_checked(self):
         base = {"prompt": PROMPT, "max_tokens": 2}
         for field, values in {
