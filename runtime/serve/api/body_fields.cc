@@ -1,11 +1,23 @@
 #include "runtime/serve/api/body_fields.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/serve/api/api_status.h"
 
 namespace tokenferry {
+namespace {
+
+// Far more than a request has use for. Who keeps the order of keys looks through all of an object for each.
+constexpr size_t kMaxMembers = 10'000;
+
+bool HasLargeObject(const nlohmann::json& value) {
+  if (value.is_object() && value.size() > kMaxMembers) return true;
+  return value.is_structured() && std::any_of(value.begin(), value.end(), HasLargeObject);
+}
+
+}  // namespace
 
 BodyFields::BodyFields(JsonDocument document) : document_(std::move(document)) {}
 
@@ -19,6 +31,9 @@ absl::StatusOr<BodyFields> BodyFields::Parse(std::string body, int max_depth) {
   if (!document->root().value().is_object()) {
     return ToStatus(
         {400, "invalid_json", absl::StrCat("the body must be a JSON object, not ", document->root().Shown()), ""});
+  }
+  if (HasLargeObject(document->root().value())) {
+    return ToStatus({400, "invalid_json", absl::StrCat("body: has an object of more than ", kMaxMembers, " keys"), ""});
   }
   return BodyFields(*std::move(document));
 }

@@ -15,7 +15,7 @@ namespace tokenferry {
 // Every error is a FieldError that names the field. A field that is null is absent.
 class BodyFields {
  public:
-  // 400 for a body that is no JSON object of at most `max_depth` levels, or has a key twice.
+  // 400 for a body that is no JSON object of at most `max_depth` levels, has a key twice or an object of too many keys.
   static absl::StatusOr<BodyFields> Parse(std::string body, int max_depth);
 
   absl::StatusOr<std::optional<JsonNode>> Node(absl::string_view name);

@@ -264,6 +264,10 @@ class ApiTest(ProgramTest):
         for body in "", "{", "[]", "1", "nul", '{"prompt": "a", "prompt": "b"}', "[" * 65 + "]" * 65, '{"prompt": "\xff"}'.encode("latin-1"):
             with self.subTest(body=body[:30]):
                 self.assertEqual(self.fails(400, None, body)["code"], "invalid_json")
+        # Read in a time that grows with its square: refused before.
+        for body in {str(i): 1 for i in range(10_001)}, {"prompt": "a", "x": [{"y": {str(i): 1 for i in range(10_001)}}]}:
+            self.assertIn("10000 keys", self.fails(400, None, body)["message"])
+        self.server.complete("a", x={str(i): 1 for i in range(10_000)})
 
     def test_unknown_fields_are_counted(self):
         before = self.server.metric("tokenferry_ignored_fields_total") or 0
