@@ -213,6 +213,7 @@ void Engine::TakeRouting(const std::vector<const StepEntry*>& mine, absl::Span<c
   for (size_t i = 0; i < mine.size(); ++i) {
     const auto n = static_cast<int64_t>(mine[i]->tokens.size());
     end += n;
+    if (!results[i].error.ok()) continue;
     const int64_t wanted = mine[i]->want == Want::kLogits ? n : mine[i]->routing == Wanted::kYes ? 1 : 0;
     for (int64_t l = 0; wanted > 0 && l < L; ++l) {
       const auto idx = expert_idx.subspan((l * T + end - wanted) * K, wanted * K);
@@ -259,22 +260,30 @@ absl::Status Engine::Score(const std::vector<const StepEntry*>& mine, std::vecto
 }
 
 void Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result) {
+  if (!result.error.ok()) return;  // of a token before this one
   const SequenceTable::Sequence& s = sequences_->at(entry.seq);
+  const int64_t position = entry.position + token + 1;  // of the token that the logits are for
   if (token < static_cast<int64_t>(entry.targets.size())) {
-    const double log_sum_exp = LogSumExp(logits);
-    result.logprobs.push_back(static_cast<double>(logits[entry.targets[token]]) - log_sum_exp);
-    const auto top = Likeliest(logits, s.sampling.num_top_logprobs, log_sum_exp);
+    const absl::StatusOr<double> log_sum_exp = sampler_.LogSumExp(logits, position);
+    if (!log_sum_exp.ok()) {
+      result = {.seq = entry.seq, .error = log_sum_exp.status()};
+      return;
+    }
+    result.logprobs.push_back(static_cast<double>(logits[entry.targets[token]]) - *log_sum_exp);
+    const auto top = Likeliest(logits, s.sampling.num_top_logprobs, *log_sum_exp);
     result.top_logprobs.insert(result.top_logprobs.end(), top.begin(), top.end());
   }
   if (entry.want == Want::kLogits) result.logits.insert(result.logits.end(), logits.begin(), logits.end());
   if (entry.want != Want::kToken || token + 1 < static_cast<int64_t>(entry.tokens.size())) return;
-  const int64_t position = entry.position + token + 1;
   auto sampled = sampler_.Sample(logits, s.sampling,
                                  {.counts = UsesCounts(s.sampling) ? &s.counts : nullptr,
                                   .position = position,
                                   .num_generated = position - s.num_prompt_tokens});
-  result.error = sampled.status();
-  if (sampled.ok()) result.sampled = *std::move(sampled);
+  if (sampled.ok()) {
+    result.sampled = *std::move(sampled);
+  } else {
+    result = {.seq = entry.seq, .error = sampled.status()};
+  }
 }
 
 SchedulerOptions Engine::scheduler_options() const {

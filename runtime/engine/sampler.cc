@@ -89,12 +89,16 @@ int32_t Sampler::Draw(const SamplingParams& params, double uniform) {
   return order_.AtWeight(std::min(drawn, kept)).token;
 }
 
+absl::StatusOr<double> Sampler::LogSumExp(absl::Span<const float> logits, int64_t position) {
+  TF_RETURN_IF_ERROR(Widen(logits, position));
+  kernels_.exp_scores(scores_.data(), static_cast<int64_t>(logits.size()), largest_, 1, relative_.data());
+  return largest_ + std::log(SumOf(relative_));
+}
+
 absl::StatusOr<SampledToken> Sampler::Sample(absl::Span<const float> logits, const SamplingParams& params,
                                              const SamplingState& state) {
-  TF_RETURN_IF_ERROR(Widen(logits, state.position));
+  TF_ASSIGN_OR_RETURN(const double log_sum, LogSumExp(logits, state.position));
   const auto size = static_cast<int64_t>(logits.size());
-  kernels_.exp_scores(scores_.data(), size, largest_, 1, relative_.data());
-  const double log_sum = largest_ + std::log(SumOf(relative_));
   double largest = largest_;
   if (Adjust(params, state)) {
     largest = kernels_.largest(scores_.data(), size);
@@ -126,13 +130,6 @@ double CounterUniform(uint64_t seed, uint64_t counter) {
     z ^= z >> 31;
   }
   return static_cast<double>(z >> 11) * 0x1p-53;
-}
-
-double LogSumExp(absl::Span<const float> logits) {
-  const double top = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (float logit : logits) sum += std::exp(static_cast<double>(logit) - top);
-  return top + std::log(sum);
 }
 
 std::vector<TokenLogprob> Likeliest(absl::Span<const float> logits, int count, double log_sum_exp) {

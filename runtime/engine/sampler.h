@@ -60,6 +60,9 @@ class Sampler {
   absl::StatusOr<SampledToken> Sample(absl::Span<const float> logits, const SamplingParams& params,
                                       const SamplingState& state);
 
+  // Natural log of sum(exp(logits)), in double, for the token at `position`. Internal as for Sample.
+  absl::StatusOr<double> LogSumExp(absl::Span<const float> logits, int64_t position);
+
  private:
   absl::Status Widen(absl::Span<const float> logits, int64_t position);
   bool Adjust(const SamplingParams& params, const SamplingState& state);
@@ -73,9 +76,6 @@ class Sampler {
 
 // Uniform in [0, 1): a pure function of its arguments (splitmix64 finaliser over seed and counter).
 double CounterUniform(uint64_t seed, uint64_t counter);
-
-// Natural log of sum(exp(logits)), in double.
-double LogSumExp(absl::Span<const float> logits);
 
 // The `count` largest logits, ties to the lower id, less `log_sum_exp`.
 std::vector<TokenLogprob> Likeliest(absl::Span<const float> logits, int count, double log_sum_exp);
