@@ -14,7 +14,7 @@ namespace tokenferry {
 enum class Proceed : uint8_t { kGoOn, kFinish };
 
 // Sees every update, on rank 0 alone. `seq` is the request's place in the list. An error, also of one sequence, ends
-// the job.
+// the run on all ranks, which return it.
 using UpdateHandler = std::function<absl::StatusOr<Proceed>(const SequenceUpdate&)>;
 
 // Collective. Runs rank 0's requests to their ends; the other ranks' lists are ignored. ResourceExhausted, on all

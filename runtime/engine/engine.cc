@@ -132,7 +132,9 @@ absl::Status Engine::RunUntilIdle(Scheduler* scheduler,
     const StepPlan plan = scheduler->Next();
     TF_RETURN_IF_ERROR(Step(&plan, &results).status());
     TF_ASSIGN_OR_RETURN(const std::vector<SequenceUpdate> updates, scheduler->Accept(std::move(results.entries)));
-    for (const SequenceUpdate& update : updates) TF_RETURN_IF_ERROR(on_update(update));
+    for (const SequenceUpdate& update : updates) {
+      if (const absl::Status taken = on_update(update); !taken.ok()) return Stop({}, taken);
+    }
   }
   if (!scheduler->idle()) return Stop({}, absl::CancelledError("asked to stop"));
   return Stop(scheduler->Next(), absl::OkStatus());  // releases what ended last

@@ -51,8 +51,9 @@ class Engine {
   absl::Status Stop(StepPlan last, const absl::Status& why);
 
   // Collective: rank 0 runs the scheduler until it is idle, handing every update to `on_update` (which may call
-  // Scheduler::Add and Finish), then all ranks leave. The other ranks ignore both arguments. Cancelled on all ranks,
-  // after the step under way, when rank 0 was asked to stop (comm/wait/wait.h).
+  // Scheduler::Add and Finish), then all ranks leave. The other ranks ignore both arguments. An error of `on_update`
+  // ends the loop on all ranks, which return it. Cancelled on all ranks, after the step under way, when rank 0 was
+  // asked to stop (comm/wait/wait.h).
   absl::Status RunUntilIdle(Scheduler* scheduler, const std::function<absl::Status(const SequenceUpdate&)>& on_update);
 
   // From the next step on; costs a copy to the host per layer.

@@ -32,7 +32,10 @@ class ServingLoop {
       Apply(*std::move(commands));
       if (draining_ && scheduler_.idle() && refused_.empty()) return absl::OkStatus();
       if (scheduler_.idle() && told_idle_ && refused_.empty() && !until_heartbeat_.Expired()) continue;
-      TF_RETURN_IF_ERROR(Step());
+      StepReport report;
+      TF_RETURN_IF_ERROR(Step(report));
+      why = on_step_(report);
+      if (!why.ok()) return absl::OkStatus();
     }
     why = absl::CancelledError("asked to stop");
     return absl::OkStatus();
@@ -86,7 +89,7 @@ class ServingLoop {
     refused_.push_back({add.id, std::move(refused)});
   }
 
-  absl::Status Step() {
+  absl::Status Step(StepReport& report) {
     StepPlan plan = scheduler_.Next();
     told_idle_ = plan.entries.empty() && scheduler_.idle();
     plan.kind = told_idle_ ? StepKind::kIdle : StepKind::kRun;
@@ -100,7 +103,6 @@ class ServingLoop {
     if (plan.kind == StepKind::kRun) scheduler_.Observe(watch.elapsed());
     until_heartbeat_ = Deadline::After(heartbeat_);
     TF_ASSIGN_OR_RETURN(std::vector<SequenceUpdate> updates, scheduler_.Accept(std::move(results.entries)));
-    StepReport report;
     report.num_steps = engine_.stats().num_steps;
     report.updates = std::exchange(refused_, {});
     for (SequenceUpdate& update : updates) {
@@ -111,7 +113,7 @@ class ServingLoop {
     }
     report.scheduler = scheduler_.stats();
     report.rank_stats = std::move(results.rank_stats);
-    return on_step_(report);
+    return absl::OkStatus();
   }
 
   void Forget(int32_t seq) {

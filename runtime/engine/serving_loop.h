@@ -36,7 +36,7 @@ struct ServingOptions {
 // for the first (CommandQueue::Take, or who reads them from somewhere). An error ends the loop on all ranks, which
 // return it.
 using CommandSource = std::function<absl::StatusOr<std::vector<Command>>(absl::Duration wait)>;
-// Called there after every step and with every heartbeat. An error ends the job.
+// Called there after every step and with every heartbeat. An error ends the loop on all ranks, which return it.
 using StepObserver = std::function<absl::Status(const StepReport&)>;
 
 // Collective. Rank 0 asks `commands`, which the others ignore, until a drain has ended; the others follow. What one

@@ -123,6 +123,14 @@ class BadCheckpoint(BadInput):
         self.check(lambda m: m.poke(LAST_EXPERT, 1000, b"\x7f"), ["model-0000", LAST_EXPERT, "element 1000 ", "NaN"],
                    rank=2)
 
+    def test_weights_that_make_infinite_logits(self):
+        """Found on one rank while all work, and told once. Of two rows of the largest numbers, one the other's negative,
+        one gives +inf or NaN."""
+        def change(m):
+            for row, number in (3, b"\x7f\x7f"), (4, b"\x7f\xff"):
+                m.poke("lm_head.weight", 2 * 256 * row, 256 * number)
+        self.check(change, ["logit of token ", " at position 1 is "])
+
     def test_unknown_architecture(self):
         def change(m):
             m.change_json("config.json", lambda c: c.update(architectures=["LlamaForCausalLM"], model_type="llama"))

@@ -1,4 +1,4 @@
-// What one sequence meets is an error of that sequence.
+// What one sequence meets, and what ends a run: on all ranks, with one message.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -43,6 +43,21 @@ TEST(EngineError, ANaNLogitIsAnErrorOfTheScoresToo) {
     EXPECT_THAT(std::string(u.error.message()), HasSubstr(seq == 2 ? "logit of token 7 at position 3 is NaN"
                                                                    : "logit of token 7 at position 1 is NaN"));
     EXPECT_TRUE(u.result.logprobs.empty());
+  }
+}
+
+TEST(EngineError, AnErrorOfWhoTakesTheUpdatesEndsAllRanksWithOneMessage) {
+  const auto ended = RunRanks(3, absl::Seconds(60), [&](Transport& transport) -> absl::Status {
+    TF_ASSIGN_OR_RETURN(const auto rank, StartEngine(transport, {.num_ranks = 3}));
+    Scheduler scheduler(rank->engine->scheduler_options());
+    for (int i = 0; i < 4; ++i) TF_RETURN_IF_ERROR(scheduler.Add(GenerateRequest({3, 4}, 9)).status());
+    return rank->engine->RunUntilIdle(&scheduler, [](const SequenceUpdate& u) -> absl::Status {
+      return u.seq == 1 ? absl::ResourceExhaustedError("the disk is full") : absl::OkStatus();
+    });
+  });
+  for (const absl::Status& status : ended) {
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    EXPECT_EQ(status.message(), "rank 0: the disk is full");
   }
 }
 

@@ -258,6 +258,21 @@ TEST(ServingLoop, EndsOnAllRanksWhenItsCommandsEnd) {
   }
 }
 
+TEST(ServingLoop, EndsOnAllRanksWhenItsObserverFails) {
+  CommandQueue commands;
+  commands.Push(AddCommand{1, MixedRequests(1)[0]});
+  const auto ended = RunRanks(3, absl::Seconds(60), [&](Transport& transport) -> absl::Status {
+    TF_ASSIGN_OR_RETURN(const auto rank, StartEngine(transport, {.num_ranks = 3}));
+    return RunServingLoop(*rank->engine, From(commands), {}, [](const StepReport& report) -> absl::Status {
+      return report.num_steps == 2 ? absl::ResourceExhaustedError("the disk is full") : absl::OkStatus();
+    });
+  });
+  for (const absl::Status& status : ended) {
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    EXPECT_EQ(status.message(), "rank 0: the disk is full");
+  }
+}
+
 TEST(CommandQueue, TakeWaitsForTheFirstCommandOnly) {
   CommandQueue commands;
   EXPECT_TRUE(commands.Take(absl::Milliseconds(1)).empty());
