@@ -75,24 +75,34 @@ absl::StatusOr<std::vector<Prompt>> ReadPrompts(const GenerateFlags& flags, cons
   return prompts;
 }
 
-constexpr absl::string_view kSamplingFlags[] = {
-    "temperature", "top-k", "top-p", "min-p", "repetition-penalty", "presence-penalty", "frequency-penalty", "seed"};
+template <auto kField>
+void TakeField(const SamplingParams& from, SamplingParams& to) {
+  to.*kField = from.*kField;
+}
+
+// The flags that Declare writes into GenerateFlags::sampling.
+struct SamplingFlag {
+  absl::string_view name;
+  void (*take)(const SamplingParams& from, SamplingParams& to);
+};
+constexpr SamplingFlag kSamplingFlags[] = {
+    {"temperature", TakeField<&SamplingParams::temperature>},
+    {"top-k", TakeField<&SamplingParams::top_k>},
+    {"top-p", TakeField<&SamplingParams::top_p>},
+    {"min-p", TakeField<&SamplingParams::min_p>},
+    {"repetition-penalty", TakeField<&SamplingParams::repetition_penalty>},
+    {"presence-penalty", TakeField<&SamplingParams::presence_penalty>},
+    {"frequency-penalty", TakeField<&SamplingParams::frequency_penalty>},
+    {"seed", TakeField<&SamplingParams::seed>},
+};
 
 // What is given, and `defaults` for the rest.
 SamplingParams Sampling(const GenerateFlags& flags, const SamplingParams& defaults) {
-  const auto pick = [&flags](absl::string_view name, const auto& given, auto& value) {
-    if (absl::c_linear_search(flags.given, name)) value = given;
-  };
-  SamplingParams p = defaults;
-  pick("temperature", flags.temperature, p.temperature);
-  pick("top-k", flags.top_k, p.top_k);
-  pick("top-p", flags.top_p, p.top_p);
-  pick("min-p", flags.min_p, p.min_p);
-  pick("repetition-penalty", flags.repetition_penalty, p.repetition_penalty);
-  pick("presence-penalty", flags.presence_penalty, p.presence_penalty);
-  pick("frequency-penalty", flags.frequency_penalty, p.frequency_penalty);
-  pick("seed", flags.seed, p.seed);
-  return p;
+  SamplingParams params = defaults;
+  for (const SamplingFlag& flag : kSamplingFlags) {
+    if (absl::c_linear_search(flags.given, flag.name)) flag.take(flags.sampling, params);
+  }
+  return params;
 }
 
 // How each prompt is continued: by the flags alone, conversations by what the model says where the flags are silent.
@@ -232,24 +242,25 @@ class RoutingCollector {
 
 void GenerateCommand::Declare(FlagSet& set, SharedFlags* shared) {
   GenerateFlags* f = &flags_;
+  SamplingParams* p = &f->sampling;
   set.Texts("prompt", &f->prompts, "text to continue; repeat for a batch");
   set.Texts("prompt-file", &f->prompt_files, "file whose text is one more prompt; repeatable; -: stdin");
   set.Texts("chat", &f->chats, "file with a conversation (JSON: messages, tools, ..) to answer; repeatable; -: stdin");
   set.Text("chat-template", &f->chat_template, "of --chat: a Jinja file, or one of the model's by name");
   set.Integer("max-tokens", &f->max_tokens, 1, kMaxTokensFlag, "new tokens per prompt");
   set.Switch("ignore-eos", &f->ignore_eos, "go on after the end-of-text token");
-  set.Real("temperature", &f->temperature, {kMinTemperature, kMaxTemperature, RealRange::Low::kOrZero},
+  set.Real("temperature", &p->temperature, {kMinTemperature, kMaxTemperature, RealRange::Low::kOrZero},
            "0: always the likeliest token");
-  set.Real("top-p", &f->top_p, {kMinTopP, 1}, "sample from the likeliest tokens of this total probability");
-  set.Integer("top-k", &f->top_k, 0, kMaxTokensFlag, "sample from the k likeliest tokens; 0: all");
-  set.Real("min-p", &f->min_p, {0, 1}, "drop tokens less likely than this share of the likeliest");
-  set.Real("repetition-penalty", &f->repetition_penalty, {kMinRepetitionPenalty, kMaxRepetitionPenalty},
+  set.Real("top-p", &p->top_p, {kMinTopP, 1}, "sample from the likeliest tokens of this total probability");
+  set.Integer("top-k", &p->top_k, 0, kMaxTokensFlag, "sample from the k likeliest tokens; 0: all");
+  set.Real("min-p", &p->min_p, {0, 1}, "drop tokens less likely than this share of the likeliest");
+  set.Real("repetition-penalty", &p->repetition_penalty, {kMinRepetitionPenalty, kMaxRepetitionPenalty},
            "divides the logits of seen tokens");
-  set.Real("presence-penalty", &f->presence_penalty, {-kMaxPresencePenalty, kMaxPresencePenalty},
+  set.Real("presence-penalty", &p->presence_penalty, {-kMaxPresencePenalty, kMaxPresencePenalty},
            "subtracted from the logits of generated tokens");
-  set.Real("frequency-penalty", &f->frequency_penalty, {-kMaxFrequencyPenalty, kMaxFrequencyPenalty},
+  set.Real("frequency-penalty", &p->frequency_penalty, {-kMaxFrequencyPenalty, kMaxFrequencyPenalty},
            "the same, once for every time that a token was generated");
-  set.Seed("seed", &f->seed, "of sampling");
+  set.Seed("seed", &p->seed, "of sampling");
   set.Texts("stop", &f->stop, "text that ends a sequence; repeatable");
   set.Switch("json", &f->json, "print one JSON document instead of streaming");
   set.Switch("stats", &f->stats, "close with a table of speed, traffic, load and memory");
@@ -260,8 +271,8 @@ void GenerateCommand::Declare(FlagSet& set, SharedFlags* shared) {
 }
 
 absl::Status GenerateCommand::Check(const FlagSet& set, SharedFlags* shared) {
-  for (const absl::string_view name : kSamplingFlags) {
-    if (set.given(std::string(name))) flags_.given.emplace_back(name);
+  for (const SamplingFlag& flag : kSamplingFlags) {
+    if (set.given(std::string(flag.name))) flags_.given.emplace_back(flag.name);
   }
   if (flags_.prompts.empty() && flags_.prompt_files.empty() && flags_.chats.empty()) {
     return absl::InvalidArgumentError("generate needs --prompt TEXT, --prompt-file F or --chat F");
@@ -285,7 +296,7 @@ absl::Status GenerateCommand::Run(RankContext& context) const {
   absl::Status valid = files->generation.status();
   Samplings samplings;
   if (valid.ok()) {
-    samplings = {Sampling(flags, {}), Sampling(flags, DefaultSampling(*files->generation))};
+    samplings = {flags.sampling, Sampling(flags, DefaultSampling(*files->generation))};
     valid = Validate(samplings.plain);
     if (valid.ok()) valid = Validate(samplings.chat);
     if (first) WarnOfUnused(flags, samplings);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "launch/cli/subcommand.h"
+#include "runtime/engine/sampling_params.h"
 
 namespace tokenferry {
 
@@ -16,19 +17,11 @@ struct GenerateFlags {
   std::string chat_template;              // of `chats`: a file, or a name among the model's; empty: the model's own
   int max_tokens = 128;                   // new tokens per sequence
   bool ignore_eos = false;
-  // Of the sampling parameters that follow, those that somebody has given. --chat takes the others from the model.
-  std::vector<std::string> given;
-  double temperature = 0;  // 0: greedy
-  double top_p = 1;
-  int top_k = 0;  // 0: all tokens
-  double min_p = 0;
-  double repetition_penalty = 1;
-  double presence_penalty = 0;
-  double frequency_penalty = 0;
-  uint64_t seed = 0;
-  std::vector<std::string> stop;  // texts that end a sequence, none empty
-  bool json = false;              // one JSON document on stdout instead of streamed text
-  bool stats = false;             // the closing table
+  SamplingParams sampling;
+  std::vector<std::string> given;  // flags of `sampling` that are given; --chat takes the others from the model
+  std::vector<std::string> stop;   // texts that end a sequence, none empty
+  bool json = false;               // one JSON document on stdout instead of streamed text
+  bool stats = false;              // the closing table
   std::string record_routing;  // file for the experts that every token chose (bench/alltoall/routing_trace.h), or empty
 };
 

@@ -12,7 +12,7 @@ TEST(Flags, DefaultsStayWhenNothingIsGiven) {
   EXPECT_EQ(line->shared.placement, "linear");
   EXPECT_EQ(line->shared.engine.moe.overflow.kind, Overflow::kDropless);
   EXPECT_EQ(line->shared.comm_timeout, SharedFlags().comm_timeout);
-  EXPECT_EQ(FlagsOf<GenerateCommand>(line).temperature, 0);
+  EXPECT_EQ(FlagsOf<GenerateCommand>(line).sampling.temperature, 0);
   EXPECT_FALSE(FlagsOf<GenerateCommand>(line).json);
   EXPECT_THAT(FlagsOf<GenerateCommand>(line).prompts, ElementsAre("hello"));
 }
@@ -115,6 +115,8 @@ TEST(Flags, EveryGenerateFlagArrives) {
                                    "1.1",
                                    "--presence-penalty",
                                    "-0.5",
+                                   "--frequency-penalty",
+                                   "0.25",
                                    "--seed",
                                    "18446744073709551615",
                                    "--stop",
@@ -129,13 +131,16 @@ TEST(Flags, EveryGenerateFlagArrives) {
   EXPECT_THAT(f.prompt_files, ElementsAre("p.txt", "-"));
   EXPECT_EQ(f.max_tokens, 9);
   EXPECT_TRUE(f.ignore_eos);
-  EXPECT_EQ(f.temperature, 0.7);
-  EXPECT_EQ(f.top_p, 0.9);
-  EXPECT_EQ(f.top_k, 40);
-  EXPECT_EQ(f.min_p, 0.05);
-  EXPECT_EQ(f.repetition_penalty, 1.1);
-  EXPECT_EQ(f.presence_penalty, -0.5);
-  EXPECT_EQ(f.seed, ~uint64_t{0});
+  EXPECT_EQ(f.sampling.temperature, 0.7);
+  EXPECT_EQ(f.sampling.top_p, 0.9);
+  EXPECT_EQ(f.sampling.top_k, 40);
+  EXPECT_EQ(f.sampling.min_p, 0.05);
+  EXPECT_EQ(f.sampling.repetition_penalty, 1.1);
+  EXPECT_EQ(f.sampling.presence_penalty, -0.5);
+  EXPECT_EQ(f.sampling.frequency_penalty, 0.25);
+  EXPECT_EQ(f.sampling.seed, ~uint64_t{0});
+  EXPECT_THAT(f.given, ElementsAre("temperature", "top-k", "top-p", "min-p", "repetition-penalty", "presence-penalty",
+                                   "frequency-penalty", "seed"));
   EXPECT_THAT(f.stop, ElementsAre("a b", "\n\n"));
   EXPECT_TRUE(f.json);
   EXPECT_TRUE(f.stats);
