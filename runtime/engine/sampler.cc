@@ -100,7 +100,8 @@ absl::StatusOr<SampledToken> Sampler::Sample(absl::Span<const float> logits, con
   TF_ASSIGN_OR_RETURN(const double log_sum, LogSumExp(logits, state.position));
   const auto size = static_cast<int64_t>(logits.size());
   double largest = largest_;
-  if (Adjust(params, state)) {
+  const bool adjusted = Adjust(params, state);
+  if (adjusted) {
     largest = kernels_.largest(scores_.data(), size);
     if (largest == kNever) {
       return absl::FailedPreconditionError(
@@ -113,7 +114,9 @@ absl::StatusOr<SampledToken> Sampler::Sample(absl::Span<const float> logits, con
   } else {
     // The largest is subtracted before the division: no temperature turns a finite logit into +infinity, or two equal
     // ones into infinity minus infinity.
-    kernels_.exp_scores(scores_.data(), size, largest, params.temperature, relative_.data());
+    if (adjusted || params.temperature != 1) {  // else relative_ has them
+      kernels_.exp_scores(scores_.data(), size, largest, params.temperature, relative_.data());
+    }
     chosen.token = Draw(params, CounterUniform(params.seed, static_cast<uint64_t>(state.position)));
   }
   chosen.logprob = static_cast<float>(logits[chosen.token] - log_sum);

@@ -69,7 +69,7 @@ class Sampler {
   int32_t Draw(const SamplingParams& params, double uniform);
 
   const SamplerKernels& kernels_;
-  std::vector<double> scores_, relative_;  // [V]
+  std::vector<double> scores_, relative_;  // [V]; LogSumExp: the logits, and exp(logit - largest_)
   double largest_ = 0;                     // of the raw logits
   TokenOrder order_;
 };
