@@ -4,12 +4,24 @@
 
 #include <cstdint>
 #include <functional>
+#include <variant>
 #include <vector>
 
-#include "runtime/engine/command_queue.h"
 #include "runtime/engine/engine.h"
 
 namespace tokenferry {
+
+// What others ask of a running engine. Nothing else of it may be touched while it runs: scheduler and transport belong
+// to the engine's thread.
+struct AddCommand {
+  uint64_t id = 0;  // the caller's; not of a request that runs
+  Request request;
+};
+struct CancelCommand {
+  uint64_t id = 0;  // one that is not there any more is passed over
+};
+struct DrainCommand {};  // no requests from now on; the loop ends when the last one has
+using Command = std::variant<AddCommand, CancelCommand, DrainCommand>;
 
 struct RequestUpdate {
   uint64_t id = 0;
@@ -33,8 +45,7 @@ struct ServingOptions {
 };
 
 // Called on the engine's thread of rank 0 between two steps: what has come since the last call, waiting at most `wait`
-// for the first (CommandQueue::Take, or who reads them from somewhere). An error ends the loop on all ranks, which
-// return it.
+// for the first. An error ends the loop on all ranks, which return it.
 using CommandSource = std::function<absl::StatusOr<std::vector<Command>>(absl::Duration wait)>;
 // Called there after every step and with every heartbeat. An error ends the loop on all ranks, which return it.
 using StepObserver = std::function<absl::Status(const StepReport&)>;

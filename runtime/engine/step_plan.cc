@@ -45,12 +45,6 @@ static void Fields(Archive& a, RankResults& r) {
   a(r.entries), a(r.stats);
 }
 
-int64_t StepPlan::num_tokens(RankId rank) const {
-  int64_t sum = 0;
-  for (const StepEntry& e : entries) sum += e.rank == rank ? static_cast<int64_t>(e.tokens.size()) : 0;
-  return sum;
-}
-
 int64_t StepPlan::num_tokens() const {
   int64_t sum = 0;
   for (const StepEntry& e : entries) sum += static_cast<int64_t>(e.tokens.size());

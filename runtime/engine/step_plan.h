@@ -61,7 +61,6 @@ struct StepPlan {
   std::vector<int32_t> released;   // sequences whose cache is freed before the step
   Wanted stats = Wanted::kNo;      // the ranks' counters, with the results
 
-  int64_t num_tokens(RankId rank) const;
   int64_t num_tokens() const;  // of all ranks
   int64_t max_tokens_per_rank(int num_ranks) const;
 };

@@ -12,6 +12,7 @@
 #include "comm/transport/mpi_transport.h"
 #include "core/host/clock.h"
 #include "runtime/engine/serving_loop.h"
+#include "tests/runtime/engine/command_queue.h"
 #include "tests/runtime/engine/engine_runner.h"
 #include "tests/runtime/engine/mixed_requests.h"
 

@@ -66,7 +66,7 @@ TEST(Scheduler, SpreadsSequencesOverRanksAndOrdersEntriesByRank) {
   for (const auto& e : plan.entries) ranks.push_back(e.rank.value);
   EXPECT_EQ(ranks, (std::vector<int>{0, 0, 0, 1, 1}));
   EXPECT_EQ(plan.num_tokens(), 15);
-  EXPECT_EQ(plan.num_tokens(RankId(1)), 6);
+  EXPECT_EQ(plan.max_tokens_per_rank(2), 9);
 }
 
 TEST(Scheduler, TheChunkIsABudgetOfTheRank) {

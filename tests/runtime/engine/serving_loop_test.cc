@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "comm/wait/wait.h"
+#include "tests/runtime/engine/command_queue.h"
 #include "tests/runtime/engine/engine_runner.h"
 #include "tests/runtime/engine/mixed_requests.h"
 

@@ -48,7 +48,6 @@ TEST(StepPlan, SurvivesTheWire) {
 
 TEST(StepPlan, CountsTokensPerRank) {
   EXPECT_EQ(Example().num_tokens(), 4);
-  EXPECT_EQ(Example().num_tokens(RankId(2)), 3);
   EXPECT_EQ(Example().max_tokens_per_rank(4), 3);
   EXPECT_EQ(StepPlan().max_tokens_per_rank(3), 0);
 }

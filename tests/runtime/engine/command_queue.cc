@@ -1,4 +1,4 @@
-#include "runtime/engine/command_queue.h"
+#include "tests/runtime/engine/command_queue.h"
 
 #include <utility>
 
