@@ -213,18 +213,18 @@ StepPlan Scheduler::Next() {
       if (s->num_in_flight > 0) plan.entries.push_back(MakeEntry(seq, *s));
     }
   }
-  current_ = plan;
+  current_ = plan.entries;
   return plan;
 }
 
 absl::StatusOr<std::vector<SequenceUpdate>> Scheduler::Accept(std::vector<EntryResult> results) {
-  if (results.size() != current_.entries.size()) {
+  if (results.size() != current_.size()) {
     return absl::InternalError(
-        absl::StrCat("a step has ", current_.entries.size(), " entries, but ", results.size(), " results came back"));
+        absl::StrCat("a step has ", current_.size(), " entries, but ", results.size(), " results came back"));
   }
   std::vector<SequenceUpdate> updates;
   for (size_t i = 0; i < results.size(); ++i) {
-    const StepEntry& entry = current_.entries[i];
+    const StepEntry& entry = current_[i];
     if (results[i].seq != entry.seq) {
       return absl::InternalError(
           absl::StrCat("a step's result ", i, " is of sequence ", results[i].seq, " instead of ", entry.seq));
@@ -284,7 +284,7 @@ void Scheduler::FillBlocks(Sequence& s) {
 void Scheduler::Observe(absl::Duration took) {
   if (options_.step_target == absl::InfiniteDuration()) return;
   std::vector<int64_t> tokens(options_.num_ranks), decodes(options_.num_ranks);
-  for (const StepEntry& e : current_.entries) {
+  for (const StepEntry& e : current_) {
     tokens[e.rank.value] += static_cast<int64_t>(e.tokens.size());
     decodes[e.rank.value] += e.tokens.size() == 1 ? 1 : 0;
   }

@@ -116,7 +116,7 @@ class Scheduler {
   std::vector<Rank> ranks_;
   std::map<int32_t, Sequence> waiting_, running_;  // by number: order of arrival
   std::vector<int32_t> released_;
-  StepPlan current_;
+  std::vector<StepEntry> current_;  // of the plan that Next returned last
   PrefillBudget budget_;
   SchedulerStats stats_;
   int32_t next_seq_ = 0;
