@@ -2,17 +2,11 @@
 // batch, chunk, threads or the mode of the device.
 #include <gtest/gtest.h>
 
-#include <cstring>
-
 #include "tests/runtime/engine/engine_runner.h"
+#include "tests/support/device_cases.h"
 
 namespace tokenferry {
 namespace {
-
-template <class T>
-bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
-}
 
 // Of one domain's held-out text: 150 tokens cross two boundaries of the attention's key blocks.
 std::vector<int32_t> Text(const std::string& domain, size_t window, size_t length) {

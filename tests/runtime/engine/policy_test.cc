@@ -3,17 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "tests/runtime/engine/engine_runner.h"
+#include "tests/support/device_cases.h"
 
 namespace tokenferry {
 namespace {
-
-template <class T>
-bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
-}
 
 std::vector<int32_t> Text(const std::string& domain, size_t window, size_t length) {
   auto ids = ReadPrompts("ferry-tiny-v3/heldout_" + domain + ".json").at(window);

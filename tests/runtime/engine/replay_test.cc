@@ -2,20 +2,14 @@
 // computed again, found where others had left it, or its own all the time; for any number of ranks.
 #include <gtest/gtest.h>
 
-#include <cstring>
-
 #include "tests/runtime/engine/engine_runner.h"
 #include "tests/runtime/engine/mixed_requests.h"
+#include "tests/support/device_cases.h"
 
 namespace tokenferry {
 namespace {
 
 constexpr int64_t kTopK = 4;  // of models/ferry-tiny-v3
-
-template <class T>
-bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
-}
 
 void ExpectSame(const std::vector<RunResult>& got, const std::vector<RunResult>& want) {
   ASSERT_EQ(got.size(), want.size());

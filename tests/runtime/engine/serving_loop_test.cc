@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <thread>
 
@@ -12,6 +11,7 @@
 #include "tests/runtime/engine/command_queue.h"
 #include "tests/runtime/engine/engine_runner.h"
 #include "tests/runtime/engine/mixed_requests.h"
+#include "tests/support/device_cases.h"
 
 namespace tokenferry {
 namespace {
@@ -75,11 +75,6 @@ std::map<uint64_t, Answer> ServeAll(const RunSetup& setup, const std::vector<Req
     return absl::OkStatus();
   });
   return answers;
-}
-
-template <class T>
-bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
 
 TEST(ServingLoop, MixedRequestsGetTheSameBytesWhateverRunsBesideThem) {
