@@ -25,13 +25,13 @@ absl::Status CheckCount(absl::string_view name, int64_t count, int64_t most) {
   return absl::InvalidArgumentError(absl::StrCat(name, " is ", count, ", but must be from 0 to ", most));
 }
 
-absl::Status CheckToken(absl::string_view name, int32_t token, int64_t vocab_size) {
+}  // namespace
+
+absl::Status CheckToken(absl::string_view where, int32_t token, int64_t vocab_size) {
   if (token >= 0 && token < vocab_size) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(name, " has token ", token, ", but the model's tokens are 0 to ", vocab_size - 1));
+      absl::StrCat(where, " has token ", token, ", but the model's tokens are 0 to ", vocab_size - 1));
 }
-
-}  // namespace
 
 absl::Status Validate(const SamplingParams& p) {
   if (p.temperature != 0 && !Within(p.temperature, kMinTemperature, kMaxTemperature)) {

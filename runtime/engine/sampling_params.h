@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "core/status.h"
 
 namespace tokenferry {
@@ -47,7 +48,9 @@ inline constexpr int kMaxLogitBiases = 1024, kMaxTopLogprobs = 20, kMaxStopToken
 
 // InvalidArgument naming the parameter, its value and its range. Refuses NaN, infinities and denormal numbers too.
 absl::Status Validate(const SamplingParams& params);
-// The same for what depends on the model: tokens from 0 to vocab_size - 1.
+// InvalidArgument, "the prompt has token ..", for one that is not from 0 to vocab_size - 1.
+absl::Status CheckToken(absl::string_view where, int32_t token, int64_t vocab_size);
+// Validate for what depends on the model: CheckToken of every token.
 absl::Status ValidateTokens(const SamplingParams& params, int64_t vocab_size);
 
 // For core/io/archive.h. A field that is forgotten here does not compile.

@@ -17,15 +17,6 @@ namespace {
 // is computed once, but every step waits for the rank with the most rows.
 constexpr int64_t kMaxLead = 4;
 
-absl::Status CheckTokens(absl::string_view what, absl::Span<const int32_t> tokens, int64_t vocab_size) {
-  for (const int32_t token : tokens) {
-    if (token >= 0 && token < vocab_size) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("the ", what, " has token ", token, ", but the model's tokens are 0 to ", vocab_size - 1));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status CheckRequest(const Request& r, int64_t vocab_size) {
   if (r.prompt.empty()) return absl::InvalidArgumentError("the prompt is empty: give at least one token");
   if (r.kind == RequestKind::kGenerate && r.max_new_tokens < 1) {
@@ -35,8 +26,8 @@ absl::Status CheckRequest(const Request& r, int64_t vocab_size) {
     return absl::InvalidArgumentError(
         absl::StrCat("max-tokens is ", r.max_new_tokens, ", but ", r.output.size(), " have been generated already"));
   }
-  TF_RETURN_IF_ERROR(CheckTokens("prompt", r.prompt, vocab_size));
-  TF_RETURN_IF_ERROR(CheckTokens("output so far", r.output, vocab_size));
+  for (const int32_t token : r.prompt) TF_RETURN_IF_ERROR(CheckToken("the prompt", token, vocab_size));
+  for (const int32_t token : r.output) TF_RETURN_IF_ERROR(CheckToken("the output so far", token, vocab_size));
   TF_RETURN_IF_ERROR(Validate(r.sampling));
   return ValidateTokens(r.sampling, vocab_size);
 }
