@@ -1,23 +1,11 @@
 // What some families have between and after the products of experts, element by element.
-#include <algorithm>
-
 #include "core/check.h"
 #include "core/kernels/exp.h"
+#include "core/kernels/row_parallel.h"
 #include "experts/ffn/expert_ffn.h"
 
 namespace tokenferry {
 namespace {
-
-constexpr int64_t kElementsPerTask = 8192;
-
-// Runs body(begin, end) over ranges of rows that are worth a task.
-template <class Body>
-void InParallel(CpuContext& context, int64_t num_rows, int64_t cols, Body body) {
-  const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, cols));
-  context.pool.ParallelFor((num_rows + rows_per_task - 1) / rows_per_task, [&](int64_t task, int) {
-    body(task * rows_per_task, std::min(num_rows, (task + 1) * rows_per_task));
-  });
-}
 
 void SwigluRows(const ClampedSwigluArgs& a, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
@@ -35,7 +23,7 @@ void SwigluRows(const ClampedSwigluArgs& a, int64_t begin, int64_t end) {
 void SwigluReference(const ClampedSwigluArgs& a) { SwigluRows(a, 0, a.out.rows); }
 
 void SwigluCpu(const ClampedSwigluArgs& a, CpuContext& context) {
-  InParallel(context, a.out.rows, a.out.cols, [&](int64_t begin, int64_t end) { SwigluRows(a, begin, end); });
+  ParallelRows<8192>(context, a.out.rows, a.out.cols, [&](int64_t begin, int64_t end) { SwigluRows(a, begin, end); });
 }
 
 // Rows of one slot.

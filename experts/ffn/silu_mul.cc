@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "core/device/cuda_launcher.h"
+#include "core/kernels/row_parallel.h"
 #include "experts/ffn/expert_ffn.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -68,10 +69,8 @@ void ReferenceSiluMul(const SiluMulArgs& args) {
 
 void CpuSiluMul(const SiluMulArgs& args, CpuContext& context) {
   const auto row = TF_SIMD_CHOOSE(context.isa, SiluMulRow, PortableSiluMulRow);
-  const int64_t rows_per_task = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, args.out.cols));
-  context.pool.ParallelFor((args.out.rows + rows_per_task - 1) / rows_per_task, [&](int64_t task, int) {
-    const int64_t end = std::min(args.out.rows, (task + 1) * rows_per_task);
-    for (int64_t r = task * rows_per_task; r < end; ++r) {
+  ParallelRows<8192>(context, args.out.rows, args.out.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
       row(args.gate.row(r), args.up.row(r), args.out.row(r), args.out.cols);
     }
   });

@@ -5,10 +5,10 @@
 #include <vector>
 
 #include "core/kernels/matmul_values.h"
+#include "core/kernels/row_parallel.h"
 #include "core/kernels/scratch.h"
 #include "runtime/attention/attention_kernels.h"
 #include "runtime/ops/row_kernels.h"
-#include "runtime/ops/row_parallel.h"
 
 namespace tokenferry::attention_cpu {
 namespace {

@@ -2,7 +2,7 @@
 
 #include "core/check.h"
 #include "core/kernels/exp.h"
-#include "runtime/ops/row_parallel.h"
+#include "core/kernels/row_parallel.h"
 
 namespace tokenferry {
 namespace {

@@ -6,8 +6,8 @@
 #include "core/check.h"
 #include "core/device/cuda_launcher.h"
 #include "core/kernels/dot.h"
+#include "core/kernels/row_parallel.h"
 #include "runtime/ops/row_kernels.h"
-#include "runtime/ops/row_parallel.h"
 
 namespace tokenferry {
 namespace {

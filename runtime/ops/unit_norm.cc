@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "core/kernels/dot.h"
+#include "core/kernels/row_parallel.h"
 #include "runtime/ops/row_kernels.h"
-#include "runtime/ops/row_parallel.h"
 
 namespace tokenferry {
 namespace {
