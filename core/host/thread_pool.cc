@@ -11,7 +11,6 @@
 #include "core/log.h"
 
 namespace tokenferry {
-
 namespace {
 
 // Tasks are claimed in units of a few neighbours when there are very many, so that claiming never dominates.

@@ -125,7 +125,8 @@ void DeclareEngineFlags(FlagSet& set, SharedFlags* f) {
              "what is computed while rows travel: the shared expert; or that and the other half of a step's tokens");
   set.Integer("exchange-budget", &moe->exchange_budget, 0, std::numeric_limits<int64_t>::max(),
               "most bytes of an exchange's buffers per rank, kept by several rounds; 0: no bound");
-  set.Integer("prefill-chunk", &f->prefill_chunk, 0, kMaxTokensFlag, "prompt tokens of a sequence per step; 0: all");
+  set.Integer("prefill-chunk", &f->prefill_chunk, 0, kMaxTokensFlag,
+              "most prompt tokens per rank and step; 0: as many as the longest sequence has");
   set.Integer("kv-cache-tokens", &f->kv_cache_tokens, 0, kMaxTokensFlag, "size of a rank's KV cache; 0: as needed");
 }
 

@@ -30,7 +30,7 @@ struct SharedFlags {
   int num_ranks = 0;  // 0: what mpirun started, else one. With the local transport: ranks as threads of this process
   std::string placement = "linear";  // or a JSON file, see Placement::FromFile
   EngineOptions engine;              // but for sizes, which follow from the requests and the next two
-  int prefill_chunk = 256;           // prompt tokens of one sequence per step; 0: the whole prompt
+  int prefill_chunk = 256;           // most prompt tokens per rank and step; 0: as many as the longest sequence has
   int64_t kv_cache_tokens = 0;       // of this rank, over all its sequences; 0: what the requests need
   absl::Duration comm_timeout = absl::Seconds(60);
   std::string instruction_set;  // a name of core/host/isa.h; empty: the best that all ranks have

@@ -118,8 +118,8 @@ EngineOptions SizedFor(absl::Span<const int64_t> lengths, const SharedFlags& fla
     longest = std::max(longest, CacheBlocks(n));
     blocks += CacheBlocks(n);
   }
-  // The scheduler starts a sequence where the fewest blocks are promised, so no rank exceeds its share by more than one
-  // sequence.
+  // An even share, and the longest sequence on top, since a sequence is on one rank. A rank that would need more,
+  // because the scheduler has sent it more (to the beginnings that it has), lets some wait.
   engine.cache_tokens_per_rank = std::min(blocks, blocks / num_ranks + longest) * kCacheBlockTokens;
   if (flags.kv_cache_tokens > 0) engine.cache_tokens_per_rank = WholeBlocks(flags.kv_cache_tokens);
   engine.max_sequences_per_rank =

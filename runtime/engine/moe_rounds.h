@@ -16,9 +16,8 @@ class MoeRounds {
   static absl::StatusOr<MoeRounds> Create(Transport& transport, Device& device, const Placement& placement,
                                           const MoeShape& shape, const MoeOptions& options);
 
-  // MoeLayer::HomeRows for a batch that passes in one round as it was written; data null: it does not, because the
-  // budget takes several rounds, or because rows are
-  // quantised, from f32, or scaled.
+  // MoeLayer::HomeRows for a batch that travels in one round and as it was written; data null: it does not, because the
+  // budget takes several rounds, or because rows are quantised, rounded from f32, or scaled.
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens, int64_t max_tokens_per_rank);
 
   // A layer in three parts, between which other work may be done, also that of another micro-batch. Collective.
