@@ -22,7 +22,7 @@ struct HttpLimits {
   int64_t max_body_bytes = 8 << 20;                   // beyond: 413
   absl::Duration body_timeout = absl::Seconds(30);    // 408
   int max_connections = 4096;                         // the next one gets a 503 and is closed
-  int64_t max_unread_bytes = 1 << 20;                 // of a stream that the client does not read: cut
+  int64_t max_unread_bytes = 1 << 20;                 // of a stream that the client does not read: cut by what follows
   absl::Duration write_timeout = absl::Seconds(30);   // nothing of an answer is taken for so long: cut
   absl::Duration idle_timeout = absl::Seconds(60);    // between requests of a connection: closed
 };

@@ -180,13 +180,14 @@ void HttpConnection::StartStream(int64_t request, HttpResponse head) {
   framing_ = minor_version_ == 0 ? BodyFraming::kUntilClose : BodyFraming::kChunked;
   if (framing_ == BodyFraming::kUntilClose) keep_alive_ = false;
   Send(Head(head));
+  // What has just come does not count: one event alone may be larger, and its client reads it.
   WriteStream(request, head.body);
 }
 
 void HttpConnection::WriteStream(int64_t request, absl::string_view data) {
   if (!Answers(request) || data.empty()) return;
   const size_t unread = waiting_.size() + writing_.size() - num_written_;
-  if (static_cast<int64_t>(unread + data.size()) > server_.limits_.max_unread_bytes) return Close();
+  if (static_cast<int64_t>(unread) > server_.limits_.max_unread_bytes) return Close();
   if (framing_ == BodyFraming::kChunked) {
     Send(absl::StrCat(absl::Hex(data.size()), "\r\n", data, "\r\n"));
   } else {
