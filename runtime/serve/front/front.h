@@ -101,12 +101,12 @@ class Front {
   EngineClient engine_;
   Dispatcher dispatcher_;
   MetricsRegistry metrics_;
-  std::unique_ptr<HttpServer> server_;
   std::set<std::shared_ptr<GenerationJob>> jobs_;
   int64_t num_parsing_ = 0;
 
   Phase phase_ = Phase::kLoading;
   bool draining_ = false;
+  std::unique_ptr<HttpServer> server_;  // ends before those whose clients it has
   int exit_status_ = 1;
   LoadingProgress progress_;
   tokenferry::Ready ranks_;

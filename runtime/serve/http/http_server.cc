@@ -3,7 +3,6 @@
 #include <fcntl.h>
 
 #include <boost/asio/ip/address.hpp>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/serve/http/http_connection.h"
@@ -25,7 +24,9 @@ constexpr int kMaxTurnedAway = 256;
 HttpServer::HttpServer(boost::asio::io_context& io, const HttpLimits& limits, HttpHandler handler)
     : io_(io), limits_(limits), handler_(std::move(handler)), acceptor_(io), retry_(io) {}
 
-HttpServer::~HttpServer() = default;
+HttpServer::~HttpServer() {
+  for (const auto& connection : Open()) connection->Close();
+}
 
 absl::Status HttpServer::Listen(const std::string& host, int port) {
   ErrorCode error;
@@ -94,8 +95,11 @@ void HttpServer::Drain() {
   ErrorCode ignored;
   acceptor_.close(ignored);
   retry_.cancel();
-  const std::vector<std::shared_ptr<HttpConnection>> open(connections_.begin(), connections_.end());
-  for (const auto& connection : open) connection->Drain();
+  for (const auto& connection : Open()) connection->Drain();
+}
+
+std::vector<std::shared_ptr<HttpConnection>> HttpServer::Open() const {
+  return {connections_.begin(), connections_.end()};
 }
 
 }  // namespace tokenferry

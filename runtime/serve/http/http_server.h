@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "core/status.h"
 #include "runtime/serve/http/http.h"
@@ -27,6 +28,7 @@ class HttpServer {
   HttpServer(boost::asio::io_context& io, const HttpLimits& limits, HttpHandler handler);
   ~HttpServer();
 
+  // Closes all connections: exchanges that outlive the server do nothing.
   // Binds and listens. `host`: an address or "localhost"; port 0: any. The error names host and port and what to do.
   absl::Status Listen(const std::string& host, int port);
   int port() const;  // the one that Listen has got
@@ -43,6 +45,8 @@ class HttpServer {
   void Forget(const std::shared_ptr<HttpConnection>& connection);
 
   boost::asio::io_context& io_;
+  // A copy: connections that close leave the set.
+  std::vector<std::shared_ptr<HttpConnection>> Open() const;
   const HttpLimits limits_;
   const HttpHandler handler_;
   boost::asio::ip::tcp::acceptor acceptor_;
