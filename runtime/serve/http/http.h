@@ -64,7 +64,8 @@ class HttpExchange {
   virtual void StartStream(HttpResponse head) = 0;
   virtual void Write(absl::string_view data) = 0;
   virtual void EndStream() = 0;
-  // Called at most once, from the server's loop, when the client has gone or was cut before the answer's end.
+  // Called at most once, from the server's loop, when the client has gone or was cut before the answer's end; soon, if
+  // that has happened already.
   virtual void OnGone(std::function<void()> gone) = 0;
 };
 

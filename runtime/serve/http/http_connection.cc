@@ -34,9 +34,7 @@ class ConnectionExchange final : public HttpExchange {
   void StartStream(HttpResponse head) override { connection_->StartStream(request_, std::move(head)); }
   void Write(absl::string_view data) override { connection_->WriteStream(request_, data); }
   void EndStream() override { connection_->EndStream(request_); }
-  void OnGone(std::function<void()> gone) override {
-    if (connection_->Answers(request_)) connection_->on_gone_ = std::move(gone);
-  }
+  void OnGone(std::function<void()> gone) override { connection_->OnGone(request_, std::move(gone)); }
 
  private:
   const std::shared_ptr<HttpConnection> connection_;
@@ -202,6 +200,14 @@ void HttpConnection::EndStream(int64_t request) {
 }
 
 void HttpConnection::Abandon(int64_t request) {
+void HttpConnection::OnGone(int64_t request, std::function<void()> gone) {
+  if (Answers(request)) {
+    on_gone_ = std::move(gone);
+  } else if (phase_ == Phase::kClosed && request == request_idx_) {  // gone before anybody has asked
+    asio::post(socket_.get_executor(), std::move(gone));
+  }
+}
+
   if (Answers(request)) Close();
 }
 

@@ -48,6 +48,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void WriteStream(int64_t request, absl::string_view data);
   void EndStream(int64_t request);
   void Abandon(int64_t request);
+  void OnGone(int64_t request, std::function<void()> gone);
   bool Answers(int64_t request) const { return phase_ == Phase::kAnswering && request == request_idx_; }
 
   void Send(absl::string_view bytes);
