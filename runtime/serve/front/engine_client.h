@@ -26,6 +26,8 @@ class EngineClient {
   void Send(const Message& message);
   // After what has been sent; on_end is not called any more.
   void SayGoodbye(const std::string& reason);
+  // Everything is on its way to rank 0, or there is nobody to take it.
+  bool idle() const { return writing_.empty(); }
 
  private:
   void Read();

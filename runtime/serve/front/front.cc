@@ -162,9 +162,10 @@ void Front::Leave(int exit_status) {
   LeaveSoon();
 }
 
-// Every answer is written by now, but not read; who waits for a body to come gets nothing.
+// Every answer is written by now, but not read; who waits for a body to come gets nothing. Rank 0 has to hear Goodbye:
+// without it the job has failed.
 void Front::LeaveSoon() {
-  if (server_->idle() || since_end_.elapsed() >= kLastAnswers) return io_.stop();
+  if ((server_->idle() && engine_.idle()) || since_end_.elapsed() >= kLastAnswers) return io_.stop();
   leave_timer_.expires_after(kLeavePoll);
   leave_timer_.async_wait([this](ErrorCode error) {
     if (!error) LeaveSoon();
