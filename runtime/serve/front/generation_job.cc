@@ -56,7 +56,13 @@ void GenerationJob::Start(const std::string& key) {
   for (size_t i = 0; i < count; ++i) {
     choices_.push_back({TextStream(around_.model->tokenizer, rules), {}});
     choices_[i].part.choice_idx = static_cast<int64_t>(i);
-    if (request_.echo && !wants_scores()) Echo(i);
+    if (wants_scores()) {
+      AnswerToken first;
+      first.reported.token = PromptOf(i).ids[0];
+      first.has_logprob = false;
+      choices_[i].part.tokens.push_back(std::move(first));
+    }
+    if (request_.echo && AllScored(i)) Echo(i);
   }
   for (const auto& prompt : request_.prompts) usage_.prompt_tokens += static_cast<int64_t>(prompt.ids.size());
   facts_.prompt_tokens = usage_.prompt_tokens;
@@ -82,7 +88,10 @@ void GenerationJob::Start(const std::string& key) {
   if (exchange_) number_ = *number;
 }
 
-// The prompt's text, and its tokens where logprobs are wanted.
+bool GenerationJob::AllScored(size_t idx) const {
+  return !wants_scores() || choices_[idx].num_scored == PromptOf(idx).ids.size();
+}
+
 void GenerationJob::Echo(size_t idx) {
   Choice& choice = choices_[idx];
   choice.begun = true;
@@ -92,33 +101,25 @@ void GenerationJob::Echo(size_t idx) {
 void GenerationJob::OnPromptScores(size_t sequence_idx, const PromptScores& scores) {
   Choice& choice = choices_[sequence_idx];
   const std::vector<int32_t>& prompt = PromptOf(sequence_idx).ids;
-  if (choice.num_scored == 0) {
-    AnswerToken first;
-    first.reported.token = prompt[0];
-    first.has_logprob = false;
-    choice.part.tokens.push_back(std::move(first));
-    choice.num_scored = 1;
-  }
   for (size_t i = 0; i < scores.logprobs.size() && choice.num_scored < prompt.size(); ++i, ++choice.num_scored) {
     AnswerToken token;
     token.reported = {prompt[choice.num_scored], scores.logprobs[i].logprob};
     if (i < scores.top.size()) token.top = scores.top[i];
     choice.part.tokens.push_back(std::move(token));
   }
-  if (choice.num_scored == prompt.size() && !choice.begun) Echo(sequence_idx);
+  if (AllScored(sequence_idx) && !choice.begun) Echo(sequence_idx);
   if (scores.end != OutputEnd::kNone) EndChoice(choice, ChoiceEnd::kLength);
 }
 
 void GenerationJob::OnToken(size_t sequence_idx, const TokenUpdate& update) {
   Choice& choice = choices_[sequence_idx];
   if (!first_token_seen_) around_.metrics.OnFirstToken(since_start_.seconds());
-  if (usage_.completion_tokens > 0 && !choice.part.tokens.empty()) {
-    around_.metrics.OnNextToken(choice.since_token.seconds());
-  }
+  if (choice.since_token) around_.metrics.OnNextToken(choice.since_token->seconds());
   first_token_seen_ = true;
-  choice.since_token = Stopwatch();
+  choice.since_token.emplace();
   usage_.completion_tokens += 1;
-  usage_.cached_tokens += update.num_cached_tokens;
+  // A prompt counts once, as it does in prompt_tokens: as its first choice found it.
+  if (sequence_idx % request_.num_choices == 0) usage_.cached_tokens += update.num_cached_tokens;
   around_.metrics.OnToken();
   choice.part.tokens.push_back({update.sampled, update.top, update.expert_idx});
   choice.part.text += choice.stream.Push(update.sampled.token);

@@ -44,15 +44,18 @@ class GenerationJob final : public RequestSink, public std::enable_shared_from_t
  private:
   struct Choice {
     TextStream stream;
-    ChoicePart part;        // since the last event of a stream, or everything
-    size_t num_scored = 0;  // tokens of the prompt whose scores have come
-    bool begun = false;     // the prompt is echoed, or needs not be
-    Stopwatch since_token{};
+    ChoicePart part;                         // since the last event of a stream, or everything
+    size_t num_scored = 1;                   // tokens of the prompt whose scores have come; the first has none
+    bool begun = false;                      // the prompt is echoed, or needs not be
+    std::optional<Stopwatch> since_token{};  // the last one of its output
   };
   const GenerationRequest::Prompt& PromptOf(size_t idx) const { return request_.prompts[idx / request_.num_choices]; }
   bool wants_scores() const { return request_.echo && request_.num_logprobs >= 0; }
 
   AddRequest SequenceOf(size_t idx) const;
+  // Nothing of the choice's prompt has still to be scored.
+  bool AllScored(size_t idx) const;
+  // The prompt's text; its tokens are there where logprobs are wanted.
   void Echo(size_t idx);
   void EndChoice(Choice& choice, ChoiceEnd end);
   void WriteParts();

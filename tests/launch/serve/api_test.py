@@ -116,6 +116,41 @@ class ApiTest(ProgramTest):
 
     def test_routing(self):
         with open(os.path.join(MODEL, "config.json")) as f:
+    def test_echo_of_one_token(self):
+        """A prompt of which nothing is scored."""
+        (token,) = self.server.post("/tokenize", {"prompt": "x", "add_special_tokens": False})[1]["tokens"]
+        plain = self.server.complete([token], max_tokens=3, logprobs=1)["choices"][0]
+        for max_tokens in 3, 0:
+            with self.subTest(max_tokens=max_tokens):
+                echo = self.server.complete([token], max_tokens=max_tokens, logprobs=1, echo=True)["choices"][0]
+                self.assertEqual(echo["text"], "x" + (plain["text"] if max_tokens else ""))
+                self.assertEqual(echo["logprobs"]["token_logprobs"], [None] + plain["logprobs"]["token_logprobs"][:max_tokens])
+                body = {"prompt": [token], "temperature": 0, "max_tokens": max_tokens, "logprobs": 1, "echo": True}
+                parts = [event["choices"][0] for event in list(self.server.stream("/v1/completions", body))[:-1]]
+                self.assertEqual("".join(p["text"] for p in parts), echo["text"])
+                self.assertEqual(sum((p["logprobs"]["token_logprobs"] for p in parts), []), echo["logprobs"]["token_logprobs"])
+
+    def test_time_between_tokens_is_counted(self):
+        """Of each sequence one less than it has tokens, in streams as otherwise."""
+        name = "tokenferry_inter_token_latency_seconds_count"
+        for more in {}, {"n": 3}, {"echo": True, "logprobs": 0}, {"stream": True}:
+            with self.subTest(more=more):
+                before = self.server.metric(name) or 0
+                body = {"prompt": PROMPT, "max_tokens": 20, "ignore_eos": True, **more}
+                if "stream" in more:
+                    self.assertEqual(list(self.server.stream("/v1/completions", body))[-1], "[DONE]")
+                else:
+                    self.server.complete(**body)
+                self.assertEqual((self.server.metric(name) or 0) - before, 19 * body.get("n", 1))
+
+    def test_cached_tokens_count_once_a_prompt(self):
+        prompt = "In the beginning God created the heaven and the earth. " * 10  # more than a block of the cache
+        self.server.complete(prompt)
+        once = self.server.complete(prompt)["usage"]
+        self.assertGreater(once["prompt_tokens_details"]["cached_tokens"], 0)
+        several = self.server.complete(prompt, n=4)["usage"]
+        self.assertEqual((several["prompt_tokens"], several["prompt_tokens_details"]), (once["prompt_tokens"], once["prompt_tokens_details"]))
+
             config = json.load(f)
         layers, top_k, experts = config["num_hidden_layers"] - config["first_k_dense_replace"], config["num_experts_per_tok"], config["n_routed_experts"]
         routing = self.server.complete(max_tokens=5, routing=True)["choices"][0]["routing"]
