@@ -109,8 +109,8 @@ void Dispatcher::Cancel(uint64_t request) {
   const auto found = requests_.find(request);
   if (found == requests_.end()) return;
   const size_t count = found->second.sequences.size();
-  const auto sink = found->second.sink;  // may be what calls
-  for (size_t i = 0; i < count; ++i) CancelSequence(request, i);
+  const auto sink = found->second.sink;                         // may be what calls
+  for (size_t i = count; i-- > 0;) CancelSequence(request, i);  // from the last: none is sent in another one's place
 }
 
 void Dispatcher::EndRunning(uint64_t id) {

@@ -44,7 +44,7 @@ class Dispatcher {
   void SetCapacity(int64_t num_sequences);
 
   // Queues the request's sequences under the client's `key`; ids are given here. `sink` hears of them until all have
-  // ended or Cancel. ResourceExhausted when max_waiting requests wait already. Returns the request's number.
+  // ended or Cancel. 429 "queue_full" when max_waiting requests wait already. Returns the request's number.
   absl::StatusOr<uint64_t> Submit(const std::string& key, std::vector<AddRequest> sequences,
                                   std::shared_ptr<RequestSink> sink);
   // Ends one sequence, or all of the request. The sink hears no more of them.

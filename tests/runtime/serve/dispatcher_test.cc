@@ -97,6 +97,18 @@ TEST_F(DispatcherTest, CancelReachesTheRanksOnlyForWhatRuns) {
   EXPECT_EQ(dispatcher.stats().num_running_sequences, 0);
 }
 
+TEST_F(DispatcherTest, CancelSendsNothingInPlaceOfWhatItEnds) {
+  Dispatcher dispatcher = Make(10);
+  const auto sink = std::make_shared<NotingSink>();
+  dispatcher.SetCapacity(1);
+  const uint64_t first = *dispatcher.Submit("a", Sequences(1, 3), sink);
+  ASSERT_TRUE(dispatcher.Submit("a", Sequences(2, 1), sink).ok());
+  dispatcher.Cancel(first);
+  ASSERT_EQ(sent_.size(), 3U);  // the first sequence, its cancel, and the next request
+  EXPECT_EQ(std::get<CancelRequest>(sent_[1]).id, IdOf(0));
+  EXPECT_EQ(Marks(), (std::vector<int32_t>{1, 2}));
+}
+
 TEST_F(DispatcherTest, EverySequenceEndsOnce) {
   Dispatcher dispatcher = Make(10);
   const auto sink = std::make_shared<NotingSink>();
