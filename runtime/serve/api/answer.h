@@ -44,7 +44,7 @@ struct AnswerFacts {
   int64_t created = 0;  // seconds since 1970
   std::string model;
   int64_t prompt_tokens = 0;
-  uint64_t seed = 0;
+  int64_t seed = 0;  // as the request says
   int32_t num_logprobs = -1;
   bool routing = false;
   int64_t num_moe_layers = 0, top_k = 0;  // of AnswerToken::expert_idx

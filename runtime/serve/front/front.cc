@@ -223,7 +223,7 @@ void Front::StartJob(Call call, GenerationRequest request, const std::string& id
   AnswerFacts facts{.id = id,
                     .created = SecondsSince1970(),
                     .model = model_->name,
-                    .seed = request.sampling.seed,
+                    .seed = static_cast<int64_t>(request.sampling.seed),
                     .num_logprobs = request.num_logprobs,
                     .routing = request.routing,
                     .num_moe_layers = model_->spec.num_moe_layers(),

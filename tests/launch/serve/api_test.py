@@ -53,6 +53,8 @@ class ApiTest(ProgramTest):
         self.assertEqual(first["choices"], again["choices"])
         other = self.server.complete(temperature=0.9, max_tokens=30)
         self.assertNotEqual(first["seed"], other["seed"])
+        for seed in -1, -2**63, 2**63 - 1:
+            self.assertEqual(self.server.complete(max_tokens=1, seed=seed)["seed"], seed)
         expected = generate(PROMPT, 20, "--temperature", "0.9", "--top-p", "0.95", "--seed", "7")
         self.assertEqual(self.server.complete(temperature=0.9, max_tokens=20, seed=7)["choices"][0]["text"], expected["text"])
 
