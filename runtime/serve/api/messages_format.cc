@@ -3,17 +3,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/serve/api/answer.h"
+#include "runtime/serve/http/compact_json.h"
 
 namespace tokenferry {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
-
 // An event is named twice: in its line and in its data.
 std::string Event(const Json& json) {
-  return absl::StrCat("event: ", json["type"].get<std::string>(), "\ndata: ", Dump(json), "\n\n");
+  return absl::StrCat("event: ", json["type"].get<std::string>(), "\ndata: ", CompactJson(json), "\n\n");
 }
 
 Json StopReason(ChoiceEnd end) {
@@ -57,7 +56,7 @@ class MessagesAnswers final : public AnswerFormat {
     json["usage"] = {{"input_tokens", usage.prompt_tokens},
                      {"output_tokens", usage.completion_tokens},
                      {"cache_read_input_tokens", usage.cached_tokens}};
-    return Dump(json);
+    return CompactJson(json);
   }
 
   std::string StreamBegin(const AnswerFacts& facts, int64_t) override {
@@ -88,7 +87,7 @@ class MessagesAnswers final : public AnswerFormat {
 
   HttpResponse Error(const HttpError& error) override {
     HttpResponse response = error.Response();
-    response.body = Dump(ErrorJson(error));
+    response.body = CompactJson(ErrorJson(error));
     return response;
   }
 

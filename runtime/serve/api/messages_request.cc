@@ -7,6 +7,7 @@
 #include "runtime/serve/api/api_status.h"
 #include "runtime/serve/api/chat_prompt.h"
 #include "runtime/serve/api/generation_request.h"
+#include "runtime/serve/http/compact_json.h"
 
 namespace tokenferry {
 namespace {
@@ -126,7 +127,7 @@ absl::StatusOr<std::string> ConvertConversation(const Json& body) {
     TF_ASSIGN_OR_RETURN(converted["tools"], ConvertTools(body["tools"]));
   }
   if (body.contains("chat_template_kwargs")) converted["chat_template_kwargs"] = body["chat_template_kwargs"];
-  return converted.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return CompactJson(converted);
 }
 
 bool IsAutoChoice(const nlohmann::json& choice) {

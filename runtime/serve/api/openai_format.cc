@@ -3,16 +3,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/serve/api/answer.h"
+#include "runtime/serve/http/compact_json.h"
 
 namespace tokenferry {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Compact; a token's text may be half a character.
-std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
-
-std::string Event(const Json& json) { return absl::StrCat("data: ", Dump(json), "\n\n"); }
+std::string Event(const Json& json) { return absl::StrCat("data: ", CompactJson(json), "\n\n"); }
 
 Json FinishReasonOf(ChoiceEnd end) {
   switch (end) {
@@ -64,7 +62,7 @@ class OpenAiFormat : public AnswerFormat {
     for (const ChoicePart& part : choices) json["choices"].push_back(WholeChoice(facts, part));
     json["usage"] = UsageJson(usage);
     json["seed"] = facts.seed;
-    return Dump(json);
+    return CompactJson(json);
   }
 
   std::string StreamEnd(const AnswerFacts& facts, const Usage* usage) override {
@@ -88,7 +86,6 @@ class OpenAiFormat : public AnswerFormat {
   virtual Json WholeChoice(const AnswerFacts& facts, const ChoicePart& part) const = 0;
 
   std::string TokenText(int32_t token) const { return std::string(tokenizer_.TokenBytes(token)); }
-  const Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:
   Tokenizer tokenizer_;

@@ -10,6 +10,7 @@
 #include "runtime/serve/api/api_status.h"
 #include "runtime/serve/api/body_fields.h"
 #include "runtime/serve/front/front.h"
+#include "runtime/serve/http/compact_json.h"
 #include "runtime/text/encode_prompt.h"
 
 namespace tokenferry {
@@ -17,8 +18,6 @@ namespace {
 
 namespace asio = boost::asio;
 using Json = nlohmann::ordered_json;
-
-std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 bool Fits(absl::string_view route, absl::string_view path) {
   return absl::EndsWith(route, "/") ? absl::StartsWith(path, route) && path.size() > route.size() : route == path;
@@ -69,7 +68,7 @@ absl::StatusOr<std::string> TokenizeBody(const ServedModel& model, const ApiLimi
                       prompt ? fields.Switch("add_special_tokens", true) : fields.Switch("add_special", false));
   const std::vector<int32_t> ids = special ? EncodePrompt(model.tokenizer, prompt ? *prompt : *content)
                                            : model.tokenizer.Encode(prompt ? *prompt : *content);
-  return Dump({{"count", ids.size()}, {"max_model_len", model.max_model_len}, {"tokens", ids}});
+  return CompactJson({{"count", ids.size()}, {"max_model_len", model.max_model_len}, {"tokens", ids}});
 }
 
 absl::StatusOr<std::string> DetokenizeBody(const ServedModel& model, const ApiLimits& limits,
@@ -79,7 +78,7 @@ absl::StatusOr<std::string> DetokenizeBody(const ServedModel& model, const ApiLi
   if (!node) return FieldError("tokens", "is missing");
   TF_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadTokenIds(*node, "tokens", model.spec.vocab_size));
   const std::string text = model.tokenizer.Decode(ids);
-  return Dump({{"prompt", text}, {"content", text}});
+  return CompactJson({{"prompt", text}, {"content", text}});
 }
 
 }  // namespace
@@ -155,7 +154,7 @@ void Front::Messages(Call call) { Generate(std::move(call), "msg_", MessagesForm
 void Front::CountTokens(Call call) {
   RespondFromWorker(std::move(call), [this](const HttpRequest& request) -> absl::StatusOr<std::string> {
     TF_ASSIGN_OR_RETURN(const int64_t count, CountMessagesTokens(request.body, *model_, options_.api));
-    return Dump({{"input_tokens", count}});
+    return CompactJson({{"input_tokens", count}});
   });
 }
 
@@ -178,10 +177,10 @@ void Front::Models(Call call) {
                       {"context_length", model_->max_model_len}};
   constexpr absl::string_view kOne = "/v1/models/";
   if (!absl::StartsWith(call.request.path, kOne)) {
-    return call.exchange->Respond(JsonResponse(200, Dump({{"object", "list"}, {"data", Json::array({model})}})));
+    return call.exchange->Respond(JsonResponse(200, CompactJson({{"object", "list"}, {"data", Json::array({model})}})));
   }
   if (call.request.path.substr(kOne.size()) == model_->name)
-    return call.exchange->Respond(JsonResponse(200, Dump(model)));
+    return call.exchange->Respond(JsonResponse(200, CompactJson(model)));
   call.exchange->Respond(
       HttpError{404, "model_not_found", absl::StrCat("only '", model_->name, "' is served"), "model"}.Response());
 }
@@ -203,7 +202,7 @@ std::string Front::StateJson() const {
     json["running"] = dispatcher_.stats().num_running_sequences;
     json["waiting"] = dispatcher_.stats().num_waiting_requests;
   }
-  return Dump(json);
+  return CompactJson(json);
 }
 
 void Front::Health(Call call) {
@@ -216,7 +215,9 @@ void Front::Ready(Call call) {
   call.exchange->Respond(JsonResponse(ready ? 200 : 503, StateJson()));
 }
 
-void Front::Version(Call call) { call.exchange->Respond(JsonResponse(200, Dump({{"version", options_.version}}))); }
+void Front::Version(Call call) {
+  call.exchange->Respond(JsonResponse(200, CompactJson({{"version", options_.version}})));
+}
 
 void Front::Metrics(Call call) {
   HttpResponse response;
@@ -251,11 +252,11 @@ void Front::Experts(Call call) {
   }
   json["dropped"] = stats.dropped;
   json["rerouted"] = stats.rerouted;
-  call.exchange->Respond(JsonResponse(200, Dump(json)));
+  call.exchange->Respond(JsonResponse(200, CompactJson(json)));
 }
 
 void Front::AdminDrain(Call call) {
-  call.exchange->Respond(JsonResponse(200, Dump({{"status", "draining"}})));
+  call.exchange->Respond(JsonResponse(200, CompactJson({{"status", "draining"}})));
   Drain();
 }
 

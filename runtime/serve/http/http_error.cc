@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "runtime/serve/http/compact_json.h"
+
 namespace tokenferry {
 
 absl::string_view HttpError::type() const {
@@ -15,7 +17,7 @@ std::string HttpError::Json() const {
       {"message", message}, {"type", std::string(type())}, {"param", nullptr}, {"code", code}};
   if (!param.empty()) error["param"] = param;
   const nlohmann::ordered_json json = {{"error", std::move(error)}};
-  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return CompactJson(json);
 }
 
 HttpResponse HttpError::Response() const {
