@@ -161,6 +161,7 @@ absl::StatusOr<GenerationRequest> ParseMessagesRequest(std::string body, const S
   const RouteFields route{max_tokens, "max_tokens", 0, "stop_sequences"};
   TF_RETURN_IF_ERROR(ReadSharedFields(fields, model, limits, route, &request));
   if (request.num_choices != 1) return FieldError("n", "is not of this route");
+  if (request.routing) return FieldError("routing", "is not of this route: see /v1/chat/completions");
   request.include_usage = true;
   return request;
 }

@@ -189,36 +189,36 @@ std::optional<HttpError> Front::Unready() const {
   return std::nullopt;
 }
 
-void Front::Generate(Call call, const char* id_prefix, MakeFormat format,
+std::optional<HttpError> Front::Busy() const {
+  if (num_parsing_ < kMaxParsing) return std::nullopt;
+  return HttpError{429, "queue_full", absl::StrCat(num_parsing_, " requests are being read: try again"), ""};
+}
+
+void Front::Generate(Call call, const char* id_prefix,
                      absl::StatusOr<GenerationRequest> (*parse)(std::string, const ServedModel&, const ApiLimits&)) {
-  if (const auto error = Unready()) return call.exchange->Respond(error->Response());
-  if (num_parsing_ >= kMaxParsing) {
-    return call.exchange->Respond(
-        HttpError{429, "queue_full", absl::StrCat(num_parsing_, " requests are being read: try again"), ""}.Response());
-  }
+  if (const auto error = Unready()) return Refuse(call, *error);
+  if (const auto error = Busy()) return Refuse(call, *error);
   num_parsing_ += 1;
   const std::string id = absl::StrCat(id_prefix, NextId());
-  asio::post(workers_, [this, call = std::move(call), format = std::move(format), parse, id]() mutable {
+  asio::post(workers_, [this, call = std::move(call), parse, id]() mutable {
     auto parsed = parse(std::move(call.request.body), *model_, options_.api);
-    asio::post(io_,
-               [this, call = std::move(call), format = std::move(format), id, parsed = std::move(parsed)]() mutable {
-                 num_parsing_ -= 1;
-                 if (!parsed.ok()) {
-                   call.exchange->Respond(format(model_->tokenizer)->Error(ToHttpError(parsed.status())));
-                 } else if (const auto error = phase_ == Phase::kEnding ? Unready() : std::nullopt) {
-                   call.exchange->Respond(error->Response());
-                 } else {
-                   StartJob(std::move(call), *std::move(parsed), id, format(model_->tokenizer));
-                 }
-                 LeaveWhenDrained();
-               });
+    asio::post(io_, [this, call = std::move(call), id, parsed = std::move(parsed)]() mutable {
+      num_parsing_ -= 1;
+      if (!parsed.ok()) {
+        Refuse(call, ToHttpError(parsed.status()));
+      } else if (const auto error = phase_ == Phase::kEnding ? Unready() : std::nullopt) {
+        Refuse(call, *error);
+      } else {
+        StartJob(std::move(call), *std::move(parsed), id);
+      }
+      LeaveWhenDrained();
+    });
   });
 }
 
 std::string Front::NextId() { return absl::StrCat(absl::Hex(id_seed_, absl::kZeroPad16), absl::Hex(next_id_++)); }
 
-void Front::StartJob(Call call, GenerationRequest request, const std::string& id,
-                     std::unique_ptr<AnswerFormat> format) {
+void Front::StartJob(Call call, GenerationRequest request, const std::string& id) {
   metrics_.OnIgnoredFields(request.num_ignored_fields);
   AnswerFacts facts{.id = id,
                     .created = SecondsSince1970(),
@@ -236,7 +236,7 @@ void Front::StartJob(Call call, GenerationRequest request, const std::string& id
   };
   const auto job =
       std::make_shared<GenerationJob>(GenerationJob::Surroundings{dispatcher_, metrics_, model_}, std::move(request),
-                                      std::move(facts), std::move(format), std::move(call.exchange), on_end);
+                                      std::move(facts), call.route->format(model_->tokenizer), call.exchange, on_end);
   *place = job;
   jobs_.insert(job);
   job->Start(call.client);

@@ -37,18 +37,19 @@ class Front {
 
  private:
   enum class Phase : uint8_t { kLoading, kServing, kEnding };
-  using Parse = std::function<absl::StatusOr<GenerationRequest>(std::string body)>;
-  using MakeFormat = std::function<std::unique_ptr<AnswerFormat>(Tokenizer)>;
+  struct Route;
   struct Call {
     HttpRequest request;
     std::shared_ptr<HttpExchange> exchange;
-    std::string client;  // see Access
+    std::string client;            // see Access
+    const Route* route = nullptr;  // none: there is no such
   };
   struct Route {
     const char* method;
     const char* path;  // one that ends in '/' stands for all that begin with it
     Access::Needs needs;
     void (Front::*handle)(Call call);
+    std::unique_ptr<AnswerFormat> (*format)(Tokenizer);  // of errors too
   };
   static const std::vector<Route>& Routes();
 
@@ -66,12 +67,15 @@ class Front {
   void OnTick();
 
   void Dispatch(HttpRequest request, std::shared_ptr<HttpExchange> exchange);
-  // Why no request for text is taken now, or none.
+  // Answers with an error, as the route writes them.
+  void Refuse(const Call& call, const HttpError& error) const;
+  // Why no request for text is taken now, or none; the same for one whose body a worker is to read.
   std::optional<HttpError> Unready() const;
+  std::optional<HttpError> Busy() const;
   bool Responsive() const;
-  void Generate(Call call, const char* id_prefix, MakeFormat format,
+  void Generate(Call call, const char* id_prefix,
                 absl::StatusOr<GenerationRequest> (*parse)(std::string, const ServedModel&, const ApiLimits&));
-  void StartJob(Call call, GenerationRequest request, const std::string& id, std::unique_ptr<AnswerFormat> format);
+  void StartJob(Call call, GenerationRequest request, const std::string& id);
   // Runs `work` on a worker and answers with what it returns.
   void RespondFromWorker(Call call, std::function<absl::StatusOr<std::string>(const HttpRequest&)> work);
 
@@ -102,11 +106,11 @@ class Front {
   Dispatcher dispatcher_;
   MetricsRegistry metrics_;
   std::set<std::shared_ptr<GenerationJob>> jobs_;
+  std::unique_ptr<HttpServer> server_;  // ends before those whose clients it has
   int64_t num_parsing_ = 0;
 
   Phase phase_ = Phase::kLoading;
   bool draining_ = false;
-  std::unique_ptr<HttpServer> server_;  // ends before those whose clients it has
   int exit_status_ = 1;
   LoadingProgress progress_;
   tokenferry::Ready ranks_;

@@ -23,7 +23,7 @@ bool Fits(absl::string_view route, absl::string_view path) {
   return absl::EndsWith(route, "/") ? absl::StartsWith(path, route) && path.size() > route.size() : route == path;
 }
 
-// What a client may call its request: it is echoed and logged.
+// What a client may call its request: it is echoed.
 bool IsRequestId(absl::string_view id) {
   const auto allowed = [](char c) { return absl::ascii_isalnum(c) || absl::StrContains("-_.", c); };
   return !id.empty() && id.size() <= 128 && std::all_of(id.begin(), id.end(), allowed);
@@ -86,20 +86,20 @@ absl::StatusOr<std::string> DetokenizeBody(const ServedModel& model, const ApiLi
 const std::vector<Front::Route>& Front::Routes() {
   constexpr auto kNothing = Access::Needs::kNothing, kKey = Access::Needs::kKey;
   static const std::vector<Route> routes = {
-      {"POST", "/v1/completions", kKey, &Front::Completions},
-      {"POST", "/v1/chat/completions", kKey, &Front::ChatCompletions},
-      {"POST", "/v1/messages", kKey, &Front::Messages},
-      {"POST", "/v1/messages/count_tokens", kKey, &Front::CountTokens},
-      {"GET", "/v1/models", kKey, &Front::Models},
-      {"GET", "/v1/models/", kKey, &Front::Models},
-      {"POST", "/tokenize", kKey, &Front::Tokenize},
-      {"POST", "/detokenize", kKey, &Front::Detokenize},
-      {"GET", "/health", kNothing, &Front::Health},
-      {"GET", "/ready", kNothing, &Front::Ready},
-      {"GET", "/version", kKey, &Front::Version},
-      {"GET", "/metrics", kKey, &Front::Metrics},
-      {"GET", "/v1/experts", kKey, &Front::Experts},
-      {"POST", "/admin/drain", kKey, &Front::AdminDrain},
+      {"POST", "/v1/completions", kKey, &Front::Completions, CompletionFormat},
+      {"POST", "/v1/chat/completions", kKey, &Front::ChatCompletions, ChatFormat},
+      {"POST", "/v1/messages", kKey, &Front::Messages, MessagesFormat},
+      {"POST", "/v1/messages/count_tokens", kKey, &Front::CountTokens, MessagesFormat},
+      {"GET", "/v1/models", kKey, &Front::Models, CompletionFormat},
+      {"GET", "/v1/models/", kKey, &Front::Models, CompletionFormat},
+      {"POST", "/tokenize", kKey, &Front::Tokenize, CompletionFormat},
+      {"POST", "/detokenize", kKey, &Front::Detokenize, CompletionFormat},
+      {"GET", "/health", kNothing, &Front::Health, CompletionFormat},
+      {"GET", "/ready", kNothing, &Front::Ready, CompletionFormat},
+      {"GET", "/version", kKey, &Front::Version, CompletionFormat},
+      {"GET", "/metrics", kKey, &Front::Metrics, CompletionFormat},
+      {"GET", "/v1/experts", kKey, &Front::Experts, CompletionFormat},
+      {"POST", "/admin/drain", kKey, &Front::AdminDrain, CompletionFormat},
   };
   return routes;
 }
@@ -115,10 +115,10 @@ void Front::Dispatch(HttpRequest request, std::shared_ptr<HttpExchange> exchange
   }
   const absl::string_view given = request.Field("x-request-id");
   std::string id = IsRequestId(given) ? std::string(given) : absl::StrCat("req-", NextId());
-  Call call{std::move(request), std::make_shared<NamedExchange>(std::move(exchange), std::move(id)), ""};
+  Call call{std::move(request), std::make_shared<NamedExchange>(std::move(exchange), std::move(id)), "", route};
   const Access::Needs needs = route == nullptr ? Access::Needs::kKey : route->needs;
   if (const auto error = access_->Check(call.request, needs, &call.client)) {
-    return call.exchange->Respond(error->Response());
+    return Refuse(call, *error);
   }
   if (route != nullptr) return (this->*route->handle)(std::move(call));
   HttpResponse response;
@@ -133,23 +133,33 @@ void Front::Dispatch(HttpRequest request, std::shared_ptr<HttpExchange> exchange
   call.exchange->Respond(std::move(response));
 }
 
+void Front::Refuse(const Call& call, const HttpError& error) const {
+  call.exchange->Respond(call.route == nullptr ? error.Response()
+                                               : call.route->format(model_->tokenizer)->Error(error));
+}
+
 void Front::RespondFromWorker(Call call, std::function<absl::StatusOr<std::string>(const HttpRequest&)> work) {
+  if (const auto error = Busy()) return Refuse(call, *error);
   num_parsing_ += 1;
   asio::post(workers_, [this, call = std::move(call), work = std::move(work)]() mutable {
     absl::StatusOr<std::string> body = work(call.request);
     asio::post(io_, [this, call = std::move(call), body = std::move(body)]() mutable {
       num_parsing_ -= 1;
-      call.exchange->Respond(body.ok() ? JsonResponse(200, *std::move(body)) : ToHttpError(body.status()).Response());
+      if (body.ok()) {
+        call.exchange->Respond(JsonResponse(200, *std::move(body)));
+      } else {
+        Refuse(call, ToHttpError(body.status()));
+      }
       LeaveWhenDrained();
     });
   });
 }
 
-void Front::Completions(Call call) { Generate(std::move(call), "cmpl-", CompletionFormat, ParseCompletionRequest); }
+void Front::Completions(Call call) { Generate(std::move(call), "cmpl-", ParseCompletionRequest); }
 
-void Front::ChatCompletions(Call call) { Generate(std::move(call), "chatcmpl-", ChatFormat, ParseChatRequest); }
+void Front::ChatCompletions(Call call) { Generate(std::move(call), "chatcmpl-", ParseChatRequest); }
 
-void Front::Messages(Call call) { Generate(std::move(call), "msg_", MessagesFormat, ParseMessagesRequest); }
+void Front::Messages(Call call) { Generate(std::move(call), "msg_", ParseMessagesRequest); }
 
 void Front::CountTokens(Call call) {
   RespondFromWorker(std::move(call), [this](const HttpRequest& request) -> absl::StatusOr<std::string> {

@@ -245,10 +245,12 @@ class ApiTest(ProgramTest):
             "chat_template_kwargs": [1, "x", []],
             "max_tokens": [None, 0, "x"],
             "stop_sequences": [1, [1]],
+            "n": [0, 2],
+            "routing": [True, 1],
         }.items():
             for value in values:
                 for path in "/v1/messages", "/v1/messages/count_tokens":
-                    if path.endswith("count_tokens") and field in ("max_tokens", "stop_sequences"):
+                    if path.endswith("count_tokens") and field in ("max_tokens", "stop_sequences", "n", "routing"):
                         continue
                     with self.subTest(field=field, value=str(value)[:80], path=path):
                         status, answer = self.server.post(path, {**good, field: value})

@@ -187,4 +187,6 @@ class FaultTest(ProgramTest):
 
 
 if __name__ == "__main__":
+            status, answer = server.post("/v1/messages", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1})
+            self.assertEqual((status, answer["type"], answer["error"]["type"]), (503, "error", "overloaded_error"))
     main()

@@ -153,6 +153,8 @@ class LimitTest(ProgramTest):
                 clients.append(server.connect())
                 clients[-1].sendall(post(body, path=b"/v1/completions"))
             await_(lambda: server.metric("tokenferry_num_requests_waiting") == 2, "two wait")
+            status, answer, _ = server.request("POST", "/v1/messages", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1})
+            self.assertEqual((status, answer["type"], answer["error"]["type"]), (429, "error", "rate_limit_error"))
             status, answer, headers = server.request("POST", "/v1/completions", {"prompt": "a"})
             self.assertEqual((status, answer["error"]["code"], headers["Retry-After"]), (429, "queue_full", "1"))
             for client in clients:
