@@ -64,7 +64,7 @@ PromptScores ScoresOf(uint64_t id, const SequenceUpdate& update) {
   PromptScores scores;
   scores.id = id;
   const EntryResult& result = update.result;
-  for (const double logprob : result.logprobs) scores.logprobs.push_back({-1, static_cast<float>(logprob)});
+  for (const double logprob : result.logprobs) scores.logprobs.push_back(static_cast<float>(logprob));
   const size_t num_top = result.logprobs.empty() ? 0 : result.top_logprobs.size() / result.logprobs.size();
   for (size_t i = 0; num_top > 0 && i < result.logprobs.size(); ++i) {
     scores.top.push_back(Reported(absl::MakeConstSpan(result.top_logprobs).subspan(i * num_top, num_top)));
@@ -149,15 +149,12 @@ JobStats StatsOf(const RankContext& context, const ModelSession& session, const 
 }
 
 Ready ReadyOf(const RankContext& context, const ModelSession& session) {
-  const SchedulerOptions options = session.engine->scheduler_options();
   Ready ready;
   for (const int host : context.topology.host_idx_per_rank) {
     ready.host_per_rank.push_back(context.topology.hosts[host].name);
   }
   ready.setup = context.topology.ToString();
-  ready.cache_tokens_per_rank = options.cache_tokens_per_rank;
-  ready.max_sequences_per_rank = options.max_sequences_per_rank;
-  ready.load_seconds = session.load_seconds;
+  ready.max_sequences_per_rank = session.engine->scheduler_options().max_sequences_per_rank;
   return ready;
 }
 

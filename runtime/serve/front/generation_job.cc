@@ -103,7 +103,7 @@ void GenerationJob::OnPromptScores(size_t sequence_idx, const PromptScores& scor
   const std::vector<int32_t>& prompt = PromptOf(sequence_idx).ids;
   for (size_t i = 0; i < scores.logprobs.size() && choice.num_scored < prompt.size(); ++i, ++choice.num_scored) {
     AnswerToken token;
-    token.reported = {prompt[choice.num_scored], scores.logprobs[i].logprob};
+    token.reported = {prompt[choice.num_scored], scores.logprobs[i]};
     if (i < scores.top.size()) token.top = scores.top[i];
     choice.part.tokens.push_back(std::move(token));
   }

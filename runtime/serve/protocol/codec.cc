@@ -26,8 +26,8 @@ static void Fields(Archive& a, LoadingProgress& m) {
 }
 template <class Archive>
 static void Fields(Archive& a, Ready& m) {
-  auto& [host_per_rank, setup, cache_tokens_per_rank, max_sequences_per_rank, load_seconds] = m;
-  a(host_per_rank), a(setup), a(cache_tokens_per_rank), a(max_sequences_per_rank), a(load_seconds);
+  auto& [host_per_rank, setup, max_sequences_per_rank] = m;
+  a(host_per_rank), a(setup), a(max_sequences_per_rank);
 }
 template <class Archive>
 static void Fields(Archive& a, AddRequest& m) {

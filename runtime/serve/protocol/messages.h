@@ -10,12 +10,12 @@
 //                                      <-     TokenBatch, PromptScores, RequestFailed ..
 //                                      <-     Heartbeat            at least once a second: every rank has answered
 //                                      <-     JobStats          at most once a second
-//     Drain                            ->       no new requests; Goodbye when the last one has ended
+//                                      <-     Drain                no new requests; Goodbye when the last one has ended
 //     Goodbye                          <->    the reason, before either end closes the socket
 //
-// Every request is answered to its end exactly once: by a TokenUpdate whose `finish` is not kNone, by RequestFailed,
-// or, for all that are left, by Goodbye or the end of the stream. After CancelRequest nothing more has to come for it,
-// and what does is ignored. A request's id is not used again.
+// Every request is answered to its end exactly once: by a TokenUpdate or PromptScores whose `end` is not kNone, by
+// RequestFailed, or, for all that are left, by Goodbye or the end of the stream. After CancelRequest nothing more has
+// to come for it, and what does is ignored. A request's id is not used again.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@
 
 namespace tokenferry {
 
-inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kProtocolVersion = 2;
 
 // First in each direction.
 struct Hello {
@@ -44,9 +44,7 @@ struct LoadingProgress {
 struct Ready {
   std::vector<std::string> host_per_rank;  // [R]
   std::string setup;                       // one line: ranks, instruction set, device
-  int64_t cache_tokens_per_rank = 0;
   int64_t max_sequences_per_rank = 0;
-  double load_seconds = 0;
 };
 
 enum class WantPromptScores : uint8_t { kNo, kYes };
@@ -93,7 +91,7 @@ struct TokenBatch {
 // Of a piece of a prompt, in order from position 0.
 struct PromptScores {
   uint64_t id = 0;
-  std::vector<ReportedToken> logprobs;          // of the prompt's next tokens; the first token of a prompt has none
+  std::vector<float> logprobs;                  // of the prompt's next tokens; the first token of a prompt has none
   std::vector<std::vector<ReportedToken>> top;  // by token, as TokenUpdate::top; empty when none were asked for
   OutputEnd end = OutputEnd::kNone;             // kLength with the last piece of a request that generates nothing
 };

@@ -2,11 +2,85 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <tuple>
 
 #include "core/io/archive.h"
 #include "runtime/serve/protocol/codec.h"
 
 namespace tokenferry {
+
+// Values of a struct's fields. The bindings see to it that a new field that is forgotten here does not compile.
+static auto Values(const ReportedToken& t) {
+  const auto& [token, logprob] = t;
+  return std::tie(token, logprob);
+}
+static auto Values(const LogitBias& b) {
+  const auto& [token, bias] = b;
+  return std::tie(token, bias);
+}
+static auto Values(const SamplingParams& p) {
+  const auto& [temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed,
+               logit_bias, stop_token_ids, min_tokens, num_top_logprobs] = p;
+  return std::tie(temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed,
+                  logit_bias, stop_token_ids, min_tokens, num_top_logprobs);
+}
+static auto Values(const Hello& m) {
+  const auto& [version] = m;
+  return std::tie(version);
+}
+static auto Values(const LoadingProgress& m) {
+  const auto& [bytes_done, bytes_total, seconds_left] = m;
+  return std::tie(bytes_done, bytes_total, seconds_left);
+}
+static auto Values(const Ready& m) {
+  const auto& [host_per_rank, setup, max_sequences_per_rank] = m;
+  return std::tie(host_per_rank, setup, max_sequences_per_rank);
+}
+static auto Values(const AddRequest& m) {
+  const auto& [id, prompt, max_new_tokens, sampling, prompt_scores, routing, cache_scope] = m;
+  return std::tie(id, prompt, max_new_tokens, sampling, prompt_scores, routing, cache_scope);
+}
+static auto Values(const CancelRequest& m) {
+  const auto& [id] = m;
+  return std::tie(id);
+}
+static auto Values(const Drain&) { return std::tuple<>(); }
+static auto Values(const TokenUpdate& m) {
+  const auto& [id, sampled, top, expert_idx, num_cached_tokens, end] = m;
+  return std::tie(id, sampled, top, expert_idx, num_cached_tokens, end);
+}
+static auto Values(const TokenBatch& m) {
+  const auto& [updates] = m;
+  return std::tie(updates);
+}
+static auto Values(const PromptScores& m) {
+  const auto& [id, logprobs, top, end] = m;
+  return std::tie(id, logprobs, top, end);
+}
+static auto Values(const RequestFailed& m) {
+  const auto& [id, kind, message] = m;
+  return std::tie(id, kind, message);
+}
+static auto Values(const Heartbeat& m) {
+  const auto& [num_steps] = m;
+  return std::tie(num_steps);
+}
+static auto Values(const JobStats& m) {
+  const auto& [num_steps, prefill_tokens, decode_tokens, num_running, num_waiting, cache_blocks_total,
+               cache_blocks_used, prefix_query_tokens, prefix_hit_tokens, num_preemptions, num_replays, step_seconds,
+               exchange_seconds, wait_seconds, bytes_sent, expert_rows, rank_rows, dropped, rerouted] = m;
+  return std::tie(num_steps, prefill_tokens, decode_tokens, num_running, num_waiting, cache_blocks_total,
+                  cache_blocks_used, prefix_query_tokens, prefix_hit_tokens, num_preemptions, num_replays, step_seconds,
+                  exchange_seconds, wait_seconds, bytes_sent, expert_rows, rank_rows, dropped, rerouted);
+}
+static auto Values(const Goodbye& m) {
+  const auto& [reason] = m;
+  return std::tie(reason);
+}
+template <class T>
+requires requires(const T& m) { Values(m); }
+static bool operator==(const T& a, const T& b) { return Values(a) == Values(b); }
+
 namespace {
 
 using ::testing::HasSubstr;
@@ -20,10 +94,15 @@ std::vector<Message> OneOfEach() {
   add.sampling.min_p = 0.125;
   add.sampling.repetition_penalty = 1.5;
   add.sampling.presence_penalty = -1;
+  add.sampling.frequency_penalty = 0.75;
   add.sampling.seed = 0xfedcba9876543210;
+  add.sampling.logit_bias = {{5, -2.5}, {9, 1}};
+  add.sampling.stop_token_ids = {2, 3};
+  add.sampling.min_tokens = 6;
+  add.sampling.num_top_logprobs = 8;
   JobStats stats{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 1.5};
   stats.exchange_seconds = {0.5, 1};
-  stats.wait_seconds = {0, 1, 2, 0};
+  stats.wait_seconds = {0, 1, 2, 0.25};
   stats.bytes_sent = {1, 2, 3, 4, 5, 6};
   stats.expert_rows = {1, 2, 3, 4};
   stats.rank_rows = {3, 7};
@@ -31,12 +110,12 @@ std::vector<Message> OneOfEach() {
   stats.rerouted = {2};
   return {Hello{3},
           LoadingProgress{1, 2, 3.5},
-          Ready{{"a", "b", "a"}, "3 ranks", 4096, 32, 1.25},
+          Ready{{"a", "b", "a"}, "3 ranks", 32},
           add,
           CancelRequest{9},
           Drain{},
-          TokenBatch{{{7, {42, -0.5F}, {{42, -0.5F}, {1, -2}}, {3, 1, 2}, 64, OutputEnd::kStop}, {8, {1, 0}}}},
-          PromptScores{7, {{1, -1}, {2, -2}}, {{{1, -1}}, {{3, -0.25F}}}, OutputEnd::kLength},
+          TokenBatch{{{7, {42, -0.5F}, {{42, -0.5F}, {1, -2}}, {3, 1, 2}, 64, OutputEnd::kStop}, {8, {1, -3}}}},
+          PromptScores{7, {-1, -2}, {{{1, -1}}, {{3, -0.25F}}}, OutputEnd::kLength},
           RequestFailed{7, FailureKind::kInvalid, "too long"},
           Heartbeat{12},
           stats,
@@ -72,15 +151,9 @@ TEST(ProtocolTest, EveryMessageComesBackHoweverTheStreamIsCut) {
     ASSERT_TRUE(got.ok()) << got.status();
     ASSERT_EQ(got->size(), sent.size());
     for (size_t i = 0; i < sent.size(); ++i) {
-      EXPECT_EQ((*got)[i].index(), i);
-      EXPECT_EQ(EncodeFrame((*got)[i]), EncodeFrame(sent[i])) << "message type " << i << " in pieces of " << piece;
+      EXPECT_TRUE((*got)[i] == sent[i]) << "message type " << i << " in pieces of " << piece;
     }
   }
-  const auto got = ReadAll(stream, stream.size());
-  const auto& add = std::get<AddRequest>((*got)[3]);
-  EXPECT_EQ(add.prompt, (std::vector<int32_t>{1, 2, 3}));
-  EXPECT_EQ(add.sampling.seed, 0xfedcba9876543210);
-  EXPECT_EQ(add.cache_scope, "scope");
 }
 
 TEST(ProtocolTest, EveryFrameThatIsCutShortOrTooLongIsRefused) {
