@@ -119,8 +119,8 @@ absl::Status ServeCommand::PrepareProcess(const SharedFlags&, const LauncherInfo
     DrainOn(SIGINT, SA_RESETHAND);
   }
   if (launcher.rank != 0) return absl::OkStatus();
-  TF_ASSIGN_OR_RETURN(FrontProcess front, StartFront(argv));
-  link_ = std::make_unique<RankLink>(std::move(front.socket));
+  TF_ASSIGN_OR_RETURN(OwnedFd socket, StartFront(argv));
+  link_ = std::make_unique<RankLink>(std::move(socket));
   TF_RETURN_IF_ERROR(link_->AwaitHello(kFrontStarts));
   link_->Send(Hello{});
   return absl::OkStatus();

@@ -40,7 +40,7 @@ absl::StatusOr<uint64_t> Dispatcher::Submit(const std::string& key, std::vector<
          absl::StrCat(stats_.num_waiting_requests, " requests are waiting already (--max-waiting): try again"), ""});
   }
   const uint64_t number = next_request_++;
-  Request request{key, std::move(sequences), {}, 0, 0, std::move(sink)};
+  Request request{std::move(sequences), {}, 0, 0, std::move(sink)};
   for (AddRequest& sequence : request.sequences) sequence.id = next_id_++;
   request.num_live = request.sequences.size();
   request.live.assign(request.num_live, 1);

@@ -63,7 +63,6 @@ class Dispatcher {
 
  private:
   struct Request {
-    std::string key;
     std::vector<AddRequest> sequences;  // prompts of those that are sent are gone
     std::vector<uint8_t> live;          // [sequences]
     size_t num_sent = 0, num_live = 0;

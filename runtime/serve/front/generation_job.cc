@@ -159,10 +159,9 @@ void GenerationJob::WriteParts() {
   for (Choice& choice : choices_) {
     // Text that may still become a stop string, or half a character, is held back, and its tokens with it.
     if (choice.part.text.empty() && choice.part.end == ChoiceEnd::kNone) continue;
-    if (choice.part.choice_idx < 0) continue;  // told its end already
     events += format_->StreamPart(facts_, choice.part);
     ChoicePart next;
-    next.choice_idx = choice.part.end == ChoiceEnd::kNone ? choice.part.choice_idx : -1;
+    next.choice_idx = choice.part.choice_idx;
     next.text_offset = choice.part.text_offset + static_cast<int64_t>(choice.part.text.size());
     choice.part = std::move(next);
   }

@@ -11,7 +11,7 @@
 #include "core/host/clock.h"
 #include "runtime/serve/api/answer.h"
 #include "runtime/serve/front/dispatcher.h"
-#include "runtime/serve/front/front_metrics.h"
+#include "runtime/serve/front/metrics_registry.h"
 #include "runtime/serve/http/http.h"
 #include "runtime/text/text_stream.h"
 
@@ -21,7 +21,7 @@ class GenerationJob final : public RequestSink, public std::enable_shared_from_t
  public:
   struct Surroundings {
     Dispatcher& dispatcher;
-    FrontMetrics& metrics;
+    MetricsRegistry& metrics;
     std::shared_ptr<const ServedModel> model;
   };
 

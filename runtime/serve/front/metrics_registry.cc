@@ -35,6 +35,7 @@ struct MetricsRegistry::Metrics {
   prometheus::Registry registry;
   Labels labels;
   JobStats last;  // of the ranks that run, to add what is new
+  HttpServerStats last_http;
 
   prometheus::Histogram& Histogram(const char* name, const char* help, const Buckets& buckets) {
     return prometheus::BuildHistogram().Name(name).Help(help).Labels(labels).Register(registry).Add({}, buckets);
@@ -161,6 +162,13 @@ std::string MetricsRegistry::Text(const DispatcherStats& dispatcher, const HttpS
   m.Gauge("tokenferry_num_requests_waiting", "Requests that no rank has begun.")
       .Set(static_cast<double>(dispatcher.num_waiting_requests));
   m.Gauge("tokenferry_http_connections", "Open connections.").Set(static_cast<double>(http.num_connections));
+  m.Raise("tokenferry_http_accepted_connections_total", "Connections taken.", http.num_accepted,
+          m.last_http.num_accepted);
+  m.Raise("tokenferry_http_refused_connections_total", "Connections beyond --max-connections.", http.num_refused,
+          m.last_http.num_refused);
+  m.Raise("tokenferry_http_cut_connections_total", "Connections that ended before their answer: gone, or cut.",
+          http.num_cut, m.last_http.num_cut);
+  m.last_http = http;
   m.Gauge("tokenferry_ranks_up", "Ranks that answer.").Set(static_cast<double>(num_ranks_up));
   std::ostringstream out;
   prometheus::TextSerializer().Serialize(out, m.registry.Collect());

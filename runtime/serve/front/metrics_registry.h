@@ -4,28 +4,29 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "runtime/serve/front/dispatcher.h"
-#include "runtime/serve/front/front_metrics.h"
 #include "runtime/serve/http/http_server.h"
 #include "runtime/serve/protocol/messages.h"
 
 namespace tokenferry {
 
 // Used on the front's thread. Counters never fall, also when the ranks start again and theirs begin at 0.
-class MetricsRegistry final : public FrontMetrics {
+class MetricsRegistry {
  public:
   MetricsRegistry();
-  ~MetricsRegistry() override;
+  ~MetricsRegistry();
 
   // The label model_name; before anything is counted.
   void SetModel(const std::string& name);
 
-  void OnStart(int64_t prompt_tokens) override;
-  void OnFirstToken(double seconds_since_start) override;
-  void OnNextToken(double seconds_since_last) override;
-  void OnToken() override;
-  void OnEnd(absl::string_view outcome, double seconds, int64_t completion_tokens) override;
-  void OnIgnoredFields(int64_t count) override;
+  void OnStart(int64_t prompt_tokens);  // a request that is valid
+  void OnFirstToken(double seconds_since_start);
+  void OnNextToken(double seconds_since_last);  // of the same sequence
+  void OnToken();
+  // `outcome`: "success", "error", "abort" (the client has gone).
+  void OnEnd(absl::string_view outcome, double seconds, int64_t completion_tokens);
+  void OnIgnoredFields(int64_t count);
 
   // What the ranks have counted since they started.
   void Update(const JobStats& stats);

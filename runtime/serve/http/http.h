@@ -35,7 +35,6 @@ struct HttpRequest {
   std::string query;   // what follows '?'
   HttpFields fields;   // names in lower case, in the order in which they came
   std::string body;
-  std::string peer;       // address and port
   int minor_version = 1;  // of HTTP/1.x
 
   // The first field of that name (lower case), or empty.

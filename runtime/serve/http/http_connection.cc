@@ -48,8 +48,6 @@ HttpConnection::HttpConnection(asio::ip::tcp::socket socket, HttpServer& server)
       write_timer_(socket_.get_executor()),
       parser_(server.limits_) {
   ErrorCode ignored;
-  const auto endpoint = socket_.remote_endpoint(ignored);
-  peer_ = absl::StrCat(endpoint.address().to_string(ignored), ":", endpoint.port());
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
 }
 
@@ -132,7 +130,6 @@ void HttpConnection::Hand() {
   keep_alive_ = keep_alive_ && keep_alive;
   head_only_ = request.method == "HEAD";
   minor_version_ = request.minor_version;
-  request.peer = peer_;
   server_.handler_(std::move(request), std::make_shared<ConnectionExchange>(shared_from_this(), request_idx_));
 }
 
@@ -178,12 +175,12 @@ void HttpConnection::StartStream(int64_t request, HttpResponse head) {
   framing_ = minor_version_ == 0 ? BodyFraming::kUntilClose : BodyFraming::kChunked;
   if (framing_ == BodyFraming::kUntilClose) keep_alive_ = false;
   Send(Head(head));
-  // What has just come does not count: one event alone may be larger, and its client reads it.
   WriteStream(request, head.body);
 }
 
 void HttpConnection::WriteStream(int64_t request, absl::string_view data) {
   if (!Answers(request) || data.empty()) return;
+  // What has just come does not count: one event alone may be larger, and its client reads it.
   const size_t unread = waiting_.size() + writing_.size() - num_written_;
   if (static_cast<int64_t>(unread) > server_.limits_.max_unread_bytes) return Close();
   if (framing_ == BodyFraming::kChunked) {
@@ -200,15 +197,15 @@ void HttpConnection::EndStream(int64_t request) {
 }
 
 void HttpConnection::Abandon(int64_t request) {
+  if (Answers(request)) Close();
+}
+
 void HttpConnection::OnGone(int64_t request, std::function<void()> gone) {
   if (Answers(request)) {
     on_gone_ = std::move(gone);
   } else if (phase_ == Phase::kClosed && request == request_idx_) {  // gone before anybody has asked
     asio::post(socket_.get_executor(), std::move(gone));
   }
-}
-
-  if (Answers(request)) Close();
 }
 
 void HttpConnection::EndAnswer() {

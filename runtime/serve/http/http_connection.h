@@ -63,7 +63,6 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   HttpServer& server_;
   boost::asio::ip::tcp::socket socket_;
   boost::asio::steady_timer read_timer_, write_timer_;
-  std::string peer_;
   RequestParser parser_;
   Phase phase_ = Phase::kReading;
   std::array<char, 4096> chunk_;

@@ -18,7 +18,9 @@ class HttpConnection;
 
 struct HttpServerStats {
   int64_t num_connections = 0;  // now
-  int64_t num_accepted = 0, num_refused = 0, num_cut = 0;
+  int64_t num_accepted = 0;     // connections
+  int64_t num_refused = 0;      // connections, beyond the limit
+  int64_t num_cut = 0;          // connections that have ended before their answer has: the client has gone or was cut
 };
 
 class HttpServer {
@@ -26,9 +28,9 @@ class HttpServer {
   // `handler` is called on the io_context's thread for every request that is well-formed and within `limits`; the
   // others are answered here. It must not throw.
   HttpServer(boost::asio::io_context& io, const HttpLimits& limits, HttpHandler handler);
+  // Closes all connections: exchanges that outlive the server do nothing.
   ~HttpServer();
 
-  // Closes all connections: exchanges that outlive the server do nothing.
   // Binds and listens. `host`: an address or "localhost"; port 0: any. The error names host and port and what to do.
   absl::Status Listen(const std::string& host, int port);
   int port() const;  // the one that Listen has got
@@ -43,17 +45,16 @@ class HttpServer {
   void Accept();
   void Admit(boost::asio::ip::tcp::socket socket);
   void Forget(const std::shared_ptr<HttpConnection>& connection);
-
-  boost::asio::io_context& io_;
   // A copy: connections that close leave the set.
   std::vector<std::shared_ptr<HttpConnection>> Open() const;
+
+  boost::asio::io_context& io_;
   const HttpLimits limits_;
   const HttpHandler handler_;
   boost::asio::ip::tcp::acceptor acceptor_;
   boost::asio::steady_timer retry_;
   std::set<std::shared_ptr<HttpConnection>> connections_;
   HttpServerStats stats_;
-  bool draining_ = false;
 };
 
 }  // namespace tokenferry

@@ -62,7 +62,7 @@ void OwnedFd::Reset() {
   fd_ = -1;
 }
 
-absl::StatusOr<FrontProcess> StartFront(char* const* argv) {
+absl::StatusOr<OwnedFd> StartFront(char* const* argv) {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return SystemError("socketpair");
   OwnedFd mine(ends[0]), its(ends[1]);
@@ -82,7 +82,7 @@ absl::StatusOr<FrontProcess> StartFront(char* const* argv) {
     execve("/proc/self/exe", argv, environment.data());
     _exit(127);
   }
-  return FrontProcess{pid, std::move(mine)};
+  return mine;
 }
 
 absl::StatusOr<std::optional<OwnedFd>> TakeFrontSocket() {

@@ -2,8 +2,6 @@
 // no name, so nobody else can connect to it and no file can be left behind.
 #pragma once
 
-#include <sys/types.h>
-
 #include <optional>
 
 #include "core/status.h"
@@ -25,16 +23,12 @@ class OwnedFd {
   int fd_;
 };
 
-struct FrontProcess {
-  pid_t pid = -1;
-  OwnedFd socket;  // rank 0's end: a stream, close-on-exec
-};
-
-// Starts this program again with the same arguments (null-terminated). The new process has a session of its own, so
-// that a terminal's Ctrl-C reaches it only through the end of the ranks; no variable of an MPI launcher, so that it is
-// no rank; and all CPUs that the host and its container allow, not only those of rank 0. Before MPI_Init and before any
-// thread. Unavailable when the system has no process or socket left.
-absl::StatusOr<FrontProcess> StartFront(char* const* argv);
+// Starts this program again with the same arguments (null-terminated). Returns rank 0's end of the socket: a stream,
+// close-on-exec. The new process has a session of its own, so that a terminal's Ctrl-C reaches it only through the end
+// of the ranks; no variable of an MPI launcher, so that it is no rank; and all CPUs that the host and its container
+// allow, not only those of rank 0. Before MPI_Init and before any thread. Unavailable when the system has no process or
+// socket left.
+absl::StatusOr<OwnedFd> StartFront(char* const* argv);
 
 // In the new process: the socket that it was given, once. Elsewhere none. InvalidArgument when the variable that names
 // it was set by somebody else.

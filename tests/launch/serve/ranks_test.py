@@ -95,7 +95,8 @@ class RanksTest(ProgramTest):
             for name in ("requests_total", "prompt_tokens_total", "generation_tokens_total", "time_to_first_token_seconds_bucket",
                          "inter_token_latency_seconds_bucket", "e2e_request_latency_seconds_bucket", "num_requests_running", "num_requests_waiting",
                          "kv_cache_usage_perc", "num_preemptions_total", "moe_rank_tokens_total", "moe_balancedness", "a2a_bytes_total",
-                         "a2a_wait_seconds_total", "steps_total", "ranks_up"):
+                         "a2a_wait_seconds_total", "steps_total", "ranks_up", "http_accepted_connections_total", "http_refused_connections_total",
+                         "http_cut_connections_total"):
                 self.assertRegex(text, rf"(?m)^tokenferry_{name}\{{", name)
             self.assertEqual(server.metric("tokenferry_ranks_up"), 3)
             for line in text.splitlines():
