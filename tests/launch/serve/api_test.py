@@ -116,8 +116,6 @@ class ApiTest(ProgramTest):
         self.assertEqual(only["usage"]["completion_tokens"], 0)
         self.assertEqual(self.server.complete(max_tokens=4, echo=True)["choices"][0]["text"], PROMPT + plain["text"])
 
-    def test_routing(self):
-        with open(os.path.join(MODEL, "config.json")) as f:
     def test_echo_of_one_token(self):
         """A prompt of which nothing is scored."""
         (token,) = self.server.post("/tokenize", {"prompt": "x", "add_special_tokens": False})[1]["tokens"]
@@ -153,6 +151,8 @@ class ApiTest(ProgramTest):
         several = self.server.complete(prompt, n=4)["usage"]
         self.assertEqual((several["prompt_tokens"], several["prompt_tokens_details"]), (once["prompt_tokens"], once["prompt_tokens_details"]))
 
+    def test_routing(self):
+        with open(os.path.join(MODEL, "config.json")) as f:
             config = json.load(f)
         layers, top_k, experts = config["num_hidden_layers"] - config["first_k_dense_replace"], config["num_experts_per_tok"], config["n_routed_experts"]
         routing = self.server.complete(max_tokens=5, routing=True)["choices"][0]["routing"]
@@ -291,8 +291,6 @@ class ApiTest(ProgramTest):
             "prompt": [None, 1, {}, [], [[]], [1, "a"], ["a", 1], [10**9], [-1], ["a"] * 65],
         }.items():
             for value in values:
-                if field == "max_tokens" and value == 2**40:
-                    continue
                 with self.subTest(field=field, value=str(value)[:40]):
                     self.fails(400, field, {**base, field: value})
         self.assertEqual(self.fails(400, "max_tokens", {**base, "max_tokens": 5000})["code"], "context_length_exceeded")

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import shutil
 import subprocess
+import tempfile
 import unittest
 
 import server as serving  # first: it finds the next
@@ -20,10 +21,10 @@ HELLO = [{"role": "user", "content": "Hello"}]
 class ClientsTest(ProgramTest):
     @classmethod
     def setUpClass(cls):
-        import tempfile
-        with tempfile.NamedTemporaryFile("w", delete=False) as keys:
+        with tempfile.NamedTemporaryFile("w") as keys:  # read before the server is ready
             keys.write(KEY)
-        cls.server = Server("--api-key-file", keys.name, "--max-waiting", "1", "--max-num-seqs", "4")
+            keys.flush()
+            cls.server = Server("--api-key-file", keys.name, "--max-waiting", "1", "--max-num-seqs", "4")
         base = f"http://127.0.0.1:{cls.server.port}"
         cls.openai = openai.OpenAI(base_url=f"{base}/v1", api_key=KEY, max_retries=0)
         cls.anthropic = anthropic.Anthropic(base_url=base, api_key=KEY, max_retries=0)
