@@ -61,7 +61,8 @@ absl::Status CheckExposure(const FrontOptions& f) {
   if (loopback || f.insecure || !f.api_key_file.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("--host ", f.host,
                                                  " lets other machines in: give --api-key-file F, or "
-                                                 "--insecure if anybody who can reach this port may use it"));
+                                                 "--insecure if anybody who can reach this port may use it, with "
+                                                 "--allowed-host for each name by which they reach it"));
 }
 
 }  // namespace
@@ -84,7 +85,7 @@ void ServeCommand::Declare(FlagSet& set, SharedFlags* shared) {
   set.Duration("drain-timeout", &f->drain_timeout, "for running requests after SIGTERM");
   set.Group("Access");
   set.Text("api-key-file", &f->api_key_file, "file with API keys, one a line; without it only this host may ask");
-  set.Switch("insecure", &f->insecure, "let other machines in without a key");
+  set.Switch("insecure", &f->insecure, "let other machines in without a key, by the names of --allowed-host");
   set.Texts("allowed-host", &f->allowed_hosts,
             "name that Host and Origin may have besides this host's own; repeatable");
   DeclareHttpFlags(set, &f->http);
