@@ -47,9 +47,9 @@ class Server:
     def connect(self, timeout=WAIT):
         return socket.create_connection((self.host, self.port), timeout=timeout)
 
-    def request(self, method, path, body=None, headers=None):
+    def request(self, method, path, body=None, headers=None, limit=WAIT):
         """Status, body as JSON where it is some, and the answer's headers."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=WAIT)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=limit)
         try:
             data = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
             connection.request(method, path, data, headers or {})
@@ -63,8 +63,8 @@ class Server:
     def get(self, path, **headers):
         return self.request("GET", path, None, headers)[:2]
 
-    def post(self, path, body, headers=None):
-        return self.request("POST", path, body, headers)[:2]
+    def post(self, path, body, headers=None, limit=WAIT):
+        return self.request("POST", path, body, headers, limit)[:2]
 
     def complete(self, prompt="In the beginning", **fields):
         status, body = self.post("/v1/completions", {"prompt": prompt, "temperature": 0, "max_tokens": 8, **fields})
