@@ -67,6 +67,13 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   });
 }
 
+// The devices share one memory: nothing is to be done.
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned) {
+  return Call([&](Runtime& runtime) {
+    return peer < 0 || peer >= runtime.num_devices || peer == current_device ? cudaErrorInvalidDevice : cudaSuccess;
+  });
+}
+
 cudaError_t cudaRuntimeGetVersion(int* version) {
   *version = CUDART_VERSION;
   return cudaSuccess;

@@ -80,10 +80,16 @@ cudaError_t Launch(Runtime& runtime, const void* stub, dim3 grid, dim3 block, vo
   for (size_t i = 0; i < kernel.param_sizes.size(); ++i) {
     std::memcpy(&launch.params[kernel.param_offsets[i]], args[i], kernel.param_sizes[i]);
   }
-  runtime.queue.Enqueue(StreamOf(runtime, stream), kernel.name, [&runtime, &kernel, launch]() mutable {
-    launch.seed = runtime.queue.Draw();
-    ++runtime.num_launches;
-    runtime.num_warp_instructions += RunKernel(kernel, launch, runtime.memory).warp_instructions;
+  std::shared_ptr<KernelRun> run;  // from when the kernel begins; each launch of a graph has its own
+  runtime.queue.Enqueue(StreamOf(runtime, stream), kernel.name, [&runtime, &kernel, launch, run]() mutable {
+    if (run == nullptr) {
+      launch.seed = runtime.queue.Draw();
+      ++runtime.num_launches;
+      run = std::make_shared<KernelRun>(kernel, launch, runtime.memory);
+    }
+    const Progress progress = run->Advance();
+    if (progress == Progress::kEnded) runtime.num_warp_instructions += run->counts().warp_instructions;
+    return progress;
   });
   return cudaSuccess;
 }

@@ -1,4 +1,6 @@
 // Allocation, copies, fills, memory of other processes.
+#include <unistd.h>
+
 #include <cstring>
 
 #include "tests/fakegpu/cudart/runtime.h"
@@ -148,6 +150,9 @@ cudaError_t cudaIpcOpenMemHandle(void** data, cudaIpcMemHandle_t handle, unsigne
   return Call([&](Runtime& runtime) {
     DeviceMemory::Handle theirs;
     std::memcpy(static_cast<void*>(&theirs), &handle, sizeof theirs);
+    if (!runtime.allows_ipc) return cudaErrorMapBufferObjectFailed;
+    if (SpoilsCapture(runtime)) return cudaErrorStreamCaptureUnsupported;
+    if (theirs.process == getpid()) return cudaErrorDeviceUninitialized;  // only other processes may open it
     *data = runtime.memory.Map(theirs);
     return *data == nullptr ? cudaErrorMapBufferObjectFailed : cudaSuccess;
   });

@@ -101,12 +101,14 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   return Call([&](Runtime& runtime) { return runtime.queue.Query(event->work) ? cudaSuccess : cudaErrorNotReady; });
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   return Call([&](Runtime& runtime) {
     if (stream == nullptr || stream == cudaStreamLegacy) return cudaErrorStreamCaptureUnsupported;
     QueueStream& s = StreamOf(runtime, stream);
     if (s.capture != nullptr) return cudaErrorIllegalState;
     s.capture = std::make_shared<Capture>();
+    s.capture->spoiled_by_all = mode == cudaStreamCaptureModeGlobal;
+    if (mode != cudaStreamCaptureModeRelaxed) s.capture->thread = std::this_thread::get_id();
     s.is_capture_origin = true;
     s.captured_last.clear();
     return cudaSuccess;

@@ -28,7 +28,8 @@ Order OrderOfEnvironment() {
 Runtime::Runtime()
     : arch(std::atoi(Environment("TF_FAKEGPU_ARCH", "90"))),
       num_devices(std::atoi(Environment("TF_FAKEGPU_DEVICES", "1"))),
-      queue(OrderOfEnvironment(), static_cast<uint32_t>(std::atoi(Environment("TF_FAKEGPU_SEED", "1")))) {
+      queue(OrderOfEnvironment(), static_cast<uint32_t>(std::atoi(Environment("TF_FAKEGPU_SEED", "1")))),
+      allows_ipc(std::strcmp(Environment("TF_FAKEGPU_IPC", ""), "refused") != 0) {
   queue.OnStuck([this](Stuck stuck) {
     if (stuck == Stuck::kWaits) LetOthersGoOn();
   });

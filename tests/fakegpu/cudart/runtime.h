@@ -1,7 +1,8 @@
 // State of the fake CUDA runtime, and what its entry points share. Private to tests/fakegpu/cudart.
 //
 // Environment: TF_FAKEGPU_ARCH 80 | 90 | 100 (whose PTX is run; 90), TF_FAKEGPU_ORDER eager | lazy | random (lazy),
-// TF_FAKEGPU_SEED (1), TF_FAKEGPU_DEVICES (1): how many GPUs there seem to be, which share one memory.
+// TF_FAKEGPU_SEED (1), TF_FAKEGPU_DEVICES (1): how many GPUs there seem to be, which share one memory, TF_FAKEGPU_IPC
+// refused (memory of other processes cannot be mapped, as in many containers).
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -57,6 +58,8 @@ struct Runtime {
   cudaError_t sticky = cudaSuccess;  // a device that failed stays failed
   std::string fault;                 // why; a test may clear both
   int64_t num_launches = 0, num_warp_instructions = 0;
+  bool allows_ipc;                            // environment TF_FAKEGPU_IPC is not "refused"
+  std::vector<std::string>* trace = nullptr;  // where the calls of all threads are named, in order
 
  private:
   Runtime();
@@ -65,12 +68,13 @@ struct Runtime {
 inline thread_local cudaError_t last_error = cudaSuccess;
 inline thread_local int current_device = 0;  // a new thread begins with device 0
 
-// Runs `body` (Runtime& -> cudaError_t) under the lock. A rule that a kernel or copy broke is printed and becomes the
-// device's error for good; every later call returns it.
+// Runs `body` (Runtime& -> cudaError_t) under the lock, which it leaves while work waits. A rule that a kernel or copy
+// broke is printed and becomes the device's error for good; every later call returns it.
 template <class Body>
-cudaError_t Call(const Body& body) {
+cudaError_t Call(const Body& body, const char* entry_point = __builtin_FUNCTION()) {
   Runtime& runtime = Runtime::Get();
   const std::lock_guard lock(runtime.mutex);
+  if (runtime.trace != nullptr) runtime.trace->emplace_back(entry_point);
   cudaError_t error = runtime.sticky;
   if (error == cudaSuccess) {
     try {
@@ -86,7 +90,7 @@ cudaError_t Call(const Body& body) {
 }
 
 // While a stream captures, what synchronises or allocates is refused, and the capture is lost.
-inline bool SpoilsCapture(Runtime& runtime) { return runtime.queue.AnyCaptures(); }
+inline bool SpoilsCapture(Runtime& runtime) { return runtime.queue.CallSpoilsCapture(); }
 
 inline QueueStream& StreamOf(Runtime& runtime, cudaStream_t stream) {
   return stream == nullptr || stream == cudaStreamLegacy ? runtime.queue.legacy(current_device) : *stream;

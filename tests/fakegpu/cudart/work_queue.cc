@@ -16,24 +16,32 @@ std::vector<WorkPtr> WorkQueue::Ready() const {
   return ready;
 }
 
-void WorkQueue::Execute(const WorkPtr& work) {
+void WorkQueue::Complete(const WorkPtr& work) {
   work->done = true;
   work->after.clear();
-  work->has_ended = nullptr;
-  const std::function<void()> run = std::move(work->run);
+  work->run = nullptr;
   std::erase(pending_, work);
-  if (run) run();
 }
 
-// Work that others take part in may have to go on waiting: then another one is tried.
+// Work that breaks a rule is over.
+Progress WorkQueue::Execute(const WorkPtr& work) {
+  try {
+    const Progress progress = work->run ? work->run() : Progress::kEnded;
+    work->waits = progress == Progress::kWaits;
+    if (work->waits) return progress;
+  } catch (...) {
+    Complete(work);
+    throw;
+  }
+  Complete(work);
+  return Progress::kEnded;
+}
+
+// Work may have to go on waiting: then another one is tried.
 bool WorkQueue::RunOneReady(std::vector<WorkPtr> ready) {
   while (!ready.empty()) {
     const size_t i = rng_() % ready.size();
-    const WorkPtr work = ready[i];
-    if (!work->has_ended || work->has_ended()) {
-      Execute(work);
-      return true;
-    }
+    if (Execute(ready[i]) == Progress::kEnded) return true;
     ready.erase(ready.begin() + static_cast<std::ptrdiff_t>(i));
   }
   return false;
@@ -56,13 +64,20 @@ bool WorkQueue::RunOneOf(std::vector<WorkPtr> needed) {
 bool WorkQueue::RunShared() {
   std::vector<WorkPtr> shared;
   for (const WorkPtr& work : pending_) {
-    if (work->has_ended) shared.push_back(work);
+    if (work->is_shared) shared.push_back(work);
   }
   return RunOneOf(std::move(shared));
 }
 
-// A device goes on by itself with what others wait for, however late its own host asks.
-bool WorkQueue::RunOneFor(const WorkPtr& work) { return RunOneOf({work}) || RunShared(); }
+bool WorkQueue::AnyKernelWaits() const {
+  return std::any_of(pending_.begin(), pending_.end(), [](const WorkPtr& w) { return w->waits && !w->is_shared; });
+}
+
+// A device goes on by itself with what others wait for, however late its own host asks. A kernel that waits may wait
+// for anything: then the rest of the device goes on.
+bool WorkQueue::RunOneFor(const WorkPtr& work) {
+  return RunOneOf({work}) || RunShared() || (AnyKernelWaits() && RunOneReady(Ready()));
+}
 
 void WorkQueue::Finish(const WorkPtr& work) {
   while (work != nullptr && !work->done) {
@@ -118,7 +133,7 @@ WorkPtr WorkQueue::Append(QueueStream& stream, Work added) {
   return work;
 }
 
-void WorkQueue::Enqueue(QueueStream& stream, std::string name, std::function<void()> run) {
+void WorkQueue::EnqueueBody(QueueStream& stream, std::string name, WorkBody run) {
   if (stream.capture == nullptr) {
     Append(stream, {.name = std::move(name), .run = std::move(run)});
     return;
@@ -129,7 +144,10 @@ void WorkQueue::Enqueue(QueueStream& stream, std::string name, std::function<voi
 }
 
 void WorkQueue::EnqueueShared(QueueStream& stream, std::string name, std::function<bool()> has_ended) {
-  Append(stream, {.name = std::move(name), .has_ended = std::move(has_ended)});
+  Append(stream,
+         {.name = std::move(name),
+          .run = [has_ended = std::move(has_ended)] { return has_ended() ? Progress::kEnded : Progress::kWaits; },
+          .is_shared = true});
 }
 
 void WorkQueue::Record(QueueStream& stream, QueueEvent& event) {
@@ -175,8 +193,10 @@ void WorkQueue::EndCapture(const std::shared_ptr<Capture>& capture) {
   }
 }
 
-bool WorkQueue::AnyCaptures() const {
-  return std::any_of(streams_.begin(), streams_.end(), [](const QueueStream* s) { return s->capture != nullptr; });
+bool WorkQueue::CallSpoilsCapture() const {
+  return std::any_of(streams_.begin(), streams_.end(), [](const QueueStream* s) {
+    return s->capture != nullptr && (s->capture->spoiled_by_all || s->capture->thread == std::this_thread::get_id());
+  });
 }
 
 }  // namespace tokenferry::fakegpu

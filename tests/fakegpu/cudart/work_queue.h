@@ -9,7 +9,12 @@
 #include <random>
 #include <set>
 #include <string>
+#include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
+
+#include "tests/fakegpu/ptx/launch.h"
 
 namespace tokenferry::fakegpu {
 
@@ -19,12 +24,15 @@ enum class Order : uint8_t {
   kRandom,  // ready work runs at random calls
 };
 
+// A piece of work that waits is run again: by whoever needs it, after others have been let in.
+using WorkBody = std::function<Progress()>;
+
 struct Work {
   std::string name;
-  std::function<void()> run;  // empty: only an order
-  // Of work that needs other ranks: asked when everything before it is done, again and again; it does its part, and
-  // returns whether the work has ended. Empty: work that needs nobody.
-  std::function<bool()> has_ended;
+  WorkBody run;  // empty: only an order
+  // Work that needs other ranks, which may need it too: it goes on whatever its own host asks for.
+  bool is_shared = false;
+  bool waits = false;  // its last run ended in Progress::kWaits
   std::vector<std::shared_ptr<Work>> after;
   int device = 0;
   bool done = false;
@@ -34,7 +42,7 @@ using WorkPtr = std::shared_ptr<Work>;
 // Work that a graph repeats; `after` are indices of its own nodes.
 struct GraphNode {
   std::string name;
-  std::function<void()> run;
+  WorkBody run;  // copied for each launch: it has not begun
   std::vector<int> after;
 };
 struct GraphPlan {
@@ -44,6 +52,8 @@ struct GraphPlan {
 struct Capture {
   GraphPlan plan;
   bool valid = true;
+  bool spoiled_by_all = true;  // also by calls of other threads (cudaStreamCaptureModeGlobal)
+  std::thread::id thread;      // that began it
 };
 
 struct QueueStream {
@@ -69,9 +79,20 @@ class WorkQueue {
  public:
   WorkQueue(Order order, uint32_t seed) : order_(order), rng_(seed) {}
 
-  // Adds work to `stream`, or to the graph that it captures.
-  void Enqueue(QueueStream& stream, std::string name, std::function<void()> run);
-  // Work of several ranks; not while the stream captures.
+  // Adds work to `stream`, or to the graph that it captures. `run` returns Progress, or nothing: it never waits.
+  template <class Run>
+  void Enqueue(QueueStream& stream, std::string name, Run run) {
+    if constexpr (std::is_void_v<std::invoke_result_t<Run&>>) {
+      EnqueueBody(stream, std::move(name), [run = std::move(run)]() mutable {
+        run();
+        return Progress::kEnded;
+      });
+    } else {
+      EnqueueBody(stream, std::move(name), std::move(run));
+    }
+  }
+  // Work of several ranks; not while the stream captures. `has_ended` is asked when everything before it is done, again
+  // and again; it does its part, and returns whether the work has ended.
   void EnqueueShared(QueueStream& stream, std::string name, std::function<bool()> has_ended);
   void Record(QueueStream& stream, QueueEvent& event);
   void Wait(QueueStream& stream, const QueueEvent& event);  // nothing for one that was never recorded, as in CUDA
@@ -96,20 +117,23 @@ class WorkQueue {
   }
   void Add(QueueStream* stream) { streams_.insert(stream); }
   void Remove(QueueStream* stream) { streams_.erase(stream); }
-  bool AnyCaptures() const;
+  bool CallSpoilsCapture() const;                            // a call of this thread that synchronises or allocates
   void EndCapture(const std::shared_ptr<Capture>& capture);  // streams that take part leave it
   void Seed(uint32_t seed) { rng_.seed(seed); }              // another order from here on
   uint32_t Draw() { return static_cast<uint32_t>(rng_()); }
 
  private:
+  void EnqueueBody(QueueStream& stream, std::string name, WorkBody run);
   WorkPtr Append(QueueStream& stream, Work work);
   std::vector<WorkPtr> Ready() const;
   // One random piece, which can go on, of `needed` and of what comes before it; false when there is none.
   bool RunOneOf(std::vector<WorkPtr> needed);
   bool RunOneFor(const WorkPtr& work);
   bool RunOneReady(std::vector<WorkPtr> ready);
+  bool AnyKernelWaits() const;
   static bool IsReady(const Work& work);
-  void Execute(const WorkPtr& work);
+  Progress Execute(const WorkPtr& work);
+  void Complete(const WorkPtr& work);
 
   const Order order_;
   std::mt19937 rng_;

@@ -102,9 +102,19 @@ Block::Block(LaunchContext& launch, uint32_t i)
   for (int first = 0; first < num_threads; first += kLanes) warps.emplace_back(*this, first, num_threads - first);
 }
 
-LaunchCounts RunKernel(Kernel& kernel, const KernelLaunch& launch, GlobalMemory& memory) {
-  Decode(kernel);
+struct KernelRun::State {
   LaunchContext context;
+  std::vector<uint32_t> order;  // of blocks
+  size_t next = 0;              // in it
+  std::list<Block> resident;
+};
+
+KernelRun::KernelRun(Kernel& kernel, const KernelLaunch& launch, GlobalMemory& memory)
+    : num_resident_blocks_(launch.num_resident_blocks),
+      max_warp_instructions_(launch.max_warp_instructions),
+      state_(std::make_unique<State>()) {
+  Decode(kernel);
+  LaunchContext& context = state_->context;
   context.kernel = &kernel;
   context.dynamic_shared_bytes = launch.dynamic_shared_bytes;
   context.params = launch.params;
@@ -117,29 +127,42 @@ LaunchCounts RunKernel(Kernel& kernel, const KernelLaunch& launch, GlobalMemory&
     std::fill_n(r.lane, kLanes, constant);
     r.defined = ~0u;
   }
-  std::vector<uint32_t> order(size_t{launch.grid[0]} * launch.grid[1] * launch.grid[2]);
-  std::iota(order.begin(), order.end(), 0);
-  std::shuffle(order.begin(), order.end(), context.rng);
-  std::list<Block> resident;
-  LaunchCounts counts;
-  size_t next = 0;
+  state_->order.resize(size_t{launch.grid[0]} * launch.grid[1] * launch.grid[2]);
+  std::iota(state_->order.begin(), state_->order.end(), 0);
+  std::shuffle(state_->order.begin(), state_->order.end(), context.rng);
+}
+
+KernelRun::~KernelRun() = default;
+
+Progress KernelRun::Advance() {
+  auto& [context, order, next, resident] = *state_;
+  context.last_range = {};  // whoever was let in may have freed memory
+  context.sleeps = false;
   while (next < order.size() || !resident.empty()) {
-    while (next < order.size() && resident.size() < static_cast<size_t>(launch.num_resident_blocks))
+    if (context.sleeps) return Progress::kWaits;
+    while (next < order.size() && resident.size() < static_cast<size_t>(num_resident_blocks_))
       resident.emplace_back(context, order[next++]);
-    bool any = RunTurn(resident, context.rng, counts.warp_instructions);
+    bool any = RunTurn(resident, context.rng, counts_.warp_instructions);
     for (auto block = resident.begin(); block != resident.end();) {
       any |= PassBarrier(*block);
       const bool done = std::all_of(block->warps.begin(), block->warps.end(), [](const Warp& w) { return w.done(); });
       any |= done;
       block = done ? resident.erase(block) : std::next(block);
     }
-    if (!any && !AnyWarpRuns(resident, counts.warp_instructions)) FailStuck(resident);
-    if (counts.warp_instructions > launch.max_warp_instructions) {
-      throw KernelFault(
-          absl::StrCat("kernel ", kernel.name, " does not end: ", counts.warp_instructions, " instructions of warps"));
+    if (!any && !AnyWarpRuns(resident, counts_.warp_instructions)) FailStuck(resident);
+    if (counts_.warp_instructions > max_warp_instructions_) {
+      throw KernelFault(absl::StrCat("kernel ", context.kernel->name, " does not end: ", counts_.warp_instructions,
+                                     " instructions of warps"));
     }
   }
-  return counts;
+  return Progress::kEnded;
+}
+
+LaunchCounts RunKernel(Kernel& kernel, const KernelLaunch& launch, GlobalMemory& memory) {
+  KernelRun run(kernel, launch, memory);
+  while (run.Advance() == Progress::kWaits) {
+  }
+  return run.counts();
 }
 
 }  // namespace tokenferry::fakegpu

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
@@ -28,7 +29,33 @@ struct LaunchCounts {
   int64_t warp_instructions = 0;
 };
 
-// Returns when every thread has ended. Throws KernelFault; UnsupportedPtx for what cannot be decoded.
+enum class Progress : uint8_t {
+  kEnded,
+  kWaits,  // for somebody else, who has to be let in; then it is to be called again
+};
+
+// A kernel under way. `kernel` and `memory` must outlive it.
+class KernelRun {
+ public:
+  // Throws UnsupportedPtx for what cannot be decoded.
+  KernelRun(Kernel& kernel, const KernelLaunch& launch, GlobalMemory& memory);
+  ~KernelRun();
+
+  // Goes on until every thread has ended, or until one sleeps (nanosleep): it waits for another kernel or the host.
+  // Throws KernelFault.
+  Progress Advance();
+  const LaunchCounts& counts() const { return counts_; }
+
+ private:
+  struct State;  // the blocks that take turns
+
+  const int num_resident_blocks_;
+  const int64_t max_warp_instructions_;
+  std::unique_ptr<State> state_;
+  LaunchCounts counts_;
+};
+
+// Until every thread has ended.
 LaunchCounts RunKernel(Kernel& kernel, const KernelLaunch& launch, GlobalMemory& memory);
 
 }  // namespace tokenferry::fakegpu

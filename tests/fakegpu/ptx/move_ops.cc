@@ -1,3 +1,5 @@
+#include <chrono>
+
 #include "tests/fakegpu/ptx/lanes.h"
 #include "tests/fakegpu/ptx/opcode.h"
 
@@ -18,6 +20,14 @@ void MovePredicate(Warp& w, const Instruction& in, uint32_t mask) {
   const Register& a = w.Use(in.sources[0], mask);
   Register& d = w.Define(in.dsts[0], mask);
   ForLanes(mask, [&](int l) { d.lane[l] = a.lane[l] != 0; });
+}
+
+// %globaltimer: nanoseconds of one clock for all devices and processes of the host.
+void ReadClock(Warp& w, const Instruction& in, uint32_t mask) {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  const uint64_t nanos = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+  Register& d = w.Define(in.dsts[0], mask);
+  ForLanes(mask, [&](int l) { d.lane[l] = nanos; });
 }
 
 // mov.b64 %rd, {%r, %r} and its like
@@ -103,6 +113,12 @@ bool DecodeMove(Opcode& op, Instruction& in) {
   if (name == "mov") {
     const Type type = op.TakeType();
     in.bytes = static_cast<uint8_t>(SizeOf(type));
+    if (op.operand(1) == "%globaltimer") {
+      if (type != Type::kU64) op.Refuse("type");
+      op.Dst(in, 0);
+      in.run = &ReadClock;
+      return true;
+    }
     op.DstAndSources(in, 1);
     if (type == Type::kPred)
       in.run = &MovePredicate;

@@ -32,6 +32,7 @@ struct LaunchContext {
   std::mt19937 rng;
   std::vector<Register> constants;
   MemoryRange last_range;
+  bool sleeps = false;  // a thread has executed nanosleep
 };
 
 class Warp;

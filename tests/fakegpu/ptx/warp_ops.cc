@@ -145,7 +145,7 @@ bool DecodeWarp(Opcode& op, Instruction& in) {
   }
   if (name == "nanosleep") {
     op.TakeType();
-    in.run = [](Warp&, const Instruction&, uint32_t) {};
+    in.run = [](Warp& w, const Instruction&, uint32_t) { w.block().launch.sleeps = true; };
     return true;
   }
   if (name != "shfl" && name != "vote" && name != "redux" && name != "match") return false;
