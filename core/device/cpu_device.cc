@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/device/cpu_stream.h"
+#include "core/device/exported_memory.h"
 
 namespace tokenferry {
 namespace {
@@ -16,6 +17,17 @@ class CpuDevice : public Device {
   std::string ToString() const override { return absl::StrCat("cpu (", IsaName(state_.options.isa), ")"); }
   absl::StatusOr<std::unique_ptr<Stream>> CreateStream() override { return std::make_unique<CpuStream>(*this, state_); }
   absl::StatusOr<std::unique_ptr<Event>> CreateEvent() override { return std::make_unique<CpuEvent>(); }
+
+  absl::StatusOr<std::string> Export(const Buffer& buffer) override {
+    return EncodeExported(ExportedMemory{ThisProcessToken(), buffer.data()});
+  }
+  absl::StatusOr<std::shared_ptr<void>> Import(absl::string_view exported) override {
+    TF_ASSIGN_OR_RETURN(const auto theirs, DecodeExported<ExportedMemory>(exported));
+    if (theirs.process != ThisProcessToken()) {
+      return absl::FailedPreconditionError("memory of a CPU device is shared between ranks of one process only");
+    }
+    return KeepExported(theirs.data);
+  }
 
  protected:
   absl::StatusOr<void*> AllocateMemory(size_t num_bytes, MemoryKind kind) override {
@@ -31,7 +43,7 @@ class CpuDevice : public Device {
     if (InArena(kind)) {
       state_.trap_arena.Free(data, num_bytes);
     } else {
-      std::free(data);
+      ReleaseExported(data, [data] { std::free(data); });
     }
   }
 

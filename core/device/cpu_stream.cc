@@ -52,14 +52,19 @@ CpuStream::~CpuStream() {
 absl::Status CpuStream::Synchronize() {
   const Deadline deadline = Deadline::After(wait().timeout);
   const int64_t point = queue_->point();
-  while (wait().IsLimited() && queue_->num_completed() < point) {
+  const bool is_limited = IsWaitLimited();
+  while (is_limited && queue_->num_completed() < point) {
     if (const absl::Status status = CheckWait(deadline); !status.ok()) {
       queue_->Fail(status);
       break;
     }
     queue_->RunUntil(queue_->num_completed() + 1).IgnoreError();  // it sticks
   }
-  return queue_->RunUntil(queue_->point());
+  TF_RETURN_IF_ERROR(queue_->RunUntil(queue_->point()));
+  if (!is_limited) return absl::OkStatus();
+  const absl::Status status = CheckWatches();
+  if (!status.ok()) queue_->Fail(status);
+  return status;
 }
 
 template <class F>

@@ -6,10 +6,21 @@
 
 #include "core/device/cuda_status.h"
 #include "core/device/cuda_stream.h"
+#include "core/device/exported_memory.h"
 #include "core/log.h"
 
 namespace tokenferry {
 namespace {
+
+void WarnOnError(cudaError_t error, absl::string_view what) {
+  if (const absl::Status status = CudaStatus(error, what); !status.ok()) LogWarning(status.message());
+}
+
+struct CudaExport {
+  ExportedMemory memory;
+  int ordinal = 0;  // as that process counts
+  cudaIpcMemHandle_t handle = {};
+};
 
 class CudaDevice : public Device {
  public:
@@ -32,6 +43,42 @@ class CudaDevice : public Device {
     return std::make_unique<CudaEvent>(event);
   }
 
+  absl::StatusOr<std::string> Export(const Buffer& buffer) override {
+    TF_RETURN_IF_CUDA_ERROR(cudaSetDevice(ordinal_));
+    CudaExport out{.memory = {ThisProcessToken(), buffer.data()}, .ordinal = ordinal_};
+    TF_RETURN_IF_CUDA_ERROR(cudaIpcGetMemHandle(&out.handle, buffer.data()));
+    return EncodeExported(out);
+  }
+
+  absl::StatusOr<std::shared_ptr<void>> Import(absl::string_view exported) override {
+    TF_ASSIGN_OR_RETURN(const auto theirs, DecodeExported<CudaExport>(exported));
+    TF_RETURN_IF_CUDA_ERROR(cudaSetDevice(ordinal_));
+    if (theirs.memory.process == ThisProcessToken()) {  // CUDA refuses the handle of a process to itself
+      TF_RETURN_IF_ERROR(EnablePeerAccess(theirs.ordinal));
+      return std::shared_ptr<void>(
+          theirs.memory.data, [keeps = KeepExported(theirs.memory.data), ordinal = ordinal_](void*) mutable {
+            cudaSetDevice(ordinal);
+            WarnOnError(cudaDeviceSynchronize(), "cudaDeviceSynchronize");  // this rank's work may still read it
+            keeps.reset();
+          });
+    }
+    void* data = nullptr;
+    const cudaError_t error = cudaIpcOpenMemHandle(&data, theirs.handle, cudaIpcMemLazyEnablePeerAccess);
+    if (error != cudaSuccess) {
+      cudaGetLastError();  // not sticky: a later launch must not find it
+      return absl::FailedPreconditionError(absl::StrCat(
+          CudaStatus(error, "cudaIpcOpenMemHandle").message(), ": ", ToString(),
+          " cannot map another rank's GPU memory (containers need one IPC and PID namespace, as docker run "
+          "--ipc=host --pid=host gives; GPUs need peer access)"));
+    }
+    return std::shared_ptr<void>(data, [ordinal = ordinal_](void* mapped) {
+      cudaError_t error = cudaSetDevice(ordinal);
+      if (error == cudaSuccess) error = cudaDeviceSynchronize();
+      if (error == cudaSuccess) error = cudaIpcCloseMemHandle(mapped);
+      WarnOnError(error, "cudaIpcCloseMemHandle");
+    });
+  }
+
  protected:
   absl::StatusOr<void*> AllocateMemory(size_t num_bytes, MemoryKind kind) override {
     TF_RETURN_IF_CUDA_ERROR(cudaSetDevice(ordinal_));
@@ -50,13 +97,27 @@ class CudaDevice : public Device {
     for (CudaStream* stream : streams_.live) {
       if (!stream->WaitToFree()) return;
     }
-    cudaError_t error = cudaSetDevice(ordinal_);
-    if (error == cudaSuccess) error = cudaDeviceSynchronize();
-    if (error == cudaSuccess) error = kind == MemoryKind::kDevice ? cudaFree(data) : cudaFreeHost(data);
-    if (const absl::Status status = CudaStatus(error, "free of a buffer"); !status.ok()) LogWarning(status.message());
+    WarnOnError(cudaSetDevice(ordinal_), "cudaSetDevice");
+    const cudaError_t error = cudaDeviceSynchronize();
+    if (error != cudaSuccess) return WarnOnError(error, "free of a buffer");
+    if (kind == MemoryKind::kHost) return WarnOnError(cudaFreeHost(data), "cudaFreeHost");
+    ReleaseExported(data, [data, ordinal = ordinal_] {
+      WarnOnError(cudaSetDevice(ordinal), "cudaSetDevice");
+      WarnOnError(cudaFree(data), "cudaFree");
+    });
   }
 
  private:
+  // To a GPU of this process.
+  absl::Status EnablePeerAccess(int ordinal) {
+    if (ordinal == ordinal_) return absl::OkStatus();
+    const cudaError_t error = cudaDeviceEnablePeerAccess(ordinal, 0);
+    cudaGetLastError();
+    if (error == cudaSuccess || error == cudaErrorPeerAccessAlreadyEnabled) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat(ToString(), " cannot reach the memory of cuda:", ordinal, ": ",
+                                                      CudaStatus(error, "cudaDeviceEnablePeerAccess").message()));
+  }
+
   const int ordinal_;
   const std::string name_;
   CudaStreams streams_;

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/check.h"
 #include "core/device/cuda_status.h"
 #include "core/host/wait.h"
 #include "core/log.h"
@@ -19,6 +20,7 @@ void WarnOnError(cudaError_t error, absl::string_view what) {
 }  // namespace
 
 CudaEvent::~CudaEvent() { WarnOnError(cudaEventDestroy(event), "cudaEventDestroy"); }
+CudaGraph::~CudaGraph() { WarnOnError(cudaGraphExecDestroy(executable), "cudaGraphExecDestroy"); }
 
 CudaStream::CudaStream(Device& device, int ordinal, cudaStream_t stream, CudaStreams& streams)
     : device_(device), ordinal_(ordinal), stream_(stream), streams_(streams) {
@@ -50,6 +52,10 @@ void CudaStream::CopyToDevice(void* dst, const void* src, size_t num_bytes) {
 }
 
 absl::Status CudaStream::CopyStaged(void* dst, const void* src, size_t num_bytes) {
+  if (is_capturing_) {  // the graph would read the staging memory when it holds something else
+    return absl::FailedPreconditionError(absl::StrCat("a graph cannot hold a copy of ", num_bytes,
+                                                      " bytes from the host's memory to ", device_.ToString()));
+  }
   if (num_bytes > kStagingBytes) {  // weights: waiting costs less than another pass over the bytes
     TF_RETURN_IF_ERROR(WaitBeforePageableCopy(src));
     TF_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(dst, src, num_bytes, cudaMemcpyDefault, stream_));
@@ -65,7 +71,7 @@ absl::Status CudaStream::CopyStaged(void* dst, const void* src, size_t num_bytes
 }
 
 absl::Status CudaStream::WaitBeforePageableCopy(const void* host) {
-  if (!wait().IsLimited()) return absl::OkStatus();
+  if (!IsWaitLimited() || is_capturing_) return absl::OkStatus();
   cudaPointerAttributes attributes;
   TF_RETURN_IF_CUDA_ERROR(cudaPointerGetAttributes(&attributes, host));
   return attributes.type == cudaMemoryTypeUnregistered ? WaitUntilIdle() : absl::OkStatus();
@@ -113,7 +119,7 @@ void CudaStream::Wait(Event& event) {
 }
 
 absl::Status CudaStream::WaitUntilIdle() {
-  if (!wait().IsLimited()) {
+  if (!IsWaitLimited()) {
     TF_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
     staging_used_ = 0;
     return absl::OkStatus();
@@ -132,11 +138,39 @@ absl::Status CudaStream::WaitUntilIdle() {
     turn.Pause();
   }
   staging_used_ = 0;
-  return absl::OkStatus();
+  return CheckWatches();
+}
+
+absl::Status CudaStream::BeginCapture() {
+  // Of this thread's calls only: ranks may be threads, which allocate when they like.
+  Try([&] {
+    return CudaStatus(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  });
+  is_capturing_ = status_.ok();
+  return status_;
+}
+
+absl::StatusOr<std::unique_ptr<Graph>> CudaStream::EndCapture() {
+  TF_CHECK(is_capturing_ || !status_.ok());
+  is_capturing_ = false;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  absl::Status status = CudaStatus(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+  if (status.ok()) status = CudaStatus(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+  if (graph != nullptr) WarnOnError(cudaGraphDestroy(graph), "cudaGraphDestroy");
+  if (status_.ok()) status_ = status;  // what could not be captured is the cause, the end only follows
+  if (!status_.ok()) return status_;
+  return std::make_unique<CudaGraph>(executable);
+}
+
+void CudaStream::LaunchGraph(Graph& graph) {
+  Try([&] {
+    return CudaStatus(cudaGraphLaunch(static_cast<CudaGraph&>(graph).executable, stream_), "cudaGraphLaunch");
+  });
 }
 
 bool CudaStream::WaitToFree() {
-  if (wait().IsLimited()) Synchronize().IgnoreError();  // it sticks
+  if (IsWaitLimited()) Synchronize().IgnoreError();  // it sticks
   return !is_abandoned_;
 }
 

@@ -19,6 +19,14 @@ class CudaEvent : public Event {
   absl::Status status;  // of its stream when it was recorded
 };
 
+class CudaGraph : public Graph {
+ public:
+  explicit CudaGraph(cudaGraphExec_t executable) : executable(executable) {}
+  ~CudaGraph() override;
+
+  const cudaGraphExec_t executable;
+};
+
 class CudaStream;
 
 // Of one device.
@@ -41,6 +49,9 @@ class CudaStream : public Stream {
   void Record(Event& event) override;
   void Wait(Event& event) override;
   absl::Status Synchronize() override;
+  absl::Status BeginCapture() override;
+  absl::StatusOr<std::unique_ptr<Graph>> EndCapture() override;
+  void LaunchGraph(Graph& graph) override;
   void* native() override { return stream_; }
   // Before memory of the device is freed: false when this stream's work may still be under way.
   bool WaitToFree();
@@ -65,6 +76,7 @@ class CudaStream : public Stream {
   const cudaStream_t stream_;
   CudaStreams& streams_;
   absl::Status status_;
+  bool is_capturing_ = false;
   bool is_abandoned_ = false;  // a wait was ended by its limits: work is under way that may never complete
   // Pinned memory that copies to the device pass through, so that their source may be reused at once.
   void* staging_ = nullptr;

@@ -29,11 +29,43 @@ void Buffer::Release() {
   if (data_ == nullptr) return;
   device_->FreeMemory(data_, num_bytes_, kind_);
   device_->allocated_bytes_ -= num_bytes_;
+  ++device_->num_frees_;
   data_ = nullptr;
 }
 
-absl::Status Stream::CheckWait(Deadline deadline) {
+StreamWatch::~StreamWatch() {
+  if (stream_ != nullptr) std::erase(stream_->watches_, this);
+}
+
+Stream::~Stream() {
+  for (StreamWatch* watch : watches_) watch->stream_ = nullptr;
+}
+
+void Stream::Watch(StreamWatch& watch) {
+  if (watch.stream_ == this) return;
+  if (watch.stream_ != nullptr) std::erase(watch.stream_->watches_, &watch);
+  watch.stream_ = this;
+  watches_.push_back(&watch);
+}
+
+absl::Status Stream::BeginCapture() {
+  return absl::UnimplementedError(absl::StrCat("streams of ", device().ToString(), " do not capture graphs"));
+}
+absl::StatusOr<std::unique_ptr<Graph>> Stream::EndCapture() { return BeginCapture(); }
+void Stream::LaunchGraph(Graph&) { TF_CHECK(!"a graph of this kind of device exists"); }
+
+bool Stream::IsWaitLimited() const {
+  return wait_.timeout != absl::InfiniteDuration() || wait_.watch != nullptr || !watches_.empty();
+}
+
+absl::Status Stream::CheckWatches() {
   if (wait_.watch != nullptr) TF_RETURN_IF_ERROR(wait_.watch->Check());
+  for (StreamWatch* watch : watches_) TF_RETURN_IF_ERROR(watch->Check());
+  return absl::OkStatus();
+}
+
+absl::Status Stream::CheckWait(Deadline deadline) {
+  TF_RETURN_IF_ERROR(CheckWatches());
   if (!deadline.Expired()) return absl::OkStatus();
   return absl::DeadlineExceededError(absl::StrCat("the work of a stream on ", device().ToString(),
                                                   " has not completed within ", absl::FormatDuration(wait_.timeout)));

@@ -19,6 +19,7 @@
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "core/host/clock.h"
@@ -102,24 +103,34 @@ class Event {
 // peer has gone.
 class StreamWatch {
  public:
-  virtual ~StreamWatch() = default;
-  // Called again and again by the thread that waits. An error ends the wait: a peer has failed, the job is asked to
-  // stop.
+  virtual ~StreamWatch();  // Stream::Watch ends
+  // Called again and again by the thread that waits, and once more when the work has completed. An error ends the wait
+  // and is the stream's: a peer has failed, the job is asked to stop, or the work itself has found that somebody did
+  // not come.
   virtual absl::Status Check() = 0;
+
+ private:
+  friend class Stream;
+  Stream* stream_ = nullptr;
+};
+
+// Work that a stream has captured. It may be launched many times, on any stream of its device: the same operations with
+// the same arguments, so that what these point to must still be there.
+class Graph {
+ public:
+  virtual ~Graph() = default;
 };
 
 // How a stream is waited for.
 struct StreamWait {
   absl::Duration timeout = absl::InfiniteDuration();  // of each wait
   StreamWatch* watch = nullptr;                       // null: none
-
-  bool IsLimited() const { return timeout != absl::InfiniteDuration() || watch != nullptr; }
 };
 
 // An in-order queue of work. Not thread-safe: one thread uses a stream at a time.
 class Stream {
  public:
-  virtual ~Stream() = default;
+  virtual ~Stream();
   virtual Device& device() = 0;
 
   // Copies `num_bytes`. ToDevice: `src` (any host memory) is read during the call, so it may be reused when the call
@@ -164,6 +175,16 @@ class Stream {
   // waits for, such as a transport whose transfers run on the stream. The watch must outlive the stream, or be taken
   // back with SetWait({}). Without limits, as at first, a stream is waited for as long as it takes.
   void SetWait(const StreamWait& wait) { wait_ = wait; }
+  // One more watch of this stream's waits, until either of the two ends. Again for the same stream: nothing changes;
+  // for another: the watch goes there.
+  void Watch(StreamWatch& watch);
+
+  // What is enqueued from BeginCapture on becomes part of a graph instead of being run; it neither waits nor allocates,
+  // and copies between device memory and kHost memory only. Unimplemented on the CPU. An error of EndCapture is also
+  // the stream's.
+  virtual absl::Status BeginCapture();
+  virtual absl::StatusOr<std::unique_ptr<Graph>> EndCapture();
+  virtual void LaunchGraph(Graph& graph);
 
   // The cudaStream_t, for libraries that enqueue work of their own; null on the CPU.
   virtual void* native() = 0;
@@ -174,11 +195,18 @@ class Stream {
   virtual void LaunchErased(const ErasedOp& op, const void* args, size_t num_bytes) = 0;
 
   const StreamWait& wait() const { return wait_; }
+  // Whether waits have to look at anything but the work.
+  bool IsWaitLimited() const;
   // While work is pending: OK to go on waiting until `deadline`, which is wait().timeout after the wait's start.
   absl::Status CheckWait(Deadline deadline);
+  // The part of it that is also done when the work has completed.
+  absl::Status CheckWatches();
 
  private:
+  friend class StreamWatch;
+
   StreamWait wait_;
+  std::vector<StreamWatch*> watches_;
 };
 
 class Device {
@@ -194,6 +222,17 @@ class Device {
   virtual absl::StatusOr<std::unique_ptr<Stream>> CreateStream() = 0;
   virtual absl::StatusOr<std::unique_ptr<Event>> CreateEvent() = 0;
 
+  // Shares kDevice memory with other ranks of this host: Export gives bytes with which their devices Import it. The
+  // memory of one is then reachable inside the operations of the other for as long as the pointer is kept, which must
+  // go before its device; among processes also no longer than the buffer lives (CUDA leaves open what happens then;
+  // among threads of one process the memory stays). FailedPrecondition, saying what to do, where it is not allowed. On
+  // the CPU, for ranks of one process only.
+  virtual absl::StatusOr<std::string> Export(const Buffer& buffer) = 0;
+  virtual absl::StatusOr<std::shared_ptr<void>> Import(absl::string_view exported) = 0;
+
+  // How many buffers have been freed: a graph whose arguments lie in buffers of this device is good while it stays.
+  int64_t num_frees() const { return num_frees_; }
+
   // Bytes of all live buffers, and the most there ever were.
   size_t allocated_bytes() const { return allocated_bytes_; }
   size_t peak_allocated_bytes() const { return peak_allocated_bytes_; }
@@ -207,6 +246,7 @@ class Device {
  private:
   size_t allocated_bytes_ = 0;
   size_t peak_allocated_bytes_ = 0;
+  int64_t num_frees_ = 0;
 };
 
 }  // namespace tokenferry

@@ -206,8 +206,8 @@ TEST(CpuDeviceTest, AWatchEndsAWaitAndTheStream) {
   launch_three();
   EXPECT_EQ(stream->Synchronize(), absl::OkStatus());
   EXPECT_EQ(num_runs.load(), 3);
-  EXPECT_EQ(watch.num_checks, 3);
-  watch.fails_at = 5;
+  EXPECT_EQ(watch.num_checks, 4) << "before each piece of work, and in the end";
+  watch.fails_at = 6;
   launch_three();
   EXPECT_EQ(stream->Synchronize(), absl::UnavailableError("rank 3 has gone"));
   EXPECT_EQ(num_runs.load(), 4);
