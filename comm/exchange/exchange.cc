@@ -96,16 +96,17 @@ absl::StatusOr<FloatMatrix> Exchange::HomeRows(int64_t num_tokens) {
   return rows;
 }
 
-absl::Status Exchange::Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) {
+absl::Status Exchange::Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                            int64_t most_tokens) {
   TF_RETURN_IF_ERROR(Enter(Call::kPlan, site));
   Watch watch(*this, stats_.plan_seconds);
   num_tokens_ = routing.expert_idx.rows;
-  error_ = path_->Plan(stream, site, routing, placement);
+  error_ = path_->Plan(stream, site, routing, placement, most_tokens);
   if (!error_.ok()) return error_;
+  const ExchangePlan* const plan = host_plan();
+  if (plan == nullptr) return absl::OkStatus();  // counted on the device
   ++stats_.num_exchanges;
   stats_.num_tokens += num_tokens_;
-  const ExchangePlan* const plan = host_plan();
-  if (plan == nullptr) return absl::OkStatus();
   stats_.num_selections += plan->num_send_selections();
   stats_.bases += CountBases(plan->send, topology_, plan->rank, last_host_);
   return absl::OkStatus();
@@ -165,6 +166,10 @@ absl::Status Exchange::FinishCombine(Stream& stream, const CallSite& site, Matri
   return error_;
 }
 
-absl::StatusOr<ExchangeStats> Exchange::stats(Stream&) const { return stats_; }
+absl::StatusOr<ExchangeStats> Exchange::stats(Stream& stream) const {
+  ExchangeStats stats = stats_;
+  TF_RETURN_IF_ERROR(path_->AddDeviceStats(stream, stats));
+  return stats;
+}
 
 }  // namespace tokenferry

@@ -34,8 +34,10 @@ class Exchange {
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens);
 
   // Collective. `routing` is of this rank's T >= 0 tokens (device memory); synchronizes the stream where the host makes
-  // the plan. The calls up to Combine execute it.
-  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement);
+  // the plan. The calls up to Combine execute it. A token's experts are distinct. `most_tokens` of any rank, the same
+  // on all: where the plan is made on the device, what launches cover; 0: options.max_tokens.
+  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                    int64_t most_tokens = 0);
 
   // The last Plan's, valid until the next Plan; null: the plan was made on the device.
   const ExchangePlan* host_plan() const { return path_->host_plan(); }
@@ -61,7 +63,8 @@ class Exchange {
                              MatrixView<float> out);
 
   ExchangePath path() const { return stats_.path; }  // never kAuto
-  // What has been counted up to now, after an error too. Synchronizes the stream where counters lie on the device.
+  // What has been counted up to now, after an error too. Where counters lie on the device, synchronizes the stream,
+  // whose error it then returns.
   absl::StatusOr<ExchangeStats> stats(Stream& stream) const;
 
  private:

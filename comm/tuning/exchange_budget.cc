@@ -7,8 +7,8 @@
 namespace tokenferry {
 
 absl::StatusOr<int64_t> MostExchangeBytes(const ExchangeOptions& options, const Placement& placement,
-                                          int64_t num_tokens) {
-  const WorstCase worst(options, placement, num_tokens);
+                                          int64_t num_tokens, DeviceKind device) {
+  const WorstCase worst(options, placement, num_tokens, device);
   const Topology one_host = Topology::FromHosts(std::vector<std::string>(placement.num_ranks(), "host"));
   int64_t most = 0;
   for (const PathInfo* info : kExchangePaths) {
@@ -20,8 +20,9 @@ absl::StatusOr<int64_t> MostExchangeBytes(const ExchangeOptions& options, const 
   return most / 4 * 5;
 }
 
-absl::StatusOr<int64_t> TokensWithin(int64_t budget, const ExchangeOptions& options, const Placement& placement) {
-  TF_ASSIGN_OR_RETURN(const int64_t least, MostExchangeBytes(options, placement, 1));
+absl::StatusOr<int64_t> TokensWithin(int64_t budget, const ExchangeOptions& options, const Placement& placement,
+                                     DeviceKind device) {
+  TF_ASSIGN_OR_RETURN(const int64_t least, MostExchangeBytes(options, placement, 1, device));
   if (budget < least) {
     return absl::InvalidArgumentError(absl::StrCat("exchange: a budget of ", budget, " bytes is less than the ", least,
                                                    " that one token per rank can need on path ",
@@ -30,7 +31,7 @@ absl::StatusOr<int64_t> TokensWithin(int64_t budget, const ExchangeOptions& opti
   int64_t fits = 1, too_many = std::max<int64_t>(1, options.max_tokens) + 1;
   while (too_many - fits > 1) {
     const int64_t tokens = fits + (too_many - fits) / 2;
-    TF_ASSIGN_OR_RETURN(const int64_t bytes, MostExchangeBytes(options, placement, tokens));
+    TF_ASSIGN_OR_RETURN(const int64_t bytes, MostExchangeBytes(options, placement, tokens, device));
     (bytes <= budget ? fits : too_many) = tokens;
   }
   return fits;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "comm/exchange/path/options.h"
+#include "core/device/device.h"
 #include "core/moe/placement.h"
 #include "core/status.h"
 
@@ -12,9 +13,10 @@ namespace tokenferry {
 // hosts; kAuto: of the paths for one host, whichever needs most. What is on the host to make plans does not
 // count.
 absl::StatusOr<int64_t> MostExchangeBytes(const ExchangeOptions& options, const Placement& placement,
-                                          int64_t num_tokens);
+                                          int64_t num_tokens, DeviceKind device = DeviceKind::kCpu);
 
 // The most tokens, up to options.max_tokens, that fit into `budget` bytes. InvalidArgument when not even one does.
-absl::StatusOr<int64_t> TokensWithin(int64_t budget, const ExchangeOptions& options, const Placement& placement);
+absl::StatusOr<int64_t> TokensWithin(int64_t budget, const ExchangeOptions& options, const Placement& placement,
+                                     DeviceKind device = DeviceKind::kCpu);
 
 }  // namespace tokenferry

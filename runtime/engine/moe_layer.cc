@@ -14,6 +14,15 @@ CallSite At(CallSite site, const char* phase) {
   return site;
 }
 
+// Of ranks that were started alike, so that all refuse alike. Experts would let their memory grow between
+// exchanges. On a GPU that frees, which waits for everything there: where ranks share one, for ranks that wait for this
+// one.
+absl::Status CheckPath(const Device& device, ExchangePath path) {
+  if (device.kind() == DeviceKind::kCpu || path != ExchangePath::kPeer) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("exchange: models on ", device.ToString(),
+                                               " do not take path peer yet; use --path auto or --path alltoallv"));
+}
+
 }  // namespace
 
 ExchangeOptions ExchangeOptionsOf(const MoeShape& shape, const MoeOptions& options) {
@@ -39,6 +48,7 @@ MoeLayer::MoeLayer(Device& device, const Placement& placement, RankId rank, cons
 absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport, Device& device,
                                                            const Placement& placement, const MoeShape& shape,
                                                            const MoeOptions& options) {
+  TF_RETURN_IF_ERROR(CheckPath(device, options.exchange.path));
   std::unique_ptr<MoeLayer> layer(new MoeLayer(device, placement, transport.rank(), shape, options));
   TF_RETURN_IF_ERROR(layer->Allocate());
   const OverflowStageOptions overflow{.policy = options.overflow,

@@ -29,10 +29,14 @@ class FaultyMover : public PathMover {
       : inner_(std::move(inner)), fault_(fault), from_run_(from_run) {}
 
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) override { return inner_->HomeRows(num_tokens); }
-  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) override {
-    return inner_->Plan(stream, site, routing, placement);
+  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                    int64_t most_tokens) override {
+    return inner_->Plan(stream, site, routing, placement, most_tokens);
   }
   const ExchangePlan* host_plan() const override { return inner_->host_plan(); }
+  absl::Status AddDeviceStats(Stream& stream, ExchangeStats& stats) const override {
+    return inner_->AddDeviceStats(stream, stats);
+  }
   absl::Status BeginDispatch(Stream& stream, const CallSite& site, ConstFloatMatrix home_rows) override {
     return inner_->BeginDispatch(stream, site, home_rows);
   }

@@ -58,7 +58,8 @@ class AllGatherMover : public PathMover {
 
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) override { return rows_.Home(num_tokens); }
 
-  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) override {
+  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                    int64_t) override {
     plan_.rank = transport_.rank();
     const absl::Status send_status = planner_.PlanHome(stream, routing, placement, plan_.send);
     TF_RETURN_IF_ERROR(GatherHeaders(At(site, "plan counts"), send_status, plan_.send,

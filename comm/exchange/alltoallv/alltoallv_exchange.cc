@@ -26,7 +26,8 @@ class AllToAllVMover : public PathMover {
 
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) override { return rows_.Home(num_tokens); }
 
-  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) override {
+  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                    int64_t) override {
     return planner_.Plan(transport_, stream, site, routing, placement, plan_);
   }
 

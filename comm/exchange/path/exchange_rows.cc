@@ -18,6 +18,12 @@ void ExchangeRows::Pack(Stream& stream, ConstFloatMatrix rows, const int32_t* id
   }
 }
 
+absl::Status ExchangeRows::Reserve(int64_t num_home_rows, int64_t num_wide_rows) {
+  if (!IsQuantised(wire_dtype_)) return absl::OkStatus();
+  TF_RETURN_IF_ERROR(Home(num_home_rows).status());
+  return wide_rows_.Reserve(device_, num_wide_rows * RowBytes(resident_dtype_, hidden_));
+}
+
 absl::StatusOr<const void*> ExchangeRows::Widen(Stream& stream, const void* rows, int64_t num_rows) {
   if (!IsQuantised(wire_dtype_)) return rows;
   TF_RETURN_IF_ERROR(wide_rows_.Reserve(device_, num_rows * RowBytes(resident_dtype_, hidden_)));

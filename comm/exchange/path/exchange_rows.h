@@ -19,6 +19,9 @@ class ExchangeRows {
         wire_dtype_(options.wire_dtype),
         resident_dtype_(options.resident_dtype()) {}
 
+  // The memory of Home and Widen for so many rows that are quantised on their way, so that these allocate nothing.
+  absl::Status Reserve(int64_t num_home_rows, int64_t num_wide_rows);
+
   // Exchange::HomeRows in memory of this rank's own.
   absl::StatusOr<FloatMatrix> Home(int64_t num_tokens);
 

@@ -32,8 +32,8 @@ class PathMover {
   virtual ~PathMover() = default;
 
   virtual absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) = 0;
-  virtual absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing,
-                            const Placement& placement) = 0;
+  virtual absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                            int64_t most_tokens) = 0;
   virtual const ExchangePlan* host_plan() const = 0;  // null: the plan lies on the device
   virtual absl::Status BeginDispatch(Stream& stream, const CallSite& site, ConstFloatMatrix home_rows) = 0;
   virtual absl::StatusOr<ExpertRows> FinishDispatch(Stream& stream, const CallSite& site) = 0;
@@ -41,6 +41,11 @@ class PathMover {
   virtual absl::Status BeginCombine(Stream& stream, const CallSite& site) = 0;
   virtual absl::Status FinishCombine(Stream& stream, const CallSite& site, MatrixView<const float> weight,
                                      MatrixView<float> out) = 0;
+  // What has been counted on the device, added to `stats`. Synchronizes the stream.
+  virtual absl::Status AddDeviceStats(Stream& stream, ExchangeStats& stats) const {
+    static_cast<void>(stream), static_cast<void>(stats);
+    return absl::OkStatus();
+  }
 };
 
 struct PathInfo {

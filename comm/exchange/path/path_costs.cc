@@ -31,8 +31,10 @@ EvenLoad::EvenLoad(const ExchangeShape& shape, const Topology& topology)
       outputs(tokens * shape.top_k * out),
       host_sums(ExpectedPairs(shape, topology.num_hosts()) * out) {}
 
-WorstCase::WorstCase(const ExchangeOptions& options, const Placement& placement, int64_t num_tokens)
-    : num_ranks(placement.num_ranks()),
+WorstCase::WorstCase(const ExchangeOptions& options, const Placement& placement, int64_t num_tokens,
+                     DeviceKind device_kind)
+    : device(device_kind),
+      num_ranks(placement.num_ranks()),
       top_k(options.max_top_k),
       reduction(options.reduction),
       slots(0),

@@ -6,6 +6,7 @@
 
 #include "comm/exchange/path/options.h"
 #include "comm/transport/topology.h"
+#include "core/device/device.h"
 #include "core/moe/placement.h"
 
 namespace tokenferry {
@@ -56,12 +57,14 @@ int64_t LargestHost(const Topology& topology);  // L
 // The most that can come to one rank: every token of every rank, with as many of its experts as there are slots. All
 // counts are of one rank, R ranks of T tokens with top-k K.
 struct WorstCase {
-  WorstCase(const ExchangeOptions& options, const Placement& placement, int64_t num_tokens);
+  WorstCase(const ExchangeOptions& options, const Placement& placement, int64_t num_tokens,
+            DeviceKind device = DeviceKind::kCpu);
 
   int64_t IndexBytes() const;  // of the arrays that every path uploads
   // Outputs where they are computed, in the order of their messages, and back at home.
   int64_t ReturnBytes() const { return (2 * selections_in + selections_out) * output_bytes; }
 
+  DeviceKind device;  // what ranks compute on
   int num_ranks;
   int64_t top_k;
   Reduction reduction;

@@ -100,7 +100,8 @@ class PeerMover : public PathMover {
     return FloatMatrix(row_memory_->part(rank_), options_.wire_dtype, num_tokens, options_.hidden);
   }
 
-  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement) override {
+  absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
+                    int64_t) override {
     const CallSite counts = At(site, "plan counts"), indices = At(site, "plan selections");
     plan_.rank = transport_.rank();
     const absl::Status send_status = planner_.PlanHome(stream, routing, placement, plan_.send);
@@ -342,11 +343,6 @@ class PeerMover : public PathMover {
 
 absl::StatusOr<std::unique_ptr<PathMover>> CreatePeerMover(const PathContext& context) {
   absl::Status status;
-  if (context.device.kind() != DeviceKind::kCpu) {
-    status = absl::FailedPreconditionError(absl::StrCat("exchange: path peer shares host memory, which ",
-                                                        context.device.ToString(), " does not compute on"));
-  }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStart, status));
   auto mover = std::make_unique<PeerMover>(context);
   status = mover->Start();
   if (IsAgreedOn(status)) return status;

@@ -1,3 +1,5 @@
+#include "comm/exchange/peer/device_peer_exchange.h"
+#include "comm/exchange/peer/device_peer_memory.h"
 #include "comm/exchange/peer/peer_exchange.h"
 #include "comm/plan/exchange_planner.h"
 
@@ -12,7 +14,16 @@ std::optional<PathTraffic> Traffic(const ExchangeShape& shape, const Topology& t
   return PathTraffic{.num_transfers = 3, .self_bytes = load.tokens * load.row};
 }
 
+// On GPUs: what ranks map of each other, rows that are pulled, and widened where they were quantised.
+int64_t MostDeviceBytes(const WorstCase& w) {
+  const DevicePeerCapacity capacity{w.tokens, static_cast<int>(w.top_k), w.num_ranks};
+  return DevicePeerLayout::For(capacity, w.row_bytes, w.output_bytes).num_bytes +
+         w.rows_in * (w.row_bytes + w.home_bytes) + w.tokens * w.home_bytes + w.IndexBytes() +
+         capacity.recv_selections() * 12;
+}
+
 int64_t MostBytes(const WorstCase& w) {
+  if (w.device != DeviceKind::kCpu) return MostDeviceBytes(w);
   const int64_t padding = 64 * (w.output_bytes + w.home_bytes);  // parts are multiples of 64 bytes and of a row
   const int64_t control = 1024 + 2 * w.num_ranks * static_cast<int64_t>(sizeof(PlanHeader));
   const int64_t arrays = 2 * (4 * w.rows_out + 8 * w.selections_out);
@@ -20,8 +31,13 @@ int64_t MostBytes(const WorstCase& w) {
          padding + control;
 }
 
+// Ranks that compute on GPUs share their memory, all others the host's. Which it is has been agreed on at start.
+absl::StatusOr<std::unique_ptr<PathMover>> Create(const PathContext& context) {
+  return context.device.kind() == DeviceKind::kCpu ? CreatePeerMover(context) : CreateDevicePeerMover(context);
+}
+
 }  // namespace
 
-const PathInfo kPeerPath = {ExchangePath::kPeer, CreatePeerMover, Traffic, MostBytes};
+const PathInfo kPeerPath = {ExchangePath::kPeer, Create, Traffic, MostBytes};
 
 }  // namespace tokenferry
