@@ -86,15 +86,13 @@ absl::StatusOr<std::vector<SizeChoice>> ChooseBySize(Transport& transport, const
 absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, Device& device,
                                                          const ExchangeOptions& options) {
   if (options.path != ExchangePath::kAuto) return Exchange::Create(transport, device, options);
-  if (device.kind() != DeviceKind::kCpu) {
-    // What the model of costs knows are links between host memories.
-    ExchangeOptions messages = options;
-    messages.path = ExchangePath::kAllToAllV;
-    if (options.on_choice && transport.rank() == RankId(0)) {
-      options.on_choice(absl::StrCat("path alltoallv: the one for memory of ", device.ToString(), "\n"));
+  // What the model of costs knows are links between host memories.
+  const bool on_cpu = device.kind() == DeviceKind::kCpu;
+  const auto tell = [&](absl::string_view why) {
+    if (!on_cpu && options.on_choice && transport.rank() == RankId(0)) {
+      options.on_choice(absl::StrCat(why, " ", device.ToString(), "\n"));
     }
-    return Exchange::Create(transport, device, messages);
-  }
+  };
   if (Topology::Of(transport).num_hosts() == 1) {
     ExchangeOptions peer_options = options;
     peer_options.path = ExchangePath::kPeer;
@@ -102,12 +100,20 @@ absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, D
     if (!peer.ok() && !IsAgreedOn(peer.status())) return peer;  // all ranks go the same way
     if (peer.ok()) {
       // Always taken; what the others would have cost is measured for who asks only.
-      if (options.on_choice) TF_RETURN_IF_ERROR(FastestPath(transport, options, PeerPath::kAvailable).status());
+      if (on_cpu && options.on_choice) {
+        TF_RETURN_IF_ERROR(FastestPath(transport, options, PeerPath::kAvailable).status());
+      }
+      tell("path peer: ranks of one host map the memory of");
       return peer;
     }
     if (transport.rank() == RankId(0)) LogWarning(absl::StrCat("not taking path peer: ", peer.status().message()));
   }
   ExchangeOptions chosen = options;
+  if (!on_cpu) {
+    tell("path alltoallv: messages of memory of");
+    chosen.path = ExchangePath::kAllToAllV;
+    return Exchange::Create(transport, device, chosen);
+  }
   TF_ASSIGN_OR_RETURN(chosen.path, FastestPath(transport, options, PeerPath::kUnavailable));
   return CreateChosen(transport, device, chosen);
 }

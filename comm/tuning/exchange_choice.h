@@ -10,8 +10,9 @@
 
 namespace tokenferry {
 
-// Collective; errors as Exchange::Create's. kAuto is for one size, options.max_tokens (64 when 0): path alltoallv for
-// device memory; else path peer where all ranks can map each other's memory. The same path on all ranks.
+// Collective; errors as Exchange::Create's. kAuto is for one size, options.max_tokens (64 when 0): path peer where all
+// ranks can map each other's memory, of hosts or of GPUs; else alltoallv on GPUs, and what is expected to be the
+// fastest on CPUs. The same path on all ranks.
 absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, Device& device,
                                                          const ExchangeOptions& options);
 

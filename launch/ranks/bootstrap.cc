@@ -81,7 +81,7 @@ absl::Status RunRank(const SharedFlags& flags, NcclUse nccl, Transport& control,
   TF_ASSIGN_OR_RETURN(const std::vector<CpuShare> shares, GatherCpuShares(control, setup));
   if (rank.value == 0) {
     LogInfo(absl::StrCat(setup.topology.ToString(), "; instruction set ", IsaName(setup.isa), " on all; ",
-                         setup.device->ToString(), setup.device_transport != nullptr ? ", rows by NCCL; " : "; ",
+                         setup.device->ToString(), setup.device_transport != nullptr ? ", NCCL; " : "; ",
                          DescribeCpuShares(shares)));
     const std::string idle =
         WarnOfIdleCpus(GetLauncherInfo().name, AllowedCpusOf(getppid()), setup.cpus_per_local_rank, flags.num_threads);

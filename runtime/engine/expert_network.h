@@ -26,6 +26,9 @@ class ExpertNetwork {
   // out [rows.max_selections, hidden], contiguous device memory; every selection's output depends on its row alone.
   // Work is enqueued on the stream. ResourceExhausted when there is no memory for what lies between.
   virtual absl::Status Run(Stream& stream, const ExpertArrays& experts, const ExpertRows& rows, FloatMatrix out) = 0;
+
+  // The memory that Run needs for rows of this shape, of which nothing is read, or fewer: Run then allocates nothing.
+  virtual absl::Status Reserve(const ExpertRows& rows, DType out_dtype) = 0;
 };
 
 // The gated feed-forward network of experts/ffn/expert_ffn.h.
@@ -41,6 +44,7 @@ class GatedExperts final : public ExpertNetwork {
         compute_(compute) {}
 
   absl::Status Run(Stream& stream, const ExpertArrays& experts, const ExpertRows& rows, FloatMatrix out) override;
+  absl::Status Reserve(const ExpertRows& rows, DType out_dtype) override;
 
  private:
   Device& device_;
@@ -60,8 +64,13 @@ class PaddedExperts final : public ExpertNetwork {
       : device_(device), num_slots_(num_slots), overflow_(overflow), network_(std::move(network)) {}
 
   absl::Status Run(Stream& stream, const ExpertArrays& experts, const ExpertRows& rows, FloatMatrix out) override;
+  absl::Status Reserve(const ExpertRows& rows, DType out_dtype) override;
 
  private:
+  absl::Status ReserveFor(int64_t capacity, const ExpertRows& rows, DType out_dtype);
+  // What the network is given: so many rows for every slot.
+  ExpertRows PaddedRows(int64_t capacity, const ExpertRows& rows) const;
+
   Device& device_;
   const int64_t num_slots_;
   const OverflowStage& overflow_;

@@ -1,5 +1,8 @@
 #include "runtime/engine/moe_layer.h"
 
+#include <algorithm>
+
+#include "comm/transport/collectives.h"
 #include "core/check.h"
 #include "core/host/clock.h"
 #include "core/kernels/matmul.h"
@@ -12,15 +15,6 @@ namespace {
 CallSite At(CallSite site, const char* phase) {
   site.phase = phase;
   return site;
-}
-
-// Of ranks that were started alike, so that all refuse alike. Experts would let their memory grow between
-// exchanges. On a GPU that frees, which waits for everything there: where ranks share one, for ranks that wait for this
-// one.
-absl::Status CheckPath(const Device& device, ExchangePath path) {
-  if (device.kind() == DeviceKind::kCpu || path != ExchangePath::kPeer) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat("exchange: models on ", device.ToString(),
-                                               " do not take path peer yet; use --path auto or --path alltoallv"));
 }
 
 }  // namespace
@@ -48,7 +42,6 @@ MoeLayer::MoeLayer(Device& device, const Placement& placement, RankId rank, cons
 absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport, Device& device,
                                                            const Placement& placement, const MoeShape& shape,
                                                            const MoeOptions& options) {
-  TF_RETURN_IF_ERROR(CheckPath(device, options.exchange.path));
   std::unique_ptr<MoeLayer> layer(new MoeLayer(device, placement, transport.rank(), shape, options));
   TF_RETURN_IF_ERROR(layer->Allocate());
   const OverflowStageOptions overflow{.policy = options.overflow,
@@ -62,8 +55,24 @@ absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport,
     layer->experts_ =
         std::make_unique<PaddedExperts>(device, layer->num_slots_, *layer->overflow_, std::move(layer->experts_));
   }
-  TF_ASSIGN_OR_RETURN(layer->exchanges_, ExchangeBySize::Create(transport, device, ExchangeOptionsOf(shape, options)));
+  ExchangeOptions exchange = ExchangeOptionsOf(shape, options);
+  // Who wants to see plans takes the path that makes them on the host.
+  const bool on_gpu = device.kind() == DeviceKind::kCuda;
+  if (on_gpu && options.on_plan && exchange.path == ExchangePath::kAuto) exchange.path = ExchangePath::kAllToAllV;
+  TF_ASSIGN_OR_RETURN(layer->exchanges_, ExchangeBySize::Create(transport, device, exchange));
+  if (on_gpu && layer->exchanges_.For(exchange.max_tokens).path() == ExchangePath::kPeer) {
+    const absl::Status reserved = layer->ReserveExperts(transport.num_ranks(), exchange);
+    TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"start: expert scratch"}, reserved));
+  }
   return layer;
+}
+
+// For the most that path peer lets come. Growing later would free memory, which waits for everything on a GPU: where
+// ranks share one, for ranks that wait for this one.
+absl::Status MoeLayer::ReserveExperts(int num_ranks, const ExchangeOptions& exchange) {
+  const int64_t most = num_ranks * exchange.max_tokens * std::min<int64_t>(shape_.router.top_k, num_slots_);
+  return experts_->Reserve({.dtype = exchange.resident_dtype(), .hidden = exchange.hidden, .max_selections = most},
+                           exchange.output_dtype);
 }
 
 absl::Status MoeLayer::Allocate() {
@@ -127,7 +136,7 @@ absl::Status MoeLayer::Route(Stream& stream, MoeStep& step) {
 absl::Status MoeLayer::Plan(Stream& stream, const MoeStep& step) {
   const CallSite site = At(step.site, "plan");
   exchange_ = &exchanges_.For(step.max_tokens_per_rank);
-  TF_RETURN_IF_ERROR(exchange_->Plan(stream, site, step.routing, placement_));
+  TF_RETURN_IF_ERROR(exchange_->Plan(stream, site, step.routing, placement_, step.max_tokens_per_rank));
   if (on_plan_ && exchange_->host_plan() != nullptr) on_plan_(site, *exchange_->host_plan());
   return absl::OkStatus();
 }

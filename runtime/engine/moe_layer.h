@@ -97,6 +97,7 @@ class MoeLayer {
  private:
   MoeLayer(Device& device, const Placement& placement, RankId rank, const MoeShape& shape, const MoeOptions& options);
   absl::Status Allocate();
+  absl::Status ReserveExperts(int num_ranks, const ExchangeOptions& exchange);
 
   Device& device_;
   const Placement placement_;

@@ -25,10 +25,11 @@ absl::StatusOr<MoeRounds> MoeRounds::Create(Transport& transport, Device& device
   bounded.exchange.max_tokens = std::max<int64_t>(1, shape.max_tokens);
   if (options.exchange_budget > 0) {
     // The automatic path between hosts may be several, by size, each with its own buffers.
-    const bool one_path = Topology::Of(transport).num_hosts() == 1 && device.kind() == DeviceKind::kCpu;
+    const bool one_path = Topology::Of(transport).num_hosts() == 1;
     if (options.exchange.path == ExchangePath::kAuto && !one_path) bounded.exchange.path = ExchangePath::kAllToAllV;
-    TF_ASSIGN_OR_RETURN(bounded.exchange.max_tokens,
-                        TokensWithin(options.exchange_budget, ExchangeOptionsOf(shape, bounded), placement));
+    TF_ASSIGN_OR_RETURN(
+        bounded.exchange.max_tokens,
+        TokensWithin(options.exchange_budget, ExchangeOptionsOf(shape, bounded), placement, device.kind()));
   }
   TF_ASSIGN_OR_RETURN(auto layer, MoeLayer::Create(transport, device, placement, shape, bounded));
   const ExchangeOptions exchange = ExchangeOptionsOf(shape, bounded);

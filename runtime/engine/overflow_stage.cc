@@ -148,6 +148,14 @@ void OverflowStage::WriteBack(Stream& stream, const GlobalRouting& all, Routing&
   routing.location = MakeMatrix<int32_t>(location_.data(), routing.expert_idx.rows, options_.top_k);
 }
 
+int64_t OverflowStage::CapacityOf(int64_t num_tokens) const {
+  const OverflowPolicy& policy = options_.policy;
+  const int num_bins = policy.kind == Overflow::kRankBudget ? placement_.num_ranks() : placement_.num_experts();
+  return ExpertCapacity(policy.capacity_factor, options_.top_k, num_tokens, num_bins);
+}
+
+int64_t OverflowStage::most_capacity() const { return CapacityOf(transport_.num_ranks() * options_.max_tokens); }
+
 absl::Status OverflowStage::Run(Stream& stream, const CallSite& site, int moe_idx, Routing& routing) {
   const OverflowPolicy& policy = options_.policy;
   if (policy.kind == Overflow::kDropless) return absl::OkStatus();
@@ -156,8 +164,7 @@ absl::Status OverflowStage::Run(Stream& stream, const CallSite& site, int moe_id
   TF_CHECK_EQ(routing.expert_idx.stride, options_.top_k);
   TF_CHECK_EQ(routing.weight.stride, options_.top_k);
   TF_ASSIGN_OR_RETURN(GlobalRouting all, GatherAll(stream, site, routing));
-  const int num_bins = policy.kind == Overflow::kRankBudget ? placement_.num_ranks() : placement_.num_experts();
-  capacity_ = ExpertCapacity(policy.capacity_factor, options_.top_k, all.num_tokens(), num_bins);
+  capacity_ = CapacityOf(all.num_tokens());
   const GlobalRouting before = all;
   TF_RETURN_IF_ERROR(Annotate(ApplyOverflow(policy, capacity_, placement_, all), ToString(site)));
   CountOverflow(before, all, transport_.rank(), counts_[moe_idx]);

@@ -35,6 +35,7 @@ class OverflowStage {
   absl::Status Run(Stream& stream, const CallSite& site, int moe_idx, Routing& routing);
 
   int64_t capacity() const { return capacity_; }  // of the last Run: of an expert or a rank
+  int64_t most_capacity() const;                  // where every rank has max_tokens tokens
   const std::vector<OverflowCounts>& counts() const {
     return counts_;
   }  // [MoE layer] this rank's tokens, since creation
@@ -44,6 +45,7 @@ class OverflowStage {
   absl::Status Allocate(Device& device);
   absl::StatusOr<std::string> Pack(Stream& stream, const Routing& routing) const;
   absl::StatusOr<GlobalRouting> GatherAll(Stream& stream, const CallSite& site, const Routing& routing);
+  int64_t CapacityOf(int64_t num_tokens) const;
   void WriteBack(Stream& stream, const GlobalRouting& all, Routing& routing) const;
 
   Transport& transport_;

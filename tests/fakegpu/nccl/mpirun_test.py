@@ -5,7 +5,9 @@ texts, who says what when a rank goes, and what is refused at the start."""
 import json
 import os
 import re
+import signal
 import sys
+import time
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -13,14 +15,17 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "launch", "commands"))
 from program import DATA, MODEL, Job, ProgramTest, main  # noqa: E402
 
 IDS = '{"prompts": [{"input_ids": [5, 6, 7, 8, 9, 10, 11, 12, 13]}, {"input_ids": [7]}, {"input_ids": [3, 9, 200, 11]}]}'
-NCCL = ["--device", "cuda", "--transport", "nccl"]
+CUDA = ["--device", "cuda"]
+NCCL = [*CUDA, "--transport", "nccl", "--path", "alltoallv"]
 PLACE = r"(?:layer \d+, )?[a-z ]+, step \d+, transfer \d+: rank (\d+) waits for (.*)"
 
 
-class Nccl(ProgramTest):
-    def job(self, args, ranks, devices=None, **env):
-        env = {k: str(v) for k, v in env.items()}
-        return Job(args, ranks, "mpi", env={"TF_FAKEGPU_DEVICES": str(devices or ranks), **env}).wait()
+class FakeGpuTest(ProgramTest):
+    def start(self, args, ranks, **env):
+        return Job(args, ranks, "mpi", env={"TF_FAKEGPU_DEVICES": str(ranks), **{k: str(v) for k, v in env.items()}})
+
+    def job(self, args, ranks, **env):
+        return self.start(args, ranks, **env).wait()
 
     def eval(self, name, args, ranks, **env):
         with open(self.path("ids.json"), "w") as f:
@@ -31,12 +36,18 @@ class Nccl(ProgramTest):
         with open(out, "rb") as f:
             return f.read(), job
 
+    def generate(self, ranks, *args, **env):
+        return self.job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--max-tokens", "12", "--ignore-eos",
+                         *args], ranks, **env)
+
+
+class Nccl(FakeGpuTest):
     def test_logits(self):
         cpu, _ = self.eval("cpu", ["--device", "cpu", "--compute", "f32"], 1)
         for ranks in (1, 2, 3):
             cuda, job = self.eval("cuda", [*NCCL, "--compute", "f32"], ranks, TF_FAKEGPU_SEED=ranks)
             self.assertEqual(cuda, cpu, f"{ranks} ranks")
-            self.assertIn("rows by NCCL", job.err)
+            self.assertIn(", NCCL; ", job.err)
         one, _ = self.eval("one", [*NCCL, "--compute", "bf16"], 1)
         for ranks in (2, 3):
             several, _ = self.eval("several", [*NCCL, "--compute", "bf16"], ranks, TF_FAKEGPU_ORDER="random")
@@ -44,14 +55,10 @@ class Nccl(ProgramTest):
 
     def test_auto_takes_nccl(self):
         _, job = self.eval("auto", [], 2)
-        self.assertIn("rows by NCCL", job.err)
+        self.assertIn(", NCCL; ", job.err)
         _, job = self.eval("shared", ["--share-gpus"], 2, TF_FAKEGPU_DEVICES=1)
-        self.assertNotIn("rows by NCCL", job.err)
+        self.assertNotIn(", NCCL; ", job.err)
         self.assertIn("2 ranks share a GPU", job.err)
-
-    def generate(self, ranks, *args, **env):
-        return self.job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--max-tokens", "12", "--ignore-eos",
-                         *args], ranks, **env)
 
     def test_refused_at_the_start(self):
         cases = [
@@ -59,7 +66,7 @@ class Nccl(ProgramTest):
             ([*NCCL], {"TF_FAKEGPU_DEVICES": 2}, "has 2 GPUs for 3 ranks"),
             ([*NCCL, "--share-gpus"], {"TF_FAKEGPU_DEVICES": 2}, "install 2.30.3 or newer"),
             (["--device", "cpu", "--transport", "nccl"], {}, "rows lie on cpu"),
-            ([*NCCL, "--path", "two_level"], {}, "two_level"),
+            ([*CUDA, "--path", "two_level"], {}, "two_level"),
             ([*NCCL, "--kv-cache-tokens", "100000000"], {}, "not enough memory on a GPU of host"),
         ]
         for args, env, words in cases:
@@ -82,6 +89,48 @@ class Nccl(ProgramTest):
     def test_a_rank_is_stopped(self):
         for call in (3, 40):
             self.lose(call, "stop", "stopped")
+
+
+class Peer(FakeGpuTest):
+    """Ranks that map each other's memory."""
+
+    def test_logits(self):
+        cpu, _ = self.eval("cpu", ["--device", "cpu", "--compute", "f32"], 1)
+        messages, _ = self.eval("messages", [*NCCL, "--compute", "bf16"], 1)
+        for ranks in (1, 2, 3):
+            seed = {"TF_FAKEGPU_ORDER": "random", "TF_FAKEGPU_SEED": ranks}
+            cuda, _ = self.eval("cuda", [*CUDA, "--path", "peer", "--compute", "f32"], ranks, **seed)
+            self.assertEqual(cuda, cpu, f"{ranks} ranks")
+            bf16, _ = self.eval("bf16", [*CUDA, "--path", "peer", "--compute", "bf16"], ranks, **seed)
+            self.assertEqual(bf16, messages, f"{ranks} ranks, bf16")
+
+    def test_where_memory_cannot_be_mapped(self):
+        cpu, _ = self.eval("cpu", ["--device", "cpu", "--compute", "f32"], 1)
+        cuda, job = self.eval("cuda", [*CUDA, "--compute", "f32"], 2, TF_FAKEGPU_IPC="refused")
+        self.assertEqual(cuda, cpu)
+        self.assertRegex(job.err, "not taking path peer: rank .: memory of rank .*cudaIpcOpenMemHandle.*--ipc=host")
+        job = self.generate(2, *CUDA, "--path", "peer", TF_FAKEGPU_IPC="refused")
+        self.assertEqual((job.status, len(job.errors)), (1, 1), job.err)
+        self.assertIn("cudaIpcOpenMemHandle", job.errors[0])
+
+    def lose(self, how, state):
+        job = self.start(["generate", "--model", MODEL, "--prompt", "In the beginning", "--max-tokens", "4000", "--ignore-eos",
+                          *CUDA, "--path", "peer", "--comm-timeout", "5s"], 3)
+        end = time.monotonic() + 60
+        while len(job.out) < 10 and job.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(job.ranks()[1], how)
+        job.wait()
+        self.assertNotEqual(job.status, 0, job.err)
+        told = [m for m in (re.search(PLACE, line) for line in job.errors) if m and "rank 1 on host" in m[2]]
+        self.assertTrue(told, f"nobody names rank 1, the phase and the step:\n{job.err}")
+        self.assertTrue(any(state in m[2] for m in told), job.err)
+
+    def test_a_rank_is_killed(self):
+        self.lose(signal.SIGKILL, "gone")
+
+    def test_a_rank_is_stopped(self):
+        self.lose(signal.SIGSTOP, "stopped")
 
 
 class Texts(ProgramTest):
