@@ -20,9 +20,7 @@ JinjaVariables Variables(absl::string_view json) {
 }
 
 void CheckText(const TaggedText& text) {
-  std::string valid;
-  AppendValidUtf8(text.text(), Utf8End::kLast, valid);
-  TF_CHECK(valid == text.text());
+  TF_CHECK(IsValidUtf8(text.text()));
   size_t begin = 0;
   for (const TaggedText::Run& run : text.runs()) {
     TF_CHECK(begin < run.end);

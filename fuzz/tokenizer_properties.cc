@@ -6,12 +6,6 @@
 namespace tokenferry {
 namespace {
 
-bool IsValidUtf8(const std::string& text) {
-  std::string copy;
-  AppendValidUtf8(text, Utf8End::kLast, copy);
-  return copy == text;
-}
-
 void CheckStreaming(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, ShowSpecial show) {
   StreamingDecoder decoder(tokenizer, show);
   std::string all;

@@ -10,6 +10,7 @@
 
 #include "core/check.h"
 #include "runtime/text/pretokenizer_syntax.h"
+#include "runtime/text/unicode.h"
 
 namespace tokenferry {
 namespace {
@@ -71,11 +72,6 @@ class Matcher {
   std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> context_;
 };
 
-size_t NextCodePoint(absl::string_view text, size_t pos) {
-  for (++pos; pos < text.size() && (static_cast<uint8_t>(text[pos]) & 0xC0) == 0x80;) ++pos;
-  return pos;
-}
-
 }  // namespace
 
 absl::StatusOr<SplitRegex> SplitRegex::Compile(absl::string_view pattern) {
@@ -127,7 +123,7 @@ std::vector<MatchSpan> SplitRegex::FindAll(absl::string_view text) const {
     if (!empty) {
       start = span.end;
     } else {
-      start = NextCodePoint(text, std::max(span.end, start));
+      start = CharacterEnd(text, std::max(span.end, start));
       if (touches_last) continue;
       span.end = span.begin;
     }

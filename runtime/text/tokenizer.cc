@@ -190,10 +190,8 @@ std::string StreamingDecoder::Finish() {
 // The bytes of a run that has ended: the text that they are, or one U+FFFD for each.
 std::string StreamingDecoder::TakeByteRun() {
   const std::string bytes = std::exchange(held_, "");
+  if (IsValidUtf8(bytes)) return bytes;
   std::string text;
-  AppendValidUtf8(bytes, Utf8End::kLast, text);
-  if (text == bytes) return text;
-  text.clear();
   for (size_t i = 0; i < bytes.size(); ++i) text += "\uFFFD";
   return text;
 }

@@ -31,12 +31,7 @@ LeadByte Classify(uint8_t b) {
   return {0, 0, 0};
 }
 
-// The start of the last code point of a text that is not empty.
-size_t LastStart(absl::string_view text) {
-  size_t pos = text.size() - 1;
-  while (pos > 0 && (static_cast<uint8_t>(text[pos]) & 0xC0) == 0x80) --pos;
-  return pos;
-}
+bool IsContinuation(char byte) { return (static_cast<uint8_t>(byte) & 0xC0) == 0x80; }
 
 }  // namespace
 
@@ -62,6 +57,23 @@ size_t AppendValidUtf8(absl::string_view bytes, Utf8End end, std::string& out) {
     pos = copied = next;
   }
   out.append(bytes.data() + copied, pos - copied);
+  return pos;
+}
+
+bool IsValidUtf8(absl::string_view bytes) {
+  std::string valid;
+  AppendValidUtf8(bytes, Utf8End::kLast, valid);
+  return valid == bytes;
+}
+
+size_t CharacterEnd(absl::string_view text, size_t pos) {
+  for (++pos; pos < text.size() && IsContinuation(text[pos]);) ++pos;
+  return pos;
+}
+
+size_t LastCharacter(absl::string_view text) {
+  size_t pos = text.size() - 1;
+  while (pos > 0 && IsContinuation(text[pos])) --pos;
   return pos;
 }
 
@@ -119,7 +131,7 @@ size_t LeadingWhiteSpace(absl::string_view text) {
 size_t TrailingWhiteSpace(absl::string_view text) {
   size_t start = text.size();
   while (start > 0) {
-    size_t last = LastStart(text.substr(0, start));
+    size_t last = LastCharacter(text.substr(0, start));
     size_t pos = last;
     if (!IsWhiteSpace(DecodeUtf8(text, pos))) break;
     start = last;
@@ -134,7 +146,7 @@ bool StartsWithWord(absl::string_view text) {
 
 bool EndsWithWord(absl::string_view text) {
   if (text.empty()) return false;
-  size_t pos = LastStart(text);
+  size_t pos = LastCharacter(text);
   return IsWord(DecodeUtf8(text, pos));
 }
 

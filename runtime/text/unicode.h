@@ -18,7 +18,11 @@ enum class Utf8End : uint8_t {
 // U+FFFD. Returns how many bytes were consumed: all of them with kLast, at least size - 3 with kMore.
 size_t AppendValidUtf8(absl::string_view bytes, Utf8End end, std::string& out);
 
+bool IsValidUtf8(absl::string_view bytes);
+
 // `text` of the functions below is valid UTF-8.
+size_t CharacterEnd(absl::string_view text, size_t pos);   // of the one that begins at `pos`, before the end
+size_t LastCharacter(absl::string_view text);              // where it begins; `text` is not empty
 char32_t DecodeUtf8(absl::string_view text, size_t& pos);  // the code point at `pos`, which moves behind it
 void AppendUtf8(char32_t c, std::string& out);
 

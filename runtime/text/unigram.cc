@@ -6,14 +6,6 @@
 #include "runtime/text/unicode.h"
 
 namespace tokenferry {
-namespace {
-
-size_t NextCharacter(absl::string_view text, size_t pos) {
-  for (++pos; pos < text.size() && (static_cast<uint8_t>(text[pos]) & 0xC0) == 0x80;) ++pos;
-  return pos;
-}
-
-}  // namespace
 
 UnigramModel::UnigramModel(const std::vector<std::pair<std::string, double>>& vocabulary, int32_t unk_id,
                            std::vector<int32_t> byte_ids)
@@ -67,7 +59,7 @@ void UnigramModel::Extend(const absl::flat_hash_set<int32_t>* banned, absl::stri
     score += steps[begin].score;
     if (step.begin < 0 || score > step.score) step = {score, id, static_cast<int64_t>(begin)};
   };
-  const size_t character_end = NextCharacter(piece, begin);
+  const size_t character_end = CharacterEnd(piece, begin);
   bool has_character = false;
   const Node* node = nodes_.data();
   for (size_t pos = begin; pos < piece.size(); ++pos) {
@@ -91,7 +83,7 @@ void UnigramModel::AppendUnknown(absl::string_view text, std::vector<int32_t>& o
 void UnigramModel::Append(const absl::flat_hash_set<int32_t>* banned, absl::string_view piece,
                           std::vector<int32_t>& out) const {
   std::vector<Step> steps(piece.size() + 1);
-  for (size_t begin = 0; begin < piece.size(); begin = NextCharacter(piece, begin)) Extend(banned, piece, begin, steps);
+  for (size_t begin = 0; begin < piece.size(); begin = CharacterEnd(piece, begin)) Extend(banned, piece, begin, steps);
   std::vector<std::pair<size_t, int32_t>> ends;  // of the tokens on the way, from the last
   for (size_t end = piece.size(); end > 0; end = static_cast<size_t>(steps[end].begin)) {
     ends.emplace_back(end, steps[end].id);

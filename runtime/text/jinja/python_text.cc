@@ -66,8 +66,7 @@ size_t LeadingPythonSpace(absl::string_view text) {
 size_t TrailingPythonSpace(absl::string_view text) {
   size_t start = text.size();
   while (start > 0) {
-    size_t last = start - 1;
-    while (last > 0 && IsContinuation(text[last])) --last;
+    const size_t last = LastCharacter(text.substr(0, start));
     size_t pos = last;
     if (!IsPythonSpace(DecodeUtf8(text, pos))) break;
     start = last;
@@ -75,11 +74,7 @@ size_t TrailingPythonSpace(absl::string_view text) {
   return text.size() - start;
 }
 
-absl::string_view FirstCharacter(absl::string_view text) {
-  size_t end = 1;
-  while (end < text.size() && IsContinuation(text[end])) ++end;
-  return text.substr(0, end);
-}
+absl::string_view FirstCharacter(absl::string_view text) { return text.substr(0, CharacterEnd(text, 0)); }
 
 int64_t NumCharacters(absl::string_view text) {
   int64_t count = 0;

@@ -18,11 +18,7 @@ bool HasCharacter(const View* chars, View character) {
   return absl::StrContains(*chars, character);
 }
 
-View LastCharacter(View text) {
-  size_t begin = text.size() - 1;
-  while (begin > 0 && (static_cast<uint8_t>(text[begin]) & 0xC0) == 0x80) --begin;
-  return text.substr(begin);
-}
+View LastOf(View text) { return text.substr(LastCharacter(text)); }
 
 struct Part {
   size_t begin, end;
@@ -43,8 +39,8 @@ std::vector<Part> Words(View text, int64_t max_splits, TextSide from) {
     }
     size_t pos = begin, last = end;
     if (from == TextSide::kRight) {
-      while (last > begin && !HasCharacter(nullptr, LastCharacter(text.substr(begin, last - begin)))) {
-        last -= LastCharacter(text.substr(begin, last - begin)).size();
+      while (last > begin && !HasCharacter(nullptr, LastOf(text.substr(begin, last - begin)))) {
+        last -= LastOf(text.substr(begin, last - begin)).size();
       }
       parts.push_back({last, end});
       end = last;
@@ -91,8 +87,8 @@ TaggedText StripText(const TaggedText& text, TextSide side, const View* chars) {
     begin += size;
     rest.remove_prefix(size);
   }
-  while (side != TextSide::kLeft && !rest.empty() && HasCharacter(chars, LastCharacter(rest))) {
-    rest.remove_suffix(LastCharacter(rest).size());
+  while (side != TextSide::kLeft && !rest.empty() && HasCharacter(chars, LastOf(rest))) {
+    rest.remove_suffix(LastOf(rest).size());
   }
   return text.Range(begin, begin + rest.size());
 }

@@ -27,7 +27,7 @@ TaggedText ReplaceText(const TaggedText& text, absl::string_view old_text, const
 
 TaggedText JoinTexts(const std::vector<TaggedText>& parts, const TaggedText& separator);
 
-// Each character in the case that `letter_case` has for it; `in_word`: whether a letter comes before it.
+// str.lower, upper, capitalize (the first character in title case, the rest in lower case), title and swapcase.
 enum class CaseRule : uint8_t { kLower, kUpper, kCapitalize, kTitle, kSwap };
 TaggedText ChangeCase(const TaggedText& text, CaseRule rule);
 

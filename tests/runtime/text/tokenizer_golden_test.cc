@@ -39,12 +39,6 @@ Tokenizer MustLoad(const std::string& dir) {
   return *std::move(tokenizer);
 }
 
-bool IsValidUtf8(const std::string& text) {
-  std::string copy;
-  AppendValidUtf8(text, Utf8End::kLast, copy);
-  return copy == text;
-}
-
 // Every piece is valid UTF-8, and together they are `decoded`.
 void ExpectStreams(const Tokenizer& tokenizer, const Ids& ids, ShowSpecial show, const std::string& decoded) {
   StreamingDecoder decoder(tokenizer, show);
