@@ -300,6 +300,8 @@ absl::Status GenerateCommand::Run(RankContext& context) const {
     valid = Validate(samplings.plain);
     if (valid.ok()) valid = Validate(samplings.chat);
     if (first) WarnOfUnused(flags, samplings);
+    const std::string warning = flags.chats.empty() ? "" : WarningOf(*files->generation);
+    if (first && !warning.empty()) LogWarning(warning);
   }
   if (first && valid.ok()) {
     prompts = ReadPrompts(flags, context.flags.model, *files);

@@ -33,7 +33,6 @@ std::string Describe(const GenerationConfig& config) {
   if (num_ends > 0) {
     absl::StrAppend(&text, "; ends at token", num_ends > 1 ? "s " : " ", absl::StrJoin(config.eos_token_ids, ", "));
   }
-  if (config.max_new_tokens) absl::StrAppend(&text, "; at most ", *config.max_new_tokens, " tokens");
   return text;
 }
 

@@ -1,15 +1,20 @@
 #include "runtime/model/generation_config.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <limits>
+#include <nlohmann/json.hpp>
 
+#include "absl/strings/str_join.h"
 #include "core/io/json.h"
 #include "runtime/model/config_reader.h"
 
 namespace tokenferry {
 namespace {
+
+// transformers writes defaults into files.
+bool ChangesNothing(absl::string_view key, const nlohmann::json& value) {
+  return value.empty() || value == (key == "typical_p" ? 1 : 0);
+}
 
 absl::StatusOr<GenerationConfig> GenerationConfigOf(const JsonDocument& document, const ModelSpec& model) {
   ConfigReader in(document.root());
@@ -30,6 +35,12 @@ absl::StatusOr<GenerationConfig> GenerationConfigOf(const JsonDocument& document
   if (in.Has("max_new_tokens")) {
     config.max_new_tokens = in.Int("max_new_tokens", 1, std::numeric_limits<int32_t>::max());
   }
+  for (const absl::string_view key :
+       {"suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias", "no_repeat_ngram_size",
+        "min_length", "min_new_tokens", "typical_p", "epsilon_cutoff", "eta_cutoff", "stop_strings"}) {
+    const std::optional<JsonNode> value = in.Find(key);
+    if (value && !value->is_null() && !ChangesNothing(key, value->value())) config.ignored.emplace_back(key);
+  }
   TF_RETURN_IF_ERROR(in.status());
   return config;
 }
@@ -42,11 +53,18 @@ absl::StatusOr<GenerationConfig> ParseGenerationConfig(absl::string_view text, a
   return GenerationConfigOf(document, model);
 }
 
+std::string WarningOf(const GenerationConfig& config) {
+  if (config.ignored.empty()) return "";
+  return absl::StrCat("generation_config.json sets ", absl::StrJoin(config.ignored, ", "), ", which ",
+                      config.ignored.size() == 1 ? "is" : "are", " ignored");
+}
+
 absl::StatusOr<GenerationConfig> LoadGenerationConfig(const std::string& model_dir, const ModelSpec& model) {
   const std::string path = absl::StrCat(model_dir, "/generation_config.json");
-  if (access(path.c_str(), F_OK) != 0) return GenerationConfig{.eos_token_ids = model.eos_token_ids};
-  TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::ReadFile(path, kConfigLimits));
-  return GenerationConfigOf(document, model);
+  const absl::StatusOr<JsonDocument> document = JsonDocument::ReadFile(path, kConfigLimits);
+  if (absl::IsNotFound(document.status())) return GenerationConfig{.eos_token_ids = model.eos_token_ids};
+  TF_RETURN_IF_ERROR(document.status());
+  return GenerationConfigOf(*document, model);
 }
 
 }  // namespace tokenferry

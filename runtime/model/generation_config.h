@@ -21,12 +21,16 @@ struct GenerationConfig {
   std::optional<double> min_p;               // [0, 1]
   std::optional<int32_t> top_k;              // 0: all tokens; -1 in the file means the same
   std::optional<double> repetition_penalty;  // > 0
-  std::optional<int64_t> max_new_tokens;     // > 0
+  std::optional<int64_t> max_new_tokens;     // > 0; `inspect` shows it, but an answer is as long as its request says
+  // Keys that are set, would change answers and are not done: suppress_tokens, min_new_tokens, ..
+  std::vector<std::string> ignored;
 };
 
-// Keys that are not listed above are ignored: they are for other ways to search, or for training.
+// Other keys are passed over: they are for other ways to search, or for training.
 absl::StatusOr<GenerationConfig> ParseGenerationConfig(absl::string_view text, absl::string_view name,
                                                        const ModelSpec& model);
+// "generation_config.json sets typical_p, which is ignored"; empty: nothing is.
+std::string WarningOf(const GenerationConfig& config);
 // Without a generation_config.json: config.json's end tokens and nothing else.
 absl::StatusOr<GenerationConfig> LoadGenerationConfig(const std::string& model_dir, const ModelSpec& model);
 

@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "core/log.h"
 #include "runtime/families/families.h"
 
 namespace tokenferry {
@@ -22,6 +23,7 @@ absl::StatusOr<std::optional<ChatTemplate>> LoadChatTemplate(const ServedModelOp
 absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(const ServedModelOptions& options) {
   TF_ASSIGN_OR_RETURN(ModelSpec spec, LoadModelSpec(options.dir));
   TF_ASSIGN_OR_RETURN(GenerationConfig generation, LoadGenerationConfig(options.dir, spec));
+  if (const std::string warning = WarningOf(generation); !warning.empty()) LogWarning(warning);
   TF_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(options.dir));
   TF_ASSIGN_OR_RETURN(std::optional<ChatTemplate> chat_template, LoadChatTemplate(options));
   const int64_t context = spec.max_position_embeddings;
