@@ -6,13 +6,17 @@ namespace tokenferry {
 
 namespace {
 
-// Where the first of the strings begins in `text`, and which it is; npos: nowhere.
-size_t FirstStop(const std::string& text, const std::vector<std::string>& stops, std::string* which) {
-  size_t first = std::string::npos;
+struct Stop {
+  size_t at = std::string::npos;  // nowhere
+  std::string which;
+};
+
+// Where the first of the strings begins in `text`, and which it is.
+Stop FirstStop(const std::string& text, const std::vector<std::string>& stops) {
+  Stop first;
   for (const std::string& stop : stops) {
     const size_t at = text.find(stop);
-    if (at < first) *which = stop;
-    first = std::min(first, at);
+    if (at < first.at) first = {at, stop};
   }
   return first;
 }
@@ -47,11 +51,14 @@ std::string TextStream::TakeSafe() {
   const auto num_shown_before = [this](size_t end) -> size_t {
     return std::lower_bound(shown_at_.begin(), shown_at_.end(), end) - shown_at_.begin();
   };
-  const size_t stop_in_shown = FirstStop(shown, rules_.stop_strings, &stop_string_);
-  const size_t stop = FirstStop(pending_, rules_.stop_strings, &stop_string_);
-  if (stop != std::string::npos || stop_in_shown != std::string::npos) {
+  Stop stop = FirstStop(pending_, rules_.stop_strings);
+  Stop in_shown = FirstStop(shown, rules_.stop_strings);
+  if (stop.at != std::string::npos || in_shown.at != std::string::npos) {
     finished_ = FinishReason::kStop;
-    shown.resize(std::min(num_shown_before(stop), stop_in_shown));
+    if (stop.at != std::string::npos) stop.at = num_shown_before(stop.at);
+    Stop& first = in_shown.at < stop.at ? in_shown : stop;
+    stop_string_ = std::move(first.which);
+    shown.resize(first.at);
     pending_.clear();
     shown_at_.clear();
     return shown;

@@ -108,6 +108,20 @@ TEST(TextStream, AStopStringMayMixTextAndSpecialTokens) {
   EXPECT_EQ(Feed("one two", {{}, {user + user}}, {Added(kUser), Added(kUser)}).reason, FinishReason::kStop);
 }
 
+TEST(TextStream, TheStopStringThatCutsIsTheOneReported) {
+  const std::string user = kUser;
+  for (const std::vector<std::string>& stops :
+       {std::vector<std::string>{"wo thr", user + " thr"}, std::vector<std::string>{user + " thr", "wo thr"}}) {
+    TextStream stream(Ferry(), {{}, stops});
+    std::string text;
+    for (const int32_t id : Ferry().Encode("one two" + user + " three four")) {
+      if (stream.finished() == FinishReason::kNone) text += stream.Push(id);
+    }
+    EXPECT_EQ(text, "one t");
+    EXPECT_EQ(stream.stop_string(), "wo thr");
+  }
+}
+
 TEST(TextStream, NeverShowsHalfACharacter) {
   TextStream stream(Ferry(), {});
   std::string all;
