@@ -41,12 +41,17 @@ absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelSpe
   return prompts;
 }
 
-// The text in windows of the model's context, each starting with the begin-of-sentence token if the tokenizer has one.
+// The text in windows of the model's context, each starting with what the tokenizer puts before a prompt.
 absl::StatusOr<std::vector<Ids>> ReadText(const std::string& path, const ModelFiles& files) {
   TF_ASSIGN_OR_RETURN(const std::string text, ReadFlagFile("--text", path));
   Ids all = files.tokenizer->Encode(text);
-  const Ids start = files.tokenizer->add_bos() ? Ids{files.tokenizer->bos_id()} : Ids{};
-  if (!start.empty() && !all.empty() && all[0] == start[0]) all.erase(all.begin());
+  const Ids start(files.tokenizer->prefix_ids().begin(), files.tokenizer->prefix_ids().end());
+  if (absl::MakeConstSpan(all).subspan(0, start.size()) == absl::MakeConstSpan(start)) {
+    all.erase(all.begin(), all.begin() + static_cast<ptrdiff_t>(start.size()));
+  }
+  if (static_cast<int64_t>(start.size()) >= files.model.max_position_embeddings) {
+    return absl::InvalidArgumentError("the tokenizer puts more before a text than the model's context has");
+  }
   if (all.empty()) return absl::InvalidArgumentError(absl::StrCat("--text '", path, "': no tokens in it"));
   const size_t window = static_cast<size_t>(files.model.max_position_embeddings) - start.size();
   std::vector<Ids> windows;

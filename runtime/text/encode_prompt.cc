@@ -4,8 +4,9 @@ namespace tokenferry {
 
 std::vector<int32_t> EncodePrompt(const Tokenizer& tokenizer, absl::string_view text) {
   std::vector<int32_t> ids = tokenizer.Encode(text);
-  const bool has_bos = !ids.empty() && ids[0] == tokenizer.bos_id();
-  if (tokenizer.add_bos() && !has_bos) ids.insert(ids.begin(), tokenizer.bos_id());
+  const absl::Span<const int32_t> prefix = tokenizer.prefix_ids();
+  const bool has_prefix = absl::MakeConstSpan(ids).subspan(0, prefix.size()) == prefix;
+  if (!has_prefix) ids.insert(ids.begin(), prefix.begin(), prefix.end());
   return ids;
 }
 

@@ -8,8 +8,8 @@
 
 namespace tokenferry {
 
-// A prompt's tokens. It starts with the begin-of-sentence token once if the tokenizer asks for one, also when the text
-// itself begins with it.
+// A prompt's tokens. It starts once with Tokenizer::prefix_ids (begin-of-sentence, in most), also when the text itself
+// begins with them.
 std::vector<int32_t> EncodePrompt(const Tokenizer& tokenizer, absl::string_view text);
 
 }  // namespace tokenferry

@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
 #include "absl/strings/str_replace.h"
+#include "core/io/range_file.h"
+#include "runtime/text/encode_prompt.h"
 #include "runtime/text/tokenizer.h"
 
 namespace tokenferry {
@@ -162,6 +165,20 @@ TEST(TokenizerLoad, TemplateNamesBos) {
   EXPECT_EQ(tokenizer->bos_id(), 10);
   EXPECT_TRUE(tokenizer->add_bos());
   EXPECT_THAT(tokenizer->Encode("a"), ElementsAre(0));  // Encode itself adds nothing
+}
+
+TEST(TokenizerLoad, PromptsStartWithTheWholePrefix) {
+  const absl::StatusOr<Tokenizer> tokenizer =
+      With(R"("post_processor": {"type": "ByteLevel"})",
+           R"("post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+         {"SpecialToken": {"id": "c", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+         {"SpecialToken": {"id": "</s>", "type_id": 0}}], "special_tokens": {"<s>": {"id": "<s>", "ids": [10]},
+         "c": {"id": "c", "ids": [2]}, "</s>": {"id": "</s>", "ids": [11]}}})");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT(EncodePrompt(*tokenizer, "a"), ElementsAre(10, 2, 0));  // and no suffix: it is to be continued
+  EXPECT_THAT(EncodePrompt(*tokenizer, "<s>ca"), ElementsAre(10, 2, 0));
+  EXPECT_THAT(EncodePrompt(*tokenizer, "<s>a"), ElementsAre(10, 2, 10, 0));
+  EXPECT_THAT(EncodePrompt(*tokenizer, ""), ElementsAre(10, 2));
 }
 
 class TokenizerDir : public ::testing::Test {
