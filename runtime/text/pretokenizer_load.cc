@@ -93,7 +93,8 @@ absl::StatusOr<SplitStep> LoadCharDelimiter(const JsonNode& node) {
 absl::StatusOr<MetaspaceStep> LoadMetaspace(const JsonNode& node) {
   using Prepend = MetaspaceStep::Prepend;
   TF_ASSIGN_OR_RETURN(std::string mark, node.StringOr("replacement", "\u2581"));
-  if (mark.empty() || mark == " ") return node.NotSupported("an empty replacement");
+  if (mark.empty()) return node.NotSupported("an empty replacement");
+  if (mark == " ") return node.NotSupported("a space as the replacement of spaces");
   TF_ASSIGN_OR_RETURN(const bool split, node.BoolOr("split", true));
   // Files of early versions say add_prefix_space.
   TF_ASSIGN_OR_RETURN(const bool add_prefix, node.BoolOr("add_prefix_space", true));

@@ -1,7 +1,9 @@
 #include "runtime/text/sentencepiece_load.h"
 
 #include <memory>
+#include <vector>
 
+#include "absl/strings/match.h"
 #include "core/io/range_file.h"
 #include "runtime/text/sentencepiece_library.h"
 
@@ -17,7 +19,6 @@ absl::StatusOr<VocabIds> LoadSentencePiece(const std::string& path, Tokenizer::D
   data.decoder.bytes = BytesOfTokens::kByteFallback;
   data.decoder.replacements = {{"\u2581", " "}};
   data.decoder.strip_character = ' ';
-  data.decoder.num_strip = 1;
   VocabIds ids;
   for (const SentencePieceLibrary::Piece& piece : library->Pieces()) {
     const auto id = static_cast<int32_t>(ids.size());
@@ -31,6 +32,11 @@ absl::StatusOr<VocabIds> LoadSentencePiece(const std::string& path, Tokenizer::D
     const bool is_special =
         piece.kind == SentencePieceLibrary::Kind::kControl || piece.kind == SentencePieceLibrary::Kind::kUnknown;
     if (is_special) data.special_ids.insert(id);
+  }
+  // A model that puts a space before each text; others have none to take off again.
+  const std::vector<int> letter = library->Encode("a");
+  if (!letter.empty() && absl::StartsWith(library->Pieces()[static_cast<size_t>(letter[0])].text, "\u2581")) {
+    data.decoder.num_strip = 1;
   }
   data.bos_id = library->bos_id();
   data.eos_id = library->eos_id();

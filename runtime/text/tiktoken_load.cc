@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kMaxBytes = int64_t{128} << 20;
 constexpr int32_t kMaxTokens = 1 << 24;
+constexpr size_t kMaxTokenBytes = 1024;
 
 // moonshotai/Kimi-K2's tokenization_kimi.py.
 constexpr absl::string_view kKimiPattern =
@@ -40,6 +41,9 @@ absl::Status ReadRanks(const std::string& path, absl::flat_hash_map<std::string,
     if (parts.size() != 2 || !absl::Base64Unescape(parts[0], &token) || token.empty() ||
         !absl::SimpleAtoi(parts[1], &rank)) {
       return error("must be a token in base64 and its rank");
+    }
+    if (token.size() > kMaxTokenBytes) {  // AddMerges cuts it everywhere
+      return error(absl::StrCat("a token of ", token.size(), " bytes; at most ", kMaxTokenBytes, " are allowed"));
     }
     if (rank < 0 || rank >= kMaxTokens) return error(absl::StrCat("rank ", rank, " is out of range"));
     if (static_cast<size_t>(rank) >= seen.size()) seen.resize(static_cast<size_t>(rank) + 1);
@@ -79,9 +83,7 @@ absl::StatusOr<VocabIds> LoadTiktoken(const std::string& path, Tokenizer::Data& 
   VocabIds ids;
   for (const auto& [token, id] : ranks) {
     data.token_bytes.emplace(id, token);
-    std::string text;
-    AppendValidUtf8(token, Utf8End::kLast, text);
-    if (text == token) ids.emplace(token, id);
+    if (IsValidUtf8(token)) ids.emplace(token, id);
   }
   for (int b = 0; b < 256; ++b) {
     const auto it = ranks.find(std::string(1, static_cast<char>(b)));

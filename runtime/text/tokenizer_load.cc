@@ -1,10 +1,9 @@
 // Tokenizer::Load and FromJson: from a model's files to Tokenizer::Data.
-#include <unistd.h>
-
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/io/range_file.h"
 #include "runtime/text/added_tokens_load.h"
 #include "runtime/text/model_load.h"
 #include "runtime/text/pretokenizer_load.h"
@@ -78,11 +77,29 @@ absl::Status LoadData(const JsonNode& root, const std::optional<JsonNode>& confi
   return config ? LoadConfig(*config, ids, data) : absl::OkStatus();
 }
 
+// What transformers' slow classes take out of tokenizer_config.json and libsentencepiece does not know: each changes
+// ids.
+absl::Status CheckSentencePieceConfig(const JsonNode& config) {
+  for (const absl::string_view key : {"legacy", "add_prefix_space"}) {
+    TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, config.Optional(key));
+    if (!node) continue;
+    TF_ASSIGN_OR_RETURN(const bool value, node->Bool());
+    if (!value) return node->NotSupported("false with tokenizer.model alone; save the tokenizer as tokenizer.json");
+  }
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> sampling, config.Optional("sp_model_kwargs"));
+  if (!sampling) return absl::OkStatus();
+  TF_ASSIGN_OR_RETURN(const auto members, sampling->Members());
+  return members.empty() ? absl::OkStatus() : sampling->NotSupported("options of SentencePiece");
+}
+
 // tiktoken.model or tokenizer.model; what else there is to know stands in tokenizer_config.json.
+// NotFound: there is no such file.
 absl::Status LoadModelFile(const std::string& path,
                            absl::StatusOr<VocabIds> (*load)(const std::string&, Tokenizer::Data&),
                            const std::optional<JsonNode>& config, Tokenizer::Data& data) {
+  TF_RETURN_IF_ERROR(RangeFile::Open(path).status());
   if (!config) return absl::InvalidArgumentError(absl::StrCat(path, ": needs a tokenizer_config.json beside it"));
+  if (load == LoadSentencePiece) TF_RETURN_IF_ERROR(CheckSentencePieceConfig(*config));
   TF_ASSIGN_OR_RETURN(VocabIds ids, load(path, data));
   AddedTokens added;
   TF_RETURN_IF_ERROR(LoadAddedTokensDecoder(*config, added));
@@ -100,7 +117,7 @@ constexpr std::pair<absl::string_view, absl::string_view> kOtherTokenizers[] = {
 
 absl::Status NoTokenizer(const std::string& model_dir, const absl::Status& missing) {
   for (const auto& [file, what] : kOtherTokenizers) {
-    if (access(absl::StrCat(model_dir, "/", file).c_str(), F_OK) != 0) continue;
+    if (absl::IsNotFound(RangeFile::Open(absl::StrCat(model_dir, "/", file)).status())) continue;
     return absl::UnimplementedError(
         absl::StrCat(model_dir, ": has no tokenizer.json but ", file, ", ", what,
                      ", which cannot be read yet; save the model's tokenizer as tokenizer.json with transformers "
@@ -126,17 +143,17 @@ absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& model_dir) {
   const auto config = config_file.ok() ? std::make_optional(config_file->root()) : std::nullopt;
   auto data = std::make_shared<Data>();
   const auto document = JsonDocument::ReadFile(absl::StrCat(model_dir, "/tokenizer.json"), kTokenizerLimits);
+  absl::Status loaded = document.status();
   if (document.ok()) {
-    TF_RETURN_IF_ERROR(LoadData(document->root(), config, *data));
-  } else if (!absl::IsNotFound(document.status())) {
-    return document.status();
-  } else if (const std::string path = model_dir + "/tiktoken.model"; access(path.c_str(), F_OK) == 0) {
-    TF_RETURN_IF_ERROR(LoadModelFile(path, LoadTiktoken, config, *data));
-  } else if (const std::string path = model_dir + "/tokenizer.model"; access(path.c_str(), F_OK) == 0) {
-    TF_RETURN_IF_ERROR(LoadModelFile(path, LoadSentencePiece, config, *data));
-  } else {
-    return NoTokenizer(model_dir, document.status());
+    loaded = LoadData(document->root(), config, *data);
+  } else if (absl::IsNotFound(loaded)) {
+    loaded = LoadModelFile(model_dir + "/tiktoken.model", LoadTiktoken, config, *data);
+    if (absl::IsNotFound(loaded)) {
+      loaded = LoadModelFile(model_dir + "/tokenizer.model", LoadSentencePiece, config, *data);
+    }
+    if (absl::IsNotFound(loaded)) loaded = NoTokenizer(model_dir, document.status());
   }
+  TF_RETURN_IF_ERROR(loaded);
   return Tokenizer(std::move(data));
 }
 

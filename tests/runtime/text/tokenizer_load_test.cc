@@ -216,12 +216,14 @@ TEST_F(TokenizerDir, BadModelFiles) {
   Write("tokenizer.model", "x");
   EXPECT_THAT(message(), HasSubstr("tokenizer.model: needs a tokenizer_config.json beside it"));
   Write("tokenizer_config.json", "{}");
-  EXPECT_THAT(message(), HasSubstr("tokenizer.model: "));
-  const std::pair<const char*, const char*> kBad[] = {
+  EXPECT_THAT(message(), AllOf(HasSubstr("tokenizer.model: "), Not(HasSubstr("needs a tokenizer_config.json"))));
+  const std::pair<std::string, const char*> kBad[] = {
       {"x", "tiktoken.model:1: must be a token in base64 and its rank"},
       {"IQ== 0\nIg== zero\n", "tiktoken.model:2: must be a token"},
       {"IQ== 0\nIg== 0\n", "tiktoken.model:2: rank 0 is given twice"},
       {"IQ== 0\nIQ== 1\n", "tiktoken.model:2: the token is given twice"},
+      {"IQ== 0\n" + std::string(1400, 'A') + " 1\n",
+       "tiktoken.model:2: a token of 1050 bytes; at most 1024 are allowed"},
       {"IQ== 99999999\n", "rank 99999999 is out of range"},
       {"IQ== 0\n", "tiktoken.model: has no token for the byte 0"},
   };
@@ -229,6 +231,41 @@ TEST_F(TokenizerDir, BadModelFiles) {
     Write("tiktoken.model", text);
     EXPECT_THAT(message(), HasSubstr(what));
   }
+}
+
+// What transformers' classes would do besides with a bare tokenizer.model is refused; what is the default is not.
+TEST_F(TokenizerDir, SentencePieceOptions) {
+  std::filesystem::remove(dir_ + "/tokenizer.json");
+  const char* source = std::getenv("TF_SOURCE_DIR");
+  const std::string golden = std::string(source == nullptr ? "." : source) + "/tests/data/tokenizers/sentencepiece_bpe";
+  const absl::StatusOr<std::string> model = ReadTextFile(golden + "/tokenizer.model", 1 << 24);
+  ASSERT_TRUE(model.ok()) << model.status();
+  Write("tokenizer.model", *model);
+  for (const absl::string_view option :
+       {R"("legacy": false)", R"("add_prefix_space": false)", R"("sp_model_kwargs": {"enable_sampling": true})"}) {
+    Write("tokenizer_config.json", absl::StrCat("{", option, "}"));
+    const absl::Status status = Tokenizer::Load(dir_).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << option;
+    EXPECT_THAT(status.message(), HasSubstr(std::string(option.substr(1, option.find(':') - 2)))) << option;
+  }
+  Write("tokenizer_config.json", R"({"legacy": true, "add_prefix_space": true, "sp_model_kwargs": {}})");
+  const absl::StatusOr<Tokenizer> plain = Tokenizer::Load(dir_);
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(plain->Decode(plain->Encode("a b")), "a b");
+  // normalizer_spec {add_dummy_prefix: false}, which protobuf merges into the one that is there.
+  Write("tokenizer.model", absl::StrCat(*model, "\x1a\x02\x18", std::string(1, '\0')));
+  const absl::StatusOr<Tokenizer> bare = Tokenizer::Load(dir_);
+  ASSERT_TRUE(bare.ok()) << bare.status();
+  const std::vector<int32_t> ids = bare->Encode("a b");
+  EXPECT_NE(ids, plain->Encode("a b"));
+  EXPECT_EQ(bare->Decode(ids), "a b");
+  EXPECT_EQ(bare->Decode(plain->Encode("a b")), " a b");  // the space is one that the tokens have
+}
+
+TEST_F(TokenizerDir, WhatCannotBeReadIsNoAbsence) {
+  std::filesystem::remove(dir_ + "/tokenizer.json");
+  std::filesystem::create_directories(dir_ + "/tiktoken.model");
+  EXPECT_THAT(Tokenizer::Load(dir_).status().message(), HasSubstr("tiktoken.model: "));
 }
 
 TEST_F(TokenizerDir, Config) {
