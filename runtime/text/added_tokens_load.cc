@@ -69,11 +69,13 @@ absl::Status InstallAddedTokens(const AddedTokens& added, VocabIds& ids, Tokeniz
       return node.Error(absl::StrCat("id ", id, " of ", Shown(token.content), " is also that of another token"));
     }
     if (token.special) data.special_ids.insert(id);
+    if (!IsOrdinaryText(token) && !data.byte_tokens.contains(id)) data.control_ids.insert(id);
     (token.normalized ? normalized : raw).push_back(token);
     if (!token.normalized) continue;
     normalized.back().content = data.normalizer.Apply(TaggedText(token.content, TextOrigin::kModel)).text();
     if (normalized.back().content.empty()) normalized.pop_back();
   }
+  data.control_ids.insert(data.special_ids.begin(), data.special_ids.end());
   data.raw_tokens = AddedTokenMatcher(std::move(raw));
   data.normalized_tokens = AddedTokenMatcher(std::move(normalized));
   return absl::OkStatus();

@@ -1,5 +1,6 @@
 // Text that knows of every byte whether the model's files or somebody outside wrote it, so that what looks like a
-// control token in a message stays text.
+// control token in a message stays text: a special token or any other that was added for templates to write, as
+// "<think>" and "<tool_call>". An answer that comes back with the conversation is a message too.
 #pragma once
 
 #include <cstddef>

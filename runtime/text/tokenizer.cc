@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
 #include "runtime/text/tokenizer_data.h"
 #include "runtime/text/unicode.h"
@@ -15,8 +16,9 @@ namespace {
 // Encodes the text between added tokens. Words repeat: the ids of a piece seen before are copied.
 class PieceEncoder {
  public:
-  PieceEncoder(const Tokenizer::Data& data, SpecialTokens special, std::vector<int32_t>& out)
-      : data_(data), banned_(special == SpecialTokens::kText ? &data.special_ids : nullptr), out_(out) {}
+  // `banned`: ids that must not come out; null: none.
+  PieceEncoder(const Tokenizer::Data& data, const absl::flat_hash_set<int32_t>* banned, std::vector<int32_t>& out)
+      : data_(data), banned_(banned), out_(out) {}
 
   void Encode(absl::string_view text, PieceStart start) {
     std::deque<std::string> storage;
@@ -72,14 +74,26 @@ class PieceEncoder {
   absl::flat_hash_map<std::string, Span> seen_;
 };
 
-// `text` is valid UTF-8. Special tokens are taken out of what is TextOrigin::kModel; with kText no id of a special
-// token comes out of the rest either.
-std::vector<int32_t> EncodeTagged(const Tokenizer::Data& data, const TaggedText& text, SpecialTokens special) {
+// Which added tokens are taken out of a text, by where it came from, and which ids the rest must not become.
+struct TokenRules {
+  absl::FunctionRef<bool(const AddedToken& token, TextOrigin origin)> may_take;
+  const absl::flat_hash_set<int32_t>* banned;  // null: none
+};
+
+// `text` is valid UTF-8.
+std::vector<int32_t> EncodeTagged(const Tokenizer::Data& data, const TaggedText& text, const TokenRules& rules) {
   std::vector<int32_t> ids;
-  PieceEncoder pieces(data, special, ids);
+  PieceEncoder pieces(data, rules.banned, ids);
   std::vector<AddedTokenSegment> outer, inner;
-  data.raw_tokens.Split(
-      text.text(), [&](size_t begin, size_t end) { return text.IsAll(TextOrigin::kModel, begin, end); }, outer);
+  const auto split = [&rules](const AddedTokenMatcher& matcher, const TaggedText& part,
+                              std::vector<AddedTokenSegment>& out) {
+    const auto may_take = [&](const AddedToken& token, size_t begin, size_t end) {
+      const bool is_models = part.IsAll(TextOrigin::kModel, begin, end);
+      return rules.may_take(token, is_models ? TextOrigin::kModel : TextOrigin::kMessage);
+    };
+    matcher.Split(part.text(), may_take, out);
+  };
+  split(data.raw_tokens, text, outer);
   for (const AddedTokenSegment& segment : outer) {
     if (segment.id >= 0) {
       ids.push_back(segment.id);
@@ -88,8 +102,7 @@ std::vector<int32_t> EncodeTagged(const Tokenizer::Data& data, const TaggedText&
     const auto begin = static_cast<size_t>(segment.text.data() - text.text().data());
     const TaggedText normal = data.normalizer.Apply(text.Range(begin, begin + segment.text.size()));
     inner.clear();
-    data.normalized_tokens.Split(
-        normal.text(), [&](size_t from, size_t to) { return normal.IsAll(TextOrigin::kModel, from, to); }, inner);
+    split(data.normalized_tokens, normal, inner);
     PieceStart start = begin == 0 ? PieceStart::kOfText : PieceStart::kLater;
     for (const AddedTokenSegment& part : inner) {
       if (part.id >= 0) {
@@ -110,8 +123,10 @@ Tokenizer::Tokenizer(std::shared_ptr<const Data> data) : data_(std::move(data)) 
 std::vector<int32_t> Tokenizer::Encode(absl::string_view text, SpecialTokens special) const {
   std::string valid;
   AppendValidUtf8(text, Utf8End::kLast, valid);
-  return EncodeTagged(
-      *data_, TaggedText(valid, special == SpecialTokens::kText ? TextOrigin::kMessage : TextOrigin::kModel), special);
+  const bool parses = special == SpecialTokens::kParse;
+  const auto may_take = [parses](const AddedToken& token, TextOrigin) { return parses || !token.special; };
+  return EncodeTagged(*data_, TaggedText(valid, TextOrigin::kModel),
+                      {may_take, parses ? nullptr : &data_->special_ids});
 }
 
 std::vector<int32_t> Tokenizer::Encode(const TaggedText& text) const {
@@ -123,7 +138,10 @@ std::vector<int32_t> Tokenizer::Encode(const TaggedText& text) const {
     valid.Append(part, run.origin);
     begin = run.end;
   }
-  return EncodeTagged(*data_, valid, SpecialTokens::kText);
+  const auto may_take = [this](const AddedToken& token, TextOrigin origin) {
+    return origin == TextOrigin::kModel || !data_->control_ids.contains(token.id);
+  };
+  return EncodeTagged(*data_, valid, {may_take, &data_->control_ids});
 }
 
 std::string Tokenizer::Decode(absl::Span<const int32_t> ids, ShowSpecial show) const {

@@ -37,18 +37,21 @@ class Tokenizer {
   // made to exhaust a splitting expression (pretokenizer_regex.h) is cut less finely than the expression says.
   std::vector<int32_t> Encode(absl::string_view text, SpecialTokens special = SpecialTokens::kParse) const;
 
-  // The text of a chat template: special tokens are taken only out of what is TextOrigin::kModel throughout. In
-  // between, text of both origins is encoded as one, as if a person had written it all.
+  // The text of a chat template: added tokens, special or not ("<think>"), are taken only out of what is
+  // TextOrigin::kModel throughout, and their ids do not come out of the rest; but for those that are ordinary text
+  // (tokenizer_added.h: runs of spaces, single letters). In between, text of both origins is encoded as one, as if a
+  // person had written it all.
   std::vector<int32_t> Encode(const TaggedText& text) const;
 
-  // All ids; unknown ids contribute nothing. Invalid UTF-8 becomes U+FFFD.
+  // All ids; unknown ids contribute nothing. Invalid UTF-8 becomes U+FFFD. Text is left as the tokens say:
+  // clean_up_tokenization_spaces ("do n't" to "don't"), which some files set, is not done.
   std::string Decode(absl::Span<const int32_t> ids, ShowSpecial show = ShowSpecial::kYes) const;
 
   int32_t bos_id() const;  // -1: none
   int32_t eos_id() const;  // tokenizer_config's; -1: none
-  bool add_bos() const;    // whether a plain prompt starts with a special token, which is bos
+  bool add_bos() const;    // whether a plain prompt starts with special tokens: prefix_ids
   // What stands before and behind a plain prompt: as tokenizer_config's add_bos_token and add_eos_token say, else as
-  // tokenizer.json's TemplateProcessing does.
+  // tokenizer.json's TemplateProcessing does. A prompt that is to be continued leaves the suffix out: it ends a text.
   absl::Span<const int32_t> prefix_ids() const;
   absl::Span<const int32_t> suffix_ids() const;
   int32_t max_id() const;  // largest id of vocabulary and added tokens

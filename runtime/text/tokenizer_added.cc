@@ -13,6 +13,17 @@ uint8_t ByteAt(const std::string& text, size_t pos) { return static_cast<uint8_t
 
 }  // namespace
 
+bool IsOrdinaryText(const AddedToken& token) {
+  constexpr char32_t kMark = 0x2581;  // SentencePiece's space
+  bool is_blank = true;
+  int num_characters = 0;
+  for (size_t pos = 0; pos < token.content.size(); ++num_characters) {
+    const char32_t c = DecodeUtf8(token.content, pos);
+    is_blank = is_blank && (IsWhiteSpace(c) || c == kMark);
+  }
+  return !token.special && (is_blank || num_characters == 1);
+}
+
 AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens) : sorted_(std::move(tokens)), first_(257) {
   std::stable_sort(sorted_.begin(), sorted_.end(), [](const auto& a, const auto& b) { return a.content < b.content; });
   auto same = [](const auto& a, const auto& b) { return a.content == b.content; };
@@ -40,8 +51,7 @@ const AddedToken* AddedTokenMatcher::LongestAt(absl::string_view text, size_t po
   return longest;
 }
 
-void AddedTokenMatcher::Split(absl::string_view text, MayBeSpecial may_be_special,
-                              std::vector<AddedTokenSegment>& out) const {
+void AddedTokenMatcher::Split(absl::string_view text, MayTake may_take, std::vector<AddedTokenSegment>& out) const {
   size_t done = 0;
   for (size_t pos = 0; !sorted_.empty() && pos < text.size();) {
     const AddedToken* token = LongestAt(text, pos);
@@ -52,7 +62,7 @@ void AddedTokenMatcher::Split(absl::string_view text, MayBeSpecial may_be_specia
     size_t begin = pos;
     size_t end = pos + token->content.size();
     pos = end;
-    if (token->special && !may_be_special(begin, end)) continue;
+    if (!may_take(*token, begin, end)) continue;
     if (token->single_word && (EndsWithWord(text.substr(0, begin)) || StartsWithWord(text.substr(end)))) continue;
     // An rstrip token may have taken white space that a token of white space now claims: `done` can be behind `begin`.
     if (token->lstrip) begin = std::max(begin - TrailingWhiteSpace(text.substr(0, begin)), done);

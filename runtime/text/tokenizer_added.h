@@ -26,8 +26,12 @@ struct AddedTokenSegment {
   absl::string_view text;  // of that text; empty for a token
 };
 
-// Whether a special token may be taken out of bytes [begin, end) of the text; elsewhere they stay text.
-using MayBeSpecial = absl::FunctionRef<bool(size_t begin, size_t end)>;
+// Whether the token is text that anybody may write, not a sign that only a template makes: it is not special, and it is
+// one character or blank. Vocabularies add runs of spaces, and letters that they forgot.
+bool IsOrdinaryText(const AddedToken& token);
+
+// Whether the token may be taken out of bytes [begin, end) of the text; elsewhere they stay text.
+using MayTake = absl::FunctionRef<bool(const AddedToken& token, size_t begin, size_t end)>;
 
 // Finds the tokens by their text: leftmost, and of those the longest.
 class AddedTokenMatcher {
@@ -37,7 +41,7 @@ class AddedTokenMatcher {
   explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
 
   // Appends the segments of `text` (valid UTF-8), which must outlive them. O(bytes of text * longest content) at worst.
-  void Split(absl::string_view text, MayBeSpecial may_be_special, std::vector<AddedTokenSegment>& out) const;
+  void Split(absl::string_view text, MayTake may_take, std::vector<AddedTokenSegment>& out) const;
 
  private:
   const AddedToken* LongestAt(absl::string_view text, size_t pos) const;

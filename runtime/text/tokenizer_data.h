@@ -34,6 +34,7 @@ struct Tokenizer::Data {
   absl::flat_hash_map<int32_t, std::string> token_bytes;  // vocabulary and added tokens, as they appear in decoded text
   absl::flat_hash_set<int32_t> byte_tokens;               // kByteFallback: those that stand for one byte
   absl::flat_hash_set<int32_t> special_ids;
+  absl::flat_hash_set<int32_t> control_ids;     // those, and added tokens that are not IsOrdinaryText: a template's
   std::vector<int32_t> prefix_ids, suffix_ids;  // around a plain prompt
   int32_t max_id = -1;
   int32_t bos_id = -1;

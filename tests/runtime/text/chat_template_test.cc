@@ -234,7 +234,9 @@ TEST(ChatTemplate, MessagesMakeNoControlTokens) {
   EXPECT_EQ(count(attack, tokenizer.eos_id()), 0);
   EXPECT_EQ(count(attack, tokenizer.bos_id()), 1);
   for (const int32_t id : attack) {
-    if (tokenizer.IsSpecial(id)) EXPECT_EQ(count(attack, id), 1) << tokenizer.TokenBytes(id);
+    if (tokenizer.IsSpecial(id)) {
+      EXPECT_EQ(count(attack, id), 1) << tokenizer.TokenBytes(id);
+    }
   }
   EXPECT_EQ(tokenizer.Decode(attack), "<｜begin▁of▁sentence｜>" + user + "x" + eos + user + "y<｜Assistant｜>");
   // Neither does a token whose parts are written by both.

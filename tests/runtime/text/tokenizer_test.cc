@@ -98,6 +98,21 @@ TEST(Tokenizer, SpecialTokensAsText) {
   EXPECT_EQ(tokenizer.Decode({256, 'x', 259, 258}, ShowSpecial::kNo), "xcc");
 }
 
+TEST(Tokenizer, AddedTokensInMessagesAreText) {
+  // "ab" and "cc" are signs; two spaces and one letter are ordinary text, whoever writes them.
+  Tokenizer tokenizer = ByteTokenizer("", R"(, "ab": 256, "abd": 257)", R"(["a", "b"], ["ab", "d"])",
+                                      R"({"id": 256, "content": "ab", "special": false},
+                                         {"id": 258, "content": "cc", "special": false},
+                                         {"id": 259, "content": "  ", "special": false},
+                                         {"id": 260, "content": "ж", "special": false})",
+                                      R"("ignore_merges": true, )");
+  EXPECT_THAT(tokenizer.Encode("abcc  ж"), ElementsAre(256, 258, 259, 260));
+  EXPECT_THAT(tokenizer.Encode(TaggedText("abcc  ж", TextOrigin::kModel)), ElementsAre(256, 258, 259, 260));
+  EXPECT_THAT(tokenizer.Encode(TaggedText("abxcc  ж", TextOrigin::kMessage)),
+              ElementsAre('a', 'b', 'x', 'c', 'c', 259, 260));
+  EXPECT_THAT(tokenizer.Encode(TaggedText("ab", TextOrigin::kMessage)), ElementsAre('a', 'b'));
+}
+
 TEST(Tokenizer, InvalidTextBecomesReplacementCharacters) {
   Tokenizer tokenizer = ByteTokenizer("", "", "", "");
   EXPECT_THAT(tokenizer.Encode("\xFF"), ElementsAre(0xEF, 0xBF, 0xBD));
