@@ -38,7 +38,7 @@ absl::StatusOr<ChatInput> ReadConversationOf(BodyFields& fields, absl::string_vi
   TF_ASSIGN_OR_RETURN(const bool answer, fields.Switch("add_generation_prompt", true));
   TF_ASSIGN_OR_RETURN(const auto choice, fields.Node("tool_choice"));
   // The same text once more, with the order of its keys: templates print tools as they were written.
-  TF_ASSIGN_OR_RETURN(const JinjaValue value, ParseJinjaJson(body, "body"));
+  const JinjaValue value = JinjaFromJson(body);
   ChatInput input;
   input.messages = NormalizeMessages(value.Get("messages"));
   if (!choice || choice->value() != "none") input.tools = value.Get("tools");

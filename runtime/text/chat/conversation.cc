@@ -145,7 +145,7 @@ JinjaValue NormalizeMessages(const JinjaValue& messages) {
 
 absl::StatusOr<ChatInput> ReadConversation(absl::string_view json, absl::string_view name) {
   TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(std::string(json), name, kLimits));
-  TF_ASSIGN_OR_RETURN(const JinjaValue value, ParseJinjaJson(json, name, kLimits));
+  const JinjaValue value = JinjaFromJson(json);  // keeps the order of keys
   ChatInput input;
   const JsonNode root = document.root();
   if (IsList(root)) {

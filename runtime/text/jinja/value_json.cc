@@ -73,6 +73,10 @@ class Builder : public nlohmann::json_sax<Json> {
 
 absl::StatusOr<JinjaValue> ParseJinjaJson(absl::string_view json, absl::string_view name, const JsonLimits& limits) {
   TF_RETURN_IF_ERROR(JsonDocument::Parse(std::string(json), name, limits).status());
+  return JinjaFromJson(json);
+}
+
+JinjaValue JinjaFromJson(absl::string_view json) {
   Builder builder;
   TF_CHECK(Json::sax_parse(json.begin(), json.end(), &builder));
   return builder.Take();

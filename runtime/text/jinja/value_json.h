@@ -12,5 +12,7 @@ namespace tokenferry {
 // and limits; integers beyond 64 bits are read as floating point.
 absl::StatusOr<JinjaValue> ParseJinjaJson(absl::string_view json, absl::string_view name,
                                           const JsonLimits& limits = {});
+// The same of a text that JsonDocument::Parse has taken already, within whatever limits.
+JinjaValue JinjaFromJson(absl::string_view json);
 
 }  // namespace tokenferry

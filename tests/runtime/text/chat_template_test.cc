@@ -11,7 +11,6 @@
 #include <string>
 
 #include "core/io/range_file.h"
-#include "runtime/text/chat/conversation.h"
 #include "runtime/text/jinja/value_json.h"
 
 namespace tokenferry {
