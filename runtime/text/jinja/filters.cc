@@ -29,12 +29,13 @@ absl::StatusOr<JinjaJsonStyle> JsonStyle(const std::vector<JinjaValue>& args) {
   JinjaJsonStyle style;
   style.ensure_ascii = args[0].Truthy();
   if (args[1].text() != nullptr) {
-    style.indent = args[1].text()->text();
+    style.indent = *args[1].text();
   } else if (!args[1].is_undefined() && !args[1].is_none()) {
     TF_ASSIGN_OR_RETURN(const int64_t width, ExpectInt(args[1], "tojson: indent"));
-    style.indent = std::string(static_cast<size_t>(std::clamp<int64_t>(width, 0, 100)), ' ');
+    const std::string spaces(static_cast<size_t>(std::clamp<int64_t>(width, 0, 100)), ' ');
+    style.indent = TaggedText(spaces, TextOrigin::kModel);
   }
-  if (style.indent) style.item_separator = ",";
+  if (style.indent) style.item_separator = TaggedText(",", TextOrigin::kModel);
   if (!args[2].is_undefined() && !args[2].is_none()) {
     const JinjaSequence* separators = args[2].sequence();
     if (separators == nullptr || separators->items.size() != 2) {
@@ -42,8 +43,8 @@ absl::StatusOr<JinjaJsonStyle> JsonStyle(const std::vector<JinjaValue>& args) {
     }
     TF_ASSIGN_OR_RETURN(const TaggedText* item, ExpectText(separators->items[0], "tojson: a separator"));
     TF_ASSIGN_OR_RETURN(const TaggedText* key, ExpectText(separators->items[1], "tojson: a separator"));
-    style.item_separator = item->text();
-    style.key_separator = key->text();
+    style.item_separator = *item;
+    style.key_separator = *key;
   }
   style.sort_keys = args[3].Truthy();
   return style;

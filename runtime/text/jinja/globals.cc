@@ -101,7 +101,7 @@ Result StrftimeNow(JinjaRuntime& runtime, const JinjaArguments& arguments) {
   if (c_format.size() > kMaxFormat) return absl::InvalidArgumentError("strftime_now: the format is too long");
   std::string out(kMaxFormat * kMaxPerByte, '\0');
   out.resize(std::strftime(out.data(), out.size(), c_format.c_str(), &time));
-  return runtime.Text(TaggedText(out, TextOrigin::kModel));
+  return runtime.Text(TaggedText(out, format->Mixed()));
 }
 
 }  // namespace

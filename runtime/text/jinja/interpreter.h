@@ -73,7 +73,7 @@ class JinjaInterpreter {
   Result EvaluateCall(const JinjaExpr& expr, JinjaScope& scope, const JinjaValue* caller);
   Result ApplyFilter(const JinjaExpr& filter, const JinjaValue& value, JinjaScope& scope);
   Result ApplyTest(const JinjaExpr& test, const JinjaValue& value, JinjaScope& scope);
-  // args[first..] and kwargs.
+  // Its args and kwargs, evaluated.
   absl::StatusOr<JinjaArguments> EvaluateArguments(const JinjaExpr& expr, JinjaScope& scope);
 
   // The error with the place of `at`, unless it has one already.

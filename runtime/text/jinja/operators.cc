@@ -210,7 +210,10 @@ absl::StatusOr<bool> JinjaLess(const JinjaValue& a, const JinjaValue& b, JinjaBu
     return AsInteger(a) < AsInteger(b);
   }
   // UTF-8 sorts as its code points do.
-  if (a.text() != nullptr && b.text() != nullptr) return a.text()->text() < b.text()->text();
+  if (a.text() != nullptr && b.text() != nullptr) {
+    TF_RETURN_IF_ERROR(budget.Steps(static_cast<int64_t>(std::min(a.text()->size(), b.text()->size())) / 64));
+    return a.text()->text() < b.text()->text();
+  }
   if (IsFixedSequence(a) && IsFixedSequence(b)) {
     const auto& left = a.sequence()->items;
     const auto& right = b.sequence()->items;

@@ -33,7 +33,7 @@ Result Map(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments&
   Items mapped;
   for (const JinjaValue& item : items) {
     TF_RETURN_IF_ERROR(runtime.budget().Steps(1));
-    TF_ASSIGN_OR_RETURN(JinjaValue result, filter(runtime, item, rest));
+    TF_ASSIGN_OR_RETURN(JinjaValue result, CallJinjaMethod(runtime, filter, item, rest));
     mapped.push_back(std::move(result));
   }
   return runtime.List(std::move(mapped), JinjaSequenceKind::kGenerator);

@@ -3,10 +3,9 @@
 // The language is that of jinja2 3.1 in transformers' environment: trim_blocks, lstrip_blocks, break and continue,
 // values that templates cannot change (but for namespaces), undefined values that print nothing and fail when they are
 // used. In: if, for (else, if, recursive, loop.*), set (blocks too), with, macro, call, filter, raw, generation; all
-// operators but
-// `*args`; the tests; the filters but pprint, random, filesizeformat, urlize, xmlattr, striptags, wordwrap and slice;
-// methods of str, dict and list; range, dict, namespace, raise_exception, strftime_now. What is not there is refused by
-// name when a template is parsed. Integers have 64 bits where they are computed with.
+// operators, calls without `*args`; the tests; the filters but pprint, random, filesizeformat, urlize, xmlattr,
+// striptags, wordwrap and slice; methods of str, dict and list; range, dict, namespace, raise_exception, strftime_now.
+// What is not there is refused by name when a template is parsed. Integers have 64 bits where they are computed with.
 #pragma once
 
 #include <memory>

@@ -25,6 +25,7 @@ Result Strip(JinjaRuntime& runtime, const JinjaValue& self, const JinjaArguments
   if (Absent(args[0])) return runtime.Text(StripText(*self.text(), kSide, nullptr));
   TF_ASSIGN_OR_RETURN(const TaggedText* chars, ExpectText(args[0], "strip: chars"));
   const View view = chars->text();
+  TF_RETURN_IF_ERROR(runtime.budget().Search(self.text()->size(), view.size()));
   return runtime.Text(StripText(*self.text(), kSide, &view));
 }
 

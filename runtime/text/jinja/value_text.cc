@@ -150,16 +150,15 @@ class JsonWriter {
   }
   void NewLine() {
     if (!style_.indent) return;
-    std::string line = "\n";
-    for (int i = 0; i < level_; ++i) line += *style_.indent;
-    out_.Append(line, kModel);
+    out_.Append("\n", kModel);
+    for (int i = 0; i < level_; ++i) out_.Append(*style_.indent);
   }
   absl::Status WriteList(const std::vector<JinjaValue>& items) {
     if (items.empty()) return WriteWord("[]");
     out_.Append("[", kModel);
     ++level_;
     for (size_t i = 0; i < items.size(); ++i) {
-      if (i > 0) out_.Append(style_.item_separator, kModel);
+      if (i > 0) out_.Append(style_.item_separator);
       NewLine();
       TF_RETURN_IF_ERROR(Write(items[i]));
     }
@@ -185,10 +184,10 @@ class JsonWriter {
     out_.Append("{", kModel);
     ++level_;
     for (size_t i = 0; i < members.size(); ++i) {
-      if (i > 0) out_.Append(style_.item_separator, kModel);
+      if (i > 0) out_.Append(style_.item_separator);
       NewLine();
       TF_RETURN_IF_ERROR(WriteKey(members[i].first));
-      out_.Append(style_.key_separator, kModel);
+      out_.Append(style_.key_separator);
       TF_RETURN_IF_ERROR(Write(members[i].second));
     }
     --level_;

@@ -19,8 +19,8 @@ absl::StatusOr<TaggedText> ToRepr(const JinjaValue& value, JinjaBudget& budget);
 
 struct JinjaJsonStyle {
   bool ensure_ascii = false;
-  std::optional<std::string> indent;  // for each level; none: all on one line
-  std::string item_separator = ", ", key_separator = ": ";
+  std::optional<TaggedText> indent;  // for each level; none: all on one line
+  TaggedText item_separator{", ", TextOrigin::kModel}, key_separator{": ", TextOrigin::kModel};
   bool sort_keys = false;
 };
 
