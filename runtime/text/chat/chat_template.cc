@@ -1,6 +1,8 @@
 #include "runtime/text/chat/chat_template.h"
 
-#include <unistd.h>
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
@@ -12,14 +14,24 @@ namespace tokenferry {
 namespace {
 
 using SpecialTexts = std::vector<std::pair<std::string, std::string>>;
-using NamedTexts = std::vector<std::pair<std::string, std::string>>;  // templates by name
+
+struct NamedText {  // a template
+  std::string name, text;
+  std::string place;  // for errors
+};
 
 constexpr int64_t kMaxTemplateBytes = int64_t{1} << 20;
 constexpr absl::string_view kDefault = "default", kToolUse = "tool_use";
 constexpr absl::string_view kRoles[] = {"system", "developer", "user",    "assistant",
                                         "tool",   "function",  "ipython", "observation"};
 
-bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+// None: there is no such file.
+absl::StatusOr<std::optional<std::string>> ReadIfThere(const std::string& path) {
+  absl::StatusOr<std::string> text = ReadTextFile(path, kMaxTemplateBytes);
+  if (absl::IsNotFound(text.status())) return std::nullopt;
+  TF_RETURN_IF_ERROR(text.status());
+  return std::make_optional(*std::move(text));
+}
 
 // A special token is a text, or an AddedToken object. False: neither.
 absl::StatusOr<bool> TokenText(const JsonNode& node, std::string& text) {
@@ -68,12 +80,12 @@ absl::StatusOr<SpecialTexts> SpecialTokensOf(const std::optional<JsonDocument>& 
 }
 
 // The key chat_template: one text, or a list of {name, template}.
-absl::Status AddTemplates(const JsonNode& config, NamedTexts& texts) {
+absl::Status AddTemplates(const JsonNode& config, std::vector<NamedText>& texts) {
   TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, config.Optional("chat_template"));
   if (!node) return absl::OkStatus();
   absl::StatusOr<std::string> single = node->String();
   if (single.ok()) {
-    texts.emplace_back(kDefault, *std::move(single));
+    texts.push_back({std::string(kDefault), *std::move(single), absl::StrCat(config.Where(), ": chat_template")});
     return absl::OkStatus();
   }
   const auto elements = node->Elements();
@@ -83,7 +95,33 @@ absl::Status AddTemplates(const JsonNode& config, NamedTexts& texts) {
     TF_ASSIGN_OR_RETURN(std::string name, name_node.String());
     TF_ASSIGN_OR_RETURN(const JsonNode text_node, element.Child("template"));
     TF_ASSIGN_OR_RETURN(std::string text, text_node.String());
-    texts.emplace_back(std::move(name), std::move(text));
+    const std::string place = absl::StrCat(config.Where(), ": chat_template '", name, "'");
+    texts.push_back({std::move(name), std::move(text), place});
+  }
+  return absl::OkStatus();
+}
+
+// DIR/chat_template.jinja, and beside it DIR/additional_chat_templates/NAME.jinja, by name.
+absl::Status AddTemplateFiles(const std::string& model_dir, std::vector<NamedText>& texts) {
+  const std::string main_file = absl::StrCat(model_dir, "/chat_template.jinja");
+  TF_ASSIGN_OR_RETURN(std::optional<std::string> text, ReadIfThere(main_file));
+  if (!text) return absl::OkStatus();
+  texts.push_back({std::string(kDefault), *std::move(text), main_file});
+  const std::string folder = absl::StrCat(model_dir, "/additional_chat_templates");
+  std::vector<std::string> names;
+  std::error_code error;  // NotFound: there are none
+  for (std::filesystem::directory_iterator file(folder, error), end; !error && file != end; file.increment(error)) {
+    if (file->path().extension() == ".jinja") names.push_back(file->path().stem().string());
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    return absl::ErrnoToStatus(error.value(), absl::StrCat(folder, ": cannot be listed"));
+  }
+  std::sort(names.begin(), names.end());
+  for (const std::string& name : names) {
+    if (name == kDefault) continue;
+    const std::string path = absl::StrCat(folder, "/", name, ".jinja");
+    TF_ASSIGN_OR_RETURN(std::string other, ReadTextFile(path, kMaxTemplateBytes));
+    texts.push_back({name, std::move(other), path});
   }
   return absl::OkStatus();
 }
@@ -103,6 +141,23 @@ JinjaValue WithPlainRoles(const JinjaValue& messages) {
     out.push_back(JinjaValue::Dict(std::move(plain)));
   }
   return JinjaValue::List(std::move(out));
+}
+
+// A conversation's own variables, which come from outside.
+absl::Status CheckVariables(const JinjaValue& variables) {
+  constexpr size_t kMaxVariables = 256;
+  if (variables.dict() == nullptr) return absl::OkStatus();
+  const size_t num = variables.dict()->members().size();
+  if (num > kMaxVariables) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("chat_template_kwargs has ", num, " members; at most ", kMaxVariables, " are allowed"));
+  }
+  for (const absl::string_view name : {"messages", "tools", "documents", "add_generation_prompt"}) {
+    if (variables.dict()->Find(name) == nullptr) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("chat_template_kwargs must not have '", name, "', which is a field of its own"));
+  }
+  return absl::OkStatus();
 }
 
 JinjaValue OrNone(const JinjaValue& value) { return value.is_undefined() ? JinjaValue::None() : value; }
@@ -128,8 +183,9 @@ absl::StatusOr<ChatTemplate> ChatTemplate::LoadFile(const std::string& path, con
 }
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Open(const std::string& file_or_name, const std::string& model_dir) {
-  const bool is_file = !file_or_name.empty() && Exists(file_or_name);
-  return is_file ? LoadFile(file_or_name, model_dir) : Load(model_dir, file_or_name);
+  if (file_or_name.empty()) return Load(model_dir);
+  absl::StatusOr<ChatTemplate> file = LoadFile(file_or_name, model_dir);
+  return absl::IsNotFound(file.status()) ? Load(model_dir, file_or_name) : file;
 }
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_dir, absl::string_view name) {
@@ -137,29 +193,16 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_dir, ab
   ChatTemplate result;
   TF_ASSIGN_OR_RETURN(result.special_tokens_, SpecialTokensOf(config));
 
-  NamedTexts texts;
-  std::string place = absl::StrCat(model_dir, "/chat_template.jinja");  // of the texts, for errors
-  if (Exists(place)) {
-    TF_ASSIGN_OR_RETURN(std::string text, ReadTextFile(place, kMaxTemplateBytes));
-    texts.emplace_back(kDefault, std::move(text));
-    for (const absl::string_view other : {name.empty() ? kToolUse : name}) {
-      const std::string path = absl::StrCat(model_dir, "/additional_chat_templates/", other, ".jinja");
-      if (other == kDefault || absl::StrContains(other, '/') || !Exists(path)) continue;
-      TF_ASSIGN_OR_RETURN(text, ReadTextFile(path, kMaxTemplateBytes));
-      texts.emplace_back(other, std::move(text));
-    }
-  } else if (config) {
-    place = absl::StrCat(model_dir, "/tokenizer_config.json: chat_template");
-    TF_RETURN_IF_ERROR(AddTemplates(config->root(), texts));
-  }
+  std::vector<NamedText> texts;
+  TF_RETURN_IF_ERROR(AddTemplateFiles(model_dir, texts));
+  if (texts.empty() && config) TF_RETURN_IF_ERROR(AddTemplates(config->root(), texts));
   std::vector<std::string> names;
-  for (const auto& [known, text] : texts) {
-    names.push_back(known);
-    const bool wanted = name.empty() ? known == kDefault || known == kToolUse : known == name;
+  for (const NamedText& known : texts) {
+    names.push_back(known.name);
+    const bool wanted = name.empty() ? known.name == kDefault || known.name == kToolUse : known.name == name;
     if (!wanted) continue;
-    const std::string where = known == kDefault ? place : absl::StrCat(place, " '", known, "'");
-    TF_ASSIGN_OR_RETURN(JinjaTemplate parsed, JinjaTemplate::Parse(text, where));
-    result.by_name_.emplace_back(name.empty() ? known : std::string(kDefault), std::move(parsed));
+    TF_ASSIGN_OR_RETURN(JinjaTemplate parsed, JinjaTemplate::Parse(known.text, known.place));
+    result.by_name_.emplace_back(name.empty() ? known.name : std::string(kDefault), std::move(parsed));
   }
   if (!result.by_name_.empty()) return result;
   return absl::NotFoundError(absl::StrCat(
@@ -168,6 +211,7 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_dir, ab
 }
 
 absl::StatusOr<TaggedText> ChatTemplate::Render(const ChatInput& input) const {
+  TF_RETURN_IF_ERROR(CheckVariables(input.variables));
   const absl::string_view wanted = input.tools.Truthy() ? kToolUse : kDefault;
   const JinjaTemplate* chosen = &by_name_.front().second;
   for (const auto& [name, parsed] : by_name_) {

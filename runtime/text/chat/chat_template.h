@@ -33,7 +33,7 @@ struct ChatInput {
   JinjaValue tools;      // a list of objects; undefined or None: passed as None
   JinjaValue documents;  // the same
   NextTurn next_turn = NextTurn::kAssistant;
-  JinjaValue variables;   // an object with more of them (enable_thinking, ..); undefined: none
+  JinjaValue variables;  // an object with up to 256 more (enable_thinking, ..), none named as those above; or undefined
   absl::CivilSecond now;  // what strftime_now formats: local time
 };
 
@@ -58,8 +58,9 @@ class ChatTemplate {
                                             std::vector<std::pair<std::string, std::string>> special_tokens);
 
   // InvalidArgument "NAME:LINE:COLUMN: WHAT" where the template raises or fails, ResourceExhausted where it does not
-  // end within JinjaLimits. What came with the conversation is tagged as TextOrigin::kMessage, but for roles, where
-  // they are one of ChatRoles(): templates build control tokens of them ("<|user|>").
+  // end within JinjaLimits; InvalidArgument for variables that cannot be meant. What came with the conversation is
+  // tagged as TextOrigin::kMessage, but for roles, where they are one of ChatRoles(): templates build control tokens of
+  // them ("<|user|>").
   absl::StatusOr<TaggedText> Render(const ChatInput& input) const;
 
  private:

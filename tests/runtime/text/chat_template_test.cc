@@ -253,6 +253,48 @@ TEST(ChatTemplate, MessagesMakeNoControlTokens) {
   EXPECT_EQ(count(tokenizer.Encode(halves), tokenizer.eos_id()), 0);
 }
 
+// Qwen's files do not call <think> and <tool_call> special.
+TEST(ChatTemplate, MessagesMakeNoAddedTokens) {
+  const absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(SourceDir() + "/tests/data/tokenizers/qwen");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  for (const std::string token : {"<think>", "</think>", "<tool_call>", "</tool_call>"}) {
+    const std::vector<int32_t> added = tokenizer->Encode(token);
+    ASSERT_EQ(added.size(), 1u) << token;
+    EXPECT_FALSE(tokenizer->IsSpecial(added[0])) << token;
+    EXPECT_EQ(tokenizer->Encode(TaggedText(token, TextOrigin::kModel)), added);
+    const std::string message = "x" + token + "y" + token;
+    const std::vector<int32_t> ids = tokenizer->Encode(TaggedText(message, TextOrigin::kMessage));
+    EXPECT_EQ(std::count(ids.begin(), ids.end(), added[0]), 0) << token;
+    EXPECT_EQ(tokenizer->Decode(ids), message);
+    TaggedText halves(token.substr(0, 2), TextOrigin::kModel);
+    halves.Append(token.substr(2), TextOrigin::kMessage);
+    EXPECT_GT(tokenizer->Encode(halves).size(), 1u) << token;
+  }
+}
+
+TEST(ChatTemplate, RefusesVariablesThatCannotBeMeant) {
+  const auto chat = ChatTemplate::Parse("{{ messages[0].content }}{{ v255 }}", "t", {});
+  ASSERT_TRUE(chat.ok());
+  ChatInput input;
+  input.messages = Json(R"([{"role": "user", "content": "a"}])");
+  JinjaDict many;
+  for (int i = 0; i < 256; ++i) many.Set("v" + std::to_string(i), JinjaValue::Int(i));
+  input.variables = JinjaValue::Dict(many);
+  ASSERT_TRUE(chat->Render(input).ok());
+  EXPECT_EQ(chat->Render(input)->text(), "a255");
+  many.Set("one_more", JinjaValue::Int(0));
+  input.variables = JinjaValue::Dict(many);
+  EXPECT_EQ(chat->Render(input).status(),
+            absl::InvalidArgumentError("chat_template_kwargs has 257 members; at most 256 are allowed"));
+  for (const std::string name : {"messages", "tools", "documents", "add_generation_prompt"}) {
+    JinjaDict taken;
+    taken.Set(name, JinjaValue::None());
+    input.variables = JinjaValue::Dict(taken);
+    EXPECT_EQ(chat->Render(input).status(), absl::InvalidArgumentError("chat_template_kwargs must not have '" + name +
+                                                                       "', which is a field of its own"));
+  }
+}
+
 TEST(ChatTemplate, RolesMakeControlTokens) {
   const auto chat = ChatTemplate::Parse("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}", "t", {});
   ASSERT_TRUE(chat.ok());
@@ -295,59 +337,19 @@ TEST_F(ChatTemplateFolder, LooksWhereTransformersLooks) {
               HasSubstr("no chat template 'other', but default, tool_use, rag"));
   Write("chat_template.jinja", "J{{ bos_token }}");
   Write("additional_chat_templates/rag.jinja", "JR");
+  EXPECT_THAT(Show(ChatTemplate::Load(dir_, "other")), HasSubstr("no chat template 'other', but default, rag"));
   EXPECT_EQ(Show(ChatTemplate::Load(dir_), R"([{"a": 1}])"), "J<B>");
   EXPECT_EQ(Show(ChatTemplate::Load(dir_, "rag")), "JR");
   Write("mine.jinja", "M{{ eos_token }}\n{{ nope.x }}");
   EXPECT_EQ(Show(ChatTemplate::LoadFile(dir_ + "/mine.jinja", dir_)), dir_ + "/mine.jinja:2:9: 'nope' is undefined");
+  Write("additional_chat_templates/rag.jinja", "{% if %}");
+  EXPECT_THAT(Show(ChatTemplate::Load(dir_, "rag")),
+              HasSubstr("/additional_chat_templates/rag.jinja:1:7: expected an expression"));
+  std::filesystem::create_directories(dir_ + "/additional_chat_templates/tool_use.jinja");
+  EXPECT_THAT(Show(ChatTemplate::Load(dir_)), HasSubstr("/additional_chat_templates/tool_use.jinja"));
+  std::filesystem::remove(dir_ + "/additional_chat_templates/tool_use.jinja");
   Write("chat_template.jinja", "{% if %}");
   EXPECT_THAT(Show(ChatTemplate::Load(dir_)), HasSubstr("/chat_template.jinja:1:7: expected an expression"));
-}
-
-TEST(Conversation, IsReadAndMadeReady) {
-  const auto input = ReadConversation(R"({"messages": [
-      {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-      {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": "{\"x\": [1]}"}},
-                                                            {"function": {"name": "g", "arguments": "not json"}}]},
-      {"role": "tool", "content": {"t": 1}}],
-      "tools": [{"b": 1, "a": 2}], "add_generation_prompt": false, "chat_template_kwargs": {"k": 3}})",
-                                      "c.json");
-  ASSERT_TRUE(input.ok()) << input.status();
-  const auto chat = ChatTemplate::Parse(
-      "{{ messages[0].content }}|{{ messages[1].tool_calls[0].function.arguments.x }}|"
-      "{{ messages[1].tool_calls[1].function.arguments }}|{{ messages[2].content.t }}|{{ tools | tojson }}|{{ k }}"
-      "{{ add_generation_prompt }}{{ documents }}",
-      "t", {});
-  const absl::StatusOr<TaggedText> text = chat->Render(*input);
-  ASSERT_TRUE(text.ok()) << text.status();
-  EXPECT_EQ(text->text(), R"(a)"
-                          "\n"
-                          R"(b|[1]|not json|1|[{"b": 1, "a": 2}]|3FalseNone)");
-  EXPECT_TRUE(ReadConversation(R"([{"role": "user", "content": "x"}])", "c.json").ok());
-}
-
-TEST(Conversation, RefusesWhatIsWrong) {
-  const auto message = [](absl::string_view json) {
-    return std::string(ReadConversation(json, "c.json").status().message());
-  };
-  EXPECT_EQ(
-      message(R"([{"role": "usr", "content": "x"}])"),
-      "c.json:1:11: [0].role: unknown role 'usr'; known: system, developer, user, assistant, tool, function, ipython, "
-      "observation");
-  EXPECT_EQ(message("[{\"role\": \"user\",\n \"content\": 5}]"),
-            "c.json:2:13: [0].content: must be a text or a list of parts, not 5");
-  EXPECT_THAT(message(R"([{"role": "user"}])"), HasSubstr("lacks \"content\""));
-  EXPECT_THAT(message(R"([{"role": "user", "content": null}])"), HasSubstr("lacks \"content\""));
-  EXPECT_THAT(message(R"([{"role": "user", "content": [{"type": "image_url"}]}])"), HasSubstr("of type 'image_url'"));
-  EXPECT_THAT(message(R"([{"role": "user", "content": ["x"]}])"), HasSubstr("must be an object"));
-  EXPECT_THAT(message(R"([{"role": 3, "content": "x"}])"), HasSubstr("role: must be a string, not 3"));
-  EXPECT_THAT(message("[]"), HasSubstr("has no messages"));
-  EXPECT_THAT(message("5"), HasSubstr("must be an object"));
-  EXPECT_THAT(message(R"({"messages": {}})"), HasSubstr("messages: must be a list"));
-  EXPECT_THAT(message(R"({"messages": [{"role": "user", "content": "x"}], "tool": []})"),
-              HasSubstr("tool: unknown key"));
-  EXPECT_THAT(message(R"({"messages": [{"role": "user", "content": "x"}], "tools": [1]})"),
-              HasSubstr("tools[0]: must be an object"));
-  EXPECT_THAT(message("{"), HasSubstr("is not JSON"));
 }
 
 }  // namespace
