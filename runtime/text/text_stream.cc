@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "absl/algorithm/container.h"
+
 namespace tokenferry {
 
 namespace {
@@ -81,7 +83,8 @@ std::string TextStream::Push(int32_t token) {
     return rest;
   }
   if (tokenizer_.IsSpecial(token)) {
-    Append(std::string(tokenizer_.TokenBytes(token)), ShowSpecial::kNo);
+    const std::string text(tokenizer_.TokenBytes(token));
+    Append(text, absl::c_linear_search(rules_.shown_tokens, text) ? ShowSpecial::kYes : ShowSpecial::kNo);
   } else {
     Append(decoder_.Push(token), ShowSpecial::kYes);
   }

@@ -15,6 +15,7 @@ namespace tokenferry {
 struct StopRules {
   std::vector<int32_t> stop_tokens;       // end-of-sequence ids; not shown
   std::vector<std::string> stop_strings;  // not empty; neither they nor what follows is shown
+  std::vector<std::string> shown_tokens;  // texts of special tokens that are shown all the same
 };
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength };

@@ -170,7 +170,7 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Parse(absl::string_view text, absl::s
                                                  SpecialTexts special_tokens) {
   ChatTemplate result;
   TF_ASSIGN_OR_RETURN(JinjaTemplate parsed, JinjaTemplate::Parse(text, name));
-  result.by_name_.emplace_back(kDefault, std::move(parsed));
+  result.by_name_.push_back({std::string(kDefault), std::string(text), std::move(parsed)});
   result.special_tokens_ = std::move(special_tokens);
   return result;
 }
@@ -202,7 +202,7 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_dir, ab
     const bool wanted = name.empty() ? known.name == kDefault || known.name == kToolUse : known.name == name;
     if (!wanted) continue;
     TF_ASSIGN_OR_RETURN(JinjaTemplate parsed, JinjaTemplate::Parse(known.text, known.place));
-    result.by_name_.emplace_back(name.empty() ? known.name : std::string(kDefault), std::move(parsed));
+    result.by_name_.push_back({name.empty() ? known.name : std::string(kDefault), known.text, std::move(parsed)});
   }
   if (!result.by_name_.empty()) return result;
   return absl::NotFoundError(absl::StrCat(
@@ -210,16 +210,20 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_dir, ab
       names.empty() ? "; give one with --chat-template FILE" : absl::StrCat(", but ", absl::StrJoin(names, ", "))));
 }
 
+const ChatTemplate::Named& ChatTemplate::For(WithTools tools) const {
+  const Named* chosen = &by_name_.front();
+  for (const absl::string_view wanted : {kDefault, tools == WithTools::kYes ? kToolUse : kDefault}) {
+    for (const Named& named : by_name_) {
+      if (named.name == wanted) chosen = &named;
+    }
+  }
+  return *chosen;
+}
+
+bool ChatTemplate::Mentions(absl::string_view text) const { return absl::StrContains(For(WithTools::kYes).text, text); }
+
 absl::StatusOr<TaggedText> ChatTemplate::Render(const ChatInput& input) const {
   TF_RETURN_IF_ERROR(CheckVariables(input.variables));
-  const absl::string_view wanted = input.tools.Truthy() ? kToolUse : kDefault;
-  const JinjaTemplate* chosen = &by_name_.front().second;
-  for (const auto& [name, parsed] : by_name_) {
-    if (name == kDefault) chosen = &parsed;
-  }
-  for (const auto& [name, parsed] : by_name_) {
-    if (name == wanted) chosen = &parsed;
-  }
   JinjaVariables variables;
   for (const auto& [name, text] : special_tokens_) {
     variables.emplace_back(name, JinjaValue::Text(text, TextOrigin::kModel));
@@ -233,7 +237,7 @@ absl::StatusOr<TaggedText> ChatTemplate::Render(const ChatInput& input) const {
   variables.emplace_back("tools", OrNone(input.tools));
   variables.emplace_back("documents", OrNone(input.documents));
   variables.emplace_back("add_generation_prompt", JinjaValue::Bool(input.next_turn == NextTurn::kAssistant));
-  return chosen->Render(variables, input.now);
+  return For(input.tools.Truthy() ? WithTools::kYes : WithTools::kNo).parsed.Render(variables, input.now);
 }
 
 }  // namespace tokenferry

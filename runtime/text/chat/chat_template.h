@@ -63,9 +63,19 @@ class ChatTemplate {
   // them ("<|user|>").
   absl::StatusOr<TaggedText> Render(const ChatInput& input) const;
 
+  // Whether `text` stands in the template that is for conversations with tools.
+  bool Mentions(absl::string_view text) const;
+
  private:
+  struct Named {
+    std::string name, text;
+    JinjaTemplate parsed;
+  };
+  enum class WithTools : uint8_t { kNo, kYes };
   ChatTemplate() = default;
-  std::vector<std::pair<std::string, JinjaTemplate>> by_name_;  // one, or "default" and others
+  const Named& For(WithTools tools) const;
+
+  std::vector<Named> by_name_;  // one, or "default" and others
   std::vector<std::pair<std::string, std::string>> special_tokens_;
 };
 

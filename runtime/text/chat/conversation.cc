@@ -138,6 +138,10 @@ JinjaValue NormalizeMessages(const JinjaValue& messages) {
       for (const JinjaValue& call : calls.sequence()->items) new_calls.push_back(WithObjectArguments(call));
       normal.Set("tool_calls", JinjaValue::List(std::move(new_calls)));
     }
+    const JinjaValue reasoning = message.Get("reasoning");
+    if (reasoning.text() != nullptr && message.Get("reasoning_content").text() == nullptr) {
+      normal.Set("reasoning_content", reasoning);
+    }
     out.push_back(JinjaValue::Dict(std::move(normal)));
   }
   return JinjaValue::List(std::move(out));

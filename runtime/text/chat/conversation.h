@@ -15,7 +15,8 @@ namespace tokenferry {
 absl::Status CheckMessages(const JsonNode& messages);
 
 // What clients write and templates seldom read: parts of text become one text, joined by newlines; the `arguments` of
-// tool calls, where they are a text, become the object that is written in it (left alone where there is none).
+// tool calls, where they are a text, become the object that is written in it (left alone where there is none);
+// `reasoning` becomes `reasoning_content` too, which is the name that templates know.
 JinjaValue NormalizeMessages(const JinjaValue& messages);
 
 // {"messages": [..], "tools", "documents", "add_generation_prompt", "chat_template_kwargs"}, or the bare list of
