@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +12,7 @@
 #include "runtime/serve/api/generation_request.h"
 #include "runtime/serve/http/http_error.h"
 #include "runtime/serve/protocol/messages.h"
+#include "runtime/serve/tools/output_parser.h"
 #include "runtime/text/tokenizer.h"
 
 namespace tokenferry {
@@ -22,12 +25,13 @@ struct AnswerToken {
   bool has_logprob = true;          // not the first token of a prompt
 };
 
-enum class ChoiceEnd : uint8_t { kNone, kStopToken, kStopString, kLength };
+enum class ChoiceEnd : uint8_t { kNone, kStopToken, kStopString, kLength, kToolCalls };
 
 // A part of a choice: everything when the answer is whole, else what is new.
 struct ChoicePart {
   int64_t choice_idx = 0;
-  std::string text;
+  std::string text;                 // of completions
+  std::vector<OutputPiece> pieces;  // of chats
   std::vector<AnswerToken> tokens;
   ChoiceEnd end = ChoiceEnd::kNone;
   std::string stop_string;  // kStopString: which
@@ -49,6 +53,11 @@ struct AnswerFacts {
   bool routing = false;
   int64_t num_moe_layers = 0, top_k = 0;  // of AnswerToken::expert_idx
 };
+
+// A tool call's id, different from that of any other call: PREFIX and numbers.
+std::string CallId(absl::string_view prefix, const AnswerFacts& facts, int64_t choice_idx, int64_t call_idx);
+// The JSON object that a text is; none where it is something else, or unfinished.
+std::optional<nlohmann::ordered_json> ParseObject(absl::string_view text);
 
 // Of one route. Every function returns text that is ready to be sent; stream events end with their empty line.
 class AnswerFormat {

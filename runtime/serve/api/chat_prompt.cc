@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/serve/api/api_status.h"
 #include "runtime/text/chat/conversation.h"
@@ -49,6 +51,17 @@ absl::StatusOr<ChatInput> ReadConversationOf(BodyFields& fields, absl::string_vi
   return input;
 }
 
+// What the prompt ends with, as its template has written it.
+bool EndsWithWord(const TaggedText& prompt, absl::string_view word) {
+  const absl::string_view text = absl::StripTrailingAsciiWhitespace(prompt.text());
+  return absl::EndsWith(text, word) && prompt.IsAll(TextOrigin::kModel, text.size() - word.size(), text.size());
+}
+
+Thinking ThinkingAfter(const TaggedText& prompt, const ServedModel& model) {
+  if (!model.thinks || EndsWithWord(prompt, "</think>")) return Thinking::kNever;
+  return EndsWithWord(prompt, "<think>") ? Thinking::kHasBegun : Thinking::kMayBegin;
+}
+
 }  // namespace
 
 absl::Status ReadChatPrompt(BodyFields& fields, absl::string_view body, const ServedModel& model,
@@ -62,6 +75,10 @@ absl::Status ReadChatPrompt(BodyFields& fields, absl::string_view body, const Se
   TF_RETURN_IF_ERROR(AboutField("messages", text.status()));
   out->prompts.push_back({model.tokenizer.Encode(*text), text->text()});
   if (out->prompts.back().ids.empty()) return FieldError("messages", "the chat template makes no text of them");
+  TF_ASSIGN_OR_RETURN(const bool parallel, fields.Switch("parallel_tool_calls", true));
+  out->output = {.tools = conversation.tools.Truthy() ? model.tool_format : nullptr,
+                 .thinking = ThinkingAfter(*text, model),
+                 .calls = parallel ? CallCount::kAny : CallCount::kOne};
   return absl::OkStatus();
 }
 

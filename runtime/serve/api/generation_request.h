@@ -11,6 +11,7 @@
 #include "runtime/serve/api/api_limits.h"
 #include "runtime/serve/api/body_fields.h"
 #include "runtime/serve/api/served_model.h"
+#include "runtime/serve/tools/output_parser.h"
 
 namespace tokenferry {
 
@@ -27,8 +28,9 @@ struct GenerationRequest {
   std::vector<std::string> stop;
   int32_t num_logprobs = -1;  // likeliest tokens to report beside each token; -1: no logprobs at all
   bool stream = false, include_usage = false;
-  bool echo = false;     // completions: the prompt's text first
-  bool routing = false;  // the experts of every token
+  bool echo = false;                  // completions: the prompt's text first
+  bool routing = false;               // the experts of every token
+  std::optional<OutputRules> output;  // of chats: how the text is taken apart
   std::string cache_salt;
   absl::Duration timeout;
   int64_t num_ignored_fields = 0;

@@ -25,6 +25,8 @@ Json StopReason(ChoiceEnd end) {
       return "stop_sequence";
     case ChoiceEnd::kLength:
       return "max_tokens";
+    case ChoiceEnd::kToolCalls:
+      return "tool_use";
   }
   return nullptr;
 }
@@ -45,12 +47,63 @@ Json MessageJson(const AnswerFacts& facts) {
   return {{"id", facts.id}, {"type", "message"}, {"role", "assistant"}, {"model", facts.model}};
 }
 
-// One choice, one block of text.
+// A block without what will come of it.
+Json EmptyBlock(const AnswerFacts& facts, const OutputPiece& piece) {
+  switch (piece.kind) {
+    case PieceKind::kReasoning:
+      return {{"type", "thinking"}, {"thinking", ""}, {"signature", ""}};
+    case PieceKind::kCall:
+    case PieceKind::kArguments:
+      return {{"type", "tool_use"},
+              {"id", CallId("toolu_", facts, 0, piece.call_idx)},
+              {"name", piece.text},
+              {"input", Json::object()}};
+    case PieceKind::kText:
+      break;
+  }
+  return {{"type", "text"}, {"text", ""}};
+}
+
+Json Delta(const OutputPiece& piece) {
+  switch (piece.kind) {
+    case PieceKind::kReasoning:
+      return {{"type", "thinking_delta"}, {"thinking", piece.text}};
+    case PieceKind::kArguments:
+      return {{"type", "input_json_delta"}, {"partial_json", piece.text}};
+    case PieceKind::kCall:
+    case PieceKind::kText:
+      break;
+  }
+  return {{"type", "text_delta"}, {"text", piece.text}};
+}
+
+// Arguments that are no JSON object, as those of an answer that was cut, come as {"arguments": TEXT}.
+Json InputOf(const std::string& arguments) {
+  const std::optional<Json> input = ParseObject(arguments);
+  return input ? *input : Json{{"arguments", arguments}};
+}
+
+Json ContentJson(const AnswerFacts& facts, const ChoicePart& choice) {
+  Json content = Json::array();
+  for (const OutputPiece& piece : choice.pieces) {
+    if (piece.kind == PieceKind::kArguments) {
+      content.back()["input"] = InputOf(piece.text);
+      continue;
+    }
+    content.push_back(EmptyBlock(facts, piece));
+    if (piece.kind == PieceKind::kText) content.back()["text"] = piece.text;
+    if (piece.kind == PieceKind::kReasoning) content.back()["thinking"] = piece.text;
+  }
+  if (content.empty()) content.push_back({{"type", "text"}, {"text", ""}});
+  return content;
+}
+
+// One choice, whose pieces are blocks.
 class MessagesAnswers final : public AnswerFormat {
  public:
   std::string Whole(const AnswerFacts& facts, absl::Span<const ChoicePart> choices, const Usage& usage) override {
     Json json = MessageJson(facts);
-    json["content"] = Json::array({{{"type", "text"}, {"text", choices[0].text}}});
+    json["content"] = ContentJson(facts, choices[0]);
     json["stop_reason"] = StopReason(choices[0].end);
     json["stop_sequence"] = StopSequence(choices[0]);
     json["usage"] = {{"input_tokens", usage.prompt_tokens},
@@ -65,20 +118,26 @@ class MessagesAnswers final : public AnswerFormat {
     message["stop_reason"] = nullptr;
     message["stop_sequence"] = nullptr;
     message["usage"] = {{"input_tokens", facts.prompt_tokens}, {"output_tokens", 0}};
-    return Event({{"type", "message_start"}, {"message", std::move(message)}}) +
-           Event({{"type", "content_block_start"}, {"index", 0}, {"content_block", {{"type", "text"}, {"text", ""}}}});
+    return Event({{"type", "message_start"}, {"message", std::move(message)}});
   }
 
-  std::string StreamPart(const AnswerFacts&, const ChoicePart& part) override {
+  std::string StreamPart(const AnswerFacts& facts, const ChoicePart& part) override {
     last_ = {{"stop_reason", StopReason(part.end)}, {"stop_sequence", StopSequence(part)}};
-    if (part.text.empty()) return "";
-    return Event(
-        {{"type", "content_block_delta"}, {"index", 0}, {"delta", {{"type", "text_delta"}, {"text", part.text}}}});
+    std::string events;
+    for (const OutputPiece& piece : part.pieces) {
+      const bool goes_on =
+          open_ && piece.kind != PieceKind::kCall && (piece.kind == PieceKind::kArguments || piece.kind == *open_);
+      if (!goes_on) events += BeginBlock(facts, piece);
+      if (piece.kind == PieceKind::kCall) continue;
+      events += Event({{"type", "content_block_delta"}, {"index", block_idx_}, {"delta", Delta(piece)}});
+    }
+    return events;
   }
 
-  std::string StreamEnd(const AnswerFacts&, const Usage* usage) override {
+  std::string StreamEnd(const AnswerFacts& facts, const Usage* usage) override {
     const int64_t num_tokens = usage == nullptr ? 0 : usage->completion_tokens;
-    return Event({{"type", "content_block_stop"}, {"index", 0}}) +
+    const std::string empty = open_ ? "" : BeginBlock(facts, {});
+    return empty + EndBlock() +
            Event({{"type", "message_delta"}, {"delta", last_}, {"usage", {{"output_tokens", num_tokens}}}}) +
            Event({{"type", "message_stop"}});
   }
@@ -92,7 +151,18 @@ class MessagesAnswers final : public AnswerFormat {
   }
 
  private:
-  Json last_;  // why the choice has ended
+  std::string BeginBlock(const AnswerFacts& facts, const OutputPiece& first) {
+    const std::string end = open_ ? EndBlock() : "";
+    block_idx_ += 1;
+    open_ = first.kind;
+    return end +
+           Event({{"type", "content_block_start"}, {"index", block_idx_}, {"content_block", EmptyBlock(facts, first)}});
+  }
+  std::string EndBlock() const { return Event({{"type", "content_block_stop"}, {"index", block_idx_}}); }
+
+  int64_t block_idx_ = -1;         // of the block that is open
+  std::optional<PieceKind> open_;  // what has begun it
+  Json last_;                      // why the choice has ended
 };
 
 }  // namespace

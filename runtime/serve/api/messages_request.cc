@@ -77,6 +77,7 @@ absl::Status AddMessage(const Json& message, Json* out) {
     return absl::OkStatus();
   }
   Json text_blocks = Json::array(), calls = Json::array();
+  std::string thinking;
   for (const Json& block : content) {
     if (IsBlock(block, "tool_result")) {
       TF_ASSIGN_OR_RETURN(Json answer, ConvertToolResult(block, kParam));
@@ -84,13 +85,17 @@ absl::Status AddMessage(const Json& message, Json* out) {
     } else if (IsBlock(block, "tool_use")) {
       TF_ASSIGN_OR_RETURN(Json call, ConvertToolUse(block, kParam));
       calls.push_back(std::move(call));
-    } else if (!IsBlock(block, "thinking") && !IsBlock(block, "redacted_thinking")) {
+    } else if (IsBlock(block, "thinking")) {
+      TF_ASSIGN_OR_RETURN(const std::string part, StringOf(block, "thinking", kParam));
+      thinking += part;
+    } else if (!IsBlock(block, "redacted_thinking")) {
       text_blocks.push_back(block);
     }
   }
   TF_ASSIGN_OR_RETURN(std::string text, TextOf(text_blocks, kParam));
   if (text_blocks.empty() && calls.empty()) return absl::OkStatus();
   Json converted = {{"role", role}, {"content", std::move(text)}};
+  if (!thinking.empty()) converted["reasoning_content"] = std::move(thinking);
   if (!calls.empty()) converted["tool_calls"] = std::move(calls);
   out->push_back(std::move(converted));
   return absl::OkStatus();
@@ -111,6 +116,39 @@ absl::StatusOr<Json> ConvertTools(const Json& tools) {
   return converted;
 }
 
+std::string TypeOf(const Json& object) {
+  const auto type = object.is_object() ? object.find("type") : object.end();
+  return type != object.end() && type->is_string() ? type->get<std::string>() : "";
+}
+
+// {"type": "auto" or "none", "disable_parallel_tool_use": ..}
+absl::Status ConvertToolChoice(const Json& choice, Json* out) {
+  const std::string type = choice == Json::object() ? "auto" : TypeOf(choice);
+  if (type != "auto" && type != "none") {
+    return FieldError("tool_choice", "only {\"type\": \"auto\"} and {\"type\": \"none\"} are supported");
+  }
+  (*out)["tool_choice"] = type;
+  const auto single = choice.find("disable_parallel_tool_use");
+  if (single == choice.end()) return absl::OkStatus();
+  if (!single->is_boolean()) return FieldError("tool_choice.disable_parallel_tool_use", "must be true or false");
+  (*out)["parallel_tool_calls"] = !single->get<bool>();
+  return absl::OkStatus();
+}
+
+// {"type": "enabled" or "disabled", ..} as the variables by which templates know it: Qwen's and DeepSeek's.
+absl::Status ConvertThinking(const Json& thinking, Json* variables) {
+  const std::string type = TypeOf(thinking);
+  if (type == "adaptive") return absl::OkStatus();  // as the model likes
+  if (type != "enabled" && type != "disabled") {
+    return FieldError("thinking", "the type must be enabled, disabled or adaptive");
+  }
+  if (!variables->is_null() && !variables->is_object()) return absl::OkStatus();  // refused where it is read
+  for (const char* name : {"enable_thinking", "thinking"}) {
+    if (!variables->contains(name)) (*variables)[name] = type == "enabled";
+  }
+  return absl::OkStatus();
+}
+
 // The body as chat templates would have it.
 absl::StatusOr<std::string> ConvertConversation(const Json& body) {
   Json messages = Json::array();
@@ -127,21 +165,19 @@ absl::StatusOr<std::string> ConvertConversation(const Json& body) {
     TF_ASSIGN_OR_RETURN(converted["tools"], ConvertTools(body["tools"]));
   }
   if (body.contains("chat_template_kwargs")) converted["chat_template_kwargs"] = body["chat_template_kwargs"];
+  if (body.contains("thinking") && !body["thinking"].is_null()) {
+    TF_RETURN_IF_ERROR(ConvertThinking(body["thinking"], &converted["chat_template_kwargs"]));
+  }
+  if (body.contains("tool_choice") && !body["tool_choice"].is_null()) {
+    TF_RETURN_IF_ERROR(ConvertToolChoice(body["tool_choice"], &converted));
+  }
   return CompactJson(converted);
-}
-
-bool IsAutoChoice(const nlohmann::json& choice) {
-  return choice.is_object() && (!choice.contains("type") || choice["type"] == "auto");
 }
 
 absl::Status ReadPrompt(BodyFields& fields, const std::string& body, const ServedModel& model, const ApiLimits& limits,
                         GenerationRequest* out) {
-  for (const char* known : {"system", "messages", "tools", "chat_template_kwargs"}) {
+  for (const char* known : {"system", "messages", "tools", "chat_template_kwargs", "thinking", "tool_choice"}) {
     TF_RETURN_IF_ERROR(fields.Node(known).status());
-  }
-  TF_ASSIGN_OR_RETURN(const auto choice, fields.Node("tool_choice"));
-  if (choice && !IsAutoChoice(choice->value())) {
-    return FieldError("tool_choice", "only {\"type\": \"auto\"} is supported");
   }
   // Within limits and without a key twice, as BodyFields has seen.
   TF_ASSIGN_OR_RETURN(const std::string converted, ConvertConversation(Json::parse(body)));

@@ -21,6 +21,8 @@ Json FinishReasonOf(ChoiceEnd end) {
       return "stop";
     case ChoiceEnd::kLength:
       return "length";
+    case ChoiceEnd::kToolCalls:
+      return "tool_calls";
   }
   return nullptr;
 }
@@ -50,6 +52,64 @@ Json RoutingJson(const AnswerFacts& facts, const std::vector<AnswerToken>& token
 
 Json Skeleton(const AnswerFacts& facts, const char* object) {
   return {{"id", facts.id}, {"object", object}, {"created", facts.created}, {"model", facts.model}};
+}
+
+std::string Concatenated(const ChoicePart& part, PieceKind kind) {
+  std::string text;
+  for (const OutputPiece& piece : part.pieces) {
+    if (piece.kind == kind) text += piece.text;
+  }
+  return text;
+}
+
+// Whole calls, or what is new of them: a stream numbers them, and tells id and name of a call once.
+enum class CallForm : uint8_t { kWhole, kDelta };
+Json ToolCallsJson(const AnswerFacts& facts, const ChoicePart& part, CallForm form) {
+  Json calls = Json::array();
+  int64_t last_idx = -1;
+  for (const OutputPiece& piece : part.pieces) {
+    if (piece.call_idx < 0) continue;
+    if (piece.call_idx != last_idx) {
+      Json call = form == CallForm::kDelta ? Json{{"index", piece.call_idx}} : Json::object();
+      if (piece.kind == PieceKind::kCall) {
+        call["id"] = CallId("call_", facts, part.choice_idx, piece.call_idx);
+        call["type"] = "function";
+        call["function"]["name"] = piece.text;
+      }
+      call["function"]["arguments"] = "";
+      calls.push_back(std::move(call));
+      last_idx = piece.call_idx;
+    }
+    if (piece.kind != PieceKind::kArguments) continue;
+    calls.back()["function"]["arguments"].get_ref<std::string&>() += piece.text;
+  }
+  return calls;
+}
+
+// Two names are in use.
+void AddReasoning(const ChoicePart& part, Json& message) {
+  const std::string reasoning = Concatenated(part, PieceKind::kReasoning);
+  if (reasoning.empty()) return;
+  message["reasoning_content"] = reasoning;
+  message["reasoning"] = reasoning;
+}
+
+Json MessageJson(const AnswerFacts& facts, const ChoicePart& part) {
+  Json message = {{"role", "assistant"}, {"content", Concatenated(part, PieceKind::kText)}};
+  AddReasoning(part, message);
+  Json calls = ToolCallsJson(facts, part, CallForm::kWhole);
+  if (calls.empty()) return message;
+  if (message["content"] == "") message["content"] = nullptr;
+  message["tool_calls"] = std::move(calls);
+  return message;
+}
+
+Json DeltaJson(const AnswerFacts& facts, const ChoicePart& part) {
+  Json delta = Json::object();
+  AddReasoning(part, delta);
+  if (std::string text = Concatenated(part, PieceKind::kText); !text.empty()) delta["content"] = std::move(text);
+  if (Json calls = ToolCallsJson(facts, part, CallForm::kDelta); !calls.empty()) delta["tool_calls"] = std::move(calls);
+  return delta;
 }
 
 class OpenAiFormat : public AnswerFormat {
@@ -153,9 +213,7 @@ class ChatAnswers final : public OpenAiFormat {
   }
 
   std::string StreamPart(const AnswerFacts& facts, const ChoicePart& part) override {
-    Json delta = Json::object();
-    if (!part.text.empty()) delta["content"] = part.text;
-    Json json = Part(facts, part.choice_idx, std::move(delta), part.end);
+    Json json = Part(facts, part.choice_idx, DeltaJson(facts, part), part.end);
     Json& choice = json["choices"][0];
     if (facts.num_logprobs >= 0) choice["logprobs"] = {{"content", Logprobs(part)}};
     if (facts.routing) choice["routing"] = RoutingJson(facts, part.tokens);
@@ -169,7 +227,7 @@ class ChatAnswers final : public OpenAiFormat {
 
   Json WholeChoice(const AnswerFacts& facts, const ChoicePart& part) const override {
     Json choice = {{"index", part.choice_idx},
-                   {"message", {{"role", "assistant"}, {"content", part.text}}},
+                   {"message", MessageJson(facts, part)},
                    {"logprobs", nullptr},
                    {"finish_reason", FinishReasonOf(part.end)}};
     if (facts.num_logprobs >= 0) choice["logprobs"] = {{"content", Logprobs(part)}};

@@ -33,9 +33,17 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(const ServedM
   }
   const std::filesystem::path path = std::filesystem::path(options.dir).lexically_normal();
   const std::string folder = path.has_filename() ? path.filename() : path.parent_path().filename();
-  return std::make_shared<const ServedModel>(ServedModel{
-      options.name.empty() ? folder : options.name, options.max_model_len == 0 ? context : options.max_model_len,
-      std::move(spec), std::move(generation), std::move(tokenizer), std::move(chat_template)});
+  ServedModel model{options.name.empty() ? folder : options.name,
+                    options.max_model_len == 0 ? context : options.max_model_len,
+                    std::move(spec),
+                    std::move(generation),
+                    std::move(tokenizer),
+                    std::move(chat_template)};
+  if (model.chat_template) {
+    model.tool_format = ToolFormatOf(*model.chat_template);
+    model.thinks = model.chat_template->Mentions("</think>");
+  }
+  return std::make_shared<const ServedModel>(std::move(model));
 }
 
 }  // namespace tokenferry

@@ -9,6 +9,7 @@
 #include "core/status.h"
 #include "runtime/model/generation_config.h"
 #include "runtime/model/model_spec.h"
+#include "runtime/serve/tools/tool_format.h"
 #include "runtime/text/chat/chat_template.h"
 #include "runtime/text/tokenizer.h"
 
@@ -21,6 +22,8 @@ struct ServedModel {
   GenerationConfig generation;  // defaults of requests, and the end tokens
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat_template;  // none: the model has none, and cannot chat
+  const ToolFormat* tool_format = nullptr;    // how the template has tools called; null: in none of the ways known
+  bool thinks = false;                        // the template knows reasoning between <think> and </think>
 };
 
 struct ServedModelOptions {

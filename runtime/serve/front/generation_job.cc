@@ -20,8 +20,10 @@ HttpResponse StreamHead() {
   return head;
 }
 
-ChoiceEnd EndOf(const TextStream& stream) {
-  if (stream.finished() != FinishReason::kStop) return ChoiceEnd::kLength;
+ChoiceEnd EndOf(const TextStream& stream, const std::optional<OutputParser>& parser) {
+  const bool one_call = parser && parser->ended();
+  if (stream.finished() != FinishReason::kStop && !one_call) return ChoiceEnd::kLength;
+  if (parser && parser->num_calls() > 0) return ChoiceEnd::kToolCalls;
   return stream.stop_string().empty() ? ChoiceEnd::kStopToken : ChoiceEnd::kStopString;
 }
 
@@ -52,9 +54,11 @@ AddRequest GenerationJob::SequenceOf(size_t idx) const {
 
 void GenerationJob::Start(const std::string& key) {
   const size_t count = request_.prompts.size() * request_.num_choices;
-  const StopRules rules{request_.sampling.stop_token_ids, request_.stop};
+  StopRules rules{request_.sampling.stop_token_ids, request_.stop, {}};
+  if (request_.output) rules.shown_tokens = request_.output->Signs();
   for (size_t i = 0; i < count; ++i) {
-    choices_.push_back({TextStream(around_.model->tokenizer, rules), {}});
+    choices_.push_back({TextStream(around_.model->tokenizer, rules), {}, {}});
+    if (request_.output) choices_[i].parser.emplace(*request_.output);
     choices_[i].part.choice_idx = static_cast<int64_t>(i);
     if (wants_scores()) {
       AnswerToken first;
@@ -122,14 +126,24 @@ void GenerationJob::OnToken(size_t sequence_idx, const TokenUpdate& update) {
   if (sequence_idx % request_.num_choices == 0) usage_.cached_tokens += update.num_cached_tokens;
   around_.metrics.OnToken();
   choice.part.tokens.push_back({update.sampled, update.top, update.expert_idx});
-  choice.part.text += choice.stream.Push(update.sampled.token);
+  TakeText(choice, choice.stream.Push(update.sampled.token));
   if (update.end != OutputEnd::kNone && choice.stream.finished() == FinishReason::kNone) {
-    choice.part.text += choice.stream.Finish();
+    TakeText(choice, choice.stream.Finish());
   }
-  if (choice.stream.finished() == FinishReason::kNone) return;
+  const bool one_call = choice.parser && choice.parser->ended();
+  if (choice.stream.finished() == FinishReason::kNone && !one_call) return;
+  if (choice.parser) choice.parser->Finish(choice.part.pieces);
   choice.part.stop_string = choice.stream.stop_string();
-  EndChoice(choice, EndOf(choice.stream));
+  EndChoice(choice, EndOf(choice.stream, choice.parser));
   if (update.end == OutputEnd::kNone && number_) around_.dispatcher.CancelSequence(*number_, sequence_idx);
+}
+
+void GenerationJob::TakeText(Choice& choice, const std::string& text) {
+  if (choice.parser) {
+    choice.parser->Push(text, choice.part.pieces);
+  } else {
+    choice.part.text += text;
+  }
 }
 
 void GenerationJob::EndChoice(Choice& choice, ChoiceEnd end) {
@@ -157,8 +171,9 @@ void GenerationJob::BeginStream() {
 void GenerationJob::WriteParts() {
   std::string events;
   for (Choice& choice : choices_) {
-    // Text that may still become a stop string, or half a character, is held back, and its tokens with it.
-    if (choice.part.text.empty() && choice.part.end == ChoiceEnd::kNone) continue;
+    // Text that may still become a stop string or a tool call, or half a character, is held back, and its tokens too.
+    const bool nothing_new = choice.part.text.empty() && choice.part.pieces.empty();
+    if (nothing_new && choice.part.end == ChoiceEnd::kNone) continue;
     events += format_->StreamPart(facts_, choice.part);
     ChoicePart next;
     next.choice_idx = choice.part.choice_idx;

@@ -44,6 +44,7 @@ class GenerationJob final : public RequestSink, public std::enable_shared_from_t
  private:
   struct Choice {
     TextStream stream;
+    std::optional<OutputParser> parser;      // of chats
     ChoicePart part;                         // since the last event of a stream, or everything
     size_t num_scored = 1;                   // tokens of the prompt whose scores have come; the first has none
     bool begun = false;                      // the prompt is echoed, or needs not be
@@ -57,6 +58,7 @@ class GenerationJob final : public RequestSink, public std::enable_shared_from_t
   bool AllScored(size_t idx) const;
   // The prompt's text; its tokens are there where logprobs are wanted.
   void Echo(size_t idx);
+  static void TakeText(Choice& choice, const std::string& text);
   void EndChoice(Choice& choice, ChoiceEnd end);
   void WriteParts();
   void BeginStream();
