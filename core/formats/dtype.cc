@@ -18,8 +18,11 @@ constexpr Row kRows[] = {
     {DType::kI32, 32, "I32"},       {DType::kI64, 64, "I64"},       {DType::kBool, 8, "BOOL"},
     {DType::kF64, 64, "F64"},       {DType::kC64, 64, "C64"},       {DType::kU16, 16, "U16"},
     {DType::kU32, 32, "U32"},       {DType::kU64, 64, "U64"},       {DType::kF6E2M3, 6, "F6_E2M3"},
-    {DType::kF6E3M2, 6, "F6_E3M2"}, {DType::kF4, 4, "F4"},
+    {DType::kF6E3M2, 6, "F6_E3M2"}, {DType::kF4, 4, "F4"},          {DType::kU4, 4, "U4"},
+    {DType::kU2, 2, "U2"},
 };
+
+bool IsOfFiles(DType dtype) { return dtype != DType::kU4 && dtype != DType::kU2; }
 
 const Row& Find(DType dtype) {
   const Row& row = kRows[static_cast<int>(dtype)];
@@ -41,7 +44,7 @@ absl::string_view DTypeName(DType dtype) { return Find(dtype).name; }
 
 std::optional<DType> DTypeFromName(absl::string_view name) {
   for (const Row& row : kRows) {
-    if (row.name == name) return row.dtype;
+    if (row.name == name && IsOfFiles(row.dtype)) return row.dtype;
   }
   return std::nullopt;
 }

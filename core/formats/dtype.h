@@ -29,6 +29,9 @@ enum class DType : uint8_t {
   kF6E2M3,  // OCP MX elements, as those that follow
   kF6E3M2,
   kF4,  // E2M1
+  // Of packed codes in memory; files have no such type.
+  kU4,
+  kU2,
 };
 
 int64_t DTypeBits(DType dtype);            // bits per element; elements of fewer than 8 bits are packed

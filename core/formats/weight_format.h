@@ -15,9 +15,18 @@ namespace tokenferry {
 // What a stored element stands for, before it is multiplied by the scale of its block.
 enum class WeightCoding : uint8_t {
   kNumber,     // a number of type `dtype`
-  kZeroPoint,  // that number minus its block's zero point
-  kTable,      // the place of a number in a table that all of the matrix shares
+  kZeroPoint,  // an unsigned integer minus the zero point of its block
+  // The place of a number in a table (CodeTable).
+  kInt4,   // -8 .. 7
+  kE2M1,   // OCP MX: 0, 0.5, 1, 1.5, 2, 3, 4, 6, then the same with a minus
+  kIq4Nl,  // llama.cpp's IQ4_NL
+  kInt2,   // -2 .. 1
 };
+
+// The numbers of four-bit and two-bit codes as integers in units of CodeUnit, [16] (of kInt2 four times [4]); null:
+// `coding` has none. Host memory.
+const int8_t* CodeTable(WeightCoding coding);
+constexpr float CodeUnit(WeightCoding coding) { return coding == WeightCoding::kE2M1 ? 0.5f : 1.0f; }
 
 // A value. value(o, i) = decoded(o, i) * scale((row_offset + o) / block_rows, i / block_cols); blocks at the edges may
 // be partial. A block of [1, n] is what others call a group, one of [1, cols] a channel.
@@ -35,6 +44,15 @@ struct WeightFormat {
 // "BF16", "F8_E4M3 in blocks of 128 x 128 with F32 scales"
 std::string ToString(const WeightFormat& format);
 
+// Bytes of a matrix [rows, cols] in memory: its elements, its scales and its zero points.
+struct WeightBytes {
+  int64_t data = 0, scales = 0, zero_points = 0;
+
+  int64_t total() const { return data + scales + zero_points; }
+  friend bool operator==(const WeightBytes&, const WeightBytes&) = default;
+};
+WeightBytes BytesOf(const WeightFormat& format, int64_t rows, int64_t cols);
+
 // A weight matrix [rows = outputs, cols = inputs], row-major; a row takes whole bytes. Owns nothing. Trivially
 // copyable, and usable in device code.
 struct WeightView {
@@ -42,10 +60,9 @@ struct WeightView {
   const void* data = nullptr;
   int64_t rows = 0;
   int64_t cols = 0;
-  const void* scales = nullptr;       // of format.scale_dtype, row-major, by block; null: there are none
-  int64_t scale_stride = 0;           // scales per row of blocks
-  const void* zero_points = nullptr;  // as `scales`, of format.dtype; kZeroPoint only
-  const float* table = nullptr;       // a number for each code; kTable only
+  const void* scales = nullptr;          // of format.scale_dtype, row-major, by block; null: there are none
+  int64_t scale_stride = 0;              // scales per row of blocks
+  const uint8_t* zero_points = nullptr;  // as `scales`; kZeroPoint only
   int64_t row_offset = 0;  // where this view begins within the stored matrix, so that a slice of one is again a view
 
   DType dtype() const { return format.dtype; }
@@ -87,6 +104,15 @@ struct BF16Weights {
   }
 };
 
+struct F16Weights {
+  static constexpr int64_t kBits = 16;
+  static constexpr bool kIsBF16 = false;
+  static bool Matches(const WeightFormat& f) { return f == WeightFormat{.dtype = DType::kF16}; }
+  static float Value(const WeightView& w, int64_t o, int64_t i) {
+    return ToFloat(static_cast<const FP16*>(w.data)[o * w.cols + i]);
+  }
+};
+
 // Blocks of any shape with one f32 scale each. A value is f32(q) * scale rounded to f32.
 struct F8BlockWeights {
   static constexpr int64_t kBits = 8;
@@ -106,6 +132,25 @@ struct F8BlockWeights {
   }
 };
 
+// Integer codes of 8, 4 or 2 bits in groups of `block_cols` inputs of one row, each with a scale of its own (F32, BF16,
+// F16 or F8_E8M0). A value is f32(integer) * (f32(scale) * unit), rounded to f32 where it must be; the integer is the
+// code itself, the code minus the group's zero point, or the code's number in CodeTable. A row takes whole bytes.
+struct PlanarWeights {
+  static constexpr bool kIsBF16 = false;
+  static constexpr WeightFormat Of(DType dtype, WeightCoding coding, DType scale_dtype, int32_t group) {
+    return {.dtype = dtype, .coding = coding, .scale_dtype = scale_dtype, .block_rows = 1, .block_cols = group};
+  }
+  static bool Matches(const WeightFormat& f);
+  static float Scale(const WeightView& w, int64_t o, int64_t i);        // times the unit
+  static int32_t ZeroPoint(const WeightView& w, int64_t o, int64_t i);  // 0: the format has none
+  static float Value(const WeightView& w, int64_t o, int64_t i);
+
+ private:
+  static int64_t Group(const WeightView& w, int64_t o, int64_t i) {
+    return (w.row_offset + o) * w.scale_stride + i / w.format.block_cols;
+  }
+};
+
 template <class... Formats>
 struct WeightFormatList {
   static bool Contains(const WeightFormat& f) { return (Formats::Matches(f) || ...); }
@@ -114,15 +159,16 @@ struct WeightFormatList {
     return ((Formats::Matches(f) && (visit(Formats()), true)) || ...);
   }
 };
-using WeightFormats = WeightFormatList<F32Weights, BF16Weights, F8BlockWeights>;
+using WeightFormats = WeightFormatList<F32Weights, BF16Weights, F16Weights, F8BlockWeights, PlanarWeights>;
+using CudaWeightFormats = WeightFormatList<F32Weights, BF16Weights, F8BlockWeights>;  // what GPUs have kernels for
 
 // Ends the program: the format is none of WeightFormats. Whoever reads files refuses such weights with a Status before.
 [[noreturn]] void UnknownWeightFormat(const WeightFormat& format);
 
-// visit(F()) with the one F of WeightFormats that the matrix has. The only way from a WeightView to its elements.
-template <class Visitor>
+// visit(F()) with the one F of List that the matrix has. The only way from a WeightView to its elements.
+template <class List = WeightFormats, class Visitor>
 void VisitWeightFormat(const WeightFormat& format, Visitor&& visit) {
-  if (!WeightFormats::Visit(format, visit)) UnknownWeightFormat(format);
+  if (!List::Visit(format, visit)) UnknownWeightFormat(format);
 }
 
 // For those who launch a kernel: the format is known, and the view has what the format needs.

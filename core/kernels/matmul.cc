@@ -142,7 +142,8 @@ void BlockTask(const MatMulKernels& k, const Product& p, const RowBlock& block, 
 
 void FastTask(const MatMulKernels& k, const Product& p, const RowBlock& block, int64_t o, int64_t num_outs,
               Output out) {
-  if (block.num_rows <= kMaxStreamRows || block.w->cols == 0) {
+  const bool streams = block.num_rows <= kMaxStreamRows && StreamedWeightFormats::Contains(block.w->format);
+  if (streams || block.w->cols == 0) {
     StreamTask(k, p, block, o, num_outs, out);
   } else {
     BlockTask(k, p, block, o, num_outs, out);

@@ -130,10 +130,11 @@ HWY_INLINE void StreamTile(const WeightView& w, int64_t o, const BF16* rows, Out
 // table holds the low bytes, then the high bytes, of the values of codes 0 .. 127; bit 7 of a code flips the sign.
 constexpr int64_t kTableBytes = 256, kMaxTables = 160;
 
-// Whether StreamCodedTile can read `w`.
+// Whether StreamCodedTile can read `w`, and rows enough share a table to be worth it.
 bool HasTables(const WeightView& w) {
   const int64_t block = w.format.block_cols;
-  return F8BlockWeights::Matches(w.format) && block % 64 == 0 && (w.cols + block - 1) / block <= kMaxTables;
+  return F8BlockWeights::Matches(w.format) && block % 64 == 0 && w.format.block_rows >= 8 &&
+         (w.cols + block - 1) / block <= kMaxTables;
 }
 
 void MakeTable(float scale, uint8_t* table) {
@@ -248,7 +249,7 @@ void StreamRows(const WeightView& w, int64_t o, int64_t num_outs, const BF16* ro
 }
 
 void StreamWeights(const WeightView& w, int64_t o, int64_t num_outs, const void* rows, int64_t num_rows, Output out) {
-  VisitWeightFormat(w.format, [&](auto format) {
+  VisitWeightFormat<StreamedWeightFormats>(w.format, [&](auto format) {
     StreamRows<decltype(format)>(w, o, num_outs, static_cast<const BF16*>(rows), num_rows, out);
   });
 }

@@ -15,6 +15,10 @@ inline constexpr int64_t kTileOuts = 4;
 inline constexpr int64_t kMaxStreamRows = 8;
 inline constexpr int64_t kTileFloats = 4 * kTileOuts * 16;  // sums of one tile: at most 4 rows, 16 lanes each
 
+// What `stream` reads. Widening codes costs as much as multiplying by them: a panel of planar weights is widened once
+// for all rows, however few they are.
+using StreamedWeightFormats = WeightFormatList<F32Weights, BF16Weights, F16Weights, F8BlockWeights>;
+
 // Inputs [begin, begin + count) of a row or of weight rows; `num_steps` steps are written.
 struct PackSpan {
   int64_t begin, count, num_steps;
@@ -39,7 +43,7 @@ struct MatMulKernels {
   // Weight rows [o, o + num_outs) one after the other, widened or dequantised.
   void (*pack_weights)(const WeightView& w, int64_t o, int64_t num_outs, PackSpan span, void* packed);
   // Few rows (1 .. kMaxStreamRows, whole, packed one after the other): streams weight rows [o, o + num_outs) once. The
-  // output's column 0 is that of weight row 0.
+  // output's column 0 is that of weight row 0. StreamedWeightFormats only.
   void (*stream)(const WeightView& w, int64_t o, int64_t num_outs, const void* rows, int64_t num_rows, Output out);
   // sums (tile by tile, row tiles outermost) += packed rows times packed weights, or = where `begin_sums`. num_outs is
   // a multiple of kTileOuts.

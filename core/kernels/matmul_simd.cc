@@ -168,7 +168,8 @@ struct StreamRows {
 
 template <Compute kCompute>
 void StreamWeights(const WeightView& w, int64_t o, int64_t num_outs, const void* rows, int64_t num_rows, Output out) {
-  WithWeightReader<StreamRows, kCompute>(w, o, num_outs, static_cast<const float*>(rows), num_rows, out);
+  WithWeightReader<StreamRows, kCompute, StreamedWeightFormats>(w, o, num_outs, static_cast<const float*>(rows),
+                                                                num_rows, out);
 }
 
 // ---- many rows ----

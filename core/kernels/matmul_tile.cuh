@@ -153,11 +153,11 @@ __device__ void MultiplyBlock(const ProductRows<X>& rows, const WeightView& w, i
   }
 }
 
-// launch(F()) with the one F that VisitWeightFormat finds; its status.
+// launch(F()) with the one F of CudaWeightFormats that matches; its status. Who loads weights has refused all others.
 template <class Launch>
 absl::Status LaunchForFormat(const WeightFormat& format, const Launch& launch) {
   absl::Status status;
-  VisitWeightFormat(format, [&](auto f) { static_cast<void>(status = launch(f)); });
+  VisitWeightFormat<CudaWeightFormats>(format, [&](auto f) { static_cast<void>(status = launch(f)); });
   return status;
 }
 

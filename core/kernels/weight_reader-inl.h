@@ -7,6 +7,7 @@
 #endif
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/kernels/lanes-inl.h"
 #include "core/kernels/matmul_values.h"
@@ -165,10 +166,110 @@ class WeightReader<F8BlockWeights, kCompute> : public WeightReaderBase<F8BlockWe
   float scale_ = 1.0f;
 };
 
+template <Compute kCompute>
+class WeightReader<F16Weights, kCompute> : public WeightReaderBase<F16Weights, kCompute> {
+ public:
+  using WeightReaderBase<F16Weights, kCompute>::WeightReaderBase;
+  HWY_INLINE Lanes Load(int64_t i) const {
+    const hn::Rebind<hwy::float16_t, F32Tag> df16;
+    const auto* p = reinterpret_cast<const hwy::float16_t*>(this->row_) + i;
+    Lanes r;
+    for (int v = 0; v < kVecs; ++v) r.v[v] = hn::PromoteTo(F32Tag(), hn::LoadU(df16, p + v * kVecLanes));
+    return this->Rounded(r);
+  }
+};
+
+// Integer codes in groups. A segment is a group, unless steps of 16 inputs cross from group to group.
+template <Compute kCompute>
+class WeightReader<PlanarWeights, kCompute> {
+ public:
+  WeightReader(const WeightView& w, int64_t o)
+      : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.row_bytes()), bits_(DTypeBits(w.dtype())) {
+    if (const int8_t* table = CodeTable(w.format.coding)) std::copy_n(table, 16, table_);
+    is_table_ = CodeTable(w.format.coding) != nullptr;
+    // Unsigned bytes are read as signed ones, 128 less.
+    flip_ = w.dtype() == DType::kU8 ? 0x80 : 0;
+  }
+
+  static int64_t SegmentEnd(const WeightView& w, int64_t begin, int64_t limit) {
+    const int32_t group = w.format.block_cols;
+    return group % kNumLanes != 0 ? limit : std::min(limit, (begin / group + 1) * group);
+  }
+
+  HWY_INLINE bool Begin(int64_t begin, int64_t /*end*/) {
+    scale_ = PlanarWeights::Scale(*w_, o_, begin);
+    zero_ = static_cast<float>(PlanarWeights::ZeroPoint(*w_, o_, begin) - flip_);
+    return w_->format.block_cols % kNumLanes == 0;
+  }
+
+  // Inputs i .. i + 15; i is a multiple of 16.
+  HWY_INLINE Lanes Load(int64_t i) const {
+    HWY_ALIGN int8_t numbers[kNumLanes];
+    hn::Store(Numbers(i), hn::FixedTag<int8_t, kNumLanes>(), numbers);
+    const hn::Rebind<int8_t, F32Tag> d8;
+    const hn::Rebind<int32_t, F32Tag> d32;
+    Lanes r;
+    for (int v = 0; v < kVecs; ++v) {
+      const auto wide = hn::PromoteTo(d32, hn::LoadU(d8, numbers + v * kVecLanes));
+      const auto number = hn::Sub(hn::ConvertTo(F32Tag(), wide), hn::Set(F32Tag(), zero_));
+      r.v[v] = hn::Mul(number, hn::Set(F32Tag(), scale_));
+    }
+    return kCompute == Compute::kBF16 ? RoundLanesToBF16(r) : r;
+  }
+
+  HWY_NOINLINE Lanes LoadSlowly(int64_t i, int64_t end) const {
+    float values[kNumLanes];
+    for (int l = 0; l < kNumLanes; ++l) {
+      values[l] = i + l < end ? WeightValue<PlanarWeights>(*w_, o_, i + l, kCompute) : kPadWeight;
+    }
+    return LoadLanes(values);
+  }
+
+ private:
+  using BytesTag = hn::FixedTag<uint8_t, 16>;
+
+  HWY_INLINE hn::Vec<hn::FixedTag<int8_t, 16>> Numbers(int64_t i) const {
+    const BytesTag d;
+    const hn::FixedTag<int8_t, 16> di;
+    const uint8_t* p = row_ + i * bits_ / 8;
+    if (bits_ == 8) return hn::BitCast(di, hn::Xor(hn::LoadU(d, p), hn::Set(d, static_cast<uint8_t>(flip_))));
+    const auto codes = bits_ == 4 ? Nibbles(p) : Quarters(p);
+    return is_table_ ? hn::TableLookupBytes(hn::Load(di, table_), hn::BitCast(di, codes)) : hn::BitCast(di, codes);
+  }
+
+  // 16 codes of four bits, the first in the low half of the first byte.
+  HWY_INLINE static hn::Vec<BytesTag> Nibbles(const uint8_t* p) {
+    const BytesTag d;
+    const auto bytes = hn::ZeroExtendVector(d, hn::LoadU(hn::FixedTag<uint8_t, 8>(), p));
+    return hn::InterleaveLower(d, hn::And(bytes, hn::Set(d, 0x0F)), hn::ShiftRight<4>(bytes));
+  }
+
+  // 16 codes of two bits, the first in the lowest of the first byte.
+  HWY_INLINE static hn::Vec<BytesTag> Quarters(const uint8_t* p) {
+    const BytesTag d;
+    const hn::FixedTag<uint16_t, 8> d16;
+    uint32_t word;
+    std::memcpy(&word, p, sizeof(word));
+    const auto bytes = hn::BitCast(d, hn::Set(hn::FixedTag<uint32_t, 4>(), word)), mask = hn::Set(d, 3);
+    const auto even = hn::InterleaveLower(d, hn::And(bytes, mask), hn::And(hn::ShiftRight<2>(bytes), mask));
+    const auto odd = hn::InterleaveLower(d, hn::And(hn::ShiftRight<4>(bytes), mask), hn::ShiftRight<6>(bytes));
+    return hn::BitCast(d, hn::InterleaveLower(d16, hn::BitCast(d16, even), hn::BitCast(d16, odd)));
+  }
+
+  const WeightView* w_ = nullptr;
+  int64_t o_ = 0;
+  const uint8_t* row_ = nullptr;
+  int64_t bits_ = 0;
+  int32_t flip_ = 0;
+  bool is_table_ = false;
+  HWY_ALIGN int8_t table_[16] = {};
+  float scale_ = 1.0f, zero_ = 0.0f;
+};
+
 // Calls F<Reader>::Run(w, args...) for the reader of w's format.
-template <template <class> class F, Compute kCompute, class... Args>
+template <template <class> class F, Compute kCompute, class Formats = WeightFormats, class... Args>
 HWY_INLINE void WithWeightReader(const WeightView& w, Args... args) {
-  VisitWeightFormat(w.format, [&](auto format) HWY_ATTR {
+  VisitWeightFormat<Formats>(w.format, [&](auto format) HWY_ATTR {
     using Format = decltype(format);
     // Rounding bf16 numbers changes nothing: one kernel serves both.
     F<WeightReader<Format, Format::kIsBF16 ? Compute::kF32 : kCompute>>::Run(w, args...);

@@ -107,15 +107,45 @@ inline std::vector<BF16> ToBF16s(const std::vector<float>& values) {
 struct HostWeight {
   WeightView shape;  // without pointers
   std::vector<uint8_t> bytes;
-  std::vector<float> scales;
+  std::vector<float> scales;           // of F8BlockWeights
+  std::vector<uint8_t> planar_scales;  // of PlanarWeights, in their own type
+  std::vector<uint8_t> zero_points;
 
   WeightView Upload(TestDevice& device) const {
     WeightView w = shape;
     w.data = device.Upload(bytes);
-    w.scales = scales.empty() ? nullptr : device.Upload(scales);
+    if (!scales.empty()) w.scales = device.Upload(scales);
+    if (!planar_scales.empty()) w.scales = device.Upload(planar_scales);
+    if (!zero_points.empty()) w.zero_points = device.Upload(zero_points);
     return w;
   }
 };
+
+// Random codes, with scales of both signs that bring them to about 1 / 8.
+inline HostWeight RandomPlanarWeight(const WeightFormat& format, int64_t rows, int64_t cols, std::mt19937& random) {
+  HostWeight w;
+  w.shape = {.format = format, .rows = rows, .cols = cols};
+  w.shape.scale_stride = (cols + format.block_cols - 1) / format.block_cols;
+  const WeightBytes bytes = BytesOf(format, rows, cols);
+  const auto random_bytes = [&](int64_t size) {
+    std::vector<uint8_t> values(size);
+    for (uint8_t& v : values) v = static_cast<uint8_t>(random());
+    return values;
+  };
+  w.bytes = random_bytes(bytes.data);
+  w.zero_points = random_bytes(bytes.zero_points);
+  w.planar_scales = random_bytes(bytes.scales);
+  const float size = 0.25f / static_cast<float>(1 << DTypeBits(format.dtype));
+  const std::vector<float> scales = RandomFloats(rows * w.shape.scale_stride, random, size);
+  for (size_t i = 0; i < scales.size(); ++i) {
+    uint8_t* const p = w.planar_scales.data();
+    if (format.scale_dtype == DType::kF32) std::memcpy(p + 4 * i, &scales[i], 4);
+    if (format.scale_dtype == DType::kBF16) reinterpret_cast<BF16*>(p)[i] = ToBF16(scales[i]);
+    if (format.scale_dtype == DType::kF16) reinterpret_cast<FP16*>(p)[i] = ToFP16(scales[i]);
+    if (format.scale_dtype == DType::kUE8M0) p[i] = static_cast<uint8_t>(119 + random() % 8);
+  }
+  return w;
+}
 
 // Normal values; E4M3 codes of normal values times 64 with scales around 1 / 512, so that products are of similar size.
 inline HostWeight RandomWeight(DType dtype, int64_t rows, int64_t cols, std::mt19937& random, int32_t block_rows = 128,
@@ -128,6 +158,7 @@ inline HostWeight RandomWeight(DType dtype, int64_t rows, int64_t cols, std::mt1
     uint8_t* at = w.bytes.data() + i * DTypeBytes(dtype);
     if (dtype == DType::kF32) std::memcpy(at, &values[i], 4);
     if (dtype == DType::kBF16) reinterpret_cast<BF16*>(w.bytes.data())[i] = ToBF16(values[i]);
+    if (dtype == DType::kF16) reinterpret_cast<FP16*>(w.bytes.data())[i] = ToFP16(values[i]);
     if (dtype == DType::kF8E4M3) *at = ToF8E4M3(values[i]).bits;
   }
   if (dtype == DType::kF8E4M3) {

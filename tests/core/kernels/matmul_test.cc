@@ -1,83 +1,10 @@
-#include "core/kernels/matmul.h"
-
 #include <cmath>
 #include <limits>
 
-#include "tests/core/kernels/kernel_test_util.h"
+#include "tests/core/kernels/product_case.h"
 
 namespace tokenferry {
 namespace {
-
-// One product on the host; row_idx empty: none.
-struct Case {
-  int64_t num_rows = 1, x_rows = 1;
-  HostWeight w;
-  std::vector<float> x;  // [x_rows, cols]
-  DType x_dtype = DType::kF32;
-  std::vector<int32_t> row_idx;
-  Compute compute = Compute::kF32;
-  Accumulate accumulate = Accumulate::kNo;
-};
-
-constexpr int64_t kExtraColumns = 3;  // y's row stride is wider than its rows; what lies between must stay
-
-Case RandomCase(int64_t num_rows, int64_t num_outs, int64_t cols, DType w_dtype, std::mt19937& random) {
-  Case c;
-  c.num_rows = num_rows;
-  c.x_rows = num_rows + 2;
-  c.w = RandomWeight(w_dtype, num_outs, cols, random);
-  c.x = RandomFloats(c.x_rows * cols, random);
-  for (int64_t t = 0; t < num_rows; ++t) c.row_idx.push_back(static_cast<int32_t>(random() % c.x_rows));
-  return c;
-}
-
-std::vector<float> RunProduct(const Case& c, const CpuDeviceOptions& options) {
-  TestDevice device(options);
-  const int64_t y_stride = c.w.shape.rows + kExtraColumns;
-  std::vector<float> y(c.num_rows * y_stride);
-  for (size_t i = 0; i < y.size(); ++i) y[i] = 0.5f + static_cast<float>(i);
-  float* y_device = device.Upload(y);
-  MatMulArgs args;
-  args.x = c.x_dtype == DType::kF32 ? static_cast<void*>(device.Upload(c.x)) : device.Upload(ToBF16s(c.x));
-  args.x_dtype = c.x_dtype;
-  args.x_stride = c.w.shape.cols;
-  args.row_idx = c.row_idx.empty() ? nullptr : device.Upload(c.row_idx);
-  args.num_rows = c.num_rows;
-  args.w = c.w.Upload(device);
-  args.y = y_device;
-  args.y_stride = y_stride;
-  args.compute = c.compute;
-  args.accumulate = c.accumulate;
-  MatMul(device.stream(), args);
-  return device.Download(y_device, y.size());
-}
-
-std::vector<Isa> ExactIsas(Compute compute) {
-  std::vector<Isa> list = SupportedIsaList();
-  if (compute == Compute::kBF16) std::erase(list, Isa::kAvx512Bf16);
-  return list;
-}
-
-void ExpectExact(const Case& c) {
-  const std::vector<float> expected = RunProduct(c, ReferenceOptions());
-  for (Isa isa : ExactIsas(c.compute)) {
-    for (int threads : {1, 3}) {
-      EXPECT_TRUE(SameBytes(RunProduct(c, FastOptions(isa, threads)), expected))
-          << IsaName(isa) << " threads " << threads;
-    }
-  }
-}
-
-// Few rows and many go different ways through a kernel and must give a row the same bits, on every instruction set.
-void ExpectRowsAlone(const Case& c) {
-  Case first = c;
-  first.num_rows = 1;
-  const size_t row_bytes = c.w.shape.rows * sizeof(float);
-  for (Isa isa : SupportedIsaList()) {
-    const std::vector<float> all = RunProduct(c, FastOptions(isa)), alone = RunProduct(first, FastOptions(isa));
-    EXPECT_EQ(std::memcmp(all.data(), alone.data(), row_bytes), 0) << IsaName(isa);
-  }
-}
 
 constexpr int64_t kShapes[][3] = {  // rows, outputs, inputs
     {0, 5, 33},   {1, 1, 1},     {1, 4, 16},    {1, 70, 300},  {1, 130, 129}, {2, 17, 31}, {3, 3, 128},  {4, 33, 257},
@@ -160,7 +87,7 @@ TEST_P(MatMulDTypes, ARowDoesNotDependOnItsBatch) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, MatMulDTypes,
-                         testing::Combine(testing::Values(DType::kF32, DType::kBF16, DType::kF8E4M3),
+                         testing::Combine(testing::Values(DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3),
                                           testing::Values(DType::kF32, DType::kBF16),
                                           testing::Values(Compute::kF32, Compute::kBF16)),
                          [](const auto& info) {
@@ -260,7 +187,7 @@ TEST(MatMul, TakesAnyScale) {
 
 TEST(MatMul, ANaNWeightSpoilsItsOutputAlone) {
   std::mt19937 random(24);
-  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3}) {
     for (Compute compute : {Compute::kF32, Compute::kBF16}) {
       for (int64_t rows : {1, 7}) {
         Case c = RandomCase(rows, 6, 300, dtype, random);

@@ -1,0 +1,91 @@
+// Products with planar codes: every coding, type of scale and size of group.
+#include <cmath>
+
+#include "tests/core/kernels/product_case.h"
+
+namespace tokenferry {
+namespace {
+
+// Groups of a row and of one input, whole steps and odd ones, a partial last group; few rows and many.
+TEST(MatMul, PlanarCodesEqualTheReferenceBitForBit) {
+  std::mt19937 random(29);
+  using enum WeightCoding;
+  const std::pair<DType, WeightCoding> kCodings[] = {
+      {DType::kI8, kNumber}, {DType::kU8, kZeroPoint}, {DType::kU4, kZeroPoint}, {DType::kU4, kInt4},
+      {DType::kU4, kE2M1},   {DType::kU4, kIq4Nl},     {DType::kU2, kZeroPoint}, {DType::kU2, kInt2}};
+  constexpr DType kScales[] = {DType::kF16, DType::kBF16, DType::kF32};
+  constexpr int64_t kSizes[][4] = {// rows, outputs, inputs, group
+                                   {1, 1, 8, 8},      {1, 70, 320, 32}, {9, 21, 96, 128}, {3, 5, 1100, 128},
+                                   {65, 66, 72, 16},  {2, 17, 520, 64}, {1, 33, 40, 1},   {8, 7, 200, 20},
+                                   {130, 3, 640, 32}, {64, 64, 48, 24}};
+  size_t n = 0;
+  for (const auto& [dtype, coding] : kCodings) {
+    for (const auto& [rows, outs, cols, group] : kSizes) {
+      for (Compute compute : {Compute::kF32, Compute::kBF16}) {
+        const DType scales = coding == kE2M1 ? DType::kUE8M0 : kScales[n++ % 3];
+        const auto format = PlanarWeights::Of(dtype, coding, scales, static_cast<int32_t>(group));
+        SCOPED_TRACE(testing::Message() << ToString(format) << ": " << rows << " x " << outs << " x " << cols);
+        Case c = RandomCase(rows, outs, cols, DType::kF32, random);
+        c.w = RandomPlanarWeight(format, outs, cols, random);
+        c.compute = compute;
+        ExpectExact(c);
+        ExpectRowsAlone(c);
+      }
+    }
+  }
+}
+
+// The whole range of a scale and of a product, which may underflow and overflow.
+TEST(MatMul, PlanarCodesTakeAnyScale) {
+  std::mt19937 random(30);
+  for (float scale : {0x1p122f, -0x1p120f, 0x1p-149f, 0x1p-126f, 0.0f, 3e-39f, 1e38f}) {
+    Case c = RandomCase(5, 6, 96, DType::kF32, random);
+    c.w = RandomPlanarWeight(PlanarWeights::Of(DType::kU8, WeightCoding::kZeroPoint, DType::kF32, 32), 6, 96, random);
+    std::fill(c.w.zero_points.begin(), c.w.zero_points.end(), uint8_t{0});  // no inf - inf
+    for (float& x : c.x) x = std::fabs(x) + 0.125f;
+    std::memcpy(&c.w.planar_scales[4], &scale, 4);
+    ExpectExact(c);
+  }
+}
+
+// As Avx512Bf16IsWithinItsBound: vdpbf16ps has an order of its own, but reads the same weights. A row with one input
+// that is not zero is one product, which has no order.
+TEST(MatMul, Avx512Bf16ReadsTheSamePlanarValues) {
+  if (!(SupportedIsas() & (1u << static_cast<int>(Isa::kAvx512Bf16)))) GTEST_SKIP() << "needs AVX-512 BF16";
+  std::mt19937 random(31);
+  using enum WeightCoding;
+  for (const WeightFormat& format : {PlanarWeights::Of(DType::kU4, kE2M1, DType::kUE8M0, 32),
+                                     PlanarWeights::Of(DType::kU4, kZeroPoint, DType::kF16, 64),
+                                     PlanarWeights::Of(DType::kI8, kNumber, DType::kBF16, 128),
+                                     PlanarWeights::Of(DType::kU2, kInt2, DType::kF32, 16),
+                                     PlanarWeights::Of(DType::kU8, kZeroPoint, DType::kF16, 32)}) {
+    Case c = RandomCase(72, 33, 72, DType::kF32, random);
+    c.w = RandomPlanarWeight(format, 33, 72, random);
+    c.compute = Compute::kBF16;
+    c.row_idx.clear();
+    for (int64_t t = 0; t < c.x_rows; ++t) {
+      for (int64_t i = 0; i < 72; ++i) c.x[t * 72 + i] = i == t % 72 ? 1.0f : 0.0f;
+    }
+    EXPECT_TRUE(SameBytes(RunProduct(c, FastOptions(Isa::kAvx512Bf16)), RunProduct(c, ReferenceOptions())))
+        << ToString(format);
+  }
+}
+
+TEST(MatMul, ReadsRowSlicesOfPlanarCodes) {
+  std::mt19937 random(32);
+  const HostWeight whole =
+      RandomPlanarWeight(PlanarWeights::Of(DType::kU4, WeightCoding::kZeroPoint, DType::kF16, 32), 50, 96, random);
+  Case c;
+  c.w = whole;
+  c.x = RandomFloats(96, random);
+  const std::vector<float> all = RunProduct(c, ReferenceOptions());
+  Case slice = c;
+  slice.w.shape.rows = 11;
+  slice.w.shape.row_offset = 20;
+  slice.w.bytes.assign(whole.bytes.begin() + 20 * 48, whole.bytes.begin() + 31 * 48);
+  ExpectExact(slice);
+  EXPECT_EQ(0, std::memcmp(RunProduct(slice, ReferenceOptions()).data(), &all[20], 11 * sizeof(float)));
+}
+
+}  // namespace
+}  // namespace tokenferry
