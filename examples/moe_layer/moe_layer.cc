@@ -86,15 +86,20 @@ absl::Status MoeLayer(tf::Transport& transport, tf::Device& device, tf::MatrixVi
 
   std::vector<int32_t> expert_idx(rows.rows * kTopK);
   std::vector<float> weight(rows.rows * kTopK);
-  int64_t num_bad_tokens = 0;
+  std::vector<uint8_t> bad_tokens(rows.rows);
   tf::RouteArgs route;
   route.logits = logits;
   route.renormalise = tf::Renormalise::kYes;
   route.top_k = kTopK;
   route.out = {tf::MakeMatrix<int32_t>(expert_idx.data(), rows.rows, kTopK),
                tf::MakeMatrix<float>(weight.data(), rows.rows, kTopK)};
-  route.num_bad_tokens = &num_bad_tokens;
+  route.bad_tokens = bad_tokens.data();
   tf::Route(*stream, route);
+  TF_RETURN_IF_ERROR(stream->Synchronize());
+  // A token whose logits are NaN goes nowhere. Its row would be 0, which an engine must not take for an answer.
+  for (size_t t = 0; t < bad_tokens.size(); ++t) {
+    if (bad_tokens[t] != 0) return absl::InvalidArgumentError(absl::StrCat("token ", t, " has NaN logits"));
+  }
 
   TF_RETURN_IF_ERROR(exchange->Plan(*stream, site, route.out, placement));
   TF_ASSIGN_OR_RETURN(const tf::ExpertRows expert_rows, exchange->Dispatch(*stream, site, rows));

@@ -1,7 +1,6 @@
 #include "experts/router/router.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -80,7 +79,8 @@ float WeightOf(const RouteArgs& a, const float* scores, const int32_t* idx, int 
   return a.scoring == Scoring::kSoftmaxOfChosen ? ExpF32(scores[idx[k]] - scores[idx[0]]) : scores[idx[k]];
 }
 
-void WriteRow(const RouteArgs& a, int64_t t, const TopList& top, const float* scores) {
+// False: infinite logits made the weights NaN.
+bool WriteRow(const RouteArgs& a, int64_t t, const TopList& top, const float* scores) {
   int32_t* idx = a.out.expert_idx.row(t);
   float *weight = a.out.weight.row(t), sum = 0.0f;
   for (int k = 0; k < a.top_k; ++k) {
@@ -88,6 +88,7 @@ void WriteRow(const RouteArgs& a, int64_t t, const TopList& top, const float* sc
     weight[k] = WeightOf(a, scores, idx, k);
     sum += weight[k];
   }
+  if (std::isnan(sum)) return false;
   if (a.scoring == Scoring::kSoftmaxOfChosen) {
     for (int k = 0; k < a.top_k; ++k) weight[k] /= sum;
     sum = 1.0f;
@@ -96,6 +97,7 @@ void WriteRow(const RouteArgs& a, int64_t t, const TopList& top, const float* sc
     if (a.renormalise == Renormalise::kYes) weight[k] /= sum + 1e-20f;
     weight[k] *= a.scaling;
   }
+  return true;
 }
 
 // Returns whether the token could be routed.
@@ -122,28 +124,27 @@ bool RouteToken(const RouteArgs& a, int64_t t, ScoreFn score, void* scratch) {
     for (int64_t e = g * group_size; e < (g + 1) * group_size; ++e) top.Offer(static_cast<int32_t>(e), choice[e]);
   }
   TF_CHECK_EQ(top.count(), a.top_k);
-  WriteRow(a, t, top, scores);
-  return true;
+  if (WriteRow(a, t, top, scores)) return true;
+  ChooseNothing(a, t);
+  return false;
 }
 
 void ReferenceRoute(const RouteArgs& a) {
   std::vector<float> scratch(ScratchBytes(a) / sizeof(float) + 1);
   for (int64_t t = 0; t < a.logits.rows; ++t) {
-    if (!RouteToken(a, t, PlainScores, scratch.data())) ++*a.num_bad_tokens;
+    if (!RouteToken(a, t, PlainScores, scratch.data())) a.bad_tokens[t] = 1;
   }
 }
 
 void CpuRoute(const RouteArgs& a, CpuContext& context) {
   const ScoreFn score = ScoresFor(context.isa);
-  std::atomic<int64_t> num_bad = 0;
   context.pool.ParallelFor((a.logits.rows + kTokensPerTask - 1) / kTokensPerTask, [&](int64_t task, int) {
     void* scratch = ThreadScratch(ScratchBytes(a));
     const int64_t end = std::min(a.logits.rows, (task + 1) * kTokensPerTask);
     for (int64_t t = task * kTokensPerTask; t < end; ++t) {
-      if (!RouteToken(a, t, score, scratch)) num_bad.fetch_add(1, std::memory_order_relaxed);
+      if (!RouteToken(a, t, score, scratch)) a.bad_tokens[t] = 1;
     }
   });
-  *a.num_bad_tokens += num_bad.load();
 }
 
 }  // namespace
@@ -153,7 +154,7 @@ absl::Status CudaRoute(const RouteArgs& args, void* stream);  // router.cu
 constexpr Op<RouteArgs> kRoute = {"route", ReferenceRoute, CpuRoute, TF_CUDA_LAUNCHER(CudaRoute)};
 
 void Route(Stream& stream, const RouteArgs& args) {
-  TF_CHECK(args.num_bad_tokens != nullptr);
+  TF_CHECK(args.bad_tokens != nullptr || args.logits.rows == 0);
   TF_CHECK_GT(args.num_groups, 0);
   TF_CHECK_EQ(args.logits.cols % args.num_groups, 0);
   TF_CHECK_GE(args.groups_kept, 1);

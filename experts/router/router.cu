@@ -154,7 +154,7 @@ __global__ void RouteKernel(RouteArgs a) {
   }
   if (is_bad) {
     ChooseNothing(a, t, lane);
-    if (lane == 0) atomicAdd(reinterpret_cast<unsigned long long*>(a.num_bad_tokens), 1ull);
+    if (lane == 0) a.bad_tokens[t] = 1;
     return;
   }
   KeepGroups(a, group_size, lane, s);

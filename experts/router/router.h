@@ -10,8 +10,9 @@ namespace tokenferry {
 // Scores s = scoring(logits); kSoftmaxOfChosen: s = logits. Choice c = s + bias (bias null: s). With num_groups > 1
 // only experts of the `groups_kept` groups with the largest group score over c stay; of those the top_k largest c are
 // chosen. Weights are the unbiased s; kSoftmaxOfChosen (no bias, no groups): exp(l - the largest l) of those chosen by
-// their sum; renormalised if asked, then times `scaling`. All ties go to the lower index. A NaN logit chooses nothing:
-// the token's selections are all -1 and num_bad_tokens is raised. On a GPU: kSoftmax and kSigmoid.
+// their sum; renormalised if asked, then times `scaling`. All ties go to the lower index. A token whose scores
+// are NaN (a logit or a bias is, or an infinite one makes it so) chooses nothing: its selections are all -1, with
+// weight 0, and it is marked in bad_tokens. On a GPU: kSoftmax and kSigmoid.
 struct RouteArgs : RouterSpec {
   MatrixView<const float> logits;  // [T, E]
   const float* bias = nullptr;     // [E], or null
@@ -19,7 +20,7 @@ struct RouteArgs : RouterSpec {
   // [T, E] c of every expert, -infinity for those of groups that were not kept and of tokens that choose nothing; data
   // null: not wanted.
   MatrixView<float> choice = {};
-  int64_t* num_bad_tokens = nullptr;  // one counter, added to
+  uint8_t* bad_tokens = nullptr;  // [T] 1 is written for those; the others' stay, so that several layers may share it
 };
 
 void Route(Stream& stream, const RouteArgs& args);

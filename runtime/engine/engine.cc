@@ -196,13 +196,11 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const Ste
   TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, step, tokens, *cache_, observe ? observer : nullptr));
   std::vector<EntryResult> results(mine.size());
   TF_RETURN_IF_ERROR(Score(mine, results));
-  // Which token it was is not known, so all of this rank's sequences bear it; those of other ranks go on.
-  const absl::Status routed = transformer_->CheckRouting(*stream_, {"route", -1, step});
-  for (size_t i = 0; !routed.ok() && i < mine.size(); ++i) results[i] = {.seq = mine[i]->seq, .error = routed};
+  TF_RETURN_IF_ERROR(RefuseBadTokens(step, mine, results));
   for (int64_t l = 0; recorder_ != nullptr && l < L; ++l) {
     recorder_(step, static_cast<int>(l), absl::MakeConstSpan(expert_idx).subspan(l * T * K, T * K));
   }
-  if (observe && routed.ok()) TakeRouting(mine, expert_idx, expert_weight, results);
+  if (observe) TakeRouting(mine, expert_idx, expert_weight, results);
   return results;
 }
 
@@ -255,37 +253,56 @@ absl::Status Engine::Score(const std::vector<const StepEntry*>& mine, std::vecto
     for (size_t i = 0; i < n; ++i) {
       const Wanted& w = wanted[begin + i];
       const absl::Span<const float> logits(logits_.as<float>() + i * V, V);
-      TakeLogits(*mine[w.entry], w.token, logits, results[w.entry]);
+      EntryResult& result = results[w.entry];
+      if (!result.error.ok()) continue;
+      // An answer with an error has nothing else.
+      const absl::Status taken = TakeLogits(*mine[w.entry], w.token, logits, result);
+      if (!taken.ok()) result = {.seq = result.seq, .error = taken};
     }
   }
   return stream_->Synchronize();
 }
 
-void Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result) {
-  if (!result.error.ok()) return;  // of a token before this one
+// A sequence ends where a router could not send its token anywhere. The others go on: no row has met a row of it.
+absl::Status Engine::RefuseBadTokens(int64_t step, const std::vector<const StepEntry*>& mine,
+                                     std::vector<EntryResult>& results) {
+  TF_ASSIGN_OR_RETURN(const std::vector<uint8_t> bad, transformer_->TakeBadTokens(*stream_));
+  auto begin = bad.begin();
+  for (size_t i = 0; i < mine.size(); ++i) {
+    const auto end = begin + static_cast<ptrdiff_t>(mine[i]->tokens.size());
+    const auto first = std::find(begin, end, 1);
+    if (first != end) {
+      results[i] = {.seq = mine[i]->seq,
+                    .error = absl::InternalError(absl::StrCat(
+                        "rank ", transport_.rank().value, ": ", ToString(CallSite{"route", -1, step}),
+                        ": the router's scores of the token at position ", mine[i]->position + (first - begin),
+                        " are NaN: the checkpoint's weights are broken, or those of an earlier layer"))};
+    }
+    begin = end;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits,
+                                EntryResult& result) {
   const SequenceTable::Sequence& s = sequences_->at(entry.seq);
   const int64_t position = entry.position + token + 1;  // of the token that the logits are for
-  if (token < static_cast<int64_t>(entry.targets.size())) {
-    const absl::StatusOr<double> log_sum_exp = sampler_.LogSumExp(logits, position);
-    if (!log_sum_exp.ok()) {
-      result = {.seq = entry.seq, .error = log_sum_exp.status()};
-      return;
+  const bool is_scored = token < static_cast<int64_t>(entry.targets.size());
+  if (is_scored || entry.want == Want::kLogits) {
+    TF_ASSIGN_OR_RETURN(const double log_sum_exp, sampler_.LogSumExp(logits, position));
+    if (is_scored) {
+      result.logprobs.push_back(static_cast<double>(logits[entry.targets[token]]) - log_sum_exp);
+      const auto top = Likeliest(logits, s.sampling.num_top_logprobs, log_sum_exp);
+      result.top_logprobs.insert(result.top_logprobs.end(), top.begin(), top.end());
     }
-    result.logprobs.push_back(static_cast<double>(logits[entry.targets[token]]) - *log_sum_exp);
-    const auto top = Likeliest(logits, s.sampling.num_top_logprobs, *log_sum_exp);
-    result.top_logprobs.insert(result.top_logprobs.end(), top.begin(), top.end());
   }
   if (entry.want == Want::kLogits) result.logits.insert(result.logits.end(), logits.begin(), logits.end());
-  if (entry.want != Want::kToken || token + 1 < static_cast<int64_t>(entry.tokens.size())) return;
-  auto sampled = sampler_.Sample(logits, s.sampling,
-                                 {.counts = UsesCounts(s.sampling) ? &s.counts : nullptr,
-                                  .position = position,
-                                  .num_generated = position - s.num_prompt_tokens});
-  if (sampled.ok()) {
-    result.sampled = *std::move(sampled);
-  } else {
-    result = {.seq = entry.seq, .error = sampled.status()};
-  }
+  if (entry.want != Want::kToken || token + 1 < static_cast<int64_t>(entry.tokens.size())) return absl::OkStatus();
+  TF_ASSIGN_OR_RETURN(result.sampled, sampler_.Sample(logits, s.sampling,
+                                                      {.counts = UsesCounts(s.sampling) ? &s.counts : nullptr,
+                                                       .position = position,
+                                                       .num_generated = position - s.num_prompt_tokens}));
+  return absl::OkStatus();
 }
 
 SchedulerOptions Engine::scheduler_options() const {

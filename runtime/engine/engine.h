@@ -83,7 +83,10 @@ class Engine {
   void TakeRouting(const std::vector<const StepEntry*>& mine, absl::Span<const int32_t> expert_idx,
                    absl::Span<const float> expert_weight, std::vector<EntryResult>& results) const;
   absl::Status Score(const std::vector<const StepEntry*>& mine, std::vector<EntryResult>& results);
-  void TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result);
+  absl::Status RefuseBadTokens(int64_t step, const std::vector<const StepEntry*>& mine,
+                               std::vector<EntryResult>& results);
+  // An error is of the sequence.
+  absl::Status TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result);
 
   Transport& transport_;
   Device& device_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/algorithm/container.h"
 #include "comm/transport/collectives.h"
 #include "core/check.h"
 #include "core/host/clock.h"
@@ -89,10 +90,10 @@ absl::Status MoeLayer::Allocate() {
     TF_RETURN_IF_ERROR(allocate(scaled_rows_, T * shape_.hidden * sizeof(float), "scaled rows"));
     TF_RETURN_IF_ERROR(allocate(ones_, T * sizeof(float), "combine weights"));
   }
-  TF_RETURN_IF_ERROR(allocate(bad_tokens_, sizeof(int64_t), "bad token count"));
+  TF_RETURN_IF_ERROR(allocate(bad_tokens_, T, "bad tokens"));
   TF_RETURN_IF_ERROR(allocate(rows_per_slot_, shape_.num_layers * num_slots_ * sizeof(int64_t), "rows per slot"));
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device_.CreateStream());
-  stream->Fill(bad_tokens_.data(), 0, bad_tokens_.num_bytes());
+  if (bad_tokens_.num_bytes() > 0) stream->Fill(bad_tokens_.data(), 0, bad_tokens_.num_bytes());
   if (rows_per_slot_.num_bytes() > 0) stream->Fill(rows_per_slot_.data(), 0, rows_per_slot_.num_bytes());
   const std::vector<float> ones(ones_.num_bytes() / sizeof(float), 1.0f);
   if (!ones.empty()) stream->CopyToDevice(ones_.data(), ones.data(), ones_.num_bytes());
@@ -120,7 +121,7 @@ absl::Status MoeLayer::Route(Stream& stream, MoeStep& step) {
     args.bias = step.weights->router_bias;
     args.out = step.routing;
     args.choice = overflow_->choice(T);
-    args.num_bad_tokens = bad_tokens_.as<int64_t>();
+    args.bad_tokens = bad_tokens_.as<uint8_t>();
     tokenferry::Route(stream, args);
   }
   TF_RETURN_IF_ERROR(overflow_->Run(stream, At(step.site, "overflow"), step.moe_idx, step.routing));
@@ -166,15 +167,15 @@ absl::Status MoeLayer::FinishCombine(Stream& stream, const MoeStep& step) {
   return exchange_->FinishCombine(stream, At(step.site, "combine"), step.combine_weight, step.out);
 }
 
-absl::Status MoeLayer::CheckRouting(Stream& stream, const CallSite& site) {
-  int64_t bad = 0;
-  stream.CopyToHost(&bad, bad_tokens_.data(), sizeof(bad));
+absl::Status MoeLayer::TakeBadTokens(Stream& stream, absl::Span<uint8_t> marks) {
+  if (marks.empty()) return absl::OkStatus();
+  std::vector<uint8_t> bad(marks.size());
+  stream.CopyToHost(bad.data(), bad_tokens_.data(), bad.size());
   TF_RETURN_IF_ERROR(stream.Synchronize());
-  if (bad == 0) return absl::OkStatus();
-  stream.Fill(bad_tokens_.data(), 0, sizeof(bad));
-  return absl::InternalError(
-      absl::StrCat(ToString(At(site, "route")), ": ", bad,
-                   " tokens have a NaN router logit: the checkpoint's weights or an earlier layer are broken"));
+  if (!absl::c_linear_search(bad, 1)) return absl::OkStatus();
+  stream.Fill(bad_tokens_.data(), 0, bad.size());
+  for (size_t t = 0; t < bad.size(); ++t) marks[t] |= bad[t];
+  return absl::OkStatus();
 }
 
 absl::StatusOr<MoeStats> MoeLayer::stats(Stream& stream) const {

@@ -87,8 +87,9 @@ class MoeLayer {
   absl::Status BeginCombine(Stream& stream, const MoeStep& step);
   absl::Status FinishCombine(Stream& stream, const MoeStep& step);
 
-  // Fails when the router has met a NaN since the last call; synchronizes.
-  absl::Status CheckRouting(Stream& stream, const CallSite& site);
+  // Writes 1 for those of the first marks.size() tokens that a Route since the last call could send nowhere, since a
+  // router's scores of them were NaN; leaves the other marks. Synchronizes.
+  absl::Status TakeBadTokens(Stream& stream, absl::Span<uint8_t> marks);
   // Both synchronize the stream: counters lie on the device.
   absl::StatusOr<MoeStats> stats(Stream& stream) const;
   absl::StatusOr<ExchangeStats> exchange_stats(Stream& stream) const { return exchanges_.stats(stream); }
@@ -110,7 +111,7 @@ class MoeLayer {
   std::unique_ptr<ExpertNetwork> experts_;
   Buffer logits_, expert_idx_, expert_weight_;  // [max_tokens, E], [max_tokens, K] twice
   Buffer scaled_rows_, ones_;                   // [max_tokens, H], [max_tokens, 1]; WeightOn::kInput only
-  Buffer bad_tokens_;                           // one int64
+  Buffer bad_tokens_;                           // [max_tokens] uint8, see TakeBadTokens
   Buffer rows_per_slot_;                        // [MoE layers, slots] int64
   MoeStats stats_;
 };

@@ -259,10 +259,15 @@ absl::Status Transformer::FinishMoe(Stream& stream, int batch_idx) {
   return absl::OkStatus();
 }
 
-absl::Status Transformer::CheckRouting(Stream& stream, const CallSite& site) {
-  absl::Status routed;
-  for (MoeRounds& moe : moe_) routed.Update(moe.layer().CheckRouting(stream, site));
-  return routed;
+absl::StatusOr<std::vector<uint8_t>> Transformer::TakeBadTokens(Stream& stream) {
+  const MicroBatch& last = micro_batches_.back();
+  std::vector<uint8_t> bad(last.first + last.positions.num_tokens);
+  for (size_t i = 0; i < moe_.size(); ++i) {
+    const MicroBatch& mb = micro_batches_[i];
+    const auto marks = absl::MakeSpan(bad).subspan(mb.first, mb.positions.num_tokens);
+    TF_RETURN_IF_ERROR(moe_[i].layer().TakeBadTokens(stream, marks));
+  }
+  return bad;
 }
 
 absl::StatusOr<MoeStats> Transformer::moe_stats(Stream& stream) const {

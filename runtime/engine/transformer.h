@@ -48,8 +48,9 @@ class Transformer {
   // Of the activations that Create allocates for steps of up to `max_tokens` tokens.
   static int64_t ActivationBytes(const ModelSpec& model, int64_t max_tokens);
 
-  // Fails when a router has met a NaN since the last call; synchronizes.
-  absl::Status CheckRouting(Stream& stream, const CallSite& site);
+  // [T] of the last Forward's tokens: 1 for one that a router could send nowhere (MoeLayer::TakeBadTokens), else 0.
+  // Synchronizes the stream.
+  absl::StatusOr<std::vector<uint8_t>> TakeBadTokens(Stream& stream);
   // Of all micro-batches; both synchronize the stream.
   absl::StatusOr<MoeStats> moe_stats(Stream& stream) const;
   absl::StatusOr<ExchangeStats> exchange_stats(Stream& stream) const;

@@ -10,11 +10,13 @@
 namespace tokenferry {
 namespace {
 
+constexpr uint8_t kUnmarked = 9;
+
 struct Routed {
   std::vector<int32_t> idx;  // [T, top_k]
   std::vector<float> weight;
-  int64_t num_bad = 0;
-  std::vector<float> choice;  // [T, E]
+  std::vector<uint8_t> bad_tokens;  // [T] 1, or kUnmarked
+  std::vector<float> choice;        // [T, E]
 };
 
 // `args` without pointers; bias empty: none.
@@ -26,12 +28,18 @@ Routed RunRoute(RouteArgs args, const std::vector<float>& logits, const std::vec
   args.bias = bias.empty() ? nullptr : device.Upload(bias);
   args.out.expert_idx = MakeMatrix<int32_t>(device.Upload(std::vector<int32_t>(size, 77)), rows, args.top_k);
   args.out.weight = MakeMatrix<float>(device.Upload(std::vector<float>(size, 77.0f)), rows, args.top_k);
-  args.num_bad_tokens = device.Upload(std::vector<int64_t>{5});
+  args.bad_tokens = device.Upload(std::vector<uint8_t>(rows, kUnmarked));
   const int64_t num_scores = rows * args.logits.cols;
   args.choice = MakeMatrix<float>(device.Upload(std::vector<float>(num_scores, 77.0f)), rows, args.logits.cols);
   Route(device.stream(), args);
   return {device.Download(args.out.expert_idx.data, size), device.Download(args.out.weight.data, size),
-          device.Download(args.num_bad_tokens, 1)[0] - 5, device.Download(args.choice.data, num_scores)};
+          device.Download(args.bad_tokens, rows), device.Download(args.choice.data, num_scores)};
+}
+
+// What kUnmarked marks are once those of bad tokens, 1 here, have been written.
+std::vector<uint8_t> Marks(std::vector<uint8_t> bad) {
+  for (uint8_t& mark : bad) mark = mark == 1 ? 1 : kUnmarked;
+  return bad;
 }
 
 void ExpectEverywhere(const RouteArgs& args, const std::vector<float>& logits, const std::vector<float>& bias,
@@ -42,7 +50,7 @@ void ExpectEverywhere(const RouteArgs& args, const std::vector<float>& logits, c
       EXPECT_TRUE(SameBytes(got.idx, expected.idx)) << IsaName(isa);
       EXPECT_TRUE(SameBytes(got.weight, expected.weight)) << IsaName(isa);
       EXPECT_TRUE(SameBytes(got.choice, expected.choice)) << IsaName(isa);
-      EXPECT_EQ(got.num_bad, expected.num_bad);
+      EXPECT_EQ(got.bad_tokens, expected.bad_tokens);
     }
   }
 }
@@ -67,7 +75,7 @@ void ExpectVector(const RouteArgs& args, const std::vector<float>& bias, const s
   EXPECT_EQ(got.idx, idx);
   for (size_t k = 0; k < weight.size(); ++k)
     EXPECT_NEAR(got.weight[k], weight[k], 6e-7 * std::max(1.0, weight[k])) << k;
-  EXPECT_EQ(got.num_bad, 0);
+  EXPECT_EQ(got.bad_tokens, Marks({0}));
   ExpectEverywhere(args, kLogits, bias, got);
 }
 
@@ -154,7 +162,7 @@ TEST(Route, ABadTokenChoosesNothing) {
   logits[60] = inf;  // a softmax over it has no value
   for (int e = 0; e < 19; ++e) logits[80 + e] = -inf;
   const Routed got = RunRoute(args, logits, {}, ReferenceOptions());
-  EXPECT_EQ(got.num_bad, 2);
+  EXPECT_EQ(got.bad_tokens, Marks({0, 1, 0, 1, 0}));
   for (int k = 0; k < 4; ++k) {
     for (int t : {1, 3}) {
       EXPECT_EQ(got.idx[t * 4 + k], -1);
@@ -168,10 +176,18 @@ TEST(Route, ABadTokenChoosesNothing) {
   ExpectEverywhere(args, logits, {}, got);
   args.scoring = Scoring::kSigmoid;
   const Routed sigmoid = RunRoute(args, logits, {}, ReferenceOptions());
-  EXPECT_EQ(sigmoid.num_bad, 1);
+  EXPECT_EQ(sigmoid.bad_tokens, Marks({0, 1, 0, 0, 0}));
   EXPECT_EQ(sigmoid.idx[12], 0);
   EXPECT_EQ(sigmoid.weight[12], 1.0f);
   ExpectEverywhere(args, logits, {}, sigmoid);
+  // An infinity among the chosen makes NaN weights; one that is not chosen has no part in them.
+  args.scoring = Scoring::kSoftmaxOfChosen;
+  for (int e = 0; e < 20; ++e) logits[e] = e < 3 ? 1.0f : -inf;  // three that can be chosen, of four
+  const Routed chosen = RunRoute(args, logits, {}, ReferenceOptions());
+  EXPECT_EQ(chosen.bad_tokens, Marks({0, 1, 0, 1, 0}));
+  EXPECT_EQ(chosen.weight[3], 0.0f);
+  EXPECT_EQ(chosen.idx[12], -1);
+  ExpectEverywhere(args, logits, {}, chosen);
 }
 
 // ---- against double ----

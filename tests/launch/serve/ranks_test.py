@@ -1,12 +1,13 @@
 """The same bytes at any number of ranks, whatever else runs, with a cache so small that sequences are preempted, with
-and without shared prefixes; and what the ranks count."""
+and without shared prefixes; what the ranks count; and a sequence that cannot go on."""
 
 import random
 import re
+import struct
 import threading
 
-from server import WAIT, Server, await_  # first: it finds the next
-from program import ProgramTest, main
+from server import NAME, WAIT, Server, await_  # first: it finds the next
+from program import ModelCopy, ProgramTest, main
 
 SEED = 20261128
 NUM_REQUESTS = 60
@@ -104,6 +105,37 @@ class RanksTest(ProgramTest):
                 self.assertRegex(line, r"^(#|[a-z0-9_]+\{[^}]*\} \S+$)")
             self.assertTrue(re.search(r'outcome="success"', text))
             self.assertEqual(server.stop(), 0)
+
+    def test_what_one_sequence_meets_is_its_error_alone(self):
+        """One expert whose products overflow: sequences that choose it end with an error, alone or among others; those
+        that do not have the bytes that they have with the whole model."""
+        model = ModelCopy(self.path(NAME))
+        model.poke("model.layers.1.mlp.experts.30.up_proj.weight_scale_inv", 0, struct.pack("<f", 3e38))
+        bodies = [{"prompt": f"Chapter {i}", "temperature": 0.7, "seed": i, "max_tokens": 1 + i % 12} for i in range(24)]
+        with Server() as server:
+            healthy = answers(server, bodies, 8)
+            self.assertEqual(server.stop(), 0)
+        for ranks, via in (1, "local"), (3, "mpi"):
+            with self.subTest(ranks=ranks, via=via), Server(model=model.path, ranks=ranks, via=via) as server:
+                got = answers(server, bodies, 24)
+                self.assertEqual([status for status, *_ in got], [status for status, *_ in answers(server, bodies, 1)])
+                self.assertEqual({status for status, *_ in got}, {200, 500})
+                for i, (status, choices, usage, error) in enumerate(got):
+                    if status == 200:
+                        self.assertEqual((choices, usage), healthy[i][1:3], bodies[i])
+                    else:
+                        self.assertRegex(error["message"], "the router's scores of the token at position [0-9]+ are NaN")
+                        self.assertEqual(error["code"], "internal_error")
+                # Of a stream that has begun, as its last event.
+                failed = [{**body, "stream": True} for (status, *_), body in zip(got, bodies, strict=True) if status == 500]
+                begun = [text for status, text in (server.post("/v1/completions", body) for body in failed) if status == 200]
+                self.assertTrue(begun, "all fail before their first token")
+                for text in begun:
+                    events = text.split("\n\n")
+                    self.assertEqual(events[-2:], ["data: [DONE]", ""])
+                    self.assertIn("internal_error", events[-3])
+                self.assertEqual(server.get("/health")[0], 200)
+                self.assertEqual(server.stop(), 0)
 
 
 if __name__ == "__main__":
