@@ -13,7 +13,7 @@ std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& plac
   const std::vector<int64_t> weights = BytesPerRank(plan, placement);
   int64_t elsewhere = 0;
   for (const TensorSpec& spec : plan.tensors) {
-    if (spec.expert < 0) elsewhere += spec.memory_bytes() + spec.scale_bytes(plan.model.fp8_block);
+    if (spec.expert < 0) elsewhere += spec.memory_bytes().total();
   }
   std::vector<RankMemory> per_rank(weights.size(), same);
   for (size_t r = 0; r < weights.size(); ++r) {

@@ -25,8 +25,6 @@ constexpr Wrapper kWrappers[] = {
     {"kimi_k25", "KimiK25ForConditionalGeneration", "language_model.", {"vision_tower.", "mm_projector."}},
 };
 
-constexpr absl::string_view kQuantMethods[] = {"fp8"};
-
 std::vector<absl::string_view> ModelTypes() {
   std::vector<absl::string_view> types;
   for (const Family* family : kFamilies) {
@@ -56,39 +54,6 @@ void CheckArchitecture(ConfigReader& in, absl::Span<const absl::string_view> kno
     return;
   }
   in.RequireOneOf("architectures", list[0].get<std::string>(), known, "architecture");
-}
-
-// The object that describes quantised weights. Some programs write it as compression_config, and configs of several
-// models in one put it into their text_config.
-absl::StatusOr<std::optional<JsonNode>> FindQuantization(ConfigReader& in) {
-  std::optional<JsonNode> found = in.Object(in.KeyOf({"quantization_config", "compression_config"}));
-  TF_RETURN_IF_ERROR(in.status());
-  const std::optional<JsonNode> text = in.Find("text_config");
-  if (!text || !text->value().is_object()) return found;
-  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> nested, text->Optional("quantization_config"));
-  if (found && nested) TF_RETURN_IF_ERROR(CheckSame(*found, *nested));
-  if (!found) found = nested;
-  return found;
-}
-
-absl::Status ReadQuantization(ConfigReader& in, ModelSpec& spec) {
-  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> object, FindQuantization(in));
-  if (!object) return absl::OkStatus();
-  ConfigReader quant(*object);
-  const std::string method = quant.String("quant_method");
-  quant.RequireOneOf("quant_method", method, kQuantMethods, "quantisation");
-  const std::string format = quant.String("fmt", "e4m3");
-  quant.RequireOneOf("fmt", format, {"e4m3"}, "FP8 format");
-  const std::string scheme = quant.String("activation_scheme", "dynamic");
-  quant.RequireOneOf("activation_scheme", scheme, {"dynamic"}, "activation scheme");
-  const std::vector<int64_t> block = quant.IntOrList("weight_block_size", 1, kMaxHeadDim);
-  TF_RETURN_IF_ERROR(quant.status());
-  if (block.size() != 2 || block[0] != block[1]) {
-    quant.FailUnsupported("weight_block_size", "must be two equal numbers, such as [128, 128]");
-    return quant.status();
-  }
-  spec.fp8_block = static_cast<int32_t>(block[0]);
-  return absl::OkStatus();
 }
 
 // `in` reads the object that describes the text model.

@@ -46,6 +46,9 @@ void ReadDenseFirst(ConfigReader& in, ModelSpec& spec);
 // n_shared_experts, as one network of so many times the width of an expert.
 void ReadSharedExperts(ConfigReader& in, ModelSpec& spec);
 
+// quantization_config, of any family.
+absl::Status ReadQuantization(ConfigReader& in, ModelSpec& spec);
+
 // Every layer has experts.
 void AllLayersMoe(ModelSpec& spec);
 // Mixtral's names of a layer's experts.

@@ -12,6 +12,7 @@
 #include "core/moe/router_spec.h"
 #include "runtime/attention/attention_ops.h"
 #include "runtime/attention/rope.h"
+#include "runtime/model/quant_spec.h"
 #include "runtime/model/weight_role.h"
 
 namespace tokenferry {
@@ -121,8 +122,7 @@ struct ModelSpec {
   std::vector<LayerSpec> layers;  // without multi-token-prediction modules
   MoeSpec moe;
 
-  // Blocks of FP8 weights, [fp8_block, fp8_block]; 0: the checkpoint is not quantised.
-  int32_t fp8_block = 0;
+  QuantSpec quant;  // of the projections
 
   // How the files name things.
   std::string prefix;  // before every tensor's name, "language_model."

@@ -19,13 +19,11 @@ ModelSummary SummarizeModel(const TensorPlan& plan) {
   const ModelSpec& model = plan.model;
   for (const TensorSpec& spec : plan.tensors) {
     PartSummary& part = summary.parts[static_cast<int>(spec.part())];
-    const int64_t data_bytes = spec.data_bytes(), scale_bytes = spec.scale_bytes(model.fp8_block);
     part.num_params += spec.num_elements();
     // All experts of a layer have one shape, so the first top_k stand for any top_k.
     if (spec.expert < model.moe.router.top_k) part.num_active_params += spec.num_elements();
-    part.num_bytes += data_bytes + scale_bytes;
-    summary.bytes_by_dtype[spec.dtype] += data_bytes;
-    if (scale_bytes > 0) summary.bytes_by_dtype[DType::kF32] += scale_bytes;
+    part.num_bytes += spec.stored_bytes();
+    for (const StoredTensor& tensor : spec.stored) summary.bytes_by_dtype[tensor.dtype] += tensor.num_bytes();
     if (spec.role == Role::kRouter) ++summary.num_moe_layers;
   }
   return summary;
@@ -36,7 +34,7 @@ std::vector<int64_t> BytesPerRank(const TensorPlan& plan, const Placement& place
   int64_t everywhere = 0;
   std::vector<int64_t> per_rank(placement.num_ranks(), 0);
   for (const TensorSpec& spec : plan.tensors) {
-    const int64_t num_bytes = spec.memory_bytes() + spec.scale_bytes(plan.model.fp8_block);
+    const int64_t num_bytes = spec.memory_bytes().total();
     if (spec.expert < 0) {
       everywhere += num_bytes;
       continue;

@@ -6,9 +6,11 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/substitute.h"
+#include "absl/strings/strip.h"
+#include "core/check.h"
 #include "core/io/foreign_text.h"
+#include "runtime/model/name_patterns.h"
+#include "runtime/model/tensor_check.h"
 
 namespace tokenferry {
 namespace {
@@ -78,138 +80,28 @@ void VisitExperts(const MoeSpec& moe, int64_t hidden, TensorVisitor visit) {
   }
 }
 
-// The name in the files.
-std::string NameOf(const ModelSpec& model, Role role, int32_t layer, int32_t expert) {
-  const auto own = model.names.find(role);
-  const std::string name = own != model.names.end() ? own->second : InfoOf(role).name;
-  const std::string place = layer < 0 ? "" : absl::StrCat("model.layers.", layer, ".");
-  return absl::StrCat(model.prefix, place, expert < 0 ? name : absl::Substitute(name, expert));
+bool IsIgnored(const NamePatterns& ignored, const std::string& name) {
+  return ignored.FindMatch(absl::StripSuffix(name, ".weight")) != nullptr;
 }
 
-// Gate and up share a tensor: which half of it the role is; -1: it has one for itself.
-int HalfOf(Role role) {
-  switch (role) {
-    case Role::kSharedGate:
-    case Role::kExpertGate:
-    case Role::kExpertGateBias:
-      return 0;
-    case Role::kSharedUp:
-    case Role::kExpertUp:
-    case Role::kExpertUpBias:
-      return 1;
-    default:
-      return -1;
-  }
-}
-
-int64_t Product(const std::vector<int64_t>& shape) {
-  int64_t product = 1;
-  for (const int64_t dim : shape) product *= dim;
-  return product;
-}
-
-// Fills in where the files have the role's matrix or vector. A shared network is fused by rows only.
-void Locate(FusedExperts fused, int64_t num_experts, TensorSpec& spec) {
-  const int half = HalfOf(spec.role);
-  const bool is_shared = spec.part() == ModelPart::kSharedExpert && half >= 0;
-  spec.stored_shape = spec.shape;
-  if (fused == FusedExperts::kNone || (spec.expert < 0 && !(is_shared && fused == FusedExperts::kRows))) return;
-  const bool is_transposed = fused != FusedExperts::kRows;
-  const int64_t num_halves = half < 0 ? 1 : 2, size = Product(spec.shape), num_rows = spec.shape[0];
-  StoredPart& part = spec.stored;
-  std::vector<int64_t>& stored = spec.stored_shape;  // first of one expert
-  stored[0] *= num_halves;
-  const int64_t expert_begin = std::max(spec.expert, 0) * num_halves * size;
-  if (is_transposed) {
-    std::reverse(stored.begin(), stored.end());
-    part = {StoredPart::Kind::kColumns, expert_begin, num_halves * size, num_halves * num_rows};
-    const bool in_turn = fused == FusedExperts::kInterleavedColumns;
-    part.col_step = in_turn ? num_halves : 1;
-    part.first_col = half <= 0 ? 0 : in_turn ? 1 : num_rows;
-  } else {
-    part = {StoredPart::Kind::kRange, expert_begin + std::max(half, 0) * size, size};
-  }
-  if (spec.expert >= 0) stored.insert(stored.begin(), num_experts);
-}
-
-TensorSpec SpecOf(const ModelSpec& model, Role role, std::vector<int64_t> shape, int32_t layer, int32_t expert) {
-  const Storage storage = InfoOf(role).storage;
-  const bool quantised = model.fp8_block > 0 && storage == Storage::kQuantised;
-  TensorSpec spec{.role = role,
-                  .layer = layer,
-                  .expert = expert,
-                  .name = NameOf(model, role, layer, expert),
-                  .shape = std::move(shape),
-                  .dtype = quantised                   ? DType::kF8E4M3
-                           : role == Role::kChoiceBias ? DType::kF32
-                                                       : model.dtype};
-  Locate(model.fused, model.moe.num_experts, spec);
+// As config.json implies.
+TensorSpec SpecOf(const ModelSpec& model, const NamePatterns& ignored, Role role, std::vector<int64_t> shape,
+                  int32_t layer, int32_t expert) {
+  TensorSpec spec{.role = role, .layer = layer, .expert = expert, .shape = std::move(shape)};
+  StorePlain(model, role == Role::kChoiceBias ? DType::kF32 : model.dtype, spec);
+  if (!CanBeQuantised(model, role) || IsIgnored(ignored, spec.name())) return spec;
+  StoreQuantised(model, spec);
   return spec;
-}
-
-bool IsPlain(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16; }
-
-absl::string_view AllowedTypes(Storage storage) {
-  return storage == Storage::kQuantised ? "F32, BF16, F16 or F8_E4M3 with scales" : "F32, BF16 or F16";
-}
-
-// An error when the tensor, which is needed, has a fault or a problem.
-absl::Status CheckUsable(const std::string& name, const Checkpoint& checkpoint) {
-  const absl::Status& fault = checkpoint.FaultOf(name);
-  if (!fault.ok()) return absl::Status(fault.code(), absl::StrCat(fault.message(), "; '", name, "' is needed"));
-  const Checkpoint::Tensor* found = checkpoint.Find(name);
-  if (found == nullptr || found->info->problem.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(checkpoint.shard(found->shard_idx).path(), ": tensor '", name, "' ",
-                                                 found->info->problem, ", and it is needed"));
-}
-
-absl::Status CheckScales(const TensorSpec& spec, int32_t block, const Checkpoint& checkpoint,
-                         const std::string& weight_path) {
-  if (block == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(weight_path, ": tensor '", spec.name,
-                                                   "' is stored as F8_E4M3, but config.json has no quantization_config "
-                                                   "that gives the size of its blocks"));
-  }
-  TF_RETURN_IF_ERROR(CheckUsable(spec.scale_name(), checkpoint));
-  const std::vector<int64_t> expected = spec.scale_shape(block);
-  const Checkpoint::Tensor* scales = checkpoint.Find(spec.scale_name());
-  if (scales == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(weight_path, ": tensor '", spec.name, "' is stored as ",
-                                                   DescribeTensor(spec.dtype, spec.shape), ", but its scales '",
-                                                   spec.scale_name(), "' ", DescribeTensor(DType::kF32, expected),
-                                                   " are missing in ", checkpoint.dir()));
-  }
-  if (scales->info->dtype == DType::kF32 && scales->info->shape == expected) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      checkpoint.shard(scales->shard_idx).path(), ": tensor '", spec.scale_name(), "' is ",
-      DescribeTensor(scales->info->dtype, scales->info->shape), ", but ", DescribeTensor(spec.dtype, spec.shape),
-      " in blocks of ", block, " needs ", DescribeTensor(DType::kF32, expected)));
-}
-
-// Checks one tensor that is there, and takes over its stored type.
-absl::Status CheckTensor(TensorSpec& spec, const Checkpoint::Tensor& found, int32_t block,
-                         const Checkpoint& checkpoint) {
-  const std::string& path = checkpoint.shard(found.shard_idx).path();
-  const TensorInfo& info = *found.info;
-  if (info.shape != spec.stored_shape) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": tensor '", spec.name, "' is ", DescribeTensor(info.dtype, info.shape),
-                     ", but config.json asks for [", absl::StrJoin(spec.stored_shape, ", "), "]"));
-  }
-  const Storage storage = InfoOf(spec.role).storage;
-  if (!IsPlain(info.dtype) && !(info.dtype == DType::kF8E4M3 && storage == Storage::kQuantised)) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": tensor '", spec.name, "' is ",
-                                                   DescribeTensor(info.dtype, info.shape), ", but must be ",
-                                                   AllowedTypes(storage)));
-  }
-  spec.dtype = info.dtype;
-  return spec.has_scales() ? CheckScales(spec, block, checkpoint, path) : absl::OkStatus();
 }
 
 // Tensors that published checkpoints have and this runtime does not use.
 bool IsKnownButUnused(absl::string_view name, const ModelSpec& model) {
   if (absl::EndsWith(name, ".rotary_emb.inv_freq")) return true;
-  if (name == NameOf(model, Role::kLmHead, -1, -1)) return model.tie_word_embeddings;
+  // Scales of activations, which are not quantised here, and the shape that packed words have anyway.
+  for (const absl::string_view suffix : {".input_scale", ".weight_shape"}) {
+    if (model.quant.is_quantised() && absl::EndsWith(name, suffix)) return true;
+  }
+  if (name == PlainName(model, Role::kLmHead, -1, -1)) return model.tie_word_embeddings;
   for (const std::string& prefix : model.not_read) {
     if (absl::StartsWith(name, prefix)) return true;
   }
@@ -259,24 +151,6 @@ void CollectWarnings(const Checkpoint& checkpoint, CheckedPlan& checked) {
 
 }  // namespace
 
-int64_t TensorSpec::num_elements() const { return Product(shape); }
-
-DType TensorSpec::memory_dtype() const {
-  return dtype == DType::kF16 || InfoOf(role).storage == Storage::kF32 ? DType::kF32 : dtype;
-}
-
-std::vector<int64_t> TensorSpec::scale_shape(int32_t block) const {
-  std::vector<int64_t> result;
-  for (const int64_t dim : shape) result.push_back((dim + block - 1) / block);
-  return result;
-}
-
-int64_t TensorSpec::scale_bytes(int32_t block) const {
-  if (!has_scales()) return 0;
-  const std::vector<int64_t> dims = scale_shape(block);
-  return dims[0] * dims[1] * DTypeBytes(DType::kF32);
-}
-
 void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor visit) {
   const int64_t hidden = model.hidden_size;
   const AttentionSpec& attention = layer.attention;
@@ -301,8 +175,10 @@ void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor vi
 
 TensorPlan PlanTensors(const ModelSpec& model) {
   TensorPlan plan{.model = model};
+  const auto ignored = NamePatterns::Compile(model.quant.ignored);
+  TF_CHECK(ignored.ok());  // who reads a config refuses others
   const auto add = [&](Role role, std::vector<int64_t> shape, int32_t layer, int32_t expert) {
-    plan.tensors.push_back(SpecOf(model, role, std::move(shape), layer, expert));
+    plan.tensors.push_back(SpecOf(model, *ignored, role, std::move(shape), layer, expert));
   };
   add(Role::kEmbedTokens, {model.vocab_size, model.hidden_size}, -1, -1);
   for (int32_t l = 0; l < model.num_layers(); ++l) {
@@ -314,44 +190,30 @@ TensorPlan PlanTensors(const ModelSpec& model) {
   return plan;
 }
 
-absl::Status CheckExpertsAlike(const TensorPlan& plan) {
+absl::Status CheckGpuFormats(const TensorPlan& plan) {
   std::map<std::pair<int32_t, Role>, const TensorSpec*> first;  // by layer and matrix
   for (const TensorSpec& spec : plan.tensors) {
+    if (!CudaWeightFormats::Contains(spec.format)) {
+      return absl::UnimplementedError(absl::StrCat("tensor '", spec.name(), "' is ", ToString(spec.format),
+                                                   ", which GPUs have no kernels for yet; use --device cpu"));
+    }
     if (spec.expert < 0) continue;
     const TensorSpec& other = *first.emplace(std::pair(spec.layer, spec.role), &spec).first->second;
-    if (other.dtype == spec.dtype) continue;
-    return absl::UnimplementedError(absl::StrCat("tensor '", spec.name, "' is ", DTypeName(spec.dtype), ", but '",
-                                                 other.name, "' is ", DTypeName(other.dtype),
-                                                 "; on a GPU the experts of a layer must be stored alike"));
+    if (other.format == spec.format) continue;
+    return absl::UnimplementedError(absl::StrCat("tensor '", spec.name(), "' is ", ToString(spec.format), ", but '",
+                                                 other.name(), "' is ", ToString(other.format),
+                                                 ": GPUs need the experts of a layer in one format; use --device cpu"));
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelSpec& model, const Checkpoint& checkpoint) {
   CheckedPlan checked{.plan = PlanTensors(model)};
-  absl::flat_hash_set<std::string> needed;
-  std::vector<std::string> missing;
-  for (TensorSpec& spec : checked.plan.tensors) {
-    TF_RETURN_IF_ERROR(CheckUsable(spec.name, checkpoint));
-    const Checkpoint::Tensor* found = checkpoint.Find(spec.name);
-    if (found == nullptr) {
-      const std::string shown = DescribeTensor(spec.dtype, spec.stored_shape) + " '" + spec.name + "'";
-      if (std::find(missing.begin(), missing.end(), shown) == missing.end()) missing.push_back(shown);
-      continue;
-    }
-    TF_RETURN_IF_ERROR(CheckTensor(spec, *found, model.fp8_block, checkpoint));
-    needed.insert(spec.name);
-    if (spec.has_scales()) needed.insert(spec.scale_name());
-  }
-  if (!missing.empty()) {
-    const size_t shown = std::min(missing.size(), kMaxNamesShown);
-    return absl::InvalidArgumentError(
-        absl::StrCat(checkpoint.dir(), ": ", missing.size(), " of ", checked.plan.tensors.size(),
-                     " tensors that config.json asks for are missing: ",
-                     absl::StrJoin(missing.begin(), missing.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
-                     missing.size() > shown ? ", ..." : ""));
-  }
-  ClassifyOthers(checkpoint, needed, checked);
+  TF_ASSIGN_OR_RETURN(const NamePatterns ignored, NamePatterns::Compile(model.quant.ignored));
+  TensorCheck check(model, ignored, checkpoint);
+  for (TensorSpec& spec : checked.plan.tensors) TF_RETURN_IF_ERROR(check.Resolve(spec));
+  TF_RETURN_IF_ERROR(check.MissingTensors(checked.plan.tensors.size()));
+  ClassifyOthers(checkpoint, check.needed(), checked);
   CollectWarnings(checkpoint, checked);
   return checked;
 }

@@ -6,47 +6,13 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
-#include "core/formats/dtype.h"
 #include "core/status.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/model/model_spec.h"
+#include "runtime/model/stored_tensor.h"
 #include "runtime/model/weight_role.h"
 
 namespace tokenferry {
-
-// The part of a stored tensor that a role is: all of it, or what a fused tensor has of one expert.
-struct StoredPart {
-  enum class Kind : uint8_t {
-    kWhole,
-    kRange,    // elements [begin, begin + size), in the order of the role's matrix
-    kColumns,  // of the rows of `cols` elements in that range the columns first_col, first_col + col_step, ..: they are
-               // the rows of the role's matrix, which the file has transposed
-  };
-  Kind kind = Kind::kWhole;
-  int64_t begin = 0, size = 0;
-  int64_t cols = 0, first_col = 0, col_step = 1;
-};
-
-struct TensorSpec {
-  Role role;
-  int32_t layer = -1;                 // -1: belongs to no layer
-  int32_t expert = -1;                // routed experts only
-  std::string name;                   // of the stored tensor
-  std::vector<int64_t> shape;         // [rows, cols] or [size], of the role
-  std::vector<int64_t> stored_shape;  // of the stored tensor
-  StoredPart stored;
-  DType dtype = DType::kBF16;  // kF32, kBF16, kF16 or kF8E4M3. As stored, or as config.json implies
-
-  ModelPart part() const { return InfoOf(role).part; }
-  int64_t num_elements() const;
-  DType memory_dtype() const;  // what memory holds: F16 is widened to F32, and so is what Storage::kF32 asks for
-  bool has_scales() const { return dtype == DType::kF8E4M3; }
-  int64_t data_bytes() const { return num_elements() * DTypeBytes(dtype); }
-  int64_t memory_bytes() const { return num_elements() * DTypeBytes(memory_dtype()); }  // without scales
-  std::string scale_name() const { return name + "_scale_inv"; }
-  std::vector<int64_t> scale_shape(int32_t block) const;  // [ceil(rows / block), ceil(cols / block)], F32
-  int64_t scale_bytes(int32_t block) const;               // 0 without scales
-};
 
 struct TensorPlan {
   ModelSpec model;
@@ -58,8 +24,8 @@ using TensorVisitor = absl::FunctionRef<void(Role role, std::vector<int64_t> sha
 // The one place that knows which tensors a layer has.
 void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor visit);
 
-// All tensors of the model, with the types that config.json implies: FP8 for the projections of attention and experts
-// when it is quantised, else config.json's dtype.
+// All tensors of the model, with the types that config.json implies: projections as its quantization_config says but
+// for those that it ignores, everything else in its dtype.
 TensorPlan PlanTensors(const ModelSpec& model);
 
 struct CheckedPlan {
@@ -74,12 +40,14 @@ struct CheckedPlan {
 };
 
 // Looks at headers only. Refuses, naming file, tensor, what is there and what should be: missing tensors, wrong shapes,
-// types that cannot be used, FP8 without its scales or without a quantization_config, and tensors with a fault
+// types that cannot be used, quantised tensors without their scales or without a quantization_config or although that
+// ignores them, scales of tensors that are not quantised, tensors stored twice, and tensors with a fault
 // (Checkpoint::FaultOf). The faults of tensors that nobody needs are warnings.
 absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelSpec& model, const Checkpoint& checkpoint);
 
-// Unimplemented, naming two tensors, when routed experts of one layer are not all stored in one type. CPUs look at each
-// expert; a GPU's kernel is chosen for all of them (WeightArray).
-absl::Status CheckExpertsAlike(const TensorPlan& plan);
+// What a GPU's kernels need besides: Unimplemented, naming a tensor whose format they do not read, or two tensors when
+// routed experts of one layer are not all in one format. CPUs look at each expert; a GPU's kernel is chosen for all of
+// them (WeightArray).
+absl::Status CheckGpuFormats(const TensorPlan& plan);
 
 }  // namespace tokenferry

@@ -1,21 +1,18 @@
 #include "runtime/model/weights.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <string>
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
-#include "core/formats/f16.h"
-#include "runtime/ops/finite_check.h"
+#include "runtime/model/weight_loader.h"
 
 namespace tokenferry {
 namespace {
 
-constexpr int64_t kAlignment = 64;                        // of a tensor within its buffer: a cache line
-constexpr int64_t kMaxEnqueuedBytes = int64_t{64} << 20;  // copies a device may hold back before it is waited for
+constexpr int64_t kAlignment = 64;  // of a tensor within its buffer: a cache line
 
 int64_t AlignUp(int64_t num_bytes) { return (num_bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -46,45 +43,32 @@ const char* GroupName(Group group) {
 
 using BufferKey = std::tuple<int32_t, Group>;  // layer, group
 
-// A tensor of the checkpoint and where it goes.
-struct Piece {
-  const TensorSpec* spec;
-  const Checkpoint::Tensor* source;
-  bool is_scales;
-  DType dtype;  // in the file
-  bool widen;   // 16 bits in the file, F32 in memory
-  BufferKey buffer;
-  int64_t offset;     // in the buffer
-  int64_t num_bytes;  // in memory
-  uint8_t* dst = nullptr;
-
-  // Bytes of the stored tensor that are read for it.
-  int64_t source_begin() const { return is_part() ? spec->stored.begin * DTypeBytes(dtype) : 0; }
-  int64_t source_bytes() const { return is_part() ? spec->stored.size * DTypeBytes(dtype) : source->info->num_bytes; }
-  bool is_part() const { return !is_scales && spec->stored.kind != StoredPart::Kind::kWhole; }
-  bool is_transposed() const { return is_part() && spec->stored.kind == StoredPart::Kind::kColumns; }
-  bool reads_the_same(const Piece& other) const {
-    return source == other.source && source_begin() == other.source_begin() && source_bytes() == other.source_bytes();
-  }
-};
-
 // What this rank needs, laid out in buffers.
 struct Layout {
-  std::vector<Piece> pieces;  // per needed tensor: the weight, then its scales if it has any
+  std::vector<Piece> pieces;     // by tensor, in the order of TensorSpec::stored
+  std::vector<BufferKey> place;  // of each piece: its buffer,
+  std::vector<int64_t> offset;   // and where in that; -1: it is not kept
   std::map<BufferKey, int64_t> buffer_bytes;
   std::vector<int32_t> slot_of_expert;  // -1: not on this rank
 
-  absl::Status Add(const Checkpoint& checkpoint, const TensorSpec& spec, bool is_scales, int64_t num_bytes) {
-    const std::string name = is_scales ? spec.scale_name() : spec.name;
-    const Checkpoint::Tensor* source = checkpoint.Find(name);
+  absl::Status Add(const Checkpoint& checkpoint, const TensorSpec& spec, const StoredTensor& tensor) {
+    const Checkpoint::Tensor* source = checkpoint.Find(tensor.name);
     if (source == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(checkpoint.dir(), ": tensor '", name, "' of the plan is missing"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(checkpoint.dir(), ": tensor '", tensor.name, "' of the plan is missing"));
     }
-    const DType dtype = is_scales ? DType::kF32 : spec.dtype;
-    const bool widen = !is_scales && spec.memory_dtype() != spec.dtype;
+    const WeightBytes bytes = spec.memory_bytes();
+    const int64_t num_bytes = tensor.use == StoredTensor::Use::kData         ? bytes.data
+                              : tensor.use == StoredTensor::Use::kScales     ? bytes.scales
+                              : tensor.use == StoredTensor::Use::kZeroPoints ? bytes.zero_points
+                                                                             : 0;
     const BufferKey key{spec.layer, GroupOf(spec)};
+    pieces.push_back({&spec, &tensor, source, num_bytes});
+    place.push_back(key);
+    offset.push_back(-1);
+    if (tensor.use == StoredTensor::Use::kGroupIdx) return absl::OkStatus();
     int64_t& end = buffer_bytes[key];
-    pieces.push_back({&spec, source, is_scales, dtype, widen, key, end, num_bytes});
+    offset.back() = end;
     end += AlignUp(num_bytes);
     return absl::OkStatus();
   }
@@ -98,9 +82,7 @@ absl::StatusOr<Layout> MakeLayout(const Checkpoint& checkpoint, const TensorPlan
     layout.slot_of_expert[experts[slot]] = static_cast<int32_t>(slot);
   for (const TensorSpec& spec : plan.tensors) {
     if (spec.expert >= 0 && layout.slot_of_expert[spec.expert] < 0) continue;
-    TF_RETURN_IF_ERROR(layout.Add(checkpoint, spec, /*is_scales=*/false, spec.memory_bytes()));
-    if (!spec.has_scales()) continue;
-    TF_RETURN_IF_ERROR(layout.Add(checkpoint, spec, /*is_scales=*/true, spec.scale_bytes(plan.model.fp8_block)));
+    for (const StoredTensor& tensor : spec.stored) TF_RETURN_IF_ERROR(layout.Add(checkpoint, spec, tensor));
   }
   return layout;
 }
@@ -116,161 +98,22 @@ absl::Status AllocateBuffers(Device& device, Layout& layout, ModelWeights& weigh
     weights.stats.buffer_bytes += num_bytes;
     weights.buffers.push_back(std::move(buffer));
   }
-  for (Piece& piece : layout.pieces) piece.dst = data[piece.buffer] + piece.offset;
+  for (size_t i = 0; i < layout.pieces.size(); ++i) {
+    if (layout.offset[i] >= 0) layout.pieces[i].dst = data[layout.place[i]] + layout.offset[i];
+  }
   return absl::OkStatus();
 }
 
-// Streams tensors through a staging buffer into device memory.
-class Loader {
- public:
-  Loader(const Checkpoint& checkpoint, Stream& stream, Buffer staging, const LoadOptions& options)
-      : checkpoint_(checkpoint), stream_(stream), staging_(std::move(staging)), options_(options) {}
-
-  absl::Status Run(const std::vector<Piece>& pieces, LoadStats& stats) {
-    std::vector<const Piece*> order;
-    for (const Piece& piece : pieces) {
-      order.push_back(&piece);
-      stats.bytes_kept += piece.num_bytes;
-      if (!piece.is_scales) ++stats.num_tensors;
+// Of the pieces of one tensor, its data first.
+WeightView MakeView(absl::Span<const Piece> pieces) {
+  const TensorSpec& spec = *pieces[0].spec;
+  WeightView view{.format = spec.format, .data = pieces[0].dst, .rows = spec.rows(), .cols = spec.cols()};
+  for (const Piece& piece : pieces) {
+    if (piece.tensor->use == StoredTensor::Use::kScales) {
+      view.scales = piece.dst;
+      view.scale_stride = (spec.cols() + spec.format.block_cols - 1) / spec.format.block_cols;
     }
-    std::stable_sort(order.begin(), order.end(),
-                     [](const Piece* a, const Piece* b) { return OrderKey(*a) < OrderKey(*b); });
-    const auto each_range = [&](const std::function<absl::Status(absl::Span<const Piece* const>)>& visit) {
-      for (size_t begin = 0, end = 0; begin < order.size(); begin = end) {
-        while (end < order.size() && order[end]->reads_the_same(*order[begin])) ++end;
-        TF_RETURN_IF_ERROR(visit(absl::MakeConstSpan(order).subspan(begin, end - begin)));
-      }
-      return absl::OkStatus();
-    };
-    TF_RETURN_IF_ERROR(each_range([&](absl::Span<const Piece* const> same) {
-      bytes_total_ += same[0]->source_bytes();
-      return absl::OkStatus();
-    }));
-    TF_RETURN_IF_ERROR(each_range([&](absl::Span<const Piece* const> same) { return Load(same); }));
-    stats.bytes_read = bytes_done_;
-    return stream_.Synchronize();
-  }
-
- private:
-  // Scales, norms and biases first, since they are quick to find fault with; then everything as it lies in the files.
-  static std::tuple<bool, int, int64_t> OrderKey(const Piece& piece) {
-    const bool is_large = !piece.is_scales && piece.spec->shape.size() > 1;
-    return {is_large, piece.source->shard_idx, piece.source->info->begin + piece.source_begin()};
-  }
-
-  // Bytes that are read at a time, so that what is made of them fits beside them in the staging buffer.
-  absl::StatusOr<int64_t> ChunkBytes(const Piece& piece) const {
-    const auto staging = static_cast<int64_t>(staging_.num_bytes());
-    // A widened piece needs three times its stored bytes: itself and its widened copy.
-    const int64_t most = staging / (piece.widen ? 16 : piece.is_transposed() ? 8 : 4) * 4;
-    if (!piece.is_transposed()) return most;
-    const int64_t row_bytes = piece.spec->stored.cols * DTypeBytes(piece.dtype);
-    if (row_bytes <= most) return most / row_bytes * row_bytes;
-    return absl::ResourceExhaustedError(absl::StrCat("tensor '", piece.spec->name, "' has rows of ", row_bytes,
-                                                     " bytes, too long for a staging buffer of ", staging));
-  }
-
-  // Pieces that are made of the same bytes.
-  absl::Status Load(absl::Span<const Piece* const> pieces) {
-    const Piece& first = *pieces[0];
-    const int64_t num_bytes = first.source_bytes();
-    TF_ASSIGN_OR_RETURN(const int64_t chunk_bytes, ChunkBytes(first));
-    for (int64_t offset = 0; offset < num_bytes; offset += chunk_bytes) {
-      const auto chunk = absl::MakeSpan(staging_.as<uint8_t>(), std::min(chunk_bytes, num_bytes - offset));
-      TF_RETURN_IF_ERROR(checkpoint_.Read(*first.source, first.source_begin() + offset, chunk));
-      TF_RETURN_IF_ERROR(CheckFinite(first, first.source_begin() + offset, chunk));
-      for (const Piece* piece : pieces) TF_RETURN_IF_ERROR(Send(*piece, offset, chunk));
-      bytes_done_ += static_cast<int64_t>(chunk.size());
-      if (options_.progress) TF_RETURN_IF_ERROR(options_.progress(bytes_done_, bytes_total_));
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status CheckFinite(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) const {
-    const int64_t idx = FindNonFinite(piece.dtype, chunk);
-    if (idx < 0) return absl::OkStatus();
-    const TensorInfo& info = *piece.source->info;
-    const int64_t element = offset / DTypeBytes(piece.dtype) + idx;
-    const int64_t cols = info.shape.back();
-    return absl::DataLossError(absl::StrCat(checkpoint_.shard(piece.source->shard_idx).path(), ": tensor '", info.name,
-                                            "': element ", element, " (row ", element / cols, ", column ",
-                                            element % cols, ") of ", DescribeTensor(info.dtype, info.shape), " is ",
-                                            DescribeElement(piece.dtype, chunk, idx), "; the file is damaged"));
-  }
-
-  template <class Narrow>
-  static void Widen(absl::Span<const uint8_t> chunk, uint8_t* wide) {
-    for (size_t i = 0; i < chunk.size() / sizeof(Narrow); ++i) {
-      Narrow narrow;
-      std::memcpy(&narrow, chunk.data() + i * sizeof(Narrow), sizeof(Narrow));
-      const float value = ToFloat(narrow);
-      std::memcpy(wide + i * sizeof(float), &value, sizeof(float));
-    }
-  }
-
-  absl::Status Send(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) {
-    uint8_t* free = staging_.as<uint8_t>() + AlignUp(static_cast<int64_t>(chunk.size()));
-    absl::Span<const uint8_t> values = chunk;
-    if (piece.widen) {
-      if (piece.dtype == DType::kF16) {
-        Widen<F16>(chunk, free);
-      } else {
-        Widen<BF16>(chunk, free);
-      }
-      values = absl::MakeConstSpan(free, 2 * chunk.size());
-      offset *= 2;
-      free += AlignUp(static_cast<int64_t>(values.size()));
-    }
-    if (piece.is_transposed()) {
-      if (DTypeBytes(piece.spec->memory_dtype()) == 4) {
-        SendColumns<uint32_t>(piece, offset, values, free);
-      } else {
-        SendColumns<uint16_t>(piece, offset, values, free);
-      }
-    } else {
-      stream_.CopyToDevice(piece.dst + offset, values.data(), values.size());
-    }
-    bytes_enqueued_ += static_cast<int64_t>(values.size());
-    if (bytes_enqueued_ < kMaxEnqueuedBytes) return absl::OkStatus();
-    bytes_enqueued_ = 0;
-    return stream_.Synchronize();
-  }
-
-  // `values` are whole stored rows, from byte `offset` of the piece's range; each is a column of its matrix.
-  template <class Element>
-  void SendColumns(const Piece& piece, int64_t offset, absl::Span<const uint8_t> values, uint8_t* column_bytes) {
-    constexpr auto kBytes = static_cast<int64_t>(sizeof(Element));
-    const StoredPart& part = piece.spec->stored;
-    const int64_t num_stored = part.size / part.cols, first = offset / kBytes / part.cols;
-    const int64_t n = static_cast<int64_t>(values.size()) / kBytes / part.cols;
-    for (int64_t row = 0; row < piece.spec->shape[0]; ++row) {
-      const int64_t col = part.first_col + row * part.col_step;
-      for (int64_t i = 0; i < n; ++i) {
-        std::memcpy(column_bytes + i * kBytes, values.data() + (i * part.cols + col) * kBytes, sizeof(Element));
-      }
-      stream_.CopyToDevice(piece.dst + (row * num_stored + first) * kBytes, column_bytes,
-                           static_cast<size_t>(n * kBytes));
-    }
-  }
-
-  const Checkpoint& checkpoint_;
-  Stream& stream_;
-  const Buffer staging_;
-  const LoadOptions& options_;
-  int64_t bytes_total_ = 0, bytes_done_ = 0, bytes_enqueued_ = 0;
-};
-
-// A vector is a matrix of one row.
-WeightView MakeView(const Piece& weight, const float* scales, int32_t block) {
-  const std::vector<int64_t>& shape = weight.spec->shape;
-  WeightView view{.format = {.dtype = weight.spec->memory_dtype()},
-                  .data = weight.dst,
-                  .rows = shape.size() == 1 ? 1 : shape[0],
-                  .cols = shape.back()};
-  if (scales != nullptr) {
-    view.format = F8BlockWeights::Of(block, block);
-    view.scales = scales;
-    view.scale_stride = weight.spec->scale_shape(block)[1];
+    if (piece.tensor->use == StoredTensor::Use::kZeroPoints) view.zero_points = piece.dst;
   }
   return view;
 }
@@ -299,12 +142,10 @@ constexpr Role kExpertRoles[] = {Role::kExpertGate,     Role::kExpertUp,     Rol
 
 void SetViews(const TensorPlan& plan, const Layout& layout, size_t num_slots, ModelWeights& weights) {
   weights.layers.resize(plan.model.layers.size());
-  for (size_t i = 0; i < layout.pieces.size(); ++i) {
-    const Piece& piece = layout.pieces[i];
-    if (piece.is_scales) continue;  // taken together with its weight, which stands before it
-    const TensorSpec& spec = *piece.spec;
-    const float* scales = spec.has_scales() ? reinterpret_cast<const float*>(layout.pieces[i + 1].dst) : nullptr;
-    const WeightView view = MakeView(piece, scales, plan.model.fp8_block);
+  for (size_t i = 0, end; i < layout.pieces.size(); i = end) {
+    const TensorSpec& spec = *layout.pieces[i].spec;
+    end = i + spec.stored.size();
+    const WeightView view = MakeView(absl::MakeConstSpan(layout.pieces).subspan(i, spec.stored.size()));
     if (spec.layer < 0) {
       weights.ends[spec.role] = view;
     } else if (spec.expert < 0) {
@@ -380,14 +221,14 @@ absl::StatusOr<ModelWeights> LoadWeights(const Checkpoint& checkpoint, const Ten
                                          const LoadOptions& options) {
   TF_RETURN_IF_ERROR(CheckOptions(plan, options));
   if (stream.device().kind() == DeviceKind::kCuda) {
-    TF_RETURN_IF_ERROR(Annotate(CheckExpertsAlike(plan), checkpoint.dir()));
+    TF_RETURN_IF_ERROR(Annotate(CheckGpuFormats(plan), checkpoint.dir()));
   }
   TF_ASSIGN_OR_RETURN(Layout layout, MakeLayout(checkpoint, plan, options));
   ModelWeights weights;
   TF_RETURN_IF_ERROR(AllocateBuffers(stream.device(), layout, weights));
   TF_ASSIGN_OR_RETURN(Buffer staging, stream.device().Allocate(static_cast<size_t>(options.staging_bytes),
                                                                MemoryKind::kHost, "weights: staging"));
-  TF_RETURN_IF_ERROR(Loader(checkpoint, stream, std::move(staging), options).Run(layout.pieces, weights.stats));
+  TF_RETURN_IF_ERROR(LoadPieces(checkpoint, stream, std::move(staging), options, layout.pieces, weights.stats));
   const size_t num_slots = static_cast<size_t>(options.placement->num_local_slots(options.rank));
   SetViews(plan, layout, num_slots, weights);
   TF_RETURN_IF_ERROR(UploadExpertViews(stream, num_slots, weights));

@@ -47,10 +47,23 @@ int64_t FindNonFinite(DType dtype, absl::Span<const uint8_t> data) {
       return Find<uint16_t, 0x7F80u>(data);
     case DType::kF16:
       return Find<uint16_t, 0x7C00u>(data);
+    case DType::kUE8M0:
+      return Find<uint8_t, 0xFFu>(data);
     default:
       TF_CHECK(dtype == DType::kF8E4M3);
       return Find<uint8_t, 0x7Fu>(data);
   }
+}
+
+int64_t FindZero(DType dtype, absl::Span<const uint8_t> data) {
+  const int64_t count = static_cast<int64_t>(data.size()) / DTypeBytes(dtype);
+  TF_CHECK(dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16);
+  for (int64_t i = 0; i < count; ++i) {
+    const bool is_zero = dtype == DType::kF32 ? CodeAt<uint32_t>(data, i) << 1 == 0
+                                              : static_cast<uint16_t>(CodeAt<uint16_t>(data, i) << 1) == 0;
+    if (is_zero) return i;
+  }
+  return -1;
 }
 
 std::string DescribeElement(DType dtype, absl::Span<const uint8_t> data, int64_t element_idx) {

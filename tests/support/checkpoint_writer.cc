@@ -42,21 +42,21 @@ void AppendAs(std::string& out, DType dtype, float value) {
 }
 
 FileTensor RandomTensor(const TensorSpec& spec, Random& random) {
-  FileTensor tensor{spec.name, spec.dtype, spec.shape, {}};
+  FileTensor tensor{spec.name(), spec.dtype(), spec.shape, {}};
   const bool is_norm = spec.part() == ModelPart::kNorm;
   const bool is_bias = spec.role == Role::kChoiceBias;
   // Uniform (-1, 1) has variance 1/3; the sum over `cols` inputs shall have variance 1.
   const float scale = is_norm || is_bias ? 0.1f : std::sqrt(3.0f / static_cast<float>(spec.shape.back()));
   // Quantised values fill the FP8 range; their scales bring them back.
-  const float stored = spec.has_scales() ? 256.0f : scale;
+  const float stored = spec.stored.size() > 1 ? 256.0f : scale;
   for (int64_t i = 0; i < spec.num_elements(); ++i) {
-    AppendAs(tensor.data, spec.dtype, (is_norm ? 1.0f : 0.0f) + stored * random.Next());
+    AppendAs(tensor.data, spec.dtype(), (is_norm ? 1.0f : 0.0f) + stored * random.Next());
   }
   return tensor;
 }
 
-FileTensor RandomScales(const TensorSpec& spec, int32_t block, Random& random) {
-  FileTensor tensor{spec.scale_name(), DType::kF32, spec.scale_shape(block), {}};
+FileTensor RandomScales(const TensorSpec& spec, Random& random) {
+  FileTensor tensor{spec.stored[1].name, DType::kF32, spec.stored[1].shape, {}};
   const float scale = std::sqrt(3.0f / static_cast<float>(spec.shape.back())) / 256.0f;
   for (int64_t i = 0; i < tensor.shape[0] * tensor.shape[1]; ++i) {
     Append(tensor.data, scale * (1.0f + 0.3f * random.Next()));
@@ -67,14 +67,14 @@ FileTensor RandomScales(const TensorSpec& spec, int32_t block, Random& random) {
 void AddMtpModule(const DeepSeekConfig& config, Random& random, std::vector<FileTensor>& tensors) {
   const std::string prefix = absl::StrCat("model.layers.", config.num_hidden_layers, ".");
   for (const char* name : {"enorm.weight", "hnorm.weight", "shared_head.norm.weight"}) {
-    TensorSpec spec{
-        .role = Role::kInputNorm, .name = prefix + name, .shape = {config.hidden_size}, .dtype = config.dtype};
+    const TensorSpec spec{.role = Role::kInputNorm,
+                          .shape = {config.hidden_size},
+                          .stored = {{.name = prefix + name, .dtype = config.dtype}}};
     tensors.push_back(RandomTensor(spec, random));
   }
-  TensorSpec spec{.role = Role::kRouter,
-                  .name = prefix + "eh_proj.weight",
-                  .shape = {config.hidden_size, 2 * config.hidden_size},
-                  .dtype = config.dtype};
+  const TensorSpec spec{.role = Role::kRouter,
+                        .shape = {config.hidden_size, 2 * config.hidden_size},
+                        .stored = {{.name = prefix + "eh_proj.weight", .dtype = config.dtype}}};
   tensors.push_back(RandomTensor(spec, random));
 }
 
@@ -219,7 +219,7 @@ std::vector<FileTensor> RandomTensors(const RandomCheckpoint& spec) {
   std::vector<FileTensor> tensors;
   for (const TensorSpec& t : PlanTensors(SpecOf(spec.config)).tensors) {
     tensors.push_back(RandomTensor(t, random));
-    if (t.has_scales()) tensors.push_back(RandomScales(t, spec.config.fp8_block, random));
+    if (t.stored.size() > 1) tensors.push_back(RandomScales(t, random));
   }
   if (spec.with_mtp) AddMtpModule(spec.config, random, tensors);
   return tensors;

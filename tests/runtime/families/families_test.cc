@@ -176,8 +176,9 @@ TEST(GptOss, SinksAndWindows) {
   EXPECT_EQ(model->layers[1].attention.keys.kind, KeyRange::Kind::kAll);
   EXPECT_EQ(model->layers[0].attention.sinks, Bias::kYes);
   EXPECT_EQ(model->moe.activation, (GatedActivation{GatedActivation::Kind::kClampedSwiglu, 7.0f, 1.702f}));
-  EXPECT_ERROR(With("gpt_oss", {{"quantization_config", {{"quant_method", "mxfp4"}}}}), kUnimplemented, "'mxfp4'",
-               "known: fp8");
+  const auto mxfp4 = With("gpt_oss", {{"quantization_config", {{"quant_method", "mxfp4"}}}});
+  ASSERT_OK(mxfp4);
+  EXPECT_EQ(mxfp4->quant.method, QuantMethod::kMxfp4);
 }
 
 }  // namespace

@@ -74,9 +74,10 @@ TEST(ModelSummary, PartsAndTypesAddUp) {
   // kv_a_proj_with_mqa [576, 7168] has 5 x 56 blocks, the last row of them partial.
   int64_t scales = 0, by_dtype = 0;
   for (const TensorSpec& spec : plan.tensors) {
-    if (spec.name == "model.layers.7.self_attn.kv_a_proj_with_mqa.weight") {
-      EXPECT_EQ(spec.scale_shape(128), (std::vector<int64_t>{5, 56}));
-      scales = spec.scale_bytes(128);
+    if (spec.name() == "model.layers.7.self_attn.kv_a_proj_with_mqa.weight") {
+      EXPECT_EQ(spec.stored[1].shape, (std::vector<int64_t>{5, 56}));
+      scales = spec.memory_bytes().scales;
+      EXPECT_EQ(scales, spec.stored[1].num_bytes());
     }
   }
   EXPECT_EQ(scales, 5 * 56 * 4);
@@ -104,7 +105,7 @@ TEST(TensorPlan, NamesFollowTheLayers) {
   config.tie_word_embeddings = true;
   std::vector<std::string> names;
   for (const TensorSpec& spec : PlanTensors(SpecOf(config)).tensors) {
-    names.push_back(DescribeTensor(spec.dtype, spec.shape) + " " + spec.name);
+    names.push_back(DescribeTensor(spec.dtype(), spec.shape) + " " + spec.name());
   }
   const auto has = [&](const std::string& name) { return std::find(names.begin(), names.end(), name) != names.end(); };
   EXPECT_TRUE(has("F32 [20, 24] model.layers.0.self_attn.q_proj.weight"));
@@ -215,7 +216,7 @@ TEST_F(DamagedCheckpoint, NamesBadScales) {
   FileTensor& tensor = Tensor(scales);
   ASSERT_EQ(tensor.shape, (std::vector<int64_t>{2, 2}));
   tensor.shape = {4, 1};
-  EXPECT_ERROR(Check(), kInvalid, scales, "is F32 [4, 1], but F8_E4M3 [20, 24] in blocks of 16 needs F32 [2, 2]");
+  EXPECT_ERROR(Check(), kInvalid, scales, "is F32 [4, 1], but ", "F8_E4M3 [20, 24] needs F32, BF16 or F16 [2, 2]");
   tensor.shape = {2, 2};
   tensor.dtype = DType::kI32;
   EXPECT_ERROR(Check(), kInvalid, scales, "is I32 [2, 2]");
@@ -232,13 +233,15 @@ TEST_F(DamagedCheckpoint, AcceptsUnquantisedTensorsAmongQuantised) {
   FileTensor& tensor = Tensor(kUp);
   tensor.dtype = DType::kBF16;
   tensor.data = std::string(tensor.data.size() * 2, '\0');
+  const std::string scales = absl::StrCat(kUp, "_scale_inv");
+  EXPECT_ERROR(Check(), kInvalid, absl::StrCat("'", scales, "' is one too many: '", kUp, "' is BF16 [20, 24]"));
+  Remove(scales);
   const auto checked = Check();
   ASSERT_OK(checked);
-  EXPECT_EQ(checked->num_unknown, 1);  // its scales, which nothing needs now
-  EXPECT_ERROR(CheckExpertsAlike(checked->plan), absl::StatusCode::kUnimplemented, absl::StrCat("'", kUp, "' is BF16"),
+  EXPECT_EQ(checked->num_unknown, 0);
+  EXPECT_ERROR(CheckGpuFormats(checked->plan), absl::StatusCode::kUnimplemented, absl::StrCat("'", kUp, "' is BF16"),
                "'model.layers.2.mlp.experts.0.up_proj.weight' is F8_E4M3");
-  ASSERT_OK(CheckExpertsAlike(PlanTensors(SpecOf(spec_.config))));
-  EXPECT_EQ(checked->unknown_names, std::vector<std::string>{absl::StrCat(kUp, "_scale_inv")});
+  ASSERT_OK(CheckGpuFormats(PlanTensors(SpecOf(spec_.config))));
 }
 
 TEST_F(DamagedCheckpoint, ReportsUnknownTensorsAndSkipsKnownOnes) {

@@ -1,0 +1,97 @@
+// Stored bytes to those of memory.
+#include <cstring>
+
+#include "core/check.h"
+#include "core/formats/f16.h"
+#include "runtime/model/stored_tensor.h"
+
+namespace tokenferry {
+namespace {
+
+// Code j of a word of AWQ is output kAwqOrder[j] of its eight.
+constexpr int kAwqOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+
+uint32_t WordAt(absl::Span<const uint8_t> src, int64_t idx) {
+  uint32_t word;
+  std::memcpy(&word, src.data() + idx * 4, sizeof(word));
+  return word;
+}
+
+template <class Narrow>
+void Widen(absl::Span<const uint8_t> src, uint8_t* dst) {
+  for (size_t i = 0; i < src.size() / sizeof(Narrow); ++i) {
+    Narrow narrow;
+    std::memcpy(&narrow, src.data() + i * sizeof(Narrow), sizeof(Narrow));
+    const float value = ToFloat(narrow);
+    std::memcpy(dst + i * sizeof(float), &value, sizeof(float));
+  }
+}
+
+void UnpackWords(absl::Span<const uint8_t> src, int bits, int32_t offset, uint8_t* dst) {
+  const uint32_t mask = (1u << bits) - 1;
+  for (int64_t i = 0; i < static_cast<int64_t>(src.size() / 4); ++i) {
+    const uint32_t word = WordAt(src, i);
+    for (int shift = 0; shift < 32; shift += bits) {
+      *dst++ = static_cast<uint8_t>((word >> shift & mask) + static_cast<uint32_t>(offset));
+    }
+  }
+}
+
+void UnpackAwqWord(uint32_t word, uint8_t (&codes)[8]) {
+  for (int j = 0; j < 8; ++j) codes[kAwqOrder[j]] = word >> (4 * j) & 0xF;
+}
+
+void UnpackAwqRows(int64_t cols, absl::Span<const uint8_t> src, uint8_t* dst) {
+  const int64_t num_pairs = static_cast<int64_t>(src.size()) / (8 * cols);
+  for (int64_t pair = 0; pair < num_pairs; ++pair) {
+    for (int64_t c = 0; c < cols; ++c) {
+      uint8_t low[8], high[8];
+      UnpackAwqWord(WordAt(src, 2 * pair * cols + c), low);
+      UnpackAwqWord(WordAt(src, (2 * pair + 1) * cols + c), high);
+      for (int j = 0; j < 8; ++j) *dst++ = static_cast<uint8_t>(low[j] | high[j] << 4);
+    }
+  }
+}
+
+void UnpackAwqZeroPoints(absl::Span<const uint8_t> src, uint8_t* dst) {
+  for (int64_t i = 0; i < static_cast<int64_t>(src.size() / 4); ++i, dst += 8) {
+    uint8_t codes[8];
+    UnpackAwqWord(WordAt(src, i), codes);
+    std::memcpy(dst, codes, sizeof(codes));
+  }
+}
+
+}  // namespace
+
+int64_t Repack::growth() const {
+  switch (kind) {
+    case Kind::kWiden:
+      return 2;
+    case Kind::kZeroPoints:
+    case Kind::kAwqZeroPoints:
+      return 8 / bits;
+    default:
+      return 1;
+  }
+}
+
+void RepackBytes(const Repack& repack, DType dtype, int64_t cols, absl::Span<const uint8_t> src, uint8_t* dst) {
+  switch (repack.kind) {
+    case Repack::Kind::kNone:
+      if (!src.empty()) std::memcpy(dst, src.data(), src.size());
+      return;
+    case Repack::Kind::kWiden:
+      return dtype == DType::kF16 ? Widen<F16>(src, dst) : Widen<BF16>(src, dst);
+    case Repack::Kind::kFlipSigns:
+      for (size_t i = 0; i < src.size(); ++i) dst[i] = src[i] ^ 0x80;
+      return;
+    case Repack::Kind::kZeroPoints:
+      return UnpackWords(src, repack.bits, repack.zero_offset, dst);
+    case Repack::Kind::kAwqZeroPoints:
+      return UnpackAwqZeroPoints(src, dst);
+    case Repack::Kind::kAwqCodes:
+      return UnpackAwqRows(cols, src, dst);
+  }
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,236 @@
+// Checkpoints with quantised projections: what is refused, and what memory then holds. What they compute is
+// families_golden_test's.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "core/device/cpu_device.h"
+#include "runtime/families/families.h"
+#include "runtime/model/model_summary.h"
+#include "runtime/model/weights.h"
+#include "tests/support/checkpoint_writer.h"
+#include "tests/support/status_matchers.h"
+
+namespace tokenferry::testing {
+namespace {
+
+using nlohmann::json;
+
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+constexpr auto kDataLoss = absl::StatusCode::kDataLoss;
+
+std::string FamilyDir(const std::string& name) {
+  return std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/families/" + name;
+}
+
+// A golden checkpoint of one file whose config and tensors a test changes.
+class Quantised : public ::testing::Test {
+ protected:
+  void Start(const std::string& family) {
+    config_ = json::parse(ReadFile(FamilyDir(family) + "/config.json"));
+    const auto file = SafetensorsFile::Open(FamilyDir(family) + "/model.safetensors");
+    ASSERT_OK(file);
+    tensors_.clear();
+    for (const TensorInfo& info : (*file)->tensors()) {
+      FileTensor tensor{info.name, info.dtype, info.shape, std::string(static_cast<size_t>(info.num_bytes), '\0')};
+      ASSERT_OK(
+          (*file)->Read(info, 0, absl::MakeSpan(reinterpret_cast<uint8_t*>(tensor.data.data()), tensor.data.size())));
+      tensors_.push_back(std::move(tensor));
+    }
+  }
+  FileTensor& Tensor(const std::string& name) { return FindTensor(tensors_, name); }
+  void Remove(const std::string& name) {
+    std::erase_if(tensors_, [&](const FileTensor& t) { return t.name == name; });
+  }
+  void Add(FileTensor tensor) { tensors_.push_back(std::move(tensor)); }
+  json& quant() { return config_["quantization_config"]; }
+
+  // The status of reading the config, checking the headers and loading, whichever fails first.
+  absl::Status Load() {
+    WriteFile(dir_.path() + "/config.json", config_.dump());
+    WriteFile(dir_.path() + "/model.safetensors", SafetensorsBytes(tensors_));
+    TF_ASSIGN_OR_RETURN(const ModelSpec model, LoadModelSpec(dir_.path()));
+    TF_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(dir_.path()));
+    TF_ASSIGN_OR_RETURN(checked_, CheckCheckpoint(model, checkpoint));
+    const auto device = CreateCpuDevice({});
+    TF_ASSIGN_OR_RETURN(const auto stream, device->CreateStream());
+    const Placement placement = Placement::Linear(model.moe.num_experts, 1);
+    return LoadWeights(checkpoint, checked_.plan, *stream, {.placement = &placement, .staging_bytes = 64 << 10})
+        .status();
+  }
+
+  TempDir dir_;
+  json config_;
+  std::vector<FileTensor> tensors_;
+  CheckedPlan checked_;
+};
+
+const std::string kGate = "model.layers.1.mlp.experts.3.gate_proj.";
+
+TEST_F(Quantised, AllFoldersAreFineBeforehand) {
+  for (const char* family : {"deepseek_v3_int4", "gpt_oss_mxfp4", "mixtral_awq", "mixtral_fp8_tensor", "olmoe_int8",
+                             "qwen2_moe_gptq8", "qwen3_moe_fp8_channel", "qwen3_moe_gptq", "qwen3_moe_int8_packed"}) {
+    Start(family);
+    EXPECT_EQ(absl::OkStatus(), Load());
+    EXPECT_EQ(checked_.num_unknown, 0) << family;
+    // config.json alone says the same of every tensor.
+    const TensorPlan implied = PlanTensors(checked_.plan.model);
+    const ModelSummary want = SummarizeModel(checked_.plan), got = SummarizeModel(implied);
+    EXPECT_EQ(got.Total().num_params, want.Total().num_params);
+    EXPECT_EQ(got.part(ModelPart::kRoutedExpert).num_bytes, want.part(ModelPart::kRoutedExpert).num_bytes) << family;
+  }
+}
+
+TEST_F(Quantised, ScalesAreThereAndFit) {
+  Start("qwen3_moe_gptq");
+  Remove(kGate + "scales");
+  EXPECT_ERROR(Load(), kInvalid, kGate + "qweight' is stored as I32 [32, 128], but its scales '",
+               "' F16 [2, 128] are missing");
+  Start("qwen3_moe_gptq");
+  Tensor(kGate + "scales").shape = {128, 2};
+  EXPECT_ERROR(Load(), kInvalid, kGate + "scales' is F16 [128, 2], but '", "needs F32, BF16 or F16 [2, 128]");
+  Start("mixtral_awq");
+  Remove("model.layers.0.self_attn.k_proj.qzeros");
+  EXPECT_ERROR(Load(), kInvalid, "k_proj.qweight' is stored as I32 [256, 16], but its zero points '", "are missing");
+  Start("gpt_oss_mxfp4");
+  Tensor("model.layers.2.mlp.experts.down_proj_scales").shape = {8, 2, 64};
+  EXPECT_ERROR(Load(), kInvalid, "down_proj_scales' is U8 [8, 2, 64], but '", "needs U8 [8, 64, 2]");
+  Start("mixtral_fp8_tensor");
+  Tensor("model.layers.0.self_attn.q_proj.weight_scale").shape = {1};
+  EXPECT_EQ(absl::OkStatus(), Load());
+  Tensor("model.layers.0.self_attn.q_proj.weight_scale").dtype = DType::kI32;
+  EXPECT_ERROR(Load(), kInvalid, "weight_scale' is I32 [1], but '", "F8_E4M3 [96, 96] needs F32, BF16 or F16 [1, 1]");
+}
+
+TEST_F(Quantised, NothingIsStoredTwiceOrLeftOver) {
+  Start("deepseek_v3_int4");
+  FileTensor plain = Tensor(kGate + "weight_scale");
+  plain.name = kGate + "weight";
+  Add(plain);
+  EXPECT_ERROR(Load(), kInvalid, "there are '" + kGate + "weight' and '" + kGate + "weight_packed': one must go");
+  Start("qwen3_moe_int8_packed");
+  FileTensor zeros = Tensor(kGate + "weight_scale");
+  zeros.name = kGate + "weight_zero_point";
+  Add(zeros);
+  EXPECT_ERROR(Load(), kInvalid, kGate + "weight_zero_point' is one too many");
+  Start("olmoe_int8");
+  FileTensor head{"model.layers.0.mlp.gate.weight_scale", DType::kF32, {8, 1}, std::string(32, '\1')};
+  Add(head);
+  EXPECT_ERROR(Load(), kInvalid,
+               "'model.layers.0.mlp.gate.weight_scale' is one too many: 'model.layers.0.mlp.gate.weight' is BF16");
+}
+
+TEST_F(Quantised, ConfigAndTensorsAgree) {
+  Start("deepseek_v3_int4");
+  quant()["ignore"].push_back("re:.*experts.3.gate.*");
+  EXPECT_ERROR(Load(), kInvalid, "experts.3.gate_proj.weight_packed' is I32, but 'ignore' in the quantization_config",
+               "says by 're:.*experts.3.gate.*' that it is not quantised");
+  Start("mixtral_awq");
+  quant()["modules_to_not_convert"] = {"gate", "model.layers.*.self_attn"};
+  EXPECT_ERROR(Load(), kInvalid, "self_attn.q_proj.qweight' is I32, but 'modules_to_not_convert'",
+               "'model.layers.*.self_attn'");
+  Start("olmoe_int8");
+  config_.erase("quantization_config");
+  EXPECT_ERROR(Load(), kInvalid, "is stored as I8, but config.json has no quantization_config");
+  Start("qwen3_moe_gptq");
+  config_.erase("quantization_config");
+  EXPECT_ERROR(Load(), kInvalid, "are missing: F16 [", "self_attn.q_proj.weight'");
+  Start("qwen3_moe_gptq");
+  quant()["bits"] = 8;
+  EXPECT_ERROR(Load(), kInvalid, "qweight' is I32 [32, 256], but config.json asks for [64, 256]");
+}
+
+TEST_F(Quantised, GroupsDivideTheInputs) {
+  Start("qwen3_moe_gptq");
+  quant()["group_size"] = 96;
+  EXPECT_ERROR(Load(), kInvalid, "q_proj.qweight' has 256 inputs, which groups of 96 do not divide");
+  Start("deepseek_v3_int4");
+  quant()["config_groups"]["group_0"]["weights"]["group_size"] = 48;
+  EXPECT_ERROR(Load(), kInvalid, "gate_proj.weight_packed' has 128 inputs, which groups of 48 do not divide");
+}
+
+TEST_F(Quantised, GroupsAreInOrder) {
+  Start("qwen3_moe_gptq");
+  const int32_t group = 1;
+  std::memcpy(Tensor(kGate + "g_idx").data.data() + 4 * 17, &group, 4);
+  EXPECT_ERROR(Load(), kUnimplemented, kGate + "g_idx' puts input 17 into group 1, not into 0", "act-order");
+  Start("qwen3_moe_gptq");
+  Remove(kGate + "g_idx");  // then they are in order
+  EXPECT_EQ(absl::OkStatus(), Load());
+}
+
+TEST_F(Quantised, ScalesAreNumbersOtherThanZero) {
+  const auto set = [&](const std::string& name, size_t element, uint32_t bits) {
+    FileTensor& tensor = Tensor(name);
+    const auto size = static_cast<size_t>(DTypeBytes(tensor.dtype));
+    std::memcpy(tensor.data.data() + element * size, &bits, size);
+  };
+  Start("qwen3_moe_gptq");
+  set(kGate + "scales", 130, 0x8000);
+  EXPECT_ERROR(Load(), kDataLoss, kGate + "scales': element 130 (row 1, column 2)", "is -0 (0x8000)");
+  Start("mixtral_fp8_tensor");
+  set("model.layers.0.self_attn.q_proj.weight_scale", 0, 0);
+  EXPECT_ERROR(Load(), kDataLoss, "q_proj.weight_scale': element 0", "is 0 (0x00000000)");
+  Start("olmoe_int8");
+  set("model.layers.1.self_attn.q_proj.weight_scale", 5, 0x7FC0);
+  EXPECT_ERROR(Load(), kDataLoss, "q_proj.weight_scale': element 5 (row 5, column 0)", "is NaN (0x7fc0)");
+  Start("gpt_oss_mxfp4");
+  set("model.layers.0.mlp.experts.gate_up_proj_scales", 3, 0xFF);
+  EXPECT_ERROR(Load(), kDataLoss, "gate_up_proj_scales': element 3", "is NaN (0xff)");
+  Start("qwen2_moe_gptq8");
+  set("model.layers.0.self_attn.q_proj.qzeros", 1, 0x7FFF7F7F);
+  EXPECT_ERROR(Load(), kDataLoss, "q_proj.qzeros': element 1", "the zero point 256, beyond 8 bits");
+}
+
+TEST_F(Quantised, GpusRefuseFormatsWithoutKernels) {
+  Start("qwen3_moe_gptq");
+  ASSERT_OK(Load());
+  EXPECT_ERROR(CheckGpuFormats(checked_.plan), kUnimplemented,
+               "' is F16, which GPUs have no kernels for yet; use --device cpu");
+  Start("qwen3_moe_fp8_channel");
+  ASSERT_OK(Load());
+  EXPECT_EQ(absl::OkStatus(), CheckGpuFormats(checked_.plan));
+}
+
+TEST_F(Quantised, UnknownSettingsAreOneLine) {
+  const auto refused = [&](const char* family, const std::function<void(json&)>& edit) {
+    Start(family);
+    edit(quant());
+    return Load();
+  };
+  EXPECT_ERROR(refused("qwen3_moe_gptq", [](json& q) { q["bits"] = 3; }), kUnimplemented,
+               "'quantization_config.bits' is 3; only 4 and 8 are supported");
+  EXPECT_ERROR(refused("qwen3_moe_gptq", [](json& q) { q["checkpoint_format"] = "marlin"; }), kUnimplemented,
+               "'marlin'");
+  EXPECT_ERROR(refused("qwen3_moe_gptq", [](json& q) { q["group_size"] = 0; }), kInvalid,
+               "'quantization_config.group_size' is 0");
+  EXPECT_ERROR(refused("mixtral_awq", [](json& q) { q["bits"] = 8; }), kUnimplemented, "is 8; only 4");
+  EXPECT_ERROR(refused("mixtral_awq", [](json& q) { q["version"] = "gemv"; }), kUnimplemented, "'gemv'");
+  EXPECT_ERROR(refused("mixtral_awq", [](json& q) { q["zero_point"] = false; }), kUnimplemented,
+               "zero_point' is false");
+  EXPECT_ERROR(refused("deepseek_v3_int4", [](json& q) { q["ignore"] = {"re:(unclosed"}; }), kInvalid,
+               "'quantization_config.ignore' has the pattern 're:(unclosed'");
+  EXPECT_ERROR(refused("deepseek_v3_int4", [](json& q) { q["format"] = "nvfp4-pack-quantized"; }), kUnimplemented,
+               "'nvfp4-pack-quantized'");
+  const auto weights = [](json& q) -> json& { return q["config_groups"]["group_0"]["weights"]; };
+  EXPECT_ERROR(refused("deepseek_v3_int4", [&](json& q) { weights(q)["symmetric"] = false; }), kUnimplemented,
+               "symmetric' is false");
+  EXPECT_ERROR(refused("deepseek_v3_int4", [&](json& q) { weights(q)["actorder"] = "group"; }), kUnimplemented,
+               "actorder'");
+  EXPECT_ERROR(refused("olmoe_int8", [&](json& q) { weights(q)["num_bits"] = 4; }), kUnimplemented, "is 4 with format");
+  EXPECT_ERROR(refused("olmoe_int8", [&](json& q) { weights(q)["type"] = "float"; }), kUnimplemented, "does not store");
+  EXPECT_ERROR(refused("deepseek_v3_int4",
+                       [&](json& q) {
+                         q["config_groups"]["group_1"] = q["config_groups"]["group_0"];
+                         q["config_groups"]["group_1"]["weights"]["group_size"] = 64;
+                       }),
+               kUnimplemented, "store weights in several ways");
+}
+
+}  // namespace
+}  // namespace tokenferry::testing
