@@ -25,7 +25,7 @@ void AddAttention(Stream& stream, const AttentionStep& s, MatrixView<const float
   }
   Project(stream, out, o, s.normed.data, s.compute);
   if (has_bias) AddBias(stream, {s.normed, s.weights.vector(Role::kOBias)});
-  AddScaled(stream, {s.hidden, s.normed, {}, s.residual_scale});
+  Add(stream, {s.hidden, s.normed, {}, s.residual_scale});
 }
 
 int64_t AttentionWorkspace(const AttentionSpec& a, int64_t max_tokens) {

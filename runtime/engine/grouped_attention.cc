@@ -3,7 +3,6 @@
 #include "runtime/engine/layer_ops.h"
 #include "runtime/engine/workspace.h"
 #include "runtime/ops/elementwise_ops.h"
-#include "runtime/ops/unit_norm.h"
 
 namespace tokenferry {
 namespace {
@@ -58,8 +57,9 @@ void GroupedAttentionLayer(Stream& stream, const AttentionStep& s) {
     RotateHeads(stream, s, key);
   }
   if (a.qk_norm == QkNorm::kUnit) {
-    UnitNorm(stream, {PerHead(query, a.head_dim), s.norm_eps});
-    UnitNorm(stream, {PerHead(key, a.head_dim), s.norm_eps});
+    for (const auto& heads : {PerHead(query, a.head_dim), PerHead(key, a.head_dim)}) {
+      RmsNorm(stream, {.x = heads, .eps = s.norm_eps, .out = heads});
+    }
   }
   if (a.temperature.scale != 0) {
     ApplyTemperature(stream, {query, a.temperature.scale, a.temperature.period, s.tokens});

@@ -200,7 +200,7 @@ void Transformer::DenseFfn(Stream& stream, const LayerWeights& layer, const Micr
   const GatedWeights ffn{layer[Role::kDenseGate], layer[Role::kDenseUp], layer[Role::kDenseDown]};
   if (model_.residual_scale == 1) return GatedFfn(stream, normed, ffn, hidden.data, Accumulate::kYes);
   GatedFfn(stream, normed, ffn, normed.data, Accumulate::kNo);
-  AddScaled(stream, {hidden, normed, {}, model_.residual_scale});
+  Add(stream, {hidden, normed, {}, model_.residual_scale});
 }
 
 void Transformer::SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb,
@@ -251,11 +251,7 @@ absl::Status Transformer::FinishMoe(Stream& stream, int batch_idx) {
   mb.combining = false;
   MatrixView<const float> shared;
   if (model_.moe.shared_intermediate > 0) shared = Rows(shared_out_, mb);
-  if (model_.residual_scale == 1) {
-    Add(stream, {Rows(hidden_, mb), Rows(moe_out_, mb), shared});
-  } else {
-    AddScaled(stream, {Rows(hidden_, mb), Rows(moe_out_, mb), shared, model_.residual_scale});
-  }
+  Add(stream, {Rows(hidden_, mb), Rows(moe_out_, mb), shared, model_.residual_scale});
   return absl::OkStatus();
 }
 

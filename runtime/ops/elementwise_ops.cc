@@ -35,12 +35,6 @@ void Row(const ScaleRowsArgs& a, int64_t t) {
   for (int64_t i = 0; i < a.x.cols; ++i) out[i] = x[i] * weight;
 }
 
-void Row(const AddScaledArgs& a, int64_t t) {
-  float* x = a.x.row(t);
-  const float *first = a.a.row(t), *second = a.b.data == nullptr ? nullptr : a.b.row(t);
-  for (int64_t i = 0; i < a.x.cols; ++i) x[i] += a.factor * (second == nullptr ? first[i] : first[i] + second[i]);
-}
-
 template <class Args>
 void Reference(const Args& args) {
   for (int64_t t = 0; t < args.x.rows; ++t) Row(args, t);
@@ -62,7 +56,6 @@ constexpr Op<GateRowsArgs> kGateRows{"gate_rows", &Reference<GateRowsArgs>, &Cpu
 
 constexpr Op<ScaleArgs> kScale{"scale", &Reference<ScaleArgs>, &Cpu<ScaleArgs>};
 constexpr Op<ScaleRowsArgs> kScaleRows{"scale_rows", &Reference<ScaleRowsArgs>, &Cpu<ScaleRowsArgs>};
-constexpr Op<AddScaledArgs> kAddScaled{"add_scaled", &Reference<AddScaledArgs>, &Cpu<AddScaledArgs>};
 
 void Scale(Stream& stream, const ScaleArgs& args) { stream.Launch(kScale, args); }
 
@@ -71,12 +64,6 @@ void ScaleRows(Stream& stream, const ScaleRowsArgs& args) {
   TF_CHECK_EQ(args.x.cols, args.out.cols);
   TF_CHECK_EQ(args.weight.rows, args.x.rows);
   stream.Launch(kScaleRows, args);
-}
-
-void AddScaled(Stream& stream, const AddScaledArgs& args) {
-  TF_CHECK_EQ(args.x.cols, args.a.cols);
-  TF_CHECK_EQ(args.x.rows, args.a.rows);
-  stream.Launch(kAddScaled, args);
 }
 
 void AddBias(Stream& stream, const AddBiasArgs& args) {

@@ -42,12 +42,4 @@ struct ScaleRowsArgs {
 };
 void ScaleRows(Stream& stream, const ScaleRowsArgs& args);
 
-// x += factor * a, or x += factor * (a + b) (a + b rounded first) when b.data is not null.
-struct AddScaledArgs {
-  MatrixView<float> x;
-  MatrixView<const float> a, b;
-  float factor = 1;
-};
-void AddScaled(Stream& stream, const AddScaledArgs& args);
-
 }  // namespace tokenferry

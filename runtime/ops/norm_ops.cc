@@ -34,7 +34,9 @@ void NormRow(const RmsNormArgs& a, int64_t t, float sum_squares) {
   const float* x = a.x.row(t);
   float* out = a.out.row(t);
   const float inverse = 1.0f / std::sqrt(sum_squares / static_cast<float>(a.x.cols) + a.eps);
-  if (a.weight_dtype == DType::kF32) {
+  if (a.weight == nullptr) {
+    for (int64_t i = 0; i < a.x.cols; ++i) out[i] = x[i] * inverse;
+  } else if (a.weight_dtype == DType::kF32) {
     const float* weight = static_cast<const float*>(a.weight);
     for (int64_t i = 0; i < a.x.cols; ++i) out[i] = x[i] * inverse * weight[i];
   } else {
@@ -66,10 +68,10 @@ void AddRow(const AddArgs& a, int64_t t) {
   float* x = a.x.row(t);
   const float* first = a.a.row(t);
   if (a.b.data == nullptr) {
-    for (int64_t i = 0; i < a.x.cols; ++i) x[i] += first[i];
+    for (int64_t i = 0; i < a.x.cols; ++i) x[i] += a.factor * first[i];
   } else {
     const float* second = a.b.row(t);
-    for (int64_t i = 0; i < a.x.cols; ++i) x[i] += first[i] + second[i];
+    for (int64_t i = 0; i < a.x.cols; ++i) x[i] += a.factor * (first[i] + second[i]);
   }
 }
 

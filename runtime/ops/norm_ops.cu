@@ -23,7 +23,7 @@ __global__ void RmsNormKernel(MatrixView<const float> x, const Weight* weight, f
   const float inverse = shared_inverse;
   float* to = out.row(blockIdx.x);
   for (int64_t i = threadIdx.x; i < x.cols; i += blockDim.x) {
-    const float value = __fmul_rn(__fmul_rn(row[i], inverse), ToFloat(weight[i]));
+    const float value = __fmul_rn(__fmul_rn(row[i], inverse), weight == nullptr ? 1.0f : ToFloat(weight[i]));
     to[i] = value;
     if (rounded.data != nullptr) rounded.row(blockIdx.x)[i] = ToBF16(value);
   }
@@ -38,12 +38,13 @@ __global__ void EmbedKernel(const int32_t* ids, MatrixView<const T> table, Matri
 }
 
 // A block per row.
-__global__ void AddKernel(MatrixView<float> x, MatrixView<const float> a, MatrixView<const float> b) {
+__global__ void AddKernel(MatrixView<float> x, MatrixView<const float> a, MatrixView<const float> b, float factor) {
   float* to = x.row(blockIdx.x);
   const float* first = a.row(blockIdx.x);
   const float* second = b.data == nullptr ? nullptr : b.row(blockIdx.x);
   for (int64_t i = threadIdx.x; i < x.cols; i += blockDim.x) {
-    to[i] = __fadd_rn(to[i], second == nullptr ? first[i] : __fadd_rn(first[i], second[i]));
+    const float sum = second == nullptr ? first[i] : __fadd_rn(first[i], second[i]);
+    to[i] = __fadd_rn(to[i], __fmul_rn(factor, sum));
   }
 }
 
@@ -63,7 +64,7 @@ absl::Status CudaEmbed(const EmbedArgs& a, void* stream) {
 }
 
 absl::Status CudaAdd(const AddArgs& a, void* stream) {
-  return LaunchKernel(AddKernel, {a.x.rows, ThreadsFor(a.x.cols)}, stream, a.x, a.a, a.b);
+  return LaunchKernel(AddKernel, {a.x.rows, ThreadsFor(a.x.cols)}, stream, a.x, a.a, a.b, a.factor);
 }
 
 absl::Status CudaRmsNorm(const RmsNormArgs& a, void* stream) {

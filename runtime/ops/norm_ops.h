@@ -18,8 +18,8 @@ void Embed(Stream& stream, const EmbedArgs& args);
 
 // out = x * rsqrt(mean(x^2) + eps) * weight (Llama style). The sum of squares follows matmul.h's lane order; the root
 // is 1 / sqrt in f32, and x is multiplied by it first. x and out may be the same memory. weight [cols] of weight_dtype
-// (kF32 or kBF16). `rounded`, where it is not null, gets every element of out rounded to bf16: rows for those who
-// multiply in bf16, while others need all bits of them.
+// (kF32 or kBF16); null: ones. `rounded`, where it is not null, gets every element of out rounded to bf16: rows for
+// those who multiply in bf16, while others need all bits of them.
 struct RmsNormArgs {
   MatrixView<const float> x;
   const void* weight = nullptr;
@@ -30,10 +30,11 @@ struct RmsNormArgs {
 };
 void RmsNorm(Stream& stream, const RmsNormArgs& args);
 
-// x += a, or x += a + b (a + b rounded first) when b.data is not null.
+// x += factor * a, or x += factor * (a + b) when b.data is not null; each sum and product is rounded.
 struct AddArgs {
   MatrixView<float> x;
   MatrixView<const float> a, b;
+  float factor = 1;
 };
 void Add(Stream& stream, const AddArgs& args);
 
