@@ -1,13 +1,10 @@
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <utility>
 #include <vector>
 
 #include "core/kernels/matmul_values.h"
 #include "core/kernels/row_parallel.h"
-#include "core/kernels/scratch.h"
 #include "runtime/attention/attention_kernels.h"
+#include "runtime/attention/softmax_rows.h"
 #include "runtime/ops/row_kernels.h"
 
 namespace tokenferry::attention_cpu {
@@ -15,11 +12,8 @@ namespace {
 
 // Weight panels are widened once for this many tokens.
 constexpr int64_t kTokensPerTask = 64;
-constexpr int64_t kAbsorbCols = 64;      // columns of W_UK per panel
-constexpr int64_t kExpandRows = 16;      // rows of W_UV per panel
-constexpr int64_t kQueriesPerTask = 32;  // (token, head) pairs that share a walk over the keys
-
-float* ScratchFloats(int64_t size) { return static_cast<float*>(ThreadScratch(size * sizeof(float))); }
+constexpr int64_t kAbsorbCols = 64;  // columns of W_UK per panel
+constexpr int64_t kExpandRows = 16;  // rows of W_UV per panel
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -55,21 +49,13 @@ void PlanAttention(const LatentAttentionArgs& args, int num_threads, std::vector
 class AttentionWorker {
  public:
   AttentionWorker(const LatentAttentionArgs& args, const RowKernels& kernels, const AttentionTask& task)
-      : args_(args), kernels_(kernels), task_(task), latent_(args.cache.first), width_(latent_ + args.rope) {
-    const int64_t n = task.num_tokens * task.num_heads;
-    float* next = ScratchFloats(n * (width_ + latent_ + kCacheBlockTokens + 3) + kCacheBlockTokens * width_);
-    const auto take = [&next](int64_t size) { return std::exchange(next, next + size); };
-    keys_ = take(kCacheBlockTokens * width_);
-    queries_ = take(n * width_);
-    acc_ = take(n * latent_);
-    scores_ = take(n * kCacheBlockTokens);
-    max_ = take(n);
-    sum_ = take(n);
-    rescale_ = take(n);
-    std::fill_n(acc_, n * latent_, 0.0f);
-    std::fill_n(max_, n, -std::numeric_limits<float>::infinity());
-    std::fill_n(sum_, n, 0.0f);
-  }
+      : args_(args),
+        kernels_(kernels),
+        task_(task),
+        latent_(args.cache.first),
+        width_(latent_ + args.rope),
+        keys_(ScratchFloats(kCacheBlockTokens * width_ + SoftmaxRows::NumFloats(num_rows(), width_, latent_))),
+        rows_(kernels, num_rows(), width_, latent_, args.scale, keys_ + kCacheBlockTokens * width_) {}
 
   void Run() {
     int32_t last = 0;
@@ -81,25 +67,21 @@ class AttentionWorker {
       VisitBlock(begin, std::min<int64_t>(kCacheBlockTokens, last + 1 - begin));
     }
     for (int64_t t = 0; t < task_.num_tokens; ++t) {
-      for (int64_t h = 0; h < task_.num_heads; ++h) StoreResult(t, h);
+      for (int64_t h = 0; h < task_.num_heads; ++h) rows_.Store(Row(t, h), args_.out + ArgsRow(t, h) * latent_);
     }
   }
 
  private:
   int32_t Position(int64_t t) const { return args_.tokens.position[task_.token_begin + t]; }
+  int64_t num_rows() const { return task_.num_tokens * task_.num_heads; }
+  int64_t Row(int64_t t, int64_t h) const { return t * task_.num_heads + h; }
   int64_t ArgsRow(int64_t t, int64_t h) const { return (task_.token_begin + t) * args_.heads + task_.head_begin + h; }
 
   void LoadQuery(int64_t t, int64_t h) {
     const int64_t row = ArgsRow(t, h);
-    float* query = queries_ + (t * task_.num_heads + h) * width_;
+    float* query = rows_.query(Row(t, h));
     CopyRounded(args_.q_latent + row * latent_, latent_, args_.compute, query);
     CopyRounded(args_.q + row * (args_.nope + args_.rope) + args_.nope, args_.rope, args_.compute, query + latent_);
-  }
-
-  void StoreResult(int64_t t, int64_t h) {
-    const int64_t row = t * task_.num_heads + h;
-    float* out = args_.out + ArgsRow(t, h) * latent_;
-    for (int64_t i = 0; i < latent_; ++i) out[i] = acc_[row * latent_ + i] / sum_[row];
   }
 
   // Keys [begin, begin + size) for all queries that see some of them.
@@ -108,7 +90,8 @@ class AttentionWorker {
     for (int64_t t = 0, end = 0; t < task_.num_tokens; t = end) {
       const int64_t visible = Visible(t, begin);
       for (end = t + 1; end < task_.num_tokens && Visible(end, begin) == visible;) ++end;
-      if (visible > 0) Visit({keys.data, visible, keys.stride}, t * task_.num_heads, end * task_.num_heads);
+      const Rows seen{keys.data, visible, keys.stride};  // a value is the beginning of its key
+      if (visible > 0) rows_.Visit(seen, seen, Row(t, 0), Row(end, 0));
     }
   }
 
@@ -129,24 +112,12 @@ class AttentionWorker {
     return {keys_, size, width_};
   }
 
-  // `keys` for queries [begin, end), which all see them.
-  void Visit(Rows keys, int64_t begin, int64_t end) {
-    float* scores = scores_ + begin * kCacheBlockTokens;
-    kernels_.dot({queries_ + begin * width_, end - begin, width_}, keys, width_, scores, kCacheBlockTokens);
-    for (int64_t row = begin; row < end; ++row) {
-      const float block_sum = kernels_.softmax_block(scores_ + row * kCacheBlockTokens, keys.num_rows, args_.scale,
-                                                     &max_[row], &rescale_[row]);
-      sum_[row] = std::fma(sum_[row], rescale_[row], block_sum);
-    }
-    kernels_.weighted_sum({scores, end - begin, kCacheBlockTokens}, keys, latent_, rescale_ + begin,
-                          acc_ + begin * latent_, latent_);
-  }
-
   const LatentAttentionArgs& args_;
   const RowKernels& kernels_;
   const AttentionTask& task_;
   const int64_t latent_, width_;
-  float *keys_, *queries_, *acc_, *scores_, *max_, *sum_, *rescale_;
+  float* const keys_;  // a block of the cache, widened
+  SoftmaxRows rows_;
 };
 
 }  // namespace

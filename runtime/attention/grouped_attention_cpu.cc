@@ -1,17 +1,14 @@
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <utility>
 #include <vector>
 
-#include "core/kernels/scratch.h"
 #include "runtime/attention/attention_kernels.h"
+#include "runtime/attention/softmax_rows.h"
 #include "runtime/ops/row_kernels.h"
 
 namespace tokenferry::attention_cpu {
 namespace {
-
-constexpr int64_t kQueriesPerTask = 32;  // (token, head) pairs that share a walk over the keys
 
 // Tokens [token_begin, + num_tokens), all of one sequence, times the query heads of one key-value head.
 struct GroupedTask {
@@ -34,21 +31,14 @@ void PlanGrouped(const GroupedAttentionArgs& args, int num_threads, std::vector<
 class GroupedWorker {
  public:
   GroupedWorker(const GroupedAttentionArgs& args, const RowKernels& kernels, const GroupedTask& task)
-      : args_(args), kernels_(kernels), task_(task), group_(args.heads / args.kv_heads), dim_(args.head_dim) {
-    const int64_t n = task.num_tokens * group_;
-    const int64_t num_floats = 2 * kCacheBlockTokens * dim_ + n * (2 * dim_ + kCacheBlockTokens + 3);
-    auto* next = static_cast<float*>(ThreadScratch(num_floats * static_cast<int64_t>(sizeof(float))));
-    const auto take = [&next](int64_t size) { return std::exchange(next, next + size); };
-    keys_ = take(kCacheBlockTokens * dim_);
-    values_ = take(kCacheBlockTokens * dim_);
-    queries_ = take(n * dim_);
-    acc_ = take(n * dim_);
-    scores_ = take(n * kCacheBlockTokens);
-    max_ = take(n);
-    sum_ = take(n);
-    rescale_ = take(n);
-    std::fill_n(acc_, n * dim_, 0.0f);
-  }
+      : args_(args),
+        kernels_(kernels),
+        task_(task),
+        group_(args.heads / args.kv_heads),
+        dim_(args.head_dim),
+        keys_(ScratchFloats(2 * kCacheBlockTokens * dim_ + SoftmaxRows::NumFloats(num_rows(), dim_, dim_))),
+        values_(keys_ + kCacheBlockTokens * dim_),
+        rows_(kernels, num_rows(), dim_, dim_, args.scale, values_ + kCacheBlockTokens * dim_) {}
 
   void Run() {
     int64_t first = std::numeric_limits<int64_t>::max(), last = 0;
@@ -60,25 +50,22 @@ class GroupedWorker {
     for (int64_t block = first / kCacheBlockTokens; block <= last / kCacheBlockTokens; ++block) {
       VisitBlock(block * kCacheBlockTokens, std::min(last + 1, (block + 1) * kCacheBlockTokens));
     }
-    for (int64_t row = 0; row < task_.num_tokens * group_; ++row) {
-      float* out = args_.out + ArgsRow(row / group_) * dim_ + row % group_ * dim_;
-      for (int64_t i = 0; i < dim_; ++i) out[i] = acc_[row * dim_ + i] / sum_[row];
+    for (int64_t row = 0; row < num_rows(); ++row) {
+      rows_.Store(row, args_.out + (ArgsRow(row / group_) + row % group_) * dim_);
     }
   }
 
  private:
+  int64_t num_rows() const { return task_.num_tokens * group_; }
   int64_t Position(int64_t t) const { return args_.tokens.position[task_.token_begin + t]; }
   int64_t First(int64_t t) const { return args_.keys.First(Position(t)); }
   // Of the token's first head in the task.
   int64_t ArgsRow(int64_t t) const { return (task_.token_begin + t) * args_.heads + task_.kv_head * group_; }
 
   void Start(int64_t t) {
-    CopyRounded(args_.q + ArgsRow(t) * dim_, group_ * dim_, args_.compute, queries_ + t * group_ * dim_);
-    for (int64_t g = 0; g < group_; ++g) {
-      const bool sink = args_.sinks != nullptr;
-      max_[t * group_ + g] = sink ? args_.sinks[task_.kv_head * group_ + g] : -std::numeric_limits<float>::infinity();
-      sum_[t * group_ + g] = sink ? 1.0f : 0.0f;
-    }
+    CopyRounded(args_.q + ArgsRow(t) * dim_, group_ * dim_, args_.compute, rows_.query(t * group_));
+    if (args_.sinks == nullptr) return;
+    for (int64_t g = 0; g < group_; ++g) rows_.BeginWithSink(t * group_ + g, args_.sinks[task_.kv_head * group_ + g]);
   }
 
   // Keys [begin, end) of one cache block, for each run of tokens that see the same of them.
@@ -93,8 +80,8 @@ class GroupedWorker {
       const auto [from, to] = range;
       if (from >= to) continue;
       const int64_t skip = from - begin;
-      Visit({keys.data + skip * keys.stride, to - from, keys.stride},
-            {values.data + skip * values.stride, to - from, values.stride}, t * group_, run_end * group_);
+      rows_.Visit({keys.data + skip * keys.stride, to - from, keys.stride},
+                  {values.data + skip * values.stride, to - from, values.stride}, t * group_, run_end * group_);
     }
   }
 
@@ -112,24 +99,12 @@ class GroupedWorker {
     return {wide, size, dim_};
   }
 
-  // For query rows [begin, end), which all see these keys.
-  void Visit(Rows keys, Rows values, int64_t begin, int64_t end) {
-    float* scores = scores_ + begin * kCacheBlockTokens;
-    kernels_.dot({queries_ + begin * dim_, end - begin, dim_}, keys, dim_, scores, kCacheBlockTokens);
-    for (int64_t row = begin; row < end; ++row) {
-      const float block_sum = kernels_.softmax_block(scores_ + row * kCacheBlockTokens, keys.num_rows, args_.scale,
-                                                     &max_[row], &rescale_[row]);
-      sum_[row] = std::fma(sum_[row], rescale_[row], block_sum);
-    }
-    kernels_.weighted_sum({scores, end - begin, kCacheBlockTokens}, values, dim_, rescale_ + begin, acc_ + begin * dim_,
-                          dim_);
-  }
-
   const GroupedAttentionArgs& args_;
   const RowKernels& kernels_;
   const GroupedTask& task_;
   const int64_t group_, dim_;
-  float *keys_, *values_, *queries_, *acc_, *scores_, *max_, *sum_, *rescale_;
+  float *const keys_, *const values_;  // a block of the cache, widened
+  SoftmaxRows rows_;
 };
 
 }  // namespace
