@@ -103,23 +103,25 @@ absl::Status NcclCommunicator::Exchange(const Transfer& t, int rank, void* strea
   bool is_empty = true;
   for (int r = 0; r < num_ranks; ++r) is_empty &= r == rank || (t.send_bytes(r) == 0 && t.recv_bytes(r) == 0);
   if (is_empty) return absl::OkStatus();
+  // A communicator that does not block may say so of each call in a group; the group's end is what is waited for.
+  const auto goes_on = [](ncclResult_t r) { return r == ncclSuccess || r == ncclInProgress; };
   ncclResult_t result = ncclGroupStart();
   auto* const cuda_stream = static_cast<cudaStream_t>(stream);
   const char* what = "ncclGroupStart";
   // Peers in an order that spreads the load.
-  for (int i = 1; i < num_ranks && result == ncclSuccess; ++i) {
+  for (int i = 1; i < num_ranks && goes_on(result); ++i) {
     const int from = (rank + num_ranks - i) % num_ranks, to = (rank + i) % num_ranks;
     if (t.recv_bytes(from) > 0) {
       what = "ncclRecv";
       result = ncclRecv(t.recv(from), t.recv_bytes(from), ncclInt8, from, comm_, cuda_stream);
     }
-    if (t.send_bytes(to) > 0 && result == ncclSuccess) {
+    if (t.send_bytes(to) > 0 && goes_on(result)) {
       what = "ncclSend";
       result = ncclSend(t.send(to), t.send_bytes(to), ncclInt8, to, comm_, cuda_stream);
     }
   }
   const ncclResult_t ended = ncclGroupEnd();  // a group that has begun must end, also after an error
-  if (result == ncclSuccess) {
+  if (goes_on(result)) {
     what = "ncclGroupEnd";
     TF_ASSIGN_OR_RETURN(result, Settle(ended, keep_waiting));
   }

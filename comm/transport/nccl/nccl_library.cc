@@ -10,20 +10,25 @@
 namespace tokenferry {
 namespace {
 
+// Every function that is taken from the library. Each is defined below, with NCCL's own declaration.
+#define TF_NCCL_FUNCTIONS(X) \
+  X(ncclGetVersion)          \
+  X(ncclGetUniqueId)         \
+  X(ncclCommInitRankConfig)  \
+  X(ncclCommFinalize)        \
+  X(ncclCommDestroy)         \
+  X(ncclCommAbort)           \
+  X(ncclCommGetAsyncError)   \
+  X(ncclGetErrorString)      \
+  X(ncclGetLastError)        \
+  X(ncclGroupStart)          \
+  X(ncclGroupEnd)            \
+  X(ncclSend)                \
+  X(ncclRecv)
+
 struct Library {
-  decltype(&ncclGetVersion) get_version = nullptr;
-  decltype(&ncclGetUniqueId) get_unique_id = nullptr;
-  decltype(&ncclCommInitRankConfig) init = nullptr;
-  decltype(&ncclCommFinalize) finalize = nullptr;
-  decltype(&ncclCommDestroy) destroy = nullptr;
-  decltype(&ncclCommAbort) abort = nullptr;
-  decltype(&ncclCommGetAsyncError) get_async_error = nullptr;
-  decltype(&ncclGetErrorString) get_error_string = nullptr;
-  decltype(&ncclGetLastError) get_last_error = nullptr;
-  decltype(&ncclGroupStart) group_start = nullptr;
-  decltype(&ncclGroupEnd) group_end = nullptr;
-  decltype(&ncclSend) send = nullptr;
-  decltype(&ncclRecv) recv = nullptr;
+#define TF_NCCL_POINTER(name) decltype(&::name) name = nullptr;
+  TF_NCCL_FUNCTIONS(TF_NCCL_POINTER)
   absl::Status status;
 
   Library() {
@@ -35,19 +40,8 @@ struct Library {
                        "): install it, or put its folder into LD_LIBRARY_PATH, or use --transport mpi"));
       return;
     }
-    Find(handle, "ncclGetVersion", get_version);
-    Find(handle, "ncclGetUniqueId", get_unique_id);
-    Find(handle, "ncclCommInitRankConfig", init);
-    Find(handle, "ncclCommFinalize", finalize);
-    Find(handle, "ncclCommDestroy", destroy);
-    Find(handle, "ncclCommAbort", abort);
-    Find(handle, "ncclCommGetAsyncError", get_async_error);
-    Find(handle, "ncclGetErrorString", get_error_string);
-    Find(handle, "ncclGetLastError", get_last_error);
-    Find(handle, "ncclGroupStart", group_start);
-    Find(handle, "ncclGroupEnd", group_end);
-    Find(handle, "ncclSend", send);
-    Find(handle, "ncclRecv", recv);
+#define TF_NCCL_FIND(name) Find(handle, #name, name);
+    TF_NCCL_FUNCTIONS(TF_NCCL_FIND)
   }
 
   template <class F>
@@ -74,27 +68,27 @@ using tokenferry::TheLibrary;
 
 extern "C" {
 
-ncclResult_t ncclGetVersion(int* version) { return TheLibrary().get_version(version); }
-ncclResult_t ncclGetUniqueId(ncclUniqueId* id) { return TheLibrary().get_unique_id(id); }
+ncclResult_t ncclGetVersion(int* version) { return TheLibrary().ncclGetVersion(version); }
+ncclResult_t ncclGetUniqueId(ncclUniqueId* id) { return TheLibrary().ncclGetUniqueId(id); }
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int num_ranks, ncclUniqueId id, int rank, ncclConfig_t* config) {
-  return TheLibrary().init(comm, num_ranks, id, rank, config);
+  return TheLibrary().ncclCommInitRankConfig(comm, num_ranks, id, rank, config);
 }
-ncclResult_t ncclCommFinalize(ncclComm_t comm) { return TheLibrary().finalize(comm); }
-ncclResult_t ncclCommDestroy(ncclComm_t comm) { return TheLibrary().destroy(comm); }
-ncclResult_t ncclCommAbort(ncclComm_t comm) { return TheLibrary().abort(comm); }
+ncclResult_t ncclCommFinalize(ncclComm_t comm) { return TheLibrary().ncclCommFinalize(comm); }
+ncclResult_t ncclCommDestroy(ncclComm_t comm) { return TheLibrary().ncclCommDestroy(comm); }
+ncclResult_t ncclCommAbort(ncclComm_t comm) { return TheLibrary().ncclCommAbort(comm); }
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* result) {
-  return TheLibrary().get_async_error(comm, result);
+  return TheLibrary().ncclCommGetAsyncError(comm, result);
 }
-const char* ncclGetErrorString(ncclResult_t result) { return TheLibrary().get_error_string(result); }
-const char* ncclGetLastError(ncclComm_t comm) { return TheLibrary().get_last_error(comm); }
-ncclResult_t ncclGroupStart() { return TheLibrary().group_start(); }
-ncclResult_t ncclGroupEnd() { return TheLibrary().group_end(); }
+const char* ncclGetErrorString(ncclResult_t result) { return TheLibrary().ncclGetErrorString(result); }
+const char* ncclGetLastError(ncclComm_t comm) { return TheLibrary().ncclGetLastError(comm); }
+ncclResult_t ncclGroupStart() { return TheLibrary().ncclGroupStart(); }
+ncclResult_t ncclGroupEnd() { return TheLibrary().ncclGroupEnd(); }
 ncclResult_t ncclSend(const void* data, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream) {
-  return TheLibrary().send(data, count, type, peer, comm, stream);
+  return TheLibrary().ncclSend(data, count, type, peer, comm, stream);
 }
 ncclResult_t ncclRecv(void* data, size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream) {
-  return TheLibrary().recv(data, count, type, peer, comm, stream);
+  return TheLibrary().ncclRecv(data, count, type, peer, comm, stream);
 }
 
 }  // extern "C"

@@ -9,7 +9,7 @@
 
 namespace tokenferry {
 
-// kShared: several ranks use one GPU, which NCCL takes from 2.30.3 on. Slow, and right.
+// kShared: several ranks use one GPU, which NCCL takes from 2.30.3 on. Slow but correct.
 enum class GpuUse : uint8_t { kOwn, kShared };
 
 // Collective over the ranks of `control`, which moves host memory; with its deadline. `device` is this rank's GPU. Both

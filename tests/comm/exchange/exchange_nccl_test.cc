@@ -10,7 +10,7 @@ namespace {
 class NcclExchange : public testing::TestWithParam<int> {};
 
 TEST_P(NcclExchange, HasTheReferencesBits) {
-  if (MostNcclRanks() < GetParam()) GTEST_SKIP() << "no GPU for each of " << GetParam() << " ranks";
+  if (MostNcclRanks() < GetParam()) GTEST_SKIP() << GetParam() << " ranks need a GPU each, and NCCL";
   RunNcclThreads(GetParam(), absl::Seconds(30), [](Transport& t, Device& device) {
     RunRandomCases(t, 7, 6, {.on = &device, .num_rounds = 2, .formats = Formats::kAll, .path = ExchangePath::kAuto});
     RunChangingCases(t, 8, 6, {.on = &device, .path = ExchangePath::kAllToAllV});

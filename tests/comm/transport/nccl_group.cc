@@ -5,12 +5,13 @@
 #include <thread>
 
 #include "comm/transport/local_transport.h"
+#include "comm/transport/nccl/nccl_library.h"
 #include "comm/transport/nccl/nccl_transport.h"
 #include "core/device/cuda_device.h"
 
 namespace tokenferry {
 
-int MostNcclRanks() { return static_cast<int>(VisibleGpus().size()); }
+int MostNcclRanks() { return LoadNccl().ok() ? static_cast<int>(VisibleGpus().size()) : 0; }
 
 void RunNcclThreads(int num_ranks, absl::Duration timeout, const NcclRankBody& body) {
   auto group = CreateLocalGroup(num_ranks, {.timeout = timeout});

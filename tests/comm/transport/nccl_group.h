@@ -11,7 +11,7 @@ namespace tokenferry {
 int MostNcclRanks();
 
 // `num_ranks` threads; messages of the host's memory go by the local transport. A rank's part of the group ends with
-// its `body`, also when an exception comes out of that.
+// its `body`.
 using NcclRankBody = std::function<void(Transport&, Device&)>;
 void RunNcclThreads(int num_ranks, absl::Duration timeout, const NcclRankBody& body);
 

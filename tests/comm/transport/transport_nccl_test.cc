@@ -16,7 +16,7 @@ using testing::HasSubstr;
 class NcclConformance : public testing::TestWithParam<int> {
  protected:
   void SetUp() override {
-    if (MostNcclRanks() < GetParam()) GTEST_SKIP() << "no GPU for each of " << GetParam() << " ranks";
+    if (MostNcclRanks() < GetParam()) GTEST_SKIP() << GetParam() << " ranks need a GPU each, and NCCL";
   }
 };
 

@@ -224,10 +224,6 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* result, int num_ranks, ncclUniqu
   return state;
 }
 
-ncclResult_t ncclCommInitRank(ncclComm_t* comm, int num_ranks, ncclUniqueId id, int rank) {
-  return ncclCommInitRankConfig(comm, num_ranks, id, rank, nullptr);
-}
-
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* result) {
   const std::lock_guard lock(Runtime::Get().mutex);
   if (comm->state == ncclComm::State::kGone) return comm->CheckUsable("ncclCommGetAsyncError");
@@ -262,19 +258,6 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   comm->state = ncclComm::State::kGone;  // its groups end where they are
   comm->launching = nullptr;
   comm->world->Leave(comm->rank, Membership::kAborted);
-  return ncclSuccess;
-}
-
-ncclResult_t ncclCommCount(const ncclComm_t comm, int* count) {
-  *count = comm->num_ranks;
-  return ncclSuccess;
-}
-ncclResult_t ncclCommUserRank(const ncclComm_t comm, int* rank) {
-  *rank = comm->rank;
-  return ncclSuccess;
-}
-ncclResult_t ncclCommCuDevice(const ncclComm_t comm, int* device) {
-  *device = comm->device;
   return ncclSuccess;
 }
 

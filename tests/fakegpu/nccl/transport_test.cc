@@ -30,10 +30,11 @@ TEST_F(NcclTransportTest, ConformsInEveryOrder) {
   for (int seed = 1; seed <= kNumSeeds; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     for (int i = 0; i < kNumDeviceConformanceCases; ++i) {
-      RunRanks(2 + seed % 3, seed, kLong, [&](Transport& t, Device& device) {
+      const auto ends = RunRanks(2 + seed % 3, seed, kLong, [&](Transport& t, Device& device) {
         kDeviceConformanceCases[i].body(t, device);
         return absl::OkStatus();
       });
+      for (const RankEnd& end : ends) EXPECT_EQ(end.status, absl::OkStatus());
     }
   }
   EXPECT_THAT(TakeReports(), IsEmpty());
@@ -43,11 +44,12 @@ TEST_F(NcclTransportTest, ConformsInEveryOrder) {
 TEST_F(NcclTransportTest, ExchangesHaveTheReferencesBitsInEveryOrder) {
   for (int seed = 1; seed <= kNumSeeds; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
-    RunRanks(1 + seed % 4, seed, kLong, [&](Transport& t, Device& device) {
+    const auto ends = RunRanks(1 + seed % 4, seed, kLong, [&](Transport& t, Device& device) {
       RunRandomCases(t, seed, 2, {.on = &device, .formats = Formats::kAll});
       RunChangingCases(t, seed, 4, {.on = &device});
       return absl::OkStatus();
     });
+    for (const RankEnd& end : ends) EXPECT_EQ(end.status, absl::OkStatus());
   }
   EXPECT_THAT(TakeReports(), IsEmpty());
 }
