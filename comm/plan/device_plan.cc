@@ -170,7 +170,7 @@ std::string ToString(const PlanFault& fault) {
 }
 
 absl::Status PlacementTables::Set(Stream& stream, const Placement& placement, RankId source) {
-  if (Holds(placement)) return absl::OkStatus();
+  if (Holds(placement, source)) return absl::OkStatus();
   std::vector<DevicePlacement::Location> locations;
   std::vector<int32_t> first_location, choice, first_choice = {0};
   for (int32_t i = 0; i < placement.num_locations(); ++i) {
@@ -198,7 +198,7 @@ absl::Status PlacementTables::Set(Stream& stream, const Placement& placement, Ra
            .num_experts = placement.num_experts(),
            .num_ranks = placement.num_ranks()};
   digest_ = placement.Digest();
-  is_set_ = true;
+  source_ = source.value;
   return absl::OkStatus();
 }
 

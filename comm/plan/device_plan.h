@@ -1,6 +1,6 @@
 // The ExchangePlan (comm/plan/exchange_plan.h, which has the meaning of every array) made by operations on the device:
 // nothing is asked of the host, so that a step can be enqueued, or captured, as a whole. Its arrays are PlanBuilder's
-// bit for bit.
+// bit for bit. No path of the exchange uses it yet.
 #pragma once
 
 #include <vector>
@@ -30,12 +30,14 @@ class PlacementTables {
  public:
   // Uploads those of `placement` for tokens of rank `source`, unless they are there already.
   absl::Status Set(Stream& stream, const Placement& placement, RankId source);
-  // Whether Set(placement) would change anything.
-  bool Holds(const Placement& placement) const { return is_set_ && digest_ == placement.Digest(); }
+  // Whether they are there.
+  bool Holds(const Placement& placement, RankId source) const {
+    return source_ == source.value && digest_ == placement.Digest();
+  }
   const DevicePlacement& view() const { return view_; }
 
  private:
-  bool is_set_ = false;
+  int32_t source_ = -1;
   uint64_t digest_ = 0;
   DevicePlacement view_;
   GrowingBuffer locations_{MemoryKind::kDevice, "placement: locations"};

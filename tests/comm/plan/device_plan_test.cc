@@ -126,7 +126,11 @@ class DevicePlans {
     const size_t T = c_.tokens[rank], K = c_.top_k, R = c_.num_ranks, n = T * K;
     PlanSendArgs& a = sends_.emplace_back();
     tables_.emplace_back();
-    ASSERT_EQ(tables_.back().Set(arrays_.stream(), c_.placement, RankId(rank)), absl::OkStatus());
+    // Which copy of an expert is meant depends on the source: the tables of another one are not kept.
+    for (const int source : {(rank + 1) % c_.num_ranks, rank}) {
+      ASSERT_EQ(tables_.back().Set(arrays_.stream(), c_.placement, RankId(source)), absl::OkStatus());
+      ASSERT_TRUE(tables_.back().Holds(c_.placement, RankId(source)));
+    }
     a.placement = tables_.back().view();
     a.expert_idx = MakeMatrix<const int32_t>(nullptr, T, K);
     a.expert_idx.data = arrays_.Upload(c_.experts[rank]);
