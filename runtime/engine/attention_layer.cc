@@ -17,7 +17,7 @@ void RunAttention(Stream& stream, const AttentionStep& step) {
 
 void AddAttention(Stream& stream, const AttentionStep& s, MatrixView<const float> out) {
   const WeightView& o = s.weights[Role::kO];
-  const bool has_bias = s.spec.o_bias == Bias::kYes;
+  const bool has_bias = s.spec.has_o_bias;
   if (s.residual_scale == 1) {
     Project(stream, out, o, s.hidden.data, s.compute, Accumulate::kYes);
     if (has_bias) AddBias(stream, {s.hidden, s.weights.vector(Role::kOBias)});

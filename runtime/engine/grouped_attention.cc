@@ -23,7 +23,7 @@ MatrixView<float> PerHead(MatrixView<float> x, int64_t head_dim) {
 void ProjectHeads(Stream& stream, const AttentionStep& s, const Heads& roles, QkNorm norm, MatrixView<float> x) {
   const AttentionSpec& a = s.spec;
   Project(stream, s.normed, s.weights[roles.weight], x.data, s.compute);
-  if (a.qkv_bias == Bias::kYes) AddBias(stream, {x, s.weights.vector(roles.bias)});
+  if (a.has_qkv_bias) AddBias(stream, {x, s.weights.vector(roles.bias)});
   if (norm == QkNorm::kProjection) Norm(stream, x, s.weights[roles.norm], x, s.norm_eps);
   if (norm == QkNorm::kHead) {
     const auto heads = PerHead(x, a.head_dim);

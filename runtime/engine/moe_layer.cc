@@ -115,10 +115,10 @@ absl::Status MoeLayer::Route(Stream& stream, MoeStep& step) {
                     .w = step.weights->router,
                     .y = logits.data,
                     .y_stride = logits.stride});
-    if (step.weights->logit_bias != nullptr) AddBias(stream, {logits, step.weights->logit_bias});
+    if (step.weights->router_bias != nullptr) AddBias(stream, {logits, step.weights->router_bias});
     RouteArgs args{shape_.router};
     args.logits = logits;
-    args.bias = step.weights->router_bias;
+    args.bias = step.weights->choice_bias;
     args.out = step.routing;
     args.choice = overflow_->choice(T);
     args.bad_tokens = bad_tokens_.as<uint8_t>();

@@ -32,8 +32,8 @@ struct MoeShape {
 // What one layer multiplies with. Views of device memory.
 struct MoeLayerWeights {
   WeightView router;                   // [E, H]
-  const float* logit_bias = nullptr;   // [E], added to what `router` makes; or null
-  const float* router_bias = nullptr;  // [E], RouteArgs::bias
+  const float* router_bias = nullptr;  // [E], added to what `router` makes; or null
+  const float* choice_bias = nullptr;  // [E], RouteArgs::bias
   ExpertArrays experts;
 };
 

@@ -46,15 +46,28 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& tran
 
 absl::Status Transformer::CheckDevice(const ModelSpec& model, DeviceKind kind) {
   if (kind == DeviceKind::kCpu) return absl::OkStatus();
-  for (const LayerSpec& layer : model.layers) {
-    if (layer.attention.kind != AttentionKind::kGrouped) continue;
-    return absl::UnimplementedError(absl::StrCat(
-        "model_type '", model.model_type, "' has grouped attention, which has no GPU kernels yet; use --device cpu"));
+  const MoeSpec& moe = model.moe;
+  const bool is_grouped = std::any_of(model.layers.begin(), model.layers.end(), [](const LayerSpec& layer) {
+    return layer.attention.kind == AttentionKind::kGrouped;
+  });
+  const struct {
+    bool is_needed;
+    absl::string_view what;
+  } cpu_only[] = {
+      {is_grouped, "grouped attention"},
+      {moe.has_shared_score, "a gate of the shared expert"},
+      {moe.has_router_bias || moe.has_expert_bias, "biases of the router or of experts"},
+      {moe.router.scoring == Scoring::kSoftmaxOfChosen, "a softmax of the chosen experts"},
+      {moe.weight_on == WeightOn::kInput, "weights on the inputs of experts"},
+      {moe.activation.kind != GatedActivation::Kind::kSilu, "an activation other than silu"},
+      {model.embedding_scale != 1 || model.residual_scale != 1 || model.logits_scale != 1, "multipliers"},
+  };
+  for (const auto& feature : cpu_only) {
+    if (!feature.is_needed) continue;
+    return absl::UnimplementedError(absl::StrCat("model_type '", model.model_type, "' has ", feature.what,
+                                                 ", which has no GPU kernels yet; use --device cpu"));
   }
-  if (model.moe.shared_score == Bias::kNo) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat("model_type '", model.model_type,
-                                               "' gates its shared expert, which has no GPU kernel yet; use --device "
-                                               "cpu"));
+  return absl::OkStatus();
 }
 
 absl::Status Transformer::CreateMoe(Transport& transport, Device& device, const Placement& placement) {
@@ -63,8 +76,8 @@ absl::Status Transformer::CreateMoe(Transport& transport, Device& device, const 
     if (!model_.layers[l].is_moe) continue;
     moe_weights_.push_back(
         {.router = w[Role::kRouter],
-         .logit_bias = w.vector(Role::kRouterBias),
-         .router_bias = w.vector(Role::kChoiceBias),
+         .router_bias = w.vector(Role::kRouterBias),
+         .choice_bias = w.vector(Role::kChoiceBias),
          .experts = {w.expert_gate.array(), w.expert_up.array(), w.expert_down.array(), w.expert_gate_bias.array(),
                      w.expert_up_bias.array(), w.expert_down_bias.array()}});
   }
@@ -99,7 +112,7 @@ std::vector<Transformer::Activation> Transformer::Activations(const ModelSpec& m
       {&Transformer::gate_, T, ffn, "ffn gate"},
       {&Transformer::up_, T, ffn, "ffn up"},
       {&Transformer::shared_out_, T, H, "shared expert output"},
-      {&Transformer::shared_score_, T, model.moe.shared_score == Bias::kYes ? 1 : 0, "shared expert score"},
+      {&Transformer::shared_score_, T, model.moe.has_shared_score ? 1 : 0, "shared expert score"},
       {&Transformer::moe_out_, T, H, "routed experts output"},
       {&Transformer::head_rows_, kLogitRows, H, "head rows"},
   };
@@ -209,7 +222,7 @@ void Transformer::SharedFfn(Stream& stream, const LayerWeights& layer, const Mic
   const auto out = Rows(shared_out_, mb);
   GatedFfn(stream, x, {layer[Role::kSharedGate], layer[Role::kSharedUp], layer[Role::kSharedDown]}, out.data,
            Accumulate::kNo);
-  if (model_.moe.shared_score == Bias::kNo) return;
+  if (!model_.moe.has_shared_score) return;
   // One output per token: in f32, as the router.
   Project(stream, x, layer[Role::kSharedScore], shared_score_.as<float>(), Compute::kF32);
   GateRows(stream, {out, shared_score_.as<float>()});

@@ -117,7 +117,7 @@ void ReadBiasedRouter(ConfigReader& in, ModelSpec& spec) {
   RouterSpec& router = spec.moe.router;
   router.scoring = Scoring::kSigmoid;
   router.group_score = GroupScore::kSumOfTwoLargest;
-  spec.moe.choice_bias = Bias::kYes;
+  spec.moe.has_choice_bias = true;
   ReadGroups(in, spec);
   router.renormalise = in.Bool("norm_topk_prob") ? Renormalise::kYes : Renormalise::kNo;
   router.scaling = static_cast<float>(in.Number("routed_scaling_factor", 1e-6, 1e6));

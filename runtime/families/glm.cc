@@ -21,7 +21,7 @@ void Read(ConfigReader& in, ModelSpec& spec) {
   ReadGroupedAttention(in, spec, PartialRotation::kAllowed);
   const bool bias = in.Bool("attention_bias", false), norm = in.Bool("use_qk_norm", false);
   for (LayerSpec& layer : spec.layers) {
-    layer.attention.qkv_bias = bias ? Bias::kYes : Bias::kNo;  // o_proj never has one
+    layer.attention.has_qkv_bias = bias;  // o_proj never has one
     layer.attention.qk_norm = norm ? QkNorm::kHead : QkNorm::kNone;
   }
   ReadNetworks(in, spec);

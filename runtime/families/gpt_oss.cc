@@ -26,15 +26,15 @@ void Read(ConfigReader& in, ModelSpec& spec) {
   ReadGroupedAttention(in, spec, PartialRotation::kNo);
   const bool bias = in.Bool("attention_bias", true);
   for (LayerSpec& layer : spec.layers) {
-    layer.attention.sinks = Bias::kYes;
-    layer.attention.qkv_bias = layer.attention.o_bias = bias ? Bias::kYes : Bias::kNo;
+    layer.attention.has_sinks = true;
+    layer.attention.has_qkv_bias = layer.attention.has_o_bias = bias;
   }
   ReadWindows(in, spec);
   AllLayersMoe(spec);
   ReadExperts(in, spec, {"num_local_experts", "num_experts"}, "intermediate_size");
   MoeSpec& moe = spec.moe;
   moe.router.scoring = Scoring::kSoftmaxOfChosen;
-  moe.router_bias = moe.expert_bias = Bias::kYes;
+  moe.has_router_bias = moe.has_expert_bias = true;
   moe.activation = {GatedActivation::Kind::kClampedSwiglu,
                     static_cast<float>(in.Number("swiglu_limit", 1e-6, 1e6, 7.0)),
                     static_cast<float>(in.Number("swiglu_alpha", 1e-6, 1e6, 1.702))};

@@ -14,7 +14,7 @@ void Read(ConfigReader& in, ModelSpec& spec) {
   const double scale = in.Number("attention_multiplier", 1e-6, 1e6, 1);
   for (LayerSpec& layer : spec.layers) {
     layer.attention.scale = static_cast<float>(scale);
-    layer.attention.qkv_bias = layer.attention.o_bias = bias ? Bias::kYes : Bias::kNo;
+    layer.attention.has_qkv_bias = layer.attention.has_o_bias = bias;
   }
   spec.embedding_scale = static_cast<float>(in.Number("embedding_multiplier", 1e-6, 1e6, 1));
   spec.residual_scale = static_cast<float>(in.Number("residual_multiplier", 1e-6, 1e6, 1));

@@ -26,7 +26,7 @@ void ReadAttention(ConfigReader& in, ModelSpec& spec) {
   }
   for (int64_t i = 0; i < spec.num_layers(); ++i) {
     AttentionSpec& a = spec.layers[i].attention;
-    a.qkv_bias = a.o_bias = bias ? Bias::kYes : Bias::kNo;
+    a.has_qkv_bias = a.has_o_bias = bias;
     if (rotates.empty() ? (i + 1) % interval != 0 : rotates[i] == 1) {
       a.rope_layout = RopeLayout::kInterleaved;
       a.qk_norm = norm ? QkNorm::kUnit : QkNorm::kNone;

@@ -40,7 +40,7 @@ void Read(ConfigReader& in, ModelSpec& spec) {
   }
   spec.moe.router.scoring = Scoring::kSigmoid;
   spec.moe.router.renormalise = Renormalise::kYes;
-  spec.moe.choice_bias = in.Bool("use_routing_bias", true) ? Bias::kYes : Bias::kNo;
+  spec.moe.has_choice_bias = in.Bool("use_routing_bias", true);
   NameLikeMixtral(spec);
   spec.names[Role::kChoiceBias] = "block_sparse_moe.e_score_correction_bias";
 }

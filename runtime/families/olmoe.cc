@@ -13,7 +13,7 @@ void Read(ConfigReader& in, ModelSpec& spec) {
   const double clip = in.Has("clip_qkv") ? in.Number("clip_qkv", 1e-6, 1e6) : 0;
   for (LayerSpec& layer : spec.layers) {
     layer.attention.qk_norm = QkNorm::kProjection;
-    layer.attention.qkv_bias = layer.attention.o_bias = bias ? Bias::kYes : Bias::kNo;
+    layer.attention.has_qkv_bias = layer.attention.has_o_bias = bias;
     layer.attention.clip_qkv = static_cast<float>(clip);
   }
   AllLayersMoe(spec);

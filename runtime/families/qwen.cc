@@ -46,11 +46,11 @@ void ReadNetworks(ConfigReader& in, ModelSpec& spec) {
 void Read2(ConfigReader& in, ModelSpec& spec) {
   ReadGroupedAttention(in, spec, PartialRotation::kNo);
   const bool bias = in.Bool("qkv_bias", true);
-  for (LayerSpec& layer : spec.layers) layer.attention.qkv_bias = bias ? Bias::kYes : Bias::kNo;
+  for (LayerSpec& layer : spec.layers) layer.attention.has_qkv_bias = bias;
   ReadWindows(in, spec);
   ReadNetworks(in, spec);
   spec.moe.shared_intermediate = in.Int("shared_expert_intermediate_size", 1, kMaxSize);
-  spec.moe.shared_score = Bias::kYes;
+  spec.moe.has_shared_score = true;
   spec.names = {{Role::kSharedGate, "mlp.shared_expert.gate_proj.weight"},
                 {Role::kSharedUp, "mlp.shared_expert.up_proj.weight"},
                 {Role::kSharedDown, "mlp.shared_expert.down_proj.weight"}};
@@ -61,7 +61,7 @@ void Read3(ConfigReader& in, ModelSpec& spec) {
   const bool bias = in.Bool("attention_bias", false);
   for (LayerSpec& layer : spec.layers) {
     layer.attention.qk_norm = QkNorm::kHead;
-    layer.attention.qkv_bias = layer.attention.o_bias = bias ? Bias::kYes : Bias::kNo;
+    layer.attention.has_qkv_bias = layer.attention.has_o_bias = bias;
   }
   ReadWindows(in, spec);
   ReadNetworks(in, spec);

@@ -30,7 +30,6 @@ enum class QkNorm : uint8_t {
   kProjection,  // of all heads together: [num_heads * head_dim], [num_kv_heads * head_dim]
 };
 
-enum class Bias : uint8_t { kNo, kYes };
 enum class Rotation : uint8_t { kNone, kRotary };
 
 // Queries are multiplied by 1 + scale * ln(1 + floor((position + 1) / period)); scale 0: they are not (Llama 4).
@@ -65,10 +64,10 @@ struct AttentionSpec {
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
   QkNorm qk_norm = QkNorm::kNone;
-  Bias qkv_bias = Bias::kNo, o_bias = Bias::kNo;
+  bool has_qkv_bias = false, has_o_bias = false;
   float clip_qkv = 0;  // queries, keys and values are limited to +-clip_qkv before the rotation; 0: they are not
   KeyRange keys;       // which ones a token sees
-  Bias sinks = Bias::kNo;
+  bool has_sinks = false;
   Temperature temperature;
 
   friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
@@ -93,13 +92,13 @@ struct MoeSpec {
   int64_t num_experts = 0;  // E
   int64_t intermediate = 0;
   RouterSpec router;
-  Bias router_bias = Bias::kNo;            // of the logits
-  Bias choice_bias = Bias::kNo;            // e_score_correction_bias: experts are chosen by score + bias
+  bool has_router_bias = false;            // of the logits
+  bool has_choice_bias = false;            // e_score_correction_bias: experts are chosen by score + bias
   WeightOn weight_on = WeightOn::kOutput;  // kInput: with top_k 1 only
   GatedActivation activation;              // of the routed experts; all other networks have silu
-  Bias expert_bias = Bias::kNo;            // of all three matrices
+  bool has_expert_bias = false;            // of all three matrices
   int64_t shared_intermediate = 0;         // of the network that all tokens meet; 0: none
-  Bias shared_score = Bias::kNo;           // kYes: its output is times sigmoid(x . shared_expert_gate)
+  bool has_shared_score = false;           // its output is times sigmoid(x . shared_expert_gate)
 
   friend bool operator==(const MoeSpec&, const MoeSpec&) = default;
 };
@@ -127,7 +126,7 @@ struct ModelSpec {
   // How the files name things.
   std::string prefix;  // before every tensor's name, "language_model."
   FusedExperts fused = FusedExperts::kNone;
-  std::map<Role, std::string> names;  // where a family differs from DefaultName
+  std::map<Role, std::string> names;  // where a family differs from InfoOf(role).name
   std::vector<std::string> not_read;  // prefixes of tensors that generating text does not need
 
   int32_t bos_token_id = -1;           // -1: none

@@ -49,12 +49,12 @@ void VisitGroupedAttention(const AttentionSpec& a, int64_t hidden, TensorVisitor
   visit(Role::kQ, {q_rows, hidden}, -1);
   visit(Role::kK, {kv_rows, hidden}, -1);
   visit(Role::kV, {kv_rows, hidden}, -1);
-  if (a.qkv_bias == Bias::kYes) {
+  if (a.has_qkv_bias) {
     visit(Role::kQBias, {q_rows}, -1);
     visit(Role::kKBias, {kv_rows}, -1);
     visit(Role::kVBias, {kv_rows}, -1);
   }
-  if (a.sinks == Bias::kYes) visit(Role::kSinks, {a.num_heads}, -1);
+  if (a.has_sinks) visit(Role::kSinks, {a.num_heads}, -1);
   if (a.qk_norm == QkNorm::kHead || a.qk_norm == QkNorm::kProjection) {
     const bool heads = a.qk_norm == QkNorm::kHead;
     visit(Role::kQNorm, {heads ? a.head_dim : q_rows}, -1);
@@ -70,13 +70,13 @@ void VisitExpertBiases(const MoeSpec& moe, int64_t hidden, TensorVisitor visit, 
 
 void VisitExperts(const MoeSpec& moe, int64_t hidden, TensorVisitor visit) {
   visit(Role::kRouter, {moe.num_experts, hidden}, -1);
-  if (moe.router_bias == Bias::kYes) visit(Role::kRouterBias, {moe.num_experts}, -1);
-  if (moe.choice_bias == Bias::kYes) visit(Role::kChoiceBias, {moe.num_experts}, -1);
+  if (moe.has_router_bias) visit(Role::kRouterBias, {moe.num_experts}, -1);
+  if (moe.has_choice_bias) visit(Role::kChoiceBias, {moe.num_experts}, -1);
   if (moe.shared_intermediate > 0) VisitFfn(kShared, moe.shared_intermediate, hidden, visit);
-  if (moe.shared_score == Bias::kYes) visit(Role::kSharedScore, {1, hidden}, -1);
+  if (moe.has_shared_score) visit(Role::kSharedScore, {1, hidden}, -1);
   for (int32_t e = 0; e < moe.num_experts; ++e) {
     VisitFfn(kExpert, moe.intermediate, hidden, visit, e);
-    if (moe.expert_bias == Bias::kYes) VisitExpertBiases(moe, hidden, visit, e);
+    if (moe.has_expert_bias) VisitExpertBiases(moe, hidden, visit, e);
   }
 }
 
@@ -164,7 +164,7 @@ void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor vi
       break;
   }
   visit(Role::kO, {hidden, attention.output_size()}, -1);
-  if (attention.o_bias == Bias::kYes) visit(Role::kOBias, {hidden}, -1);
+  if (attention.has_o_bias) visit(Role::kOBias, {hidden}, -1);
   visit(Role::kPostNorm, {hidden}, -1);
   if (layer.is_moe) {
     VisitExperts(model.moe, hidden, visit);

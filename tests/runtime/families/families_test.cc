@@ -51,7 +51,7 @@ TEST(Mixtral, Reads) {
   EXPECT_EQ(model->num_moe_layers(), 3);
   EXPECT_EQ(model->moe.router.renormalise, Renormalise::kYes);
   EXPECT_EQ(model->moe.router.num_groups, 1);
-  EXPECT_EQ(model->moe.choice_bias, Bias::kNo);
+  EXPECT_FALSE(model->moe.has_choice_bias);
   const KeyRange keys = With("mixtral", {{"sliding_window", 4096}})->layers[1].attention.keys;
   EXPECT_EQ(keys.kind, KeyRange::Kind::kSliding);
   EXPECT_EQ(keys.size, 4096);
@@ -94,8 +94,8 @@ TEST(Qwen, LayersAreDenseOrHaveWindowsAsTheKeysSay) {
   EXPECT_ERROR(With("qwen2_moe", listed), kInvalid, "'layer_types' has 1 entries for 3 layers");
   listed["layer_types"] = {"full_attention", "linear_attention", "full_attention"};
   EXPECT_ERROR(With("qwen2_moe", listed), kUnimplemented, "'layer_types' names the attention 'linear_attention'");
-  EXPECT_EQ(With("qwen2_moe", {{"qkv_bias", false}})->layers[0].attention.qkv_bias, Bias::kNo);
-  EXPECT_EQ(With("qwen3_moe", {{"attention_bias", true}})->layers[0].attention.o_bias, Bias::kYes);
+  EXPECT_FALSE(With("qwen2_moe", {{"qkv_bias", false}})->layers[0].attention.has_qkv_bias);
+  EXPECT_TRUE(With("qwen3_moe", {{"attention_bias", true}})->layers[0].attention.has_o_bias);
 }
 
 TEST(DeepSeekV2, ScalesWhatItDoesNotNormalise) {
@@ -129,7 +129,7 @@ TEST(Glm, HalfOfEachHeadTurns) {
   EXPECT_EQ(model->rope.dim, 8);
   EXPECT_EQ(model->layers[0].attention.head_dim, 16);
   EXPECT_EQ(model->layers[0].attention.qk_norm, QkNorm::kHead);
-  EXPECT_EQ(model->layers[0].attention.o_bias, Bias::kNo);
+  EXPECT_FALSE(model->layers[0].attention.has_o_bias);
   EXPECT_EQ(With("glm4_moe", {{"use_qk_norm", false}})->layers[0].attention.qk_norm, QkNorm::kNone);
 }
 
@@ -174,7 +174,7 @@ TEST(GptOss, SinksAndWindows) {
   ASSERT_OK(model);
   EXPECT_EQ(model->layers[0].attention.keys, (KeyRange{KeyRange::Kind::kSliding, 16}));
   EXPECT_EQ(model->layers[1].attention.keys.kind, KeyRange::Kind::kAll);
-  EXPECT_EQ(model->layers[0].attention.sinks, Bias::kYes);
+  EXPECT_TRUE(model->layers[0].attention.has_sinks);
   EXPECT_EQ(model->moe.activation, (GatedActivation{GatedActivation::Kind::kClampedSwiglu, 7.0f, 1.702f}));
   const auto mxfp4 = With("gpt_oss", {{"quantization_config", {{"quant_method", "mxfp4"}}}});
   ASSERT_OK(mxfp4);

@@ -68,7 +68,7 @@ TEST(ModelSpec, ReadsTheShippedModel) {
   EXPECT_TRUE(config->layers[1].is_moe);
   EXPECT_EQ(config->moe.router.scoring, Scoring::kSigmoid);
   EXPECT_EQ(config->moe.router.group_score, GroupScore::kSumOfTwoLargest);
-  EXPECT_EQ(config->moe.choice_bias, Bias::kYes);
+  EXPECT_TRUE(config->moe.has_choice_bias);
   const RopeConfig& rope = config->rope;
   EXPECT_EQ(rope.theta, 10000);
   EXPECT_EQ(rope.dim, 32);
