@@ -23,7 +23,7 @@ struct ExpertFfnArgs {
   WeightArray gate_bias = {}, up_bias = {}, down_bias = {};
   GatedActivation activation = {};
   float* scratch = nullptr;  // [max_selections, 2 * I]
-  FloatMatrix out;           // [max_selections, H], in the order of `rows`; kBF16: each output rounded once
+  FloatMatrix out;           // [max_selections, H], in the order of `rows`; kBF16: rounded once, with a down bias twice
   Compute compute = Compute::kF32;
 };
 

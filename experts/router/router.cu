@@ -169,6 +169,9 @@ __global__ void RouteKernel(RouteArgs a) {
 }  // namespace
 
 absl::Status CudaRoute(const RouteArgs& a, void* stream) {
+  if (a.scoring == Scoring::kSoftmaxOfChosen) {
+    return absl::UnimplementedError("route: a softmax of the chosen experts has no GPU kernel yet");
+  }
   const size_t scratch = RouteScratch::Bytes(a.logits.cols, a.num_groups);
   return LaunchKernel(RouteKernel, {a.logits.rows, kWarpSize, scratch}, stream, a);
 }

@@ -161,17 +161,6 @@ void SetViews(const TensorPlan& plan, const Layout& layout, size_t num_slots, Mo
   if (plan.model.tie_word_embeddings) weights.ends[Role::kLmHead] = weights.ends[Role::kEmbedTokens];
 }
 
-// A GPU's grouped product is launched for the format of all its groups.
-absl::Status CheckOneFormat(const Device& device, const std::vector<WeightView>& views) {
-  for (const WeightView& view : views) {
-    if (device.kind() == DeviceKind::kCpu || view.format == views.front().format) continue;
-    return absl::UnimplementedError(absl::StrCat("the experts of a layer are stored as ",
-                                                 ToString(views.front().format), " and as ", ToString(view.format),
-                                                 ", which a GPU does not multiply in one product; use --device cpu"));
-  }
-  return absl::OkStatus();
-}
-
 // The views of all experts of all layers, in one buffer.
 absl::Status UploadExpertViews(Stream& stream, size_t num_slots, ModelWeights& weights) {
   std::vector<ExpertMatrices*> all;
@@ -186,7 +175,6 @@ absl::Status UploadExpertViews(Stream& stream, size_t num_slots, ModelWeights& w
   TF_ASSIGN_OR_RETURN(Buffer buffer, stream.device().Allocate(all.size() * array_bytes, MemoryKind::kDevice,
                                                               "weights: views of the experts"));
   for (size_t i = 0; i < all.size(); ++i) {
-    TF_RETURN_IF_ERROR(CheckOneFormat(stream.device(), all[i]->host));
     uint8_t* dst = buffer.as<uint8_t>() + i * array_bytes;
     stream.CopyToDevice(dst, all[i]->host.data(), array_bytes);
     all[i]->device = reinterpret_cast<const WeightView*>(dst);
