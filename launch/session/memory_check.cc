@@ -90,8 +90,10 @@ absl::Status FitsPlaces(const std::vector<RankMemory>& memory_per_rank,
 }
 
 absl::Status CheckMemory(RankContext& context, const std::vector<RankMemory>& memory_per_rank) {
-  // A machine that does not tell (no /proc) is not refused.
-  const auto available = context.gpu_ordinal < 0 ? AvailableMemory() : AvailableGpuBytes(context.gpu_ordinal);
+  const bool on_gpu = context.gpu_ordinal >= 0;  // the same on all ranks
+  const auto available = on_gpu ? AvailableGpuBytes(context.gpu_ordinal) : AvailableMemory();
+  if (on_gpu) TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"memory"}, available.status()));
+  // A host that does not tell (no /proc) is not refused.
   const int64_t mine = available.value_or(CgroupLimits::kNoLimit);
   const absl::string_view bytes(reinterpret_cast<const char*>(&mine), sizeof(mine));
   TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, AllGather(context.transport, {"memory"}, bytes));
