@@ -50,7 +50,7 @@ set(TF_TEST_ENVIRONMENT
   "UBSAN_OPTIONS=print_stacktrace=1")
 
 # What nearly every source file includes is parsed once, which shortens a build from nothing. A compiler cache replaces
-# this; and preset asan compiles the libraries without it, so that a source file, and the header that it includes first,
+# this; and run.sh --full compiles preset asan without it, so that a source file, and the header that it includes first,
 # have to name what they use.
 if(CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_DISABLE_PRECOMPILE_HEADERS ON)
@@ -100,9 +100,7 @@ function(tf_library)
   # How this project compiles is not what users of an installed library compile with.
   target_link_libraries(tokenferry_${A_NAME} PUBLIC $<BUILD_INTERFACE:tf_options> ${A_DEPS})
   target_compile_features(tokenferry_${A_NAME} PUBLIC cxx_std_20)
-  if(NOT TOKENFERRY_FUZZ)
-    target_precompile_headers(tokenferry_${A_NAME} REUSE_FROM tf_common_headers)
-  endif()
+  target_precompile_headers(tokenferry_${A_NAME} REUSE_FROM tf_common_headers)
 endfunction()
 
 # Builds `target` with the groups that `labels` put it in.

@@ -118,9 +118,9 @@ choose_asan_options
 
 suite cpu all -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON --
 if [ "$full" = yes ]; then
-  once asan all -DTOKENFERRY_FUZZ_SECONDS=300 --
+  once asan all -DTOKENFERRY_FUZZ_SECONDS=300 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON --
 else
-  once asan 'tests_quick fuzzers' -DTOKENFERRY_FUZZ_SECONDS=5 -- --label-exclude slow
+  once asan 'tests_quick fuzzers' -DTOKENFERRY_FUZZ_SECONDS=5 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=OFF -- --label-exclude slow
 fi
 TF_CTEST_PREFIX=$tsan_prefix
 if [ "$full" = yes ]; then
