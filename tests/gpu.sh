@@ -28,7 +28,7 @@ data=tests/data/ferry-tiny-v3
 # Programs of the tests labelled `gpu`, one a line; those that bring a GPU of their own (tests/fakegpu) need none.
 gpu_tests() {
   ctest --test-dir build/cuda --label-regex '^gpu$' --label-exclude '^fakegpu$' --show-only=json-v1 |
-    python3 -c 'import json,sys; [print(t["command"][0]) for t in json.load(sys.stdin)["tests"]]' | grep -v /fakegpu/
+    python3 -c 'import json,sys; [print(t["command"][0]) for t in json.load(sys.stdin)["tests"] if len(t["command"]) == 1]' | grep -v /fakegpu/
 }
 
 make_pack() {

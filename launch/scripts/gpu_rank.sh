@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# gpu_rank.sh PROGRAM ARG ..: runs PROGRAM as a rank of mpirun or srun on the processors of the NUMA node that its GPU hangs on,
+# gpu_rank.sh PROGRAM ARG ..: runs PROGRAM as a rank of mpirun or srun on the processors of the NUMA node that its GPU is attached to,
 # and has MPI use the network adapter that is nearest to it on PCI. (NCCL finds the nearest one itself.)
 #
 #   mpirun --bind-to none -n 8 gpu_rank.sh tokenferry generate ..
