@@ -1,6 +1,6 @@
 // The ExchangePlan (comm/plan/exchange_plan.h, which has the meaning of every array) made by operations on the device:
 // nothing is asked of the host, so that a step can be enqueued, or captured, as a whole. Its arrays are PlanBuilder's
-// bit for bit. No path of the exchange uses it yet.
+// bit for bit.
 #pragma once
 
 #include <vector>

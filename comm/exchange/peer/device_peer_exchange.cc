@@ -227,7 +227,7 @@ class DevicePeerMover : public PathMover {
 
   // Ranks change their placement in the same exchange: then, and only then, they compare it.
   absl::Status UsePlacement(Stream& stream, const CallSite& site, const Placement& placement) {
-    if (placement_.Holds(placement)) return absl::OkStatus();
+    if (placement_.Holds(placement, RankId(rank_))) return absl::OkStatus();
     if (placement.num_ranks() != num_ranks_) {
       return absl::InvalidArgumentError(
           absl::StrCat("placement is for ", placement.num_ranks(), " ranks, but there are ", num_ranks_));
