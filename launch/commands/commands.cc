@@ -3,6 +3,7 @@
 #include "launch/commands/cmd_bench_alltoall.h"
 #include "launch/commands/cmd_bench_engine.h"
 #include "launch/commands/cmd_bench_moe.h"
+#include "launch/commands/cmd_bench_serve.h"
 #include "launch/commands/cmd_eval.h"
 #include "launch/commands/cmd_generate.h"
 #include "launch/commands/cmd_inspect.h"
@@ -20,6 +21,8 @@ constexpr SubcommandInfo kSubcommands[] = {
     {"bench alltoall", "time dispatch and combine with MoE-shaped traffic, beside MPI",
      CreateSubcommand<BenchAllToAllCommand>},
     {"bench moe", "time a whole MoE layer with random weights", CreateSubcommand<BenchMoeCommand>},
+    {"bench serve", "time a server's answers under load, this program's or any with OpenAI's API",
+     CreateSubcommand<BenchServeCommand>},
     {"serve", "an OpenAI-compatible API", CreateSubcommand<ServeCommand>},
     {"plan", "which model fits on which machines, and how fast", nullptr},
     {"check", "a cluster, before the first token", nullptr},
