@@ -88,6 +88,7 @@ class Front {
   void Detokenize(Call call);
   void Health(Call call);
   void Ready(Call call);
+  void Dashboard(Call call);
   void Version(Call call);
   void Metrics(Call call);
   void Experts(Call call);

@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "runtime/serve/api/api_status.h"
 #include "runtime/serve/api/body_fields.h"
+#include "runtime/serve/dashboard/dashboard_page.h"
 #include "runtime/serve/front/front.h"
 #include "runtime/serve/http/compact_json.h"
 #include "runtime/text/encode_prompt.h"
@@ -96,6 +97,7 @@ const std::vector<Front::Route>& Front::Routes() {
       {"POST", "/detokenize", kKey, &Front::Detokenize, CompletionFormat},
       {"GET", "/health", kNothing, &Front::Health, CompletionFormat},
       {"GET", "/ready", kNothing, &Front::Ready, CompletionFormat},
+      {"GET", "/dashboard", kNothing, &Front::Dashboard, CompletionFormat},
       {"GET", "/version", kKey, &Front::Version, CompletionFormat},
       {"GET", "/metrics", kKey, &Front::Metrics, CompletionFormat},
       {"GET", "/v1/experts", kKey, &Front::Experts, CompletionFormat},
@@ -223,6 +225,20 @@ void Front::Health(Call call) {
 void Front::Ready(Call call) {
   const bool ready = phase_ == Phase::kServing && Responsive() && !draining_;
   call.exchange->Respond(JsonResponse(ready ? 200 : 503, StateJson()));
+}
+
+// The page alone: what it shows it asks for, with a key where the routes of the data need one.
+void Front::Dashboard(Call call) {
+  HttpResponse response;
+  response.content_type = "text/html; charset=utf-8";
+  response.fields = {{"Content-Security-Policy",
+                      "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+                      "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
+                     {"X-Content-Type-Options", "nosniff"},
+                     {"Referrer-Policy", "no-referrer"},
+                     {"Cache-Control", "no-cache"}};
+  response.body = std::string(DashboardPage());
+  call.exchange->Respond(std::move(response));
 }
 
 void Front::Version(Call call) {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 
 import server  # first: it finds the next
@@ -319,6 +320,10 @@ class ApiTest(ProgramTest):
         health = self.server.get("/health")[1]
         self.assertEqual((health["status"], health["ranks"]), ("ok", 1))
         self.assertEqual(list(self.server.get("/version")[1]), ["version"])
+        status, page, headers = self.server.request("GET", "/dashboard")
+        self.assertEqual((status, headers["Content-Type"]), (200, "text/html; charset=utf-8"))
+        self.assertTrue(page.startswith("<!doctype html>") and page.endswith("</html>\n"))
+        self.assertEqual(re.findall(r"@[A-Z]+@|(?:src|href)=(?!\"data:)", page), [])  # all of it is there
         self.assertEqual(self.server.get("/nowhere")[0], 404)
         status, _, headers = self.server.request("GET", "/v1/completions")
         self.assertEqual((status, headers["Allow"]), (405, "POST"))

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# clients_test.sh PROGRAM FOLDER: runs clients_test.py with the packages of requirements.txt, in a virtual environment in
-# FOLDER that is made once. Status 77, skipped, where they cannot be installed.
+# with_packages.sh FOLDER TEST PROGRAM: runs TEST, a script of this folder, with the packages of requirements.txt, in a
+# virtual environment in FOLDER that is made once. Status 77, skipped, where they cannot be installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-program=$1
-folder=$2
+folder=$1
 if ! cmp --silent requirements.txt "$folder/installed.txt"; then
   rm -rf "$folder"
   if ! { python3 -m venv "$folder" && timeout 200 "$folder/bin/pip" install --quiet --requirement requirements.txt; } >&2; then
@@ -14,4 +13,4 @@ if ! cmp --silent requirements.txt "$folder/installed.txt"; then
   fi
   cp requirements.txt "$folder/installed.txt"
 fi
-exec "$folder/bin/python" clients_test.py "$program"
+exec "$folder/bin/python" "$2" "$3"
