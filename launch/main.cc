@@ -38,6 +38,7 @@ int Main(int argc, char** argv) {
     return 0;
   }
   Subcommand& subcommand = *line->subcommand;
+  RaiseFileLimit();
   if (const std::optional<int> status = subcommand.RunInsteadOfRanks(line->shared)) return *status;
   const LauncherInfo launcher = GetLauncherInfo();
   const auto plan = PlanRanks(line->shared, launcher);

@@ -47,15 +47,6 @@ void HandleSigterm() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
-// The usual limit of 1024 open files is meant for programs that use select(). Eight ranks as threads that read a model
-// of 163 shards have 1304 files open, and a rank of a large MPI job a socket for every other one.
-void RaiseFileLimit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);  // where it fails the limit stays, and opening a file too many says so
-}
-
 // Of all ranks, on rank 0; elsewhere none.
 absl::StatusOr<std::vector<CpuShare>> GatherCpuShares(Transport& control, const RankSetup& setup) {
   const int local_idx = setup.topology.local_idx_per_rank[control.rank().value];
@@ -237,9 +228,15 @@ absl::StatusOr<RankPlan> PlanRanks(const SharedFlags& flags, const LauncherInfo&
 
 int RunRanks(const SharedFlags& flags, const RankPlan& plan, absl::FunctionRef<absl::Status(RankContext&)> body) {
   SetLogLevel(flags.log_level);
-  RaiseFileLimit();
   if (plan.transport == TransportChoice::kMpi) return RunMpiRank(flags, plan.nccl, body);
   return RunLocalRanks(flags, plan.num_ranks, body);
+}
+
+void RaiseFileLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);  // where it fails the limit stays, and opening a file too many says so
 }
 
 void PrintError(absl::string_view message) {

@@ -50,6 +50,11 @@ absl::StatusOr<RankPlan> PlanRanks(const SharedFlags& flags, const LauncherInfo&
 //    later. Otherwise signals end the process at once.
 int RunRanks(const SharedFlags& flags, const RankPlan& plan, absl::FunctionRef<absl::Status(RankContext&)> body);
 
+// As many open files for this process as the system allows. The usual limit of 1024 is meant for programs that use
+// select(). Eight ranks as threads that read a model of 163 shards have 1304 files open, a rank of a large MPI job has
+// a socket for every other one, and so has a server, or a client that loads one, for every request.
+void RaiseFileLimit();
+
 // Prints "tokenferry: MESSAGE" in one line on stderr.
 void PrintError(absl::string_view message);
 

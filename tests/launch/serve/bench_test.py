@@ -4,6 +4,7 @@ is a failure, and is told."""
 import http.server
 import json
 import os
+import resource
 import socket
 import sys
 import threading
@@ -238,6 +239,16 @@ class BenchTest(ProgramTest):
             report, _ = self.bench(server.server_port, "--num-prompts", 5, "--request-rate", 20, "--arrivals", "fixed")
             for i, start in enumerate(report["start_times"]):
                 self.assertGreaterEqual(start, i / 20 - 1e-3)
+
+    def test_more_connections_than_the_usual_limit_of_files(self):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (80, hard))  # of what is started from here on
+        with Server() as server:
+            report, _ = self.bench(server.port, "--num-prompts", 200, "--input-len", 4, "--output-len", 20)
+            self.assertEqual(report["completed"], 200)
+            self.assertGreater(report["max_concurrent_requests"], 80)  # or nothing was shown
+            self.assertEqual(server.stop(), 0)
 
     def test_mistakes(self):
         for flags, words in ((["--base-url", "https://x"], "does not speak"), (["--base-url", "x:1"], "does not begin with http://"),
