@@ -2,13 +2,11 @@
 
 #include <array>
 #include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/redirect_error.hpp>
-#include <boost/asio/this_coro.hpp>
-#include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
 #include <limits>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -24,12 +22,6 @@ namespace beast = boost::beast;
 namespace http = beast::http;
 using ErrorCode = boost::system::error_code;
 
-absl::Status ToStatus(absl::string_view what, const ServeTarget& target, const ErrorCode& error) {
-  const std::string text = absl::StrCat(what, " ", target.host, " port ", target.port, ": ", error.message());
-  if (error == beast::error::timeout) return absl::DeadlineExceededError(text);
-  return absl::UnavailableError(text);
-}
-
 http::request<http::string_body> MakeRequest(const ServeTarget& target, HttpCall call) {
   http::request<http::string_body> request(http::string_to_verb(call.method), target.prefix + call.path, 11);
   const bool is_ipv6 = target.host.find(':') != std::string::npos;
@@ -42,6 +34,88 @@ http::request<http::string_body> MakeRequest(const ServeTarget& target, HttpCall
   request.prepare_payload();
   return request;
 }
+
+// A call under way. It is held by the handler of the operation that it waits for, and ends with the last one.
+class Call : public std::enable_shared_from_this<Call> {
+ public:
+  Call(asio::io_context& io, const ServeTarget& target, HttpCall call, BodySink sink, FetchDone done)
+      : target_(target),
+        request_(MakeRequest(target, std::move(call))),
+        sink_(std::move(sink)),
+        done_(std::move(done)),
+        resolver_(io),
+        stream_(io) {
+    parser_.body_limit(std::numeric_limits<uint64_t>::max());  // Beast 1.74 takes boost::none for no body at all
+  }
+
+  void Start(absl::Duration timeout) {
+    stream_.expires_after(absl::ToChronoNanoseconds(timeout));
+    resolver_.async_resolve(target_.host, target_.port, [self = shared_from_this()](ErrorCode error, auto endpoints) {
+      if (error) return self->Fail("looking up", error);
+      self->Connect(endpoints);
+    });
+  }
+
+ private:
+  void Connect(const asio::ip::tcp::resolver::results_type& endpoints) {
+    stream_.async_connect(endpoints, [self = shared_from_this()](ErrorCode error, const auto&) {
+      if (error) return self->Fail("connecting to", error);
+      self->Send();
+    });
+  }
+
+  void Send() {
+    ErrorCode ignored;
+    stream_.socket().set_option(asio::ip::tcp::no_delay(true), ignored);
+    http::async_write(stream_, request_, [self = shared_from_this()](ErrorCode error, size_t) {
+      if (error) return self->Fail("sending to", error);
+      self->ReadHead();
+    });
+  }
+
+  void ReadHead() {
+    http::async_read_header(stream_, buffer_, parser_, [self = shared_from_this()](ErrorCode error, size_t) {
+      if (error) return self->Fail("awaiting an answer of", error);
+      const auto type = self->parser_.get()[http::field::content_type];
+      self->head_ = {static_cast<int>(self->parser_.get().result_int()), std::string(type.data(), type.size())};
+      self->ReadBody();
+    });
+  }
+
+  void ReadBody() {
+    if (parser_.is_done()) return done_(head_);
+    parser_.get().body().data = piece_.data();
+    parser_.get().body().size = piece_.size();
+    http::async_read_some(stream_, buffer_, parser_, [self = shared_from_this()](ErrorCode error, size_t) {
+      if (error && error != http::error::need_buffer) return self->Fail("reading an answer of", error);
+      self->TakePiece();
+    });
+  }
+
+  void TakePiece() {
+    const absl::string_view piece(piece_.data(), piece_.size() - parser_.get().body().size);
+    if (!piece.empty()) {
+      if (const absl::Status seen = sink_(head_, piece); !seen.ok()) return done_(seen);
+    }
+    ReadBody();
+  }
+
+  void Fail(absl::string_view what, const ErrorCode& error) {
+    const std::string text = absl::StrCat(what, " ", target_.host, " port ", target_.port, ": ", error.message());
+    done_(error == beast::error::timeout ? absl::DeadlineExceededError(text) : absl::UnavailableError(text));
+  }
+
+  const ServeTarget target_;
+  const http::request<http::string_body> request_;
+  const BodySink sink_;
+  const FetchDone done_;
+  asio::ip::tcp::resolver resolver_;
+  beast::tcp_stream stream_;
+  beast::flat_buffer buffer_;
+  http::response_parser<http::buffer_body> parser_;
+  HttpHead head_;
+  std::array<char, 16384> piece_;
+};
 
 }  // namespace
 
@@ -85,41 +159,9 @@ absl::StatusOr<ServeTarget> ParseBaseUrl(absl::string_view url) {
   return target;
 }
 
-asio::awaitable<absl::StatusOr<HttpHead>> Fetch(ServeTarget target, HttpCall call, absl::Duration timeout,
-                                                BodySink sink) {
-  const auto executor = co_await asio::this_coro::executor;
-  ErrorCode error;
-  const auto token = [&error] { return asio::redirect_error(asio::use_awaitable, error); };
-  asio::ip::tcp::resolver resolver(executor);
-  const auto endpoints = co_await resolver.async_resolve(target.host, target.port, token());
-  if (error) co_return ToStatus("looking up", target, error);
-  beast::tcp_stream stream(executor);
-  stream.expires_after(absl::ToChronoNanoseconds(timeout));
-  co_await stream.async_connect(endpoints, token());
-  if (error) co_return ToStatus("connecting to", target, error);
-  stream.socket().set_option(asio::ip::tcp::no_delay(true), error);
-  const auto request = MakeRequest(target, std::move(call));
-  co_await http::async_write(stream, request, token());
-  if (error) co_return ToStatus("sending to", target, error);
-  beast::flat_buffer buffer;
-  http::response_parser<http::buffer_body> parser;
-  parser.body_limit(std::numeric_limits<uint64_t>::max());  // Beast 1.74 takes boost::none for no body at all
-  co_await http::async_read_header(stream, buffer, parser, token());
-  if (error) co_return ToStatus("awaiting an answer of", target, error);
-  const auto type = parser.get()[http::field::content_type];
-  const HttpHead head{static_cast<int>(parser.get().result_int()), std::string(type.data(), type.size())};
-  std::array<char, 16384> piece;
-  while (!parser.is_done()) {
-    parser.get().body().data = piece.data();
-    parser.get().body().size = piece.size();
-    co_await http::async_read_some(stream, buffer, parser, token());
-    if (error == http::error::need_buffer) error = {};
-    if (error) co_return ToStatus("reading an answer of", target, error);
-    const absl::string_view got(piece.data(), piece.size() - parser.get().body().size);
-    if (got.empty()) continue;
-    if (const absl::Status seen = sink(head, got); !seen.ok()) co_return seen;
-  }
-  co_return head;
+void Fetch(asio::io_context& io, const ServeTarget& target, HttpCall call, absl::Duration timeout, BodySink sink,
+           FetchDone done) {
+  std::make_shared<Call>(io, target, std::move(call), std::move(sink), std::move(done))->Start(timeout);
 }
 
 }  // namespace tokenferry

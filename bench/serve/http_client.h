@@ -1,11 +1,7 @@
-// HTTP/1.1 requests as coroutines on one thread: a connection each, bodies handed on as they come.
+// HTTP/1.1 requests, many at a time on one thread: a connection each, bodies handed on as they come.
 #pragma once
 
-// clang-format off: Boost 1.74's awaitable.hpp uses std::exchange without including it.
-#include <utility>
-// clang-format on
-
-#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
 #include <functional>
 #include <string>
 
@@ -38,10 +34,12 @@ struct HttpHead {
 // Sees a piece of the answer's body, as soon as it is there. An error ends the call, which returns it.
 using BodySink = std::function<absl::Status(const HttpHead& head, absl::string_view piece)>;
 
-// One request and its answer, to the end of the body. Unavailable when there is no connection or it ends early,
-// DeadlineExceeded when all of it has taken longer than `timeout`. Called on the thread of the io_context; the
-// arguments are the coroutine's own, but for what `sink` captures.
-boost::asio::awaitable<absl::StatusOr<HttpHead>> Fetch(ServeTarget target, HttpCall call, absl::Duration timeout,
-                                                       BodySink sink);
+// Called once, when all of the answer's body has been handed on, or with the error that has ended the call.
+using FetchDone = std::function<void(const absl::StatusOr<HttpHead>& head)>;
+
+// Starts one request; `sink` and `done` are called on the thread that runs `io`. Unavailable when there is no
+// connection or it ends early, DeadlineExceeded when all of it has taken longer than `timeout`.
+void Fetch(boost::asio::io_context& io, const ServeTarget& target, HttpCall call, absl::Duration timeout, BodySink sink,
+           FetchDone done);
 
 }  // namespace tokenferry

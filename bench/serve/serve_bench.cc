@@ -1,13 +1,10 @@
 #include "bench/serve/serve_bench.h"
 
 #include <algorithm>
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/use_awaitable.hpp>
 #include <cmath>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <utility>
@@ -47,82 +44,86 @@ HttpCall MakeCall(const ServeLoadOptions& options, const BenchPrompt& prompt) {
 class LoadRun {
  public:
   LoadRun(asio::io_context& io, const ServeLoadOptions& options, const std::vector<BenchPrompt>& prompts)
-      : options_(options), prompts_(prompts), arrival_timer_(io), slot_timer_(io) {
+      : io_(io),
+        options_(options),
+        prompts_(prompts),
+        arrivals_(ArrivalTimes(static_cast<int>(prompts.size()), options.request_rate, options.arrivals, options.seed)),
+        arrival_timer_(io) {
     result_.outcomes.resize(prompts.size());
   }
 
-  asio::awaitable<void> SendAll() {
-    const std::vector<double> arrivals =
-        ArrivalTimes(static_cast<int>(prompts_.size()), options_.request_rate, options_.arrivals, options_.seed);
-    start_ns_ = SteadyNanos();
-    start_ = asio::steady_timer::clock_type::now();
-    for (size_t i = 0; i < prompts_.size(); ++i) {
-      co_await Until(arrivals[i]);
-      while (options_.max_concurrency > 0 && num_running_ == options_.max_concurrency) co_await ASlot();
-      num_running_ += 1;
-      result_.most_concurrent = std::max(result_.most_concurrent, num_running_);
-      asio::co_spawn(arrival_timer_.get_executor(), SendOne(i), asio::detached);
+  // Sends all requests that have arrived and may run; called again when the next one arrives, or one has ended.
+  void Advance() {
+    while (next_ < prompts_.size()) {
+      if (options_.max_concurrency > 0 && num_running_ == options_.max_concurrency) return;
+      const auto arrival = start_ + absl::ToChronoNanoseconds(absl::Seconds(arrivals_[next_]));
+      if (arrival > asio::steady_timer::clock_type::now()) {
+        arrival_timer_.expires_at(arrival);  // in place of what it waited for before
+        arrival_timer_.async_wait([this](boost::system::error_code error) {
+          if (!error) Advance();
+        });
+        return;
+      }
+      Send(next_++);
     }
   }
 
   ServeLoadResult TakeResult() { return std::move(result_); }
 
  private:
-  asio::awaitable<void> Until(double seconds) {
-    boost::system::error_code ignored;
-    arrival_timer_.expires_at(start_ + absl::ToChronoNanoseconds(absl::Seconds(seconds)));
-    co_await arrival_timer_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
-  }
-
-  // Until a request has ended: SendOne cancels the timer.
-  asio::awaitable<void> ASlot() {
-    boost::system::error_code ignored;
-    slot_timer_.expires_at(asio::steady_timer::time_point::max());
-    co_await slot_timer_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
-  }
-
-  asio::awaitable<void> SendOne(size_t i) {
-    const int64_t sent_ns = SteadyNanos();
-    AnswerReader reader(options_.api, sent_ns);
+  // What the two callbacks of a request share.
+  struct Answer {
+    AnswerReader reader;
+    int64_t sent_ns;
     std::string error_body;
-    const BodySink sink = [&](const HttpHead& head, absl::string_view piece) {
-      if (IsStream(head)) return reader.OnPiece(piece, SteadyNanos());
-      absl::StrAppend(&error_body, piece.substr(0, kMaxErrorBytes - std::min(kMaxErrorBytes, error_body.size())));
+  };
+
+  void Send(size_t i) {
+    num_running_ += 1;
+    result_.most_concurrent = std::max(result_.most_concurrent, num_running_);
+    const int64_t sent_ns = SteadyNanos();
+    const auto answer = std::make_shared<Answer>(Answer{AnswerReader(options_.api, sent_ns), sent_ns, ""});
+    const BodySink sink = [answer](const HttpHead& head, absl::string_view piece) {
+      if (IsStream(head)) return answer->reader.OnPiece(piece, SteadyNanos());
+      const size_t left = kMaxErrorBytes - std::min(kMaxErrorBytes, answer->error_body.size());
+      absl::StrAppend(&answer->error_body, piece.substr(0, left));
       return absl::OkStatus();
     };
-    const absl::StatusOr<HttpHead> head =
-        co_await Fetch(options_.target, MakeCall(options_, prompts_[i]), options_.timeout, sink);
-    RequestOutcome outcome = reader.outcome();
-    outcome.start_seconds = static_cast<double>(sent_ns - start_ns_) * 1e-9;
+    Fetch(io_, options_.target, MakeCall(options_, prompts_[i]), options_.timeout, sink,
+          [this, i, answer](const absl::StatusOr<HttpHead>& head) { End(i, *answer, head); });
+  }
+
+  void End(size_t i, Answer& answer, const absl::StatusOr<HttpHead>& head) {
+    RequestOutcome& outcome = result_.outcomes[i];
+    outcome = answer.reader.outcome();
+    outcome.start_seconds = static_cast<double>(answer.sent_ns - start_ns_) * 1e-9;
     if (outcome.input_tokens == 0) outcome.input_tokens = prompts_[i].num_units;
-    outcome.status = !head.ok() ? head.status()
-                     : IsStream(*head)
-                         ? reader.Finish()
-                         : absl::InternalError(absl::StrCat("HTTP ", head->status, " ", head->content_type, ": ",
-                                                            ErrorMessage(error_body)));
-    result_.outcomes[i] = std::move(outcome);
+    outcome.status = !head.ok() ? head.status() : IsStream(*head) ? answer.reader.Finish() : Refusal(*head, answer);
     result_.duration_seconds = static_cast<double>(SteadyNanos() - start_ns_) * 1e-9;
     num_running_ -= 1;
-    slot_timer_.cancel();
+    Advance();
+  }
+
+  static absl::Status Refusal(const HttpHead& head, const Answer& answer) {
+    return absl::InternalError(
+        absl::StrCat("HTTP ", head.status, " ", head.content_type, ": ", ErrorMessage(answer.error_body)));
   }
 
   static bool IsStream(const HttpHead& head) {
     return head.status == 200 && absl::StartsWith(head.content_type, "text/event-stream");
   }
 
+  asio::io_context& io_;
   const ServeLoadOptions& options_;
   const std::vector<BenchPrompt>& prompts_;
-  asio::steady_timer arrival_timer_, slot_timer_;
-  asio::steady_timer::time_point start_;
-  int64_t start_ns_ = 0;
+  const std::vector<double> arrivals_;
+  asio::steady_timer arrival_timer_;
+  const asio::steady_timer::time_point start_ = asio::steady_timer::clock_type::now();
+  const int64_t start_ns_ = SteadyNanos();
+  size_t next_ = 0;  // of the prompts
   int num_running_ = 0;
   ServeLoadResult result_;
 };
-
-asio::awaitable<void> FetchInto(ServeTarget target, HttpCall call, absl::Duration timeout, BodySink sink,
-                                absl::StatusOr<HttpHead>& head) {
-  head = co_await Fetch(std::move(target), std::move(call), timeout, std::move(sink));
-}
 
 }  // namespace
 
@@ -149,7 +150,8 @@ absl::StatusOr<std::string> FirstModel(const ServeTarget& target, absl::Duration
     return body.size() <= (4 << 20) ? absl::OkStatus()
                                     : absl::ResourceExhaustedError("the list of models has more than 4 MiB");
   };
-  asio::co_spawn(io, FetchInto(target, {"GET", "/v1/models", ""}, timeout, sink, head), asio::detached);
+  Fetch(io, target, {"GET", "/v1/models", ""}, timeout, sink,
+        [&head](const absl::StatusOr<HttpHead>& ended) { head = ended; });
   io.run();
   TF_RETURN_IF_ERROR(head.status());
   const std::string where = absl::StrCat("http://", target.host, ":", target.port, target.prefix, "/v1/models");
@@ -167,7 +169,7 @@ absl::StatusOr<std::string> FirstModel(const ServeTarget& target, absl::Duration
 ServeLoadResult RunLoad(const ServeLoadOptions& options, const std::vector<BenchPrompt>& prompts) {
   asio::io_context io(1);
   LoadRun run(io, options, prompts);
-  asio::co_spawn(io, run.SendAll(), asio::detached);
+  run.Advance();
   io.run();
   return run.TakeResult();
 }
