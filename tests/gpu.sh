@@ -133,6 +133,15 @@ same_f32() { eval_to "$out/f32.$1" --device cuda --compute f32 "${@:2}" && cmp "
 bf16_reference() { eval_to "$out/bf16.one" --device cuda --compute bf16; }
 same_bf16() { eval_to "$out/bf16.$1" --device cuda --compute bf16 "${@:2}" && cmp "$out/bf16.one" "$out/bf16.$1" && rm "$out/bf16.$1"; }
 
+# Ranks that are processes map each other's memory by cudaIpc, also where they share the GPU.
+processes() {
+  [ ! -d gpu-tests ] || skip "a packed program has no mpirun of its own"
+  . launch/scripts/mpirun_env.sh
+  mpirun -n "$1" "$tokenferry" eval --model "$model" --ids "$data/heldout_bible.json" --out "$out/bf16.processes" --device cuda \
+    --share-gpus --path peer --compute bf16 && cmp "$out/bf16.one" "$out/bf16.processes"
+}
+
+# A decode step is a graph on path peer, which is the usual one; by messages it is not.
 texts() {  # FLAG ..: the golden texts
   python3 - "$tokenferry" "$model" "$data/greedy.json" "$@" <<'PY'
 import json, subprocess, sys
@@ -164,7 +173,7 @@ sanitizer() {  # TOOL TEST: compute-sanitizer on a test program, one seed
 }
 
 export tokenferry model data out bench
-export -f machine unit skip eval_to f32_reference same_f32 bf16_reference same_bf16 texts auto_takes_the_gpu speed sanitizer
+export -f machine unit skip eval_to f32_reference same_f32 bf16_reference same_bf16 processes texts auto_takes_the_gpu speed sanitizer
 run() { local name=$1 limit=$2; shift 2; step "$name" "$limit" bash -c '"$@"' bash "$@"; }
 
 run machine 20 machine
@@ -174,12 +183,16 @@ run f32_reference 60 f32_reference
 run f32_one_rank 60 same_f32 one
 run f32_chunks 60 same_f32 chunks --prefill-chunk 37
 run f32_three_ranks 60 same_f32 three --ranks 3 --share-gpus
-run f32_budget 60 same_f32 budget --ranks 2 --share-gpus --exchange-budget 1000000
+run f32_budget 60 same_f32 budget --ranks 2 --share-gpus --exchange-budget 2700000
+run f32_messages 60 same_f32 messages --ranks 2 --share-gpus --path alltoallv
 run texts_f32 60 texts --device cuda
+run texts_f32_messages 60 texts --device cuda --path alltoallv
 run texts_f32_two_ranks 60 texts --device cuda --ranks 2 --share-gpus
 run bf16_reference 60 bf16_reference
 run bf16_chunks 60 same_bf16 chunks --prefill-chunk 37
 run bf16_four_ranks 60 same_bf16 four --ranks 4 --share-gpus
+run bf16_two_processes 60 processes 2
+run bf16_three_processes 60 processes 3
 run speed 30 speed
 run kernels_bench 60 "$bench" --json "$out/kernels.json"
 for test in "${tests[@]}"; do

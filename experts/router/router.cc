@@ -100,12 +100,13 @@ bool WriteRow(const RouteArgs& a, int64_t t, const TopList& top, const float* sc
   return true;
 }
 
-// Returns whether the token could be routed.
+// Returns whether the token could be routed, if it is one.
 bool RouteToken(const RouteArgs& a, int64_t t, ScoreFn score, void* scratch) {
   const int64_t num_experts = a.logits.cols, group_size = num_experts / a.num_groups;
   float *scores = static_cast<float*>(scratch), *choice = scores + num_experts, *group_scores = choice + num_experts;
   bool* kept = reinterpret_cast<bool*>(group_scores + a.num_groups);
   ChooseNothing(a, t);
+  if (a.position != nullptr && a.position[t] < 0) return true;
   if (AnyNaN(a.logits.row(t), num_experts)) return false;
   if (a.scoring != Scoring::kSoftmaxOfChosen) {
     score(a.scoring, a.logits.row(t), num_experts, scores);

@@ -142,6 +142,7 @@ __global__ void RouteKernel(RouteArgs a) {
   const auto num_experts = static_cast<int32_t>(a.logits.cols);
   const int32_t group_size = num_experts / a.num_groups;
   RouteScratch s(shared, num_experts, a.num_groups);
+  if (a.position != nullptr && a.position[t] < 0) return ChooseNothing(a, t, lane);
   bool is_bad = AnyNaN(a.logits.row(t), num_experts, lane);
   if (!is_bad) {
     Scores(a.scoring, a.logits.row(t), num_experts, lane, s.scores);

@@ -21,6 +21,7 @@ struct RouteArgs : RouterSpec {
   // null: not wanted.
   MatrixView<float> choice = {};
   uint8_t* bad_tokens = nullptr;  // [T] 1 is written for those; the others' stay, so that several layers may share it
+  const int32_t* position = nullptr;  // [T] negative: no token, which chooses nothing and is not bad; null: all are
 };
 
 void Route(Stream& stream, const RouteArgs& args);

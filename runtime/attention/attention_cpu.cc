@@ -58,7 +58,7 @@ class AttentionWorker {
         rows_(kernels, num_rows(), width_, latent_, args.scale, keys_ + kCacheBlockTokens * width_) {}
 
   void Run() {
-    int32_t last = 0;
+    int32_t last = -1;
     for (int64_t t = 0; t < task_.num_tokens; ++t) {
       last = std::max(last, Position(t));
       for (int64_t h = 0; h < task_.num_heads; ++h) LoadQuery(t, h);

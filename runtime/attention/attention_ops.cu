@@ -11,6 +11,7 @@ namespace {
 __global__ void RopeKernel(RopeArgs a) {
   const int64_t t = blockIdx.x;
   const int32_t num_pairs = a.dim / 2;
+  if (a.tokens.position[t] < 0) return;
   const float* cosines = a.cos_sin + int64_t{a.tokens.position[t]} * a.dim;
   const float* sines = cosines + num_pairs;
   for (int32_t at = threadIdx.x; at < a.heads * num_pairs; at += blockDim.x) {
@@ -27,6 +28,7 @@ __global__ void RopeKernel(RopeArgs a) {
 template <class T>
 __global__ void CacheWriteKernel(CacheWriteArgs a) {
   const int64_t t = blockIdx.x, latent = a.cache.first;
+  if (a.tokens.position[t] < 0) return;
   T* row = static_cast<T*>(a.cache.data) + CacheRow(a.cache, a.tokens.seq[t], a.tokens.position[t]);
   for (int64_t i = threadIdx.x; i < latent + a.cache.second; i += blockDim.x) {
     StoreFloat(i < latent ? a.first[t * a.first_stride + i] : a.second[t * a.second_stride + i - latent], row[i]);
@@ -151,7 +153,9 @@ __global__ void LatentAttentionKernel(LatentAttentionArgs a) {
     }
     max = new_max;
   }
-  for (int64_t i = threadIdx.x; i < latent; i += blockDim.x) a.out[row * latent + i] = __fdiv_rn(s.context[i], sum);
+  for (int64_t i = threadIdx.x; i < latent; i += blockDim.x) {
+    a.out[row * latent + i] = last < 0 ? 0.0f : __fdiv_rn(s.context[i], sum);
+  }
 }
 
 template <class T>

@@ -34,8 +34,10 @@ struct CacheView {
 
 // Where the step's tokens stand. Device memory, T = num_tokens.
 struct TokenPositions {
-  const int32_t* seq = nullptr;       // [T] row of the block table
-  const int32_t* position = nullptr;  // [T] position within the sequence
+  const int32_t* seq = nullptr;  // [T] row of the block table
+  // [T] position within the sequence; negative: no token, as in a step of fixed shape that has fewer. Nothing of it is
+  // rotated or written, its attention is zeros, and its row of the block table is not read.
+  const int32_t* position = nullptr;
   int64_t num_tokens = 0;
 };
 

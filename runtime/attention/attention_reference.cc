@@ -12,6 +12,7 @@
 namespace tokenferry {
 
 void RotateToken(const RopeArgs& args, int64_t t) {
+  if (args.tokens.position[t] < 0) return;
   const float* cosines = args.cos_sin + static_cast<int64_t>(args.tokens.position[t]) * args.dim;
   const float* sines = cosines + args.dim / 2;
   for (int64_t h = 0; h < args.heads; ++h) {
@@ -27,6 +28,7 @@ void RotateToken(const RopeArgs& args, int64_t t) {
 
 void WriteToken(const CacheWriteArgs& args, int64_t t) {
   const CacheView& cache = args.cache;
+  if (args.tokens.position[t] < 0) return;
   const int64_t row = CacheRow(cache, args.tokens.seq[t], args.tokens.position[t]);
   const float* first = args.first + t * args.first_stride;
   const float* second = args.second + t * args.second_stride;
@@ -71,6 +73,7 @@ struct Online {
 void Attend(const CacheView& cache, int64_t seq, int64_t first, int64_t last, const HeadPlace& place,
             const std::vector<float>& query, float scale, Online online, float* out) {
   std::fill_n(out, place.value_size, 0.0f);
+  if (last < 0) return;  // no token
   for (int64_t block = first / kCacheBlockTokens; block <= last / kCacheBlockTokens; ++block) {
     const int64_t begin = std::max(first, block * kCacheBlockTokens);
     const int64_t size = std::min(last + 1, (block + 1) * kCacheBlockTokens) - begin;

@@ -41,13 +41,14 @@ class GroupedWorker {
         rows_(kernels, num_rows(), dim_, dim_, args.scale, values_ + kCacheBlockTokens * dim_) {}
 
   void Run() {
-    int64_t first = std::numeric_limits<int64_t>::max(), last = 0;
+    int64_t first = std::numeric_limits<int64_t>::max(), last = -1;
     for (int64_t t = 0; t < task_.num_tokens; ++t) {
       Start(t);
+      if (Position(t) < 0) continue;
       first = std::min(first, First(t));
       last = std::max(last, Position(t));
     }
-    for (int64_t block = first / kCacheBlockTokens; block <= last / kCacheBlockTokens; ++block) {
+    for (int64_t block = first / kCacheBlockTokens; last >= 0 && block <= last / kCacheBlockTokens; ++block) {
       VisitBlock(block * kCacheBlockTokens, std::min(last + 1, (block + 1) * kCacheBlockTokens));
     }
     for (int64_t row = 0; row < num_rows(); ++row) {

@@ -62,9 +62,10 @@ class SoftmaxRows {
                           acc_ + begin * value_dim_, value_dim_);
   }
 
-  // out [value_dim].
+  // out [value_dim]; zeros where the row has met no key, as where there is no token.
   void Store(int64_t row, float* out) const {
-    for (int64_t i = 0; i < value_dim_; ++i) out[i] = acc_[row * value_dim_ + i] / sum_[row];
+    const float sum = sum_[row] == 0 ? 1.0f : sum_[row];
+    for (int64_t i = 0; i < value_dim_; ++i) out[i] = acc_[row * value_dim_ + i] / sum;
   }
 
  private:

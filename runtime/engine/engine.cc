@@ -45,8 +45,10 @@ absl::Status Engine::Allocate() {
   // ids, seq, position and wanted rows; a block table row per sequence.
   const int64_t ints = 4 * max_tokens() + options_.max_sequences_per_rank * cache.num_blocks;
   TF_ASSIGN_OR_RETURN(inputs_, device_.Allocate(ints * sizeof(int32_t), MemoryKind::kDevice, "step inputs"));
-  TF_ASSIGN_OR_RETURN(logits_, device_.Allocate(Transformer::kLogitRows * model_.vocab_size * sizeof(float),
-                                                MemoryKind::kHost, "logits"));
+  const int64_t graph_rows = transformer_->is_capturable() ? GraphRows(options_.max_sequences_per_rank) : 0;
+  TF_ASSIGN_OR_RETURN(
+      logits_, device_.Allocate(std::max(Transformer::kLogitRows, graph_rows) * model_.vocab_size * sizeof(float),
+                                MemoryKind::kHost, "logits"));
   return absl::OkStatus();
 }
 
@@ -140,7 +142,7 @@ absl::Status Engine::RunUntilIdle(Scheduler* scheduler,
   return Stop(scheduler->Next(), absl::OkStatus());  // releases what ended last
 }
 
-absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& mine) {
+StepTokens Engine::Upload(const std::vector<const StepEntry*>& mine, int64_t num_rows) {
   std::vector<int32_t> ids, seq, position;
   int64_t max_blocks = 0;
   for (size_t i = 0; i < mine.size(); ++i) {
@@ -152,6 +154,11 @@ absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& m
       position.push_back(static_cast<int32_t>(e.position + t));
     }
   }
+  const int64_t num_tokens = num_rows > 0 ? num_rows : static_cast<int64_t>(ids.size());
+  if (num_rows > 0) max_blocks = cache_->options().num_blocks;  // arguments of a graph are the same in every step
+  ids.resize(num_tokens);
+  seq.resize(num_tokens);
+  position.resize(num_tokens, -1);
   std::vector<int32_t> block_table(mine.size() * max_blocks, -1);
   for (size_t i = 0; i < mine.size(); ++i) {
     const std::vector<int32_t>& blocks = sequences_->at(mine[i]->seq).blocks;
@@ -168,7 +175,7 @@ absl::StatusOr<StepTokens> Engine::Upload(const std::vector<const StepEntry*>& m
   tokens.ids = upload(ids, max_tokens());
   tokens.positions.seq = upload(seq, max_tokens());
   tokens.positions.position = upload(position, max_tokens());
-  tokens.positions.num_tokens = static_cast<int64_t>(ids.size());
+  tokens.positions.num_tokens = num_tokens;
   next += max_tokens();  // wanted rows, see Score
   tokens.block_table = upload(block_table, 0);
   tokens.max_blocks = max_blocks;
@@ -183,8 +190,14 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const Ste
     mine.push_back(&e);
     observe |= e.want == Want::kLogits || e.routing == Wanted::kYes;
   }
-  TF_ASSIGN_OR_RETURN(StepTokens tokens, Upload(mine));
-  tokens.max_tokens_per_rank = plan.max_tokens_per_rank(transport_.num_ranks());
+  const int64_t most_tokens = plan.max_tokens_per_rank(transport_.num_ranks());
+  std::vector<EntryResult> results(mine.size());
+  if (most_tokens > 0 && IsGraph(plan)) {
+    TF_RETURN_IF_ERROR(Decode(step, mine, GraphRows(most_tokens), results));
+    return results;
+  }
+  StepTokens tokens = Upload(mine);
+  tokens.max_tokens_per_rank = most_tokens;
   const int64_t T = tokens.positions.num_tokens, K = model_.moe.router.top_k, L = model_.num_moe_layers();
   std::vector<int32_t> expert_idx(observe ? L * T * K : 0);
   std::vector<float> expert_weight(observe ? L * T * K : 0);
@@ -194,14 +207,58 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const Ste
     stream_->CopyToHost(expert_weight.data() + at, routing.weight.data, n * sizeof(float));
   };
   TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, step, tokens, *cache_, observe ? observer : nullptr));
-  std::vector<EntryResult> results(mine.size());
   TF_RETURN_IF_ERROR(Score(mine, results));
-  TF_RETURN_IF_ERROR(RefuseBadTokens(step, mine, results));
+  TF_RETURN_IF_ERROR(RefuseBadTokens(step, tokens, mine, results));
   for (int64_t l = 0; recorder_ != nullptr && l < L; ++l) {
     recorder_(step, static_cast<int>(l), absl::MakeConstSpan(expert_idx).subspan(l * T * K, T * K));
   }
   if (observe) TakeRouting(mine, expert_idx, expert_weight, results);
   return results;
+}
+
+// Whether every sequence has one token and wants the next one alone. The same on all ranks.
+bool Engine::IsGraph(const StepPlan& plan) const {
+  if (recorder_ != nullptr || !transformer_->is_capturable()) return false;
+  return absl::c_all_of(plan.entries, [](const StepEntry& e) {
+    return e.want == Want::kToken && e.tokens.size() == 1 && e.targets.empty() && e.routing == Wanted::kNo;
+  });
+}
+
+int64_t Engine::GraphRows(int64_t most_tokens) const {
+  return std::min(DecodeGraphs::RowsFor(most_tokens), max_tokens());
+}
+
+// A step that IsGraph. The host waits once before it reads the logits.
+absl::Status Engine::Decode(int64_t step, const std::vector<const StepEntry*>& mine, int64_t num_rows,
+                            std::vector<EntryResult>& results) {
+  StepTokens tokens = Upload(mine, num_rows);
+  tokens.max_tokens_per_rank = num_rows;
+  int32_t* const device_rows = inputs_.as<int32_t>() + 3 * max_tokens();
+  std::vector<int32_t> rows(num_rows);
+  absl::c_iota(rows, 0);
+  stream_->CopyToDevice(device_rows, rows.data(), num_rows * sizeof(int32_t));
+  const int64_t V = model_.vocab_size;
+  absl::Status decoded = graphs_.Run(device_, *stream_, num_rows, [&]() -> absl::Status {
+    TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, /*step=*/-1, tokens, *cache_, nullptr));  // the graph is of many
+    for (int64_t begin = 0; begin < num_rows; begin += Transformer::kLogitRows) {
+      const int64_t n = std::min(Transformer::kLogitRows, num_rows - begin);
+      transformer_->Logits(*stream_, device_rows + begin, MakeMatrix<float>(logits_.as<float>() + begin * V, n, V));
+    }
+    return absl::OkStatus();
+  });
+  if (decoded.ok()) decoded = stream_->Synchronize();
+  TF_RETURN_IF_ERROR(Annotate(decoded, absl::StrCat("step ", step)));
+  for (size_t i = 0; i < mine.size(); ++i) {
+    results[i].seq = mine[i]->seq;
+    TakeLogits(*mine[i], 0, absl::Span<const float>(logits_.as<float>() + i * V, V), results[i]);
+  }
+  return RefuseBadTokens(step, tokens, mine, results);
+}
+
+absl::StatusOr<MoeStats> Engine::moe_stats() const {
+  TF_ASSIGN_OR_RETURN(MoeStats stats, transformer_->moe_stats(*stream_));
+  stats.num_calls += graphs_.num_replays() * model_.num_moe_layers() * transformer_->num_micro_batches();
+  return stats;
 }
 
 // expert_idx and expert_weight are of this rank's tokens, [L, T, K].
@@ -253,20 +310,16 @@ absl::Status Engine::Score(const std::vector<const StepEntry*>& mine, std::vecto
     for (size_t i = 0; i < n; ++i) {
       const Wanted& w = wanted[begin + i];
       const absl::Span<const float> logits(logits_.as<float>() + i * V, V);
-      EntryResult& result = results[w.entry];
-      if (!result.error.ok()) continue;
-      // An answer with an error has nothing else.
-      const absl::Status taken = TakeLogits(*mine[w.entry], w.token, logits, result);
-      if (!taken.ok()) result = {.seq = result.seq, .error = taken};
+      TakeLogits(*mine[w.entry], w.token, logits, results[w.entry]);
     }
   }
   return stream_->Synchronize();
 }
 
 // A sequence ends where a router could not send its token anywhere. The others go on: no row has met a row of it.
-absl::Status Engine::RefuseBadTokens(int64_t step, const std::vector<const StepEntry*>& mine,
+absl::Status Engine::RefuseBadTokens(int64_t step, const StepTokens& tokens, const std::vector<const StepEntry*>& mine,
                                      std::vector<EntryResult>& results) {
-  TF_ASSIGN_OR_RETURN(const std::vector<uint8_t> bad, transformer_->TakeBadTokens(*stream_));
+  TF_ASSIGN_OR_RETURN(const std::vector<uint8_t> bad, transformer_->TakeBadTokens(*stream_, tokens));
   auto begin = bad.begin();
   for (size_t i = 0; i < mine.size(); ++i) {
     const auto end = begin + static_cast<ptrdiff_t>(mine[i]->tokens.size());
@@ -283,8 +336,14 @@ absl::Status Engine::RefuseBadTokens(int64_t step, const std::vector<const StepE
   return absl::OkStatus();
 }
 
-absl::Status Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits,
-                                EntryResult& result) {
+void Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result) {
+  if (!result.error.ok()) return;
+  const absl::Status taken = TryTakeLogits(entry, token, logits, result);
+  if (!taken.ok()) result = {.seq = result.seq, .error = taken};  // an answer with an error has nothing else
+}
+
+absl::Status Engine::TryTakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits,
+                                   EntryResult& result) {
   const SequenceTable::Sequence& s = sequences_->at(entry.seq);
   const int64_t position = entry.position + token + 1;  // of the token that the logits are for
   const bool is_scored = token < static_cast<int64_t>(entry.targets.size());

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "runtime/engine/decode_graphs.h"
 #include "runtime/engine/engine_options.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/sequence_table.h"
@@ -56,14 +57,14 @@ class Engine {
   // asked to stop (comm/wait/wait.h).
   absl::Status RunUntilIdle(Scheduler* scheduler, const std::function<absl::Status(const SequenceUpdate&)>& on_update);
 
-  // From the next step on; costs a copy to the host per layer.
+  // From the next step on, on all ranks; costs a copy to the host per layer, and on a GPU the graphs.
   void RecordRouting(RoutingRecorder recorder) { recorder_ = std::move(recorder); }
 
   RankId rank() const { return transport_.rank(); }
   absl::Duration timeout() const { return transport_.timeout(); }  // of waits for other ranks
   SchedulerOptions scheduler_options() const;
   const EngineStats& stats() const { return stats_; }
-  absl::StatusOr<MoeStats> moe_stats() const { return transformer_->moe_stats(*stream_); }
+  absl::StatusOr<MoeStats> moe_stats() const;
   absl::StatusOr<ExchangeStats> exchange_stats() const { return transformer_->exchange_stats(*stream_); }
   std::string exchange_path() const { return transformer_->exchange_path(); }  // by size
   int64_t cache_bytes() const { return cache_->num_bytes(); }
@@ -76,17 +77,24 @@ class Engine {
       : transport_(transport), device_(device), model_(model), options_(options) {}
   int64_t max_tokens() const { return options_.max_tokens(); }
   absl::Status Allocate();
-  absl::StatusOr<StepTokens> Upload(const std::vector<const StepEntry*>& mine);
+  // num_rows > 0: of a step of fixed shape, which has as many rows; those behind the tokens are none.
+  StepTokens Upload(const std::vector<const StepEntry*>& mine, int64_t num_rows = 0);
+  bool IsGraph(const StepPlan& plan) const;
+  int64_t GraphRows(int64_t most_tokens) const;  // of the graph for steps of which no rank has more
+  absl::Status Decode(int64_t step, const std::vector<const StepEntry*>& mine, int64_t num_rows,
+                      std::vector<EntryResult>& results);
   absl::StatusOr<std::vector<EntryResult>> Execute(int64_t step, const StepPlan& plan);
   absl::StatusOr<RankStats> CollectStats();
   void Count(const StepPlan& plan, double seconds);
   void TakeRouting(const std::vector<const StepEntry*>& mine, absl::Span<const int32_t> expert_idx,
                    absl::Span<const float> expert_weight, std::vector<EntryResult>& results) const;
   absl::Status Score(const std::vector<const StepEntry*>& mine, std::vector<EntryResult>& results);
-  absl::Status RefuseBadTokens(int64_t step, const std::vector<const StepEntry*>& mine,
+  absl::Status RefuseBadTokens(int64_t step, const StepTokens& tokens, const std::vector<const StepEntry*>& mine,
                                std::vector<EntryResult>& results);
-  // An error is of the sequence.
-  absl::Status TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result);
+  // An error is of the sequence: TakeLogits leaves it in the result.
+  absl::Status TryTakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits,
+                             EntryResult& result);
+  void TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result);
 
   Transport& transport_;
   Device& device_;
@@ -97,6 +105,7 @@ class Engine {
   std::optional<KvCache> cache_;
   std::optional<SequenceTable> sequences_;
   Buffer inputs_, logits_;
+  DecodeGraphs graphs_;
   Sampler sampler_;
   WaitPace pace_ = WaitPace::kPrompt;  // of the wait for the next plan
   EngineStats stats_;

@@ -38,6 +38,7 @@ MoeLayer::MoeLayer(Device& device, const Placement& placement, RankId rank, cons
       placement_(placement),
       shape_(shape),
       on_plan_(options.on_plan),
+      is_dropless_(options.overflow.kind == Overflow::kDropless),
       num_slots_(placement.num_local_slots(rank)) {}
 
 absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport, Device& device,
@@ -122,6 +123,7 @@ absl::Status MoeLayer::Route(Stream& stream, MoeStep& step) {
     args.out = step.routing;
     args.choice = overflow_->choice(T);
     args.bad_tokens = bad_tokens_.as<uint8_t>();
+    args.position = step.position;
     tokenferry::Route(stream, args);
   }
   TF_RETURN_IF_ERROR(overflow_->Run(stream, At(step.site, "overflow"), step.moe_idx, step.routing));

@@ -51,6 +51,7 @@ void MoeRounds::SetRound(int64_t round_idx) {
   TF_CHECK(step_.rows.dtype == DType::kF32);
   round_.rows = ConstFloatMatrix(Rows(step_.rows.as<const float>(), begin, end));
   round_.out = Rows(step_.out, begin, end);
+  if (step_.position != nullptr) round_.position = step_.position + std::min(begin, step_.x.rows);
   round_.routing = {Rows(step_.routing.expert_idx, begin, end), Rows(step_.routing.weight, begin, end),
                     Rows(step_.routing.location, begin, end)};
   round_.combine_weight = Rows(step_.combine_weight, begin, end);

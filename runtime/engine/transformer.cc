@@ -192,6 +192,10 @@ absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens
   return absl::OkStatus();
 }
 
+bool Transformer::is_capturable() const {
+  return std::all_of(moe_.begin(), moe_.end(), [](const MoeRounds& moe) { return moe.layer().is_capturable(); });
+}
+
 void Transformer::Attention(Stream& stream, int layer, const MicroBatch& mb, const CacheView& cache) {
   RunAttention(stream, {.spec = model_.layers[layer].attention,
                         .weights = weights_.layers[layer],
@@ -245,6 +249,7 @@ absl::Status Transformer::BeginMoe(Stream& stream, const CallSite& site, const L
                                         .weights = &moe_weights_[moe_idx],
                                         .x = x,
                                         .rows = home.data == nullptr ? ConstFloatMatrix(x) : home,
+                                        .position = mb.positions.position,
                                         .out = Rows(moe_out_, mb),
                                         .max_tokens_per_rank = mb.max_tokens_per_rank}));
   if (options_.overlap != Overlap::kOff) SharedFfn(stream, layer, mb, x);
@@ -268,11 +273,11 @@ absl::Status Transformer::FinishMoe(Stream& stream, int batch_idx) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<uint8_t>> Transformer::TakeBadTokens(Stream& stream) {
-  const MicroBatch& last = micro_batches_.back();
-  std::vector<uint8_t> bad(last.first + last.positions.num_tokens);
+absl::StatusOr<std::vector<uint8_t>> Transformer::TakeBadTokens(Stream& stream, const StepTokens& tokens) {
+  std::vector<uint8_t> bad(tokens.positions.num_tokens);
+  const std::vector<MicroBatch> micro_batches = Split(tokens);
   for (size_t i = 0; i < moe_.size(); ++i) {
-    const MicroBatch& mb = micro_batches_[i];
+    const MicroBatch& mb = micro_batches[i];
     const auto marks = absl::MakeSpan(bad).subspan(mb.first, mb.positions.num_tokens);
     TF_RETURN_IF_ERROR(moe_[i].layer().TakeBadTokens(stream, marks));
   }

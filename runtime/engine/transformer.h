@@ -48,9 +48,14 @@ class Transformer {
   // Of the activations that Create allocates for steps of up to `max_tokens` tokens.
   static int64_t ActivationBytes(const ModelSpec& model, int64_t max_tokens);
 
-  // [T] of the last Forward's tokens: 1 for one that a router could send nowhere (MoeLayer::TakeBadTokens), else 0.
-  // Synchronizes the stream.
-  absl::StatusOr<std::vector<uint8_t>> TakeBadTokens(Stream& stream);
+  // Whether Forward and Logits of the same shapes, in the same memory, may be captured and launched again: nothing of
+  // them asks the host, and rows at negative positions leave no trace.
+  bool is_capturable() const;
+  int num_micro_batches() const { return static_cast<int>(moe_.size()); }
+
+  // [T] of `tokens`, those of the last Forward or of a launch of a captured one: 1 for one that a router could send
+  // nowhere (MoeLayer::TakeBadTokens), else 0. Synchronizes the stream.
+  absl::StatusOr<std::vector<uint8_t>> TakeBadTokens(Stream& stream, const StepTokens& tokens);
   // Of all micro-batches; both synchronize the stream.
   absl::StatusOr<MoeStats> moe_stats(Stream& stream) const;
   absl::StatusOr<ExchangeStats> exchange_stats(Stream& stream) const;

@@ -29,6 +29,7 @@ void RouteCase(OpRun& run, int64_t num_tokens, const RouterShape& shape, RouteAr
                          args.top_k};
   args.out.weight = {run.Output<float>("weight", num_tokens * args.top_k), num_tokens, args.top_k, args.top_k};
   if (run.rng()() % 2 == 0) args.choice = {run.Output<float>("choice", num_tokens * E), num_tokens, E, E};
+  if (run.rng()() % 2 == 0) args.position = run.Input(UniformInts(run.rng(), num_tokens, -1, 2));  // some are no tokens
   args.bad_tokens = run.InOut("bad tokens", std::vector<uint8_t>(num_tokens, 9));
   Route(run.stream(), args);
 }

@@ -153,6 +153,19 @@ TEST(Route, TiesGoToTheLowerIndex) {
   }
 }
 
+TEST(Route, WhatIsNoTokenChoosesNothingAndIsNotBad) {
+  RouteArgs args = Shape(3, 4, 2);
+  const std::vector<float> logits = {1, 2, 3, 4, NAN, 2, 3, 4, 4, 3, 2, 1};
+  for (Isa isa : SupportedIsaList()) {
+    TestDevice device(FastOptions(isa, 1));
+    args.position = device.Upload(std::vector<int32_t>{7, -1, 0});
+    const Routed got = RunRoute(args, logits, {}, FastOptions(isa, 1));
+    EXPECT_EQ(got.idx, (std::vector<int32_t>{3, 2, -1, -1, 0, 1}));
+    EXPECT_EQ(got.weight[2], 0.0f);
+    EXPECT_EQ(got.bad_tokens, Marks({0, 0, 0}));
+  }
+}
+
 TEST(Route, ABadTokenChoosesNothing) {
   const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   std::mt19937 random(41);

@@ -17,7 +17,8 @@ from program import DATA, MODEL, Job, ProgramTest, main  # noqa: E402
 IDS = '{"prompts": [{"input_ids": [5, 6, 7, 8, 9, 10, 11, 12, 13]}, {"input_ids": [7]}, {"input_ids": [3, 9, 200, 11]}]}'
 CUDA = ["--device", "cuda"]
 NCCL = [*CUDA, "--transport", "nccl", "--path", "alltoallv"]
-PLACE = r"(?:layer \d+, )?[a-z ]+, step \d+, transfer \d+: rank (\d+) waits for (.*)"
+# Where a step is a graph, which is of many, its number stands before the place.
+PLACE = r"(?:layer \d+, [a-z ]+|step \d+: layer \d+, [a-z ]+|[a-z ]+)(?:, step \d+)?, transfer \d+: rank (\d+) waits for (.*)"
 
 
 class FakeGpuTest(ProgramTest):

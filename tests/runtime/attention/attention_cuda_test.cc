@@ -21,12 +21,13 @@ std::vector<int32_t> Permutation(std::mt19937& rng, int32_t size) {
   return values;
 }
 
-// Tokens at positions of their own, the first at 0, the second at the end of a block.
+// Tokens at positions of their own, the first at 0, the second at the end of a block; the fourth is none.
 TokenPositions Positions(OpRun& run, int64_t num_tokens) {
   std::vector<int32_t> position = Permutation(run.rng(), kMaxPosition);
   std::swap(position[0], *std::find(position.begin(), position.end(), 0));
   std::swap(position[1], *std::find(position.begin(), position.end(), kCacheBlockTokens - 1));
   position.resize(num_tokens);
+  if (num_tokens > 3) position[3] = -1;
   return {run.Input(UniformInts(run.rng(), num_tokens, 0, kSequences)), run.Input(position), num_tokens};
 }
 

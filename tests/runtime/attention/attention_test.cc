@@ -1,5 +1,6 @@
 // The latent attention operations against the same attention computed the long way in double, and against themselves:
 // a token's result may depend on its sequence alone.
+#include <array>
 #include <limits>
 
 #include "tests/runtime/attention/attention_problem.h"
@@ -199,6 +200,43 @@ TEST_P(Attention, DoesNotDependOnWhatElseIsInTheBatch) {
   }
   mixed.push_back(interleaved);
   EXPECT_TRUE(RunAttention(best, p, mixed) == alone);
+}
+
+// What a step of fixed shape has where it has no token: nothing is read of its sequence, and nothing of it stays.
+TEST(AttentionNumbers, ANegativePositionIsNoToken) {
+  constexpr int32_t kHeads = 3, kNope = 4, kRope = 2;
+  constexpr int64_t kLatent = 16, kTokens = 5, kWidth = kLatent + kRope, kBlocks = 2;
+  std::mt19937 rng(kSeed);
+  const std::vector<float> keys = RandomNormal(rng, kBlocks * kCacheBlockTokens * kWidth);
+  const std::vector<float> q_latent = RandomNormal(rng, kTokens * kHeads * kLatent);
+  const std::vector<float> q = RandomNormal(rng, kTokens * kHeads * (kNope + kRope));
+  const std::vector<float> rows = RandomNormal(rng, kTokens * kWidth);
+  const auto run = [&](const CpuDeviceOptions& options, const std::vector<int32_t>& position) {
+    TestDevice device(options);
+    const Buffer cache = device.Upload(keys), table = device.Upload(std::vector<int32_t>{1, 0});
+    const Buffer seq = device.Upload(std::vector<int32_t>{0, 0, 1 << 20, 1, 1 << 20}), at = device.Upload(position);
+    const Buffer latent = device.Upload(q_latent), rope_q = device.Upload(q), written = device.Upload(rows);
+    const Buffer rotated = device.Upload(rows), cos_sin = device.Upload(std::vector<float>(70 * kRope, 0.5f));
+    const Buffer out = device.Upload(std::vector<float>(kTokens * kHeads * kLatent, 77.0f));
+    const TokenPositions tokens{seq.as<int32_t>(), at.as<int32_t>(), kTokens};
+    const CacheView view{cache.data(), DType::kF32, kLatent, kRope, table.as<int32_t>(), 1};
+    Rotate(device.stream(), {rotated.as<float>(), kWidth, 0, 1, kRope, cos_sin.as<float>(), tokens});
+    CacheWrite(device.stream(), {written.as<float>(), kWidth, written.as<float>() + kLatent, kWidth, tokens, view});
+    LatentAttention(device.stream(), {latent.as<float>(), rope_q.as<float>(), kHeads, kNope, kRope, 0.3f, tokens, view,
+                                      out.as<float>(), Compute::kF32});
+    return std::array{device.Download<float>(out), device.Download<float>(cache), device.Download<float>(rotated)};
+  };
+  const std::vector<int32_t> none(kTokens, -1), some = {3, -1, -1, 40, -1};
+  const auto want = run(ReferenceDevice(), some);
+  std::vector<CpuDeviceOptions> devices = FastDevices();
+  devices.push_back(ReferenceDevice());
+  for (const CpuDeviceOptions& options : devices) {
+    const auto nothing = run(options, none), got = run(options, some);
+    EXPECT_EQ(nothing[0], std::vector<float>(kTokens * kHeads * kLatent, 0.0f)) << options;
+    EXPECT_TRUE(SameBits(nothing[1], keys) && SameBits(nothing[2], rows)) << options;
+    for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(SameBits(got[i], want[i])) << options << ", result " << i;
+  }
+  EXPECT_FALSE(SameBits(want[1], keys));
 }
 
 TEST(AttentionNumbers, HugeAndEqualScoresStayFinite) {

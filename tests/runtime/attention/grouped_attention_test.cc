@@ -178,6 +178,34 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"BF16Window", 6, 3, 18, {140}, {KeyRange::Kind::kSliding, 33}, true, Compute::kBF16}),
     [](const auto& info) { return info.param.name; });
 
+// What a step of fixed shape has where it has no token: nothing is read of its sequence.
+TEST(GroupedAttentionNumbers, ANegativePositionIsNoToken) {
+  constexpr int32_t kHeads = 4, kKvHeads = 2, kHeadDim = 8;
+  constexpr int64_t kTokens = 3, kKv = kKvHeads * kHeadDim, kRow = kHeads * kHeadDim;
+  std::mt19937_64 random(kSeed);
+  std::vector<float> cache = Uniform(random, 2 * kCacheBlockTokens * 2 * kKv);
+  const std::vector<float> q = Uniform(random, kTokens * kRow);
+  const std::vector<int32_t> table = {1, 0}, seq = {0, 1 << 20, 0}, position = {70, -1, 3};
+  const CacheView view{cache.data(), DType::kF32, kKv, kKv, table.data(), 2};
+  for (const KeyRange keys : {KeyRange(), {KeyRange::Kind::kSliding, 5}, {KeyRange::Kind::kChunk, 10}}) {
+    std::vector<float> want(kTokens * kRow, 77.0f);
+    GroupedAttentionArgs args{q.data(), kHeads,     kKvHeads, kHeadDim,
+                              0.3f,     keys,       nullptr,  {seq.data(), position.data(), kTokens},
+                              view,     want.data()};
+    attention_reference::GroupedAttention(args);
+    EXPECT_EQ(std::vector<float>(want.begin() + kRow, want.begin() + 2 * kRow), std::vector<float>(kRow, 0.0f));
+    for (const Isa isa : {Isa::kPortable, BestIsa(SupportedIsas())}) {
+      std::vector<float> got(kTokens * kRow, 77.0f);
+      args.out = got.data();
+      const auto device = CreateCpuDevice({.num_threads = 1, .isa = isa});
+      auto stream = *device->CreateStream();
+      GroupedAttention(*stream, args);
+      ASSERT_TRUE(stream->Synchronize().ok());
+      EXPECT_EQ(got, want) << IsaName(isa);
+    }
+  }
+}
+
 TEST(KeyRangeTest, FirstKey) {
   const KeyRange sliding{KeyRange::Kind::kSliding, 4}, chunk{KeyRange::Kind::kChunk, 4};
   EXPECT_EQ(KeyRange().First(100), 0);

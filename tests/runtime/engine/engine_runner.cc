@@ -57,7 +57,11 @@ absl::StatusOr<std::unique_ptr<RankEngine>> StartEngine(Transport& transport, co
   const std::string dir = setup.model_dir.empty() ? SourceDir() + "/models/ferry-tiny-v3" : setup.model_dir;
   CpuDeviceOptions device_options = setup.device;
   if (!setup.portable_isa && device_options.isa == Isa::kPortable) device_options.isa = BestIsa(SupportedIsas());
-  rank->device = CreateCpuDevice(device_options);
+  if (setup.make_device) {
+    TF_ASSIGN_OR_RETURN(rank->device, setup.make_device());
+  } else {
+    rank->device = CreateCpuDevice(device_options);
+  }
   TF_ASSIGN_OR_RETURN(rank->model, LoadModelSpec(dir));
   TF_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(dir));
   TF_ASSIGN_OR_RETURN(const CheckedPlan plan, CheckCheckpoint(rank->model, checkpoint));

@@ -19,7 +19,8 @@ struct RunSetup {
   EngineOptions engine = {.compute = Compute::kF32, .prefill_chunk = 1024};
   int64_t placement_seed = -1;  // -1: linear; else a random placement of that seed
   CpuDeviceOptions device;      // isa kPortable stands for the best this machine has
-  bool portable_isa = false;    // really kPortable
+  std::function<absl::StatusOr<std::unique_ptr<Device>>()> make_device;  // another device, instead
+  bool portable_isa = false;                                             // really kPortable
   PrefixCache prefix_cache = PrefixCache::kOn;
 };
 

@@ -1,0 +1,150 @@
+// Decode steps as graphs, on the fake GPU: the CPU's tokens and probabilities, whatever the number of ranks and
+// sequences, and what the host calls meanwhile.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/device/cuda_device.h"
+#include "tests/fakegpu/cudart/runtime.h"
+#include "tests/runtime/engine/engine_runner.h"
+
+namespace tokenferry {
+namespace {
+
+RunSetup SetupOf(int num_ranks, Compute compute, ExchangePath path) {
+  RunSetup setup;
+  setup.model_dir = SourceDir() + "/tests/data/families/deepseek_v3";  // small: what takes seconds to interpret
+  setup.num_ranks = num_ranks;
+  setup.engine.compute = compute;
+  setup.engine.moe.exchange.path = path;
+  setup.engine.prefill_chunk = 16;
+  setup.engine.max_sequences_per_rank = 4;
+  setup.engine.cache_tokens_per_rank = 512;
+  setup.make_device = [] { return CreateCudaDevice({}); };
+  return setup;
+}
+
+// Sequences that end one after the other, so that steps of 4, 2 and 1 rows follow; one stands alone on its rank.
+std::vector<Request> Requests() {
+  return {GenerateRequest({5, 6, 7}, 7), GenerateRequest({9}, 5), GenerateRequest({11, 3}, 9),
+          GenerateRequest({200, 4}, 6)};
+}
+
+void ExpectSame(const std::vector<RunResult>& got, const std::vector<RunResult>& want) {
+  for (size_t i = 0; i < want.size(); ++i) {
+    EXPECT_EQ(got[i].tokens, want[i].tokens) << "sequence " << i;
+    EXPECT_EQ(got[i].logprobs, want[i].logprobs) << "sequence " << i;
+  }
+}
+
+int NumCalls(const std::vector<std::string>& trace, const std::string& name) {
+  return static_cast<int>(std::count(trace.begin(), trace.end(), name));
+}
+
+std::vector<std::string> TraceOf(const RunSetup& setup, const std::vector<Request>& requests,
+                                 std::vector<RunResult>& results) {
+  std::vector<std::string> trace;
+  fakegpu::Runtime& runtime = fakegpu::Runtime::Get();
+  runtime.trace = &trace;
+  results = RunLocally(setup, requests);
+  runtime.trace = nullptr;
+  return trace;
+}
+
+TEST(GraphStepTest, HasTheBitsOfTheCpu) {
+  RunSetup cpu = SetupOf(1, Compute::kF32, ExchangePath::kAuto);
+  cpu.make_device = nullptr;
+  const std::vector<RunResult> want = RunLocally(cpu, Requests());
+  for (const int num_ranks : {1, 2, 3}) {
+    SCOPED_TRACE(testing::Message() << num_ranks << " ranks");
+    std::vector<RunResult> got;
+    const auto trace = TraceOf(SetupOf(num_ranks, Compute::kF32, ExchangePath::kAuto), Requests(), got);
+    ExpectSame(got, want);
+    EXPECT_GT(NumCalls(trace, "cudaGraphLaunch"), 0);
+  }
+}
+
+TEST(GraphStepTest, HasTheBitsOfEagerStepsByMessagesInBF16) {
+  std::vector<RunResult> eager;
+  const auto trace = TraceOf(SetupOf(1, Compute::kBF16, ExchangePath::kAllToAllV), Requests(), eager);
+  EXPECT_EQ(NumCalls(trace, "cudaGraphLaunch"), 0);
+  for (const int num_ranks : {1, 2, 3}) {
+    SCOPED_TRACE(testing::Message() << num_ranks << " ranks");
+    RunSetup setup = SetupOf(num_ranks, Compute::kBF16, ExchangePath::kPeer);
+    if (num_ranks == 2) setup.engine.overlap = Overlap::kTwoBatch;
+    std::vector<RunResult> graphs;
+    const auto graph_trace = TraceOf(setup, Requests(), graphs);
+    EXPECT_GT(NumCalls(graph_trace, "cudaGraphLaunch"), 0);
+    ExpectSame(graphs, eager);
+  }
+}
+
+// More sequences than logits are computed for at once.
+TEST(GraphStepTest, HoldsManySequences) {
+  constexpr int kSequences = Transformer::kLogitRows + 3;
+  std::vector<Request> requests;
+  for (int i = 0; i < kSequences; ++i) requests.push_back(GenerateRequest({3 + i}, 4));
+  RunSetup setup = SetupOf(1, Compute::kF32, ExchangePath::kAuto);
+  setup.engine.prefill_chunk = kSequences;
+  setup.engine.max_sequences_per_rank = kSequences;
+  setup.engine.cache_tokens_per_rank = kSequences * 64;
+  RunSetup cpu = setup;
+  cpu.make_device = nullptr;
+  std::vector<RunResult> got;
+  const auto trace = TraceOf(setup, requests, got);
+  EXPECT_GE(NumCalls(trace, "cudaGraphLaunch"), 2);
+  ExpectSame(got, RunLocally(cpu, requests));
+}
+
+// A policy asks the host in every layer.
+TEST(GraphStepTest, IsNoneUnderAPolicy) {
+  RunSetup setup = SetupOf(1, Compute::kF32, ExchangePath::kPeer);
+  setup.engine.moe.overflow = {.kind = Overflow::kCapacity, .capacity_factor = 8};
+  std::vector<RunResult> results;
+  EXPECT_EQ(NumCalls(TraceOf(setup, {GenerateRequest({5, 6}, 5)}, results), "cudaGraphLaunch"), 0);
+}
+
+TEST(GraphStepTest, NeitherWaitsNorAllocatesBeforeTheLogits) {
+  std::vector<RunResult> results;
+  const auto trace = TraceOf(SetupOf(1, Compute::kF32, ExchangePath::kAuto), {GenerateRequest({5, 6, 7}, 12)}, results);
+  const auto is_wait = [](const std::string& call) {
+    return call == "cudaStreamSynchronize" || call == "cudaStreamQuery" || call == "cudaDeviceSynchronize";
+  };
+  int num_graph_steps = 0;
+  for (auto launch = trace.begin(); (launch = std::find(launch, trace.end(), "cudaGraphLaunch")) != trace.end();
+       ++launch) {
+    // From the wait before it, which ended the last step, to the one for its logits.
+    auto begin = launch;
+    while (begin != trace.begin() && !is_wait(*(begin - 1))) --begin;
+    const auto end = std::find_if(launch, trace.end(), is_wait);
+    std::vector<std::string> calls(begin, end);
+    if (std::find(calls.begin(), calls.end(), "cudaStreamBeginCapture") != calls.end())
+      continue;  // the one that makes it
+    ++num_graph_steps;
+    for (const std::string& call : calls) {
+      EXPECT_THAT(call, testing::AnyOf("cudaSetDevice", "cudaMemcpyAsync", "cudaGraphLaunch"));
+    }
+    EXPECT_EQ(NumCalls(calls, "cudaGraphLaunch"), 1);
+    EXPECT_LE(NumCalls(calls, "cudaMemcpyAsync"), 5) << "ids, sequences, positions, rows, blocks";
+  }
+  EXPECT_EQ(num_graph_steps, 9) << "12 tokens: a prefill, a step that sizes buffers, one that captures, and the rest";
+}
+
+TEST(GraphStepTest, APrefillWaitsOnlyForItsLogits) {
+  std::vector<RunResult> results;
+  const auto trace =
+      TraceOf(SetupOf(1, Compute::kF32, ExchangePath::kAuto), {GenerateRequest({5, 6, 7, 8}, 1)}, results);
+  // All of its launches, those of every layer, lie between two waits.
+  int most = 0, launches = 0, total = 0;
+  for (const std::string& call : trace) {
+    if (call == "cudaLaunchKernel") ++launches, ++total;
+    if (call == "cudaStreamSynchronize" || call == "cudaStreamQuery") launches = 0;
+    most = std::max(most, launches);
+  }
+  EXPECT_GT(most, 50);
+  EXPECT_GT(most, total * 9 / 10);
+}
+
+}  // namespace
+}  // namespace tokenferry
