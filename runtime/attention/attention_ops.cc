@@ -28,6 +28,7 @@ absl::Status CudaCacheWrite(const CacheWriteArgs& args, void* stream);
 absl::Status CudaAbsorbQuery(const AbsorbQueryArgs& args, void* stream);
 absl::Status CudaLatentAttention(const LatentAttentionArgs& args, void* stream);
 absl::Status CudaExpandValue(const ExpandValueArgs& args, void* stream);
+absl::Status CudaGroupedAttention(const GroupedAttentionArgs& args, void* stream);
 
 constexpr Op<RopeArgs> kRope{"rotate", &attention_reference::Rotate, &attention_cpu::Rotate,
                              TF_CUDA_LAUNCHER(CudaRotate)};
@@ -59,9 +60,8 @@ void ApplyTemperature(Stream& stream, const TemperatureArgs& args) {
   stream.Launch(kTemperature, args);
 }
 
-// A GPU has no kernel for it yet.
 constexpr Op<GroupedAttentionArgs> kGrouped{"grouped_attention", &attention_reference::GroupedAttention,
-                                            &attention_cpu::GroupedAttention};
+                                            &attention_cpu::GroupedAttention, TF_CUDA_LAUNCHER(CudaGroupedAttention)};
 
 void Rotate(Stream& stream, const RopeArgs& args) {
   TF_CHECK_EQ(args.dim % 2, 0);

@@ -78,28 +78,37 @@ __global__ void ExpandValueKernel(ExpandValueArgs a, int64_t num_panels, int64_t
                                   ProductOut<float>{a.out + h * a.value, int64_t{a.heads} * a.value, Accumulate::kNo});
 }
 
-constexpr int kAttentionThreads = 256;
+constexpr int kLatentThreads = 256, kGroupedThreads = 128;  // at least kCacheBlockTokens
+
+// Where the key and the value of a head lie in a cache row.
+struct HeadPlace {
+  int64_t row_size = 0;
+  int64_t key = 0, key_size = 0, value = 0, value_size = 0;
+};
 
 // What a block keeps in shared memory: the query, the sums over keys, a block's scores and weights.
 struct AttentionScratch {
   float *query, *context, *scores, *weights;
 
-  __device__ AttentionScratch(float* memory, int64_t latent, int64_t rope)
-      : query(memory), context(query + latent + rope), scores(context + latent), weights(scores + kCacheBlockTokens) {}
-  static size_t Bytes(int64_t latent, int64_t rope) {
-    return (2 * latent + rope + 2 * kCacheBlockTokens) * sizeof(float);
+  __device__ AttentionScratch(float* memory, const HeadPlace& place)
+      : query(memory),
+        context(query + place.key_size),
+        scores(context + place.value_size),
+        weights(scores + kCacheBlockTokens) {}
+  static size_t Bytes(int64_t key_size, int64_t value_size) {
+    return (key_size + value_size + 2 * kCacheBlockTokens) * sizeof(float);
   }
 };
 
 // scores[j] = query . key j * scale, j < size; half a warp per key.
 template <class T>
-__device__ void ScoreKeys(const T* keys, int size, int64_t width, float scale, const AttentionScratch& s) {
+__device__ void ScoreKeys(const T* rows, int size, const HeadPlace& place, float scale, const AttentionScratch& s) {
   const int half = threadIdx.x / kHalfWarp, num_halves = blockDim.x / kHalfWarp, lane = threadIdx.x % kHalfWarp;
   for (int first = half / 2 * 2; first < size; first += num_halves) {  // the same in both halves of a warp
     const int j = first + half % 2;
-    const T* key = keys + min(j, size - 1) * width;
+    const T* key = rows + min(j, size - 1) * place.row_size + place.key;
     const float dot = SumHalfWarp(LaneChain(
-        lane, width, [&](int64_t i) { return s.query[i]; }, [&](int64_t i) { return ToFloat(key[i]); }));
+        lane, place.key_size, [&](int64_t i) { return s.query[i]; }, [&](int64_t i) { return ToFloat(key[i]); }));
     if (lane == 0 && j < size) s.scores[j] = __fmul_rn(dot, scale);
   }
 }
@@ -121,49 +130,90 @@ __device__ float SumWeights(const float* weights, int size) {
   return __shfl_sync(kWholeWarp, SumHalfWarp(lane_sum), 0);
 }
 
-// A block per (token, head): an online softmax over the key blocks of the token's sequence.
+// An online softmax, of which there is the maximum and the sum so far.
+struct Online {
+  float max, sum;
+};
+
+// The block's query over keys [first, last] of a sequence, into out [value_size]; s.query is there, and all threads
+// have passed a barrier since.
+template <class T>
+__device__ void Attend(const CacheView& cache, int32_t seq, int64_t first, int64_t last, const HeadPlace& place,
+                       float scale, Online online, const AttentionScratch& s, float* out) {
+  for (int64_t i = threadIdx.x; i < place.value_size; i += blockDim.x) s.context[i] = 0.0f;
+  for (int64_t begin = first, end; begin <= last; begin = end) {
+    end = min(last + 1, (begin / kCacheBlockTokens + 1) * kCacheBlockTokens);
+    const int size = static_cast<int>(end - begin);
+    const T* rows = static_cast<const T*>(cache.data) + CacheRow(cache, seq, begin);
+    ScoreKeys(rows, size, place, scale, s);
+    __syncthreads();  // scores are there, and nobody reads the last block's weights any more
+    const float new_max = LargestScore(s.scores, size, online.max);
+    const float rescale = ExpF32(__fsub_rn(online.max, new_max));
+    if (threadIdx.x < size) s.weights[threadIdx.x] = ExpF32(__fsub_rn(s.scores[threadIdx.x], new_max));
+    __syncthreads();
+    online = {new_max, __fmaf_rn(online.sum, rescale, SumWeights(s.weights, size))};
+    for (int64_t i = threadIdx.x; i < place.value_size; i += blockDim.x) {
+      float context = __fmul_rn(s.context[i], rescale);
+#pragma unroll 4
+      for (int j = 0; j < size; ++j) {
+        context = __fmaf_rn(s.weights[j], ToFloat(rows[j * place.row_size + place.value + i]), context);
+      }
+      s.context[i] = context;
+    }
+  }
+  for (int64_t i = threadIdx.x; i < place.value_size; i += blockDim.x) {
+    out[i] = last < 0 ? 0.0f : __fdiv_rn(s.context[i], online.sum);
+  }
+}
+
+// A block per (token, head).
 template <class T, Compute kCompute>
 __global__ void LatentAttentionKernel(LatentAttentionArgs a) {
   extern __shared__ float shared[];
   const int64_t row = blockIdx.x, t = row / a.heads, latent = a.cache.first, width = latent + a.rope;
-  const AttentionScratch s(shared, latent, a.rope);
+  const HeadPlace place{.row_size = width, .key_size = width, .value_size = latent};
+  const AttentionScratch s(shared, place);
   const float* q_rope = a.q + row * (a.nope + a.rope) + a.nope;
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
     s.query[i] = InputValue<kCompute>(i < latent ? a.q_latent[row * latent + i] : q_rope[i - latent]);
-    if (i < latent) s.context[i] = 0.0f;
   }
   __syncthreads();
-  const int32_t seq = a.tokens.seq[t], last = a.tokens.position[t];
-  float max = -INFINITY, sum = 0.0f;
-  for (int32_t begin = 0; begin <= last; begin += kCacheBlockTokens) {
-    const int size = min(static_cast<int>(kCacheBlockTokens), last + 1 - begin);
-    const T* keys = static_cast<const T*>(a.cache.data) + CacheRow(a.cache, seq, begin);
-    ScoreKeys(keys, size, width, a.scale, s);
-    __syncthreads();  // scores are there, and nobody reads the last block's weights any more
-    const float new_max = LargestScore(s.scores, size, max);
-    const float rescale = ExpF32(__fsub_rn(max, new_max));
-    if (threadIdx.x < size) s.weights[threadIdx.x] = ExpF32(__fsub_rn(s.scores[threadIdx.x], new_max));
-    __syncthreads();
-    sum = __fmaf_rn(sum, rescale, SumWeights(s.weights, size));
-    for (int64_t i = threadIdx.x; i < latent; i += blockDim.x) {
-      float context = __fmul_rn(s.context[i], rescale);
-#pragma unroll 4
-      for (int j = 0; j < size; ++j) context = __fmaf_rn(s.weights[j], ToFloat(keys[j * width + i]), context);
-      s.context[i] = context;
-    }
-    max = new_max;
-  }
-  for (int64_t i = threadIdx.x; i < latent; i += blockDim.x) {
-    a.out[row * latent + i] = last < 0 ? 0.0f : __fdiv_rn(s.context[i], sum);
-  }
+  Attend<T>(a.cache, a.tokens.seq[t], 0, a.tokens.position[t], place, a.scale, {-INFINITY, 0.0f}, s,
+            a.out + row * latent);
+}
+
+// A block per (token, head). Heads that share keys read them side by side: from L2, all but the first.
+template <class T, Compute kCompute>
+__global__ void GroupedAttentionKernel(GroupedAttentionArgs a) {
+  extern __shared__ float shared[];
+  const int64_t row = blockIdx.x, t = row / a.heads, h = row % a.heads, kv_head = h / (a.heads / a.kv_heads);
+  const int64_t size = a.head_dim, last = a.tokens.position[t];
+  const HeadPlace place{.row_size = a.cache.first + a.cache.second,
+                        .key = kv_head * size,
+                        .key_size = size,
+                        .value = a.cache.first + kv_head * size,
+                        .value_size = size};
+  const AttentionScratch s(shared, place);
+  for (int64_t i = threadIdx.x; i < size; i += blockDim.x) s.query[i] = InputValue<kCompute>(a.q[row * size + i]);
+  __syncthreads();
+  const Online online = a.sinks == nullptr ? Online{-INFINITY, 0.0f} : Online{a.sinks[h], 1.0f};
+  Attend<T>(a.cache, a.tokens.seq[t], a.keys.First(last), last, place, a.scale, online, s, a.out + row * size);
 }
 
 template <class T>
-absl::Status Attend(const LatentAttentionArgs& a, void* stream) {
-  const LaunchShape shape = {a.tokens.num_tokens * a.heads, kAttentionThreads,
-                             AttentionScratch::Bytes(a.cache.first, a.rope)};
+absl::Status LaunchLatent(const LatentAttentionArgs& a, void* stream) {
+  const LaunchShape shape = {a.tokens.num_tokens * a.heads, kLatentThreads,
+                             AttentionScratch::Bytes(a.cache.first + a.rope, a.cache.first)};
   return a.compute == Compute::kBF16 ? LaunchKernel(LatentAttentionKernel<T, Compute::kBF16>, shape, stream, a)
                                      : LaunchKernel(LatentAttentionKernel<T, Compute::kF32>, shape, stream, a);
+}
+
+template <class T>
+absl::Status LaunchGrouped(const GroupedAttentionArgs& a, void* stream) {
+  const LaunchShape shape = {a.tokens.num_tokens * a.heads, kGroupedThreads,
+                             AttentionScratch::Bytes(a.head_dim, a.head_dim)};
+  return a.compute == Compute::kBF16 ? LaunchKernel(GroupedAttentionKernel<T, Compute::kBF16>, shape, stream, a)
+                                     : LaunchKernel(GroupedAttentionKernel<T, Compute::kF32>, shape, stream, a);
 }
 
 }  // namespace
@@ -192,7 +242,11 @@ absl::Status CudaAbsorbQuery(const AbsorbQueryArgs& a, void* stream) {
 }
 
 absl::Status CudaLatentAttention(const LatentAttentionArgs& a, void* stream) {
-  return a.cache.dtype == DType::kBF16 ? Attend<BF16>(a, stream) : Attend<float>(a, stream);
+  return a.cache.dtype == DType::kBF16 ? LaunchLatent<BF16>(a, stream) : LaunchLatent<float>(a, stream);
+}
+
+absl::Status CudaGroupedAttention(const GroupedAttentionArgs& a, void* stream) {
+  return a.cache.dtype == DType::kBF16 ? LaunchGrouped<BF16>(a, stream) : LaunchGrouped<float>(a, stream);
 }
 
 absl::Status CudaExpandValue(const ExpandValueArgs& a, void* stream) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/algorithm/container.h"
 #include "core/kernels/gather_rows.h"
 #include "experts/ffn/expert_ffn.h"
 #include "runtime/attention/rope.h"
@@ -47,20 +48,18 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& tran
 absl::Status Transformer::CheckDevice(const ModelSpec& model, DeviceKind kind) {
   if (kind == DeviceKind::kCpu) return absl::OkStatus();
   const MoeSpec& moe = model.moe;
-  const bool is_grouped = std::any_of(model.layers.begin(), model.layers.end(), [](const LayerSpec& layer) {
-    return layer.attention.kind == AttentionKind::kGrouped;
-  });
+  const bool has_temperature =
+      absl::c_any_of(model.layers, [](const LayerSpec& layer) { return layer.attention.temperature.scale != 0; });
   const struct {
     bool is_needed;
     absl::string_view what;
   } cpu_only[] = {
-      {is_grouped, "grouped attention"},
-      {moe.has_shared_score, "a gate of the shared expert"},
-      {moe.has_router_bias || moe.has_expert_bias, "biases of the router or of experts"},
+      {has_temperature, "temperatures of attention"},
+      {moe.has_expert_bias, "biases of experts"},
       {moe.router.scoring == Scoring::kSoftmaxOfChosen, "a softmax of the chosen experts"},
       {moe.weight_on == WeightOn::kInput, "weights on the inputs of experts"},
       {moe.activation.kind != GatedActivation::Kind::kSilu, "an activation other than silu"},
-      {model.embedding_scale != 1 || model.residual_scale != 1 || model.logits_scale != 1, "multipliers"},
+      {model.embedding_scale != 1 || model.logits_scale != 1, "multipliers of embeddings or logits"},
   };
   for (const auto& feature : cpu_only) {
     if (!feature.is_needed) continue;

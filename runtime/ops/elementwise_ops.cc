@@ -1,6 +1,7 @@
 #include "runtime/ops/elementwise_ops.h"
 
 #include "core/check.h"
+#include "core/device/cuda_launcher.h"
 #include "core/kernels/exp.h"
 #include "core/kernels/row_parallel.h"
 
@@ -49,11 +50,17 @@ void Cpu(const Args& args, CpuContext& context) {
 
 }  // namespace
 
-// A GPU has no kernels for them yet.
-constexpr Op<AddBiasArgs> kAddBias{"add_bias", &Reference<AddBiasArgs>, &Cpu<AddBiasArgs>};
-constexpr Op<ClampArgs> kClamp{"clamp", &Reference<ClampArgs>, &Cpu<ClampArgs>};
-constexpr Op<GateRowsArgs> kGateRows{"gate_rows", &Reference<GateRowsArgs>, &Cpu<GateRowsArgs>};
+absl::Status CudaAddBias(const AddBiasArgs& args, void* stream);  // elementwise_ops.cu
+absl::Status CudaClamp(const ClampArgs& args, void* stream);
+absl::Status CudaGateRows(const GateRowsArgs& args, void* stream);
 
+constexpr Op<AddBiasArgs> kAddBias{"add_bias", &Reference<AddBiasArgs>, &Cpu<AddBiasArgs>,
+                                   TF_CUDA_LAUNCHER(CudaAddBias)};
+constexpr Op<ClampArgs> kClamp{"clamp", &Reference<ClampArgs>, &Cpu<ClampArgs>, TF_CUDA_LAUNCHER(CudaClamp)};
+constexpr Op<GateRowsArgs> kGateRows{"gate_rows", &Reference<GateRowsArgs>, &Cpu<GateRowsArgs>,
+                                     TF_CUDA_LAUNCHER(CudaGateRows)};
+
+// A GPU has no kernels for these yet.
 constexpr Op<ScaleArgs> kScale{"scale", &Reference<ScaleArgs>, &Cpu<ScaleArgs>};
 constexpr Op<ScaleRowsArgs> kScaleRows{"scale_rows", &Reference<ScaleRowsArgs>, &Cpu<ScaleRowsArgs>};
 

@@ -32,13 +32,13 @@ TokenPositions Positions(OpRun& run, int64_t num_tokens) {
 }
 
 template <class T>
-CacheView Cache(OpRun& run, const Shape& s) {
+CacheView Cache(OpRun& run, int64_t first, int64_t second) {
   CacheView cache;
-  const int64_t num_blocks = kSequences * kMaxBlocks, width = s.latent + s.rope;
+  const int64_t num_blocks = kSequences * kMaxBlocks, width = first + second;
   cache.data = run.InOut("cache", NormalValues<T>(run.rng(), num_blocks * kCacheBlockTokens * width));
   cache.dtype = kDTypeOf<T>;
-  cache.first = s.latent;
-  cache.second = s.rope;
+  cache.first = first;
+  cache.second = second;
   cache.block_table = run.Input(Permutation(run.rng(), num_blocks));
   cache.max_blocks = kMaxBlocks;
   return cache;
@@ -84,7 +84,7 @@ void CacheWriteCase(OpRun& run, const Shape& s, int64_t num_tokens) {
   args.first = rows;
   args.second = rows + s.latent;
   args.tokens = Positions(run, num_tokens);
-  args.cache = Cache<T>(run, s);
+  args.cache = Cache<T>(run, s.latent, s.rope);
   CacheWrite(run.stream(), args);
 }
 
@@ -122,7 +122,7 @@ void AttentionCase(OpRun& run, const Shape& s, int64_t num_tokens, Compute compu
   args.rope = s.rope;
   args.scale = 0.3f;
   args.tokens = Positions(run, num_tokens);
-  args.cache = Cache<T>(run, s);
+  args.cache = Cache<T>(run, s.latent, s.rope);
   args.out = run.Output<float>("out", num_tokens * s.heads * s.latent);
   args.compute = compute;
   LatentAttention(run.stream(), args);
@@ -133,6 +133,45 @@ TEST_F(AttentionCudaTest, LatentAttention) {
     ExpectSameBits([&](OpRun& run) { AttentionCase<float>(run, s, num_tokens, compute); });
     ExpectSameBits([&](OpRun& run) { AttentionCase<BF16>(run, s, num_tokens, compute); });
   });
+}
+
+struct GroupedShape {
+  int32_t heads, kv_heads, head_dim;
+  KeyRange keys;
+};
+using Kind = KeyRange::Kind;
+const std::vector<GroupedShape> kGroupedShapes = {
+    {1, 1, 1, {}}, {6, 2, 34, {Kind::kSliding, 70}}, {4, 4, 20, {Kind::kChunk, 50}}, {8, 1, 128, {}}};
+
+template <class T>
+void GroupedCase(OpRun& run, const GroupedShape& s, int64_t num_tokens, Compute compute) {
+  const int64_t kv_size = s.kv_heads * s.head_dim, q_size = num_tokens * s.heads * s.head_dim;
+  GroupedAttentionArgs args;
+  args.q = run.Input(NormalFloats(run.rng(), q_size));
+  args.heads = s.heads;
+  args.kv_heads = s.kv_heads;
+  args.head_dim = s.head_dim;
+  args.scale = 0.3f;
+  args.keys = s.keys;
+  if (run.rng()() % 2 == 0) args.sinks = run.Input(NormalFloats(run.rng(), s.heads));
+  args.tokens = Positions(run, num_tokens);
+  args.cache = Cache<T>(run, kv_size, kv_size);
+  args.out = run.Output<float>("out", q_size);
+  args.compute = compute;
+  GroupedAttention(run.stream(), args);
+}
+
+TEST_F(AttentionCudaTest, GroupedAttention) {
+  for (const GroupedShape& s : kGroupedShapes) {
+    for (int64_t num_tokens : {0, 1, 2, 7}) {
+      for (Compute compute : {Compute::kF32, Compute::kBF16}) {
+        SCOPED_TRACE(testing::Message() << num_tokens << " tokens, " << s.heads << " heads of " << s.head_dim
+                                        << (compute == Compute::kF32 ? "" : ", bf16"));
+        ExpectSameBits([&](OpRun& run) { GroupedCase<float>(run, s, num_tokens, compute); });
+        ExpectSameBits([&](OpRun& run) { GroupedCase<BF16>(run, s, num_tokens, compute); });
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -1,3 +1,4 @@
+#include "runtime/ops/elementwise_ops.h"
 #include "runtime/ops/norm_ops.h"
 #include "tests/support/cuda_compare.h"
 
@@ -67,6 +68,21 @@ TEST_F(NormOpsCudaTest, Add) {
         Add(run.stream(), args);
         args.b = matrix();
         Add(run.stream(), args);
+      });
+    }
+  }
+}
+
+TEST_F(NormOpsCudaTest, Elementwise) {
+  for (int64_t num_rows : kRowCounts) {
+    for (int64_t cols : kWidths) {
+      SCOPED_TRACE(testing::Message() << num_rows << " rows of " << cols);
+      ExpectSameBits([&](OpRun& run) {
+        const int64_t stride = cols + run.rng()() % 3;
+        const MatrixView<float> x{run.InOut("x", NormalFloats(run.rng(), num_rows * stride)), num_rows, cols, stride};
+        AddBias(run.stream(), {x, run.Input(NormalFloats(run.rng(), cols))});
+        Clamp(run.stream(), {x, 1.5f});
+        GateRows(run.stream(), {x, run.Input(NormalFloats(run.rng(), num_rows, 20))});
       });
     }
   }

@@ -1,0 +1,36 @@
+#include "core/device/cuda_launch.cuh"
+#include "core/kernels/exp.h"
+#include "runtime/ops/elementwise_ops.h"
+
+namespace tokenferry {
+namespace {
+
+__device__ float Element(const AddBiasArgs& a, int64_t, int64_t i, float x) { return __fadd_rn(x, a.bias[i]); }
+
+__device__ float Element(const ClampArgs& a, int64_t, int64_t, float x) {
+  return x > a.limit ? a.limit : x < -a.limit ? -a.limit : x;
+}
+
+__device__ float Element(const GateRowsArgs& a, int64_t t, int64_t, float x) {
+  return __fmul_rn(x, __fdiv_rn(1.0f, __fadd_rn(1.0f, ExpF32(-a.logits[t]))));
+}
+
+// A block per row.
+template <class Args>
+__global__ void ElementwiseKernel(Args a) {
+  float* x = a.x.row(blockIdx.x);
+  for (int64_t i = threadIdx.x; i < a.x.cols; i += blockDim.x) x[i] = Element(a, blockIdx.x, i, x[i]);
+}
+
+template <class Args>
+absl::Status LaunchElementwise(const Args& a, void* stream) {
+  return LaunchKernel(ElementwiseKernel<Args>, {a.x.rows, ThreadsFor(a.x.cols)}, stream, a);
+}
+
+}  // namespace
+
+absl::Status CudaAddBias(const AddBiasArgs& args, void* stream) { return LaunchElementwise(args, stream); }
+absl::Status CudaClamp(const ClampArgs& args, void* stream) { return LaunchElementwise(args, stream); }
+absl::Status CudaGateRows(const GateRowsArgs& args, void* stream) { return LaunchElementwise(args, stream); }
+
+}  // namespace tokenferry

@@ -1,0 +1,65 @@
+// Every family on the fake GPU: the CPU's logits and routing bit for bit, and its texts, whose steps are graphs; or a
+// refusal that says what has no kernel.
+#include "runtime/families/families.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/device/cuda_device.h"
+#include "runtime/model/tensor_plan.h"
+#include "tests/runtime/engine/engine_runner.h"
+
+namespace tokenferry {
+namespace {
+
+// By what they compute, or by the formats of their weights.
+const std::vector<std::string> kRefused = {
+    "deepseek_v3_int4", "gpt_oss",     "gpt_oss_mxfp4", "granitemoe",      "granitemoeshared", "llama4",
+    "llama4_text",      "mixtral_awq", "olmoe_int8",    "qwen2_moe_gptq8", "qwen3_moe_gptq",   "qwen3_moe_int8_packed"};
+
+std::string DataDir() { return SourceDir() + "/tests/data/families/"; }
+
+std::vector<std::string> Folders() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(DataDir())) {
+    if (entry.is_directory()) names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class FamiliesOnGpu : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(All, FamiliesOnGpu, testing::ValuesIn(Folders()), [](const auto& info) { return info.param; });
+
+TEST_P(FamiliesOnGpu, HasTheBitsOfTheCpu) {
+  RunSetup cpu;
+  cpu.model_dir = DataDir() + GetParam();
+  cpu.num_ranks = 2;
+  cpu.engine.prefill_chunk = 5;
+  cpu.engine.cache_tokens_per_rank = 256;
+  RunSetup gpu = cpu;
+  gpu.make_device = [] { return CreateCudaDevice({}); };
+  const auto model = LoadModelSpec(cpu.model_dir);
+  ASSERT_TRUE(model.ok()) << model.status();
+  absl::Status supported = Transformer::CheckDevice(*model, DeviceKind::kCuda);
+  supported.Update(CheckGpuFormats(PlanTensors(*model)));
+  const bool is_refused = std::count(kRefused.begin(), kRefused.end(), GetParam()) > 0;
+  EXPECT_EQ(supported.ok(), !is_refused) << supported;
+  if (is_refused) {
+    EXPECT_THAT(std::string(supported.message()), testing::HasSubstr("use --device cpu"));
+    return;
+  }
+  const std::vector<Request> requests = {LogitsRequest({5, 6, 7, 8, 9, 10, 11}), GenerateRequest({17, 3, 200}, 5)};
+  const std::vector<RunResult> want = RunLocally(cpu, requests), got = RunLocally(gpu, requests);
+  EXPECT_EQ(got[0].logits, want[0].logits);
+  EXPECT_EQ(got[0].expert_idx, want[0].expert_idx);
+  EXPECT_EQ(got[0].expert_weight, want[0].expert_weight);
+  EXPECT_EQ(got[1].tokens, want[1].tokens);
+  EXPECT_EQ(got[1].logprobs, want[1].logprobs);
+}
+
+}  // namespace
+}  // namespace tokenferry
