@@ -1,5 +1,6 @@
 // What some families have between and after the products of experts, element by element.
 #include "core/check.h"
+#include "core/device/cuda_launcher.h"
 #include "core/kernels/exp.h"
 #include "core/kernels/row_parallel.h"
 #include "experts/ffn/expert_ffn.h"
@@ -51,8 +52,13 @@ void AddSlotBiasCpu(const AddSlotBiasArgs& a, CpuContext& context) {
 
 }  // namespace
 
-constexpr Op<ClampedSwigluArgs> kClampedSwiglu{"clamped_swiglu", SwigluReference, SwigluCpu};
-constexpr Op<AddSlotBiasArgs> kAddSlotBias{"add_slot_bias", AddSlotBiasReference, AddSlotBiasCpu};
+absl::Status CudaClampedSwiglu(const ClampedSwigluArgs& args, void* stream);  // expert_epilogues.cu
+absl::Status CudaAddSlotBias(const AddSlotBiasArgs& args, void* stream);
+
+constexpr Op<ClampedSwigluArgs> kClampedSwiglu{"clamped_swiglu", SwigluReference, SwigluCpu,
+                                               TF_CUDA_LAUNCHER(CudaClampedSwiglu)};
+constexpr Op<AddSlotBiasArgs> kAddSlotBias{"add_slot_bias", AddSlotBiasReference, AddSlotBiasCpu,
+                                           TF_CUDA_LAUNCHER(CudaAddSlotBias)};
 
 void ClampedSwiglu(Stream& stream, const ClampedSwigluArgs& args) {
   TF_CHECK_EQ(args.gate.rows, args.out.rows);

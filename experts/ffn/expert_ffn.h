@@ -38,7 +38,7 @@ struct SiluMulArgs {
 };
 void SiluMul(Stream& stream, const SiluMulArgs& args);
 
-// GatedActivation::Kind::kClampedSwiglu, otherwise as SiluMul. CPUs only.
+// GatedActivation::Kind::kClampedSwiglu, otherwise as SiluMul.
 struct ClampedSwigluArgs {
   MatrixView<const float> gate, up;
   MatrixView<float> out;
@@ -47,7 +47,6 @@ struct ClampedSwigluArgs {
 void ClampedSwiglu(Stream& stream, const ClampedSwigluArgs& args);
 
 // Rows [slot_offsets[s], slot_offsets[s + 1]) of x += bias.views[s]. x is f32, or bf16: widened, and rounded once more.
-// CPUs only.
 struct AddSlotBiasArgs {
   FloatMatrix x;
   const int64_t* slot_offsets = nullptr;  // [num_slots + 1], device memory

@@ -52,6 +52,11 @@ __device__ float LargestOfWarp(const float* x, int32_t size, int lane) {
 
 // As PlainScores (router_scores.h), by one warp.
 __device__ void Scores(Scoring scoring, const float* logits, int32_t num_experts, int lane, float* scores) {
+  if (scoring == Scoring::kSoftmaxOfChosen) {  // of those that are chosen by their logits
+    for (int32_t e = lane; e < num_experts; e += kWarpSize) scores[e] = logits[e];
+    __syncwarp();
+    return;
+  }
   if (scoring == Scoring::kSigmoid) {
     for (int32_t e = lane; e < num_experts; e += kWarpSize) {
       scores[e] = __fdiv_rn(1.0f, __fadd_rn(1.0f, ExpF32(-logits[e])));
@@ -115,8 +120,9 @@ __device__ void KeepGroups(const RouteArgs& a, int32_t group_size, int lane, Rou
   }
 }
 
-// The chosen experts, and their scores as weights. Lane k holds the k-th.
-__device__ void WriteRow(const RouteArgs& a, int64_t t, int lane, int32_t group_size, RouteScratch& s) {
+// The chosen experts, and their scores as weights. Lane k holds the k-th. False, and nothing is written: infinite
+// logits made the weights NaN.
+__device__ bool WriteRow(const RouteArgs& a, int64_t t, int lane, int32_t group_size, RouteScratch& s) {
   int32_t my_idx = -1;
   for (int32_t k = 0; k < a.top_k; ++k) {
     const auto is_open = [&](int32_t e) { return s.kept[e / group_size] && !s.taken[e]; };
@@ -126,12 +132,26 @@ __device__ void WriteRow(const RouteArgs& a, int64_t t, int lane, int32_t group_
     __syncwarp();
     if (lane == k) my_idx = best.idx;
   }
+  const bool is_of_chosen = a.scoring == Scoring::kSoftmaxOfChosen;
   float weight = my_idx < 0 ? 0.0f : s.scores[my_idx], sum = 0.0f;
+  const float largest = __shfl_sync(kWholeWarp, weight, 0);
+  if (is_of_chosen && my_idx >= 0) weight = ExpF32(__fsub_rn(weight, largest));
   for (int32_t k = 0; k < a.top_k; ++k) sum = __fadd_rn(sum, __shfl_sync(kWholeWarp, weight, k));
-  if (my_idx < 0) return;
+  if (sum != sum) return false;
+  if (my_idx < 0) return true;
+  if (is_of_chosen) {
+    weight = __fdiv_rn(weight, sum);
+    sum = 1.0f;
+  }
   if (a.renormalise == Renormalise::kYes) weight = __fdiv_rn(weight, __fadd_rn(sum, 1e-20f));
   a.out.expert_idx.row(t)[lane] = my_idx;
   a.out.weight.row(t)[lane] = __fmul_rn(weight, a.scaling);
+  return true;
+}
+
+__device__ void ChooseNothingForBad(const RouteArgs& a, int64_t t, int lane) {
+  ChooseNothing(a, t, lane);
+  if (lane == 0) a.bad_tokens[t] = 1;
 }
 
 // A warp, which is a block, per token.
@@ -153,26 +173,19 @@ __global__ void RouteKernel(RouteArgs a) {
     __syncwarp();
     is_bad = AnyNaN(s.choice, num_experts, lane);
   }
-  if (is_bad) {
-    ChooseNothing(a, t, lane);
-    if (lane == 0) a.bad_tokens[t] = 1;
-    return;
-  }
+  if (is_bad) return ChooseNothingForBad(a, t, lane);
   KeepGroups(a, group_size, lane, s);
   if (a.choice.data != nullptr) {
     for (int32_t e = lane; e < num_experts; e += kWarpSize) {
       a.choice.row(t)[e] = s.kept[e / group_size] ? s.choice[e] : -INFINITY;
     }
   }
-  WriteRow(a, t, lane, group_size, s);
+  if (!WriteRow(a, t, lane, group_size, s)) ChooseNothingForBad(a, t, lane);
 }
 
 }  // namespace
 
 absl::Status CudaRoute(const RouteArgs& a, void* stream) {
-  if (a.scoring == Scoring::kSoftmaxOfChosen) {
-    return absl::UnimplementedError("route: a softmax of the chosen experts has no GPU kernel yet");
-  }
   const size_t scratch = RouteScratch::Bytes(a.logits.cols, a.num_groups);
   return LaunchKernel(RouteKernel, {a.logits.rows, kWarpSize, scratch}, stream, a);
 }

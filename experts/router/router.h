@@ -12,7 +12,7 @@ namespace tokenferry {
 // chosen. Weights are the unbiased s; kSoftmaxOfChosen (no bias, no groups): exp(l - the largest l) of those chosen by
 // their sum; renormalised if asked, then times `scaling`. All ties go to the lower index. A token whose scores
 // are NaN (a logit or a bias is, or an infinite one makes it so) chooses nothing: its selections are all -1, with
-// weight 0, and it is marked in bad_tokens. On a GPU: kSoftmax and kSigmoid.
+// weight 0, and it is marked in bad_tokens.
 struct RouteArgs : RouterSpec {
   MatrixView<const float> logits;  // [T, E]
   const float* bias = nullptr;     // [E], or null

@@ -47,7 +47,6 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& tran
 
 absl::Status Transformer::CheckDevice(const ModelSpec& model, DeviceKind kind) {
   if (kind == DeviceKind::kCpu) return absl::OkStatus();
-  const MoeSpec& moe = model.moe;
   const bool has_temperature =
       absl::c_any_of(model.layers, [](const LayerSpec& layer) { return layer.attention.temperature.scale != 0; });
   const struct {
@@ -55,11 +54,7 @@ absl::Status Transformer::CheckDevice(const ModelSpec& model, DeviceKind kind) {
     absl::string_view what;
   } cpu_only[] = {
       {has_temperature, "temperatures of attention"},
-      {moe.has_expert_bias, "biases of experts"},
-      {moe.router.scoring == Scoring::kSoftmaxOfChosen, "a softmax of the chosen experts"},
-      {moe.weight_on == WeightOn::kInput, "weights on the inputs of experts"},
-      {moe.activation.kind != GatedActivation::Kind::kSilu, "an activation other than silu"},
-      {model.embedding_scale != 1 || model.logits_scale != 1, "multipliers of embeddings or logits"},
+      {model.moe.weight_on == WeightOn::kInput, "weights on the inputs of experts"},
   };
   for (const auto& feature : cpu_only) {
     if (!feature.is_needed) continue;

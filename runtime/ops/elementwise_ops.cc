@@ -53,15 +53,16 @@ void Cpu(const Args& args, CpuContext& context) {
 absl::Status CudaAddBias(const AddBiasArgs& args, void* stream);  // elementwise_ops.cu
 absl::Status CudaClamp(const ClampArgs& args, void* stream);
 absl::Status CudaGateRows(const GateRowsArgs& args, void* stream);
+absl::Status CudaScale(const ScaleArgs& args, void* stream);
 
 constexpr Op<AddBiasArgs> kAddBias{"add_bias", &Reference<AddBiasArgs>, &Cpu<AddBiasArgs>,
                                    TF_CUDA_LAUNCHER(CudaAddBias)};
 constexpr Op<ClampArgs> kClamp{"clamp", &Reference<ClampArgs>, &Cpu<ClampArgs>, TF_CUDA_LAUNCHER(CudaClamp)};
 constexpr Op<GateRowsArgs> kGateRows{"gate_rows", &Reference<GateRowsArgs>, &Cpu<GateRowsArgs>,
                                      TF_CUDA_LAUNCHER(CudaGateRows)};
+constexpr Op<ScaleArgs> kScale{"scale", &Reference<ScaleArgs>, &Cpu<ScaleArgs>, TF_CUDA_LAUNCHER(CudaScale)};
 
-// A GPU has no kernels for these yet.
-constexpr Op<ScaleArgs> kScale{"scale", &Reference<ScaleArgs>, &Cpu<ScaleArgs>};
+// A GPU has no kernel for it yet.
 constexpr Op<ScaleRowsArgs> kScaleRows{"scale_rows", &Reference<ScaleRowsArgs>, &Cpu<ScaleRowsArgs>};
 
 void Scale(Stream& stream, const ScaleArgs& args) { stream.Launch(kScale, args); }

@@ -15,6 +15,8 @@ __device__ float Element(const GateRowsArgs& a, int64_t t, int64_t, float x) {
   return __fmul_rn(x, __fdiv_rn(1.0f, __fadd_rn(1.0f, ExpF32(-a.logits[t]))));
 }
 
+__device__ float Element(const ScaleArgs& a, int64_t, int64_t, float x) { return __fmul_rn(x, a.factor); }
+
 // A block per row.
 template <class Args>
 __global__ void ElementwiseKernel(Args a) {
@@ -32,5 +34,6 @@ absl::Status LaunchElementwise(const Args& a, void* stream) {
 absl::Status CudaAddBias(const AddBiasArgs& args, void* stream) { return LaunchElementwise(args, stream); }
 absl::Status CudaClamp(const ClampArgs& args, void* stream) { return LaunchElementwise(args, stream); }
 absl::Status CudaGateRows(const GateRowsArgs& args, void* stream) { return LaunchElementwise(args, stream); }
+absl::Status CudaScale(const ScaleArgs& args, void* stream) { return LaunchElementwise(args, stream); }
 
 }  // namespace tokenferry

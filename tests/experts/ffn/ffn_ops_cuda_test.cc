@@ -29,6 +29,45 @@ TEST_F(FfnOpsCudaTest, SiluMul) {
   }
 }
 
+TEST_F(FfnOpsCudaTest, ClampedSwiglu) {
+  for (int64_t num_rows : kRowCounts) {
+    for (int64_t cols : kWidths) {
+      SCOPED_TRACE(testing::Message() << num_rows << " rows of " << cols);
+      ExpectSameBits([&](OpRun& run) {
+        std::vector<float> gates = NormalFloats(run.rng(), num_rows * cols, 40);
+        const float special[] = {0.0f, -0.0f, INFINITY, 7.0f, -60.0f, 1e-40f};
+        for (size_t i = 0; i < std::size(special) && i < gates.size(); ++i) gates[i] = special[i];
+        const MatrixView<float> gate{run.InOut("gate", gates), num_rows, cols, cols};
+        const MatrixView<const float> up{run.Input(NormalFloats(run.rng(), num_rows * cols, 8)), num_rows, cols, cols};
+        ClampedSwiglu(run.stream(), {gate, up, gate, 7.0f, 1.702f});
+      });
+    }
+  }
+}
+
+template <class T>
+void SlotBiasCase(OpRun& run, int64_t num_slots, int64_t cols) {
+  std::vector<int64_t> offsets = {0};
+  for (int64_t s = 0; s < num_slots; ++s) offsets.push_back(offsets.back() + run.rng()() % 4);
+  const int64_t max_rows = offsets.back() + 3;  // rows behind the last slot's stay as they are
+  std::vector<WeightView> bias;
+  for (int64_t s = 0; s < num_slots; ++s) bias.push_back(RandomWeight(run, {.dtype = DType::kF32}, 1, cols));
+  const MatrixView<T> x{run.InOut("x", NormalValues<T>(run.rng(), max_rows * cols)), max_rows, cols, cols};
+  const WeightArray array{.layout = {.format = {.dtype = DType::kF32}, .rows = 1, .cols = cols},
+                          .views = run.Input(bias)};
+  AddSlotBias(run.stream(), {x, run.Input(offsets), num_slots, array});
+}
+
+TEST_F(FfnOpsCudaTest, AddSlotBias) {
+  for (int64_t num_slots : {1, 3, 17}) {
+    for (int64_t cols : kWidths) {
+      SCOPED_TRACE(testing::Message() << num_slots << " slots, " << cols << " columns");
+      ExpectSameBits([&](OpRun& run) { SlotBiasCase<float>(run, num_slots, cols); });
+      ExpectSameBits([&](OpRun& run) { SlotBiasCase<BF16>(run, num_slots, cols); });
+    }
+  }
+}
+
 template <class T>
 void PadCase(OpRun& run, int64_t num_slots, int64_t capacity, int64_t hidden) {
   constexpr int64_t kSourceRows = 9;

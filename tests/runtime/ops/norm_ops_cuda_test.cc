@@ -82,6 +82,7 @@ TEST_F(NormOpsCudaTest, Elementwise) {
         const MatrixView<float> x{run.InOut("x", NormalFloats(run.rng(), num_rows * stride)), num_rows, cols, stride};
         AddBias(run.stream(), {x, run.Input(NormalFloats(run.rng(), cols))});
         Clamp(run.stream(), {x, 1.5f});
+        Scale(run.stream(), {x, 0.3f});
         GateRows(run.stream(), {x, run.Input(NormalFloats(run.rng(), num_rows, 20))});
       });
     }
