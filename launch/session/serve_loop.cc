@@ -12,6 +12,7 @@ AddCommand CommandOf(AddRequest add) {
   Request request;
   request.kind = add.max_new_tokens > 0 ? RequestKind::kGenerate : RequestKind::kScore;
   request.prompt = std::move(add.prompt);
+  request.output = std::move(add.output);
   request.sampling = std::move(add.sampling);
   request.max_new_tokens = add.max_new_tokens;
   request.cache_scope = std::move(add.cache_scope);

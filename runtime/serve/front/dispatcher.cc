@@ -10,6 +10,9 @@
 namespace tokenferry {
 namespace {
 
+// Jobs that may end while a request runs.
+constexpr int kMostLosses = 2;
+
 HttpError ErrorOf(const RequestFailed& failed) {
   switch (failed.kind) {
     case FailureKind::kInvalid:
@@ -20,6 +23,14 @@ HttpError ErrorOf(const RequestFailed& failed) {
       break;
   }
   return {500, "internal_error", failed.message, ""};
+}
+
+// Takes up to `count` scores from the front of `scores`, and from `count` as many.
+void PassOver(size_t& count, PromptScores& scores) {
+  const auto num_known = static_cast<ptrdiff_t>(std::min(count, scores.logprobs.size()));
+  scores.logprobs.erase(scores.logprobs.begin(), scores.logprobs.begin() + num_known);
+  if (!scores.top.empty()) scores.top.erase(scores.top.begin(), scores.top.begin() + num_known);
+  count -= static_cast<size_t>(num_known);
 }
 
 }  // namespace
@@ -40,10 +51,13 @@ absl::StatusOr<uint64_t> Dispatcher::Submit(const std::string& key, std::vector<
          absl::StrCat(stats_.num_waiting_requests, " requests are waiting already (--max-waiting): try again"), ""});
   }
   const uint64_t number = next_request_++;
-  Request request{std::move(sequences), {}, 0, 0, std::move(sink)};
-  for (AddRequest& sequence : request.sequences) sequence.id = next_id_++;
-  request.num_live = request.sequences.size();
-  request.live.assign(request.num_live, 1);
+  Request request;
+  request.sink = std::move(sink);
+  request.num_live = sequences.size();
+  for (AddRequest& sequence : sequences) {
+    sequence.id = next_id_++;
+    request.sequences.push_back({std::move(sequence)});
+  }
   requests_.emplace(number, std::move(request));
   stats_.num_waiting_requests += 1;
   std::deque<uint64_t>& queue = queues_[key];
@@ -54,6 +68,11 @@ absl::StatusOr<uint64_t> Dispatcher::Submit(const std::string& key, std::vector<
 }
 
 void Dispatcher::SendWhatFits() {
+  while (stats_.num_running_sequences < capacity_ && !resuming_.empty()) {
+    const Place place = resuming_.begin()->second;
+    resuming_.erase(resuming_.begin());
+    SendSequence(place, requests_.at(place.request).sequences[place.sequence_idx].add);
+  }
   while (stats_.num_running_sequences < capacity_ && !turns_.empty()) {
     const std::string key = std::move(turns_.front());
     turns_.pop_front();
@@ -74,23 +93,25 @@ void Dispatcher::SendNextOf(uint64_t number, Request& request) {
   if (request.num_sent == 0) stats_.num_waiting_requests -= 1;
   while (request.num_sent < request.sequences.size()) {
     const size_t idx = request.num_sent++;
-    if (!request.live[idx]) continue;
-    AddRequest& sequence = request.sequences[idx];
-    running_[sequence.id] = {number, idx};
-    stats_.num_running_sequences += 1;
-    send_(sequence);
-    sequence.prompt = {};
-    return;
+    if (request.sequences[idx].live) return SendSequence({number, idx}, request.sequences[idx].add);
   }
+}
+
+void Dispatcher::SendSequence(Place place, const AddRequest& sequence) {
+  running_[sequence.id] = place;
+  stats_.num_running_sequences += 1;
+  send_(sequence);
 }
 
 void Dispatcher::EndSequence(uint64_t number, size_t sequence_idx) {
   const auto found = requests_.find(number);
-  if (found == requests_.end() || !found->second.live[sequence_idx]) return;
+  if (found == requests_.end() || !found->second.sequences[sequence_idx].live) return;
   Request& request = found->second;
-  request.live[sequence_idx] = 0;
+  Sequence& sequence = request.sequences[sequence_idx];
+  sequence.live = false;
   request.num_live -= 1;
-  if (running_.erase(request.sequences[sequence_idx].id) > 0) stats_.num_running_sequences -= 1;
+  if (running_.erase(sequence.add.id) > 0) stats_.num_running_sequences -= 1;
+  resuming_.erase(sequence.add.id);
   if (request.num_live > 0) return;
   if (request.num_sent == 0) stats_.num_waiting_requests -= 1;
   requests_.erase(found);
@@ -98,8 +119,8 @@ void Dispatcher::EndSequence(uint64_t number, size_t sequence_idx) {
 
 void Dispatcher::CancelSequence(uint64_t request, size_t sequence_idx) {
   const auto found = requests_.find(request);
-  if (found == requests_.end() || !found->second.live[sequence_idx]) return;
-  const uint64_t id = found->second.sequences[sequence_idx].id;
+  if (found == requests_.end() || !found->second.sequences[sequence_idx].live) return;
+  const uint64_t id = found->second.sequences[sequence_idx].add.id;
   if (running_.count(id) > 0) send_(CancelRequest{id});
   EndSequence(request, sequence_idx);
   SendWhatFits();
@@ -124,7 +145,9 @@ void Dispatcher::Take(const TokenBatch& tokens) {
     const auto place = running_.find(update.id);
     if (place == running_.end()) continue;
     const Place at = place->second;
-    const auto sink = requests_.at(at.request).sink;
+    Request& request = requests_.at(at.request);
+    request.sequences[at.sequence_idx].add.output.push_back(update.sampled.token);
+    const auto sink = request.sink;
     heard.insert(sink);
     sink->OnToken(at.sequence_idx, update);
     if (update.end != OutputEnd::kNone) EndRunning(update.id);
@@ -137,8 +160,13 @@ void Dispatcher::Take(const PromptScores& scores) {
   const auto place = running_.find(scores.id);
   if (place == running_.end()) return;
   const Place at = place->second;
-  const auto sink = requests_.at(at.request).sink;
-  sink->OnPromptScores(at.sequence_idx, scores);
+  Request& request = requests_.at(at.request);
+  Sequence& sequence = request.sequences[at.sequence_idx];
+  const auto sink = request.sink;
+  PromptScores news = scores;
+  PassOver(sequence.num_to_pass_over, news);
+  sequence.num_scored += news.logprobs.size();
+  sink->OnPromptScores(at.sequence_idx, news);
   if (scores.end != OutputEnd::kNone) EndRunning(scores.id);
   sink->OnStepEnd();
   SendWhatFits();
@@ -154,16 +182,44 @@ void Dispatcher::Take(const RequestFailed& failed) {
   SendWhatFits();
 }
 
+void Dispatcher::OnRanksLost(const HttpError& error) {
+  capacity_ = 0;
+  const auto lost = std::exchange(running_, {});
+  stats_.num_running_sequences = 0;
+  std::set<uint64_t> requests;
+  for (const auto& [id, place] : lost) {
+    resuming_[id] = place;
+    requests.insert(place.request);
+    Sequence& sequence = requests_.at(place.request).sequences[place.sequence_idx];
+    sequence.num_to_pass_over = sequence.num_scored;
+    // The first token of a prompt has no score.
+    const bool all_scored = sequence.num_scored + 1 == sequence.add.prompt.size();
+    if (all_scored && sequence.add.max_new_tokens > 0) sequence.add.prompt_scores = WantPromptScores::kNo;
+  }
+  for (const uint64_t number : requests) {
+    Request& request = requests_.at(number);
+    if (++request.num_losses < kMostLosses) continue;
+    const auto sink = request.sink;
+    std::vector<size_t> live;
+    for (size_t i = 0; i < request.sequences.size(); ++i) {
+      if (request.sequences[i].live) live.push_back(i);
+    }
+    for (const size_t i : live) EndSequence(number, i);
+    for (const size_t i : live) sink->OnFailed(i, error);
+  }
+}
+
 void Dispatcher::FailAll(const HttpError& error) {
   capacity_ = 0;
   const auto requests = std::exchange(requests_, {});
   running_.clear();
+  resuming_.clear();
   queues_.clear();
   turns_.clear();
   stats_ = {};
   for (const auto& [number, request] : requests) {
     for (size_t i = 0; i < request.sequences.size(); ++i) {
-      if (request.live[i]) request.sink->OnFailed(i, error);
+      if (request.sequences[i].live) request.sink->OnFailed(i, error);
     }
   }
 }

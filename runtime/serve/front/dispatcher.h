@@ -55,17 +55,27 @@ class Dispatcher {
   void Take(const TokenBatch& tokens);
   void Take(const PromptScores& scores);
   void Take(const RequestFailed& failed);
-  // The ranks are gone: every sequence that is left fails.
+  // The ranks are gone, and others will come. What ran waits, the oldest first and before all else, to go on from its
+  // last token. A request of which something has now run on two jobs that ended fails with `error`: it may be the
+  // cause. Nothing is sent before the next SetCapacity.
+  void OnRanksLost(const HttpError& error);
+  // The ranks are gone for good: every sequence that is left fails.
   void FailAll(const HttpError& error);
 
   bool idle() const { return requests_.empty(); }
   const DispatcherStats& stats() const { return stats_; }
 
  private:
+  struct Sequence {
+    AddRequest add;  // with the output so far
+    bool live = true;
+    size_t num_scored = 0;        // scores of its prompt that the sink has
+    size_t num_to_pass_over = 0;  // of those that come next, since it has them from other ranks
+  };
   struct Request {
-    std::vector<AddRequest> sequences;  // prompts of those that are sent are gone
-    std::vector<uint8_t> live;          // [sequences]
+    std::vector<Sequence> sequences;
     size_t num_sent = 0, num_live = 0;
+    int num_losses = 0;  // jobs that ended while it ran
     std::shared_ptr<RequestSink> sink;
   };
   struct Place {
@@ -75,6 +85,7 @@ class Dispatcher {
 
   void SendWhatFits();
   void SendNextOf(uint64_t number, Request& request);
+  void SendSequence(Place place, const AddRequest& sequence);
   // Takes a sequence out; it was the last when the request is gone afterwards.
   void EndSequence(uint64_t number, size_t sequence_idx);
   void EndRunning(uint64_t id);
@@ -85,6 +96,7 @@ class Dispatcher {
   uint64_t next_request_ = 1, next_id_ = 1;
   std::map<uint64_t, Request> requests_;
   std::unordered_map<uint64_t, Place> running_;  // by sequence id
+  std::map<uint64_t, Place> resuming_;           // by sequence id, the oldest first: they ran on ranks that are gone
   // Requests with sequences to be sent, by key, and the keys in their turn.
   std::map<std::string, std::deque<uint64_t>> queues_;
   std::deque<std::string> turns_;

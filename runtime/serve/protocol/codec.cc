@@ -31,8 +31,8 @@ static void Fields(Archive& a, Ready& m) {
 }
 template <class Archive>
 static void Fields(Archive& a, AddRequest& m) {
-  auto& [id, prompt, max_new_tokens, sampling, prompt_scores, routing, cache_scope] = m;
-  a(id), a(prompt), a(max_new_tokens), a(sampling), a(prompt_scores), a(routing), a(cache_scope);
+  auto& [id, prompt, output, max_new_tokens, sampling, prompt_scores, routing, cache_scope] = m;
+  a(id), a(prompt), a(output), a(max_new_tokens), a(sampling), a(prompt_scores), a(routing), a(cache_scope);
 }
 template <class Archive>
 static void Fields(Archive& a, CancelRequest& m) {

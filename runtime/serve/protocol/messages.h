@@ -27,7 +27,7 @@
 
 namespace tokenferry {
 
-inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kProtocolVersion = 3;
 
 // First in each direction.
 struct Hello {
@@ -53,8 +53,11 @@ enum class WantRouting : uint8_t { kNo, kYes };
 struct AddRequest {
   uint64_t id = 0;
   std::vector<int32_t> prompt;  // at least one token, each below the vocabulary's size
-  int64_t max_new_tokens = 0;   // 0: only the prompt's scores are wanted
-  SamplingParams sampling;      // valid (Validate)
+  // What other ranks, which have ended, had generated: part of max_new_tokens, not reported again, and the tokens after
+  // it are those that would have followed there.
+  std::vector<int32_t> output;
+  int64_t max_new_tokens = 0;  // 0: only the prompt's scores are wanted
+  SamplingParams sampling;     // valid (Validate)
   WantPromptScores prompt_scores = WantPromptScores::kNo;
   WantRouting routing = WantRouting::kNo;  // the experts of every generated token
   std::string cache_scope;                 // cached prefixes are shared only between requests whose scopes are equal

@@ -13,12 +13,16 @@ class NotingSink final : public RequestSink {
   void OnToken(size_t idx, const TokenUpdate& update) override {
     absl::StrAppend(&heard, "t", idx, update.end == OutputEnd::kNone ? " " : "! ");
   }
-  void OnPromptScores(size_t idx, const PromptScores&) override { absl::StrAppend(&heard, "p", idx, " "); }
+  void OnPromptScores(size_t idx, const PromptScores& news) override {
+    absl::StrAppend(&heard, "p", idx, " ");
+    scores.insert(scores.end(), news.logprobs.begin(), news.logprobs.end());
+  }
   void OnFailed(size_t idx, const HttpError& error) override {
     absl::StrAppend(&heard, "f", idx, ":", error.status, " ");
   }
   void OnStepEnd() override { heard += "s "; }
   std::string heard;
+  std::vector<float> scores;
 };
 
 class DispatcherTest : public ::testing::Test {
@@ -124,6 +128,70 @@ TEST_F(DispatcherTest, EverySequenceEndsOnce) {
   dispatcher.FailAll({503, "rank_failed", "gone", ""});
   EXPECT_EQ(sink->heard, "t0 t1! s f0:500 f2:503 ");
   EXPECT_TRUE(dispatcher.idle());
+}
+
+TEST_F(DispatcherTest, WhatRanGoesOnWithOtherRanks) {
+  Dispatcher dispatcher = Make(10);
+  const auto sink = std::make_shared<NotingSink>();
+  dispatcher.SetCapacity(2);
+  ASSERT_TRUE(dispatcher.Submit("a", Sequences(1, 1), sink).ok());
+  const uint64_t second = *dispatcher.Submit("a", Sequences(2, 1), sink);
+  ASSERT_TRUE(dispatcher.Submit("a", Sequences(3, 1), sink).ok());
+  dispatcher.Take(TokenBatch{{{.id = IdOf(0), .sampled = {7, 0}}, {.id = IdOf(1), .sampled = {8, 0}}}});
+  dispatcher.Take(TokenBatch{{{.id = IdOf(0), .sampled = {9, 0}}}});
+  const uint64_t first_id = IdOf(0), second_id = IdOf(1);
+  dispatcher.OnRanksLost({500, "rank_failed", "twice", ""});
+  EXPECT_EQ(sink->heard, "t0 t0 s t0 s ");
+  EXPECT_EQ(sent_.size(), 2U);  // nothing before the others are there
+  EXPECT_EQ(dispatcher.stats().num_running_sequences, 0);
+  dispatcher.Cancel(second);  // not with any rank: nobody to tell
+  sent_.clear();
+  dispatcher.SetCapacity(2);
+  ASSERT_EQ(Marks(), (std::vector<int32_t>{1, 3}));
+  EXPECT_EQ(std::get<AddRequest>(sent_[0]).id, first_id);
+  EXPECT_EQ(std::get<AddRequest>(sent_[0]).output, (std::vector<int32_t>{7, 9}));
+  dispatcher.Take(Last(second_id));
+  EXPECT_EQ(sink->heard, "t0 t0 s t0 s ");
+  dispatcher.Take(Last(first_id));
+  EXPECT_EQ(sink->heard, "t0 t0 s t0 s t0! s ");
+}
+
+TEST_F(DispatcherTest, WhoRanOnTwoJobsThatEndedFails) {
+  Dispatcher dispatcher = Make(10);
+  const auto sink = std::make_shared<NotingSink>(), other = std::make_shared<NotingSink>();
+  dispatcher.SetCapacity(1);
+  ASSERT_TRUE(dispatcher.Submit("a", Sequences(1, 3), sink).ok());
+  ASSERT_TRUE(dispatcher.Submit("b", Sequences(2, 1), other).ok());
+  dispatcher.OnRanksLost({500, "rank_failed", "twice", ""});
+  dispatcher.OnRanksLost({500, "rank_failed", "twice", ""});  // nothing ran
+  EXPECT_EQ(sink->heard, "");
+  dispatcher.SetCapacity(1);
+  dispatcher.OnRanksLost({500, "rank_failed", "twice", ""});
+  EXPECT_EQ(sink->heard, "f0:500 f1:500 f2:500 ");
+  sent_.clear();
+  dispatcher.SetCapacity(1);
+  EXPECT_EQ(Marks(), (std::vector<int32_t>{2}));
+  dispatcher.Take(Last(IdOf(0)));
+  EXPECT_EQ(other->heard, "t0! s ");
+  EXPECT_TRUE(dispatcher.idle());
+}
+
+TEST_F(DispatcherTest, ScoresOfAPromptComeOnce) {
+  Dispatcher dispatcher = Make(10);
+  const auto sink = std::make_shared<NotingSink>();
+  dispatcher.SetCapacity(1);
+  std::vector<AddRequest> sequences(1);
+  sequences[0].prompt = {1, 2, 3, 4, 5};
+  sequences[0].max_new_tokens = 4;
+  sequences[0].prompt_scores = WantPromptScores::kYes;
+  ASSERT_TRUE(dispatcher.Submit("a", sequences, sink).ok());
+  dispatcher.Take(PromptScores{IdOf(0), {-2, -3}});
+  dispatcher.OnRanksLost({});
+  dispatcher.SetCapacity(1);
+  EXPECT_EQ(std::get<AddRequest>(sent_.back()).prompt_scores, WantPromptScores::kYes);
+  dispatcher.Take(PromptScores{IdOf(0), {-2}});
+  dispatcher.Take(PromptScores{IdOf(0), {-3, -4, -5}});
+  EXPECT_EQ(sink->scores, (std::vector<float>{-2, -3, -4, -5}));
 }
 
 }  // namespace

@@ -37,8 +37,8 @@ static auto Values(const Ready& m) {
   return std::tie(host_per_rank, setup, max_sequences_per_rank);
 }
 static auto Values(const AddRequest& m) {
-  const auto& [id, prompt, max_new_tokens, sampling, prompt_scores, routing, cache_scope] = m;
-  return std::tie(id, prompt, max_new_tokens, sampling, prompt_scores, routing, cache_scope);
+  const auto& [id, prompt, output, max_new_tokens, sampling, prompt_scores, routing, cache_scope] = m;
+  return std::tie(id, prompt, output, max_new_tokens, sampling, prompt_scores, routing, cache_scope);
 }
 static auto Values(const CancelRequest& m) {
   const auto& [id] = m;
@@ -87,7 +87,7 @@ using ::testing::HasSubstr;
 
 // One of each type, with no field at its default, so that a field that does not travel shows.
 std::vector<Message> OneOfEach() {
-  AddRequest add{7, {1, 2, 3}, 11, {}, WantPromptScores::kYes, WantRouting::kYes, "scope"};
+  AddRequest add{7, {1, 2, 3}, {4, 5}, 11, {}, WantPromptScores::kYes, WantRouting::kYes, "scope"};
   add.sampling.temperature = 0.5;
   add.sampling.top_k = 4;
   add.sampling.top_p = 0.25;
