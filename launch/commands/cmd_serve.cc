@@ -11,6 +11,7 @@
 #include "launch/ranks/bootstrap.h"
 #include "launch/session/serve_loop.h"
 #include "runtime/serve/front/front.h"
+#include "runtime/serve/process/rank_job.h"
 
 namespace tokenferry {
 namespace {
@@ -115,13 +116,21 @@ std::optional<int> ServeCommand::RunInsteadOfRanks(const SharedFlags& shared) {
 absl::Status ServeCommand::PrepareProcess(const SharedFlags&, const LauncherInfo& launcher, char* const* argv) {
   // mpirun hands this signal to every rank, and leaves them alone otherwise.
   DrainOn(SIGUSR1, 0);
-  if (!launcher.launched) {  // mpirun ends its ranks a second after these two; the next one of them ends at once
+  std::optional<OwnedFd> socket;
+  if (launcher.rank == 0) {
+    TF_ASSIGN_OR_RETURN(socket, ConnectToFront());
+  }
+  // A front that has started this process is asked itself, and ends its ranks by these.
+  if (!launcher.launched &&
+      !socket) {  // mpirun ends its ranks a second after these two; the next one of them ends at once
     DrainOn(SIGTERM, SA_RESETHAND);
     DrainOn(SIGINT, SA_RESETHAND);
   }
   if (launcher.rank != 0) return absl::OkStatus();
-  TF_ASSIGN_OR_RETURN(OwnedFd socket, StartFront(argv));
-  link_ = std::make_unique<RankLink>(std::move(socket));
+  if (!socket) {
+    TF_ASSIGN_OR_RETURN(socket, StartFront(argv));
+  }
+  link_ = std::make_unique<RankLink>(*std::move(socket));
   TF_RETURN_IF_ERROR(link_->AwaitHello(kFrontStarts));
   link_->Send(Hello{});
   return absl::OkStatus();

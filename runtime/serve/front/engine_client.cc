@@ -13,6 +13,12 @@ EngineClient::EngineClient(boost::asio::io_context& io, OwnedFd socket, Handlers
 
 void EngineClient::Start() { Read(); }
 
+void EngineClient::Close() {
+  ended_ = true;
+  ErrorCode ignored;
+  socket_.close(ignored);
+}
+
 void EngineClient::Send(const Message& message) {
   if (ended_) return;
   waiting_ += EncodeFrame(message);
@@ -29,18 +35,19 @@ void EngineClient::SayGoodbye(const std::string& reason) {
 void EngineClient::Write() {
   writing_ = std::exchange(waiting_, {});
   if (writing_.empty()) return;
-  boost::asio::async_write(socket_, boost::asio::buffer(writing_), [this](ErrorCode error, size_t) {
-    writing_.clear();
-    if (!error) Write();  // an end is seen by Read, which has the reason
-  });
+  boost::asio::async_write(socket_, boost::asio::buffer(writing_),
+                           [self = shared_from_this()](ErrorCode error, size_t) {
+                             self->writing_.clear();
+                             if (!error) self->Write();  // an end is seen by Read, which has the reason
+                           });
 }
 
 void EngineClient::Read() {
-  socket_.async_read_some(boost::asio::buffer(chunk_), [this](ErrorCode error, size_t num_bytes) {
-    if (error) return End("rank 0 has ended without saying why: see what the ranks have printed");
-    reader_.Append(absl::string_view(chunk_.data(), num_bytes));
-    TakeMessages();
-    if (!ended_) Read();
+  socket_.async_read_some(boost::asio::buffer(chunk_), [self = shared_from_this()](ErrorCode error, size_t num_bytes) {
+    if (error) return self->End("rank 0 has ended without saying why: see what the ranks have printed");
+    self->reader_.Append(absl::string_view(self->chunk_.data(), num_bytes));
+    self->TakeMessages();
+    if (!self->ended_) self->Read();
   });
 }
 

@@ -5,6 +5,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "runtime/serve/process/front_process.h"
@@ -13,7 +14,7 @@
 namespace tokenferry {
 
 // Used on the io_context's thread, which calls the handlers.
-class EngineClient {
+class EngineClient final : public std::enable_shared_from_this<EngineClient> {
  public:
   struct Handlers {
     std::function<void(Message)> on_message;  // never Hello nor Goodbye
@@ -23,6 +24,8 @@ class EngineClient {
   EngineClient(boost::asio::io_context& io, OwnedFd socket, Handlers handlers);
 
   void Start();
+  // Closes the socket; no handler is called any more.
+  void Close();
   void Send(const Message& message);
   // After what has been sent; on_end is not called any more.
   void SayGoodbye(const std::string& reason);

@@ -22,25 +22,32 @@ constexpr int64_t kMaxParsing = 256;
 constexpr auto kTick = std::chrono::seconds(1);
 // How long the last answers may take to be read by their clients before the process ends.
 constexpr absl::Duration kLastAnswers = absl::Seconds(1);
+// How long ranks that this process has started may take to be gone: they are killed long before.
+constexpr absl::Duration kLastRanks = absl::Seconds(20);
 constexpr auto kLeavePoll = std::chrono::milliseconds(10);
 
 }  // namespace
 
-Front::Front(const FrontOptions& options, OwnedFd socket)
+template <class Ranks>
+Front::Front(std::in_place_t, const FrontOptions& options, Ranks ranks)
     : options_(options),
       workers_(kNumWorkers),
       signals_(io_),
       tick_(io_),
       leave_timer_(io_),
       drain_timer_(io_),
-      engine_(io_, std::move(socket),
-              {[this](Message message) { OnMessage(std::move(message)); },
-               [this](const std::string& reason) { OnRanksEnded(reason); }}),
-      dispatcher_([this](const Message& message) { engine_.Send(message); }, options.api.max_waiting),
+      ranks_(io_, std::move(ranks),
+             {[this](Message message) { OnMessage(std::move(message)); },
+              [this](const std::string& reason) { OnRanksLost(reason); },
+              [this](const std::string& reason) { OnRanksEnded(reason); }}),
+      dispatcher_([this](const Message& message) { ranks_.Send(message); }, options.api.max_waiting),
       created_(SecondsSince1970()) {
   std::random_device entropy;
   id_seed_ = (uint64_t{entropy()} << 32) | entropy();
 }
+
+Front::Front(const FrontOptions& options, OwnedFd socket) : Front(std::in_place, options, std::move(socket)) {}
+Front::Front(const FrontOptions& options, RankJobOptions job) : Front(std::in_place, options, std::move(job)) {}
 
 Front::~Front() {
   workers_.stop();
@@ -66,18 +73,20 @@ absl::Status Front::Start() {
   signals_.add(SIGINT);
   OnSignal();
   OnTick();
-  engine_.Start();
-  engine_.Send(Hello{});
   LogInfo(
       absl::StrCat("serve: listening on http://", options_.host, ":", server_->port(), " for model ", model_->name));
-  return absl::OkStatus();
+  return ranks_.Start();
 }
 
 int Front::Run() {
   // mpirun reads what this process prints, and may be gone while clients still wait for their answers.
   std::signal(SIGPIPE, SIG_IGN);
   if (const absl::Status status = Start(); !status.ok()) {
-    engine_.SayGoodbye(std::string(status.message()));
+    if (ranks_.own()) {
+      LogError(absl::StrCat("serve: ", status.message()));
+      return 1;
+    }
+    ranks_.SayGoodbye(std::string(status.message()));
     io_.run_for(kTick);
     return 1;
   }
@@ -88,14 +97,7 @@ int Front::Run() {
 void Front::OnMessage(Message message) {
   since_sign_ = Stopwatch();
   if (const auto* progress = std::get_if<LoadingProgress>(&message)) progress_ = *progress;
-  if (auto* ready = std::get_if<tokenferry::Ready>(&message)) {
-    ranks_ = std::move(*ready);
-    if (phase_ == Phase::kLoading) phase_ = Phase::kServing;
-    // A few more than run, so that a slot that becomes free is taken in the next step.
-    const auto slots = static_cast<int64_t>(ranks_.host_per_rank.size()) * ranks_.max_sequences_per_rank;
-    dispatcher_.SetCapacity(slots + std::max<int64_t>(1, slots / 8));
-    LogInfo(absl::StrCat("serve: ready: ", ranks_.setup));
-  }
+  if (auto* ready = std::get_if<tokenferry::Ready>(&message)) OnReady(std::move(*ready));
   if (const auto* tokens = std::get_if<TokenBatch>(&message)) dispatcher_.Take(*tokens);
   if (const auto* scores = std::get_if<PromptScores>(&message)) dispatcher_.Take(*scores);
   if (const auto* failed = std::get_if<RequestFailed>(&message)) dispatcher_.Take(*failed);
@@ -104,6 +106,25 @@ void Front::OnMessage(Message message) {
     metrics_.Update(job_stats_);
   }
   if (std::holds_alternative<tokenferry::Drain>(message)) Drain();
+}
+
+void Front::OnReady(tokenferry::Ready ready) {
+  ready_ = std::move(ready);
+  if (phase_ == Phase::kLoading || phase_ == Phase::kRestarting) phase_ = Phase::kServing;
+  LogInfo(absl::StrCat("serve: ready: ", ready_.setup));
+  // A few more than run, so that a slot that becomes free is taken in the next step.
+  const auto slots = static_cast<int64_t>(ready_.host_per_rank.size()) * ready_.max_sequences_per_rank;
+  dispatcher_.SetCapacity(slots + std::max<int64_t>(1, slots / 8));
+}
+
+void Front::OnRanksLost(const std::string& reason) {
+  if (phase_ != Phase::kServing) return;
+  phase_ = Phase::kRestarting;
+  progress_ = {};
+  job_stats_ = {};
+  metrics_.OnRestart();
+  dispatcher_.OnRanksLost(
+      {500, "rank_failed", absl::StrCat("the ranks have ended twice while this request ran: ", reason), ""});
 }
 
 void Front::OnRanksEnded(const std::string& reason) {
@@ -118,7 +139,7 @@ void Front::OnSignal() {
   signals_.async_wait([this](ErrorCode error, int) {
     if (error) return;
     if (draining_) {
-      engine_.SayGoodbye("the front was asked twice to stop");
+      ranks_.SayGoodbye("the front was asked twice to stop");
       return FailEverybody({503, "stopped", "the server was stopped", ""});
     }
     Drain();
@@ -133,8 +154,8 @@ void Front::Drain() {
   drain_timer_.expires_after(absl::ToChronoMilliseconds(options_.drain_timeout));
   drain_timer_.async_wait([this](ErrorCode error) {
     if (error || phase_ == Phase::kEnding) return;
-    engine_.SayGoodbye(absl::StrCat("requests were still running ", absl::FormatDuration(options_.drain_timeout),
-                                    " after the server was asked to stop (--drain-timeout)"));
+    ranks_.SayGoodbye(absl::StrCat("requests were still running ", absl::FormatDuration(options_.drain_timeout),
+                                   " after the server was asked to stop (--drain-timeout)"));
     FailEverybody({503, "stopped", "the server was stopped", ""});
   });
   LeaveWhenDrained();
@@ -142,7 +163,7 @@ void Front::Drain() {
 
 void Front::LeaveWhenDrained() {
   if (!draining_ || phase_ == Phase::kEnding || !jobs_.empty() || num_parsing_ > 0) return;
-  engine_.SayGoodbye("");
+  ranks_.SayGoodbye("");
   Leave(0);
 }
 
@@ -165,7 +186,9 @@ void Front::Leave(int exit_status) {
 // Every answer is written by now, but not read; who waits for a body to come gets nothing. Rank 0 has to hear Goodbye:
 // without it the job has failed.
 void Front::LeaveSoon() {
-  if ((server_->idle() && engine_.idle()) || since_end_.elapsed() >= kLastAnswers) return io_.stop();
+  const bool answered = server_->idle() || since_end_.elapsed() >= kLastAnswers;
+  const bool over = ranks_.idle() || since_end_.elapsed() >= (ranks_.own() ? kLastRanks : kLastAnswers);
+  if (answered && over) return io_.stop();
   leave_timer_.expires_after(kLeavePoll);
   leave_timer_.async_wait([this](ErrorCode error) {
     if (!error) LeaveSoon();

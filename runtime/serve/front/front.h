@@ -11,32 +11,38 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/host/clock.h"
 #include "runtime/serve/front/access.h"
 #include "runtime/serve/front/dispatcher.h"
-#include "runtime/serve/front/engine_client.h"
 #include "runtime/serve/front/front_options.h"
 #include "runtime/serve/front/generation_job.h"
 #include "runtime/serve/front/metrics_registry.h"
+#include "runtime/serve/front/rank_supervisor.h"
 #include "runtime/serve/http/http_server.h"
 
 namespace tokenferry {
 
 class Front {
  public:
-  // `socket`: to rank 0.
+  // `socket`: to rank 0, which has started this process.
   Front(const FrontOptions& options, OwnedFd socket);
+  // This process starts the ranks, and starts them again as `job` says.
+  Front(const FrontOptions& options, RankJobOptions job);
   ~Front();
 
-  // Listens, reads the model, tells rank 0 that it is there, and serves until the ranks end, SIGTERM or SIGINT has
-  // drained it, or the second signal. Returns the process's exit status: 0 after a drain, else 1. What keeps it from
-  // starting goes to rank 0 as the reason of a Goodbye, and is printed there.
+  // Listens, reads the model, and serves until the ranks have ended for good, SIGTERM or SIGINT has drained it, or the
+  // second signal. Returns the process's exit status: 0 after a drain, else 1. What keeps it from starting goes to rank
+  // 0 as the reason of a Goodbye and is printed there, or is printed here when this process starts the ranks.
   int Run();
 
  private:
-  enum class Phase : uint8_t { kLoading, kServing, kEnding };
+  // kRestarting: requests wait for ranks that are being started again.
+  enum class Phase : uint8_t { kLoading, kServing, kRestarting, kEnding };
+  template <class Ranks>
+  Front(std::in_place_t, const FrontOptions& options, Ranks ranks);
   struct Route;
   struct Call {
     HttpRequest request;
@@ -56,6 +62,8 @@ class Front {
   absl::Status Start();
   // From the ranks.
   void OnMessage(Message message);
+  void OnReady(tokenferry::Ready ready);
+  void OnRanksLost(const std::string& reason);
   void OnRanksEnded(const std::string& reason);
   // The end.
   void OnSignal();
@@ -103,7 +111,7 @@ class Front {
   boost::asio::steady_timer tick_, leave_timer_, drain_timer_;
   std::unique_ptr<Access> access_;
   std::shared_ptr<const ServedModel> model_;
-  EngineClient engine_;
+  RankSupervisor ranks_;
   Dispatcher dispatcher_;
   MetricsRegistry metrics_;
   std::set<std::shared_ptr<GenerationJob>> jobs_;
@@ -114,7 +122,7 @@ class Front {
   bool draining_ = false;
   int exit_status_ = 1;
   LoadingProgress progress_;
-  tokenferry::Ready ranks_;
+  tokenferry::Ready ready_;
   JobStats job_stats_;
   Stopwatch since_sign_;  // of the ranks
   int64_t created_ = 0;

@@ -46,10 +46,10 @@ struct MetricsRegistry::Metrics {
   prometheus::Gauge& Gauge(const char* name, const char* help, const Labels& more = {}) {
     return prometheus::BuildGauge().Name(name).Help(help).Labels(labels).Register(registry).Add(more);
   }
-  // A counter of the ranks. One that has fallen belongs to ranks that have started anew.
+  // A counter that somebody else keeps.
   template <class T>
   void Raise(const char* name, const char* help, T now, T before, const Labels& more = {}) {
-    Counter(name, help, more).Increment(static_cast<double>(now >= before ? now - before : now));
+    Counter(name, help, more).Increment(static_cast<double>(now - before));
   }
   template <class T>
   void RaiseEach(const char* name, const char* help, const std::vector<T>& now, const std::vector<T>& before,
@@ -101,6 +101,11 @@ void MetricsRegistry::OnEnd(absl::string_view outcome, double seconds, int64_t c
 void MetricsRegistry::OnIgnoredFields(int64_t count) {
   metrics_->Counter("tokenferry_ignored_fields_total", "Fields of requests that no route knows.")
       .Increment(static_cast<double>(count));
+}
+
+void MetricsRegistry::OnRestart() {
+  metrics_->Counter("tokenferry_restarts_total", "Jobs of ranks that have ended and were started again.").Increment();
+  metrics_->last = {};
 }
 
 void MetricsRegistry::Update(const JobStats& now) {

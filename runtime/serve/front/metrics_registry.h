@@ -28,6 +28,8 @@ class MetricsRegistry {
   void OnEnd(absl::string_view outcome, double seconds, int64_t completion_tokens);
   void OnIgnoredFields(int64_t count);
 
+  // The ranks have ended and others are started, which count from 0.
+  void OnRestart();
   // What the ranks have counted since they started.
   void Update(const JobStats& stats);
   // What is so now, and the whole text in Prometheus' format.

@@ -199,17 +199,18 @@ void Front::Models(Call call) {
 
 std::string Front::StateJson() const {
   Json json;
-  json["status"] = phase_ == Phase::kLoading ? "loading"
-                   : !Responsive()           ? "unresponsive"
-                   : draining_               ? "draining"
-                                             : "ok";
-  json["ranks"] = ranks_.host_per_rank.size();
-  if (phase_ == Phase::kLoading) {
+  json["status"] = phase_ == Phase::kLoading      ? "loading"
+                   : phase_ == Phase::kRestarting ? "restarting"
+                   : !Responsive()                ? "unresponsive"
+                   : draining_                    ? "draining"
+                                                  : "ok";
+  json["ranks"] = ready_.host_per_rank.size();
+  if (phase_ == Phase::kLoading || phase_ == Phase::kRestarting) {
     const auto total = static_cast<double>(std::max<int64_t>(progress_.bytes_total, 1));
     json["progress"] = static_cast<double>(progress_.bytes_done) / total;
     json["seconds_left"] = progress_.seconds_left;
   } else {
-    json["hosts"] = ranks_.host_per_rank;
+    json["hosts"] = ready_.host_per_rank;
     json["seconds_since_sign"] = since_sign_.seconds();
     json["running"] = dispatcher_.stats().num_running_sequences;
     json["waiting"] = dispatcher_.stats().num_waiting_requests;
@@ -249,7 +250,7 @@ void Front::Metrics(Call call) {
   HttpResponse response;
   response.content_type = "text/plain; version=0.0.4; charset=utf-8";
   const bool up = phase_ == Phase::kServing && Responsive();
-  response.body = metrics_.Text(dispatcher_.stats(), server_->stats(), up ? ranks_.host_per_rank.size() : 0);
+  response.body = metrics_.Text(dispatcher_.stats(), server_->stats(), up ? ready_.host_per_rank.size() : 0);
   call.exchange->Respond(std::move(response));
 }
 
@@ -267,11 +268,11 @@ void Front::Experts(Call call) {
   Json json = {{"steps", stats.num_steps},
                {"num_layers", model_->spec.num_moe_layers()},
                {"num_experts", model_->spec.moe.num_experts},
-               {"num_ranks", ranks_.host_per_rank.size()}};
+               {"num_ranks", ready_.host_per_rank.size()}};
   json["expert_rows"] = table(stats.expert_rows, static_cast<size_t>(model_->spec.moe.num_experts));
-  json["rank_rows"] = table(stats.rank_rows, ranks_.host_per_rank.size());
+  json["rank_rows"] = table(stats.rank_rows, ready_.host_per_rank.size());
   json["wait_seconds"] = Json::array();
-  for (size_t r = 0, n = ranks_.host_per_rank.size(); n > 0 && (r + 1) * n <= stats.wait_seconds.size(); ++r) {
+  for (size_t r = 0, n = ready_.host_per_rank.size(); n > 0 && (r + 1) * n <= stats.wait_seconds.size(); ++r) {
     json["wait_seconds"].push_back(
         std::vector<double>(stats.wait_seconds.begin() + static_cast<ptrdiff_t>(r * n),
                             stats.wait_seconds.begin() + static_cast<ptrdiff_t>((r + 1) * n)));

@@ -9,13 +9,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-
-extern char** environ;
+#include "runtime/serve/process/child_process.h"
 
 namespace tokenferry {
 namespace {
@@ -28,10 +28,10 @@ constexpr absl::string_view kLauncherPrefixes[] = {"OMPI_", "PMIX_", "PMI_",  "P
 
 std::vector<std::string> FrontEnvironment(int socket) {
   std::vector<std::string> kept;
-  for (char** variable = environ; *variable != nullptr; ++variable) {
+  for (std::string& variable : Environment()) {
     bool launcher = false;
-    for (const absl::string_view prefix : kLauncherPrefixes) launcher |= absl::StartsWith(*variable, prefix);
-    if (!launcher) kept.emplace_back(*variable);
+    for (const absl::string_view prefix : kLauncherPrefixes) launcher |= absl::StartsWith(variable, prefix);
+    if (!launcher) kept.push_back(std::move(variable));
   }
   kept.push_back(absl::StrCat(kVariable, "=", socket));
   return kept;
@@ -66,22 +66,16 @@ absl::StatusOr<OwnedFd> StartFront(char* const* argv) {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return SystemError("socketpair");
   OwnedFd mine(ends[0]), its(ends[1]);
-  // All that allocates comes before the fork.
-  std::vector<std::string> variables = FrontEnvironment(its.get());
-  std::vector<char*> environment;
-  for (std::string& variable : variables) environment.push_back(variable.data());
-  environment.push_back(nullptr);
   cpu_set_t all;
   std::memset(&all, 0xff, sizeof(all));
-  const pid_t pid = fork();
-  if (pid < 0) return SystemError("fork");
-  if (pid == 0) {
-    setsid();
+  std::vector<std::string> arguments;
+  for (char* const* argument = argv; *argument != nullptr; ++argument) arguments.emplace_back(*argument);
+  const auto in_child = [&] {
     sched_setaffinity(0, sizeof(all), &all);  // the kernel leaves out what the container does not allow
     fcntl(its.get(), F_SETFD, 0);
-    execve("/proc/self/exe", argv, environment.data());
-    _exit(127);
-  }
+  };
+  TF_RETURN_IF_ERROR(
+      StartProcess("/proc/self/exe", std::move(arguments), FrontEnvironment(its.get()), in_child).status());
   return mine;
 }
 
