@@ -18,6 +18,7 @@ namespace tokenferry {
 namespace {
 
 using Table = absl::Span<const SubcommandInfo>;
+using Args = absl::Span<const char* const>;
 
 // The parser of one subcommand, filling its own CommandLine.
 struct Parser {
@@ -27,7 +28,7 @@ struct Parser {
     app.get_formatter()->column_width(34);
     line.subcommand = info.create();
     line.subcommand->Declare(flags, &line.shared);
-    DeclareJobFlags(flags, &line.shared);
+    if (line.subcommand->runs() == Subcommand::Runs::kRanks) DeclareJobFlags(flags, &line.shared);
   }
 
   std::string name;
@@ -65,7 +66,7 @@ absl::Status RefuseFlag(Table table, const Parser& parser, const std::string& ex
       absl::StrCat("unknown flag '", flag, "' of ", parser.name, Hint(bare, parser.flags.names(), "--")));
 }
 
-absl::Status ParseArgs(Table table, Parser& parser, absl::Span<const char* const> args) {
+absl::Status ParseArgs(Table table, Parser& parser, Args args) {
   std::vector<std::string> reversed(args.rbegin(), args.rend());  // CLI11 takes them from the back
   try {
     parser.app.parse(reversed);
@@ -173,8 +174,18 @@ std::string FamilyOf(const SubcommandInfo& info) {
   return space == std::string::npos ? "" : name.substr(0, space);
 }
 
+// Leaves in `args` what stands before the first "--", if there is one, and in `behind` what follows it.
+bool SplitAtDashes(Args& args, Args& behind) {
+  const auto dashes = std::find(args.begin(), args.end(), absl::string_view("--"));
+  if (dashes == args.end()) return false;
+  const auto at = static_cast<size_t>(dashes - args.begin());
+  behind = args.subspan(at + 1);
+  args = args.subspan(0, at);
+  return true;
+}
+
 // Why the words that `args` begin with are no subcommand; `family` is the first of them if it is one.
-absl::Status RefuseWords(Table table, absl::Span<const char* const> args, const std::string& family) {
+absl::Status RefuseWords(Table table, Args args, const std::string& family) {
   const std::string word = args[0];
   if (absl::StartsWith(word, "-")) {
     return absl::InvalidArgumentError(absl::StrCat("'", word,
@@ -204,7 +215,7 @@ absl::Status RefuseWords(Table table, absl::Span<const char* const> args, const 
 
 }  // namespace
 
-absl::StatusOr<CommandLine> ParseCommandLine(Table table, absl::Span<const char* const> args) {
+absl::StatusOr<CommandLine> ParseCommandLine(Table table, Args args) {
   CommandLine line;
   if (args.empty()) return absl::InvalidArgumentError("no subcommand given; see `tokenferry --help`");
   const std::string first = args[0];
@@ -243,12 +254,15 @@ absl::StatusOr<CommandLine> ParseCommandLine(Table table, absl::Span<const char*
                                                  ") is planned, but not in this version yet; see `tokenferry --help`"));
   }
   Parser parser(*found);
-  TF_RETURN_IF_ERROR(ParseArgs(table, parser, args.subspan(FamilyOf(*found).empty() ? 1 : 2)));
+  Args own = args.subspan(FamilyOf(*found).empty() ? 1 : 2), program;
+  const bool has_program = parser.line.subcommand->runs() == Subcommand::Runs::kProgram && SplitAtDashes(own, program);
+  TF_RETURN_IF_ERROR(ParseArgs(table, parser, own));
   if (!parser.line.text.empty()) {
     line.text = parser.line.text;
     return line;
   }
   if (!parser.line.shared.config_file.empty()) TF_RETURN_IF_ERROR(ApplyConfigFile(table, parser));
+  if (has_program) TF_RETURN_IF_ERROR(parser.line.subcommand->TakeProgram(program));
   TF_RETURN_IF_ERROR(parser.flags.CheckRequired(found->name));
   TF_RETURN_IF_ERROR(CheckJobFlags(parser.line.shared));
   TF_RETURN_IF_ERROR(parser.line.subcommand->Check(parser.flags, &parser.line.shared));

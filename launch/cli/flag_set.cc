@@ -61,8 +61,10 @@ void FlagSet::Register(const std::string& name, CLI::Option* option, Takes takes
 }
 
 // CheckRepeated says in our words what is given twice, so CLI11 is told to let it pass.
-void FlagSet::AddValue(const std::string& name, const std::string& type, const std::string& help, Parse parse) {
-  CLI::Option* option = app_->add_option_function<std::string>("--" + name, std::move(parse), help);
+void FlagSet::AddValue(const std::string& name, const std::string& type, const std::string& help, Parse parse,
+                       char letter) {
+  const std::string names = letter == 0 ? "--" + name : absl::StrCat("-", std::string(1, letter), ",--", name);
+  CLI::Option* option = app_->add_option_function<std::string>(names, std::move(parse), help);
   Register(name, option->type_name(type)->take_last(), Takes::kOneValue);
 }
 
@@ -93,9 +95,9 @@ void FlagSet::Texts(const std::string& name, std::vector<std::string>* value, co
 }
 
 void FlagSet::AddInteger(const std::string& name, int64_t low, int64_t high, const std::string& help, int64_t current,
-                         std::function<void(int64_t)> set) {
+                         std::function<void(int64_t)> set, char letter) {
   auto parse = [=](const std::string& text) { set(ParseInteger(name, text, low, high)); };
-  AddValue(name, "N", absl::StrCat(help, " [", current, "]"), parse);
+  AddValue(name, "N", absl::StrCat(help, " [", current, "]"), parse, letter);
 }
 
 void FlagSet::Seed(const std::string& name, uint64_t* value, const std::string& help) {

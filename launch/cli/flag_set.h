@@ -54,6 +54,13 @@ class FlagSet {
     AddInteger(name, low, high, help, *value, [value](int64_t v) { *value = static_cast<Int>(v); });
   }
 
+  // With a short name, "-n", too.
+  template <class Int>
+  void Integer(char letter, const std::string& name, Int* value, int64_t low, int64_t high, const std::string& help) {
+    AddInteger(
+        name, low, high, help, *value, [value](int64_t v) { *value = static_cast<Int>(v); }, letter);
+  }
+
   template <class Enum>
   void Choice(const std::string& name, Enum* value, const std::vector<std::pair<std::string, Enum>>& choices,
               const std::string& help) {
@@ -111,7 +118,7 @@ class FlagSet {
   using Parse = std::function<void(const std::string&)>;  // throws CLI::ValidationError
   void AddSwitch(const std::string& name, const std::string& help, std::function<void()> set);
   void AddInteger(const std::string& name, int64_t low, int64_t high, const std::string& help, int64_t current,
-                  std::function<void(int64_t)> set);
+                  std::function<void(int64_t)> set, char letter = 0);
   void AddChoice(const std::string& name, const std::vector<std::string>& choices, const std::string& current,
                  const std::string& help, std::function<void(size_t)> set);
   void AddIntegers(const std::string& name, int64_t low, int64_t high, const std::string& help,
@@ -121,7 +128,8 @@ class FlagSet {
                   std::function<void(const std::vector<size_t>&)> set);
   void AddList(const std::string& name, const std::string& type, const std::string& help,
                std::function<void(const std::vector<std::string>&)> parse);
-  void AddValue(const std::string& name, const std::string& type, const std::string& help, Parse parse);
+  void AddValue(const std::string& name, const std::string& type, const std::string& help, Parse parse,
+                char letter = 0);
 
   enum class Takes : uint8_t { kOneValue, kMany };
   void Register(const std::string& name, CLI::Option* option, Takes takes);

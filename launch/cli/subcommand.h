@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 
+#include "absl/types/span.h"
 #include "core/status.h"
 
 namespace tokenferry {
@@ -18,9 +19,18 @@ class Subcommand {
  public:
   virtual ~Subcommand() = default;
 
+  enum class Runs : uint8_t {
+    kRanks,
+    kProgram,  // this program again, with the command line that follows "--" on its own
+  };
+  virtual Runs runs() const { return Runs::kRanks; }
+
   // Declares the flags that it uses: its own, and the groups of launch/cli/shared_flags.h that have an effect on it.
-  // The flags of how ranks start are everybody's and are declared for it. Any other flag is refused.
+  // The flags of how ranks start are those of all that run ranks, and are declared for it. Any other flag is refused.
   virtual void Declare(FlagSet& set, SharedFlags* shared) = 0;
+
+  // kProgram: what follows "--", before Check. InvalidArgument when that is no command line to be run.
+  virtual absl::Status TakeProgram(absl::Span<const char* const> /*words*/) { return absl::OkStatus(); }
 
   // Once all values are known: InvalidArgument for what contradicts itself, in one line that names the flags; fills in
   // what one flag's value means for others.

@@ -7,6 +7,7 @@
 #include "launch/commands/cmd_eval.h"
 #include "launch/commands/cmd_generate.h"
 #include "launch/commands/cmd_inspect.h"
+#include "launch/commands/cmd_launch.h"
 #include "launch/commands/cmd_serve.h"
 
 namespace tokenferry {
@@ -24,6 +25,7 @@ constexpr SubcommandInfo kSubcommands[] = {
     {"bench serve", "time a server's answers under load, this program's or any with OpenAI's API",
      CreateSubcommand<BenchServeCommand>},
     {"serve", "an OpenAI-compatible API", CreateSubcommand<ServeCommand>},
+    {"launch", "serve with ranks that are started again when they fail", CreateSubcommand<LaunchCommand>},
     {"plan", "which model fits on which machines, and how fast", nullptr},
     {"check", "a cluster, before the first token", nullptr},
 };

@@ -8,7 +8,7 @@ import unittest
 
 from program import PROGRAM, ProgramTest, main
 
-SUBCOMMANDS = ["generate", "eval", "inspect", "bench engine", "bench alltoall", "bench moe", "bench serve", "serve"]
+SUBCOMMANDS = ["generate", "eval", "inspect", "bench engine", "bench alltoall", "bench moe", "bench serve", "serve", "launch"]
 
 # Asks the completion as bash does: words, of which the last is being typed.
 ASK = """

@@ -21,10 +21,12 @@ PROGRAM = os.path.abspath(sys.argv[1])
 LIMIT = 100  # seconds for one run: far more than it takes, less than the test's own limit
 # As the README tells users to start ranks on one host.
 MPIRUN = ["sh", "-c", f'. "{ROOT}/launch/scripts/mpirun_env.sh"; exec mpirun -n "$TF_NUM_RANKS" "$@"', "mpirun"]
+# The program that starts mpirun itself.
+LAUNCH = ["sh", "-c", f'. "{ROOT}/launch/scripts/mpirun_env.sh"; exec "$@"', "sh"]
 
 
 class Job:
-    """A running program: `ranks` threads of one process, or as many processes of mpirun."""
+    """A running program: `ranks` threads of one process, as many processes of mpirun, or what launch makes of it."""
 
     def __init__(self, args, ranks=1, via="local", env=None, user=None, program=PROGRAM, stdin=subprocess.DEVNULL):
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM_", "PMI"))}
@@ -32,6 +34,8 @@ class Job:
         command = [program, *map(str, args)]
         if via == "mpi":
             command = MPIRUN + command
+        elif via == "launch":
+            command = LAUNCH + command
         elif ranks > 1:
             command += ["--transport", "local", "--ranks", str(ranks)]
         self.via, self.out, self.err_lines, self.first_error = via, b"", [], None

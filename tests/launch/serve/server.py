@@ -31,8 +31,8 @@ def await_(condition, what, limit=WAIT):
 class Server:
     """`tokenferry serve` on a free port; ready when constructed."""
 
-    def __init__(self, *flags, ranks=1, via="local", model=MODEL, ready=True, **more):
-        self.job = Job(["serve", "--model", model, "--port", "0", *flags], ranks, via, **more)
+    def __init__(self, *flags, ranks=1, via="local", model=MODEL, ready=True, launch=(), **more):
+        self.job = Job([*launch, "serve", "--model", model, "--port", "0", *flags], ranks, via, **more)
         self.host = "127.0.0.1"
         self.port = int(await_(lambda: self._said(r"listening on http://[^ ]*:(\d+) "), f"listening\n{self.job.err}"))
         if ready:

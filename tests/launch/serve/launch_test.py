@@ -1,0 +1,203 @@
+"""tokenferry launch: when ranks or mpirun die or stop, streams go on to the bytes of an undisturbed run, and nothing is left."""
+
+import os
+import re
+import signal
+import threading
+
+import server as serving  # first: it finds the next
+from launched_server import LaunchedServer
+from program import MODEL, PROGRAM, Job, ProgramTest, main, processes_of
+from server import Server, await_
+
+TOKENS = 400  # enough to be hit in the middle
+BODIES = [{"prompt": "In the beginning", "max_tokens": TOKENS, "ignore_eos": True, "temperature": 0},
+          {"prompt": "And the earth", "max_tokens": TOKENS, "ignore_eos": True, "seed": 7, "frequency_penalty": 0.3, "n": 2, "logprobs": 1},
+          {"prompt": "Let there be light", "max_tokens": TOKENS, "ignore_eos": True, "seed": 9, "temperature": 0.7, "echo": True, "logprobs": 0}]
+
+
+def merged(events):
+    """What the events of a stream say, by choice."""
+    choices = {}
+    for event in events:
+        for choice in event["choices"]:
+            said = choices.setdefault(choice["index"], {"text": "", "logprobs": [], "tokens": [], "end": None})
+            assert said["end"] is None, "something comes after the end"
+            said["text"] += choice["text"]
+            if choice["logprobs"]:
+                said["logprobs"] += choice["logprobs"]["token_logprobs"]
+                said["tokens"] += choice["logprobs"]["tokens"]
+            said["end"] = choice["finish_reason"]
+    return choices
+
+
+class Clients:
+    """A stream for each body, under way when constructed, and a request that is not streamed."""
+
+    def __init__(self, server, bodies=BODIES):
+        self.server, self.streams, self.whole = server, [[] for _ in bodies], None
+        self.threads = [threading.Thread(target=self._stream, args=(body, got)) for body, got in zip(bodies, self.streams, strict=True)]
+        self.threads.append(threading.Thread(target=self._ask, args=(bodies[0],)))
+        for thread in self.threads:
+            thread.start()
+        # Each has some tokens, so that the next ones have to follow them.
+        await_(lambda: all(len(got) > 3 for got in self.streams) and server.metric("tokenferry_num_requests_running") == 5, "all run")
+
+    def _stream(self, body, got):
+        for event in self.server.stream("/v1/completions", body):
+            got.append(event)
+
+    def _ask(self, body):
+        self.whole = self.server.post("/v1/completions", body)
+
+    def join(self):
+        for thread in self.threads:
+            thread.join(2 * serving.WAIT)
+            assert not thread.is_alive(), "a client waits for ever"
+        return self.streams, self.whole
+
+
+class LaunchTest(ProgramTest):
+    @classmethod
+    def setUpClass(cls):
+        with Server() as server:
+            cls.expected = [merged(list(server.stream("/v1/completions", body))[:-1]) for body in BODIES]
+            assert server.stop() == 0
+
+    def start(self, *flags, **how):
+        return LaunchedServer(*flags, env={"TMPDIR": self.dir}, **how)
+
+    def restarted(self, server, times):
+        await_(lambda: server.metric("tokenferry_restarts_total") == times and server.get("/ready")[0] == 200, "ready again")
+
+    def check_answers(self, clients):
+        """Every stream and the whole answer have the bytes of the undisturbed run."""
+        streams, (status, answer) = clients.join()
+        for body, events, expected in zip(BODIES, streams, self.expected, strict=True):
+            self.assertEqual(events[-1], "[DONE]", events[-2:])
+            self.assertEqual(merged(events[:-1]), expected, body)
+        self.assertEqual((status, answer["choices"][0]["text"]), (200, self.expected[0][0]["text"]), answer)
+
+    def nothing_is_left(self, server):
+        self.assertEqual(processes_of(PROGRAM), [])
+        with self.assertRaises(ConnectionRefusedError):
+            server.connect()
+        self.assertEqual(os.listdir(self.dir), [])
+
+    def drained(self, server):
+        self.assertEqual(server.stop(), 0, server.job.err)
+        self.nothing_is_left(server)
+
+    def counters(self, server):
+        text = server.get("/metrics")[1]
+        return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(r"\w+_total\{", line)}
+
+    def test_streams_go_on(self):
+        faults = [("mpi", "rank 0", signal.SIGKILL), ("mpi", "rank 2", signal.SIGKILL), ("mpi", "mpirun", signal.SIGKILL), ("local", "rank 0", signal.SIGKILL),
+                  ("mpi", "rank 0", signal.SIGSTOP), ("mpi", "rank 1", signal.SIGSTOP), ("local", "rank 0", signal.SIGSTOP)]
+        for via, victim, how in faults:
+            flags = ["--comm-timeout", "2s"] if how == signal.SIGSTOP else []
+            with self.subTest(via=via, victim=victim, how=how), self.start(*flags, via=via) as server:
+                clients = Clients(server)
+                before = self.counters(server)
+                os.kill(server.main_process() if victim == "mpirun" else server.ranks()[int(victim[-1])], how)
+                await_(lambda: server.get("/health")[1]["status"] == "restarting", "the front has noticed")
+                self.assertEqual(server.get("/ready")[0], 503)
+                self.check_answers(clients)
+                self.restarted(server, 1)
+                after = self.counters(server)
+                self.assertEqual({name: (value, after.get(name)) for name, value in before.items() if after.get(name, -1) < value}, {})
+                self.drained(server)
+
+    def test_idle_ranks_are_started_again(self):
+        for victim, how in ("rank 1", signal.SIGKILL), ("rank 2", signal.SIGSTOP), ("mpirun", signal.SIGKILL):
+            with self.subTest(victim=victim, how=how), self.start("--comm-timeout", "2s") as server:
+                os.kill(server.main_process() if victim == "mpirun" else server.ranks()[int(victim[-1])], how)
+                await_(lambda: server.get("/ready")[0] == 503, "the front has noticed")
+                answer = server.complete(max_tokens=8, seed=1)  # waits for the ranks
+                self.assertEqual(answer["choices"][0]["text"], server.complete(max_tokens=8, seed=1)["choices"][0]["text"])
+                self.restarted(server, 1)
+                self.drained(server)
+
+    def test_mpirun_stopped(self):
+        """Nothing stops with it, and at the end it is ended too."""
+        with self.start() as server:
+            clients = Clients(server)
+            os.kill(server.main_process(), signal.SIGSTOP)
+            self.check_answers(clients)
+            self.drained(server)
+
+    def test_a_request_that_runs_in_two_crashes_fails(self):
+        with self.start(via="local") as server:
+            ended = []
+
+            def ask():
+                for event in server.stream("/v1/completions", {**BODIES[0], "max_tokens": 4000}):
+                    ended.append(event)
+
+            thread = threading.Thread(target=ask)
+            thread.start()
+            await_(lambda: ended, "the first token")
+            for times in 1, 2:
+                # It has been sent again when the ranks are ready, and runs.
+                await_(lambda: server.get("/ready")[0] == 200 and server.metric("tokenferry_num_requests_running") == 1, "it runs")
+                os.kill(server.ranks()[0], signal.SIGKILL)
+                await_(lambda: server.metric("tokenferry_restarts_total") == times, "noticed")
+            thread.join(serving.WAIT)
+            self.assertEqual(ended[-1], "[DONE]")
+            self.assertEqual(ended[-2]["error"]["code"], "rank_failed", ended[-2])
+            self.assertIn("twice", ended[-2]["error"]["message"])
+            self.assertEqual(len(server.complete(max_tokens=3, ignore_eos=True)["choices"]), 1)
+            self.drained(server)
+
+    def test_front_killed(self):
+        for via in "mpi", "local":
+            with self.subTest(via=via), self.start(via=via) as server:
+                ranks_parent = server.main_process()
+                server.job.process.kill()
+                await_(lambda: not processes_of(PROGRAM) and not os.path.exists(f"/proc/{ranks_parent}"), "all end")
+                server.job.wait()
+                left = [os.path.join(d, f) for d, _, files in os.walk(self.dir) for f in files]
+                self.assertEqual(left, [])
+
+    def test_ranks_that_cannot_start(self):
+        """They are not tried for ever, and the front says so and ends."""
+        job = Job(["launch", "--restart", "on-failure", "--", "serve", "--model", MODEL, "--port", "0", "--placement", self.path("absent.json")], env={"TMPDIR": self.dir}).wait()
+        self.assertNotEqual(job.status, 0)
+        self.assertIn("the ranks have ended", job.err)
+        self.assertEqual(processes_of(PROGRAM), [])
+        self.assertEqual(os.listdir(self.dir), [])
+
+    def test_without_restart_everybody_is_answered(self):
+        with self.start(restart="never") as server:
+            clients = Clients(server)
+            os.kill(server.ranks()[1], signal.SIGKILL)
+            streams, (status, answer) = clients.join()
+            for events in streams:
+                self.assertEqual((events[-1], events[-2]["error"]["code"]), ("[DONE]", "rank_failed"))
+            self.assertEqual((status, answer["error"]["code"]), (503, "rank_failed"))
+            self.assertEqual(server.job.wait().status, 1)
+            self.nothing_is_left(server)
+
+    def test_drain_while_ranks_start(self):
+        with self.start("--drain-timeout", "60s") as server:
+            clients = Clients(server)
+            os.kill(server.ranks()[0], signal.SIGKILL)
+            await_(lambda: server.get("/health")[1]["status"] == "restarting", "the front has noticed")
+            os.kill(server.front(), signal.SIGTERM)
+            self.check_answers(clients)
+            self.assertEqual(server.job.wait().status, 0, server.job.err)
+            self.nothing_is_left(server)
+
+    def test_command_line(self):
+        for words, message in (["launch"], "what to launch"), (["launch", "--"], "what to launch"), (["launch", "--", "generate", "--model", "x", "--prompt", "y"], "is for serve"), \
+                (["launch", "--hostfile", "f", "--", "serve", "--model", "x"], "-n"), (["launch", "--ranks", "2", "--", "serve", "--model", "x"], "does not use --ranks"), \
+                (["launch", "--", "serve"], "--model"), (["launch", "--restart", "always", "--", "serve", "--model", "x"], "on-failure"):
+            with self.subTest(words=words):
+                job = Job(words).wait()
+                self.assertEqual(job.status, 2)
+                self.assertIn(message, "\n".join(job.errors))
+
+
+if __name__ == "__main__":
+    main()
