@@ -1,0 +1,265 @@
+"""measure.py PROGRAM [--only NAME ..] [--minutes M] [--json F]: what serving promises, measured over HTTP with ferry-tiny-v3.
+
+One line per measurement, with its target; --json writes all of them and the machine. Nothing else may run meanwhile: the clients, the
+front and the ranks share this machine's processors. `--minutes` is of `abuse` (10, as its target says)."""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path[:0] = [HERE, os.path.join(ROOT, "tests", "launch", "serve")]
+
+from abuse import Abuse  # noqa: E402
+from launched_server import LaunchedServer  # noqa: E402
+from server import MODEL, PROGRAM, Server, await_  # noqa: E402
+from streams import Crowd, Stream, cpu_seconds, num_sockets, percentile, resident_bytes  # noqa: E402
+
+def milliseconds(seconds):
+    return round(1000 * seconds, 2)
+
+
+def open_streams(_):
+    """2,000 open streams, 64 running: none fails; front at most 16 KiB each."""
+    count = 2000
+    resource.setrlimit(resource.RLIMIT_NOFILE, 2 * resource.getrlimit(resource.RLIMIT_NOFILE)[1:])
+    with Server("--max-num-seqs", "64", "--max-waiting", str(count), "--kv-cache-tokens", "16384", "--max-model-len", "256") as server:
+        front = server.front()
+        before = resident_bytes(front)
+        crowd = Crowd()
+        streams = [crowd.add(Stream(server.port, {"max_tokens": 32})) for _ in range(count)]
+        await_(lambda: server.metric("tokenferry_num_requests_waiting") + server.metric("tokenferry_requests_total") + 72 >= count - 1, "all are there")
+        most = resident_bytes(front)
+        crowd.read_all()
+        return {"failed": sum(s.failed or len(s.times) != 32 for s in streams), "front_kib_per_stream": round((most - before) / 1024 / count, 2),
+                "tokens_per_second": round(32 * count / (max(s.ended for s in streams) - streams[0].begun))}
+
+
+def throughput(_):
+    """32 streams over HTTP: at least 80 % of bench engine --sequences 32, client included; front 50 us of CPU a token."""
+    sequences, tokens, rounds = 32, 256, 5
+    command = [PROGRAM, "bench", "engine", "--model", MODEL, "--sequences", str(sequences), "--prompt-tokens", "16", "--decode-tokens", str(tokens), "--repeats", "3", "--json"]
+    engine = statistics.median(r["decode_tokens_per_second"] for r in _report(command)["rounds"])
+    with Server("--max-num-seqs", str(sequences)) as server:
+        front, rates, cpu = server.front(), [], []
+        for _ in range(rounds):
+            crowd, start = Crowd(), cpu_seconds(front)
+            streams = [crowd.add(Stream(server.port, {"max_tokens": tokens, "prompt": list(range(100, 116))})) for _ in range(sequences)]
+            crowd.read_all()
+            assert not any(s.failed for s in streams)
+            rates.append(sequences * tokens / (max(s.ended for s in streams) - streams[0].begun))
+            cpu.append((cpu_seconds(front) - start) / (sequences * tokens))
+        return {"engine_tokens_per_second": round(engine), "http_tokens_per_second": round(statistics.median(rates)),
+                "share": round(statistics.median(rates) / engine, 3), "front_cpu_us_per_token": round(1e6 * statistics.median(cpu), 1)}
+
+
+def _report(command):
+    path = f"/tmp/tokenferry-measure-{os.getpid()}.json"
+    try:
+        subprocess.run([*command, path], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with open(path) as f:
+            return json.load(f)
+    finally:
+        if os.path.exists(path):
+            os.remove(path)
+
+
+def gone(_):
+    """From a client's going to free blocks: 2 steps at p99. The next in line has the only slot then, and its first token a step later."""
+    trials = 200
+    with Server("--max-num-seqs", "1", "--kv-cache-tokens", "4096") as server:
+        waits, steps = [], []
+        for i in range(trials):
+            crowd = Crowd()
+            runs = crowd.add(Stream(server.port, {"max_tokens": 2000, "cache_salt": str(i)}))
+            crowd.read_until(lambda: len(runs.times) > 20)
+            follows = crowd.add(Stream(server.port, {"max_tokens": 2, "prompt": [100], "cache_salt": str(i)}))
+            mark = len(runs.times)
+            crowd.read_until(lambda: len(runs.times) > mark + 20)
+            steps += [b - a for a, b in zip(runs.times, runs.times[1:])]
+            crowd.drop(runs)
+            left = time.monotonic()
+            crowd.read_all()
+            waits.append(follows.times[0] - left)
+        step = statistics.mean(steps)
+        return {"step_ms": milliseconds(step), "to_next_first_token_ms": {"p50": milliseconds(percentile(waits, 50)), "p99": milliseconds(percentile(waits, 99))},
+                "steps_to_free_blocks": {"p50": round(percentile(waits, 50) / step - 1, 2), "p99": round(percentile(waits, 99) / step - 1, 2)}}
+
+
+def flood(_):
+    """One key floods, another asks: its wait at most twice a slot's mean service time."""
+    slots, asked = 4, 60
+    keys = f"/tmp/tokenferry-measure-{os.getpid()}.keys"
+    with open(keys, "w") as f:
+        f.write("key-of-the-flood\nkey-of-the-other\n")
+    try:
+        with Server("--max-num-seqs", str(slots), "--api-key-file", keys) as server:
+            crowd, flooding, services, waits, mine = Crowd(), [], [], [], None
+            start = time.monotonic()
+            while len(waits) < asked:
+                flooding += [crowd.add(Stream(server.port, {"max_tokens": 100}, "key-of-the-flood")) for _ in range(64 - len(flooding))]
+                if mine is None:
+                    mine = crowd.add(Stream(server.port, {"max_tokens": 5}, "key-of-the-other"))
+                crowd.read_until(lambda: mine.ended or any(s.ended for s in flooding))
+                services += [s.ended - s.times[0] for s in flooding if s.ended]
+                flooding = [s for s in flooding if not s.ended]
+                if mine.ended:
+                    waits.append(mine.first())
+                    mine = None
+            for stream in list(crowd.open):
+                crowd.drop(stream)
+            service = statistics.mean(services)
+            return {"service_ms": milliseconds(service), "wait_ms": {"mean": milliseconds(statistics.mean(waits)), "p99": milliseconds(percentile(waits, 99))},
+                    "wait_in_services": {"mean": round(statistics.mean(waits) / service, 2), "p99": round(percentile(waits, 99) / service, 2)},
+                    "flood_requests_per_second": round(len(services) / (time.monotonic() - start), 1)}
+    finally:
+        os.remove(keys)
+
+
+def _answered(how, *flags):
+    """From a signal to a rank of three to the last of 16 streams' ends."""
+    seconds = []
+    for rank in 0, 1, 2:
+        with Server(*flags, ranks=3, via="mpi") as server:
+            crowd = Crowd()
+            streams = [crowd.add(Stream(server.port, {"max_tokens": 4000})) for _ in range(16)]
+            crowd.read_until(lambda: all(s.times for s in streams))
+            os.kill(server.job.ranks()[rank], how)
+            start = time.monotonic()
+            crowd.read_all()
+            assert all(s.failed and s.done for s in streams), "a stream has no error"
+            seconds.append(max(s.ended for s in streams) - start)
+            server.job.wait()
+    return {"seconds_per_rank": [round(s, 3) for s in seconds]}
+
+
+def killed(_):
+    """A rank of three is killed: all answered within 1 s."""
+    return _answered(signal.SIGKILL)
+
+
+def stopped(_):
+    """A rank of three is stopped: all answered within --comm-timeout + 1 s. It is 2 s here."""
+    return {"comm_timeout_s": 2, **_answered(signal.SIGSTOP, "--comm-timeout", "2s")}
+
+
+def restart(_):
+    """launch: from kill to the next token of every stream: 5 s."""
+    seconds = []
+    for rank in 0, 1, 2:
+        with LaunchedServer() as server:
+            crowd = Crowd()
+            streams = [crowd.add(Stream(server.port, {"max_tokens": 600})) for _ in range(8)]
+            crowd.read_until(lambda: all(len(s.times) > 5 for s in streams))
+            start = time.monotonic()
+            os.kill(server.ranks()[rank], signal.SIGKILL)
+            crowd.read_all()
+            assert not any(s.failed for s in streams), "a stream has failed"
+            # The longest silence is the one of the restart; what was on its way when the rank died is before it.
+            seconds.append(max(max(b for a, b in zip(s.times, s.times[1:]) if b - a == max(y - x for x, y in zip(s.times, s.times[1:]))) for s in streams) - start)
+            server.stop()
+    return {"seconds_per_rank": [round(s, 3) for s in seconds]}
+
+
+def idle(_):
+    """Idle: below 1 % of a core per rank; first token at most 10 ms later than without a pause."""
+    with Server(ranks=3, via="mpi") as server:
+        ranks = server.job.ranks()
+
+        def first_tokens(pause):
+            got = []
+            for _ in range(40):
+                time.sleep(pause)
+                crowd = Crowd()
+                stream = crowd.add(Stream(server.port, {"max_tokens": 1, "prompt": [100]}))
+                crowd.read_all()
+                got.append(stream.first())
+            return statistics.median(got)
+
+        busy, rested = first_tokens(0), first_tokens(0.5)
+        time.sleep(2)
+        before, start = {r: cpu_seconds(pid) for r, pid in ranks.items()}, time.monotonic()
+        time.sleep(20)
+        passed = time.monotonic() - start
+        return {"percent_of_a_core_per_rank": [round(100 * (cpu_seconds(ranks[r]) - before[r]) / passed, 2) for r in sorted(ranks)],
+                "first_token_ms": {"at_once": milliseconds(busy), "after_half_a_second": milliseconds(rested)}, "later_ms": milliseconds(rested - busy)}
+
+
+def prefix(_):
+    """Shared prefix of 2,000 tokens: time to first token at least 5 times smaller."""
+    with Server("--kv-cache-tokens", "16384") as server:
+        firsts = {"cold": [], "warm": []}
+        for i in range(10):
+            for kind in "cold", "warm":
+                crowd = Crowd()
+                stream = crowd.add(Stream(server.port, {"max_tokens": 1, "prompt": [100 + j % 1000 for j in range(2000)] + [200 + i, 7], "cache_salt": str(i)}))
+                crowd.read_all()
+                firsts[kind].append(stream.first())
+        cold, warm = (statistics.median(firsts[k]) for k in ("cold", "warm"))
+        return {"cold_ms": milliseconds(cold), "warm_ms": milliseconds(warm), "times_smaller": round(cold / warm, 1)}
+
+
+def abuse(args):
+    """10 minutes of abuse: resident memory of front and ranks within 2 % or 4 MiB of minute 2; blocks, sockets back; a canary keeps its bytes."""
+    with Server("--max-num-seqs", "16", "--max-waiting", "64", "--write-timeout", "2s", "--idle-timeout", "3s", "--header-timeout", "2s", "--body-timeout", "2s",
+                "--kv-cache-tokens", "32768", "--max-model-len", "2048", ranks=3, via="mpi") as server:
+        pids = {"front": server.front(), **{f"rank {r}": pid for r, pid in sorted(server.job.ranks().items())}}
+        canary = {"prompt": "In the beginning", "max_tokens": 20, "temperature": 0}
+        expected = server.post("/v1/completions", canary)[1]["choices"]
+        sockets, seed = num_sockets(pids["front"]), int(time.time())
+        print(f"abuse: seed {seed}", flush=True)
+        abuse, start, early, canaries, refused = Abuse(server.port, seed), time.monotonic(), None, 0, 0
+        while (passed := time.monotonic() - start) < 60 * args.minutes:
+            status, answer = server.post("/v1/completions", canary)
+            assert status == 429 or answer["choices"] == expected, answer
+            canaries, refused = canaries + (status == 200), refused + (status == 429)
+            if early is None and passed >= min(120, 12 * args.minutes):
+                early = {name: resident_bytes(pid) for name, pid in pids.items()}
+            time.sleep(0.2)
+        late = {name: resident_bytes(pid) for name, pid in pids.items()}
+        abuse.stop()
+        await_(lambda: server.metric("tokenferry_num_requests_running") == 0 and num_sockets(pids["front"]) <= sockets + 1, "sockets are back")
+        await_(lambda: server.metric("tokenferry_kv_cache_usage_perc") == 0, "blocks are back")
+        assert abuse.unexpected == [], abuse.unexpected[:5]
+        return {"minutes": args.minutes, "seed": seed, "clients": abuse.counts, "canaries": canaries, "canaries_refused": refused,
+                "mib_at_minute_2": {k: round(v / 2**20, 1) for k, v in early.items()}, "mib_at_the_end": {k: round(v / 2**20, 1) for k, v in late.items()}}
+
+
+ALL = [open_streams, throughput, gone, flood, killed, stopped, restart, idle, prefix, abuse]
+
+
+def machine():
+    with open("/proc/cpuinfo") as f:
+        model = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), platform.machine())
+    return f"{model}, {len(os.sched_getaffinity(0))} CPUs, Linux {platform.release()}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("program")
+    parser.add_argument("--only", nargs="+", choices=[f.__name__ for f in ALL])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    results = {"benchmark": "serving", "machine": machine(), "model": os.path.relpath(MODEL, ROOT)}
+    for measure in ALL:
+        if args.only and measure.__name__ not in args.only:
+            continue
+        results[measure.__name__] = measure(args)
+        print(f"{measure.__name__}: {json.dumps(results[measure.__name__])}\n    target: {measure.__doc__}", flush=True)
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump(results, f, indent=1)
+            f.write("\n")
+
+
+if __name__ == "__main__":
+    main()
