@@ -105,6 +105,15 @@ void DeclareEngineFlags(FlagSet& set, SharedFlags* f) {
   MoeOptions* moe = &f->engine.moe;
   set.Group("Engine");
   DeclareComputeFlag(set, &f->engine.compute);
+  set.Choice("expert-dtype", &f->expert_dtype,
+             {{"stored", ExpertDtype::kStored},
+              {"bf16", ExpertDtype::kBF16},
+              {"fp8", ExpertDtype::kF8},
+              {"int8", ExpertDtype::kInt8},
+              {"int4", ExpertDtype::kInt4},
+              {"int2", ExpertDtype::kInt2}},
+             "routed experts in memory: as the files have them, or rounded while they are loaded, with a scale for 128 "
+             "(fp8, int8) or 32 values of a row");
   set.Choice("path", &moe->exchange.path, PathChoices(),
              "path of the exchange; auto: peer when all ranks share a host's memory, else what measured links predict");
   set.Choice("reduction", &moe->exchange.reduction, {{"exact", Reduction::kExact}, {"node", Reduction::kNode}},

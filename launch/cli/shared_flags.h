@@ -12,6 +12,7 @@
 #include "core/log.h"
 #include "core/status.h"
 #include "runtime/engine/engine_options.h"
+#include "runtime/model/expert_dtype.h"
 
 namespace tokenferry {
 
@@ -30,8 +31,9 @@ struct SharedFlags {
   int num_ranks = 0;  // 0: what mpirun started, else one. With the local transport: ranks as threads of this process
   std::string placement = "linear";  // or a JSON file, see Placement::FromFile
   EngineOptions engine;              // but for sizes, which follow from the requests and the next two
-  int prefill_chunk = 256;           // most prompt tokens per rank and step; 0: as many as the longest sequence has
-  int64_t kv_cache_tokens = 0;       // of this rank, over all its sequences; 0: what the requests need
+  ExpertDtype expert_dtype = ExpertDtype::kStored;
+  int prefill_chunk = 256;      // most prompt tokens per rank and step; 0: as many as the longest sequence has
+  int64_t kv_cache_tokens = 0;  // of this rank, over all its sequences; 0: what the requests need
   absl::Duration comm_timeout = absl::Seconds(60);
   std::string instruction_set;  // a name of core/host/isa.h; empty: the best that all ranks have
   std::string config_file;      // already read into the flags

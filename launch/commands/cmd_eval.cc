@@ -10,6 +10,7 @@
 #include "core/io/json_writer.h"
 #include "launch/cli/flag_set.h"
 #include "launch/cli/text_file.h"
+#include "launch/commands/eval_comparison.h"
 #include "launch/commands/run_requests.h"
 #include "runtime/checkpoint/safetensors_writer.h"
 
@@ -17,6 +18,8 @@ namespace tokenferry {
 namespace {
 
 using Ids = std::vector<int32_t>;
+
+constexpr absl::string_view kUnquantised = "unquantised";
 
 absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelSpec& model) {
   TF_ASSIGN_OR_RETURN(std::string text, ReadFlagFile("--ids", path));
@@ -133,14 +136,23 @@ class Evaluation {
 
   std::vector<Request> requests() const {
     std::vector<Request> requests;
-    for (const Ids& ids : prompts_) requests.push_back({ids, out_ ? RequestKind::kLogits : RequestKind::kScore});
+    const bool needs_logits = out_ != nullptr || comparison_ != nullptr;
+    for (const Ids& ids : prompts_)
+      requests.push_back({ids, needs_logits ? RequestKind::kLogits : RequestKind::kScore});
     return requests;
   }
+
+  // Before requests().
+  void CompareTo(const ModelSpec& reference, const ModelSpec& model) {
+    comparison_ = std::make_unique<EvalComparison>(reference, model);
+  }
+  EvalComparison* comparison() { return comparison_.get(); }
 
   absl::StatusOr<Proceed> Take(const SequenceUpdate& u) {
     for (double logprob : u.result.logprobs) scores_[u.seq].nll -= logprob;
     scores_[u.seq].num_tokens += static_cast<int64_t>(u.result.logprobs.size());
     if (out_) TF_RETURN_IF_ERROR(out_->Take(u.seq, u.position, u.result));
+    if (comparison_) comparison_->Take(u);
     return Proceed::kGoOn;
   }
 
@@ -163,6 +175,11 @@ class Evaluation {
       json["prompts"].push_back(show(absl::StrCat(i), scores_[i]));
     }
     json["total"] = show("total", total);
+    if (comparison_) {
+      show("other", {comparison_->num_scored(), comparison_->reference_nll()});
+      comparison_->Print();
+      json["compared_to"] = comparison_->Json();
+    }
     json["report"] = nlohmann::ordered_json::parse(report.JsonText());
     std::fflush(stdout);  // --json /dev/stdout comes after the table
     return json_ ? json_->Commit(FormatJson(json) + "\n") : absl::OkStatus();
@@ -173,7 +190,32 @@ class Evaluation {
   std::vector<Score> scores_;
   std::unique_ptr<OutFile> out_;
   std::unique_ptr<TextFileWriter> json_;
+  std::unique_ptr<EvalComparison> comparison_;
 };
+
+// Runs the prompts through the model that --compare-to names, and forgets that model again.
+// `model` is the one that is compared with it; `evaluation` is rank 0's, null on others.
+absl::Status RunReference(RankContext& context, const EvalFlags& flags, const ModelSpec& model,
+                          Evaluation* evaluation) {
+  SharedFlags other = context.flags;
+  other.expert_dtype = ExpertDtype::kStored;
+  if (flags.compare_to != kUnquantised) other.model = flags.compare_to;
+  RankContext reference{
+      other,       context.transport,  context.device, context.topology, context.gpu_per_rank, context.gpu_ordinal,
+      context.isa, context.num_threads};
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(reference, TokenizerUse::kNone));
+  TF_RETURN_IF_ERROR(
+      AgreeOnStatus(context.transport, {"compare models"}, EvalComparison::Comparable(files->model, model)));
+  if (evaluation != nullptr) evaluation->CompareTo(files->model, model);
+  const std::vector<Request> requests = evaluation != nullptr ? evaluation->requests() : std::vector<Request>();
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session, StartSession(reference, std::move(files), requests));
+  return RunRequests(reference, *session, requests,
+                     [&](const SequenceUpdate& u) {
+                       evaluation->comparison()->TakeReference(u);
+                       return Proceed::kGoOn;
+                     })
+      .status();
+}
 
 }  // namespace
 
@@ -182,6 +224,10 @@ void EvalCommand::Declare(FlagSet& set, SharedFlags* shared) {
   set.Text("text", &flags_.text_file, "text file, tokenized as one prompt; -: stdin");
   set.Text("out", &flags_.out_file, "safetensors file to write: logits and routing");
   set.Text("json", &flags_.json_file, "JSON file to write: perplexities");
+  set.Text(
+      "compare-to", &flags_.compare_to,
+      "model folder, or unquantised (this one without --expert-dtype), to run the prompts through first: shows its "
+      "perplexity, the KL divergence from it, and how many choices of experts changed in each layer");
   DeclareModelFlags(set, shared);
   DeclareEngineFlags(set, shared);
 }
@@ -202,6 +248,9 @@ absl::Status EvalCommand::Run(RankContext& context) const {
   absl::StatusOr<std::unique_ptr<Evaluation>> evaluation = nullptr;
   if (first) evaluation = Evaluation::Start(flags, *files);
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"eval input"}, evaluation.status()));
+  if (!flags.compare_to.empty()) {
+    TF_RETURN_IF_ERROR(RunReference(context, flags, files->model, first ? evaluation->get() : nullptr));
+  }
   const std::vector<Request> requests = first ? (*evaluation)->requests() : std::vector<Request>();
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session, StartSession(context, std::move(files), requests));
   TF_ASSIGN_OR_RETURN(const RunReport report, RunRequests(context, *session, requests, [&](const SequenceUpdate& u) {

@@ -13,6 +13,8 @@ struct EvalFlags {
   std::string text_file;  // one prompt: the file's bytes, tokenized
   std::string out_file;   // safetensors: logits.i, expert_idx.i, expert_weight.i; empty: none
   std::string json_file;  // perplexities; empty: none
+  // A model folder, or "unquantised": this model with experts as they are stored; empty: no comparison.
+  std::string compare_to;
 };
 
 class EvalCommand final : public Subcommand {

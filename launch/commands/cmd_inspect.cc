@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "absl/strings/str_format.h"
 #include "core/io/json_writer.h"
@@ -17,6 +18,19 @@ namespace {
 
 // What memory is told for: an engine as it is made when nothing else is asked for.
 const EngineOptions kEngine;
+
+// What all weights take in memory on one rank, with experts of that type; none: they do not fill whole bytes.
+std::optional<int64_t> BytesWith(ExpertDtype dtype, const ModelFiles& files) {
+  TensorPlan plan = files.plan.plan;
+  if (!SetExpertDtype(dtype, plan).ok()) return std::nullopt;
+  return BytesPerRank(plan, Placement::Linear(static_cast<int>(files.model.moe.num_experts), 1))[0];
+}
+
+std::vector<ExpertDtype> AllExpertDtypes() {
+  std::vector<ExpertDtype> all = {ExpertDtype::kStored};
+  all.insert(all.end(), kExpertDtypes.begin(), kExpertDtypes.end());
+  return all;
+}
 
 double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
 
@@ -97,6 +111,12 @@ void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std:
     std::printf("%-16s %12.2f MiB in %ld tensors (multi-token prediction and the like)\n", "not read",
                 Mib(files.plan.skipped_bytes), static_cast<long>(files.plan.num_skipped));
   }
+  std::printf("\nall weights in memory, by --expert-dtype\n");
+  for (const ExpertDtype dtype : AllExpertDtypes()) {
+    const std::optional<int64_t> bytes = BytesWith(dtype, files);
+    const std::string name(ExpertDtypeName(dtype));
+    std::printf("%-16s %12s MiB\n", name.c_str(), bytes ? absl::StrFormat("%.2f", Mib(*bytes)).c_str() : "-");
+  }
   std::printf("\nmemory per rank in MiB, at least, with a cache of %ld tokens and steps of %ld\n",
               static_cast<long>(kEngine.cache_tokens_per_rank), static_cast<long>(kEngine.max_tokens()));
   std::printf("%-6s %9s %12s %12s %12s %12s\n", "rank", "experts", "weights", "cache", "activations", "all");
@@ -140,6 +160,11 @@ void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::
   if (files.generation.ok()) json["generation"] = GenerationJson(*files.generation);
   json["weights_there"] = files.checkpoint != nullptr;
   json["cache_tokens_per_rank"] = kEngine.cache_tokens_per_rank;
+  for (const ExpertDtype dtype : AllExpertDtypes()) {
+    const std::optional<int64_t> bytes = BytesWith(dtype, files);
+    json["bytes_by_expert_dtype"][std::string(ExpertDtypeName(dtype))] =
+        bytes ? nlohmann::ordered_json(*bytes) : nlohmann::ordered_json();
+  }
   json["skipped_bytes"] = files.plan.skipped_bytes;
   json["unknown_tensors"] = files.plan.num_unknown;
   for (size_t r = 0; r < memory_per_rank.size(); ++r) {

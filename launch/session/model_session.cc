@@ -41,6 +41,7 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, To
   } else {
     files->plan.plan = PlanTensors(files->model);
   }
+  TF_RETURN_IF_ERROR(SetExpertDtype(flags.expert_dtype, files->plan.plan));
   const int num_experts = static_cast<int>(files->model.moe.num_experts);
   if (flags.placement == "linear") {
     files->placement = Placement::Linear(num_experts, num_ranks);

@@ -151,6 +151,34 @@ void StoreMxfp4(const ModelSpec& model, const std::string& name, TensorSpec& spe
                   .part = part(groups)}};
 }
 
+WeightFormat PlainFormat(TensorSpec& spec) {
+  StoredTensor& data = spec.stored[0];
+  const bool is_wide =
+      InfoOf(spec.role).storage == Storage::kF32 || (data.dtype == DType::kF16 && spec.shape.size() == 1);
+  data.repack.kind = is_wide && data.dtype != DType::kF32 ? Repack::Kind::kWiden : Repack::Kind::kNone;
+  return {.dtype = is_wide ? DType::kF32 : data.dtype};
+}
+
+WeightFormat QuantisedFormat(const QuantSpec& quant, TensorSpec& spec) {
+  StoredTensor& scales = spec.stored[1];
+  const auto whole = [](int64_t size) { return static_cast<int32_t>(CeilDiv(size, kWholeBlock) * kWholeBlock); };
+  const int32_t group = quant.block_cols > 0 ? quant.block_cols : whole(spec.cols());
+  const DType codes = quant.bits == 8 ? DType::kU8 : DType::kU4;
+  switch (quant.method) {
+    case QuantMethod::kF8:
+      scales.repack.kind = Is16Bit(scales.dtype) ? Repack::Kind::kWiden : Repack::Kind::kNone;
+      return F8BlockWeights::Of(quant.block_rows > 0 ? quant.block_rows : whole(spec.rows()), group);
+    case QuantMethod::kGptq:
+    case QuantMethod::kAwq:
+      return PlanarWeights::Of(codes, WeightCoding::kZeroPoint, scales.dtype, group);
+    case QuantMethod::kMxfp4:
+      return PlanarWeights::Of(DType::kU4, WeightCoding::kE2M1, DType::kUE8M0, kMxfp4Group);
+    default:
+      return quant.bits == 8 ? PlanarWeights::Of(DType::kI8, WeightCoding::kNumber, scales.dtype, group)
+                             : PlanarWeights::Of(DType::kU4, WeightCoding::kInt4, scales.dtype, group);
+  }
+}
+
 }  // namespace
 
 int64_t StoredTensor::num_bytes() const {
@@ -204,36 +232,8 @@ void StoreQuantised(const ModelSpec& model, TensorSpec& spec) {
 }
 
 void SetFormat(const ModelSpec& model, TensorSpec& spec) {
-  StoredTensor& data = spec.stored[0];
-  if (spec.stored.size() == 1) {
-    const bool is_wide =
-        InfoOf(spec.role).storage == Storage::kF32 || (data.dtype == DType::kF16 && spec.shape.size() == 1);
-    spec.format = {.dtype = is_wide ? DType::kF32 : data.dtype};
-    data.repack.kind = spec.format.dtype == data.dtype ? Repack::Kind::kNone : Repack::Kind::kWiden;
-    return;
-  }
-  StoredTensor& scales = spec.stored[1];
-  const QuantSpec& quant = model.quant;
-  const auto whole = [](int64_t size) { return static_cast<int32_t>(CeilDiv(size, kWholeBlock) * kWholeBlock); };
-  const int32_t group = quant.block_cols > 0 ? quant.block_cols : whole(spec.cols());
-  const DType codes = quant.bits == 8 ? DType::kU8 : DType::kU4;
-  switch (quant.method) {
-    case QuantMethod::kF8:
-      spec.format = F8BlockWeights::Of(quant.block_rows > 0 ? quant.block_rows : whole(spec.rows()), group);
-      scales.repack.kind = Is16Bit(scales.dtype) ? Repack::Kind::kWiden : Repack::Kind::kNone;
-      return;
-    case QuantMethod::kGptq:
-    case QuantMethod::kAwq:
-      spec.format = PlanarWeights::Of(codes, WeightCoding::kZeroPoint, scales.dtype, group);
-      return;
-    case QuantMethod::kMxfp4:
-      spec.format = PlanarWeights::Of(DType::kU4, WeightCoding::kE2M1, DType::kUE8M0, kMxfp4Group);
-      return;
-    default:
-      spec.format = quant.bits == 8 ? PlanarWeights::Of(DType::kI8, WeightCoding::kNumber, scales.dtype, group)
-                                    : PlanarWeights::Of(DType::kU4, WeightCoding::kInt4, scales.dtype, group);
-      return;
-  }
+  spec.stored_format = spec.stored.size() == 1 ? PlainFormat(spec) : QuantisedFormat(model.quant, spec);
+  spec.format = spec.stored_format;
 }
 
 std::string QuantisationProblem(const ModelSpec& model, const TensorSpec& spec) {

@@ -70,7 +70,9 @@ struct TensorSpec {
   int32_t expert = -1;               // routed experts only
   std::vector<int64_t> shape;        // [rows, cols] or [size]
   std::vector<StoredTensor> stored;  // its data, then scales and what else belongs to it
-  WeightFormat format;               // in memory. F16 vectors are widened to F32, and so is what Storage::kF32 asks for
+  WeightFormat stored_format;        // what the stored tensors make
+  WeightFormat format;  // in memory: the same, unless it is quantised while it is loaded. F16 vectors are widened to
+                        // F32, and so is what Storage::kF32 asks for
 
   const std::string& name() const { return stored.front().name; }
   DType dtype() const { return stored.front().dtype; }
@@ -80,6 +82,7 @@ struct TensorSpec {
   int64_t num_elements() const { return rows() * cols(); }
   int64_t stored_bytes() const;
   WeightBytes memory_bytes() const { return BytesOf(format, rows(), cols()); }
+  bool is_converted() const { return !(format == stored_format); }
 };
 
 // The name of a role's tensor in the files, when it is stored as it is.
@@ -92,7 +95,7 @@ bool CanBeQuantised(const ModelSpec& model, Role role);
 // files usually have.
 void StorePlain(const ModelSpec& model, DType dtype, TensorSpec& spec);
 void StoreQuantised(const ModelSpec& model, TensorSpec& spec);
-// After the dtypes in `stored` have changed: format and conversions that follow from them.
+// After the dtypes in `stored` have changed: both formats, and conversions that follow from them.
 void SetFormat(const ModelSpec& model, TensorSpec& spec);
 
 // What keeps a matrix of this shape from being quantised as model.quant says; empty: nothing does.

@@ -15,7 +15,6 @@ struct Piece {
   const TensorSpec* spec;
   const StoredTensor* tensor;
   const Checkpoint::Tensor* source;
-  int64_t num_bytes;       // in memory
   uint8_t* dst = nullptr;  // null: it is looked at, and not kept
 
   // Bytes of the stored tensor that are read for it.
@@ -29,9 +28,40 @@ struct Piece {
   }
 };
 
-// Streams all of them through `staging`, vectors and scales first. DataLoss, naming file, tensor and element: a NaN, an
-// infinity, a scale that is 0, groups out of order.
-absl::Status LoadPieces(const Checkpoint& checkpoint, Stream& stream, Buffer staging, const LoadOptions& options,
-                        absl::Span<const Piece> pieces, LoadStats& stats);
+// Streams pieces through a staging buffer.
+class PieceLoader {
+ public:
+  // What is passed by reference must outlive this.
+  PieceLoader(const Checkpoint& checkpoint, Stream& stream, Buffer staging, const LoadOptions& options)
+      : checkpoint_(checkpoint), stream_(stream), staging_(std::move(staging)), options_(options) {}
+
+  // Says that Load will come for them: what options.progress counts with.
+  void Expect(absl::Span<const Piece> pieces);
+
+  // Vectors and scales come first, then everything as it lies in the files; a range that several are made of is read
+  // once. All has arrived when the stream has got there. DataLoss, naming file, tensor and element: a NaN, an infinity,
+  // a scale that is 0. Unimplemented: groups out of order.
+  absl::Status Load(absl::Span<const Piece> pieces);
+
+  int64_t bytes_read() const { return bytes_done_; }
+
+ private:
+  absl::StatusOr<int64_t> ChunkBytes(const Piece& piece) const;
+  absl::Status LoadRange(absl::Span<const Piece* const> pieces);
+  absl::Status CheckValues(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) const;
+  absl::Status CheckGroupIdx(const Piece& piece, int64_t first, absl::Span<const uint8_t> chunk) const;
+  absl::Status CheckZeroPoints(const Piece& piece, int64_t first, absl::Span<const uint8_t> chunk) const;
+  absl::Status Damaged(const Piece& piece, int64_t element, absl::string_view what) const;
+  absl::Status Send(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk);
+  void SendRows(const Piece& piece, int64_t offset, absl::Span<const uint8_t> values, uint8_t* rows);
+  template <class Element>
+  void SendColumns(const Piece& piece, int64_t offset, absl::Span<const uint8_t> values, uint8_t* column_bytes);
+
+  const Checkpoint& checkpoint_;
+  Stream& stream_;
+  const Buffer staging_;
+  const LoadOptions& options_;
+  int64_t bytes_total_ = 0, bytes_done_ = 0, bytes_enqueued_ = 0;
+};
 
 }  // namespace tokenferry

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
 #include "runtime/model/weight_loader.h"
+#include "runtime/ops/quantise_weights.h"
 
 namespace tokenferry {
 namespace {
@@ -43,36 +44,81 @@ const char* GroupName(Group group) {
 
 using BufferKey = std::tuple<int32_t, Group>;  // layer, group
 
+// A tensor that this rank keeps: where its parts lie in its buffer, and what it is made of.
+struct Held {
+  const TensorSpec* spec;
+  BufferKey buffer;
+  int64_t data, scales, zero_points;  // offsets in the buffer
+  size_t first_piece;                 // of as many as the tensor has stored ones
+  uint8_t* base = nullptr;            // of the buffer
+
+  size_t num_pieces() const { return spec->stored.size(); }
+};
+
+// The view of a matrix of `format` whose parts lie there; what the format has not is not looked at.
+WeightView MakeView(const TensorSpec& spec, const WeightFormat& format, uint8_t* data, uint8_t* scales,
+                    uint8_t* zero_points) {
+  WeightView view{.format = format, .data = data, .rows = spec.rows(), .cols = spec.cols()};
+  if (!format.has_scales()) return view;
+  view.scales = scales;
+  view.scale_stride = (spec.cols() + format.block_cols - 1) / format.block_cols;
+  if (format.coding == WeightCoding::kZeroPoint) view.zero_points = zero_points;
+  return view;
+}
+
+WeightView ViewOf(const Held& held) {
+  return MakeView(*held.spec, held.spec->format, held.base + held.data, held.base + held.scales,
+                  held.base + held.zero_points);
+}
+
 // What this rank needs, laid out in buffers.
 struct Layout {
-  std::vector<Piece> pieces;     // by tensor, in the order of TensorSpec::stored
-  std::vector<BufferKey> place;  // of each piece: its buffer,
-  std::vector<int64_t> offset;   // and where in that; -1: it is not kept
+  std::vector<Held> held;
+  std::vector<Piece> pieces;  // by tensor, in the order of TensorSpec::stored
   std::map<BufferKey, int64_t> buffer_bytes;
   std::vector<int32_t> slot_of_expert;  // -1: not on this rank
 
-  absl::Status Add(const Checkpoint& checkpoint, const TensorSpec& spec, const StoredTensor& tensor) {
-    const Checkpoint::Tensor* source = checkpoint.Find(tensor.name);
-    if (source == nullptr) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(checkpoint.dir(), ": tensor '", tensor.name, "' of the plan is missing"));
-    }
-    const WeightBytes bytes = spec.memory_bytes();
-    const int64_t num_bytes = tensor.use == StoredTensor::Use::kData         ? bytes.data
-                              : tensor.use == StoredTensor::Use::kScales     ? bytes.scales
-                              : tensor.use == StoredTensor::Use::kZeroPoints ? bytes.zero_points
-                                                                             : 0;
+  absl::Span<Piece> PiecesOf(const Held& h) { return absl::MakeSpan(pieces).subspan(h.first_piece, h.num_pieces()); }
+
+  absl::Status Add(const Checkpoint& checkpoint, const TensorSpec& spec) {
     const BufferKey key{spec.layer, GroupOf(spec)};
-    pieces.push_back({&spec, &tensor, source, num_bytes});
-    place.push_back(key);
-    offset.push_back(-1);
-    if (tensor.use == StoredTensor::Use::kGroupIdx) return absl::OkStatus();
+    const WeightBytes bytes = spec.memory_bytes();
     int64_t& end = buffer_bytes[key];
-    offset.back() = end;
-    end += AlignUp(num_bytes);
+    Held h{&spec,        key, end, end + AlignUp(bytes.data), end + AlignUp(bytes.data) + AlignUp(bytes.scales),
+           pieces.size()};
+    end = h.zero_points + AlignUp(bytes.zero_points);
+    held.push_back(h);
+    for (const StoredTensor& tensor : spec.stored) {
+      const Checkpoint::Tensor* source = checkpoint.Find(tensor.name);
+      if (source == nullptr) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(checkpoint.dir(), ": tensor '", tensor.name, "' of the plan is missing"));
+      }
+      pieces.push_back({&spec, &tensor, source});
+    }
     return absl::OkStatus();
   }
 };
+
+// Where the pieces of a tensor go whose parts lie there.
+void SetDestinations(absl::Span<Piece> pieces, uint8_t* data, uint8_t* scales, uint8_t* zero_points) {
+  for (Piece& piece : pieces) {
+    switch (piece.tensor->use) {
+      case StoredTensor::Use::kData:
+        piece.dst = data;
+        break;
+      case StoredTensor::Use::kScales:
+        piece.dst = scales;
+        break;
+      case StoredTensor::Use::kZeroPoints:
+        piece.dst = zero_points;
+        break;
+      case StoredTensor::Use::kGroupIdx:
+        piece.dst = nullptr;
+        break;
+    }
+  }
+}
 
 absl::StatusOr<Layout> MakeLayout(const Checkpoint& checkpoint, const TensorPlan& plan, const LoadOptions& options) {
   Layout layout;
@@ -82,7 +128,7 @@ absl::StatusOr<Layout> MakeLayout(const Checkpoint& checkpoint, const TensorPlan
     layout.slot_of_expert[experts[slot]] = static_cast<int32_t>(slot);
   for (const TensorSpec& spec : plan.tensors) {
     if (spec.expert >= 0 && layout.slot_of_expert[spec.expert] < 0) continue;
-    for (const StoredTensor& tensor : spec.stored) TF_RETURN_IF_ERROR(layout.Add(checkpoint, spec, tensor));
+    TF_RETURN_IF_ERROR(layout.Add(checkpoint, spec));
   }
   return layout;
 }
@@ -98,25 +144,109 @@ absl::Status AllocateBuffers(Device& device, Layout& layout, ModelWeights& weigh
     weights.stats.buffer_bytes += num_bytes;
     weights.buffers.push_back(std::move(buffer));
   }
-  for (size_t i = 0; i < layout.pieces.size(); ++i) {
-    if (layout.offset[i] >= 0) layout.pieces[i].dst = data[layout.place[i]] + layout.offset[i];
-  }
+  for (Held& held : layout.held) held.base = data[held.buffer];
   return absl::OkStatus();
 }
 
-// Of the pieces of one tensor, its data first.
-WeightView MakeView(absl::Span<const Piece> pieces) {
-  const TensorSpec& spec = *pieces[0].spec;
-  WeightView view{.format = spec.format, .data = pieces[0].dst, .rows = spec.rows(), .cols = spec.cols()};
-  for (const Piece& piece : pieces) {
-    if (piece.tensor->use == StoredTensor::Use::kScales) {
-      view.scales = piece.dst;
-      view.scale_stride = (spec.cols() + spec.format.block_cols - 1) / spec.format.block_cols;
+// Reads everything, and converts what memory holds in another format than the files: the matrices of an expert after
+// each other in a buffer for one expert.
+class LayoutLoader {
+ public:
+  LayoutLoader(Layout& layout, Stream& stream, PieceLoader& loader)
+      : layout_(layout), stream_(stream), loader_(loader) {}
+
+  absl::Status Run(LoadStats& stats) {
+    std::vector<Piece> kept;
+    for (const Held& held : layout_.held) {
+      stats.bytes_kept += held.spec->memory_bytes().total();
+      ++stats.num_tensors;
+      if (held.spec->is_converted()) {
+        if (converted_.empty() || !IsSameExpert(*converted_.back().back(), held)) converted_.emplace_back();
+        converted_.back().push_back(&held);
+        continue;
+      }
+      const absl::Span<Piece> pieces = layout_.PiecesOf(held);
+      SetDestinations(pieces, held.base + held.data, held.base + held.scales, held.base + held.zero_points);
+      kept.insert(kept.end(), pieces.begin(), pieces.end());
     }
-    if (piece.tensor->use == StoredTensor::Use::kZeroPoints) view.zero_points = piece.dst;
+    TF_RETURN_IF_ERROR(PrepareExperts());
+    loader_.Expect(kept);
+    for (const auto& expert : converted_) loader_.Expect(PiecesOf(expert));
+    TF_RETURN_IF_ERROR(loader_.Load(kept));
+    for (const auto& expert : converted_) TF_RETURN_IF_ERROR(Convert(expert));
+    stats.bytes_read = loader_.bytes_read();
+    return stream_.Synchronize();
   }
-  return view;
-}
+
+ private:
+  using Expert = std::vector<const Held*>;
+
+  static bool IsSameExpert(const Held& a, const Held& b) {
+    return a.spec->layer == b.spec->layer && a.spec->expert == b.spec->expert;
+  }
+
+  static WeightBytes StoredBytes(const Held& held) {
+    return BytesOf(held.spec->stored_format, held.spec->rows(), held.spec->cols());
+  }
+
+  // Where the parts of a matrix of the expert lie before it is converted.
+  template <class Visit>
+  static int64_t VisitParts(const Expert& expert, const Visit& visit) {
+    int64_t end = 0;
+    for (const Held* held : expert) {
+      const WeightBytes bytes = StoredBytes(*held);
+      const int64_t scales = end + AlignUp(bytes.data), zero_points = scales + AlignUp(bytes.scales);
+      visit(*held, end, scales, zero_points);
+      end = zero_points + AlignUp(bytes.zero_points);
+    }
+    return end;
+  }
+
+  absl::Status PrepareExperts() {
+    int64_t most = 0;
+    for (const Expert& expert : converted_) {
+      most = std::max(most, VisitParts(expert, [](const Held&, int64_t, int64_t, int64_t) {}));
+    }
+    TF_ASSIGN_OR_RETURN(before_, stream_.device().Allocate(static_cast<size_t>(most), MemoryKind::kDevice,
+                                                           "weights: an expert before its conversion"));
+    uint8_t* base = before_.as<uint8_t>();
+    for (const Expert& expert : converted_) {
+      VisitParts(expert, [&](const Held& held, int64_t data, int64_t scales, int64_t zero_points) {
+        SetDestinations(layout_.PiecesOf(held), base + data, base + scales, base + zero_points);
+      });
+    }
+    return absl::OkStatus();
+  }
+
+  std::vector<Piece> PiecesOf(const Expert& expert) {
+    std::vector<Piece> pieces;
+    for (const Held* held : expert) {
+      const absl::Span<Piece> of_one = layout_.PiecesOf(*held);
+      pieces.insert(pieces.end(), of_one.begin(), of_one.end());
+    }
+    return pieces;
+  }
+
+  absl::Status Convert(const Expert& expert) {
+    TF_RETURN_IF_ERROR(loader_.Load(PiecesOf(expert)));
+    uint8_t* base = before_.as<uint8_t>();
+    VisitParts(expert, [&](const Held& held, int64_t data, int64_t scales, int64_t zero_points) {
+      QuantiseWeights(stream_, {.src = MakeView(*held.spec, held.spec->stored_format, base + data, base + scales,
+                                                base + zero_points),
+                                .dst = ViewOf(held),
+                                .data = held.base + held.data,
+                                .scales = held.base + held.scales,
+                                .zero_points = held.base + held.zero_points});
+    });
+    return absl::OkStatus();
+  }
+
+  Layout& layout_;
+  Stream& stream_;
+  PieceLoader& loader_;
+  std::vector<Expert> converted_;
+  Buffer before_;
+};
 
 ExpertMatrices* MatricesOf(LayerWeights& layer, Role role) {
   switch (role) {
@@ -142,10 +272,9 @@ constexpr Role kExpertRoles[] = {Role::kExpertGate,     Role::kExpertUp,     Rol
 
 void SetViews(const TensorPlan& plan, const Layout& layout, size_t num_slots, ModelWeights& weights) {
   weights.layers.resize(plan.model.layers.size());
-  for (size_t i = 0, end; i < layout.pieces.size(); i = end) {
-    const TensorSpec& spec = *layout.pieces[i].spec;
-    end = i + spec.stored.size();
-    const WeightView view = MakeView(absl::MakeConstSpan(layout.pieces).subspan(i, spec.stored.size()));
+  for (const Held& held : layout.held) {
+    const TensorSpec& spec = *held.spec;
+    const WeightView view = ViewOf(held);
     if (spec.layer < 0) {
       weights.ends[spec.role] = view;
     } else if (spec.expert < 0) {
@@ -210,13 +339,19 @@ absl::StatusOr<ModelWeights> LoadWeights(const Checkpoint& checkpoint, const Ten
   TF_RETURN_IF_ERROR(CheckOptions(plan, options));
   if (stream.device().kind() == DeviceKind::kCuda) {
     TF_RETURN_IF_ERROR(Annotate(CheckGpuFormats(plan), checkpoint.dir()));
+    for (const TensorSpec& spec : plan.tensors) {
+      if (spec.is_converted()) {
+        return absl::UnimplementedError("GPUs have no kernel that quantises experts yet; use --device cpu");
+      }
+    }
   }
   TF_ASSIGN_OR_RETURN(Layout layout, MakeLayout(checkpoint, plan, options));
   ModelWeights weights;
   TF_RETURN_IF_ERROR(AllocateBuffers(stream.device(), layout, weights));
   TF_ASSIGN_OR_RETURN(Buffer staging, stream.device().Allocate(static_cast<size_t>(options.staging_bytes),
                                                                MemoryKind::kHost, "weights: staging"));
-  TF_RETURN_IF_ERROR(LoadPieces(checkpoint, stream, std::move(staging), options, layout.pieces, weights.stats));
+  PieceLoader loader(checkpoint, stream, std::move(staging), options);
+  TF_RETURN_IF_ERROR(LayoutLoader(layout, stream, loader).Run(weights.stats));
   const size_t num_slots = static_cast<size_t>(options.placement->num_local_slots(options.rank));
   SetViews(plan, layout, num_slots, weights);
   TF_RETURN_IF_ERROR(UploadExpertViews(stream, num_slots, weights));

@@ -123,6 +123,33 @@ class Eval(ProgramTest):
         self.assertEqual(shown[:2], ["total", str(card["tokens"])])
         self.assertAlmostEqual(float(shown[3]), total["perplexity"], places=4)
 
+    def test_comparison_with_experts_as_they_are_stored(self):
+        ids, out = self.write_ids("ids.json", *(window[:200] for window in heldout("docs")[:4])), self.path("scores.json")
+        results = {}
+        for dtype in "stored", "bf16", "fp8", "int8", "int4", "int2":
+            done = self.succeed("eval", "--model", MODEL, "--ids", ids, "--expert-dtype", dtype, "--compare-to", "unquantised",
+                                "--json", out, ranks=1 if dtype == "stored" else 3)
+            with open(out) as f:
+                results[dtype] = json.load(f)
+            other = results[dtype]["compared_to"]
+            self.assertRegex(done.text(), r"\nother +796 ")
+            share = sum(other["flips_by_layer"]) / len(other["flips_by_layer"]) / other["choices_per_layer"]
+            print(f"{dtype}: perplexity {results[dtype]['total']['perplexity']:.4f}, KL {other['kl_per_token']:.6f}, "
+                  f"{100 * share:.2f} % of the choices changed", flush=True)
+            self.assertEqual(other["choices_per_layer"], 800 * 4)
+            self.assertAlmostEqual(other["perplexity"], results["stored"]["total"]["perplexity"], places=9)
+        stored = results["stored"]
+        self.assertEqual((stored["compared_to"]["kl_most"], set(stored["compared_to"]["flips_by_layer"])), (0, {0}))
+        perplexity = {dtype: r["total"]["perplexity"] for dtype, r in results.items()}
+        self.assertLess(abs(perplexity["int8"] / perplexity["bf16"] - 1), 0.01)
+        kl = {dtype: r["compared_to"]["kl_per_token"] for dtype, r in results.items()}
+        self.assertLess(kl["int8"], kl["int4"])
+        self.assertLess(kl["int4"], kl["int2"])
+        # Another folder: a copy of the same model.
+        self.succeed("eval", "--model", MODEL, "--ids", ids, "--compare-to", MODEL, "--json", out)
+        with open(out) as f:
+            self.assertEqual(json.load(f)["compared_to"], stored["compared_to"])
+
     def test_text(self):
         """--text is what --ids is with the ids of the text, in windows of the model's context."""
         with open(os.path.join(DATA, "greedy.json")) as f:

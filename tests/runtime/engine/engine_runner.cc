@@ -64,7 +64,8 @@ absl::StatusOr<std::unique_ptr<RankEngine>> StartEngine(Transport& transport, co
   }
   TF_ASSIGN_OR_RETURN(rank->model, LoadModelSpec(dir));
   TF_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(dir));
-  TF_ASSIGN_OR_RETURN(const CheckedPlan plan, CheckCheckpoint(rank->model, checkpoint));
+  TF_ASSIGN_OR_RETURN(CheckedPlan plan, CheckCheckpoint(rank->model, checkpoint));
+  TF_RETURN_IF_ERROR(SetExpertDtype(setup.expert_dtype, plan.plan));
   const int E = static_cast<int>(rank->model.moe.num_experts), R = transport.num_ranks();
   const Placement placement =
       setup.placement_seed < 0 ? Placement::Linear(E, R) : RandomPlacement(E, R, setup.placement_seed);

@@ -10,6 +10,7 @@
 #include "comm/transport/transport.h"
 #include "core/device/cpu_device.h"
 #include "runtime/engine/engine.h"
+#include "runtime/model/expert_dtype.h"
 
 namespace tokenferry {
 
@@ -21,6 +22,7 @@ struct RunSetup {
   CpuDeviceOptions device;      // isa kPortable stands for the best this machine has
   std::function<absl::StatusOr<std::unique_ptr<Device>>()> make_device;  // another device, instead
   bool portable_isa = false;                                             // really kPortable
+  ExpertDtype expert_dtype = ExpertDtype::kStored;
   PrefixCache prefix_cache = PrefixCache::kOn;
 };
 

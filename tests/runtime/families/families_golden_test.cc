@@ -204,6 +204,28 @@ TEST_P(Families, MemoryHoldsWhatIsStored) {
               static_cast<double>(held) / static_cast<double>(stored));
 }
 
+// Experts rounded by row while they are loaded: whoever holds them, the bits are the same; and more bits are nearer.
+TEST_P(Families, ExpertsInFewerBitsAreTheSameOnAllRanks) {
+  const std::vector<int32_t> ids = Ids("short");
+  const std::vector<float> golden = Tensor<float>("short.logits");
+  std::map<ExpertDtype, double> difference;
+  for (const ExpertDtype dtype : kExpertDtypes) {
+    RunSetup one = Setup(), three = one;
+    one.expert_dtype = three.expert_dtype = dtype;
+    three.num_ranks = 3;
+    three.placement_seed = 2;
+    const auto alone = RunLocally(one, {LogitsRequest(ids)})[0].logits;
+    const auto among_three = RunLocally(three, {LogitsRequest(ids)})[0].logits;
+    ASSERT_EQ(alone.size(), golden.size());
+    ASSERT_EQ(among_three.size(), alone.size());
+    EXPECT_EQ(std::memcmp(alone.data(), among_three.data(), alone.size() * sizeof(float)), 0) << ExpertDtypeName(dtype);
+    for (size_t i = 0; i < golden.size(); ++i) difference[dtype] += std::abs(alone[i] - golden[i]);
+  }
+  EXPECT_LT(difference[ExpertDtype::kInt8], difference[ExpertDtype::kInt2]);
+  EXPECT_LT(difference[ExpertDtype::kInt4], difference[ExpertDtype::kInt2]);
+  EXPECT_GT(difference[ExpertDtype::kInt2], 0.01 * static_cast<double>(golden.size()));  // it does something
+}
+
 TEST_P(Families, BothGenerationsOfConfigAreOneModel) {
   const auto old_keys = ParseModelSpec(ReadText(dir() + "/config.json"), "config.json");
   ASSERT_TRUE(old_keys.ok()) << old_keys.status();
