@@ -22,12 +22,13 @@ constexpr Published kPublished[] = {
     {"deepseek-v3", 671.026, 37.552},       {"glm-4.5", 352.798, 33.632},
     {"glm-4.5-air", 106.852, 13.424},       {"glm-4.7-flash", 29.943, 3.897},
     {"granite-3.0-1b-a400m", 1.335, 0.429}, {"granite-3.0-3b-a800m", 3.299, 0.883},
-    {"kimi-k2", 1026.408, 32.862},          {"llama-4-maverick", 400.712, 17.185},
-    {"llama-4-scout", 107.770, 17.173},     {"minimax-m2", 228.690, 11.031},
-    {"mixtral-8x22b", 140.621, 39.152},     {"mixtral-8x7b", 46.703, 12.880},
-    {"olmoe-1b-7b", 6.919, 1.282},          {"qwen1.5-moe-a2.7b", 14.316, 2.689},
-    {"qwen2-57b-a14b", 57.409, 14.249},     {"qwen3-235b-a22b", 235.094, 22.191},
-    {"qwen3-30b-a3b", 30.532, 3.353},
+    {"gpt-oss-20b", 20.915, 4.187},         {"gpt-oss-120b", 116.829, 5.712},
+    {"kimi-k2", 1026.408, 32.862},          {"kimi-k2-thinking", 1026.408, 32.862},
+    {"llama-4-maverick", 400.712, 17.185},  {"llama-4-scout", 107.770, 17.173},
+    {"minimax-m2", 228.690, 11.031},        {"mixtral-8x22b", 140.621, 39.152},
+    {"mixtral-8x7b", 46.703, 12.880},       {"olmoe-1b-7b", 6.919, 1.282},
+    {"qwen1.5-moe-a2.7b", 14.316, 2.689},   {"qwen2-57b-a14b", 57.409, 14.249},
+    {"qwen3-235b-a22b", 235.094, 22.191},   {"qwen3-30b-a3b", 30.532, 3.353},
 };
 
 std::string ConfigDir() { return std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/configs/"; }
@@ -48,6 +49,27 @@ INSTANTIATE_TEST_SUITE_P(All, RealConfigs, ::testing::ValuesIn(kPublished), [](c
   for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
   return name;
 });
+
+// Bits that an element of a routed expert's matrix takes, its share of a scale included.
+TEST(RealConfigs, QuantisedExpertsTakeTheBitsOfTheirFormat) {
+  for (const auto& [name, bits] : {std::pair{"gpt-oss-120b", 4 + 8.0 / 32},
+                                   {"kimi-k2-thinking", 4 + 16.0 / 32},
+                                   {"deepseek-v3", 8 + 32.0 / (128 * 128)},
+                                   {"qwen3-30b-a3b", 16.0}}) {
+    const std::string file = std::string(name) + ".json";
+    const auto model = ParseModelSpec(ReadFile(ConfigDir() + file), file);
+    ASSERT_OK(model);
+    int64_t elements = 0, stored = 0, held = 0;
+    for (const TensorSpec& spec : PlanTensors(*model).tensors) {
+      if (spec.expert < 0 || spec.shape.size() != 2) continue;
+      elements += spec.num_elements();
+      stored += spec.stored_bytes();
+      held += spec.memory_bytes().total();
+    }
+    EXPECT_DOUBLE_EQ(8 * static_cast<double>(stored) / static_cast<double>(elements), bits) << name;
+    EXPECT_EQ(stored, held) << name;
+  }
+}
 
 TEST(RealConfigs, AllFilesAreListed) {
   const std::filesystem::directory_iterator files(ConfigDir());
