@@ -1,7 +1,9 @@
 // quantization_config: how files store projections in fewer bits.
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "core/io/foreign_text.h"
 #include "runtime/families/family.h"
 #include "runtime/model/name_patterns.h"
 
@@ -71,6 +73,24 @@ void RequireBits(ConfigReader& in, absl::string_view key, absl::Span<const int32
   quant.bits = 8;
 }
 
+// GPTQModel's settings for single modules: "-:EXPRESSION" are not quantised, anything else has settings of its own.
+void ReadDynamic(ConfigReader& in, QuantSpec& quant) {
+  const std::optional<JsonNode> dynamic = in.Object("dynamic");
+  if (!in.ok() || !dynamic) return;
+  for (const auto& [pattern, settings] : dynamic->value().items()) {
+    if (absl::StartsWith(pattern, "-:")) {
+      quant.ignore_key = "dynamic";
+      quant.ignored.push_back(absl::StrCat("re:", pattern.substr(2)));
+    } else if (!settings.empty()) {
+      in.FailUnsupported("dynamic", absl::StrCat("has settings for '", Excerpt(pattern),
+                                                 "'; only modules that are not quantised are supported"));
+      return;
+    }
+  }
+  const auto patterns = NamePatterns::Compile(quant.ignored);
+  if (!patterns.ok()) in.Fail("dynamic", absl::StrCat("has ", patterns.status().message()));
+}
+
 void ReadGptq(ConfigReader& in, QuantSpec& quant) {
   quant.method = QuantMethod::kGptq;
   RequireBits(in, "bits", {4, 8}, quant);
@@ -80,11 +100,8 @@ void ReadGptq(ConfigReader& in, QuantSpec& quant) {
   in.RequireOneOf(key, format, {"gptq", "gptq_v2"}, "GPTQ format");
   quant.zero_offset = format == "gptq" ? 1 : 0;  // the first format stores zero points less one
   if (in.Bool("lm_head", false)) in.FailUnsupported("lm_head", "is true; only false is supported");
-  const std::optional<JsonNode> dynamic = in.Find("dynamic");
-  if (dynamic && !dynamic->value().empty()) {
-    in.FailUnsupported("dynamic", "has settings for single modules, which are not supported");
-  }
   ReadIgnored(in, {"modules_to_not_convert"}, quant);
+  ReadDynamic(in, quant);
 }
 
 void ReadAwq(ConfigReader& in, QuantSpec& quant) {
@@ -153,6 +170,10 @@ absl::Status ReadCompressedTensors(ConfigReader& in, QuantSpec& quant) {
                   "format of compressed-tensors");
   const std::string status = in.String("quantization_status", "compressed");
   in.RequireOneOf("quantization_status", status, {"compressed", "frozen"}, "status");
+  const std::optional<JsonNode> transform = in.Find("transform_config");
+  if (transform && !transform->value().empty()) {
+    in.FailUnsupported("transform_config", "rotates what is multiplied, which is not supported");
+  }
   ReadIgnored(in, {"ignore"}, quant);
   const std::optional<JsonNode> groups = in.Object("config_groups");
   if (!groups) in.Fail("config_groups", "is missing");

@@ -145,6 +145,21 @@ TEST_F(Quantised, ConfigAndTensorsAgree) {
   EXPECT_ERROR(Load(), kInvalid, "qweight' is I32 [32, 256], but config.json asks for [64, 256]");
 }
 
+TEST_F(Quantised, GptqNamesModulesOnTheirOwn) {
+  Start("qwen3_moe_gptq");
+  quant()["dynamic"] = {{"-:.*mlp\\.gate$", json::object()}, {"lm_head", json::object()}};
+  EXPECT_EQ(absl::OkStatus(), Load());
+  quant()["dynamic"]["-:.*v_proj"] = json::object();
+  EXPECT_ERROR(Load(), kInvalid,
+               "v_proj.qweight' is I32, but 'dynamic' in the quantization_config says by 're:.*v_proj'");
+  Start("qwen3_moe_gptq");
+  quant()["dynamic"] = {{"+:.*down_proj", {{"bits", 8}}}};
+  EXPECT_ERROR(Load(), kUnimplemented, "'quantization_config.dynamic' has settings for '+:.*down_proj'");
+  Start("qwen3_moe_gptq");
+  quant()["dynamic"] = {{"-:(", json::object()}};
+  EXPECT_ERROR(Load(), kInvalid, "'quantization_config.dynamic' has the pattern 're:('");
+}
+
 TEST_F(Quantised, GroupsDivideTheInputs) {
   Start("qwen3_moe_gptq");
   quant()["group_size"] = 96;
@@ -215,6 +230,11 @@ TEST_F(Quantised, UnknownSettingsAreOneLine) {
                "zero_point' is false");
   EXPECT_ERROR(refused("deepseek_v3_int4", [](json& q) { q["ignore"] = {"re:(unclosed"}; }), kInvalid,
                "'quantization_config.ignore' has the pattern 're:(unclosed'");
+  EXPECT_ERROR(refused("deepseek_v3_int4",
+                       [](json& q) {
+                         q["transform_config"] = {{"config_groups", {{"R1", 1}}}};
+                       }),
+               kUnimplemented, "transform_config' rotates");
   EXPECT_ERROR(refused("deepseek_v3_int4", [](json& q) { q["format"] = "nvfp4-pack-quantized"; }), kUnimplemented,
                "'nvfp4-pack-quantized'");
   const auto weights = [](json& q) -> json& { return q["config_groups"]["group_0"]["weights"]; };
