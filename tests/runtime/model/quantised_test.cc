@@ -10,6 +10,7 @@
 
 #include "core/device/cpu_device.h"
 #include "runtime/families/families.h"
+#include "runtime/model/expert_dtype.h"
 #include "runtime/model/model_summary.h"
 #include "runtime/model/weights.h"
 #include "tests/support/checkpoint_writer.h"
@@ -59,15 +60,22 @@ class Quantised : public ::testing::Test {
     TF_ASSIGN_OR_RETURN(checked_, CheckCheckpoint(model, checkpoint));
     const auto device = CreateCpuDevice({});
     TF_ASSIGN_OR_RETURN(const auto stream, device->CreateStream());
-    const Placement placement = Placement::Linear(model.moe.num_experts, 1);
-    return LoadWeights(checkpoint, checked_.plan, *stream, {.placement = &placement, .staging_bytes = 64 << 10})
-        .status();
+    const Placement placement = Placement::Linear(static_cast<int>(model.moe.num_experts), 1);
+    TF_RETURN_IF_ERROR(SetExpertDtype(expert_dtype_, checked_.plan));
+    TF_ASSIGN_OR_RETURN(const ModelWeights weights, LoadWeights(checkpoint, checked_.plan, *stream,
+                                                                {.placement = &placement, .staging_bytes = 64 << 10}));
+    stats_ = weights.stats;
+    kept_ = BytesPerRank(checked_.plan, placement)[0];
+    return absl::OkStatus();
   }
 
   TempDir dir_;
   json config_;
   std::vector<FileTensor> tensors_;
+  ExpertDtype expert_dtype_ = ExpertDtype::kStored;
   CheckedPlan checked_;
+  LoadStats stats_;
+  int64_t kept_ = 0;  // bytes that the plan says memory holds
 };
 
 const std::string kGate = "model.layers.1.mlp.experts.3.gate_proj.";
@@ -78,6 +86,18 @@ TEST_F(Quantised, AllFoldersAreFineBeforehand) {
     Start(family);
     EXPECT_EQ(absl::OkStatus(), Load());
     EXPECT_EQ(checked_.num_unknown, 0) << family;
+    // Nothing is read twice, whatever shares a tensor, and what is kept is what was planned.
+    const int64_t stored = SummarizeModel(checked_.plan).Total().num_bytes;
+    EXPECT_EQ(stats_.bytes_read, stored) << family;
+    EXPECT_EQ(stats_.bytes_kept, kept_) << family;
+    for (const ExpertDtype dtype : kExpertDtypes) {
+      expert_dtype_ = dtype;
+      EXPECT_EQ(absl::OkStatus(), Load());
+      EXPECT_EQ(stats_.bytes_read, stored) << family << " " << ExpertDtypeName(dtype);
+      EXPECT_EQ(stats_.bytes_kept, kept_) << family << " " << ExpertDtypeName(dtype);
+    }
+    expert_dtype_ = ExpertDtype::kStored;
+    ASSERT_EQ(absl::OkStatus(), Load());
     // config.json alone says the same of every tensor.
     const TensorPlan implied = PlanTensors(checked_.plan.model);
     const ModelSummary want = SummarizeModel(checked_.plan), got = SummarizeModel(implied);
