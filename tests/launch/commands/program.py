@@ -18,6 +18,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.a
 MODEL = os.path.join(ROOT, "models", "ferry-tiny-v3")
 DATA = os.path.join(ROOT, "tests", "data", "ferry-tiny-v3")
 PROGRAM = os.path.abspath(sys.argv[1])
+# What this test starts has its mark: others start the same program at the same time.
+TEST = "TOKENFERRY_TEST"
+os.environ[TEST] = str(os.getpid())
 LIMIT = 100  # seconds for one run: far more than it takes, less than the test's own limit
 # As the README tells users to start ranks on one host.
 MPIRUN = ["sh", "-c", f'. "{ROOT}/launch/scripts/mpirun_env.sh"; exec mpirun -n "$TF_NUM_RANKS" "$@"', "mpirun"]
@@ -137,12 +140,12 @@ class ProgramTest(unittest.TestCase):
 
 
 def processes_of(program):
-    """Processes that run `program` (zombies have no command line)."""
+    """Processes of this test that run `program` (zombies have no command line)."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            with open(f"/proc/{pid}/cmdline", "rb") as f:
-                if f.read().split(b"\0")[0] == program.encode():
+            with open(f"/proc/{pid}/cmdline", "rb") as f, open(f"/proc/{pid}/environ", "rb") as e:
+                if f.read().split(b"\0")[0] == program.encode() and f"{TEST}={os.environ[TEST]}".encode() in e.read().split(b"\0"):
                     found.append(int(pid))
         except OSError:
             pass  # it has ended meanwhile
