@@ -158,7 +158,8 @@ class RankLoss(ProgramTest):
         job.process.send_signal(signal.SIGINT)
         job.wait()
         self.assertNotEqual(job.status, 0)
-        self.assertEqual(job.err_lines, said)
+        # libevent within mpirun may warn of a pipe that is closed under it.
+        self.assertEqual([line for line in job.err_lines if not line.startswith("[warn] Epoll")], said)
         self.nothing_is_left()
 
     def test_interrupted_twice(self):
