@@ -137,7 +137,7 @@ absl::Status ServeCommand::PrepareProcess(const SharedFlags&, const LauncherInfo
 }
 
 absl::Status ServeCommand::Serve(RankContext& context, RankLink* link) const {
-  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNone));
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNeeded));
   const int64_t longest =
       flags_.front.model.max_model_len > 0 ? flags_.front.model.max_model_len : files->model.max_position_embeddings;
   const Stopwatch since_start;

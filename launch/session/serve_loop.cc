@@ -75,7 +75,9 @@ PromptScores ScoresOf(uint64_t id, const SequenceUpdate& update) {
 }
 
 RequestFailed FailureOf(uint64_t id, const absl::Status& error) {
-  const bool invalid = absl::IsInvalidArgument(error) || absl::IsResourceExhausted(error);
+  // FailedPrecondition: the request's grammar and biases have left no token.
+  const bool invalid =
+      absl::IsInvalidArgument(error) || absl::IsResourceExhausted(error) || absl::IsFailedPrecondition(error);
   const FailureKind kind = invalid                      ? FailureKind::kInvalid
                            : absl::IsUnavailable(error) ? FailureKind::kOverloaded
                                                         : FailureKind::kInternal;
@@ -159,9 +161,22 @@ Ready ReadyOf(const RankContext& context, const ModelSession& session) {
   return ready;
 }
 
+std::unique_ptr<const Vocabulary> VocabularyOf(const Tokenizer& tokenizer, int64_t vocab_size) {
+  std::vector<std::string> bytes(vocab_size);
+  std::vector<int32_t> special;
+  for (int32_t id = 0; id < vocab_size; ++id) {
+    bytes[id] = std::string(tokenizer.TokenBytes(id));
+    if (tokenizer.IsSpecial(id)) special.push_back(id);
+  }
+  return std::make_unique<Vocabulary>(std::move(bytes), std::move(special));
+}
+
 }  // namespace
 
 absl::Status RunServing(RankContext& context, ModelSession& session, absl::Duration step_target, RankLink* link) {
+  ModelFiles& files = *session.files;
+  session.engine->SetVocabulary(VocabularyOf(*files.tokenizer, files.model.vocab_size));
+  files.tokenizer.reset();  // the rest of it is the front's
   const ServingOptions options{.step_target = step_target};
   if (link == nullptr) return RunServingLoop(*session.engine, {}, options, {});
   link->Send(ReadyOf(context, session));

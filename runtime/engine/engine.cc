@@ -357,10 +357,13 @@ absl::Status Engine::TryTakeLogits(const StepEntry& entry, int64_t token, absl::
   }
   if (entry.want == Want::kLogits) result.logits.insert(result.logits.end(), logits.begin(), logits.end());
   if (entry.want != Want::kToken || token + 1 < static_cast<int64_t>(entry.tokens.size())) return absl::OkStatus();
-  TF_ASSIGN_OR_RETURN(result.sampled, sampler_.Sample(logits, s.sampling,
-                                                      {.counts = UsesCounts(s.sampling) ? &s.counts : nullptr,
-                                                       .position = position,
-                                                       .num_generated = position - s.num_prompt_tokens}));
+  SamplingState state{.counts = UsesCounts(s.sampling) ? &s.counts : nullptr,
+                      .position = position,
+                      .num_generated = position - s.num_prompt_tokens};
+  if (s.grammar != nullptr) {
+    TF_ASSIGN_OR_RETURN(state.allowed, s.grammar->Allowed(s.sampling.stop_token_ids));
+  }
+  TF_ASSIGN_OR_RETURN(result.sampled, sampler_.Sample(logits, s.sampling, state));
   return absl::OkStatus();
 }
 

@@ -60,6 +60,9 @@ class Engine {
   // From the next step on, on all ranks; costs a copy to the host per layer, and on a GPU the graphs.
   void RecordRouting(RoutingRecorder recorder) { recorder_ = std::move(recorder); }
 
+  // Before the first sequence whose sampling has a grammar.
+  void SetVocabulary(std::unique_ptr<const Vocabulary> vocabulary) { sequences_->SetVocabulary(std::move(vocabulary)); }
+
   RankId rank() const { return transport_.rank(); }
   absl::Duration timeout() const { return transport_.timeout(); }  // of waits for other ranks
   SchedulerOptions scheduler_options() const;

@@ -22,6 +22,20 @@ void Penalise(const SamplingParams& params, const TokenCounts& counts, absl::Spa
   }
 }
 
+// All tokens whose bits are not set; a word at a time, since most masks have most words full or empty.
+void Exclude(absl::Span<const uint64_t> allowed, absl::Span<double> scores) {
+  for (size_t begin = 0; begin < scores.size(); begin += 64) {
+    const uint64_t word = begin / 64 < allowed.size() ? allowed[begin / 64] : 0;
+    const size_t end = std::min(begin + 64, scores.size());
+    if (word == 0) {
+      std::fill(scores.begin() + static_cast<ptrdiff_t>(begin), scores.begin() + static_cast<ptrdiff_t>(end), kNever);
+    }
+    for (size_t i = begin; word != 0 && ~word != 0 && i < end; ++i) {
+      if ((word >> (i - begin) & 1) == 0) scores[i] = kNever;
+    }
+  }
+}
+
 // In four chains, a fixed order: one chain of additions would take longer than the exponentials.
 double SumOf(absl::Span<const double> values) {
   double chains[4] = {};
@@ -58,10 +72,7 @@ absl::Status Sampler::Widen(absl::Span<const float> logits, int64_t position) {
 bool Sampler::Adjust(const SamplingParams& params, const SamplingState& state) {
   const auto size = static_cast<int64_t>(scores_.size());
   const auto in_vocabulary = [size](int32_t token) { return token >= 0 && token < size; };
-  for (int64_t i = 0; !state.allowed.empty() && i < size; ++i) {
-    const auto word = static_cast<size_t>(i / 64);
-    if (word >= state.allowed.size() || (state.allowed[word] >> (i % 64) & 1) == 0) scores_[i] = kNever;
-  }
+  if (!state.allowed.empty()) Exclude(state.allowed, absl::MakeSpan(scores_));
   const bool must_go_on = state.num_generated < params.min_tokens;
   for (const int32_t token : params.stop_token_ids) {
     if (must_go_on && in_vocabulary(token)) scores_[token] = kNever;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "absl/strings/str_format.h"
+#include "runtime/engine/byte_automaton.h"
 
 namespace tokenferry {
 namespace {
@@ -61,7 +62,8 @@ absl::Status Validate(const SamplingParams& p) {
   TF_RETURN_IF_ERROR(
       CheckCount("the number of stop tokens", static_cast<int64_t>(p.stop_token_ids.size()), kMaxStopTokens));
   if (p.min_tokens < 0) return RangeError("min-tokens", static_cast<double>(p.min_tokens), "0 or more");
-  return CheckCount("top-logprobs", p.num_top_logprobs, kMaxTopLogprobs);
+  TF_RETURN_IF_ERROR(CheckCount("top-logprobs", p.num_top_logprobs, kMaxTopLogprobs));
+  return p.grammar.empty() ? absl::OkStatus() : DecodeAutomaton(p.grammar).status();
 }
 
 absl::Status ValidateTokens(const SamplingParams& p, int64_t vocab_size) {

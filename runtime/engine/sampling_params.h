@@ -30,6 +30,9 @@ struct SamplingParams {
   std::vector<int32_t> stop_token_ids;
   int64_t min_tokens = 0;
   int32_t num_top_logprobs = 0;  // likeliest tokens to report with every token
+  // An encoded ByteAutomaton (byte_automaton.h): what the output has to be, as bytes; stop_token_ids where it may end,
+  // and only there. Empty: anything.
+  std::string grammar;
 };
 
 // Whether sampling looks at the tokens so far.
@@ -62,9 +65,9 @@ void Fields(Archive& a, LogitBias& b) {
 template <class Archive>
 void Fields(Archive& a, SamplingParams& p) {
   auto& [temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed, logit_bias,
-         stop_token_ids, min_tokens, num_top_logprobs] = p;
+         stop_token_ids, min_tokens, num_top_logprobs, grammar] = p;
   a(temperature), a(top_k), a(top_p), a(min_p), a(repetition_penalty), a(presence_penalty), a(frequency_penalty);
-  a(seed), a(logit_bias), a(stop_token_ids), a(min_tokens), a(num_top_logprobs);
+  a(seed), a(logit_bias), a(stop_token_ids), a(min_tokens), a(num_top_logprobs), a(grammar);
 }
 
 // The parameters that are set but mean nothing at temperature 0, as flags are spelled: "top-p", "seed". Empty at other

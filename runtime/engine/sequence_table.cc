@@ -1,17 +1,23 @@
 #include "runtime/engine/sequence_table.h"
 
 #include <algorithm>
+#include <string>
+#include <utility>
 
 namespace tokenferry {
 namespace {
 
 // Only what sampling will look at is kept of a sequence's tokens, of which these stand at `position`.
 void Count(absl::Span<const int32_t> tokens, int64_t position, SequenceTable::Sequence& sequence) {
-  if (!UsesCounts(sequence.sampling)) return;
+  const bool counts = UsesCounts(sequence.sampling);
+  if (!counts && sequence.grammar == nullptr) return;
   const auto num_tokens = static_cast<int64_t>(tokens.size());
   const int64_t num_prompt = std::clamp<int64_t>(sequence.num_prompt_tokens - position, 0, num_tokens);
-  sequence.counts.AddPrompt(tokens.first(num_prompt));
-  for (const int32_t token : tokens.subspan(num_prompt)) sequence.counts.AddOutput(token);
+  if (counts) sequence.counts.AddPrompt(tokens.first(num_prompt));
+  for (const int32_t token : tokens.subspan(num_prompt)) {
+    if (counts) sequence.counts.AddOutput(token);
+    if (sequence.grammar != nullptr) sequence.grammar->Take(token);
+  }
 }
 
 }  // namespace
@@ -44,7 +50,9 @@ absl::Status SequenceTable::PutBlocks(int32_t seq, int64_t first, absl::Span<con
 }
 
 absl::Status SequenceTable::Start(const NewSequence& started) {
-  Sequence sequence{{}, started.num_prompt_tokens, started.sampling, {}};
+  Sequence sequence{{}, started.num_prompt_tokens, started.sampling, {}, nullptr};
+  const std::string grammar = std::exchange(sequence.sampling.grammar, "");
+  if (!grammar.empty()) sequence.grammar = std::make_shared<GrammarRun>(grammars_.Open(grammar));
   TF_RETURN_IF_ERROR(PutBlocks(started.seq, 0, started.blocks, sequence));
   Count(started.cached_tokens, 0, sequence);
   sequences_[started.seq] = std::move(sequence);

@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "core/ids.h"
 #include "core/status.h"
 #include "runtime/engine/sampler.h"
 #include "runtime/engine/step_plan.h"
+#include "runtime/engine/token_masks.h"
 
 namespace tokenferry {
 
@@ -19,7 +21,8 @@ class SequenceTable {
     std::vector<int32_t> blocks;  // of the rank's cache, in the order of tokens
     int64_t num_prompt_tokens = 0;
     SamplingParams sampling;
-    TokenCounts counts;  // of the tokens so far; kept only for penalties
+    TokenCounts counts;                   // of the tokens so far; kept only for penalties
+    std::shared_ptr<GrammarRun> grammar;  // of SamplingParams::grammar, behind the tokens so far; null: none
   };
 
   // Of rank `rank`, whose cache has `num_blocks` blocks.
@@ -31,6 +34,9 @@ class SequenceTable {
 
   const Sequence& at(int32_t seq) const { return sequences_.at(seq); }
 
+  // See Grammars.
+  void SetVocabulary(std::unique_ptr<const Vocabulary> vocabulary) { grammars_.SetVocabulary(std::move(vocabulary)); }
+
  private:
   absl::Status Start(const NewSequence& started);
   absl::Status Extend(const StepEntry& entry);
@@ -38,6 +44,7 @@ class SequenceTable {
 
   const RankId rank_;
   const int64_t num_blocks_;
+  Grammars grammars_;  // which the sequences look into
   std::map<int32_t, Sequence> sequences_;
 };
 

@@ -266,6 +266,7 @@ TEST(Sampler, ValidateNamesParameterValueAndRange) {
   EXPECT_THAT(message([](auto& p) { p.stop_token_ids.resize(1025); }), HasSubstr("stop tokens is 1025"));
   EXPECT_THAT(message([](auto& p) { p.min_tokens = -1; }), HasSubstr("min-tokens is -1"));
   EXPECT_THAT(message([](auto& p) { p.num_top_logprobs = 21; }), HasSubstr("top-logprobs is 21"));
+  EXPECT_THAT(message([](auto& p) { p.grammar = "x"; }), HasSubstr("a grammar of 1 bytes is no automaton"));
   SamplingParams p;
   p.logit_bias = {{10, 1}};
   EXPECT_TRUE(ValidateTokens(p, 11).ok());

@@ -20,9 +20,9 @@ static auto Values(const LogitBias& b) {
 }
 static auto Values(const SamplingParams& p) {
   const auto& [temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed,
-               logit_bias, stop_token_ids, min_tokens, num_top_logprobs] = p;
+               logit_bias, stop_token_ids, min_tokens, num_top_logprobs, grammar] = p;
   return std::tie(temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed,
-                  logit_bias, stop_token_ids, min_tokens, num_top_logprobs);
+                  logit_bias, stop_token_ids, min_tokens, num_top_logprobs, grammar);
 }
 static auto Values(const Hello& m) {
   const auto& [version] = m;
@@ -100,6 +100,7 @@ std::vector<Message> OneOfEach() {
   add.sampling.stop_token_ids = {2, 3};
   add.sampling.min_tokens = 6;
   add.sampling.num_top_logprobs = 8;
+  add.sampling.grammar = std::string("a\0b", 3);
   JobStats stats{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 1.5};
   stats.exchange_seconds = {0.5, 1};
   stats.wait_seconds = {0, 1, 2, 0.25};
