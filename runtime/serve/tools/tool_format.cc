@@ -24,6 +24,10 @@ const ToolFormat& HermesFormat() {
     f->before_name = {"{", "\"name\"", ":", "\""};
     f->before_arguments = {"\"", ",", "\"arguments\"", ":"};
     f->after_arguments = {"}"};
+    f->written_before_name = "\n{\"name\": \"";
+    f->written_before_arguments = "\", \"arguments\": ";
+    f->written_after_arguments = "}\n";
+    f->written_between = "\n";
     f->body_is_json = true;
     return f;
   }();
@@ -36,6 +40,10 @@ const ToolFormat& DeepSeekV3Format() {
     f->before_name = {"function", kSeparator};
     f->before_arguments = {"```json"};
     f->after_arguments = {"```"};
+    f->written_before_name = "function<｜tool▁sep｜>";
+    f->written_before_arguments = "\n```json\n";
+    f->written_after_arguments = "\n```";
+    f->written_between = "\n";
     return f;
   }();
   return *format;
@@ -45,6 +53,7 @@ const ToolFormat& DeepSeekV31Format() {
   static const auto* format = [] {
     auto* f = new ToolFormat(DeepSeek());
     f->before_arguments = {kSeparator};
+    f->written_before_arguments = kSeparator;
     return f;
   }();
   return *format;

@@ -15,6 +15,9 @@ struct ToolFormat {
   absl::string_view calls_begin, calls_end;  // empty: there are none
   absl::string_view call_begin, call_end;
   std::vector<absl::string_view> before_name, before_arguments, after_arguments;
+  // The same as models write it: call_begin written_before_name NAME written_before_arguments ARGUMENTS
+  // written_after_arguments call_end, and written_between two calls.
+  absl::string_view written_before_name, written_before_arguments, written_after_arguments, written_between;
   bool body_is_json = false;  // HEAD ARGUMENTS TAIL is a JSON object, whose members may have another order
 };
 

@@ -1,0 +1,307 @@
+#include "runtime/serve/grammar/json_schema.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "core/io/foreign_text.h"
+
+namespace tokenferry {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Node = AutomatonBuilder::Node;
+
+constexpr absl::string_view kAnnotations[] = {"title",     "description", "default",    "examples",   "$schema",
+                                              "$id",       "$comment",    "format",     "deprecated", "readOnly",
+                                              "writeOnly", "$defs",       "definitions"};
+
+bool Has(const Json& schema, const char* key) { return schema.contains(key); }
+
+// The first keyword that is neither an annotation nor one of these; empty: none.
+std::string OtherKeyword(const Json& schema, std::initializer_list<absl::string_view> known) {
+  for (const auto& [key, value] : schema.items()) {
+    if (!absl::c_linear_search(kAnnotations, key) && !absl::c_linear_search(known, key)) return key;
+  }
+  return "";
+}
+
+// The references that stand in a schema, but for those in what it only defines.
+void CollectReferences(const Json& schema, std::set<std::string>& references) {
+  for (const auto& [key, value] : schema.items()) {
+    if (schema.is_object() && (key == "$defs" || key == "definitions" || key == "enum" || key == "const")) continue;
+    if (schema.is_object() && key == "$ref" && value.is_string()) references.insert(value.get<std::string>());
+    if (value.is_structured()) CollectReferences(value, references);
+  }
+}
+
+}  // namespace
+
+absl::Status JsonSchema::Place::Error(absl::string_view what) const {
+  return absl::InvalidArgumentError(absl::StrCat(path.empty() ? "the schema" : Excerpt(path), ": ", what));
+}
+
+absl::StatusOr<Node> JsonSchema::Append(Node at) { return Value(at, root_, {}); }
+
+JsonSchema::NodeOr JsonSchema::Value(Node at, const Json& schema, const Place& place) {
+  if (place.depth > kMaxSchemaDepth) return place.Error(absl::StrCat("is nested more than ", kMaxSchemaDepth, " deep"));
+  if (builder_.too_large()) return place.Error(absl::StrCat("takes more than ", kMaxAutomatonStates, " states"));
+  if (deadline_.Expired()) return place.Error("takes too long to compile");
+  if (schema == true) return pieces_.Value(at);
+  if (!schema.is_object()) return place.Error("must be an object, or true");
+  const auto alone = [&](const char* key) -> absl::Status {
+    const std::string other = OtherKeyword(schema, {key});
+    return other.empty() ? absl::OkStatus()
+                         : place.Error(absl::StrCat("'", Excerpt(other), "' beside '", key, "' is not supported"));
+  };
+  for (const char* key : {"$ref", "enum", "const", "anyOf", "allOf"}) {
+    if (!Has(schema, key)) continue;
+    const bool beside_type =
+        (key == absl::string_view("enum") || key == absl::string_view("const")) && Has(schema, "type");
+    if (!beside_type) TF_RETURN_IF_ERROR(alone(key));
+    const Json& value = schema[key];
+    if (key == absl::string_view("$ref")) return Reference(at, value, place);
+    if (key == absl::string_view("const")) return OneOfValues(at, Json::array({value}), place.In(key));
+    if (key == absl::string_view("enum")) return OneOfValues(at, value, place.In(key));
+    if (key == absl::string_view("anyOf")) return AnyOf(at, value, place.In(key));
+    if (value.is_array() && value.size() == 1) return Value(at, value[0], place.In(key));
+    return place.Error("'allOf' of more than one schema is not supported");
+  }
+  if (!Has(schema, "type")) {
+    if (Has(schema, "properties")) return Object(at, schema, place);
+    if (Has(schema, "items")) return Array(at, schema, place);
+    const std::string other = OtherKeyword(schema, {});
+    if (!other.empty())
+      return place.Error(absl::StrCat("'", Excerpt(other), "' is not supported, or not without a type"));
+    return pieces_.Value(at);
+  }
+  const Json types = schema["type"].is_array() ? schema["type"] : Json::array({schema["type"]});
+  if (types.empty()) return place.In("type").Error("must not be empty");
+  const Node end = builder_.NewNode();
+  for (const Json& type : types) {
+    if (!type.is_string()) return place.In("type").Error("must be a text or a list of texts");
+    TF_ASSIGN_OR_RETURN(const Node value, OfType(at, type.get<std::string>(), schema, place));
+    builder_.Join(value, end);
+  }
+  // A keyword may be of any of the types.
+  const std::string other = OtherKeyword(
+      schema, {"type", "properties", "required", "additionalProperties", "items", "minItems", "maxItems", "minLength",
+               "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"});
+  if (!other.empty()) return place.Error(absl::StrCat("'", Excerpt(other), "' is not supported"));
+  return end;
+}
+
+JsonSchema::NodeOr JsonSchema::OfType(Node at, const std::string& type, const Json& schema, const Place& place) {
+  if (type == "string") return String(at, schema, place);
+  if (type == "integer") return Integer(at, schema, place);
+  if (type == "number") {
+    for (const char* key : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}) {
+      if (Has(schema, key)) return place.Error(absl::StrCat("'", key, "' is not supported but for integers"));
+    }
+    return pieces_.Number(at);
+  }
+  if (type == "boolean") return pieces_.Boolean(at);
+  if (type == "null") return pieces_.Null(at);
+  if (type == "array") return Array(at, schema, place);
+  if (type == "object") return Object(at, schema, place);
+  return place.In("type").Error(absl::StrCat("'", Excerpt(type), "' is no type"));
+}
+
+JsonSchema::NodeOr JsonSchema::AnyOf(Node at, const Json& alternatives, const Place& place) {
+  if (!alternatives.is_array() || alternatives.empty()) return place.Error("must be a list of schemas, at least one");
+  const Node end = builder_.NewNode();
+  for (size_t i = 0; i < alternatives.size(); ++i) {
+    TF_ASSIGN_OR_RETURN(const Node value, Value(at, alternatives[i], place.In(absl::StrCat(i))));
+    builder_.Join(value, end);
+  }
+  return end;
+}
+
+JsonSchema::NodeOr JsonSchema::OneOfValues(Node at, const Json& values, const Place& place) {
+  if (!values.is_array() || values.empty()) return place.Error("must be a list of values, at least one");
+  const Node end = builder_.NewNode();
+  for (const Json& value : values) builder_.Join(builder_.Text(at, value.dump()), end);
+  return end;
+}
+
+absl::StatusOr<const Json*> JsonSchema::Resolve(const std::string& reference, const Place& place) const {
+  const Json* at = &root_;
+  const std::vector<std::string> steps = absl::StrSplit(reference, '/');
+  if (steps[0] != "#") return place.Error(absl::StrCat("'", Excerpt(reference), "' is not in this schema"));
+  for (size_t i = 1; i < steps.size(); ++i) {
+    const auto found =
+        at->is_object() ? at->find(absl::StrReplaceAll(steps[i], {{"~1", "/"}, {"~0", "~"}})) : at->end();
+    if (found == at->end()) return place.Error(absl::StrCat("there is no '", Excerpt(reference), "'"));
+    at = &*found;
+  }
+  return at;
+}
+
+absl::StatusOr<bool> JsonSchema::IsRecursive(const std::string& reference, const Place& place) {
+  std::set<std::string> seen;
+  std::vector<std::string> open = {reference};
+  while (!open.empty()) {
+    if (deadline_.Expired()) return place.Error("takes too long to compile");
+    TF_ASSIGN_OR_RETURN(const Json* schema, Resolve(open.back(), place));
+    open.pop_back();
+    std::set<std::string> next;
+    CollectReferences(*schema, next);
+    if (next.contains(reference)) return true;
+    for (const std::string& name : next) {
+      if (seen.insert(name).second) open.push_back(name);
+    }
+  }
+  return false;
+}
+
+JsonSchema::NodeOr JsonSchema::Reference(Node at, const Json& value, const Place& place) {
+  if (!value.is_string()) return place.In("$ref").Error("must be a text");
+  const std::string reference = value.get<std::string>();
+  TF_ASSIGN_OR_RETURN(const Json* schema, Resolve(reference, place.In("$ref")));
+  const std::string path = absl::StrReplaceAll(reference, {{"#/", ""}, {"/", "."}});
+  if (const auto rule = rules_.find(reference); rule != rules_.end()) return builder_.Call(at, rule->second);
+  TF_ASSIGN_OR_RETURN(const bool recursive, IsRecursive(reference, place.In("$ref")));
+  if (!recursive) return Value(at, *schema, {path, place.depth + 1});
+  const AutomatonBuilder::Rule rule = builder_.NewRule();
+  rules_.emplace(reference, rule);
+  TF_ASSIGN_OR_RETURN(const Node end, Value(builder_.RuleBegin(rule), *schema, {path, place.depth + 1}));
+  builder_.EndRule(rule, end);
+  return builder_.Call(at, rule);
+}
+
+// A count that a keyword gives; `otherwise` where it is not there.
+absl::StatusOr<int64_t> CountOf(const Json& schema, const char* key, int64_t otherwise) {
+  const auto found = schema.find(key);
+  if (found == schema.end()) return otherwise;
+  const bool fits = found->is_number_unsigned() && found->get<uint64_t>() <= uint64_t{1} << 30;
+  if (!fits) return absl::InvalidArgumentError(absl::StrCat(key, " must be a number of things"));
+  return found->get<int64_t>();
+}
+
+// Bounds of integers; those of other numbers are not supported.
+JsonSchema::NodeOr JsonSchema::Integer(Node at, const Json& schema, const Place& place) {
+  constexpr int64_t kLargest = 9'999'999'999'999'999;
+  int64_t low = -kLargest, high = kLargest;
+  bool bounded = false;
+  for (const char* key : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}) {
+    const auto found = schema.find(key);
+    if (found == schema.end()) continue;
+    bounded = true;
+    const double value = found->is_number() ? found->get<double>() : 0;
+    if (!found->is_number() || !(std::abs(value) <= static_cast<double>(kLargest / 10))) {
+      return place.Error(absl::StrCat("'", key, "' must be a number of at most 15 digits"));
+    }
+    const absl::string_view name = key;
+    if (name == "minimum") low = std::max(low, static_cast<int64_t>(std::ceil(value)));
+    if (name == "maximum") high = std::min(high, static_cast<int64_t>(std::floor(value)));
+    if (name == "exclusiveMinimum") low = std::max(low, static_cast<int64_t>(std::floor(value)) + 1);
+    if (name == "exclusiveMaximum") high = std::min(high, static_cast<int64_t>(std::ceil(value)) - 1);
+  }
+  if (low > high) return place.Error("no integer is between the bounds");
+  return bounded ? pieces_.Integer(at, low, high) : pieces_.Integer(at);
+}
+
+JsonSchema::NodeOr JsonSchema::String(Node at, const Json& schema, const Place& place) {
+  if (Has(schema, "pattern")) return place.Error("'pattern' is not supported");
+  const auto least = CountOf(schema, "minLength", 0), most = CountOf(schema, "maxLength", -1);
+  if (!least.ok() || !most.ok()) return place.Error((least.ok() ? most : least).status().message());
+  if (*most >= 0 && *most < *least) return place.Error("maxLength is less than minLength");
+  return pieces_.String(at, *least, *most < 0 ? std::nullopt : std::optional<int64_t>(*most));
+}
+
+JsonSchema::NodeOr JsonSchema::Array(Node at, const Json& schema, const Place& place) {
+  const auto least = CountOf(schema, "minItems", 0), most = CountOf(schema, "maxItems", -1);
+  if (!least.ok() || !most.ok()) return place.Error((least.ok() ? most : least).status().message());
+  if (*most >= 0 && *most < *least) return place.Error("maxItems is less than minItems");
+  if (!Has(schema, "items") && *least == 0 && *most < 0) return pieces_.Array(at);
+  static const Json any = Json::object();
+  const Json& items = Has(schema, "items") ? schema["items"] : any;
+  const auto item = [&](Node from) { return Value(from, items, place.In("items")); };
+  const Node inside = pieces_.Space(builder_.Byte(at, '[', '[')), end = builder_.NewNode();
+  if (*least == 0) builder_.Join(inside, end);
+  Node next = builder_.NewNode();  // where an item may begin
+  builder_.Join(inside, next);
+  // The items that have a number of their own; behind them, where there is no limit, any more.
+  const int64_t num_counted = *most >= 0 ? *most : std::max<int64_t>(*least, 1);
+  for (int64_t i = 0; i < num_counted; ++i) {
+    TF_ASSIGN_OR_RETURN(const Node value, item(next));
+    if (i + 1 >= *least) builder_.Join(pieces_.Space(value), end);
+    const bool is_last = i + 1 == num_counted;
+    if (is_last && *most >= 0) break;  // no comma: nothing may follow it
+    const Node comma = pieces_.Space(builder_.Byte(value, ',', ','));
+    if (is_last) {
+      builder_.Join(comma, next);
+    } else {
+      next = comma;
+    }
+  }
+  return builder_.Byte(end, ']', ']');
+}
+
+JsonSchema::NodeOr JsonSchema::Object(Node at, const Json& schema, const Place& place) {
+  static const Json no_properties = Json::object();
+  const Json& properties = Has(schema, "properties") ? schema["properties"] : no_properties;
+  if (!properties.is_object()) return place.In("properties").Error("must be an object");
+  std::set<std::string> required;
+  if (Has(schema, "required")) {
+    if (!schema["required"].is_array()) return place.In("required").Error("must be a list of names");
+    for (const Json& name : schema["required"]) {
+      const bool known = name.is_string() && properties.contains(name.get<std::string>());
+      const std::string shown = Excerpt(name.is_string() ? name.get<std::string>() : name.dump());
+      if (!known) return place.In("required").Error(absl::StrCat("'", shown, "' is not among the properties"));
+      required.insert(name.get<std::string>());
+    }
+  }
+  const auto additional = schema.find("additionalProperties");
+  const bool closed = additional != schema.end() && *additional == false;
+  const bool of_schema = additional != schema.end() && additional->is_object() && !additional->empty();
+  if (of_schema && !properties.empty()) {
+    return place.Error("'additionalProperties' with a schema beside 'properties' is not supported");
+  }
+  if (of_schema) return Map(at, *additional, place.In("additionalProperties"));
+  if (properties.empty() && !closed) return pieces_.Object(at);
+  return Members(at, properties, required, place.In("properties"));
+}
+
+// Members in the order of the properties, from `{` to `}`. There are two rows of nodes, one for texts that have no
+// member yet, one for those that have and need a comma.
+JsonSchema::NodeOr JsonSchema::Members(Node at, const Json& properties, const std::set<std::string>& required,
+                                       const Place& place) {
+  Node none = pieces_.Space(builder_.Byte(at, '{', '{')), some = builder_.NewNode();
+  for (const auto& [name, schema] : properties.items()) {
+    const std::string key = absl::StrCat(Json(name).dump(), ":");
+    const Node first = builder_.Text(none, key);
+    builder_.Join(builder_.Text(pieces_.Space(builder_.Byte(some, ',', ',')), key), first);
+    TF_ASSIGN_OR_RETURN(const Node value, Value(pieces_.Space(first), schema, place.In(name)));
+    const Node next_none = builder_.NewNode(), next_some = builder_.NewNode();
+    builder_.Join(value, next_some);
+    if (!required.contains(name)) {
+      builder_.Join(none, next_none);
+      builder_.Join(some, next_some);
+    }
+    none = next_none;
+    some = next_some;
+  }
+  const Node end = builder_.NewNode();
+  builder_.Join(none, end);
+  builder_.Join(pieces_.Space(some), end);
+  return builder_.Byte(end, '}', '}');
+}
+
+// Any names, each with a value of the schema.
+JsonSchema::NodeOr JsonSchema::Map(Node at, const Json& schema, const Place& place) {
+  const Node inside = pieces_.Space(builder_.Byte(at, '{', '{')), key = builder_.NewNode(), end = builder_.NewNode();
+  builder_.Join(inside, key);
+  builder_.Join(inside, end);
+  TF_ASSIGN_OR_RETURN(const Node value,
+                      Value(pieces_.Space(builder_.Byte(pieces_.String(key), ':', ':')), schema, place));
+  builder_.Join(pieces_.Space(builder_.Byte(value, ',', ',')), key);
+  builder_.Join(pieces_.Space(value), end);
+  return builder_.Byte(end, '}', '}');
+}
+
+}  // namespace tokenferry

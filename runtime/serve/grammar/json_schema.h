@@ -1,0 +1,71 @@
+// A JSON schema as pieces of an automaton. What is written is always valid for the schema; what the subset below cannot
+// say is refused, never passed over.
+//
+// Known: type (one, or a list), properties, required, additionalProperties, items, minItems, maxItems, minLength,
+// maxLength, minimum, maximum, exclusiveMinimum and exclusiveMaximum of integers, enum, const, anyOf, allOf of one,
+// $ref into the same schema, $defs and definitions; true, and {} for any value. Members are written in the order of
+// `properties`; members that have no name in a schema only where there are no `properties`. Passed over: title,
+// description, default, examples, $schema, $id, $comment, format, deprecated, readOnly, writeOnly.
+#pragma once
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/host/clock.h"
+#include "core/status.h"
+#include "runtime/serve/grammar/json_pieces.h"
+
+namespace tokenferry {
+
+inline constexpr size_t kMaxSchemaBytes = 64 << 10;
+inline constexpr int kMaxSchemaDepth = 32;
+
+// Of one schema, which must outlive it.
+class JsonSchema {
+ public:
+  using Node = AutomatonBuilder::Node;
+  using Json = nlohmann::ordered_json;
+
+  JsonSchema(const Json& root, const Deadline& deadline, AutomatonBuilder& builder, JsonPieces& pieces)
+      : root_(root), deadline_(deadline), builder_(builder), pieces_(pieces) {}
+
+  // Appends a value behind `at`. InvalidArgument that names the place in the schema, "properties.x", and the keyword.
+  absl::StatusOr<Node> Append(Node at);
+
+ private:
+  // Where one is in the schema.
+  struct Place {
+    std::string path;
+    int depth = 0;
+    Place In(absl::string_view key) const { return {absl::StrCat(path, path.empty() ? "" : ".", key), depth + 1}; }
+    absl::Status Error(absl::string_view what) const;
+  };
+  using NodeOr = absl::StatusOr<Node>;
+
+  NodeOr Value(Node at, const Json& schema, const Place& place);
+  NodeOr OfType(Node at, const std::string& type, const Json& schema, const Place& place);
+  NodeOr AnyOf(Node at, const Json& alternatives, const Place& place);
+  NodeOr OneOfValues(Node at, const Json& values, const Place& place);
+  NodeOr Reference(Node at, const Json& reference, const Place& place);
+  NodeOr Integer(Node at, const Json& schema, const Place& place);
+  NodeOr String(Node at, const Json& schema, const Place& place);
+  NodeOr Array(Node at, const Json& schema, const Place& place);
+  NodeOr Object(Node at, const Json& schema, const Place& place);
+  NodeOr Members(Node at, const Json& properties, const std::set<std::string>& required, const Place& place);
+  NodeOr Map(Node at, const Json& schema, const Place& place);
+
+  absl::StatusOr<const Json*> Resolve(const std::string& reference, const Place& place) const;
+  absl::StatusOr<bool> IsRecursive(const std::string& reference, const Place& place);
+
+  const Json& root_;
+  const Deadline deadline_;
+  AutomatonBuilder& builder_;
+  JsonPieces& pieces_;
+  std::map<std::string, AutomatonBuilder::Rule> rules_;  // of references that contain themselves
+};
+
+}  // namespace tokenferry

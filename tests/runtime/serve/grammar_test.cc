@@ -1,0 +1,339 @@
+// What JSON schemas and tools allow an answer to be, byte by byte.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/engine/byte_automaton.h"
+#include "runtime/serve/grammar/answer_grammar.h"
+#include "runtime/serve/grammar/json_schema.h"
+
+namespace tokenferry {
+namespace {
+
+using ::testing::HasSubstr;
+using Json = nlohmann::ordered_json;
+
+const Tokenizer& FerryTokenizer() {
+  static const Tokenizer* const tokenizer = [] {
+    const char* source = std::getenv("TF_SOURCE_DIR");
+    const std::string dir = absl::StrCat(source == nullptr ? "." : source, "/models/ferry-tiny-v3");
+    return new Tokenizer(*Tokenizer::Load(dir));
+  }();
+  return *tokenizer;
+}
+
+absl::StatusOr<ByteAutomaton> Compile(const AnswerForm& form) {
+  const absl::StatusOr<std::string> bytes = CompileAnswer(form, FerryTokenizer());
+  if (!bytes.ok()) return bytes.status();
+  return DecodeAutomaton(*bytes);
+}
+
+absl::StatusOr<ByteAutomaton> CompileSchema(const std::string& schema) {
+  AnswerForm form;
+  form.schema = Json::parse(schema);
+  form.schema_place = "schema";
+  return Compile(form);
+}
+
+bool Accepts(const ByteAutomaton& automaton, absl::string_view text) {
+  AutomatonPosition position;
+  for (const char c : text) {
+    if (!Advance(automaton, static_cast<uint8_t>(c), position)) return false;
+  }
+  return MayEnd(automaton, position);
+}
+
+struct Case {
+  std::string schema;
+  std::vector<std::string> good, bad;
+};
+
+TEST(JsonSchema, AllowsWhatIsValidAndNothingElse) {
+  const Case cases[] = {
+      {R"({"type":"string"})",
+       {"\"\"", "\"a b\"", "\"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\"", R"("\"\\\/\b\f\n\r\t\u00e9\uD7FF\uE000")",
+        " \"a\""},
+       {"", "a", "\"", "\"a", "\"a\"x", "\"\n\"", "\"\xFF\"", "\"\xC3\"", "\"\xED\xA0\x80\"", "\"\xC0\x80\"",
+        "\"\xF4\x90\x80\x80\"", R"("\x")", R"("\uD800")", R"("\u12")", "  \"a\""}},
+      {R"({"type":"string","minLength":1,"maxLength":2})",
+       {"\"a\"", "\"\xC3\xA9\xC3\xA9\"", "\"\\n\\u0041\""},
+       {"\"\"", "\"abc\""}},
+      {R"({"type":"integer"})",
+       {"0", "-0", "12", "-9007199254740993"},
+       {"", "01", "+1", "1.0", "1e3", "-", "12345678901234567"}},
+      {R"({"type":"number"})",
+       {"0", "-1.5", "1e3", "1.25E-10", "0.0"},
+       {".5", "1.", "1e", "1e123", "--1", "0x1", "NaN"}},
+      {R"({"type":"boolean"})", {"true", "false"}, {"tru", "truefalse", "1"}},
+      {R"({"type":["null","boolean"]})", {"null", "true"}, {"0"}},
+      {R"({"enum":["a",1,null,{"b":[]}]})", {"\"a\"", "1", "null", "{\"b\":[]}"}, {"\"b\"", "2", "{}"}},
+      {R"({"const":"é"})", {"\"é\""}, {"\"e\""}},
+      {R"({"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"null"},"c":{"type":"boolean"}},
+           "required":["b"]})",
+       {R"({"b":null})", R"({"a": 1, "b": null})", R"({"b":null,"c":true})",
+        "{\n  \"a\": 1,\n  \"b\": null,\n  \"c\": false\n}"},
+       {"{}", R"({"a":1})", R"({"b":null,"a":1})", R"({"b":null,})", R"({"b":null,"d":1})", R"({"a":1"b":null})",
+        R"({"b" :null})"}},
+      {R"({"properties":{"a":{},"b":{}}})",
+       {"{}", "{ }", R"({"a":[1,{"x":"y"}],"b":2})", R"({"b":2})"},
+       {R"({"c":1})", "[]"}},
+      {R"({"type":"object","additionalProperties":false})", {"{}", "{\n}"}, {R"({"a":1})"}},
+      {R"({"type":"object"})",
+       {"{}", R"({"a":{"b":[1,"x",null,{}]},"":0})"},
+       {"[]", "{\"a\"}", "{\"a\":}", "{1:2}", "{}{}"}},
+      {R"({"type":"object","additionalProperties":{"type":"integer"}})", {"{}", R"({"x":1, "y":2})"}, {R"({"x":"1"})"}},
+      {R"({"type":"array","items":{"type":"integer"}})",
+       {"[]", "[1]", "[1, 2,3]", "[\n  1,\n  2\n]"},
+       {"[,]", "[1,]", "[\"a\"]", "[1"}},
+      {R"({"type":"array","items":{"type":"integer"},"minItems":2,"maxItems":3})",
+       {"[1,2]", "[1,2,3]"},
+       {"[]", "[1]", "[1,2,3,4]"}},
+      {R"({"type":"array","items":{"type":"integer"},"minItems":2})", {"[1,2]", "[1,2,3,4,5]"}, {"[]", "[1]"}},
+      {R"({"type":"array","maxItems":0})", {"[]"}, {"[1]"}},
+      {R"({"type":"array"})", {"[]", R"([1,["a",{"b":null}]])"}, {"{}"}},
+      {R"({"anyOf":[{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]},
+                    {"type":"object","properties":{"ab":{"type":"null"}},"required":["ab"]},{"type":"string"}]})",
+       {R"({"a":1})", R"({"ab":null})", "\"x\""},
+       {R"({"a":null})", R"({"ab":1})", "{}"}},
+      {R"({"$defs":{"x":{"type":"integer"}},"type":"array","items":{"$ref":"#/$defs/x"}})", {"[1,2]"}, {"[null]"}},
+      {R"({"definitions":{"a/b":{"type":"null"}},"allOf":[{"$ref":"#/definitions/a~1b"}]})", {"null"}, {"1"}},
+      // A list that contains itself, and a tree that is the whole schema.
+      {R"({"$ref":"#/$defs/node","$defs":{"node":{"type":"object","properties":{"v":{"type":"integer"},
+           "next":{"anyOf":[{"$ref":"#/$defs/node"},{"type":"null"}]}},"required":["v","next"]}}})",
+       {R"({"v":1,"next":null})", R"({"v":1,"next":{"v":2,"next":{"v":3,"next":null}}})"},
+       {R"({"v":1})", R"({"v":1,"next":{}})", R"({"v":1,"next":{"v":2,"next":null})"}},
+      {R"({"type":"object","properties":{"c":{"type":"array","items":{"$ref":"#"}}}})",
+       {"{}", R"({"c":[{"c":[]},{}]})"},
+       {R"({"c":[1]})"}},
+      {"true", {"1", "[]", R"({"a":"b"})"}, {"", "a"}},
+      {R"({"title":"T","description":"d","default":1,"examples":[1],"format":"x","type":"integer"})", {"5"}, {"\"5\""}},
+  };
+  for (const Case& c : cases) {
+    const absl::StatusOr<ByteAutomaton> automaton = CompileSchema(c.schema);
+    ASSERT_TRUE(automaton.ok()) << c.schema << ": " << automaton.status();
+    for (int state = 0; state < automaton->num_states(); ++state) {  // nowhere is there no way on
+      EXPECT_TRUE(automaton->is_end[state] == 1 || automaton->edge_offsets[state] < automaton->edge_offsets[state + 1])
+          << c.schema << " state " << state;
+    }
+    for (const std::string& text : c.good) EXPECT_TRUE(Accepts(*automaton, text)) << c.schema << " " << text;
+    for (const std::string& text : c.bad) EXPECT_FALSE(Accepts(*automaton, text)) << c.schema << " " << text;
+  }
+}
+
+// Every integer from 250 below the bounds to 250 above.
+TEST(JsonSchema, BoundsOfIntegers) {
+  const auto seed = std::random_device()();
+  std::mt19937_64 random(seed);
+  for (int i = 0; i < 40; ++i) {
+    const int64_t digits[] = {1, 10, 1000, 100'000, 1'000'000'000'000};
+    const auto any = [&] {
+      return static_cast<int64_t>(random() % 1000) * digits[random() % 5] - static_cast<int64_t>(random() % 500'000);
+    };
+    const int64_t a = any(), b = any(), low = std::min(a, b), high = std::max(a, b);
+    const auto automaton =
+        CompileSchema(absl::StrCat(R"({"type":"integer","minimum":)", low, R"(,"exclusiveMaximum":)", high + 1, "}"));
+    ASSERT_TRUE(automaton.ok()) << automaton.status() << " seed " << seed;
+    for (const int64_t around : {low, high, (low + high) / 2, int64_t{0}}) {
+      for (int64_t value = around - 250; value <= around + 250; ++value) {
+        ASSERT_EQ(Accepts(*automaton, absl::StrCat(value)), value >= low && value <= high)
+            << value << " of " << low << " to " << high << " seed " << seed;
+      }
+    }
+    for (const char* bad : {"", "-", "00", "-0", "01", "1.0"}) EXPECT_FALSE(Accepts(*automaton, bad)) << bad;
+  }
+  const auto positive = CompileSchema(R"({"type":"integer","exclusiveMinimum":0.5,"maximum":10.5})");
+  ASSERT_TRUE(positive.ok());
+  for (const std::string text : {"1", "9", "10"}) EXPECT_TRUE(Accepts(*positive, text));
+  for (const std::string text : {"0", "11", "100", "-1"}) EXPECT_FALSE(Accepts(*positive, text));
+}
+
+TEST(JsonSchema, NamesWhatItRefuses) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"type":"string","pattern":"a"})", "schema: the schema: 'pattern' is not supported"},
+      {R"({"properties":{"x":{"type":"integer","multipleOf":1}}})",
+       "schema: properties.x: 'multipleOf' is not supported"},
+      {R"({"type":"number","minimum":1})", "'minimum' is not supported but for integers"},
+      {R"({"type":"integer","minimum":2,"maximum":1})", "no integer is between the bounds"},
+      {R"({"type":"integer","minimum":1e300})", "'minimum' must be a number of at most 15 digits"},
+      {R"({"oneOf":[{"type":"null"}]})", "'oneOf' is not supported"},
+      {R"({"not":{}})", "'not' is not supported"},
+      {R"({"type":"object","properties":{},"patternProperties":{}})", "'patternProperties' is not supported"},
+      {R"({"type":"thing"})", "type: 'thing' is no type"},
+      {R"({"type":[]})", "type: must not be empty"},
+      {R"({"type":[1]})", "type: must be a text"},
+      {"1", "must be an object, or true"},
+      {"false", "must be an object, or true"},
+      {R"({"enum":[]})", "enum: must be a list of values"},
+      {R"({"anyOf":[]})", "anyOf: must be a list of schemas"},
+      {R"({"anyOf":[{"type":"null"}],"type":"null"})", "'type' beside 'anyOf' is not supported"},
+      {R"({"allOf":[{},{}]})", "'allOf' of more than one schema"},
+      {R"({"$ref":"#/$defs/no"})", "$ref: there is no '#/$defs/no'"},
+      {R"({"$ref":"other.json"})", "$ref: 'other.json' is not in this schema"},
+      {R"({"$ref":1})", "$ref: must be a text"},
+      {R"({"$ref":"#"})", "begins with itself"},
+      {R"({"required":["a"],"type":"object"})", "required: 'a' is not among the properties"},
+      {R"({"required":1,"type":"object"})", "required: must be a list"},
+      {R"({"type":"object","properties":1})", "properties: must be an object"},
+      {R"({"type":"object","properties":{"a":{}},"additionalProperties":{"type":"null"}})",
+       "'additionalProperties' with a schema"},
+      {R"({"type":"string","minLength":-1})", "minLength must be a number"},
+      {R"({"type":"string","minLength":2,"maxLength":1})", "maxLength is less than minLength"},
+      {R"({"type":"array","minItems":2,"maxItems":1})", "maxItems is less than minItems"},
+      {R"({"type":"array","maxItems":1.5})", "maxItems must be a number"},
+      {R"({"anyOf":[{"type":"object"},{"type":"object","properties":{"a":{}}}]})", "alternatives that begin alike"},
+  };
+  for (const auto& [schema, message] : cases) {
+    EXPECT_THAT(std::string(CompileSchema(schema).status().message()), HasSubstr(message)) << schema;
+  }
+}
+
+TEST(JsonSchema, StaysWithinItsLimits) {
+  const auto refusal = [](const std::string& schema) { return std::string(CompileSchema(schema).status().message()); };
+  EXPECT_THAT(refusal(R"({"type":"string","maxLength":1000000000})"), HasSubstr("more than 20000 states"));
+  EXPECT_THAT(refusal(R"({"type":"array","minItems":1000000000,"items":{"type":"integer"}})"), HasSubstr("states"));
+  EXPECT_THAT(refusal(absl::StrCat(R"({"description":")", std::string(kMaxSchemaBytes, 'x'), "\"}")),
+              HasSubstr("65536 bytes"));
+  std::string deep = "{}";
+  for (int i = 0; i <= kMaxSchemaDepth; ++i) deep = absl::StrCat(R"({"type":"array","items":)", deep, "}");
+  EXPECT_THAT(refusal(deep), HasSubstr("nested more than 32 deep"));
+  // Each definition means two of the next: 2^40 of the last.
+  std::string bomb = R"({"$ref":"#/$defs/d0","$defs":{)";
+  for (int i = 0; i < 40; ++i) {
+    const std::string next = absl::StrCat(R"({"$ref":"#/$defs/d)", i + 1, "\"}");
+    absl::StrAppend(&bomb, "\"d", i, R"(":{"type":"object","properties":{"a":)", next, ",\"b\":", next, "}},");
+  }
+  EXPECT_FALSE(CompileSchema(bomb + R"("d40":{}}})").ok());
+  // Alternatives whose subsets grow with the square of their number.
+  std::string wide = R"({"anyOf":[)";
+  for (int i = 0; i < 1000; ++i)
+    absl::StrAppend(&wide, i > 0 ? "," : "", R"({"type":"string","maxLength":)", i % 40, "}");
+  EXPECT_TRUE(CompileSchema(wide + "]}").ok() || !refusal(wide + "]}").empty());  // ends, either way
+}
+
+// Whatever a walk through the automaton makes is JSON, and is valid: here, of the types that the schema says.
+TEST(JsonSchema, RandomWalksAreValid) {
+  const auto automaton = CompileSchema(R"({"type":"object","properties":{"n":{"type":"number"},"s":{"type":"string"},
+      "l":{"type":"array","items":{"type":["integer","null"]}},"o":{"type":"object"}},"required":["n","l"]})");
+  ASSERT_TRUE(automaton.ok()) << automaton.status();
+  const auto seed = std::random_device()();
+  std::mt19937 random(seed);
+  int num_whole = 0;
+  for (int walk = 0; walk < 300; ++walk) {
+    std::string text;
+    AutomatonPosition position;
+    while (text.size() < 2000 && !MayEnd(*automaton, position)) {
+      std::vector<uint8_t> next;
+      for (int byte = 0; byte < 256; ++byte) {
+        AutomatonPosition copy = position;
+        if (Advance(*automaton, static_cast<uint8_t>(byte), copy)) next.push_back(static_cast<uint8_t>(byte));
+      }
+      ASSERT_FALSE(next.empty()) << "no way on after " << text << " seed " << seed;
+      // Ends things often enough: random bytes would go on in a text for ever.
+      const std::string closing = "\"]},";
+      std::vector<uint8_t> likely;
+      for (const uint8_t byte : next) {
+        if (closing.find(static_cast<char>(byte)) != std::string::npos) likely.push_back(byte);
+      }
+      const auto& from = !likely.empty() && random() % 2 == 0 ? likely : next;
+      text += static_cast<char>(from[random() % from.size()]);
+      ASSERT_TRUE(Advance(*automaton, static_cast<uint8_t>(text.back()), position));
+    }
+    if (!MayEnd(*automaton, position)) continue;
+    num_whole += 1;
+    const Json value = Json::parse(text, nullptr, false);
+    ASSERT_TRUE(value.is_object() && value["n"].is_number() && value["l"].is_array()) << text << " seed " << seed;
+    for (const Json& item : value["l"]) ASSERT_TRUE(item.is_null() || item.is_number_integer()) << text;
+    ASSERT_TRUE(!value.contains("s") || value["s"].is_string()) << text;
+    ASSERT_TRUE(!value.contains("o") || value["o"].is_object()) << text;
+  }
+  EXPECT_GT(num_whole, 50);
+}
+
+AnswerForm Calls(const ToolFormat& format, CallCount count) {
+  AnswerForm form;
+  form.format = &format;
+  form.calls = count;
+  form.tools = {
+      {"f", Json::parse(R"({"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]})"), "[0]"},
+      {"go", Json::parse(R"({"type":"object","additionalProperties":false})"), "[1]"}};
+  return form;
+}
+
+// What the grammar lets through is what the parser takes for calls.
+TEST(AnswerGrammar, CallsAreThoseOfTheParser) {
+  const std::string begins = "<｜tool▁calls▁begin｜>", ends = "<｜tool▁calls▁end｜>", begin = "<｜tool▁call▁begin｜>",
+                    end = "<｜tool▁call▁end｜>", sep = "<｜tool▁sep｜>";
+  struct Form {
+    const ToolFormat& format;
+    std::string before, f, between, go, after;
+  };
+  const Form forms[] = {
+      {HermesFormat(), "", "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>", "\n",
+       "<tool_call>\n{\"name\": \"go\", \"arguments\": {}}\n</tool_call>", ""},
+      {DeepSeekV3Format(), begins, begin + "function" + sep + "f\n```json\n{\"a\": 1}\n```" + end, "\n",
+       begin + "function" + sep + "go\n```json\n{}\n```" + end, ends},
+      {DeepSeekV31Format(), begins, begin + "f" + sep + "{\"a\": 1}" + end, "", begin + "go" + sep + "{}" + end, ends},
+  };
+  for (const Form& form : forms) {
+    const auto any = Compile(Calls(form.format, CallCount::kAny)), one = Compile(Calls(form.format, CallCount::kOne));
+    ASSERT_TRUE(any.ok() && one.ok()) << any.status() << one.status();
+    const std::string single = form.before + form.f + form.after;
+    const std::string both = form.before + form.f + form.between + form.go + form.after;
+    EXPECT_TRUE(Accepts(*one, single)) << single;
+    EXPECT_FALSE(Accepts(*one, both));
+    EXPECT_TRUE(Accepts(*any, single));
+    EXPECT_TRUE(Accepts(*any, both));
+    for (const std::string& bad :
+         {std::string(), "a" + single, single + "a", form.before + form.f.substr(1) + form.after}) {
+      EXPECT_FALSE(Accepts(*any, bad)) << bad;
+    }
+    OutputParser parser({&form.format, Thinking::kNever, CallCount::kAny});
+    std::vector<OutputPiece> pieces;
+    parser.Push(both, pieces);
+    parser.Finish(pieces);
+    ASSERT_EQ(pieces.size(), 4u) << both;
+    EXPECT_EQ(pieces[0].text, "f");
+    EXPECT_EQ(pieces[1].text, "{\"a\": 1}");
+    EXPECT_EQ(pieces[2].text, "go");
+    EXPECT_EQ(pieces[3].text, "{}");
+  }
+}
+
+TEST(AnswerGrammar, ReasoningComesFirst) {
+  AnswerForm form;
+  form.schema = Json{{"type", "null"}};
+  form.thinking = Thinking::kMayBegin;
+  const auto may = Compile(form);
+  form.thinking = Thinking::kHasBegun;
+  const auto has = Compile(form);
+  ASSERT_TRUE(may.ok() && has.ok()) << may.status() << has.status();
+  for (const std::string text : {"null", "<think>a</thi</think>\n\nnull", "<think></think>null"})
+    EXPECT_TRUE(Accepts(*may, text)) << text;
+  for (const std::string text : {"a", "<think>null", "<think>a</think>\n\n\nnull", "a</think>null"})
+    EXPECT_FALSE(Accepts(*may, text)) << text;
+  for (const std::string text : {"a</think>null", "<</</think>\nnull", "</think>null"})
+    EXPECT_TRUE(Accepts(*has, text)) << text;
+  EXPECT_FALSE(Accepts(*has, "null"));
+}
+
+// An answer that has to be JSON may still be a call where tools are there.
+TEST(AnswerGrammar, AValueOrCalls) {
+  AnswerForm form = Calls(HermesFormat(), CallCount::kAny);
+  form.schema = Json{{"type", "integer"}};
+  const auto either = Compile(form);
+  ASSERT_TRUE(either.ok()) << either.status();
+  EXPECT_TRUE(Accepts(*either, "12"));
+  EXPECT_TRUE(Accepts(*either, "<tool_call>\n{\"name\": \"go\", \"arguments\": {}}\n</tool_call>"));
+  EXPECT_FALSE(Accepts(*either, "12<tool_call>"));
+  form.tools[1].parameters = Json::parse(R"({"type":"object","properties":{"x":{"minimum":1}}})");
+  EXPECT_THAT(std::string(Compile(form).status().message()),
+              HasSubstr("[1]: properties.x: 'minimum' is not supported"));
+}
+
+}  // namespace
+}  // namespace tokenferry
