@@ -6,22 +6,10 @@
 #include "runtime/serve/api/api_status.h"
 #include "runtime/serve/api/chat_prompt.h"
 #include "runtime/serve/api/generation_request.h"
+#include "runtime/serve/api/grammar_fields.h"
 
 namespace tokenferry {
 namespace {
-
-// What would change the answer and is not done must be said.
-absl::Status RefuseUnsupported(BodyFields& fields) {
-  TF_ASSIGN_OR_RETURN(const auto choice, fields.Node("tool_choice"));
-  if (choice && choice->value() != "auto" && choice->value() != "none") {
-    return FieldError("tool_choice", "only \"auto\" and \"none\" are supported");
-  }
-  TF_ASSIGN_OR_RETURN(const auto format, fields.Node("response_format"));
-  if (!format) return absl::OkStatus();
-  const nlohmann::json& value = format->value();
-  if (value.is_object() && value.contains("type") && value["type"] == "text") return absl::OkStatus();
-  return FieldError("response_format", "only {\"type\": \"text\"} is supported");
-}
 
 absl::Status ReadLogprobs(BodyFields& fields, const ApiLimits& limits, GenerationRequest* out) {
   TF_ASSIGN_OR_RETURN(const bool logprobs, fields.Switch("logprobs", false));
@@ -37,9 +25,9 @@ absl::Status ReadLogprobs(BodyFields& fields, const ApiLimits& limits, Generatio
 absl::StatusOr<GenerationRequest> ParseChatRequest(std::string body, const ServedModel& model,
                                                    const ApiLimits& limits) {
   TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(body, limits.max_json_depth));
-  TF_RETURN_IF_ERROR(RefuseUnsupported(fields));
   GenerationRequest request;
   TF_RETURN_IF_ERROR(ReadChatPrompt(fields, body, model, &request));
+  TF_RETURN_IF_ERROR(ReadGrammar(fields, body, model, &request));
   TF_RETURN_IF_ERROR(ReadLogprobs(fields, limits, &request));
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   TF_ASSIGN_OR_RETURN(const auto old_name, fields.Integer("max_tokens", 1, kMost));

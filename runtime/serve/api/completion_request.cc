@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/serve/api/api_status.h"
 #include "runtime/serve/api/generation_request.h"
+#include "runtime/serve/api/grammar_fields.h"
 #include "runtime/text/encode_prompt.h"
 
 namespace tokenferry {
@@ -62,10 +63,11 @@ absl::Status RefuseUnsupported(BodyFields& fields) {
 
 absl::StatusOr<GenerationRequest> ParseCompletionRequest(std::string body, const ServedModel& model,
                                                          const ApiLimits& limits) {
-  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(std::move(body), limits.max_json_depth));
+  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(body, limits.max_json_depth));
   GenerationRequest request;
   TF_RETURN_IF_ERROR(ReadPrompts(fields, model, limits, &request));
   TF_RETURN_IF_ERROR(RefuseUnsupported(fields));
+  TF_RETURN_IF_ERROR(ReadGrammar(fields, body, model, &request));
   TF_ASSIGN_OR_RETURN(request.echo, fields.Switch("echo", false));
   TF_ASSIGN_OR_RETURN(const auto logprobs, fields.Integer("logprobs", 0, limits.max_top_logprobs));
   request.num_logprobs = static_cast<int32_t>(logprobs.value_or(-1));

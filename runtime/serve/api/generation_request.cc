@@ -62,9 +62,11 @@ absl::Status ReadSampling(BodyFields& fields, const ServedModel& model, const Ap
   TF_ASSIGN_OR_RETURN(const auto min_p, fields.Number("min_p", 0, 1));
   TF_ASSIGN_OR_RETURN(const auto seed,
                       fields.Integer("seed", std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()));
-  const int32_t num_top_logprobs = p->num_top_logprobs;  // the route has set it
+  const int32_t num_top_logprobs = p->num_top_logprobs;  // the route has set it and the grammar
+  std::string grammar = std::move(p->grammar);
   *p = DefaultSampling(model.generation);
   p->num_top_logprobs = num_top_logprobs;
+  p->grammar = std::move(grammar);
   // Of a model that does not say how to sample, clients expect OpenAI's default.
   if (!model.generation.do_sample) p->temperature = model.generation.temperature.value_or(1);
   p->temperature = temperature.value_or(p->temperature);
@@ -100,6 +102,9 @@ absl::Status ReadStops(BodyFields& fields, const ServedModel& model, const ApiLi
     return FieldError("stop_token_ids", absl::StrCat("has more than ", kMaxStopTokens / 2, " tokens"));
   }
   TF_ASSIGN_OR_RETURN(const bool ignore_eos, fields.Switch("ignore_eos", false));
+  if (ignore_eos && !out->sampling.grammar.empty()) {
+    return FieldError("ignore_eos", "an answer of a given form has to end where the form does");
+  }
   if (!ignore_eos) {
     const auto& eos = model.generation.eos_token_ids;
     out->sampling.stop_token_ids.insert(out->sampling.stop_token_ids.end(), eos.begin(), eos.end());

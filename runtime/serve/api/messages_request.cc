@@ -7,6 +7,7 @@
 #include "runtime/serve/api/api_status.h"
 #include "runtime/serve/api/chat_prompt.h"
 #include "runtime/serve/api/generation_request.h"
+#include "runtime/serve/api/grammar_fields.h"
 #include "runtime/serve/http/compact_json.h"
 
 namespace tokenferry {
@@ -121,13 +122,19 @@ std::string TypeOf(const Json& object) {
   return type != object.end() && type->is_string() ? type->get<std::string>() : "";
 }
 
-// {"type": "auto" or "none", "disable_parallel_tool_use": ..}
+// {"type": "auto", "none", "any" or "tool", "name": .., "disable_parallel_tool_use": ..}
 absl::Status ConvertToolChoice(const Json& choice, Json* out) {
   const std::string type = choice == Json::object() ? "auto" : TypeOf(choice);
-  if (type != "auto" && type != "none") {
-    return FieldError("tool_choice", "only {\"type\": \"auto\"} and {\"type\": \"none\"} are supported");
+  if (type == "auto" || type == "none") {
+    (*out)["tool_choice"] = type;
+  } else if (type == "any") {
+    (*out)["tool_choice"] = "required";
+  } else if (type == "tool") {
+    TF_ASSIGN_OR_RETURN(std::string name, StringOf(choice, "name", "tool_choice"));
+    (*out)["tool_choice"] = {{"type", "function"}, {"function", {{"name", std::move(name)}}}};
+  } else {
+    return FieldError("tool_choice", "the type must be auto, none, any or tool");
   }
-  (*out)["tool_choice"] = type;
   const auto single = choice.find("disable_parallel_tool_use");
   if (single == choice.end()) return absl::OkStatus();
   if (!single->is_boolean()) return FieldError("tool_choice.disable_parallel_tool_use", "must be true or false");
@@ -182,7 +189,8 @@ absl::Status ReadPrompt(BodyFields& fields, const std::string& body, const Serve
   // Within limits and without a key twice, as BodyFields has seen.
   TF_ASSIGN_OR_RETURN(const std::string converted, ConvertConversation(Json::parse(body)));
   TF_ASSIGN_OR_RETURN(BodyFields conversation, BodyFields::Parse(converted, limits.max_json_depth + 4));
-  return ReadChatPrompt(conversation, converted, model, out);
+  TF_RETURN_IF_ERROR(ReadChatPrompt(conversation, converted, model, out));
+  return ReadGrammar(conversation, converted, model, out);
 }
 
 }  // namespace

@@ -220,8 +220,8 @@ class ApiTest(ProgramTest):
             "logprobs": [1],
             "top_logprobs": [3, 21, -1],
             "max_completion_tokens": [0, -1, "x"],
-            "tool_choice": ["required", {"type": "function", "function": {"name": "f"}}],
-            "response_format": [{"type": "json_object"}, 1],
+            "tool_choice": ["required", {"type": "function", "function": {"name": "f"}}, "x", 1, []],
+            "response_format": [{"type": "yaml"}, {"type": "json_schema"}, 1, []],
         }.items():
             for value in values:
                 with self.subTest(field=field, value=str(value)[:60]):

@@ -10,12 +10,14 @@ import unittest
 import server as serving  # first: it finds the next
 from program import ProgramTest, main
 from server import NAME, Server
+from tools_test import TEMPLATE, TOOLS
 
 import anthropic
 import openai
 
 KEY = "a-good-key-1"
 HELLO = [{"role": "user", "content": "Hello"}]
+SAYS = {"chat_template_kwargs": {"enable_thinking": False}}  # at once, without reasoning
 
 
 class ClientsTest(ProgramTest):
@@ -24,7 +26,7 @@ class ClientsTest(ProgramTest):
         with tempfile.NamedTemporaryFile("w") as keys:  # read before the server is ready
             keys.write(KEY)
             keys.flush()
-            cls.server = Server("--api-key-file", keys.name, "--max-waiting", "1", "--max-num-seqs", "4")
+            cls.server = Server("--chat-template", TEMPLATE, "--api-key-file", keys.name, "--max-waiting", "1", "--max-num-seqs", "4")
         base = f"http://127.0.0.1:{cls.server.port}"
         cls.openai = openai.OpenAI(base_url=f"{base}/v1", api_key=KEY, max_retries=0)
         cls.anthropic = anthropic.Anthropic(base_url=base, api_key=KEY, max_retries=0)
@@ -127,6 +129,48 @@ class ClientsTest(ProgramTest):
         for bad in [{"role": "system", "content": "a"}], [{"role": "user", "content": [{"type": "image", "source": {}}]}], [{"role": "user"}], []:
             with self.assertRaises(anthropic.BadRequestError):
                 self.anthropic.messages.create(model=NAME, messages=bad, max_tokens=5)
+
+    def test_answers_of_a_form(self):
+        from pydantic import BaseModel
+
+        class Report(BaseModel):
+            city: Literal["Oslo", "Rome"]
+            warm: bool
+
+        parsed = self.openai.chat.completions.parse(model=NAME, messages=HELLO, max_tokens=100, temperature=0, response_format=Report, extra_body=SAYS)
+        self.assertIn(parsed.choices[0].message.parsed.city, ["Oslo", "Rome"])
+        with self.assertRaises(openai.BadRequestError) as raised:
+            self.openai.chat.completions.create(model=NAME, messages=HELLO, response_format={
+                "type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "string", "pattern": "a"}}})
+        self.assertEqual(raised.exception.param, "response_format")
+
+    def test_tools(self):
+        ask = dict(model=NAME, messages=HELLO, tools=TOOLS, tool_choice="required", parallel_tool_calls=False, max_tokens=200, temperature=0, extra_body=SAYS)
+        answer = self.openai.chat.completions.create(**ask).choices[0]
+        self.assertEqual(answer.finish_reason, "tool_calls")
+        call = answer.message.tool_calls[0]
+        self.assertIn(json.loads(call.function.arguments)["city"], ["Oslo", "Rome"])
+        with self.openai.chat.completions.stream(**ask) as stream:
+            final = stream.get_final_completion().choices[0]
+        self.assertEqual(final.message.tool_calls[0].function.arguments, call.function.arguments)
+        turns = [*HELLO, answer.message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
+        self.assertGreater(self.openai.chat.completions.create(model=NAME, messages=turns, tools=TOOLS, max_tokens=3).usage.completion_tokens, 0)
+        tools = [{"name": t["function"]["name"], "input_schema": t["function"]["parameters"]} for t in TOOLS]
+        ask = dict(model=NAME, messages=HELLO, tools=tools, tool_choice={"type": "tool", "name": "weather"}, max_tokens=200, extra_body={"temperature": 0, **SAYS})
+        whole = self.anthropic.messages.create(**ask)
+        self.assertEqual((whole.stop_reason, whole.content[0].type, whole.content[0].input), ("tool_use", "tool_use", json.loads(call.function.arguments)))
+        with self.anthropic.messages.stream(**ask) as stream:
+            self.assertEqual(stream.get_final_message().content[0].input, whole.content[0].input)
+
+    def test_thinking(self):
+        ask = dict(model=NAME, messages=HELLO, max_tokens=12, extra_body={"temperature": 0, "thinking": {"type": "enabled", "budget_tokens": 1024}})
+        with self.anthropic.messages.stream(**ask) as stream:
+            block = stream.get_final_message().content[0]
+        self.assertEqual(block.type, "thinking")
+        self.assertEqual(block.thinking, self.anthropic.messages.create(**ask).content[0].thinking)
+        message = self.openai.chat.completions.create(model=NAME, messages=HELLO, max_tokens=12, temperature=0,
+                                                      extra_body={"chat_template_kwargs": {"enable_thinking": True}}).choices[0].message
+        self.assertEqual((message.content, message.reasoning_content), ("", block.thinking))
 
     @unittest.skipUnless(shutil.which("curl"), "curl is not installed")
     def test_curl(self):

@@ -8,6 +8,7 @@ import threading
 
 from server import NAME, WAIT, Server, await_  # first: it finds the next
 from program import ModelCopy, ProgramTest, main
+from tools_test import FORMAT
 
 SEED = 20261128
 NUM_REQUESTS = 60
@@ -31,6 +32,8 @@ def requests():
             body.update(n=2, frequency_penalty=0.5)
         if i % 6 == 4:
             body["routing"] = True
+        if i % 8 == 5:
+            body["response_format"] = FORMAT
         out.append(body)
     # More sequences at once than a small cache has blocks for, and a prompt that has just been there.
     out.append({"prompt": "All of them\n", "max_tokens": 250, "ignore_eos": True, "n": 24, "seed": 1})
