@@ -19,9 +19,9 @@ bool HasLargeObject(const nlohmann::json& value) {
 
 }  // namespace
 
-BodyFields::BodyFields(JsonDocument document) : document_(std::move(document)) {}
+BodyFields::BodyFields(JsonDocument document, FieldTable* asked) : document_(std::move(document)), asked_(asked) {}
 
-absl::StatusOr<BodyFields> BodyFields::Parse(std::string body, int max_depth) {
+absl::StatusOr<BodyFields> BodyFields::Parse(std::string body, int max_depth, FieldTable* asked) {
   JsonLimits limits;
   limits.max_depth = max_depth;
   absl::StatusOr<JsonDocument> document = JsonDocument::Parse(std::move(body), "body", limits);
@@ -35,23 +35,29 @@ absl::StatusOr<BodyFields> BodyFields::Parse(std::string body, int max_depth) {
   if (HasLargeObject(document->root().value())) {
     return ToStatus({400, "invalid_json", absl::StrCat("body: has an object of more than ", kMaxMembers, " keys"), ""});
   }
-  return BodyFields(*std::move(document));
+  return BodyFields(*std::move(document), asked);
 }
 
-absl::StatusOr<std::optional<JsonNode>> BodyFields::Node(absl::string_view name) {
+absl::StatusOr<std::optional<JsonNode>> BodyFields::Ask(absl::string_view name, const FieldInfo& info) {
   known_.emplace(name);
+  if (asked_ != nullptr) {
+    const auto [found, is_new] = asked_->emplace(name, info);
+    if (found->second.kind == FieldKind::kAny) found->second = info;  // asked for twice
+  }
   return document_.root().Optional(name);
 }
 
+absl::StatusOr<std::optional<JsonNode>> BodyFields::Node(absl::string_view name) { return Ask(name, {}); }
+
 absl::StatusOr<std::optional<std::string>> BodyFields::String(absl::string_view name) {
-  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Node(name));
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Ask(name, {FieldKind::kString}));
   if (!node) return std::nullopt;
   if (!node->value().is_string()) return FieldError(name, absl::StrCat("must be a string, not ", node->Shown()));
   return std::optional<std::string>(node->value().get<std::string>());
 }
 
 absl::StatusOr<std::optional<double>> BodyFields::Number(absl::string_view name, double low, double high) {
-  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Node(name));
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Ask(name, {FieldKind::kNumber, low, high}));
   if (!node) return std::nullopt;
   const double value = node->value().is_number() ? node->value().get<double>() : low - 1;
   if (!(value >= low && value <= high)) {
@@ -61,7 +67,8 @@ absl::StatusOr<std::optional<double>> BodyFields::Number(absl::string_view name,
 }
 
 absl::StatusOr<std::optional<int64_t>> BodyFields::Integer(absl::string_view name, int64_t low, int64_t high) {
-  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Node(name));
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node,
+                      Ask(name, {FieldKind::kInteger, static_cast<double>(low), static_cast<double>(high)}));
   if (!node) return std::nullopt;
   const absl::StatusOr<int64_t> value = node->Int(low, high);
   if (!value.ok()) {
@@ -71,7 +78,7 @@ absl::StatusOr<std::optional<int64_t>> BodyFields::Integer(absl::string_view nam
 }
 
 absl::StatusOr<bool> BodyFields::Switch(absl::string_view name, bool otherwise) {
-  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Node(name));
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Ask(name, {FieldKind::kSwitch}));
   if (!node) return otherwise;
   if (!node->value().is_boolean()) {
     return FieldError(name, absl::StrCat("must be true or false, not ", node->Shown()));
@@ -80,7 +87,7 @@ absl::StatusOr<bool> BodyFields::Switch(absl::string_view name, bool otherwise) 
 }
 
 absl::StatusOr<std::vector<std::string>> BodyFields::Strings(absl::string_view name) {
-  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Node(name));
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Ask(name, {FieldKind::kStrings}));
   if (!node) return std::vector<std::string>();
   if (node->value().is_string()) return std::vector<std::string>{node->value().get<std::string>()};
   if (!node->value().is_array()) {
@@ -95,7 +102,8 @@ absl::StatusOr<std::vector<std::string>> BodyFields::Strings(absl::string_view n
 }
 
 absl::StatusOr<std::vector<int32_t>> BodyFields::TokenIds(absl::string_view name, int64_t vocab_size) {
-  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node, Node(name));
+  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> node,
+                      Ask(name, {FieldKind::kTokenIds, 0, static_cast<double>(vocab_size - 1)}));
   if (!node) return std::vector<int32_t>();
   return ReadTokenIds(*node, name, vocab_size);
 }

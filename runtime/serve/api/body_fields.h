@@ -1,7 +1,9 @@
 // The JSON object of a request's body, field by field. What is asked for is known; what is left is counted.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -12,11 +14,21 @@
 
 namespace tokenferry {
 
+enum class FieldKind : uint8_t { kAny, kString, kNumber, kInteger, kSwitch, kStrings, kTokenIds };
+
+// What a field may be, as its reader has asked for it.
+struct FieldInfo {
+  FieldKind kind = FieldKind::kAny;
+  double low = 0, high = 0;  // kNumber, kInteger; kTokenIds: high
+};
+using FieldTable = std::map<std::string, FieldInfo>;
+
 // Every error is a FieldError that names the field. A field that is null is absent.
 class BodyFields {
  public:
   // 400 for a body that is no JSON object of at most `max_depth` levels, has a key twice or an object of too many keys.
-  static absl::StatusOr<BodyFields> Parse(std::string body, int max_depth);
+  // `asked`, if it is not null, gets every field that is asked for.
+  static absl::StatusOr<BodyFields> Parse(std::string body, int max_depth, FieldTable* asked = nullptr);
 
   absl::StatusOr<std::optional<JsonNode>> Node(absl::string_view name);
   absl::StatusOr<std::optional<std::string>> String(absl::string_view name);
@@ -31,9 +43,11 @@ class BodyFields {
   int64_t num_ignored() const;
 
  private:
-  explicit BodyFields(JsonDocument document);
+  BodyFields(JsonDocument document, FieldTable* asked);
+  absl::StatusOr<std::optional<JsonNode>> Ask(absl::string_view name, const FieldInfo& info);
 
   JsonDocument document_;
+  FieldTable* asked_;
   std::set<std::string> known_;
 };
 

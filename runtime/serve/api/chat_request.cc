@@ -22,9 +22,9 @@ absl::Status ReadLogprobs(BodyFields& fields, const ApiLimits& limits, Generatio
 
 }  // namespace
 
-absl::StatusOr<GenerationRequest> ParseChatRequest(std::string body, const ServedModel& model,
-                                                   const ApiLimits& limits) {
-  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(body, limits.max_json_depth));
+absl::StatusOr<GenerationRequest> ParseChatRequest(std::string body, const ServedModel& model, const ApiLimits& limits,
+                                                   FieldTable* asked) {
+  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(body, limits.max_json_depth, asked));
   GenerationRequest request;
   TF_RETURN_IF_ERROR(ReadChatPrompt(fields, body, model, &request));
   TF_RETURN_IF_ERROR(ReadGrammar(fields, body, model, &request));

@@ -62,8 +62,8 @@ absl::Status RefuseUnsupported(BodyFields& fields) {
 }  // namespace
 
 absl::StatusOr<GenerationRequest> ParseCompletionRequest(std::string body, const ServedModel& model,
-                                                         const ApiLimits& limits) {
-  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(body, limits.max_json_depth));
+                                                         const ApiLimits& limits, FieldTable* asked) {
+  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(body, limits.max_json_depth, asked));
   GenerationRequest request;
   TF_RETURN_IF_ERROR(ReadPrompts(fields, model, limits, &request));
   TF_RETURN_IF_ERROR(RefuseUnsupported(fields));

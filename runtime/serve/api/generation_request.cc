@@ -175,7 +175,7 @@ absl::Status ReadSharedFields(BodyFields& fields, const ServedModel& model, cons
   const double most = absl::ToDoubleSeconds(limits.request_timeout);
   TF_ASSIGN_OR_RETURN(const auto timeout, fields.Number("timeout", 0.001, most));
   out->timeout = absl::Seconds(timeout.value_or(most));
-  fields.String("user").IgnoreError();  // known, and of no effect
+  TF_RETURN_IF_ERROR(fields.Node("user").status());  // known, and of no effect
   out->num_ignored_fields = fields.num_ignored();
   return absl::OkStatus();
 }

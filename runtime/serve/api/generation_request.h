@@ -49,17 +49,20 @@ struct RouteFields {
 absl::Status ReadSharedFields(BodyFields& fields, const ServedModel& model, const ApiLimits& limits,
                               const RouteFields& route, GenerationRequest* out);
 
+// A body of each route. `asked`: see BodyFields.
 // POST /v1/completions.
 absl::StatusOr<GenerationRequest> ParseCompletionRequest(std::string body, const ServedModel& model,
-                                                         const ApiLimits& limits);
+                                                         const ApiLimits& limits, FieldTable* asked);
 
 // POST /v1/chat/completions.
-absl::StatusOr<GenerationRequest> ParseChatRequest(std::string body, const ServedModel& model, const ApiLimits& limits);
+absl::StatusOr<GenerationRequest> ParseChatRequest(std::string body, const ServedModel& model, const ApiLimits& limits,
+                                                   FieldTable* asked);
 
 // POST /v1/messages, Anthropic's.
 absl::StatusOr<GenerationRequest> ParseMessagesRequest(std::string body, const ServedModel& model,
-                                                       const ApiLimits& limits);
+                                                       const ApiLimits& limits, FieldTable* asked);
 // POST /v1/messages/count_tokens: of the prompt.
-absl::StatusOr<int64_t> CountMessagesTokens(std::string body, const ServedModel& model, const ApiLimits& limits);
+absl::StatusOr<int64_t> CountMessagesTokens(std::string body, const ServedModel& model, const ApiLimits& limits,
+                                            FieldTable* asked);
 
 }  // namespace tokenferry

@@ -196,8 +196,8 @@ absl::Status ReadPrompt(BodyFields& fields, const std::string& body, const Serve
 }  // namespace
 
 absl::StatusOr<GenerationRequest> ParseMessagesRequest(std::string body, const ServedModel& model,
-                                                       const ApiLimits& limits) {
-  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(body, limits.max_json_depth));
+                                                       const ApiLimits& limits, FieldTable* asked) {
+  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(body, limits.max_json_depth, asked));
   GenerationRequest request;
   TF_RETURN_IF_ERROR(ReadPrompt(fields, body, model, limits, &request));
   TF_ASSIGN_OR_RETURN(const auto max_tokens, fields.Integer("max_tokens", 1, std::numeric_limits<int32_t>::max()));
@@ -210,8 +210,9 @@ absl::StatusOr<GenerationRequest> ParseMessagesRequest(std::string body, const S
   return request;
 }
 
-absl::StatusOr<int64_t> CountMessagesTokens(std::string body, const ServedModel& model, const ApiLimits& limits) {
-  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(body, limits.max_json_depth));
+absl::StatusOr<int64_t> CountMessagesTokens(std::string body, const ServedModel& model, const ApiLimits& limits,
+                                            FieldTable* asked) {
+  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(body, limits.max_json_depth, asked));
   GenerationRequest request;
   TF_RETURN_IF_ERROR(ReadPrompt(fields, body, model, limits, &request));
   return static_cast<int64_t>(request.prompts[0].ids.size());

@@ -218,13 +218,14 @@ std::optional<HttpError> Front::Busy() const {
 }
 
 void Front::Generate(Call call, const char* id_prefix,
-                     absl::StatusOr<GenerationRequest> (*parse)(std::string, const ServedModel&, const ApiLimits&)) {
+                     absl::StatusOr<GenerationRequest> (*parse)(std::string, const ServedModel&, const ApiLimits&,
+                                                                FieldTable*)) {
   if (const auto error = Unready()) return Refuse(call, *error);
   if (const auto error = Busy()) return Refuse(call, *error);
   num_parsing_ += 1;
   const std::string id = absl::StrCat(id_prefix, NextId());
   asio::post(workers_, [this, call = std::move(call), parse, id]() mutable {
-    auto parsed = parse(std::move(call.request.body), *model_, options_.api);
+    auto parsed = parse(std::move(call.request.body), *model_, options_.api, nullptr);
     asio::post(io_, [this, call = std::move(call), id, parsed = std::move(parsed)]() mutable {
       num_parsing_ -= 1;
       if (!parsed.ok()) {

@@ -56,6 +56,10 @@ class Front {
     Access::Needs needs;
     void (Front::*handle)(Call call);
     std::unique_ptr<AnswerFormat> (*format)(Tokenizer);  // of errors too
+    const char* summary;
+    // Of its bodies; null: it has none. `example` is one.
+    FieldTable (*fields)(const std::string& example, const ServedModel& model, const ApiLimits& limits) = nullptr;
+    const char* example = nullptr;
   };
   static const std::vector<Route>& Routes();
 
@@ -82,7 +86,8 @@ class Front {
   std::optional<HttpError> Busy() const;
   bool Responsive() const;
   void Generate(Call call, const char* id_prefix,
-                absl::StatusOr<GenerationRequest> (*parse)(std::string, const ServedModel&, const ApiLimits&));
+                absl::StatusOr<GenerationRequest> (*parse)(std::string, const ServedModel&, const ApiLimits&,
+                                                           FieldTable*));
   void StartJob(Call call, GenerationRequest request, const std::string& id);
   // Runs `work` on a worker and answers with what it returns.
   void RespondFromWorker(Call call, std::function<absl::StatusOr<std::string>(const HttpRequest&)> work);
@@ -92,6 +97,7 @@ class Front {
   void Messages(Call call);
   void CountTokens(Call call);
   void Models(Call call);
+  void OpenApiJson(Call call);
   void Tokenize(Call call);
   void Detokenize(Call call);
   void Health(Call call);

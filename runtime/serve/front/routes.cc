@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "runtime/serve/api/api_status.h"
 #include "runtime/serve/api/body_fields.h"
+#include "runtime/serve/api/openapi.h"
 #include "runtime/serve/dashboard/dashboard_page.h"
 #include "runtime/serve/front/front.h"
 #include "runtime/serve/http/compact_json.h"
@@ -59,22 +60,23 @@ HttpResponse JsonResponse(int status, std::string body) {
 }
 
 // {"prompt": ..} as vLLM has it, {"content": ..} as llama.cpp.
-absl::StatusOr<std::string> TokenizeBody(const ServedModel& model, const ApiLimits& limits,
-                                         const HttpRequest& request) {
-  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(request.body, limits.max_json_depth));
+absl::StatusOr<std::string> TokenizeBody(std::string body, const ServedModel& model, const ApiLimits& limits,
+                                         FieldTable* asked) {
+  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(std::move(body), limits.max_json_depth, asked));
   TF_ASSIGN_OR_RETURN(const auto prompt, fields.String("prompt"));
   TF_ASSIGN_OR_RETURN(const auto content, fields.String("content"));
   if (prompt.has_value() == content.has_value()) return FieldError("prompt", "give either prompt or content, a string");
-  TF_ASSIGN_OR_RETURN(const bool special,
-                      prompt ? fields.Switch("add_special_tokens", true) : fields.Switch("add_special", false));
+  TF_ASSIGN_OR_RETURN(const bool special_of_prompt, fields.Switch("add_special_tokens", true));
+  TF_ASSIGN_OR_RETURN(const bool special_of_content, fields.Switch("add_special", false));
+  const bool special = prompt ? special_of_prompt : special_of_content;
   const std::vector<int32_t> ids = special ? EncodePrompt(model.tokenizer, prompt ? *prompt : *content)
                                            : model.tokenizer.Encode(prompt ? *prompt : *content);
   return CompactJson({{"count", ids.size()}, {"max_model_len", model.max_model_len}, {"tokens", ids}});
 }
 
-absl::StatusOr<std::string> DetokenizeBody(const ServedModel& model, const ApiLimits& limits,
-                                           const HttpRequest& request) {
-  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(request.body, limits.max_json_depth));
+absl::StatusOr<std::string> DetokenizeBody(std::string body, const ServedModel& model, const ApiLimits& limits,
+                                           FieldTable* asked) {
+  TF_ASSIGN_OR_RETURN(BodyFields fields, BodyFields::Parse(std::move(body), limits.max_json_depth, asked));
   TF_ASSIGN_OR_RETURN(const auto node, fields.Node("tokens"));
   if (!node) return FieldError("tokens", "is missing");
   TF_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadTokenIds(*node, "tokens", model.spec.vocab_size));
@@ -82,26 +84,43 @@ absl::StatusOr<std::string> DetokenizeBody(const ServedModel& model, const ApiLi
   return CompactJson({{"prompt", text}, {"content", text}});
 }
 
+// The fields that the reader of a route's bodies asks for.
+template <auto kRead>
+FieldTable FieldsAskedBy(const std::string& example, const ServedModel& model, const ApiLimits& limits) {
+  FieldTable asked;
+  kRead(example, model, limits, &asked).status().IgnoreError();  // a model without a template cannot chat
+  return asked;
+}
+
 }  // namespace
 
 const std::vector<Front::Route>& Front::Routes() {
   constexpr auto kNothing = Access::Needs::kNothing, kKey = Access::Needs::kKey;
   static const std::vector<Route> routes = {
-      {"POST", "/v1/completions", kKey, &Front::Completions, CompletionFormat},
-      {"POST", "/v1/chat/completions", kKey, &Front::ChatCompletions, ChatFormat},
-      {"POST", "/v1/messages", kKey, &Front::Messages, MessagesFormat},
-      {"POST", "/v1/messages/count_tokens", kKey, &Front::CountTokens, MessagesFormat},
-      {"GET", "/v1/models", kKey, &Front::Models, CompletionFormat},
-      {"GET", "/v1/models/", kKey, &Front::Models, CompletionFormat},
-      {"POST", "/tokenize", kKey, &Front::Tokenize, CompletionFormat},
-      {"POST", "/detokenize", kKey, &Front::Detokenize, CompletionFormat},
-      {"GET", "/health", kNothing, &Front::Health, CompletionFormat},
-      {"GET", "/ready", kNothing, &Front::Ready, CompletionFormat},
-      {"GET", "/dashboard", kNothing, &Front::Dashboard, CompletionFormat},
-      {"GET", "/version", kKey, &Front::Version, CompletionFormat},
-      {"GET", "/metrics", kKey, &Front::Metrics, CompletionFormat},
-      {"GET", "/v1/experts", kKey, &Front::Experts, CompletionFormat},
-      {"POST", "/admin/drain", kKey, &Front::AdminDrain, CompletionFormat},
+      {"POST", "/v1/completions", kKey, &Front::Completions, CompletionFormat, "Continues prompts",
+       FieldsAskedBy<ParseCompletionRequest>, R"({"prompt": "Hello", "max_tokens": 4})"},
+      {"POST", "/v1/chat/completions", kKey, &Front::ChatCompletions, ChatFormat, "Answers a conversation",
+       FieldsAskedBy<ParseChatRequest>, R"({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4})"},
+      {"POST", "/v1/messages", kKey, &Front::Messages, MessagesFormat, "Answers a conversation in Anthropic's form",
+       FieldsAskedBy<ParseMessagesRequest>, R"({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4})"},
+      {"POST", "/v1/messages/count_tokens", kKey, &Front::CountTokens, MessagesFormat,
+       "Counts the tokens of a conversation", FieldsAskedBy<CountMessagesTokens>,
+       R"({"messages": [{"role": "user", "content": "Hello"}]})"},
+      {"GET", "/v1/models", kKey, &Front::Models, CompletionFormat, "The model that is served"},
+      {"GET", "/v1/models/", kKey, &Front::Models, CompletionFormat, "A model by its id"},
+      {"POST", "/tokenize", kKey, &Front::Tokenize, CompletionFormat, "Tokens of a text", FieldsAskedBy<TokenizeBody>,
+       R"({"prompt": "Hello"})"},
+      {"POST", "/detokenize", kKey, &Front::Detokenize, CompletionFormat, "Text of tokens",
+       FieldsAskedBy<DetokenizeBody>, R"({"tokens": [0]})"},
+      {"GET", "/health", kNothing, &Front::Health, CompletionFormat, "200 while every rank answers"},
+      {"GET", "/ready", kNothing, &Front::Ready, CompletionFormat, "200 when requests are taken"},
+      {"GET", "/dashboard", kNothing, &Front::Dashboard, CompletionFormat, "A page that shows the server at work"},
+      {"GET", "/version", kKey, &Front::Version, CompletionFormat, "The version of the program"},
+      {"GET", "/metrics", kKey, &Front::Metrics, CompletionFormat, "Counters for Prometheus"},
+      {"GET", "/v1/experts", kKey, &Front::Experts, CompletionFormat, "Load by layer, expert and rank"},
+      {"POST", "/admin/drain", kKey, &Front::AdminDrain, CompletionFormat,
+       "Ends the server when its requests have ended"},
+      {"GET", "/openapi.json", kKey, &Front::OpenApiJson, CompletionFormat, "This description"},
   };
   return routes;
 }
@@ -165,19 +184,34 @@ void Front::Messages(Call call) { Generate(std::move(call), "msg_", ParseMessage
 
 void Front::CountTokens(Call call) {
   RespondFromWorker(std::move(call), [this](const HttpRequest& request) -> absl::StatusOr<std::string> {
-    TF_ASSIGN_OR_RETURN(const int64_t count, CountMessagesTokens(request.body, *model_, options_.api));
+    TF_ASSIGN_OR_RETURN(const int64_t count, CountMessagesTokens(request.body, *model_, options_.api, nullptr));
     return CompactJson({{"input_tokens", count}});
   });
 }
 
 void Front::Tokenize(Call call) {
-  RespondFromWorker(std::move(call),
-                    [this](const HttpRequest& request) { return TokenizeBody(*model_, options_.api, request); });
+  RespondFromWorker(std::move(call), [this](const HttpRequest& request) {
+    return TokenizeBody(request.body, *model_, options_.api, nullptr);
+  });
 }
 
 void Front::Detokenize(Call call) {
-  RespondFromWorker(std::move(call),
-                    [this](const HttpRequest& request) { return DetokenizeBody(*model_, options_.api, request); });
+  RespondFromWorker(std::move(call), [this](const HttpRequest& request) {
+    return DetokenizeBody(request.body, *model_, options_.api, nullptr);
+  });
+}
+
+void Front::OpenApiJson(Call call) {
+  RespondFromWorker(std::move(call), [this](const HttpRequest&) -> absl::StatusOr<std::string> {
+    std::vector<DescribedRoute> described;
+    for (const Route& route : Routes()) {
+      DescribedRoute d{route.method, route.path, route.summary, route.needs == Access::Needs::kKey, {}, {}};
+      if (route.fields != nullptr) d.example = route.example;
+      if (route.fields != nullptr) d.fields = route.fields(route.example, *model_, options_.api);
+      described.push_back(std::move(d));
+    }
+    return CompactJson(OpenApi(described, options_.version));
+  });
 }
 
 void Front::Models(Call call) {

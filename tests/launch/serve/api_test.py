@@ -263,6 +263,31 @@ class ApiTest(ProgramTest):
                 status, answer = self.server.post("/v1/messages", {**good, **more})
                 self.assertEqual((status, answer.get("type")), (200, "message"), answer)
 
+    def test_openapi_says_what_is_read(self):
+        status, description = self.server.get("/openapi.json")
+        self.assertEqual((status, description["openapi"]), (200, "3.1.0"))
+        operations = {(path, method): o for path, methods in description["paths"].items() for method, o in methods.items()}
+        for path in "/v1/models/{id}", "/health", "/metrics", "/openapi.json":
+            self.assertIn((path, "get"), operations)
+        num_fields = 0
+        for (path, method), operation in operations.items():
+            if "requestBody" not in operation:
+                continue
+            media = operation["requestBody"]["content"]["application/json"]
+            self.assertEqual(self.server.post(path, media["example"])[0], 200, path)
+            for name, schema in media["schema"]["properties"].items():
+                if not schema or "count_tokens" in path:
+                    continue
+                with self.subTest(path=path, name=name):
+                    status, answer = self.server.post(path, {**media["example"], name: {"a": 1}})
+                    self.assertEqual(status, 400, answer)
+                    self.assertIn(name, answer["error"].get("param", answer["error"]["message"]))
+                    num_fields += 1
+        self.assertGreater(num_fields, 50)
+        fields = operations["/v1/chat/completions", "post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        self.assertEqual(fields["temperature"], {"type": ["number", "null"], "minimum": 0, "maximum": 100})
+        self.assertLess({"messages", "tools", "tool_choice", "response_format", "max_completion_tokens", "seed", "stop"}, set(fields))
+
     def test_fields_are_checked(self):
         base = {"prompt": PROMPT, "max_tokens": 2}
         for field, values in {
