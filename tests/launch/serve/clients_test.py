@@ -2,10 +2,13 @@
 
 import concurrent.futures
 import json
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import unittest
+from typing import Literal
 
 import server as serving  # first: it finds the next
 from program import ProgramTest, main
@@ -171,6 +174,18 @@ class ClientsTest(ProgramTest):
         message = self.openai.chat.completions.create(model=NAME, messages=HELLO, max_tokens=12, temperature=0,
                                                       extra_body={"chat_template_kwargs": {"enable_thinking": True}}).choices[0].message
         self.assertEqual((message.content, message.reasoning_content), ("", block.thinking))
+
+    def test_schemathesis(self):
+        program = os.path.join(os.path.dirname(sys.executable), "schemathesis")
+        # What the description allows is never an error of the server, nor an answer of another kind than it says.
+        checks = "not_a_server_error,content_type_conformance,status_code_conformance,unsupported_method"
+        with Server("--chat-template", TEMPLATE, "--max-model-len", "64") as server, tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [program, "run", f"http://127.0.0.1:{server.port}/openapi.json", "--exclude-path", "/admin/drain", "--checks", checks,
+                 "--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--seed", "1", "--no-color", "--warnings", "off",
+                 "--generation-database", "none"], capture_output=True, text=True, cwd=folder)
+            self.assertEqual(done.returncode, 0, done.stdout[-4000:] + done.stderr[-1000:])
+            self.assertEqual(server.stop(), 0)
 
     @unittest.skipUnless(shutil.which("curl"), "curl is not installed")
     def test_curl(self):
