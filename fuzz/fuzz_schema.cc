@@ -22,8 +22,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto automaton = builder.Build(deadline);
   if (!automaton.ok()) return 0;
   TF_CHECK(DecodeAutomaton(Encode(*automaton)).ok());
-  for (int state = 0; state < automaton->num_states(); ++state) {
-    TF_CHECK(automaton->is_end[state] == 1 || automaton->edge_offsets[state] < automaton->edge_offsets[state + 1]);
+  const auto goes_on = [&](int32_t state) {
+    return automaton->is_end[state] == 1 || automaton->edge_offsets[state] < automaton->edge_offsets[state + 1];
+  };
+  TF_CHECK(goes_on(0));
+  for (const ByteAutomaton::Edge& edge : automaton->edges) {
+    TF_CHECK(goes_on(edge.target));
+    TF_CHECK(edge.then < 0 || goes_on(edge.then));
   }
   return 0;
 }

@@ -37,7 +37,9 @@ class SubsetConstruction {
       if (deadline_.Expired()) return absl::InvalidArgumentError("takes too long to compile");
       TF_RETURN_IF_ERROR(AddEdges(static_cast<int32_t>(state)));
     }
-    return Take();
+    ByteAutomaton automaton = Take();
+    TF_RETURN_IF_ERROR(DropDeadEnds(automaton));
+    return automaton;
   }
 
  private:
@@ -131,6 +133,33 @@ class SubsetConstruction {
       if (!goes_on) edges_.push_back({static_cast<uint8_t>(byte), 0, edge.target, edge.then});
       edges_.back().last = static_cast<uint8_t>(byte);
     }
+  }
+
+  // Removes the edges behind which no end can be reached. InvalidArgument where there is no other way from the start.
+  absl::Status DropDeadEnds(ByteAutomaton& automaton) const {
+    std::vector<uint8_t> ends = automaton.is_end;  // by state: whether the end of its part can be reached
+    const auto leads_on = [&](const ByteAutomaton::Edge& e) { return ends[e.target] && (e.then < 0 || ends[e.then]); };
+    for (bool changed = true; changed;) {
+      if (deadline_.Expired()) return absl::InvalidArgumentError("takes too long to compile");
+      changed = false;
+      for (int s = automaton.num_states() - 1; s >= 0; --s) {  // a state's number is less than most it leads to
+        const auto* const edges = automaton.edges.data();
+        const bool end =
+            std::any_of(edges + automaton.edge_offsets[s], edges + automaton.edge_offsets[s + 1], leads_on);
+        changed |= end && !ends[s];
+        ends[s] |= end;
+      }
+    }
+    size_t kept = 0, next = 0;
+    for (int s = 0; s < automaton.num_states(); ++s) {
+      for (const auto end = static_cast<size_t>(automaton.edge_offsets[s + 1]); next < end; ++next) {
+        if (leads_on(automaton.edges[next])) automaton.edges[kept++] = automaton.edges[next];
+      }
+      automaton.edge_offsets[s + 1] = static_cast<int32_t>(kept);
+    }
+    automaton.edges.resize(kept);
+    if (ends[0] != 0) return absl::OkStatus();
+    return absl::InvalidArgumentError("has no end: what it asks for contains itself for ever");
   }
 
   ByteAutomaton Take() {
