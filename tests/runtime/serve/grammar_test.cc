@@ -115,7 +115,8 @@ TEST(JsonSchema, AllowsWhatIsValidAndNothingElse) {
        {"{}", R"({"c":[{"c":[]},{}]})"},
        {R"({"c":[1]})"}},
       // An alternative that never ends is none.
-      {R"({"anyOf":[{"$ref":"#/$defs/x"},{"type":"null"}],"$defs":{"x":{"type":"array","items":{"$ref":"#/$defs/x"},"minItems":1}}})",
+      {R"({"anyOf":[{"$ref":"#/$defs/x"},{"type":"null"}],
+           "$defs":{"x":{"type":"array","items":{"$ref":"#/$defs/x"},"minItems":1}}})",
        {"null"},
        {"[", "[null]"}},
       {"true", {"1", "[]", R"({"a":"b"})"}, {"", "a"}},
