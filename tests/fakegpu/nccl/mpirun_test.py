@@ -17,6 +17,7 @@ from program import DATA, MODEL, Job, ProgramTest, main  # noqa: E402
 IDS = '{"prompts": [{"input_ids": [5, 6, 7, 8, 9, 10, 11, 12, 13]}, {"input_ids": [7]}, {"input_ids": [3, 9, 200, 11]}]}'
 CUDA = ["--device", "cuda"]
 NCCL = [*CUDA, "--transport", "nccl", "--path", "alltoallv"]
+PEER = [*CUDA, "--path", "peer"]
 # Where a step is a graph, which is of many, its number stands before the place.
 PLACE = r"(?:layer \d+, [a-z ]+|step \d+: layer \d+, [a-z ]+|[a-z ]+)(?:, step \d+)?, transfer \d+: rank (\d+) waits for (.*)"
 
@@ -100,9 +101,9 @@ class Peer(FakeGpuTest):
         messages, _ = self.eval("messages", [*NCCL, "--compute", "bf16"], 1)
         for ranks in (1, 2, 3):
             seed = {"TF_FAKEGPU_ORDER": "random", "TF_FAKEGPU_SEED": ranks}
-            cuda, _ = self.eval("cuda", [*CUDA, "--path", "peer", "--compute", "f32"], ranks, **seed)
+            cuda, _ = self.eval("cuda", [*PEER, "--compute", "f32"], ranks, **seed)
             self.assertEqual(cuda, cpu, f"{ranks} ranks")
-            bf16, _ = self.eval("bf16", [*CUDA, "--path", "peer", "--compute", "bf16"], ranks, **seed)
+            bf16, _ = self.eval("bf16", [*PEER, "--compute", "bf16"], ranks, **seed)
             self.assertEqual(bf16, messages, f"{ranks} ranks, bf16")
 
     def test_where_memory_cannot_be_mapped(self):
@@ -110,13 +111,13 @@ class Peer(FakeGpuTest):
         cuda, job = self.eval("cuda", [*CUDA, "--compute", "f32"], 2, TF_FAKEGPU_IPC="refused")
         self.assertEqual(cuda, cpu)
         self.assertRegex(job.err, "not taking path peer: rank .: memory of rank .*cudaIpcOpenMemHandle.*--ipc=host")
-        job = self.generate(2, *CUDA, "--path", "peer", TF_FAKEGPU_IPC="refused")
+        job = self.generate(2, *PEER, TF_FAKEGPU_IPC="refused")
         self.assertEqual((job.status, len(job.errors)), (1, 1), job.err)
         self.assertIn("cudaIpcOpenMemHandle", job.errors[0])
 
     def lose(self, how, state):
         job = self.start(["generate", "--model", MODEL, "--prompt", "In the beginning", "--max-tokens", "4000", "--ignore-eos",
-                          *CUDA, "--path", "peer", "--comm-timeout", "5s"], 3)
+                          *PEER, "--comm-timeout", "5s"], 3)
         end = time.monotonic() + 60
         while len(job.out) < 10 and job.process.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
@@ -141,12 +142,13 @@ class Texts(ProgramTest):
         with open(os.path.join(DATA, "greedy.json")) as f:
             golden = json.load(f)
         prompts = [word for case in golden.values() for word in ("--prompt", case["prompt"])]
-        for ranks in (1, 2, 3):
-            job = Job(["generate", "--model", MODEL, "--json", "--max-tokens", self.TOKENS, "--compute", "f32", *NCCL, *prompts],
+        # On path peer decode steps are graphs.
+        for ranks, flags in ((1, NCCL), (2, NCCL), (3, NCCL), (1, PEER), (3, PEER)):
+            job = Job(["generate", "--model", MODEL, "--json", "--max-tokens", self.TOKENS, "--compute", "f32", *flags, *prompts],
                       ranks, "mpi", env={"TF_FAKEGPU_DEVICES": str(ranks)}).wait(limit=400)
             self.assertEqual(job.status, 0, job.err)
             got = [output["ids"] for output in json.loads(job.out)["outputs"]]
-            self.assertEqual(got, [case["ids"][:self.TOKENS] for case in golden.values()], f"{ranks} ranks")
+            self.assertEqual(got, [case["ids"][:self.TOKENS] for case in golden.values()], f"{ranks} ranks, {flags}")
 
 
 main()
