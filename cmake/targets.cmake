@@ -122,18 +122,22 @@ if(TOKENFERRY_SANITIZE)
 endif()
 list(APPEND TF_TEST_ENVIRONMENT "TF_TIME_SCALE=${TF_TIME_SCALE}")
 
-# The test again, with the fake CUDA runtime.
+# The test again, with the fake CUDA runtime. Other labels than `gpu` may follow: `slow` is for what takes long to build too.
 function(tf_fake_gpu_test name timeout sources deps)
+  set(labels gpu)
+  if(ARGC GREATER 4)
+    set(labels ${ARGN})
+  endif()
   add_executable(${name}.fakegpu ${sources})
   set_target_properties(${name}.fakegpu PROPERTIES TF_FAKE_CUDA ON)
   target_link_libraries(${name}.fakegpu PRIVATE tf_options ${deps} tokenferry_test_fake_nccl tokenferry_test_fake_cudart GTest::gtest GTest::gmock GTest::gtest_main)
   target_precompile_headers(${name}.fakegpu REUSE_FROM tf_test_headers)
   target_compile_options(${name}.fakegpu PRIVATE ${TF_TEST_OPTIONS})
-  tf_join_groups(${name}.fakegpu gpu)
+  tf_join_groups(${name}.fakegpu "${labels}")
   foreach(arch ${CMAKE_CUDA_ARCHITECTURES})
     string(REGEX MATCH "^[0-9]+" arch ${arch})
     add_test(NAME ${name}.fakegpu.sm${arch} COMMAND ${name}.fakegpu)
-    set_tests_properties(${name}.fakegpu.sm${arch} PROPERTIES TIMEOUT ${timeout} LABELS "fakegpu;gpu"
+    set_tests_properties(${name}.fakegpu.sm${arch} PROPERTIES TIMEOUT ${timeout} LABELS "fakegpu;${labels}"
                          ENVIRONMENT "${TF_TEST_ENVIRONMENT};TF_FAKEGPU_ARCH=${arch};TF_FAKEGPU_DEVICES=8")
   endforeach()
 endfunction()

@@ -133,7 +133,7 @@ TF_CTEST_PREFIX=
 if [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
 if command -v nvcc >/dev/null; then
   if [ "$full" = yes ]; then
-    once cuda 'tokenferry tokenferry.fakegpu tests_gpu' -DTOKENFERRY_BENCH=OFF -- --label-regex '^(gpu|fakegpu)$'
+    once cuda 'tokenferry tokenferry.fakegpu fakegpu_engine_test.fakegpu tests_gpu' -DTOKENFERRY_BENCH=OFF -- --label-regex '^(gpu|fakegpu)$'
   else
     once cuda tests_gpu -DTOKENFERRY_BENCH=OFF -- --label-regex '^gpu$'
   fi
