@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
+#include <memory>
 
 #include "absl/strings/match.h"
 #include "core/device/cuda_device.h"
@@ -37,7 +39,7 @@ TEST_P(FamiliesOnGpu, HasTheBitsOfTheCpu) {
   cpu.engine.prefill_chunk = 5;
   cpu.engine.cache_tokens_per_rank = 256;
   RunSetup gpu = cpu;
-  gpu.make_device = [] { return CreateCudaDevice({}); };
+  gpu.make_device = [next = std::make_shared<std::atomic<int>>(0)] { return CreateCudaDevice({.ordinal = (*next)++}); };
   const auto model = LoadModelSpec(cpu.model_dir);
   ASSERT_TRUE(model.ok()) << model.status();
   const bool has_kernels = !absl::StartsWith(model->model_type, "llama4");

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
 
 #include "core/device/cuda_device.h"
 #include "tests/fakegpu/cudart/runtime.h"
@@ -21,7 +23,10 @@ RunSetup SetupOf(int num_ranks, Compute compute, ExchangePath path) {
   setup.engine.prefill_chunk = 16;
   setup.engine.max_sequences_per_rank = 4;
   setup.engine.cache_tokens_per_rank = 512;
-  setup.make_device = [] { return CreateCudaDevice({}); };
+  // A GPU for each rank: ranks that are threads and share one may wait for each other where memory is freed.
+  setup.make_device = [next = std::make_shared<std::atomic<int>>(0)] {
+    return CreateCudaDevice({.ordinal = (*next)++});
+  };
   return setup;
 }
 
