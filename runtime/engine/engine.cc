@@ -7,6 +7,7 @@
 #include "comm/transport/collectives.h"
 #include "comm/wait/wait.h"
 #include "core/host/clock.h"
+#include "runtime/engine/step_trace.h"
 
 namespace tokenferry {
 namespace {
@@ -201,12 +202,23 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const Ste
   const int64_t T = tokens.positions.num_tokens, K = model_.moe.router.top_k, L = model_.num_moe_layers();
   std::vector<int32_t> expert_idx(observe ? L * T * K : 0);
   std::vector<float> expert_weight(observe ? L * T * K : 0);
-  const RoutingObserver observer = [&](int moe_idx, int64_t first_token, const Routing& routing) {
-    const int64_t at = (moe_idx * T + first_token) * K, n = routing.expert_idx.rows * K;
-    stream_->CopyToHost(expert_idx.data() + at, routing.expert_idx.data, n * sizeof(int32_t));
-    stream_->CopyToHost(expert_weight.data() + at, routing.weight.data, n * sizeof(float));
-  };
-  TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, step, tokens, *cache_, observe ? observer : nullptr));
+  const StepTrace trace(model_, mine, results);
+  LayerObserver observer;
+  if (observe) {
+    observer.on_routing = [&](int moe_idx, int64_t first_token, const Routing& routing,
+                              MatrixView<const float> router_logits) {
+      const int64_t at = (moe_idx * T + first_token) * K, n = routing.expert_idx.rows * K;
+      stream_->CopyToHost(expert_idx.data() + at, routing.expert_idx.data, n * sizeof(int32_t));
+      stream_->CopyToHost(expert_weight.data() + at, routing.weight.data, n * sizeof(float));
+      trace.TakeRouterLogits(*stream_, moe_idx, first_token, router_logits);
+    };
+  }
+  if (trace.is_wanted()) {
+    observer.on_hidden = [&](int layer, int64_t first_token, MatrixView<const float> hidden) {
+      trace.TakeHidden(*stream_, layer, first_token, hidden);
+    };
+  }
+  TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, step, tokens, *cache_, observer));
   TF_RETURN_IF_ERROR(Score(mine, results));
   TF_RETURN_IF_ERROR(RefuseBadTokens(step, tokens, mine, results));
   for (int64_t l = 0; recorder_ != nullptr && l < L; ++l) {
@@ -239,7 +251,7 @@ absl::Status Engine::Decode(int64_t step, const std::vector<const StepEntry*>& m
   stream_->CopyToDevice(device_rows, rows.data(), num_rows * sizeof(int32_t));
   const int64_t V = model_.vocab_size;
   absl::Status decoded = graphs_.Run(device_, *stream_, num_rows, [&]() -> absl::Status {
-    TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, /*step=*/-1, tokens, *cache_, nullptr));  // the graph is of many
+    TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, /*step=*/-1, tokens, *cache_, {}));  // the graph is of many
     for (int64_t begin = 0; begin < num_rows; begin += Transformer::kLogitRows) {
       const int64_t n = std::min(Transformer::kLogitRows, num_rows - begin);
       transformer_->Logits(*stream_, device_rows + begin, MakeMatrix<float>(logits_.as<float>() + begin * V, n, V));

@@ -117,6 +117,7 @@ absl::Status MoeLayer::Route(Stream& stream, MoeStep& step) {
                     .y = logits.data,
                     .y_stride = logits.stride});
     if (step.weights->router_bias != nullptr) AddBias(stream, {logits, step.weights->router_bias});
+    step.router_logits = logits;
     RouteArgs args{shape_.router};
     args.logits = logits;
     args.bias = step.weights->choice_bias;

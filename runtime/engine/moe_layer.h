@@ -50,6 +50,7 @@ struct MoeStep {
   int64_t max_tokens_per_rank = 0;              // most tokens of any rank in this batch, the same on all
   Routing routing = {};                         // Route's: device memory of the layer object
   MatrixView<const float> combine_weight = {};  // [T, K] Route's: routing.weight, or ones where it is on the input
+  MatrixView<const float> router_logits = {};   // [T, E] Route's: with the router's bias, before scoring
 };
 
 // Since creation, this rank's slots and tokens.

@@ -25,7 +25,9 @@ class MoeRounds {
   absl::Status Compute(Stream& stream);                     // receives rows, runs experts, sends their outputs
   absl::Status Finish(Stream& stream);                      // writes step.out
 
-  const Routing& routing() const { return step_.routing; }  // of the last Begin: device memory
+  // Of all tokens of the last Begin: device memory.
+  const Routing& routing() const { return step_.routing; }
+  MatrixView<const float> router_logits() const { return step_.router_logits; }
   MoeLayer& layer() { return *layer_; }
   const MoeLayer& layer() const { return *layer_; }
 

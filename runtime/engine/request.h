@@ -25,6 +25,7 @@ struct Request {
   std::string cache_scope;
   Wanted prompt_scores = Wanted::kNo;  // kGenerate: natural-log probabilities of the prompt's tokens too, as kScore
   Wanted routing = Wanted::kNo;        // kGenerate: the experts of the step that samples each token
+  Wanted trace = Wanted::kNo;          // kLogits: hidden states and router logits of the prompt's tokens too
 };
 
 enum class SequenceEnd : uint8_t {

@@ -185,6 +185,7 @@ StepEntry Scheduler::MakeEntry(int32_t seq, Sequence& s) {
     const int64_t target_end = std::min(end + 1, s.num_prompt_tokens);
     e.targets.assign(s.tokens.begin() + s.num_done + 1, s.tokens.begin() + target_end);
     e.want = s.request.kind == RequestKind::kLogits ? Want::kLogits : Want::kScores;
+    if (e.want == Want::kLogits) e.trace = s.request.trace;
   }
   if (s.request.kind == RequestKind::kGenerate) {
     e.want = end == s.num_tokens() ? Want::kToken : e.targets.empty() ? Want::kNothing : Want::kScores;

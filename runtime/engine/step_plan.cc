@@ -13,7 +13,7 @@ static void Fields(Archive& a, NewSequence& s) {
 template <class Archive>
 static void Fields(Archive& a, StepEntry& e) {
   a(e.seq), a(e.rank.value), a(e.position), a(e.tokens), a(e.first_block), a(e.blocks);
-  a(e.want), a(e.targets), a(e.routing);
+  a(e.want), a(e.targets), a(e.routing), a(e.trace);
 }
 template <class Archive>
 static void Fields(Archive& a, StepPlan& p) {
@@ -32,7 +32,7 @@ static void Fields(Archive& a, EntryResult& r) {
     r.error = absl::Status(static_cast<absl::StatusCode>(code), message);
   }
   a(r.seq), a(r.sampled.token), a(r.sampled.logprob), a(r.sampled.top), a(r.logprobs);
-  a(r.top_logprobs), a(r.logits), a(r.expert_idx), a(r.expert_weight);
+  a(r.top_logprobs), a(r.logits), a(r.expert_idx), a(r.expert_weight), a(r.hidden_states), a(r.router_logits);
 }
 
 template <class Archive>

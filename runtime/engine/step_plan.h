@@ -45,6 +45,7 @@ struct StepEntry {
   std::vector<int32_t>
       targets;  // the token after each of `tokens`, may be one shorter; with kToken scores are wanted too
   Wanted routing = Wanted::kNo;  // kToken: the experts of the last token too
+  Wanted trace = Wanted::kNo;    // kLogits: hidden states and router logits too
 };
 
 enum class StepKind : uint8_t {
@@ -75,6 +76,9 @@ struct EntryResult {
   std::vector<float> logits;               // kLogits: [tokens, V]
   std::vector<int32_t> expert_idx;         // kLogits: [L, tokens, K]; with `routing`: [L, 1, K]
   std::vector<float> expert_weight;        // kLogits: [L, tokens, K]; with `routing`: [L, 1, K]
+  // `trace`: [all layers + 1, tokens, H], what each layer is given, and what the last one makes, before the final norm.
+  std::vector<float> hidden_states;
+  std::vector<float> router_logits;  // `trace`: [L, tokens, E] with the router's bias, before scoring and choice bias
 };
 
 // What a rank has counted since its engine was created. L MoE layers.

@@ -154,7 +154,7 @@ MatrixView<float> Transformer::Rows(const Buffer& buffer, const MicroBatch& mb) 
 }
 
 absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens& tokens, KvCache& cache,
-                                  const RoutingObserver& observer) {
+                                  const LayerObserver& observer) {
   const int64_t T = tokens.positions.num_tokens;
   Embed(stream,
         {tokens.ids, T, weights_.ends[Role::kEmbedTokens], MakeMatrix<float>(hidden_.data(), T, model_.hidden_size)});
@@ -171,6 +171,7 @@ absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens
     const CallSite site{"moe", l, step};
     for (int i = 0; i < num_batches; ++i) {
       TF_RETURN_IF_ERROR(FinishMoe(stream, i));
+      ShowHidden(l, micro_batches_[i], observer);
       Attention(stream, l, micro_batches_[i], cache.Layer(l, tokens.block_table, tokens.max_blocks));
       if (!is_moe) {
         DenseFfn(stream, layer, micro_batches_[i]);
@@ -182,8 +183,15 @@ absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens
     for (int i = 0; i < num_batches; ++i) TF_RETURN_IF_ERROR(ComputeMoe(stream, i));
     ++moe_idx;
   }
-  for (int i = 0; i < num_batches; ++i) TF_RETURN_IF_ERROR(FinishMoe(stream, i));
+  for (int i = 0; i < num_batches; ++i) {
+    TF_RETURN_IF_ERROR(FinishMoe(stream, i));
+    ShowHidden(static_cast<int>(model_.num_layers()), micro_batches_[i], observer);
+  }
   return absl::OkStatus();
+}
+
+void Transformer::ShowHidden(int layer, const MicroBatch& mb, const LayerObserver& observer) const {
+  if (observer.on_hidden) observer.on_hidden(layer, mb.first, Rows(hidden_, mb));
 }
 
 bool Transformer::is_capturable() const {
@@ -227,7 +235,7 @@ void Transformer::SharedFfn(Stream& stream, const LayerWeights& layer, const Mic
 }
 
 absl::Status Transformer::BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx,
-                                   int batch_idx, const RoutingObserver& observer) {
+                                   int batch_idx, const LayerObserver& observer) {
   const MicroBatch& mb = micro_batches_[batch_idx];
   MoeRounds& moe = moe_[batch_idx];
   // The norm writes rows as they travel, where they are read: instead of those that router and shared expert read, or,
@@ -247,7 +255,7 @@ absl::Status Transformer::BeginMoe(Stream& stream, const CallSite& site, const L
                                         .out = Rows(moe_out_, mb),
                                         .max_tokens_per_rank = mb.max_tokens_per_rank}));
   if (options_.overlap != Overlap::kOff) SharedFfn(stream, layer, mb, x);
-  if (observer) observer(moe_idx, mb.first, moe.routing());
+  if (observer.on_routing) observer.on_routing(moe_idx, mb.first, moe.routing(), moe.router_logits());
   return absl::OkStatus();
 }
 

@@ -25,8 +25,15 @@ struct StepTokens {
   int64_t max_tokens_per_rank = 0;  // of any rank in this step
 };
 
-// Called after each MoE layer has routed the tokens [first_token, ..) of the step; `routing` is device memory.
-using RoutingObserver = std::function<void(int moe_idx, int64_t first_token, const Routing& routing)>;
+// Sees what the layers of a step hold for its tokens [first_token, ..), while the step is enqueued; null: nobody looks.
+// Device memory that later layers overwrite: it is read by what the call enqueues on the same stream.
+struct LayerObserver {
+  // Before layer `layer`, and as layer L after the last one, before the final norm; `hidden` is [n, H].
+  std::function<void(int layer, int64_t first_token, MatrixView<const float> hidden)> on_hidden;
+  // After each MoE layer has routed; `router_logits` is [n, E], MoeStep's.
+  std::function<void(int moe_idx, int64_t first_token, const Routing& routing, MatrixView<const float> router_logits)>
+      on_routing;
+};
 
 class Transformer {
  public:
@@ -39,7 +46,7 @@ class Transformer {
 
   // Collective. Runs all layers over the tokens, writing their keys into `cache`; hidden states stay here.
   absl::Status Forward(Stream& stream, int64_t step, const StepTokens& tokens, KvCache& cache,
-                       const RoutingObserver& observer);
+                       const LayerObserver& observer);
 
   // logits [n, V] f32 (device memory) of the tokens row_idx [n] (device memory) of the last Forward. n <= kLogitRows.
   void Logits(Stream& stream, const int32_t* row_idx, MatrixView<float> logits);
@@ -81,11 +88,12 @@ class Transformer {
   };
   std::vector<MicroBatch> Split(const StepTokens& tokens) const;
   MatrixView<float> Rows(const Buffer& buffer, const MicroBatch& mb) const;  // of hidden_size columns
+  void ShowHidden(int layer, const MicroBatch& mb, const LayerObserver& observer) const;
   void Attention(Stream& stream, int layer, const MicroBatch& mb, const CacheView& cache);
   void DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb);
   void SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb, MatrixView<const float> x);
   absl::Status BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int batch_idx,
-                        const RoutingObserver& observer);
+                        const LayerObserver& observer);
   absl::Status ComputeMoe(Stream& stream, int batch_idx);
   absl::Status FinishMoe(Stream& stream, int batch_idx);
   // down(silu(gate(x)) * up(x)). gate, up [I, H]; down [H, I].

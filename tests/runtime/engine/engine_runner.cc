@@ -17,7 +17,20 @@
 namespace tokenferry {
 namespace {
 
-// Chunks come in order; logits rows are appended, routing [L, n, K] is spread into [L, S, K].
+// Rows [position, position + n) of each of `num_matrices` matrices: `rows` [matrices, n, cols] into [matrices, S,
+// cols].
+template <class T>
+void Spread(const std::vector<T>& rows, int64_t num_matrices, int64_t cols, int64_t position, int64_t num_tokens,
+            std::vector<T>& out) {
+  if (rows.empty()) return;
+  const int64_t n = static_cast<int64_t>(rows.size()) / (num_matrices * cols);
+  out.resize(num_matrices * num_tokens * cols);
+  for (int64_t m = 0; m < num_matrices; ++m) {
+    std::copy_n(rows.begin() + m * n * cols, n * cols, out.begin() + (m * num_tokens + position) * cols);
+  }
+}
+
+// Chunks come in order; logits rows are appended, [L, n, ..] is spread into [L, S, ..].
 void Append(const SequenceUpdate& u, const ModelSpec& model, int64_t num_tokens, RunResult& r) {
   if (u.has_token) r.tokens.push_back(u.token.token), r.logprobs.push_back(u.token.logprob);
   for (double logprob : u.result.logprobs) r.nll -= logprob;
@@ -26,16 +39,12 @@ void Append(const SequenceUpdate& u, const ModelSpec& model, int64_t num_tokens,
   r.logits.insert(r.logits.end(), u.result.logits.begin(), u.result.logits.end());
   if (u.has_token)
     r.token_experts.insert(r.token_experts.end(), u.result.expert_idx.begin(), u.result.expert_idx.end());
-  if (u.has_token || u.result.expert_idx.empty()) return;
+  if (u.has_token) return;
   const int64_t L = model.num_moe_layers(), K = model.moe.router.top_k;
-  const int64_t n = static_cast<int64_t>(u.result.expert_idx.size()) / (L * K);
-  r.expert_idx.resize(L * num_tokens * K);
-  r.expert_weight.resize(L * num_tokens * K);
-  for (int64_t l = 0; l < L; ++l) {
-    const int64_t to = (l * num_tokens + u.position) * K;
-    std::copy_n(u.result.expert_idx.begin() + l * n * K, n * K, r.expert_idx.begin() + to);
-    std::copy_n(u.result.expert_weight.begin() + l * n * K, n * K, r.expert_weight.begin() + to);
-  }
+  Spread(u.result.expert_idx, L, K, u.position, num_tokens, r.expert_idx);
+  Spread(u.result.expert_weight, L, K, u.position, num_tokens, r.expert_weight);
+  Spread(u.result.hidden_states, model.num_layers() + 1, model.hidden_size, u.position, num_tokens, r.hidden_states);
+  Spread(u.result.router_logits, L, model.moe.num_experts, u.position, num_tokens, r.router_logits);
 }
 
 }  // namespace
@@ -133,6 +142,12 @@ Request LogitsRequest(std::vector<int32_t> ids) {
   Request r;
   r.prompt = std::move(ids);
   r.kind = RequestKind::kLogits;
+  return r;
+}
+
+Request TraceRequest(std::vector<int32_t> ids) {
+  Request r = LogitsRequest(std::move(ids));
+  r.trace = Wanted::kYes;
   return r;
 }
 

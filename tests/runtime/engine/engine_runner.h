@@ -33,6 +33,8 @@ struct RunResult {
   std::vector<float> logits;           // kLogits: [S, V]
   std::vector<int32_t> expert_idx;     // kLogits: [L, S, K]
   std::vector<float> expert_weight;    // kLogits: [L, S, K]
+  std::vector<float> hidden_states;    // Request::trace: [all layers + 1, S, H]
+  std::vector<float> router_logits;    // Request::trace: [L, S, E]
   double nll = 0;                      // kScore, kLogits
   int64_t num_scored = 0;
   int64_t num_top = 0;  // likeliest tokens of the prompt
@@ -71,6 +73,7 @@ absl::StatusOr<RunOutcome> RunRank(Transport& transport, const RunSetup& setup, 
 Placement RandomPlacement(int num_experts, int num_ranks, int64_t seed);
 
 Request LogitsRequest(std::vector<int32_t> ids);
+Request TraceRequest(std::vector<int32_t> ids);  // logits, hidden states and router logits
 Request ScoreRequest(std::vector<int32_t> ids);
 Request GenerateRequest(std::vector<int32_t> ids, int64_t max_new_tokens, SamplingParams sampling = {});
 

@@ -15,6 +15,7 @@ StepPlan Example() {
   sampling.min_tokens = 4;
   plan.started.push_back({3, RankId(2), {5, 0, 9}, 7, sampling, {4, 4}});
   plan.entries.push_back({3, RankId(2), 5, {9, 8, 7}, 2, {6, 1}, Want::kLogits, {8, 7}});
+  plan.entries.back().trace = Wanted::kYes;
   plan.entries.push_back({4, RankId(3), 0, {1}, 0, {}, Want::kToken, {}, Wanted::kYes});
   plan.released = {1, 2};
   plan.kind = StepKind::kIdle;
@@ -39,6 +40,8 @@ TEST(StepPlan, SurvivesTheWire) {
   EXPECT_EQ(back->entries[0].first_block, 2);
   EXPECT_EQ(back->entries[0].blocks, (std::vector<int32_t>{6, 1}));
   EXPECT_EQ(back->entries[1].routing, Wanted::kYes);
+  EXPECT_EQ(back->entries[0].trace, Wanted::kYes);
+  EXPECT_EQ(back->entries[1].trace, Wanted::kNo);
   EXPECT_EQ(back->entries[0].want, Want::kLogits);
   EXPECT_EQ(back->entries[0].targets, (std::vector<int32_t>{8, 7}));
   EXPECT_EQ(back->entries[1].rank, RankId(3));
@@ -67,6 +70,8 @@ TEST(StepPlan, ResultsSurviveTheWire) {
   r.logits = {0.1f, 0.2f, 0.3f};
   r.expert_idx = {1, -1};
   r.expert_weight = {0.75f, 0};
+  r.hidden_states = {1.5f, -2.5f};
+  r.router_logits = {0.5f};
   EntryResult failed;
   failed.error = absl::InternalError("logit of token 1 is NaN");
   const std::string bytes = Encode(RankResults{{r, failed}, {{{1, 2}, {3}, {4}, {5, 6}, {0.5}, 0.25}}});
@@ -84,6 +89,8 @@ TEST(StepPlan, ResultsSurviveTheWire) {
   EXPECT_EQ(back->entries[0].logits, r.logits);
   EXPECT_EQ(back->entries[0].top_logprobs[0].token, 8);
   EXPECT_EQ(back->entries[0].expert_idx, r.expert_idx);
+  EXPECT_EQ(back->entries[0].hidden_states, r.hidden_states);
+  EXPECT_EQ(back->entries[0].router_logits, r.router_logits);
   for (size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(DecodeResults(bytes.substr(0, n)).ok()) << n;
 }
 

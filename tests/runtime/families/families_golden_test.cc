@@ -61,16 +61,29 @@ class Families : public testing::TestWithParam<std::string> {
   }
   std::vector<int32_t> Ids(const std::string& prompt) const { return Tensor<int32_t>(prompt + ".input_ids"); }
 
-  // Largest |difference| of values, in units of what the reference's own noise allows (tests/data/families/README.md).
-  static double WorstShare(const std::vector<float>& got, const std::vector<float>& want) {
+  // What the reference's own noise allows (tests/data/families/README.md): values differ by at most
+  // absolute + relative * |reference|.
+  struct Tolerance {
+    double absolute, relative;
+  };
+  static constexpr Tolerance kOfStates{2e-4, 1e-4}, kOfRouterLogits{1e-4, 0};
+
+  // Largest |difference| of values, in units of what is allowed.
+  static double WorstShare(const std::vector<float>& got, const std::vector<float>& want, Tolerance tolerance) {
+    EXPECT_FALSE(want.empty());
     EXPECT_EQ(got.size(), want.size());
     double worst = 0;
     for (size_t i = 0; i < std::min(got.size(), want.size()); ++i) {
-      const double allowed = 2e-4 + 1e-4 * std::abs(static_cast<double>(want[i]));
+      const double allowed = tolerance.absolute + tolerance.relative * std::abs(static_cast<double>(want[i]));
       const double share = std::abs(static_cast<double>(got[i]) - want[i]) / allowed;
       worst = std::isnan(share) ? HUGE_VAL : std::max(worst, share);
     }
     return worst;
+  }
+
+  static bool SameBits(const std::vector<float>& got, const std::vector<float>& want) {
+    return !want.empty() && got.size() == want.size() &&
+           std::memcmp(got.data(), want.data(), want.size() * sizeof(float)) == 0;
   }
 
   // Token-layers whose experts differ although no other choice was near, and whose weights do.
@@ -111,75 +124,90 @@ class Families : public testing::TestWithParam<std::string> {
 TEST_P(Families, AgreesWithTransformersInFloat32) {
   const std::vector<std::string> prompts = {"short", "long"};
   std::vector<Request> requests;
-  for (const auto& p : prompts) requests.push_back(LogitsRequest(Ids(p)));
+  for (const auto& p : prompts) requests.push_back(TraceRequest(Ids(p)));
   for (const auto& p : prompts) {
     requests.push_back(GenerateRequest(Ids(p), static_cast<int64_t>(golden_["prompts"][p]["greedy"].size())));
   }
   RunSetup setup = Setup();
   setup.num_ranks = 2;
   const auto results = RunLocally(setup, requests);
-  double worst = 0;
+  double logits = 0, hidden_states = 0, router_logits = 0;
   RoutingFaults faults;
   size_t num_texts = 0;
   for (size_t i = 0; i < prompts.size(); ++i) {
-    worst = std::max(worst, WorstShare(results[i].logits, Tensor<float>(prompts[i] + ".logits")));
+    const auto golden = [&](const std::string& what) { return Tensor<float>(prompts[i] + what); };
+    logits = std::max(logits, WorstShare(results[i].logits, golden(".logits"), kOfStates));
+    hidden_states = std::max(hidden_states, WorstShare(results[i].hidden_states, golden(".hidden_states"), kOfStates));
+    router_logits =
+        std::max(router_logits, WorstShare(results[i].router_logits, golden(".router_logits"), kOfRouterLogits));
     const RoutingFaults f = CompareRouting(prompts[i], results[i]);
     faults = {faults.compared + f.compared, faults.experts + f.experts, faults.weights + f.weights};
     const auto greedy = golden_["prompts"][prompts[i]]["greedy"].get<std::vector<int32_t>>();
     num_texts += results[prompts.size() + i].tokens == greedy ? 1 : 0;
   }
   // The table of families: one line per folder.
-  std::printf("| %-22s | logits at %5.1f %% of the tolerance | %4ld of %4ld routings | %zu of 2 greedy texts |\n",
-              GetParam().c_str(), 100 * worst, static_cast<long>(faults.compared - faults.experts),
-              static_cast<long>(faults.compared), num_texts);
-  EXPECT_LE(worst, 1);
+  std::printf(
+      "| %-22s | of the tolerance: logits %5.1f %%, hidden states %5.1f %%, router logits %5.1f %% | %4ld of %4ld "
+      "routings "
+      "| %zu of 2 greedy texts |\n",
+      GetParam().c_str(), 100 * logits, 100 * hidden_states, 100 * router_logits,
+      static_cast<long>(faults.compared - faults.experts), static_cast<long>(faults.compared), num_texts);
+  EXPECT_LE(logits, 1);
+  EXPECT_LE(hidden_states, 1);
+  EXPECT_LE(router_logits, 1);
   EXPECT_GT(faults.compared, 0);
   EXPECT_EQ(faults.experts, 0);
   EXPECT_EQ(faults.weights, 0);
   EXPECT_EQ(num_texts, prompts.size());
 }
 
-// Bit for bit: ranks, chunks, company, instruction set; and nothing but operations touches device memory.
+// Bit for bit, traces too: ranks, chunks, company, instruction set; and nothing but operations touches device memory.
 TEST_P(Families, BitsDoNotDependOnHowItRuns) {
   const std::vector<int32_t> ids = Ids("long");
   for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
     RunSetup whole = Setup();
     whole.engine.compute = compute;
-    const std::vector<float> want = RunLocally(whole, {LogitsRequest(ids)})[0].logits;
-    ASSERT_FALSE(want.empty());
+    const RunResult want = RunLocally(whole, {TraceRequest(ids)})[0];
+    ASSERT_FALSE(want.hidden_states.empty());
     const auto expect_same = [&](const RunSetup& setup, const std::vector<Request>& requests, const char* what) {
-      const auto got = RunLocally(setup, requests).back().logits;
-      ASSERT_EQ(got.size(), want.size()) << what;
-      EXPECT_EQ(std::memcmp(got.data(), want.data(), want.size() * sizeof(float)), 0) << what;
+      std::vector<RunResult> results = RunLocally(setup, requests);
+      const RunResult& got = results.back();
+      EXPECT_TRUE(SameBits(got.logits, want.logits)) << what;
+      EXPECT_TRUE(SameBits(got.hidden_states, want.hidden_states)) << what;
+      EXPECT_TRUE(SameBits(got.router_logits, want.router_logits)) << what;
+      return results;
     };
     RunSetup chunks = whole;
     chunks.engine.prefill_chunk = 7;
     chunks.num_ranks = 2;
-    expect_same(chunks, {LogitsRequest(ids)}, "chunks of 7, 2 ranks");
+    expect_same(chunks, {TraceRequest(ids)}, "chunks of 7, 2 ranks");
     RunSetup single = whole;
     single.engine.prefill_chunk = 1;
     single.num_ranks = 3;
     single.placement_seed = 5;
-    expect_same(single, {LogitsRequest(ids)}, "token by token, 3 ranks");
+    expect_same(single, {TraceRequest(ids)}, "token by token, 3 ranks");
     RunSetup company = whole;
     company.num_ranks = 3;
     company.engine.prefill_chunk = 16;
     company.engine.overlap = Overlap::kTwoBatch;
-    expect_same(company, {LogitsRequest(Ids("short")), LogitsRequest(Ids("long")), LogitsRequest(ids)}, "in company");
+    const RunResult untraced =
+        expect_same(company, {LogitsRequest(Ids("short")), LogitsRequest(ids), TraceRequest(ids)}, "in company")[1];
+    EXPECT_TRUE(SameBits(untraced.logits, want.logits));
+    EXPECT_TRUE(untraced.hidden_states.empty() && untraced.router_logits.empty());
     RunSetup rounds = whole;
     rounds.num_ranks = 2;
     // Some tokens of every rank, but not all 60: what one takes is in proportion to the hidden size.
     rounds.engine.moe.exchange_budget =
         1024 * ParseModelSpec(ReadText(dir() + "/config.json"), "config.json")->hidden_size;
-    expect_same(rounds, {LogitsRequest(ids)}, "in rounds");
+    expect_same(rounds, {TraceRequest(ids)}, "in rounds");
     RunSetup trap = whole;
     trap.device.execution = CpuExecution::kLazy;
     trap.device.memory = CpuMemory::kTrap;
-    expect_same(trap, {LogitsRequest(ids)}, "lazy device, trapped memory");
+    expect_same(trap, {TraceRequest(ids)}, "lazy device, trapped memory");
     if (compute == Compute::kBF16) continue;  // its products have an order of their own on AVX-512
     RunSetup portable = whole;
     portable.portable_isa = true;
-    expect_same(portable, {LogitsRequest(ids)}, "portable");
+    expect_same(portable, {TraceRequest(ids)}, "portable");
   }
 }
 
