@@ -66,43 +66,59 @@ absl::StatusOr<std::vector<Ids>> ReadText(const std::string& path, const ModelFi
   return windows;
 }
 
-// The file of --out: for prompt i logits.i [S, V] and, if the model has MoE layers, expert_idx.i and expert_weight.i
-// [L, S, K].
+// The file of --out: for prompt i logits.i [S, V], expert_idx.i and expert_weight.i [M, S, K] and, with --trace,
+// hidden_states.i [L + 1, S, H] and router_logits.i [M, S, E]. L layers, M of them MoE layers.
 class OutFile {
  public:
   static absl::StatusOr<std::unique_ptr<OutFile>> Create(const std::string& path, const std::vector<Ids>& prompts,
-                                                         const ModelSpec& model) {
+                                                         const ModelSpec& model, Wanted trace) {
     auto out = std::make_unique<OutFile>();
-    out->vocab_ = model.vocab_size, out->num_layers_ = model.num_moe_layers();
-    out->top_k_ = model.moe.router.top_k;
-    std::vector<SafetensorsWriter::Spec> specs;
+    out->trace_ = trace;
     for (size_t i = 0; i < prompts.size(); ++i) {
-      const int64_t S = static_cast<int64_t>(prompts[i].size());
-      out->lengths_.push_back(S);
-      specs.push_back({absl::StrCat("logits.", i), DType::kF32, {S, out->vocab_}});
-      specs.push_back({absl::StrCat("expert_idx.", i), DType::kI32, {out->num_layers_, S, out->top_k_}});
-      specs.push_back({absl::StrCat("expert_weight.", i), DType::kF32, {out->num_layers_, S, out->top_k_}});
+      const int64_t S = static_cast<int64_t>(prompts[i].size()), M = model.num_moe_layers(), K = model.moe.router.top_k;
+      out->specs_.push_back({absl::StrCat("logits.", i), DType::kF32, {S, model.vocab_size}});
+      out->specs_.push_back({absl::StrCat("expert_idx.", i), DType::kI32, {M, S, K}});
+      out->specs_.push_back({absl::StrCat("expert_weight.", i), DType::kF32, {M, S, K}});
+      if (trace == Wanted::kNo) continue;
+      const int64_t num_states = model.num_layers() + 1;
+      out->specs_.push_back({absl::StrCat("hidden_states.", i), DType::kF32, {num_states, S, model.hidden_size}});
+      out->specs_.push_back({absl::StrCat("router_logits.", i), DType::kF32, {M, S, model.moe.num_experts}});
     }
-    TF_ASSIGN_OR_RETURN(out->writer_, SafetensorsWriter::Create(path, std::move(specs)));
+    TF_ASSIGN_OR_RETURN(out->writer_, SafetensorsWriter::Create(path, out->specs_));
     return out;
   }
 
   absl::Status Take(size_t i, int64_t position, const EntryResult& r) {
-    const int64_t n = static_cast<int64_t>(r.logits.size()) / vocab_, row = top_k_ * 4;
-    TF_RETURN_IF_ERROR(writer_->Write(3 * i, position * vocab_ * 4, r.logits.data(), n * vocab_ * 4));
-    for (int64_t l = 0; l < num_layers_; ++l) {
-      const int64_t at = (l * lengths_[i] + position) * row;
-      TF_RETURN_IF_ERROR(writer_->Write(3 * i + 1, at, r.expert_idx.data() + l * n * top_k_, n * row));
-      TF_RETURN_IF_ERROR(writer_->Write(3 * i + 2, at, r.expert_weight.data() + l * n * top_k_, n * row));
-    }
-    return absl::OkStatus();
+    const size_t first = i * (trace_ == Wanted::kYes ? 5 : 3);  // of the prompt's tensors
+    TF_RETURN_IF_ERROR(WriteRows(first, position, absl::MakeConstSpan(r.logits)));
+    TF_RETURN_IF_ERROR(WriteRows(first + 1, position, absl::MakeConstSpan(r.expert_idx)));
+    TF_RETURN_IF_ERROR(WriteRows(first + 2, position, absl::MakeConstSpan(r.expert_weight)));
+    if (trace_ == Wanted::kNo) return absl::OkStatus();
+    TF_RETURN_IF_ERROR(WriteRows(first + 3, position, absl::MakeConstSpan(r.hidden_states)));
+    return WriteRows(first + 4, position, absl::MakeConstSpan(r.router_logits));
   }
   absl::Status Commit() { return writer_->Commit(); }
 
  private:
+  // Rows [position, ..) of each of a tensor's matrices: `values` [matrices, n, cols] into [matrices, S, cols], or
+  // [n, cols] into [S, cols].
+  template <class T>
+  absl::Status WriteRows(size_t tensor_idx, int64_t position, absl::Span<const T> values) {
+    const std::vector<int64_t>& shape = specs_[tensor_idx].shape;
+    const int64_t num_matrices = shape.size() == 3 ? shape[0] : 1;
+    if (num_matrices == 0) return absl::OkStatus();
+    const int64_t row_bytes = shape.back() * sizeof(T), num_tokens = shape[shape.size() - 2];
+    const auto n = static_cast<int64_t>(values.size()) / (num_matrices * shape.back());
+    for (int64_t m = 0; m < num_matrices; ++m) {
+      TF_RETURN_IF_ERROR(writer_->Write(tensor_idx, (m * num_tokens + position) * row_bytes,
+                                        values.data() + m * n * shape.back(), n * row_bytes));
+    }
+    return absl::OkStatus();
+  }
+
   std::unique_ptr<SafetensorsWriter> writer_;
-  std::vector<int64_t> lengths_;
-  int64_t vocab_ = 0, num_layers_ = 0, top_k_ = 0;
+  std::vector<SafetensorsWriter::Spec> specs_;  // by prompt, each with as many
+  Wanted trace_ = Wanted::kNo;
 };
 
 struct Score {
@@ -123,7 +139,7 @@ class Evaluation {
       TF_ASSIGN_OR_RETURN(e->prompts_, ReadText(flags.text_file, files));
     }
     if (!flags.out_file.empty()) {
-      auto out = OutFile::Create(flags.out_file, e->prompts_, files.model);
+      auto out = OutFile::Create(flags.out_file, e->prompts_, files.model, flags.trace);
       if (!out.ok()) return Annotate(out.status(), "--out");
       e->out_ = *std::move(out);
     }
@@ -134,11 +150,15 @@ class Evaluation {
     return e;
   }
 
-  std::vector<Request> requests() const {
+  std::vector<Request> requests(Wanted trace) const {
     std::vector<Request> requests;
     const bool needs_logits = out_ != nullptr || comparison_ != nullptr;
-    for (const Ids& ids : prompts_)
-      requests.push_back({ids, needs_logits ? RequestKind::kLogits : RequestKind::kScore});
+    for (const Ids& ids : prompts_) {
+      Request& request = requests.emplace_back();
+      request.prompt = ids;
+      request.kind = needs_logits ? RequestKind::kLogits : RequestKind::kScore;
+      request.trace = trace;
+    }
     return requests;
   }
 
@@ -207,7 +227,8 @@ absl::Status RunReference(RankContext& context, const EvalFlags& flags, const Mo
   TF_RETURN_IF_ERROR(
       AgreeOnStatus(context.transport, {"compare models"}, EvalComparison::Comparable(files->model, model)));
   if (evaluation != nullptr) evaluation->CompareTo(files->model, model);
-  const std::vector<Request> requests = evaluation != nullptr ? evaluation->requests() : std::vector<Request>();
+  const std::vector<Request> requests =
+      evaluation != nullptr ? evaluation->requests(Wanted::kNo) : std::vector<Request>();
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session, StartSession(reference, std::move(files), requests));
   return RunRequests(reference, *session, requests,
                      [&](const SequenceUpdate& u) {
@@ -223,6 +244,8 @@ void EvalCommand::Declare(FlagSet& set, SharedFlags* shared) {
   set.Text("ids", &flags_.ids_file, "JSON file {\"prompts\": [{\"input_ids\": [..]}, ..]}; -: stdin");
   set.Text("text", &flags_.text_file, "text file, tokenized as one prompt; -: stdin");
   set.Text("out", &flags_.out_file, "safetensors file to write: logits and routing");
+  set.Switch("trace", &flags_.trace, Wanted::kYes,
+             "hidden states of every layer and router logits too, in the file of --out");
   set.Text("json", &flags_.json_file, "JSON file to write: perplexities");
   set.Text(
       "compare-to", &flags_.compare_to,
@@ -235,6 +258,9 @@ void EvalCommand::Declare(FlagSet& set, SharedFlags* shared) {
 absl::Status EvalCommand::Check(const FlagSet& set, SharedFlags* shared) {
   if (flags_.ids_file.empty() == flags_.text_file.empty()) {
     return absl::InvalidArgumentError("eval needs one of --ids F.json and --text F");
+  }
+  if (flags_.trace == Wanted::kYes && flags_.out_file.empty()) {
+    return absl::InvalidArgumentError("--trace adds tensors to the file of --out: give --out F.safetensors too");
   }
   return CheckEngineFlags(set, *shared);
 }
@@ -251,7 +277,7 @@ absl::Status EvalCommand::Run(RankContext& context) const {
   if (!flags.compare_to.empty()) {
     TF_RETURN_IF_ERROR(RunReference(context, flags, files->model, first ? evaluation->get() : nullptr));
   }
-  const std::vector<Request> requests = first ? (*evaluation)->requests() : std::vector<Request>();
+  const std::vector<Request> requests = first ? (*evaluation)->requests(flags.trace) : std::vector<Request>();
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session, StartSession(context, std::move(files), requests));
   TF_ASSIGN_OR_RETURN(const RunReport report, RunRequests(context, *session, requests, [&](const SequenceUpdate& u) {
                         return (*evaluation)->Take(u);

@@ -4,15 +4,17 @@
 #include <string>
 
 #include "launch/cli/subcommand.h"
+#include "runtime/engine/request.h"
 
 namespace tokenferry {
 
 // Exactly one of ids_file and text_file is set; "-" is stdin.
 struct EvalFlags {
-  std::string ids_file;   // JSON: {"prompts": [{"input_ids": [..]}, ..]}
-  std::string text_file;  // one prompt: the file's bytes, tokenized
-  std::string out_file;   // safetensors: logits.i, expert_idx.i, expert_weight.i; empty: none
-  std::string json_file;  // perplexities; empty: none
+  std::string ids_file;        // JSON: {"prompts": [{"input_ids": [..]}, ..]}
+  std::string text_file;       // one prompt: the file's bytes, tokenized
+  std::string out_file;        // safetensors: logits.i, expert_idx.i, expert_weight.i; empty: none
+  Wanted trace = Wanted::kNo;  // hidden_states.i and router_logits.i in out_file too
+  std::string json_file;       // perplexities; empty: none
   // A model folder, or "unquantised": this model with experts as they are stored; empty: no comparison.
   std::string compare_to;
 };

@@ -152,6 +152,10 @@ TEST(Flags, OtherSubcommandsArrive) {
   EXPECT_EQ(FlagsOf<EvalCommand>(eval).ids_file, "i.json");
   EXPECT_EQ(FlagsOf<EvalCommand>(eval).out_file, "o.safetensors");
   EXPECT_EQ(FlagsOf<EvalCommand>(eval).json_file, "j.json");
+  EXPECT_EQ(FlagsOf<EvalCommand>(eval).trace, Wanted::kNo);
+  const auto trace = Parse({"eval", "--model=dir", "--ids=i.json", "--out=o.safetensors", "--trace"});
+  ASSERT_TRUE(trace.ok()) << trace.status();
+  EXPECT_EQ(FlagsOf<EvalCommand>(trace).trace, Wanted::kYes);
   const auto inspect = Parse({"inspect", "--json", "--model", "dir"});
   ASSERT_TRUE(inspect.ok()) << inspect.status();
   EXPECT_TRUE(FlagsOf<InspectCommand>(inspect).json);
@@ -294,6 +298,7 @@ TEST(Flags, WhatIsMissingIsNamed) {
   EXPECT_THAT(ErrorOf(Parse({"generate", "--model", "x"})), HasSubstr("--prompt"));
   EXPECT_THAT(ErrorOf(Parse({"eval", "--model", "x"})), HasSubstr("--ids"));
   EXPECT_THAT(ErrorOf(Parse({"eval", "--model", "x", "--ids", "a", "--text", "b"})), HasSubstr("one of"));
+  EXPECT_THAT(ErrorOf(Parse({"eval", "--model", "x", "--ids", "a", "--trace"})), HasSubstr("--out"));
 }
 
 TEST(Flags, HelpAndVersionAreText) {

@@ -8,7 +8,7 @@ import math
 import os
 import unittest
 
-from program import DATA, MODEL, ProgramTest, main, read_safetensors
+from program import DATA, MODEL, ROOT, ProgramTest, main, read_safetensors
 
 DOMAINS = ["bible", "source", "docs"]
 # 2e-4 (max abs) is what the project promises for f32: noise of another order of summation over at most 512 terms of
@@ -37,10 +37,10 @@ def heldout(domain):
 
 
 class Eval(ProgramTest):
-    def evaluate(self, ids, *flags, **how):
+    def evaluate(self, ids, *flags, model=MODEL, **how):
         """The bytes of the file that eval writes."""
         out = self.path("out.safetensors")
-        self.succeed("eval", "--model", MODEL, "--ids", ids, "--out", out, *flags, **how)
+        self.succeed("eval", "--model", model, "--ids", ids, "--out", out, *flags, **how)
         with open(out, "rb") as f:
             content = f.read()
         os.unlink(out)
@@ -63,6 +63,32 @@ class Eval(ProgramTest):
             print(f"{domain}: logits differ from the golden ones by at most {furthest:.2e}", flush=True)
             self.assertLessEqual(furthest, GOLDEN_TOLERANCE)
             self.check_routing(mine, golden, i, domain)
+
+    def test_trace(self):
+        """--trace adds what golden files have; it is the same for ranks and chunks, and changes nothing else."""
+        model = os.path.join(ROOT, "tests", "data", "families", "deepseek_v3")
+        golden = read_safetensors(os.path.join(model, "golden.safetensors"))
+        prompts = ["long", "short"]
+        ids = self.write_ids("ids.json", *(ints(golden[f"{p}.input_ids"]) for p in prompts))
+
+        def evaluate(*flags, **how):
+            return self.evaluate(ids, "--compute", "f32", *flags, model=model, **how)
+
+        traced = evaluate("--trace")
+        for flags, how in ([], {"ranks": 2}), (["--prefill-chunk", "7"], {"ranks": 3}), (["--prefill-chunk", "1"], MPI_2):
+            self.assertEqual(evaluate("--trace", "--overlap", "two_batch", *flags, **how), traced, (flags, how))
+        mine = read_safetensors(self.write("traced.safetensors", traced))
+        plain = read_safetensors(self.write("plain.safetensors", evaluate()))
+        self.assertEqual({name: mine[name] for name in plain}, plain)
+        self.assertEqual(sorted(mine.keys() - plain.keys()),
+                         ["hidden_states.0", "hidden_states.1", "router_logits.0", "router_logits.1"])
+        for i, prompt in enumerate(prompts):
+            # As in tests/data/families/README.md.
+            for name, absolute, relative in ("hidden_states", 2e-4, 1e-4), ("router_logits", 1e-4, 0):
+                got, want = mine[f"{name}.{i}"], golden[f"{prompt}.{name}"]
+                self.assertEqual(got[:2], want[:2])
+                for a, b in zip(floats(got), floats(want)):
+                    self.assertLessEqual(abs(a - b), absolute + relative * abs(b), name)
 
     def check_routing(self, mine, golden, i, domain):
         """The golden files list a token's experts by falling weight: they are compared as sets with their weights."""
