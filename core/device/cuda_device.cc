@@ -54,6 +54,13 @@ class CudaDevice : public Device {
     TF_ASSIGN_OR_RETURN(const auto theirs, DecodeExported<CudaExport>(exported));
     TF_RETURN_IF_CUDA_ERROR(cudaSetDevice(ordinal_));
     if (theirs.memory.process == ThisProcessToken()) {  // CUDA refuses the handle of a process to itself
+      // cudaFree and cudaDeviceSynchronize of one would wait for a kernel of the other that waits for the one's next.
+      if (theirs.ordinal == ordinal_) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("ranks that are threads of one process share ", ToString(),
+                         ", where work of one cannot wait for work of the other: start them with mpirun, or exchange "
+                         "messages (--path alltoallv)"));
+      }
       TF_RETURN_IF_ERROR(EnablePeerAccess(theirs.ordinal));
       return std::shared_ptr<void>(
           theirs.memory.data, [keeps = KeepExported(theirs.memory.data), ordinal = ordinal_](void*) mutable {
