@@ -1,5 +1,5 @@
-// Every family on the fake GPU: the CPU's logits and routing bit for bit, and its texts, whose steps are graphs; or a
-// refusal that says what has no kernel.
+// Every family on the fake GPU: the CPU's logits, routing and traces bit for bit, and its texts, whose steps are
+// graphs; or a refusal that says what has no kernel.
 #include "runtime/families/families.h"
 
 #include <gmock/gmock.h>
@@ -53,11 +53,14 @@ TEST_P(FamiliesOnGpu, HasTheBitsOfTheCpu) {
     EXPECT_THAT(std::string(refused.message()), testing::HasSubstr("use --device cpu"));
   }
   if (!kernels.ok() || !formats.ok()) return;
-  const std::vector<Request> requests = {LogitsRequest({5, 6, 7, 8, 9, 10, 11}), GenerateRequest({17, 3, 200}, 5)};
+  const std::vector<Request> requests = {TraceRequest({5, 6, 7, 8, 9, 10, 11}), GenerateRequest({17, 3, 200}, 5)};
   const std::vector<RunResult> want = RunLocally(cpu, requests), got = RunLocally(gpu, requests);
   EXPECT_EQ(got[0].logits, want[0].logits);
   EXPECT_EQ(got[0].expert_idx, want[0].expert_idx);
   EXPECT_EQ(got[0].expert_weight, want[0].expert_weight);
+  ASSERT_FALSE(want[0].hidden_states.empty());
+  EXPECT_EQ(got[0].hidden_states, want[0].hidden_states);
+  EXPECT_EQ(got[0].router_logits, want[0].router_logits);
   EXPECT_EQ(got[1].tokens, want[1].tokens);
   EXPECT_EQ(got[1].logprobs, want[1].logprobs);
 }
