@@ -20,8 +20,8 @@ sys.path[:0] = [HERE, os.path.join(ROOT, "tests", "launch", "serve")]
 
 from abuse import Abuse  # noqa: E402
 from launched_server import LaunchedServer  # noqa: E402
-from server import MODEL, PROGRAM, Server, await_  # noqa: E402
-from streams import Crowd, Stream, cpu_seconds, num_sockets, percentile, resident_bytes  # noqa: E402
+from server import MODEL, PROGRAM, Server, await_, resident_bytes  # noqa: E402
+from streams import Crowd, Stream, cpu_seconds, num_sockets, percentile  # noqa: E402
 
 def milliseconds(seconds):
     return round(1000 * seconds, 2)

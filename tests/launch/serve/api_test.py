@@ -24,6 +24,7 @@ class ApiTest(ProgramTest):
     @classmethod
     def tearDownClass(cls):
         assert cls.server.stop() == 0, cls.server.job.err
+        assert PROMPT not in cls.server.job.err and "Hello" not in cls.server.job.err, "the log has what clients said"
 
     def fails(self, status, param, body, path="/v1/completions"):
         got, answer = self.server.post(path, body)

@@ -98,7 +98,7 @@ class Server:
 
     def front(self):
         """The process of the front: in a session of its own."""
-        pids = [pid for pid in processes_of(PROGRAM) if os.getsid(pid) == pid and _serves(pid, self.port)]
+        pids = [pid for pid in processes_of(PROGRAM) if os.getsid(pid) == pid and listens(pid, self.port)]
         assert len(pids) == 1, pids
         return pids[0]
 
@@ -127,7 +127,7 @@ class Server:
         self.job.wait()
 
 
-def _serves(pid, port):
+def listens(pid, port):
     """Whether the process listens on the port."""
     try:
         inodes = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
@@ -158,3 +158,8 @@ def read_all(s):
         return data, False
     except ConnectionResetError:
         return data, True
+
+
+def resident_bytes(pid):
+    with open(f"/proc/{pid}/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
