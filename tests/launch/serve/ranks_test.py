@@ -1,6 +1,7 @@
 """The same bytes at any number of ranks, whatever else runs, with a cache so small that sequences are preempted, with
 and without shared prefixes; what the ranks count; and a sequence that cannot go on."""
 
+import enum
 import random
 import re
 import struct
@@ -11,9 +12,16 @@ from program import ModelCopy, ProgramTest, main
 from tools_test import FORMAT
 
 SEED = 20261128
-NUM_REQUESTS = 60
+NUM_REQUESTS = 200
+LONGEST = ["--max-model-len", "320"]
 # Longest sequence: two blocks of the cache more than it has room for beside another one.
-SMALL_CACHE = ["--kv-cache-tokens", "512", "--max-num-seqs", "8", "--max-model-len", "320"]
+SMALL_CACHE = ["--kv-cache-tokens", "512", "--max-num-seqs", "8", *LONGEST]
+
+
+class Prefixes(enum.Enum):
+    """Whether requests may share what the cache has of their prompts; where not, each has a salt of its own."""
+    SHARED = enum.auto()
+    APART = enum.auto()
 
 
 def requests():
@@ -22,7 +30,7 @@ def requests():
     shared = "In the beginning God created the heaven and the earth. " * 10  # more than a block of the cache
     out = []
     for i in range(NUM_REQUESTS):
-        body = {"prompt": (shared if i % 3 == 0 else "") + f"Chapter {i}\n" + "word " * rng.randrange(1, 20), "max_tokens": rng.randrange(1, 60), "seed": i}
+        body = {"prompt": (shared if i % 3 == 0 else "") + f"Chapter {i}\n" + "word " * rng.randrange(1, 20), "max_tokens": rng.randrange(1, 40), "seed": i}
         body["temperature"] = rng.choice([0, 0.7, 1.2])
         if i % 4 == 1:
             body["stop"] = ["the", "\n\n"]
@@ -38,6 +46,10 @@ def requests():
     # More sequences at once than a small cache has blocks for, and a prompt that has just been there.
     out.append({"prompt": "All of them\n", "max_tokens": 250, "ignore_eos": True, "n": 24, "seed": 1})
     return out + [{"prompt": shared, "max_tokens": 3, "seed": 2}] * 2
+
+
+def salted(bodies, prefixes):
+    return bodies if prefixes == Prefixes.SHARED else [{**body, "cache_salt": str(i)} for i, body in enumerate(bodies)]
 
 
 def answers(server, bodies, at_a_time):
@@ -64,26 +76,40 @@ def answers(server, bodies, at_a_time):
     return results
 
 
+def undisturbed(test, bodies):
+    """The answers of one rank to one request after the other, with room for all."""
+    with Server(*LONGEST) as server:
+        expected = answers(server, bodies, 1)
+        test.assertEqual({status for status, *_ in expected}, {200}, [e for e in expected if e[0] != 200][:3])
+        test.assertEqual(server.stop(), 0)
+    return expected
+
+
+def check_bytes(test, expected, bodies, ranks, via, flags, at_a_time, prefixes):
+    """That a server so started answers as the undisturbed one; where its cache is small, that sequences were preempted."""
+    with test.subTest(ranks=ranks, via=via, flags=flags, at_a_time=at_a_time, prefixes=prefixes), Server(*flags, ranks=ranks, via=via) as server:
+        asked = salted(bodies, prefixes)
+        got = answers(server, asked, at_a_time)
+        for i, (a, b) in enumerate(zip(got, expected, strict=True)):
+            test.assertEqual(a, b, f"request {i}: {bodies[i]}")
+        for _ in range(2):  # alone, so that nothing can have taken its prefix away
+            test.assertEqual(answers(server, asked[-1:], 1), expected[-1:])
+        # The ranks report once a second.
+        if flags is SMALL_CACHE and at_a_time > 1:
+            await_(lambda: server.metric("tokenferry_num_preemptions_total") > 0, "preemptions")
+        await_(lambda: server.metric("tokenferry_prefix_cache_hits_total") > 0, "prefix hits")
+        test.assertEqual(server.stop(), 0)
+
+
 class RanksTest(ProgramTest):
     def test_the_same_bytes(self):
+        """Each number of ranks and of requests at a time, and each cache, once; long_test.py has all combinations."""
         print("seed", SEED)
         bodies = requests()
-        with Server("--max-model-len", "320") as server:
-            expected = answers(server, bodies, 1)
-            self.assertEqual({status for status, *_ in expected}, {200}, [e for e in expected if e[0] != 200][:3])
-            self.assertEqual(answers(server, bodies, 16), expected)
-            self.assertEqual(server.stop(), 0)
-        for ranks, via, flags, at_a_time in (1, "local", SMALL_CACHE, 16), (3, "local", SMALL_CACHE, 48), (3, "mpi", ["--max-model-len", "320"], 8):
-            with self.subTest(ranks=ranks, via=via, flags=flags), Server(*flags, ranks=ranks, via=via) as server:
-                got = answers(server, bodies, at_a_time) + answers(server, bodies[-1:], 1)
-                got += answers(server, bodies[-1:], 1)  # alone, so that nothing can have taken its prefix away
-                for i, (a, b) in enumerate(zip(got, expected + 2 * expected[-1:], strict=True)):
-                    self.assertEqual(a, b, f"request {i}: {(bodies + 2 * bodies[-1:])[i]}")
-                if flags is SMALL_CACHE:
-                    # The ranks report once a second.
-                    await_(lambda: server.metric("tokenferry_num_preemptions_total") > 0, "preemptions")
-                    await_(lambda: server.metric("tokenferry_prefix_cache_hits_total") > 0, "prefix hits")
-                self.assertEqual(server.stop(), 0)
+        expected = undisturbed(self, bodies)
+        for combination in ((1, "local", SMALL_CACHE, 64, Prefixes.SHARED), (3, "mpi", SMALL_CACHE, 8, Prefixes.APART),
+                            (4, "local", LONGEST, 64, Prefixes.SHARED)):
+            check_bytes(self, expected, bodies, *combination)
 
     def test_what_ranks_count(self):
         with Server(ranks=3, via="mpi") as server:
