@@ -1,7 +1,9 @@
 """What clients get when something dies: every request is answered exactly once, and nothing is left behind."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -90,20 +92,43 @@ class FaultTest(ProgramTest):
         self.assertNotEqual(server.job.status, 0)
         self.nothing_is_left(server)
 
+    def test_the_front_is_no_rank(self):
+        """It has nothing of what mpirun gives to ranks, so that it outlives them; and they have nothing of its clients."""
+
+        def environment(pid):
+            with open(f"/proc/{pid}/environ") as f:
+                return f.read()
+
+        with self.start() as server:
+            front, ranks = server.front(), server.job.ranks()  # the front leads a session
+            self.assertEqual({os.getsid(pid) == front for pid in ranks.values()}, {False})
+            mpi_variable = re.compile(r"(?:^|\0)(?:OMPI_|PMIX_|PMI_|PRTE_|ORTE_|OPAL_)[^=]*")
+            self.assertRegex(environment(ranks[0]), mpi_variable)
+            self.assertNotRegex(environment(front), mpi_variable)
+            self.assertLessEqual(os.sched_getaffinity(0), os.sched_getaffinity(front))
+            self.assertEqual(mapped_shared_files(front), set())
+            self.assertEqual([serving.listens(pid, server.port) for pid in (front, *ranks.values())], [True] + [False] * RANKS)
+            self.assertEqual(server.stop(), 0)
+
     def test_rank_killed(self):
         for rank in range(RANKS):
             with self.subTest(rank=rank), self.start() as server:
                 self.lose(server, server.job.ranks()[rank], signal.SIGKILL, "rank_failed")
 
-    def test_rank_killed_while_idle(self):
-        with self.start() as server:
-            os.kill(server.job.ranks()[1], signal.SIGKILL)
-            server.job.wait()
-            self.assertNotEqual(server.job.status, 0)
-            self.nothing_is_left(server)
+    def test_rank_lost_while_idle(self):
+        """Every rank, each of a server of its own: nobody asks, and all ends all the same."""
+        for how in signal.SIGKILL, signal.SIGSTOP:
+            with self.subTest(how=how), contextlib.ExitStack() as stack:
+                servers = [stack.enter_context(self.start("--comm-timeout", "2s")) for _ in range(RANKS)]
+                for rank, server in enumerate(servers):
+                    os.kill(server.job.ranks()[rank], how)
+                for rank, server in enumerate(servers):
+                    self.assertNotEqual(server.job.wait().status, 0, (rank, server.job.err))
+                for server in servers:
+                    self.nothing_is_left(server)
 
     def test_rank_stopped(self):
-        for rank in 0, 2:
+        for rank in range(RANKS):
             with self.subTest(rank=rank), self.start("--comm-timeout", "2s") as server:
                 # Of rank 0 nobody is left to tell the front: the ranks' deadline ends the job, and mpirun rank 0.
                 self.lose(server, server.job.ranks()[rank], signal.SIGSTOP, "rank_failed")
