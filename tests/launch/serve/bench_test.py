@@ -6,13 +6,14 @@ import json
 import os
 import resource
 import socket
+import subprocess
 import sys
 import threading
 import time
 import xml.etree.ElementTree
 
 from server import NAME, Server, await_  # first: it finds the next
-from program import MODEL, ProgramTest, main, run
+from program import MODEL, PROGRAM, ROOT, ProgramTest, main, run
 
 TEXT = "one two three four"
 WAIT = 0.3  # seconds between two tokens of a slow answer
@@ -267,6 +268,22 @@ class BenchTest(ProgramTest):
         done = run("bench", "serve", ranks=2, via="mpi")
         self.assertNotEqual(done.status, 0)
         self.assertIn("one client process", done.errors[0])
+
+
+class MeasureTest(ProgramTest):
+    def test_the_quickest_measurements(self):
+        """bench/serve/measure.py, with some seconds of clients that behave badly; it asserts itself that a canary keeps its bytes."""
+        report = self.path("report.json")
+        words = [sys.executable, os.path.join(ROOT, "bench", "serve", "measure.py"), PROGRAM, "--only", "prefix", "abuse", "--minutes", "0.1", "--json", report]
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        with open(report) as f:
+            got = json.load(f)
+        self.assertEqual([name for name in got if name in done.stdout], ["prefix", "abuse"])
+        self.assertGreater(min(got["prefix"]["cold_ms"], got["prefix"]["warm_ms"]), 0)
+        self.assertGreater(got["abuse"]["canaries"], 0)
+        self.assertGreater(sum(got["abuse"]["clients"].values()), 0)
+        self.assertEqual(list(got["abuse"]["mib_at_the_end"]), ["front", "rank 0", "rank 1", "rank 2"])
 
 
 if __name__ == "__main__":
