@@ -53,6 +53,10 @@ def mapped_shared_files(pid):
     return {path for path in paths if not path.endswith(" (deleted)")}
 
 
+def streamed_text(answer):
+    return "".join(json.loads(event)["choices"][0]["text"] for event in re.findall(rb"^data: (\{.*)$", answer, re.M))
+
+
 class FaultTest(ProgramTest):
     def start(self, *flags, ranks=RANKS, via="mpi"):
         server = Server(*flags, ranks=ranks, via=via, env={"TMPDIR": self.dir})
@@ -152,6 +156,35 @@ class FaultTest(ProgramTest):
             self.check_answers(waiting.join(), "rank_failed")
             server.job.wait()
             await_(lambda: not processes_of(PROGRAM), "processes remain")
+
+    def test_mpirun_told_to_end(self):
+        """By SIGTERM, which leaves its ranks a second: everybody is answered all the same."""
+        with self.start() as server:
+            self.lose(server, server.job.process.pid, signal.SIGTERM, "rank_failed")
+
+    def test_the_only_rank_stopped(self):
+        """Nobody is left to end the job, but /health says so, and streams are kept alive; then all goes on where it was."""
+        body = json.dumps({**BODY, "max_tokens": 1000, "stream": True}).encode()
+        ask = b"POST /v1/completions HTTP/1.0\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        with self.start("--health-timeout", "2s", ranks=1, via="local") as server:
+            (rank,) = set(processes_of(PROGRAM)) - {server.front()}
+            expected = server.raw(ask, serving.WAIT)[0]
+            with server.connect() as s:
+                s.sendall(ask)
+                got = s.recv(1000)
+                os.kill(rank, signal.SIGSTOP)
+                await_(lambda: server.get("/health")[0] == 503, "unhealthy")
+                self.assertEqual(server.get("/health")[1]["status"], "unresponsive")
+                while not got.endswith(b"\n\n: ping\n\n"):
+                    more = s.recv(65536)
+                    self.assertTrue(more, got[-300:])
+                    got += more
+                os.kill(rank, signal.SIGCONT)
+                got += read_all(s)[0]
+            self.assertEqual(streamed_text(got), streamed_text(expected))
+            self.assertTrue(got.endswith(b"data: [DONE]\n\n"), got[-300:])
+            await_(lambda: server.get("/health")[0] == 200, "healthy again")
+            self.assertEqual(server.stop(), 0, server.job.err)
 
     def test_front_killed(self):
         for via in "mpi", "local":
