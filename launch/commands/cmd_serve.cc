@@ -84,6 +84,8 @@ void ServeCommand::Declare(FlagSet& set, SharedFlags* shared) {
   set.Duration("step-target", &flags_.step_target, "of a step's time: how much of waiting prompts it takes");
   set.Duration("health-timeout", &f->health_timeout, "without a sign of the ranks, until /health says so");
   set.Duration("drain-timeout", &f->drain_timeout, "for running requests after SIGTERM");
+  set.Choice("metrics-compat", &f->metrics_compat, {{"none", MetricsCompat::kNone}, {"vllm", MetricsCompat::kVllm}},
+             "vllm: /metrics has the counters that vLLM has too under its names as well");
   set.Group("Access");
   set.Text("api-key-file", &f->api_key_file, "file with API keys, one a line; without it only this host may ask");
   set.Switch("insecure", &f->insecure, "let other machines in without a key, by the names of --allowed-host");

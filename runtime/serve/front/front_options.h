@@ -1,6 +1,7 @@
 // What the front is started with: the flags of `tokenferry serve` that concern it.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,8 @@
 
 namespace tokenferry {
 
+enum class MetricsCompat : uint8_t { kNone, kVllm };  // whose names /metrics has besides its own
+
 struct FrontOptions {
   ServedModelOptions model;
   std::string host = "127.0.0.1";
@@ -18,6 +21,7 @@ struct FrontOptions {
   std::string api_key_file;
   bool insecure = false;  // beyond this host without keys
   std::string version;    // of the program, for /version
+  MetricsCompat metrics_compat = MetricsCompat::kNone;
   std::vector<std::string> allowed_hosts;
   HttpLimits http;
   ApiLimits api;

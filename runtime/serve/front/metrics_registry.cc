@@ -3,15 +3,18 @@
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
+#include <prometheus/metric_family.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <sstream>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 namespace tokenferry {
 namespace {
@@ -26,6 +29,26 @@ const Buckets kNextTokenSeconds = {.01, .025, .05, .075, .1, .15, .2, .3, .4, .5
 const Buckets kRequestSeconds = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                  30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
 const Buckets kTokens = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
+
+// What vLLM counts in the same way, "vllm:" before its name.
+constexpr absl::string_view kVllmNames[] = {
+    "num_requests_running",        "num_requests_waiting",        "kv_cache_usage_perc",
+    "num_preemptions_total",       "prefix_cache_queries_total",  "prefix_cache_hits_total",
+    "prompt_tokens_total",         "generation_tokens_total",     "time_to_first_token_seconds",
+    "inter_token_latency_seconds", "e2e_request_latency_seconds", "request_prompt_tokens",
+    "request_generation_tokens"};
+
+void AddVllmNames(std::vector<prometheus::MetricFamily>* families) {
+  std::vector<prometheus::MetricFamily> added;
+  for (const prometheus::MetricFamily& family : *families) {
+    absl::string_view name = family.name;
+    if (!absl::ConsumePrefix(&name, "tokenferry_")) continue;
+    if (std::find(std::begin(kVllmNames), std::end(kVllmNames), name) == std::end(kVllmNames)) continue;
+    added.push_back(family);
+    added.back().name = absl::StrCat("vllm:", name);
+  }
+  families->insert(families->end(), added.begin(), added.end());
+}
 
 constexpr const char* kLinkClasses[] = {"rank", "host", "network"};
 
@@ -160,7 +183,8 @@ void MetricsRegistry::Update(const JobStats& now) {
   m.last = now;
 }
 
-std::string MetricsRegistry::Text(const DispatcherStats& dispatcher, const HttpServerStats& http, size_t num_ranks_up) {
+std::string MetricsRegistry::Text(const DispatcherStats& dispatcher, const HttpServerStats& http, size_t num_ranks_up,
+                                  MetricsCompat compat) {
   Metrics& m = *metrics_;
   m.Gauge("tokenferry_num_requests_running", "Sequences with the ranks.")
       .Set(static_cast<double>(dispatcher.num_running_sequences));
@@ -176,7 +200,9 @@ std::string MetricsRegistry::Text(const DispatcherStats& dispatcher, const HttpS
   m.last_http = http;
   m.Gauge("tokenferry_ranks_up", "Ranks that answer.").Set(static_cast<double>(num_ranks_up));
   std::ostringstream out;
-  prometheus::TextSerializer().Serialize(out, m.registry.Collect());
+  std::vector<prometheus::MetricFamily> families = m.registry.Collect();
+  if (compat == MetricsCompat::kVllm) AddVllmNames(&families);
+  prometheus::TextSerializer().Serialize(out, families);
   return out.str();
 }
 

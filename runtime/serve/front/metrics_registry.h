@@ -6,6 +6,7 @@
 
 #include "absl/strings/string_view.h"
 #include "runtime/serve/front/dispatcher.h"
+#include "runtime/serve/front/front_options.h"
 #include "runtime/serve/http/http_server.h"
 #include "runtime/serve/protocol/messages.h"
 
@@ -33,7 +34,8 @@ class MetricsRegistry {
   // What the ranks have counted since they started.
   void Update(const JobStats& stats);
   // What is so now, and the whole text in Prometheus' format.
-  std::string Text(const DispatcherStats& dispatcher, const HttpServerStats& http, size_t num_ranks_up);
+  std::string Text(const DispatcherStats& dispatcher, const HttpServerStats& http, size_t num_ranks_up,
+                   MetricsCompat compat);
 
  private:
   struct Metrics;

@@ -284,7 +284,8 @@ void Front::Metrics(Call call) {
   HttpResponse response;
   response.content_type = "text/plain; version=0.0.4; charset=utf-8";
   const bool up = phase_ == Phase::kServing && Responsive();
-  response.body = metrics_.Text(dispatcher_.stats(), server_->stats(), up ? ready_.host_per_rank.size() : 0);
+  response.body = metrics_.Text(dispatcher_.stats(), server_->stats(), up ? ready_.host_per_rank.size() : 0,
+                                options_.metrics_compat);
   call.exchange->Respond(std::move(response));
 }
 
