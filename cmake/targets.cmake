@@ -1,4 +1,5 @@
-# tf_library(NAME name SOURCES .. DEPS ..)       one box of the layer diagram: target tokenferry_<name>. x.cu stands beside x.cc
+# tf_library(NAME name SOURCES .. DEPS .. [FUZZED])   one box of the layer diagram: target tokenferry_<name>. x.cu stands
+#   beside x.cc. FUZZED: it reads foreign bytes, and libFuzzer steers by its branches
 # tf_test(NAME name SOURCES .. DEPS .. [RANKS 1 2 3] [LABELS ..] [TIMEOUT s] [PROGRAMS target ..] [QUICK gtest-filter])
 #   without RANKS: one process. With RANKS: one ctest per rank count, under mpirun, with tests/support's MPI main.
 #   Test names: <name> or <name>.np<ranks>. PROGRAMS are built with it, for tests that start them.
@@ -57,11 +58,13 @@ if(CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 # tf_precompiled(NAME name HEADERS header .. DEPS ..): compiles `headers`; others use them with REUSE_FROM.
+# OPTIONS: those that they are compiled with, too.
 function(tf_precompiled)
-  cmake_parse_arguments(A "" "NAME" "HEADERS;DEPS" ${ARGN})
+  cmake_parse_arguments(A "" "NAME" "HEADERS;DEPS;OPTIONS" ${ARGN})
   file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/${A_NAME}.cc CONTENT "\n")
   add_library(${A_NAME} OBJECT ${CMAKE_CURRENT_BINARY_DIR}/${A_NAME}.cc)
   target_link_libraries(${A_NAME} PRIVATE tf_options ${A_DEPS})
+  target_compile_options(${A_NAME} PRIVATE ${A_OPTIONS})
   target_precompile_headers(${A_NAME} PRIVATE ${A_HEADERS})
 endfunction()
 
@@ -69,6 +72,10 @@ set(TF_COMMON_HEADERS <algorithm> <cstdint> <functional> <memory> <string> <vect
   <absl/status/statusor.h> <absl/strings/str_cat.h> <absl/strings/str_format.h> <absl/time/time.h> <absl/types/span.h>)
 set(TF_COMMON_DEPS absl::status absl::statusor absl::strings absl::str_format absl::time absl::span Threads::Threads)
 tf_precompiled(NAME tf_common_headers HEADERS ${TF_COMMON_HEADERS} DEPS ${TF_COMMON_DEPS})
+if(TOKENFERRY_FUZZ)
+  set(TF_FUZZED_OPTIONS -fsanitize=fuzzer-no-link)
+  tf_precompiled(NAME tf_fuzzed_headers HEADERS ${TF_COMMON_HEADERS} DEPS ${TF_COMMON_DEPS} OPTIONS ${TF_FUZZED_OPTIONS})
+endif()
 if(TOKENFERRY_TESTS)
   tf_precompiled(NAME tf_test_headers HEADERS <gmock/gmock.h> <gtest/gtest.h> ${TF_COMMON_HEADERS}
     DEPS GTest::gtest GTest::gmock ${TF_COMMON_DEPS})
@@ -92,7 +99,7 @@ endif()
 
 # A build without CUDA leaves the .cu files out; TF_CUDA_LAUNCHER (core/device/cuda_launcher.h) is then null.
 function(tf_library)
-  cmake_parse_arguments(A "" "NAME" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(A "FUZZED" "NAME" "SOURCES;DEPS" ${ARGN})
   if(NOT TOKENFERRY_CUDA)
     list(FILTER A_SOURCES EXCLUDE REGEX "\\.cu$")
   endif()
@@ -100,7 +107,12 @@ function(tf_library)
   # How this project compiles is not what users of an installed library compile with.
   target_link_libraries(tokenferry_${A_NAME} PUBLIC $<BUILD_INTERFACE:tf_options> ${A_DEPS})
   target_compile_features(tokenferry_${A_NAME} PUBLIC cxx_std_20)
-  target_precompile_headers(tokenferry_${A_NAME} REUSE_FROM tf_common_headers)
+  if(A_FUZZED AND TOKENFERRY_FUZZ)
+    target_compile_options(tokenferry_${A_NAME} PRIVATE ${TF_FUZZED_OPTIONS})
+    target_precompile_headers(tokenferry_${A_NAME} REUSE_FROM tf_fuzzed_headers)
+  else()
+    target_precompile_headers(tokenferry_${A_NAME} REUSE_FROM tf_common_headers)
+  endif()
 endfunction()
 
 # Builds `target` with the groups that `labels` put it in.
@@ -208,7 +220,7 @@ function(tf_fuzz)
   cmake_parse_arguments(A "" "NAME;SEEDS" "SOURCES;DEPS" ${ARGN})
   add_executable(${A_NAME} ${A_SOURCES})
   target_link_libraries(${A_NAME} PRIVATE tf_options ${A_DEPS})
-  target_compile_options(${A_NAME} PRIVATE -fsanitize=fuzzer-no-link)
+  target_compile_options(${A_NAME} PRIVATE ${TF_FUZZED_OPTIONS})
   target_link_options(${A_NAME} PRIVATE -fsanitize=fuzzer)
   add_dependencies(fuzzers ${A_NAME})
   if(A_SEEDS)
