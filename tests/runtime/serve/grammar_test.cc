@@ -15,6 +15,7 @@
 namespace tokenferry {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using Json = nlohmann::ordered_json;
 
@@ -203,8 +204,10 @@ TEST(JsonSchema, NamesWhatItRefuses) {
 
 TEST(JsonSchema, StaysWithinItsLimits) {
   const auto refusal = [](const std::string& schema) { return std::string(CompileSchema(schema).status().message()); };
-  EXPECT_THAT(refusal(R"({"type":"string","maxLength":1000000000})"), HasSubstr("more than 20000 states"));
-  EXPECT_THAT(refusal(R"({"type":"array","minItems":1000000000,"items":{"type":"integer"}})"), HasSubstr("states"));
+  // On a machine that is slow or busy the limit of time comes first.
+  const auto too_much = AnyOf(HasSubstr("more than 20000 states"), HasSubstr("takes too long to compile"));
+  EXPECT_THAT(refusal(R"({"type":"string","maxLength":1000000000})"), too_much);
+  EXPECT_THAT(refusal(R"({"type":"array","minItems":1000000000,"items":{"type":"integer"}})"), too_much);
   EXPECT_THAT(refusal(absl::StrCat(R"({"description":")", std::string(kMaxSchemaBytes, 'x'), "\"}")),
               HasSubstr("65536 bytes"));
   std::string deep = "{}";
