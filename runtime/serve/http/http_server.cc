@@ -52,15 +52,15 @@ int HttpServer::port() const {
 }
 
 void HttpServer::Accept() {
-  acceptor_.async_accept([this](ErrorCode error, tcp::socket socket) {
-    if (!acceptor_.is_open()) return;
+  acceptor_.async_accept([this, here = std::weak_ptr(here_)](ErrorCode error, tcp::socket socket) {
+    if (here.expired() || !acceptor_.is_open()) return;
     if (!error) {
       Admit(std::move(socket));
       return Accept();
     }
     retry_.expires_after(kAcceptPause);
-    retry_.async_wait([this](ErrorCode stopped) {
-      if (!stopped && acceptor_.is_open()) Accept();
+    retry_.async_wait([this, here](ErrorCode stopped) {
+      if (!here.expired() && !stopped && acceptor_.is_open()) Accept();
     });
   });
 }

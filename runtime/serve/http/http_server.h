@@ -53,6 +53,7 @@ class HttpServer {
   const HttpHandler handler_;
   boost::asio::ip::tcp::acceptor acceptor_;
   boost::asio::steady_timer retry_;
+  const std::shared_ptr<const bool> here_ = std::make_shared<bool>(true);  // handlers ask whether the server still is
   std::set<std::shared_ptr<HttpConnection>> connections_;
   HttpServerStats stats_;
 };
