@@ -20,7 +20,8 @@ class Stream:
         self.socket.sendall(head.encode() + b"\r\n" + data)
         self.socket.setblocking(False)
         self.rest = b""
-        self.times = []  # of events that are tokens
+        self.times = []  # of events that are tokens: one, or those that came together
+        self.events = []
         self.status = self.ended = None
         self.done = self.failed = False
 
@@ -52,11 +53,15 @@ class Stream:
             if event.startswith(b"data: {"):
                 self.failed |= event.startswith(b'data: {"error"')
                 self.times.append(now)
+                self.events.append(event)
             self.done |= event == b"data: [DONE]"
         return True
 
     def close(self):
         self.socket.close()
+
+    def text(self):
+        return "".join(json.loads(event[6:])["choices"][0]["text"] for event in self.events)
 
     def first(self):
         return self.times[0] - self.begun
