@@ -163,6 +163,7 @@ class LayoutLoader {
       if (held.spec->is_converted()) {
         if (converted_.empty() || !IsSameExpert(*converted_.back().back(), held)) converted_.emplace_back();
         converted_.back().push_back(&held);
+        num_unfit_groups_.push_back(0);
         continue;
       }
       const absl::Span<Piece> pieces = layout_.PiecesOf(held);
@@ -175,7 +176,8 @@ class LayoutLoader {
     TF_RETURN_IF_ERROR(loader_.Load(kept));
     for (const auto& expert : converted_) TF_RETURN_IF_ERROR(Convert(expert));
     stats.bytes_read = loader_.bytes_read();
-    return stream_.Synchronize();
+    TF_RETURN_IF_ERROR(stream_.Synchronize());
+    return CheckConverted();
   }
 
  private:
@@ -236,8 +238,25 @@ class LayoutLoader {
                                 .dst = ViewOf(held),
                                 .data = held.base + held.data,
                                 .scales = held.base + held.scales,
-                                .zero_points = held.base + held.zero_points});
+                                .zero_points = held.base + held.zero_points,
+                                .num_unfit_groups = &num_unfit_groups_[num_converted_++]});
     });
+    return absl::OkStatus();
+  }
+
+  // After the stream has done all conversions.
+  absl::Status CheckConverted() const {
+    size_t i = 0;
+    for (const Expert& expert : converted_) {
+      for (const Held* held : expert) {
+        const int64_t num_unfit = num_unfit_groups_[i++];
+        if (num_unfit == 0) continue;
+        return absl::DataLossError(absl::StrCat(
+            "tensor '", held->spec->name(), "' does not fit into ", ToString(held->spec->format), ": in ", num_unfit,
+            num_unfit == 1 ? " group " : " groups ",
+            "there are numbers that are infinite, NaN or too large; only --expert-dtype stored takes it as it is"));
+      }
+    }
     return absl::OkStatus();
   }
 
@@ -245,6 +264,8 @@ class LayoutLoader {
   Stream& stream_;
   PieceLoader& loader_;
   std::vector<Expert> converted_;
+  std::vector<int64_t> num_unfit_groups_;  // by matrix of converted_
+  size_t num_converted_ = 0;
   Buffer before_;
 };
 

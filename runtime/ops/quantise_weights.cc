@@ -1,6 +1,7 @@
 #include "runtime/ops/quantise_weights.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "core/check.h"
@@ -20,14 +21,18 @@ int32_t Rounded(float x) { return static_cast<int32_t>(std::nearbyint(x)); }
 
 float OrOne(float scale) { return scale == 0 ? 1.0f : scale; }
 
-// Stores the scale in its type and returns what was stored.
+// Stores the scale in its type and returns what was stored. A number that is not 0 may become 0 there.
 float StoreScale(const QuantiseWeightsArgs& a, int64_t idx, float scale) {
-  if (a.dst.format.scale_dtype == DType::kF32) {
-    return static_cast<float*>(a.scales)[idx] = OrOne(scale);
-  }
-  const BF16 rounded = ToBF16(OrOne(scale));
+  if (a.dst.format.scale_dtype == DType::kF32) return static_cast<float*>(a.scales)[idx] = OrOne(scale);
+  const BF16 rounded = ToBF16(OrOne(ToFloat(ToBF16(scale))));
   static_cast<BF16*>(a.scales)[idx] = rounded;
   return ToFloat(rounded);
+}
+
+bool AllFinite(const float* x, int64_t size) {
+  bool finite = true;
+  for (int64_t i = 0; i < size; ++i) finite &= std::isfinite(x[i]);
+  return finite;
 }
 
 float LargestMagnitude(const float* x, int64_t size) {
@@ -36,55 +41,75 @@ float LargestMagnitude(const float* x, int64_t size) {
   return amax;
 }
 
-void QuantiseF8(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
-  const float scale = StoreScale(a, g.idx, LargestMagnitude(x, g.size) / 448);
+// Each of the following quantises a group of finite numbers and returns the largest magnitude of what it became, which
+// is not finite where the group does not fit.
+
+float RoundToBF16(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
+  auto* out = static_cast<BF16*>(a.data) + g.row * a.dst.cols + g.begin;
+  for (int64_t i = 0; i < g.size; ++i) out[i] = ToBF16(x[i]);
+  return ToFloat(ToBF16(LargestMagnitude(x, g.size)));
+}
+
+float QuantiseF8(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
+  const float amax = LargestMagnitude(x, g.size), scale = StoreScale(a, g.idx, amax / 448);
   auto* codes = static_cast<F8E4M3*>(a.data) + g.row * a.dst.cols + g.begin;
   for (int64_t i = 0; i < g.size; ++i) codes[i] = ToF8E4M3(x[i] / scale);
+  return ToFloat(ToF8E4M3(amax / scale)) * scale;
 }
 
-void QuantiseInt8(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
-  const float scale = StoreScale(a, g.idx, LargestMagnitude(x, g.size) / 127);
+float QuantiseInt8(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
+  const float amax = LargestMagnitude(x, g.size), scale = StoreScale(a, g.idx, amax / 127);
   auto* codes = static_cast<int8_t*>(a.data) + g.row * a.dst.cols + g.begin;
-  for (int64_t i = 0; i < g.size; ++i) codes[i] = static_cast<int8_t>(std::clamp(Rounded(x[i] / scale), -127, 127));
+  const auto code = [scale](float value) { return std::clamp(Rounded(value / scale), -127, 127); };
+  for (int64_t i = 0; i < g.size; ++i) codes[i] = static_cast<int8_t>(code(x[i]));
+  return static_cast<float>(code(amax)) * scale;
 }
 
-void QuantiseWithZeroPoint(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
+// (hi - lo) / most, also where hi - lo is beyond f32.
+float RangeScale(float lo, float hi, int32_t most) {
+  const auto steps = static_cast<float>(most);
+  return std::isfinite(hi - lo) ? (hi - lo) / steps : hi / steps - lo / steps;
+}
+
+float QuantiseWithZeroPoint(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
   const int64_t bits = DTypeBits(a.dst.dtype());
   const int32_t most = (1 << bits) - 1;
   const auto [lowest, highest] = std::minmax_element(x, x + g.size);
   const float lo = std::min(*lowest, 0.0f), hi = std::max(*highest, 0.0f);
-  const float scale = StoreScale(a, g.idx, (hi - lo) / static_cast<float>(most));
+  const float scale = StoreScale(a, g.idx, RangeScale(lo, hi, most));
   const int32_t zero = std::clamp(Rounded(-lo / scale), 0, most);
   a.zero_points[g.idx] = static_cast<uint8_t>(zero);
   uint8_t* row = static_cast<uint8_t*>(a.data) + g.row * a.dst.row_bytes();
+  const auto code_of = [=](float value) { return std::clamp(Rounded(value / scale) + zero, 0, most); };
   for (int64_t i = 0; i < g.size; ++i) {
-    const auto code = static_cast<uint8_t>(std::clamp(Rounded(x[i] / scale) + zero, 0, most));
+    const auto code = static_cast<uint8_t>(code_of(x[i]));
     const int64_t at = (g.begin + i) * bits;
     if (at % 8 == 0) row[at / 8] = 0;
     row[at / 8] |= static_cast<uint8_t>(code << (at % 8));
   }
+  return static_cast<float>(std::max(code_of(hi) - zero, zero - code_of(lo))) * scale;
+}
+
+float QuantiseGroup(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
+  if (!a.dst.format.has_scales()) return RoundToBF16(a, g, x);
+  if (a.dst.format.coding == WeightCoding::kZeroPoint) return QuantiseWithZeroPoint(a, g, x);
+  return a.dst.dtype() == DType::kI8 ? QuantiseInt8(a, g, x) : QuantiseF8(a, g, x);
 }
 
 void QuantiseRow(const QuantiseWeightsArgs& a, int64_t row, const RowKernels& kernels) {
   const int64_t cols = a.dst.cols;
   auto* x = static_cast<float*>(ThreadScratch(static_cast<size_t>(cols) * sizeof(float)));
   kernels.widen(a.src, {row, 1, 0, cols}, Compute::kF32, x);
-  if (!a.dst.format.has_scales()) {
-    auto* out = static_cast<BF16*>(a.data) + row * cols;
-    for (int64_t i = 0; i < cols; ++i) out[i] = ToBF16(x[i]);
-    return;
-  }
-  const int64_t group = a.dst.format.block_cols;
+  const int64_t group = a.dst.format.has_scales() ? a.dst.format.block_cols : cols;
+  int64_t num_unfit = 0;
   for (int64_t begin = 0; begin < cols; begin += group) {
     const GroupPlace g{row, begin, std::min(group, cols - begin), row * a.dst.scale_stride + begin / group};
-    if (a.dst.format.coding == WeightCoding::kZeroPoint) {
-      QuantiseWithZeroPoint(a, g, x + begin);
-    } else if (a.dst.dtype() == DType::kI8) {
-      QuantiseInt8(a, g, x + begin);
-    } else {
-      QuantiseF8(a, g, x + begin);
-    }
+    const bool finite = AllFinite(x + begin, g.size);
+    if (!finite) std::fill_n(x + begin, g.size, 0.0f);
+    const float largest = QuantiseGroup(a, g, x + begin);
+    if (!finite || !std::isfinite(largest)) ++num_unfit;
   }
+  if (num_unfit > 0) std::atomic_ref<int64_t>(*a.num_unfit_groups).fetch_add(num_unfit, std::memory_order_relaxed);
 }
 
 void Reference(const QuantiseWeightsArgs& a) {
@@ -115,6 +140,7 @@ void QuantiseWeights(Stream& stream, const QuantiseWeightsArgs& args) {
   TF_CHECK_EQ(args.src.rows, args.dst.rows);
   TF_CHECK_EQ(args.src.cols, args.dst.cols);
   TF_CHECK_EQ(args.dst.row_offset, 0);
+  TF_CHECK(args.num_unfit_groups != nullptr);
   stream.Launch(kQuantiseWeights, args);
 }
 

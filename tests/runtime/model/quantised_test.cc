@@ -106,6 +106,21 @@ TEST_F(Quantised, AllFoldersAreFineBeforehand) {
   }
 }
 
+// Two numbers of one group fit into a byte; in two bits, in steps of 1.93e38 with a zero point of 2, one would be
+// infinite.
+TEST_F(Quantised, ConversionsNameTheTensorThatDoesNotFit) {
+  const std::string name = "model.layers.1.mlp.experts.3.up_proj.weight";
+  Start("qwen3_moe");
+  const BF16 ends[] = {ToBF16(2.6e38f), ToBF16(-3.2e38f)};
+  std::memcpy(Tensor(name).data.data() + 70 * sizeof(BF16), ends, sizeof(ends));
+  for (const ExpertDtype dtype : {ExpertDtype::kStored, ExpertDtype::kInt8}) {
+    expert_dtype_ = dtype;
+    EXPECT_EQ(absl::OkStatus(), Load());
+  }
+  expert_dtype_ = ExpertDtype::kInt2;
+  EXPECT_ERROR(Load(), kDataLoss, absl::StrCat("'", name, "' does not fit into U2 with zero points"), "in 1 group ");
+}
+
 TEST_F(Quantised, ScalesAreThereAndFit) {
   Start("qwen3_moe_gptq");
   Remove(kGate + "scales");

@@ -1,6 +1,7 @@
 #include "runtime/ops/quantise_weights.h"
 
 #include <cmath>
+#include <limits>
 #include <random>
 
 #include "core/kernels/matmul_values.h"
@@ -15,6 +16,7 @@ constexpr unsigned kSeed = 11;
 struct Quantised {
   WeightView shape;  // without pointers
   std::vector<uint8_t> data, scales, zero_points;
+  int64_t num_unfit_groups = 0;
 
   WeightView View() const {
     WeightView w = shape;
@@ -24,7 +26,8 @@ struct Quantised {
     return w;
   }
   friend bool operator==(const Quantised& a, const Quantised& b) {
-    return a.data == b.data && a.scales == b.scales && a.zero_points == b.zero_points;
+    return a.data == b.data && a.scales == b.scales && a.zero_points == b.zero_points &&
+           a.num_unfit_groups == b.num_unfit_groups;
   }
 };
 
@@ -60,7 +63,8 @@ Quantised Quantise(const CpuDeviceOptions& options, const std::vector<float>& x,
                                     .dst = result.shape,
                                     .data = data.data(),
                                     .scales = scales.data(),
-                                    .zero_points = zero_points.as<uint8_t>()});
+                                    .zero_points = zero_points.as<uint8_t>(),
+                                    .num_unfit_groups = &result.num_unfit_groups});
   result.data = device.Download<uint8_t>(data);
   result.scales = device.Download<uint8_t>(scales);
   result.zero_points = device.Download<uint8_t>(zero_points);
@@ -117,6 +121,45 @@ TEST(QuantiseWeights, ValuesMoveByLessThanAStep) {
   }
 }
 
+// Rows of one group whose scale is at an end of what its type holds. Each becomes what the contract says, by hand.
+TEST(QuantiseWeights, ScalesAtTheEndsOfTheirType) {
+  constexpr int64_t kCols = 8;
+  const auto quantise = [](std::vector<float> ends, const WeightFormat& format) {
+    ends.resize(kCols);
+    Quantised q = Quantise(ReferenceDevice(), ends, 1, kCols, format);
+    std::vector<float> row(kCols);
+    WeightValues(q.View(), 0, 0, kCols, Compute::kF32, row.data());
+    return std::pair(row, q.num_unfit_groups);
+  };
+  for (const WeightFormat& format : kFormats) {
+    SCOPED_TRACE(ToString(format));
+    const auto [tiny, tiny_unfit] = quantise({1e-40f, -1e-40f, 1e-45f}, format);
+    EXPECT_EQ(tiny_unfit, 0);
+    for (const float value : tiny) EXPECT_LE(std::fabs(value), 2e-40f);
+    // 2e38 and its opposite are 4e38 apart, which is beyond f32. Two bits have steps of 4e38 / 3.
+    const auto [large, large_unfit] = quantise({2e38f, -2e38f}, format);
+    EXPECT_EQ(large_unfit, 0);
+    EXPECT_GT(large[0], 1.3e38f);
+    EXPECT_LT(large[1], -1.3e38f);
+    EXPECT_EQ(large[2], 0.0f);
+    for (const float bad : {INFINITY, -INFINITY, NAN}) {
+      const auto [values, num_unfit] = quantise({1, bad, 2}, format);
+      EXPECT_EQ(num_unfit, 1);
+      for (const float value : values) EXPECT_EQ(value, 0.0f);
+    }
+  }
+  // The scale rounds to 0 in its type, and dividing by it would make an infinite code.
+  const WeightFormat int8 = PlanarWeights::Of(DType::kI8, WeightCoding::kNumber, DType::kBF16, 128);
+  EXPECT_EQ(quantise({1e-40f, -1e-40f}, int8), std::pair(std::vector<float>(kCols), int64_t{0}));
+  // The largest number of f32 is beyond that of BF16, to which it would be rounded.
+  EXPECT_EQ(quantise({std::numeric_limits<float>::max()}, {.dtype = DType::kBF16}).second, 1);
+  // Its scale of 1.1343e38 becomes 1.1365e38, three of which are too much.
+  const WeightFormat int2 = PlanarWeights::Of(DType::kU2, WeightCoding::kZeroPoint, DType::kBF16, 32);
+  EXPECT_EQ(quantise({3.402e38f}, int2).second, 1);
+  // In steps of 1.99e38 around a zero point of 2 the lowest code is worth -3.99e38.
+  EXPECT_EQ(quantise({3e38f, -3e38f}, int2).second, 1);
+}
+
 // A source may be in any format: here each one that the operation writes, to BF16.
 TEST(QuantiseWeights, ReadsAnyFormat) {
   std::mt19937 rng(kSeed + 2);
@@ -133,9 +176,11 @@ TEST(QuantiseWeights, ReadsAnyFormat) {
     if (format.has_scales()) src.scales = scales.data();
     if (format.coding == WeightCoding::kZeroPoint) src.zero_points = zero_points.as<uint8_t>();
     Buffer out = device.Allocate<BF16>(kRows * kCols);
-    QuantiseWeights(
-        device.stream(),
-        {.src = src, .dst = {.format = {.dtype = DType::kBF16}, .rows = kRows, .cols = kCols}, .data = out.data()});
+    int64_t num_unfit_groups = 0;
+    QuantiseWeights(device.stream(), {.src = src,
+                                      .dst = {.format = {.dtype = DType::kBF16}, .rows = kRows, .cols = kCols},
+                                      .data = out.data(),
+                                      .num_unfit_groups = &num_unfit_groups});
     const std::vector<BF16> rounded = device.Download<BF16>(out);
     for (size_t i = 0; i < values.size(); ++i) ASSERT_EQ(rounded[i], ToBF16(values[i])) << ToString(format) << " " << i;
   }
