@@ -70,13 +70,14 @@ absl::StatusOr<bool> Engine::Step(const StepPlan* plan, StepResults* results) {
   if (agreed.stats == Wanted::kYes) {
     TF_ASSIGN_OR_RETURN(mine.stats.emplace_back(), CollectStats());
   }
-  TF_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+  TF_ASSIGN_OR_RETURN(std::vector<std::string> all,
                       Gather(transport_, {"step results", -1, step}, kScheduler, Encode(mine)));
   Count(agreed, watch.seconds());
   if (results == nullptr) return true;
   *results = {};
-  for (const std::string& part : all) {  // by rank, as the plan's entries are
+  for (std::string& part : all) {  // by rank, as the plan's entries are
     TF_ASSIGN_OR_RETURN(RankResults theirs, DecodeResults(part));
+    std::string().swap(part);  // logits and traces are large: not all of them twice
     absl::c_move(theirs.entries, std::back_inserter(results->entries));
     absl::c_move(theirs.stats, std::back_inserter(results->rank_stats));
   }
