@@ -103,7 +103,7 @@ class Event {
 // peer has gone.
 class StreamWatch {
  public:
-  virtual ~StreamWatch();  // Stream::Watch ends
+  virtual ~StreamWatch();  // Stream::Watch ends. Too late for a subclass that owns a Buffer: its free may ask.
   // Called again and again by the thread that waits, and once more when the work has completed. An error ends the wait
   // and is the stream's: a peer has failed, the job is asked to stop, or the work itself has found that somebody did
   // not come.

@@ -68,7 +68,7 @@ class DevicePeerMover : public PathMover {
     }
     TF_RETURN_IF_ERROR(UsePlacement(stream, At(site, "plan"), placement));
     TF_RETURN_IF_ERROR(transport_.EnterPhase(At(site, "plan selections")));
-    stream.Watch(watch_);
+    watch_.Watch(stream);
     num_tokens_ = experts.rows;
     most_tokens_ = most_tokens > 0 ? most_tokens : capacity_.tokens;
     PlanSendArgs args;

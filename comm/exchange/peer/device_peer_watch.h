@@ -11,13 +11,14 @@
 
 namespace tokenferry {
 
-class DevicePeerWatch : public StreamWatch {
+class DevicePeerWatch {
  public:
   // `peers` must outlive it. Allocate before any other call.
   explicit DevicePeerWatch(PeerGroup& peers) : peers_(peers) {}
 
   absl::Status Allocate(Device& device);
-  absl::Status Check() override;
+  // Stream::Watch: of this stream's waits, until either of the two ends.
+  void Watch(Stream& stream) { stream.Watch(on_stream_); }
 
   // What operations write: kHost memory.
   PeerWaitReport* report() const { return report_.as<PeerWaitReport>(); }
@@ -25,6 +26,16 @@ class DevicePeerWatch : public StreamWatch {
   PlanFault* fault() const { return fault_.as<PlanFault>(); }
 
  private:
+  class OnStream : public StreamWatch {
+   public:
+    explicit OnStream(DevicePeerWatch& watch) : watch_(watch) {}
+    absl::Status Check() override { return watch_.Check(); }
+
+   private:
+    DevicePeerWatch& watch_;
+  };
+
+  absl::Status Check();
   absl::Status GaveUp() const;
   void LookAround();
 
@@ -34,6 +45,7 @@ class DevicePeerWatch : public StreamWatch {
   std::optional<Deadline> stop_grace_;  // from the look that saw the request
   absl::Status cause_;                  // why waits were told to give up
   absl::Status error_;
+  OnStream on_stream_{*this};  // the last, so the first to end: freeing the buffers above makes streams ask
 };
 
 }  // namespace tokenferry
