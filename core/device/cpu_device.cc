@@ -26,7 +26,8 @@ class CpuDevice : public Device {
     if (theirs.process != ThisProcessToken()) {
       return absl::FailedPreconditionError("memory of a CPU device is shared between ranks of one process only");
     }
-    return KeepExported(theirs.data);
+    KeepExported(theirs.data);
+    return std::shared_ptr<void>(theirs.data, LetGoOfExported);
   }
 
  protected:

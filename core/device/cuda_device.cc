@@ -62,12 +62,10 @@ class CudaDevice : public Device {
                          "messages (--path alltoallv)"));
       }
       TF_RETURN_IF_ERROR(EnablePeerAccess(theirs.ordinal));
-      return std::shared_ptr<void>(
-          theirs.memory.data, [keeps = KeepExported(theirs.memory.data), ordinal = ordinal_](void*) mutable {
-            cudaSetDevice(ordinal);
-            WarnOnError(cudaDeviceSynchronize(), "cudaDeviceSynchronize");  // this rank's work may still read it
-            keeps.reset();
-          });
+      KeepExported(theirs.memory.data);
+      return std::shared_ptr<void>(theirs.memory.data, [this](void* data) {
+        if (CompletesWork("letting go of another rank's memory")) LetGoOfExported(data);
+      });
     }
     void* data = nullptr;
     const cudaError_t error = cudaIpcOpenMemHandle(&data, theirs.handle, cudaIpcMemLazyEnablePeerAccess);
@@ -78,11 +76,9 @@ class CudaDevice : public Device {
           " cannot map another rank's GPU memory (containers need one IPC and PID namespace, as docker run "
           "--ipc=host --pid=host gives; GPUs need peer access)"));
     }
-    return std::shared_ptr<void>(data, [ordinal = ordinal_](void* mapped) {
-      cudaError_t error = cudaSetDevice(ordinal);
-      if (error == cudaSuccess) error = cudaDeviceSynchronize();
-      if (error == cudaSuccess) error = cudaIpcCloseMemHandle(mapped);
-      WarnOnError(error, "cudaIpcCloseMemHandle");
+    return std::shared_ptr<void>(data, [this](void* mapped) {
+      if (!CompletesWork("unmapping another rank's memory")) return;
+      WarnOnError(cudaIpcCloseMemHandle(mapped), "cudaIpcCloseMemHandle");
     });
   }
 
@@ -97,16 +93,8 @@ class CudaDevice : public Device {
     return data;
   }
 
-  // CUDA frees when the whole GPU is idle, however long that takes: first every stream is waited for within its own
-  // limits. What one that has been given up may still use is not freed.
   void FreeMemory(void* data, size_t, MemoryKind kind) override {
-    if (streams_.any_abandoned) return;
-    for (CudaStream* stream : streams_.live) {
-      if (!stream->WaitToFree()) return;
-    }
-    WarnOnError(cudaSetDevice(ordinal_), "cudaSetDevice");
-    const cudaError_t error = cudaDeviceSynchronize();
-    if (error != cudaSuccess) return WarnOnError(error, "free of a buffer");
+    if (!CompletesWork("free of a buffer")) return;
     if (kind == MemoryKind::kHost) return WarnOnError(cudaFreeHost(data), "cudaFreeHost");
     ReleaseExported(data, [data, ordinal = ordinal_] {
       WarnOnError(cudaSetDevice(ordinal), "cudaSetDevice");
@@ -115,6 +103,20 @@ class CudaDevice : public Device {
   }
 
  private:
+  // Whether the device has completed all work, before memory that it may use goes. CUDA frees and unmaps when the whole
+  // GPU is idle, however long that takes: first every stream is waited for within its own limits. False when one has
+  // been given up: what it may still use has to stay.
+  bool CompletesWork(absl::string_view before_what) {
+    if (streams_.any_abandoned) return false;
+    for (CudaStream* stream : streams_.live) {
+      if (!stream->WaitToFree()) return false;
+    }
+    cudaError_t error = cudaSetDevice(ordinal_);
+    if (error == cudaSuccess) error = cudaDeviceSynchronize();
+    WarnOnError(error, before_what);
+    return error == cudaSuccess;
+  }
+
   // To a GPU of this process.
   absl::Status EnablePeerAccess(int ordinal) {
     if (ordinal == ordinal_) return absl::OkStatus();

@@ -23,19 +23,6 @@ Registry& TheRegistry() {
   return *registry;
 }
 
-void LetGo(void* data) {
-  Registry& registry = TheRegistry();
-  std::function<void()> free;
-  {
-    const std::lock_guard lock(registry.mutex);
-    const auto found = registry.kept.find(data);
-    if (--found->second.num_keepers > 0) return;
-    free = std::move(found->second.free);
-    registry.kept.erase(found);
-  }
-  if (free) free();
-}
-
 }  // namespace
 
 uint64_t ThisProcessToken() {
@@ -46,11 +33,23 @@ uint64_t ThisProcessToken() {
   return token;
 }
 
-std::shared_ptr<void> KeepExported(void* data) {
+void KeepExported(void* data) {
   Registry& registry = TheRegistry();
   const std::lock_guard lock(registry.mutex);
   ++registry.kept[data].num_keepers;
-  return {data, LetGo};
+}
+
+void LetGoOfExported(void* data) {
+  Registry& registry = TheRegistry();
+  std::function<void()> free;
+  {
+    const std::lock_guard lock(registry.mutex);
+    const auto found = registry.kept.find(data);
+    if (--found->second.num_keepers > 0) return;
+    free = std::move(found->second.free);
+    registry.kept.erase(found);
+  }
+  if (free) free();
 }
 
 void ReleaseExported(void* data, std::function<void()> free) {

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <memory>
 #include <string>
 #include <type_traits>
 
@@ -22,8 +21,9 @@ struct ExportedMemory {
   void* data = nullptr;  // in that process
 };
 
-// Of this process: keeps the memory when its owner releases it, until the last of these pointers is gone.
-std::shared_ptr<void> KeepExported(void* data);
+// Of this process: the memory stays when its owner releases it, until each who keeps it has let it go.
+void KeepExported(void* data);
+void LetGoOfExported(void* data);
 // The owner is done with memory that it may have exported: calls `free` now, or leaves it to who keeps it last.
 void ReleaseExported(void* data, std::function<void()> free);
 

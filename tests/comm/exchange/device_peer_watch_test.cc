@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+
 #include "core/device/cuda_device.h"
 
 namespace tokenferry {
@@ -48,6 +50,48 @@ TEST(DevicePeerWatchTest, IsNotAskedWhileItEnds) {
   watch.Watch(*stream);
   EXPECT_EQ(stream->Synchronize(), absl::OkStatus());
   EXPECT_EQ(peers.num_asked, 1);
+}
+
+// Of another GPU of the process: letting go waits for the streams within their limits, and what a wait that has been
+// given up still reads stays.
+TEST(ImportedMemoryTest, IsLetGoOfWithinTheLimitsOfStreams) {
+  const auto owner = CreateCudaDevice({}), other = CreateCudaDevice({.ordinal = 1});
+  if (!other.ok()) GTEST_SKIP() << other.status().message();
+  Buffer flags = *(*owner)->Allocate(kNumPeerStages * sizeof(int64_t), MemoryKind::kDevice, "flags");
+  auto stream = *(*owner)->CreateStream();
+  stream->Fill(flags.data(), 0, flags.num_bytes());
+  ASSERT_EQ(stream->Synchronize(), absl::OkStatus());
+  auto imported = (*other)->Import(*(*owner)->Export(flags));
+  ASSERT_TRUE(imported.ok()) << imported.status();
+
+  const PeerPart part{.flags = static_cast<int64_t*>(imported->get())};
+  const int64_t words[] = {1, 0, 0};  // the exchange under way, whether a wait gave up, nanoseconds of waits
+  const Buffer parts = *(*other)->Allocate(sizeof(part), MemoryKind::kDevice, "parts"),
+               on_device = *(*other)->Allocate(sizeof(words), MemoryKind::kDevice, "words"),
+               on_host = *(*other)->Allocate(sizeof(PeerWaitReport) + sizeof(int64_t), MemoryKind::kHost, "report");
+  auto* const report = new (on_host.data()) PeerWaitReport;
+  auto* const seen = reinterpret_cast<int64_t*>(report + 1);
+  *seen = 0;
+  auto waits = *(*other)->CreateStream();
+  waits->CopyToDevice(parts.data(), &part, sizeof(part));
+  waits->CopyToDevice(on_device.data(), words, sizeof(words));
+  const PeerGroupView group{parts.as<PeerPart>(), 0, 1, on_device.as<int64_t>(), on_device.as<int32_t>() + 2};
+  waits->Launch(kAwaitFlags, {.group = group,
+                              .timeout_ns = absl::ToInt64Nanoseconds(absl::Hours(1)),
+                              .report = report,
+                              .seen = seen,
+                              .wait_ns_per_rank = on_device.as<int64_t>() + 2});
+  waits->SetWait({.timeout = absl::Milliseconds(100)});
+  imported->reset();
+  EXPECT_EQ(waits->Synchronize().code(), absl::StatusCode::kDeadlineExceeded);
+  flags = Buffer();  // the wait reads them still
+
+  std::atomic_ref<int64_t>(report->stop).store(1, std::memory_order_release);
+  const auto again = CreateCudaDevice({.ordinal = 1});
+  ASSERT_TRUE(again.ok()) << again.status();
+  static_cast<void>((*again)->Allocate(1, MemoryKind::kDevice, "freed when all work of this GPU has completed"));
+  EXPECT_EQ(std::atomic_ref<int64_t>(report->gave_up).load(std::memory_order_acquire), 1);
+  EXPECT_TRUE((*again)->CreateStream().ok()) << "it read no memory that had been freed";
 }
 
 }  // namespace
