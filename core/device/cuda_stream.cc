@@ -157,10 +157,11 @@ absl::StatusOr<std::unique_ptr<Graph>> CudaStream::EndCapture() {
   cudaGraphExec_t executable = nullptr;
   absl::Status status = CudaStatus(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
   if (status.ok()) status = CudaStatus(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+  auto result = status.ok() ? std::make_unique<CudaGraph>(executable) : nullptr;
   if (graph != nullptr) WarnOnError(cudaGraphDestroy(graph), "cudaGraphDestroy");
   if (status_.ok()) status_ = status;  // what could not be captured is the cause, the end only follows
   if (!status_.ok()) return status_;
-  return std::make_unique<CudaGraph>(executable);
+  return result;
 }
 
 void CudaStream::LaunchGraph(Graph& graph) {
