@@ -48,9 +48,13 @@ absl::StatusOr<std::unique_ptr<DevicePeerMemory>> DevicePeerMemory::Create(Trans
     status = stream.Synchronize();
   }
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
-  TF_RETURN_IF_ERROR(memory->MapAll(transport, device));
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, memory->UploadTables(device, stream, layout)));
-  return memory;
+  status = memory->MapAll(transport, device);
+  if (status.ok()) status = AgreeOnStatus(transport, kStart, memory->UploadTables(device, stream, layout));
+  if (status.ok()) return memory;
+  // Nobody may free what another rank still maps. Where not even that can be agreed on, the job has failed.
+  memory->mapped_.clear();
+  Barrier(transport, kStart).IgnoreError();
+  return status;
 }
 
 absl::Status DevicePeerMemory::MapAll(Transport& transport, Device& device) {

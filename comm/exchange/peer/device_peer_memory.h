@@ -37,7 +37,8 @@ class DevicePeerMemory {
   // Collective; the same status on every rank. FailedPrecondition where ranks cannot map each other's memory,
   // ResourceExhausted where there is not enough. Synchronizes `stream`. Device and transport must outlive it. Where
   // ranks are processes, it may be destroyed only when all of them have completed their work, unless the job has
-  // failed.
+  // failed. Destroying it is not collective, since after an error a rank would wait there for others that have left: it
+  // unmaps the others' memory, then frees its own, which a slower rank may still have mapped but uses no more.
   static absl::StatusOr<std::unique_ptr<DevicePeerMemory>> Create(Transport& transport, Device& device, Stream& stream,
                                                                   const DevicePeerCapacity& capacity,
                                                                   const DevicePeerLayout& layout);
