@@ -20,7 +20,7 @@ TEST(DevicePeerMpiTest, OutputsAreThoseOfAllToAllV) {
 TEST(DevicePeerMpiTest, ARankThatDoesNotComeIsNamed) {
   auto device = CreateCudaDevice({});
   if (!device.ok()) GTEST_SKIP() << device.status().message();
-  RunProcesses(Backend::kMpi, absl::Seconds(2), [&](Transport& t) {
+  RunProcesses(Backend::kMpi, absl::Seconds(5), [&](Transport& t) {
     const DevicePeerCases cases = RandomDevicePeerCases(3, t.num_ranks());
     const DevicePeerCases::Step step{std::vector<int64_t>(t.num_ranks(), 4), 2, 0, false, 8};
     auto rank = DevicePeerRank::Create(t, **device, cases, DevicePeerRank::Path::kDevicePeer);
