@@ -53,7 +53,8 @@ RankJobOptions LaunchCommand::JobOptions() const {
   job.restart = restart_;
   job.most_silence = launched_.shared.comm_timeout + kToSayWhy;
   if (num_ranks_ > 0) {
-    job.command = {"mpirun", "-n", absl::StrCat(num_ranks_), "-x", kFrontNameVariable};
+    // The ranks pin their threads themselves; mpirun would bind each of two to a single core.
+    job.command = {"mpirun", "--bind-to", "none", "-n", absl::StrCat(num_ranks_), "-x", kFrontNameVariable};
     if (!hostfile_.empty()) job.command.insert(job.command.end(), {"--hostfile", hostfile_});
   }
   job.command.push_back(std::filesystem::read_symlink("/proc/self/exe"));
