@@ -9,12 +9,16 @@
 namespace tokenferry {
 namespace {
 
-// Far more than a request has use for. Who keeps the order of keys looks through all of an object for each.
+// Who keeps the order of keys looks through all of an object for each of them. So many keys in one object, or as much
+// work in several, are far more than a request has use for.
 constexpr size_t kMaxMembers = 10'000;
 
-bool HasLargeObject(const nlohmann::json& value) {
-  if (value.is_object() && value.size() > kMaxMembers) return true;
-  return value.is_structured() && std::any_of(value.begin(), value.end(), HasLargeObject);
+// The sum of the squares of the numbers of keys, over all objects.
+size_t WorkOfKeys(const nlohmann::json& value) {
+  size_t work = value.is_object() ? value.size() * value.size() : 0;
+  if (!value.is_structured()) return work;
+  for (const nlohmann::json& element : value) work += WorkOfKeys(element);
+  return work;
 }
 
 }  // namespace
@@ -32,8 +36,12 @@ absl::StatusOr<BodyFields> BodyFields::Parse(std::string body, int max_depth, Fi
     return ToStatus(
         {400, "invalid_json", absl::StrCat("the body must be a JSON object, not ", document->root().Shown()), ""});
   }
-  if (HasLargeObject(document->root().value())) {
-    return ToStatus({400, "invalid_json", absl::StrCat("body: has an object of more than ", kMaxMembers, " keys"), ""});
+  // The body itself is an object too, and small beside them.
+  if (WorkOfKeys(document->root().value()) > (kMaxMembers + 1) * kMaxMembers) {
+    return ToStatus({400, "invalid_json",
+                     absl::StrCat("body: has too many keys: at most ", kMaxMembers,
+                                  " keys in one object, or in several as many as have the same sum of squares"),
+                     ""});
   }
   return BodyFields(*std::move(document), asked);
 }

@@ -26,7 +26,7 @@ using FieldTable = std::map<std::string, FieldInfo>;
 // Every error is a FieldError that names the field. A field that is null is absent.
 class BodyFields {
  public:
-  // 400 for a body that is no JSON object of at most `max_depth` levels, has a key twice or an object of too many keys.
+  // 400 for a body that is no JSON object of at most `max_depth` levels, has a key twice or objects of too many keys.
   // `asked`, if it is not null, gets every field that is asked for.
   static absl::StatusOr<BodyFields> Parse(std::string body, int max_depth, FieldTable* asked = nullptr);
 

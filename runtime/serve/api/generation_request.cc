@@ -124,6 +124,17 @@ absl::Status ReadChoices(BodyFields& fields, const ApiLimits& limits, Generation
   return absl::OkStatus();
 }
 
+// Every sequence takes a copy of the grammar with it, through the queue to the rank that checks and keeps it.
+absl::Status CheckGrammarBytes(const GenerationRequest& request) {
+  constexpr size_t kMaxGrammarBytes = 16 << 20;
+  const size_t num_sequences = request.prompts.size() * static_cast<size_t>(request.num_choices);
+  const size_t size = request.sampling.grammar.size();
+  if (size * num_sequences <= kMaxGrammarBytes) return absl::OkStatus();
+  return FieldError(
+      "n", absl::StrCat("the form of the answer takes ", size, " bytes for each of ", num_sequences, " sequences, and ",
+                        kMaxGrammarBytes, " are allowed for all: ask for fewer at a time, or a simpler form"));
+}
+
 absl::Status ReadMaxTokens(const ServedModel& model, const RouteFields& route, GenerationRequest* out) {
   int64_t longest = 0;
   for (const auto& prompt : out->prompts) longest = std::max(longest, static_cast<int64_t>(prompt.ids.size()));
@@ -161,6 +172,7 @@ absl::Status ReadSharedFields(BodyFields& fields, const ServedModel& model, cons
                      "model"});
   }
   TF_RETURN_IF_ERROR(ReadChoices(fields, limits, out));
+  TF_RETURN_IF_ERROR(CheckGrammarBytes(*out));
   TF_RETURN_IF_ERROR(ReadMaxTokens(model, route, out));
   TF_RETURN_IF_ERROR(ReadSampling(fields, model, limits, &out->sampling));
   TF_RETURN_IF_ERROR(ReadStops(fields, model, limits, route.stop_field, out));

@@ -15,6 +15,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;  // members are written in a schema's order
 
+constexpr const char* kSaysWhichValues[] = {"type", "$ref", "anyOf", "allOf", "enum", "const"};
+
 // A text member of an object; empty: there is none.
 std::string TextOf(const Json& object, const char* key) {
   const auto found = object.is_object() ? object.find(key) : object.end();
@@ -52,7 +54,11 @@ absl::Status AddTool(const Json& tool, size_t idx, AnswerForm* form) {
                         absl::StrCat("[", idx, "].function.parameters")};
   const auto parameters = function->find("parameters");
   if (parameters != function->end() && !parameters->is_null()) callable.parameters = *parameters;
-  if (callable.parameters.is_object() && !callable.parameters.contains("type")) callable.parameters["type"] = "object";
+  // What says by other keywords which values there are may not have a type beside them.
+  const auto is_there = [&](const char* key) { return callable.parameters.contains(key); };
+  if (callable.parameters.is_object() && absl::c_none_of(kSaysWhichValues, is_there)) {
+    callable.parameters["type"] = "object";
+  }
   form->tools.push_back(std::move(callable));
   return absl::OkStatus();
 }

@@ -86,6 +86,7 @@ int Front::Run() {
       LogError(absl::StrCat("serve: ", status.message()));
       return 1;
     }
+    server_.reset();  // there may be no model to answer with
     ranks_.SayGoodbye(std::string(status.message()));
     io_.run_for(kTick);
     return 1;

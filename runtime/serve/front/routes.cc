@@ -235,6 +235,7 @@ std::string Front::StateJson() const {
   Json json;
   json["status"] = phase_ == Phase::kLoading      ? "loading"
                    : phase_ == Phase::kRestarting ? "restarting"
+                   : phase_ == Phase::kEnding     ? "ending"
                    : !Responsive()                ? "unresponsive"
                    : draining_                    ? "draining"
                                                   : "ok";

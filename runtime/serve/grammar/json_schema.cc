@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "core/check.h"
 #include "core/io/foreign_text.h"
 
 namespace tokenferry {
@@ -19,6 +20,20 @@ using Node = AutomatonBuilder::Node;
 constexpr absl::string_view kAnnotations[] = {"title",     "description", "default",    "examples",   "$schema",
                                               "$id",       "$comment",    "format",     "deprecated", "readOnly",
                                               "writeOnly", "$defs",       "definitions"};
+
+constexpr absl::string_view kTypes[] = {"string", "integer", "number", "boolean", "null", "array", "object"};
+
+// A number without a fraction is an integer, however it is written.
+bool IsOfType(const Json& value, absl::string_view type) {
+  if (type == "string") return value.is_string();
+  if (type == "number") return value.is_number();
+  if (type == "integer") {
+    return value.is_number_integer() || (value.is_number() && std::trunc(value.get<double>()) == value.get<double>());
+  }
+  if (type == "boolean") return value.is_boolean();
+  if (type == "null") return value.is_null();
+  return type == "array" ? value.is_array() : value.is_object();
+}
 
 bool Has(const Json& schema, const char* key) { return schema.contains(key); }
 
@@ -53,38 +68,33 @@ JsonSchema::NodeOr JsonSchema::Value(Node at, const Json& schema, const Place& p
   if (deadline_.Expired()) return place.Error("takes too long to compile");
   if (schema == true) return pieces_.Value(at);
   if (!schema.is_object()) return place.Error("must be an object, or true");
-  const auto alone = [&](const char* key) -> absl::Status {
-    const std::string other = OtherKeyword(schema, {key});
-    return other.empty() ? absl::OkStatus()
-                         : place.Error(absl::StrCat("'", Excerpt(other), "' beside '", key, "' is not supported"));
-  };
-  for (const char* key : {"$ref", "enum", "const", "anyOf", "allOf"}) {
-    if (!Has(schema, key)) continue;
-    const bool beside_type =
-        (key == absl::string_view("enum") || key == absl::string_view("const")) && Has(schema, "type");
-    if (!beside_type) TF_RETURN_IF_ERROR(alone(key));
-    const Json& value = schema[key];
-    if (key == absl::string_view("$ref")) return Reference(at, value, place);
-    if (key == absl::string_view("const")) return OneOfValues(at, Json::array({value}), place.In(key));
-    if (key == absl::string_view("enum")) return OneOfValues(at, value, place.In(key));
-    if (key == absl::string_view("anyOf")) return AnyOf(at, value, place.In(key));
+  for (const absl::string_view key : {"$ref", "enum", "const", "anyOf", "allOf"}) {
+    if (!schema.contains(key)) continue;
+    const bool lists_values = key == "enum" || key == "const";
+    const std::string other = OtherKeyword(schema, {key, lists_values ? "type" : key});
+    if (!other.empty()) {
+      return place.Error(absl::StrCat("'", Excerpt(other), "' beside '", key, "' is not supported"));
+    }
+    const Json& value = schema.at(std::string(key));
+    if (key == "$ref") return Reference(at, value, place);
+    if (key == "const") return OneOfValues(at, Json::array({value}), schema, place.In(key));
+    if (key == "enum") return OneOfValues(at, value, schema, place.In(key));
+    if (key == "anyOf") return AnyOf(at, value, place.In(key));
     if (value.is_array() && value.size() == 1) return Value(at, value[0], place.In(key));
     return place.Error("'allOf' of more than one schema is not supported");
   }
-  if (!Has(schema, "type")) {
-    if (Has(schema, "properties")) return Object(at, schema, place);
-    if (Has(schema, "items")) return Array(at, schema, place);
+  TF_ASSIGN_OR_RETURN(std::vector<std::string> types, TypesOf(schema, place));
+  // Without a type any other value would be valid too, but this is what was meant.
+  if (types.empty() && Has(schema, "properties")) types = {"object"};
+  if (types.empty() && Has(schema, "items")) types = {"array"};
+  if (types.empty()) {
     const std::string other = OtherKeyword(schema, {});
-    if (!other.empty())
-      return place.Error(absl::StrCat("'", Excerpt(other), "' is not supported, or not without a type"));
-    return pieces_.Value(at);
+    if (other.empty()) return pieces_.Value(at);
+    return place.Error(absl::StrCat("'", Excerpt(other), "' is not supported, or not without a type"));
   }
-  const Json types = schema["type"].is_array() ? schema["type"] : Json::array({schema["type"]});
-  if (types.empty()) return place.In("type").Error("must not be empty");
   const Node end = builder_.NewNode();
-  for (const Json& type : types) {
-    if (!type.is_string()) return place.In("type").Error("must be a text or a list of texts");
-    TF_ASSIGN_OR_RETURN(const Node value, OfType(at, type.get<std::string>(), schema, place));
+  for (const std::string& type : types) {
+    TF_ASSIGN_OR_RETURN(const Node value, OfType(at, type, schema, place));
     builder_.Join(value, end);
   }
   // A keyword may be of any of the types.
@@ -107,8 +117,8 @@ JsonSchema::NodeOr JsonSchema::OfType(Node at, const std::string& type, const Js
   if (type == "boolean") return pieces_.Boolean(at);
   if (type == "null") return pieces_.Null(at);
   if (type == "array") return Array(at, schema, place);
-  if (type == "object") return Object(at, schema, place);
-  return place.In("type").Error(absl::StrCat("'", Excerpt(type), "' is no type"));
+  TF_CHECK(type == "object");
+  return Object(at, schema, place);
 }
 
 JsonSchema::NodeOr JsonSchema::AnyOf(Node at, const Json& alternatives, const Place& place) {
@@ -121,11 +131,32 @@ JsonSchema::NodeOr JsonSchema::AnyOf(Node at, const Json& alternatives, const Pl
   return end;
 }
 
-JsonSchema::NodeOr JsonSchema::OneOfValues(Node at, const Json& values, const Place& place) {
+absl::StatusOr<std::vector<std::string>> JsonSchema::TypesOf(const Json& schema, const Place& place) {
+  std::vector<std::string> types;
+  if (!Has(schema, "type")) return types;
+  const Json& given = schema["type"];
+  if (given.is_array() && given.empty()) return place.In("type").Error("must not be empty");
+  for (const Json& type : given.is_array() ? given : Json::array({given})) {
+    if (!type.is_string()) return place.In("type").Error("must be a text or a list of texts");
+    types.push_back(type.get<std::string>());
+    if (absl::c_linear_search(kTypes, types.back())) continue;
+    return place.In("type").Error(absl::StrCat("'", Excerpt(types.back()), "' is no type"));
+  }
+  return types;
+}
+
+JsonSchema::NodeOr JsonSchema::OneOfValues(Node at, const Json& values, const Json& schema, const Place& place) {
   if (!values.is_array() || values.empty()) return place.Error("must be a list of values, at least one");
+  TF_ASSIGN_OR_RETURN(const std::vector<std::string> types, TypesOf(schema, place));
   const Node end = builder_.NewNode();
-  for (const Json& value : values) builder_.Join(builder_.Text(at, value.dump()), end);
-  return end;
+  bool any = false;
+  for (const Json& value : values) {
+    const auto fits = [&](const std::string& type) { return IsOfType(value, type); };
+    if (!types.empty() && absl::c_none_of(types, fits)) continue;
+    builder_.Join(builder_.Text(at, value.dump()), end);
+    any = true;
+  }
+  return any ? NodeOr(end) : place.Error("no value is of the type");
 }
 
 absl::StatusOr<const Json*> JsonSchema::Resolve(const std::string& reference, const Place& place) const {
@@ -257,6 +288,9 @@ JsonSchema::NodeOr JsonSchema::Object(Node at, const Json& schema, const Place& 
     }
   }
   const auto additional = schema.find("additionalProperties");
+  if (additional != schema.end() && !additional->is_boolean() && !additional->is_object()) {
+    return place.In("additionalProperties").Error("must be an object, true or false");
+  }
   const bool closed = additional != schema.end() && *additional == false;
   const bool of_schema = additional != schema.end() && additional->is_object() && !additional->empty();
   if (of_schema && !properties.empty()) {

@@ -49,7 +49,8 @@ class JsonSchema {
   NodeOr Value(Node at, const Json& schema, const Place& place);
   NodeOr OfType(Node at, const std::string& type, const Json& schema, const Place& place);
   NodeOr AnyOf(Node at, const Json& alternatives, const Place& place);
-  NodeOr OneOfValues(Node at, const Json& values, const Place& place);
+  // Those of the values that are of the schema's type.
+  NodeOr OneOfValues(Node at, const Json& values, const Json& schema, const Place& place);
   NodeOr Reference(Node at, const Json& reference, const Place& place);
   NodeOr Integer(Node at, const Json& schema, const Place& place);
   NodeOr String(Node at, const Json& schema, const Place& place);
@@ -58,6 +59,8 @@ class JsonSchema {
   NodeOr Members(Node at, const Json& properties, const std::set<std::string>& required, const Place& place);
   NodeOr Map(Node at, const Json& schema, const Place& place);
 
+  // Empty: it has no `type`.
+  static absl::StatusOr<std::vector<std::string>> TypesOf(const Json& schema, const Place& place);
   absl::StatusOr<const Json*> Resolve(const std::string& reference, const Place& place) const;
   absl::StatusOr<bool> IsRecursive(const std::string& reference, const Place& place);
 
