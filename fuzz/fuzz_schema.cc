@@ -15,11 +15,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto schema = nlohmann::ordered_json::parse(text);
   AutomatonBuilder builder;
   JsonPieces pieces(builder);
-  const Deadline deadline = Deadline::After(absl::Milliseconds(100));
-  const auto end = JsonSchema(schema, deadline, builder, pieces).Append(builder.RuleBegin(0));
+  const auto end = JsonSchema(schema, builder, pieces).Append(builder.RuleBegin(0));
   if (!end.ok()) return 0;
   builder.EndRule(0, *end);
-  const auto automaton = builder.Build(deadline);
+  const auto automaton = builder.Build();
   if (!automaton.ok()) return 0;
   TF_CHECK(DecodeAutomaton(Encode(*automaton)).ok());
   const auto goes_on = [&](int32_t state) {

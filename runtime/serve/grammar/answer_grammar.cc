@@ -12,8 +12,7 @@ using Json = nlohmann::ordered_json;
 
 class AnswerGrammar {
  public:
-  explicit AnswerGrammar(const AnswerForm& form)
-      : form_(form), deadline_(Deadline::After(kMaxGrammarTime)), pieces_(builder_) {}
+  explicit AnswerGrammar(const AnswerForm& form) : form_(form), pieces_(builder_) {}
 
   absl::StatusOr<ByteAutomaton> Compile() {
     const Node begin = Reasoning(builder_.RuleBegin(0));
@@ -29,7 +28,7 @@ class AnswerGrammar {
       TF_ASSIGN_OR_RETURN(const Node end, Calls(begin));
       builder_.EndRule(0, end);
     }
-    return builder_.Build(deadline_);
+    return builder_.Build();
   }
 
  private:
@@ -53,7 +52,7 @@ class AnswerGrammar {
     if (schema.dump(-1, ' ', false, Json::error_handler_t::replace).size() > kMaxSchemaBytes) {
       return absl::InvalidArgumentError(absl::StrCat(place, ": has more than ", kMaxSchemaBytes, " bytes"));
     }
-    const absl::StatusOr<Node> end = JsonSchema(schema, deadline_, builder_, pieces_).Append(at);
+    const absl::StatusOr<Node> end = JsonSchema(schema, builder_, pieces_).Append(at);
     return end.ok()
                ? *end
                : absl::StatusOr<Node>(absl::InvalidArgumentError(absl::StrCat(place, ": ", end.status().message())));
@@ -77,7 +76,6 @@ class AnswerGrammar {
   }
 
   const AnswerForm& form_;
-  const Deadline deadline_;
   AutomatonBuilder builder_;
   JsonPieces pieces_;
 };

@@ -6,14 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "absl/time/time.h"
 #include "core/status.h"
 #include "runtime/serve/tools/output_parser.h"
 #include "runtime/text/tokenizer.h"
 
 namespace tokenferry {
-
-inline constexpr absl::Duration kMaxGrammarTime = absl::Milliseconds(100);
 
 struct CallableTool {
   std::string name;
@@ -33,7 +30,7 @@ struct AnswerForm {
 
 // An encoded ByteAutomaton whose bytes are those that the format writes. InvalidArgument that names the place in the
 // request, the place in the schema and the keyword, or the limit (kMaxSchemaBytes, kMaxSchemaDepth,
-// kMaxAutomatonStates, kMaxGrammarTime).
+// kMaxAutomatonStates, kMaxCompileSteps).
 absl::StatusOr<std::string> CompileAnswer(const AnswerForm& form, const Tokenizer& tokenizer);
 
 }  // namespace tokenferry

@@ -21,8 +21,8 @@ class SubsetConstruction {
   using Rule = AutomatonBuilder::Rule;
   using Nodes = std::vector<Node>;  // sorted
 
-  SubsetConstruction(const AutomatonBuilder& from, const Deadline& deadline)
-      : from_(from), deadline_(deadline), firsts_(from.rules_.size()), marks_(from.nodes_.size()) {}
+  explicit SubsetConstruction(AutomatonBuilder& from)
+      : from_(from), firsts_(from.rules_.size()), marks_(from.nodes_.size()) {}
 
   absl::StatusOr<ByteAutomaton> Run() {
     for (size_t rule = 0; rule < from_.rules_.size(); ++rule) {
@@ -34,8 +34,8 @@ class SubsetConstruction {
       if (sets_.size() > kMaxAutomatonStates || edges_.size() > kMaxAutomatonEdges) {
         return absl::InvalidArgumentError(absl::StrCat("has more than ", kMaxAutomatonStates, " states"));
       }
-      if (deadline_.Expired()) return absl::InvalidArgumentError("takes too long to compile");
       TF_RETURN_IF_ERROR(AddEdges(static_cast<int32_t>(state)));
+      TF_RETURN_IF_ERROR(from_.Spend(std::exchange(num_steps_, 0)));
     }
     ByteAutomaton automaton = Take();
     TF_RETURN_IF_ERROR(DropDeadEnds(automaton));
@@ -50,6 +50,7 @@ class SubsetConstruction {
     while (!open.empty()) {
       const Node node = open.back();
       open.pop_back();
+      ++num_steps_;
       if (std::exchange(marks_[node], mark_) == mark_) continue;
       all.push_back(node);
       const auto& joined = from_.nodes_[node].joined;
@@ -89,11 +90,13 @@ class SubsetConstruction {
 
   absl::Status AddEdges(int32_t state) {
     const Nodes nodes = sets_[state];
+    num_steps_ += 256 + static_cast<int64_t>(nodes.size());
     std::array<Nodes, 256> by_byte;
     std::map<Rule, Nodes> by_rule;
     bool ends = false;
     for (const Node node : nodes) {
       for (const auto& edge : from_.nodes_[node].bytes) {
+        num_steps_ += edge.last - edge.first + 1;
         for (int byte = edge.first; byte <= edge.last; ++byte) by_byte[byte].push_back(edge.to);
       }
       for (const auto& call : from_.nodes_[node].calls) by_rule[call.rule].push_back(call.to);
@@ -136,11 +139,11 @@ class SubsetConstruction {
   }
 
   // Removes the edges behind which no end can be reached. InvalidArgument where there is no other way from the start.
-  absl::Status DropDeadEnds(ByteAutomaton& automaton) const {
+  absl::Status DropDeadEnds(ByteAutomaton& automaton) {
     std::vector<uint8_t> ends = automaton.is_end;  // by state: whether the end of its part can be reached
     const auto leads_on = [&](const ByteAutomaton::Edge& e) { return ends[e.target] && (e.then < 0 || ends[e.then]); };
     for (bool changed = true; changed;) {
-      if (deadline_.Expired()) return absl::InvalidArgumentError("takes too long to compile");
+      TF_RETURN_IF_ERROR(from_.Spend(static_cast<int64_t>(automaton.edges.size())));
       changed = false;
       for (int s = automaton.num_states() - 1; s >= 0; --s) {  // a state's number is less than most it leads to
         const auto* const edges = automaton.edges.data();
@@ -167,8 +170,8 @@ class SubsetConstruction {
     return {std::move(offsets_), std::move(edges_), std::move(is_end_), {}};
   }
 
-  const AutomatonBuilder& from_;
-  const Deadline deadline_;
+  AutomatonBuilder& from_;
+  int64_t num_steps_ = 0;                     // not counted in from_ yet
   std::vector<std::optional<Bytes>> firsts_;  // by rule
   std::vector<Rule> finding_;
   std::vector<int32_t> marks_;  // by node
@@ -234,9 +237,15 @@ AutomatonBuilder::Node AutomatonBuilder::Call(Node at, Rule rule) {
   return to;
 }
 
-absl::StatusOr<ByteAutomaton> AutomatonBuilder::Build(const Deadline& deadline) const {
+absl::Status AutomatonBuilder::Spend(int64_t num_steps) {
+  num_steps_ += num_steps;
+  if (num_steps_ <= kMaxCompileSteps) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("takes more than ", kMaxCompileSteps, " steps to compile"));
+}
+
+absl::StatusOr<ByteAutomaton> AutomatonBuilder::Build() {
   if (too_large()) return absl::InvalidArgumentError(absl::StrCat("has more than ", kMaxAutomatonStates, " states"));
-  return SubsetConstruction(*this, deadline).Run();
+  return SubsetConstruction(*this).Run();
 }
 
 }  // namespace tokenferry

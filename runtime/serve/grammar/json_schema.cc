@@ -45,13 +45,15 @@ std::string OtherKeyword(const Json& schema, std::initializer_list<absl::string_
   return "";
 }
 
-// The references that stand in a schema, but for those in what it only defines.
-void CollectReferences(const Json& schema, std::set<std::string>& references) {
+// The references that stand in a schema, but for those in what it only defines. Returns how many values it looked at.
+int64_t CollectReferences(const Json& schema, std::set<std::string>& references) {
+  int64_t num_values = 1;
   for (const auto& [key, value] : schema.items()) {
     if (schema.is_object() && (key == "$defs" || key == "definitions" || key == "enum" || key == "const")) continue;
     if (schema.is_object() && key == "$ref" && value.is_string()) references.insert(value.get<std::string>());
-    if (value.is_structured()) CollectReferences(value, references);
+    num_values += value.is_structured() ? CollectReferences(value, references) : 1;
   }
+  return num_values;
 }
 
 }  // namespace
@@ -60,12 +62,17 @@ absl::Status JsonSchema::Place::Error(absl::string_view what) const {
   return absl::InvalidArgumentError(absl::StrCat(path.empty() ? "the schema" : Excerpt(path), ": ", what));
 }
 
+absl::Status JsonSchema::Spend(int64_t num_steps, const Place& place) {
+  const absl::Status spent = builder_.Spend(num_steps);
+  return spent.ok() ? spent : place.Error(spent.message());
+}
+
 absl::StatusOr<Node> JsonSchema::Append(Node at) { return Value(at, root_, {}); }
 
 JsonSchema::NodeOr JsonSchema::Value(Node at, const Json& schema, const Place& place) {
   if (place.depth > kMaxSchemaDepth) return place.Error(absl::StrCat("is nested more than ", kMaxSchemaDepth, " deep"));
   if (builder_.too_large()) return place.Error(absl::StrCat("takes more than ", kMaxAutomatonStates, " states"));
-  if (deadline_.Expired()) return place.Error("takes too long to compile");
+  TF_RETURN_IF_ERROR(Spend(1 + static_cast<int64_t>(place.path.size()), place));
   if (schema == true) return pieces_.Value(at);
   if (!schema.is_object()) return place.Error("must be an object, or true");
   for (const absl::string_view key : {"$ref", "enum", "const", "anyOf", "allOf"}) {
@@ -159,11 +166,12 @@ JsonSchema::NodeOr JsonSchema::OneOfValues(Node at, const Json& values, const Js
   return any ? NodeOr(end) : place.Error("no value is of the type");
 }
 
-absl::StatusOr<const Json*> JsonSchema::Resolve(const std::string& reference, const Place& place) const {
+absl::StatusOr<const Json*> JsonSchema::Resolve(const std::string& reference, const Place& place) {
   const Json* at = &root_;
   const std::vector<std::string> steps = absl::StrSplit(reference, '/');
   if (steps[0] != "#") return place.Error(absl::StrCat("'", Excerpt(reference), "' is not in this schema"));
   for (size_t i = 1; i < steps.size(); ++i) {
+    TF_RETURN_IF_ERROR(Spend(static_cast<int64_t>(at->size()), place));  // a search that compares one by one
     const auto found =
         at->is_object() ? at->find(absl::StrReplaceAll(steps[i], {{"~1", "/"}, {"~0", "~"}})) : at->end();
     if (found == at->end()) return place.Error(absl::StrCat("there is no '", Excerpt(reference), "'"));
@@ -176,11 +184,10 @@ absl::StatusOr<bool> JsonSchema::IsRecursive(const std::string& reference, const
   std::set<std::string> seen;
   std::vector<std::string> open = {reference};
   while (!open.empty()) {
-    if (deadline_.Expired()) return place.Error("takes too long to compile");
     TF_ASSIGN_OR_RETURN(const Json* schema, Resolve(open.back(), place));
     open.pop_back();
     std::set<std::string> next;
-    CollectReferences(*schema, next);
+    TF_RETURN_IF_ERROR(Spend(CollectReferences(*schema, next), place));
     if (next.contains(reference)) return true;
     for (const std::string& name : next) {
       if (seen.insert(name).second) open.push_back(name);
@@ -280,6 +287,7 @@ JsonSchema::NodeOr JsonSchema::Object(Node at, const Json& schema, const Place& 
   std::set<std::string> required;
   if (Has(schema, "required")) {
     if (!schema["required"].is_array()) return place.In("required").Error("must be a list of names");
+    TF_RETURN_IF_ERROR(Spend(static_cast<int64_t>(properties.size() * schema["required"].size()), place));
     for (const Json& name : schema["required"]) {
       const bool known = name.is_string() && properties.contains(name.get<std::string>());
       const std::string shown = Excerpt(name.is_string() ? name.get<std::string>() : name.dump());

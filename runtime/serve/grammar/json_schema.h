@@ -15,7 +15,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "core/host/clock.h"
 #include "core/status.h"
 #include "runtime/serve/grammar/json_pieces.h"
 
@@ -30,8 +29,8 @@ class JsonSchema {
   using Node = AutomatonBuilder::Node;
   using Json = nlohmann::ordered_json;
 
-  JsonSchema(const Json& root, const Deadline& deadline, AutomatonBuilder& builder, JsonPieces& pieces)
-      : root_(root), deadline_(deadline), builder_(builder), pieces_(pieces) {}
+  JsonSchema(const Json& root, AutomatonBuilder& builder, JsonPieces& pieces)
+      : root_(root), builder_(builder), pieces_(pieces) {}
 
   // Appends a value behind `at`. InvalidArgument that names the place in the schema, "properties.x", and the keyword.
   absl::StatusOr<Node> Append(Node at);
@@ -59,13 +58,13 @@ class JsonSchema {
   NodeOr Members(Node at, const Json& properties, const std::set<std::string>& required, const Place& place);
   NodeOr Map(Node at, const Json& schema, const Place& place);
 
+  absl::Status Spend(int64_t num_steps, const Place& place);
   // Empty: it has no `type`.
   static absl::StatusOr<std::vector<std::string>> TypesOf(const Json& schema, const Place& place);
-  absl::StatusOr<const Json*> Resolve(const std::string& reference, const Place& place) const;
+  absl::StatusOr<const Json*> Resolve(const std::string& reference, const Place& place);
   absl::StatusOr<bool> IsRecursive(const std::string& reference, const Place& place);
 
   const Json& root_;
-  const Deadline deadline_;
   AutomatonBuilder& builder_;
   JsonPieces& pieces_;
   std::map<std::string, AutomatonBuilder::Rule> rules_;  // of references that contain themselves
