@@ -1,5 +1,6 @@
 #include "core/device/cuda_launch.cuh"
 #include "core/kernels/exp.h"
+#include "core/kernels/offsets.cuh"
 #include "core/kernels/store.cuh"
 #include "experts/ffn/expert_ffn.h"
 
@@ -18,23 +19,13 @@ __global__ void ClampedSwigluKernel(ClampedSwigluArgs a) {
   }
 }
 
-// The slot that [slot_offsets[slot], slot_offsets[slot + 1]) holds `row` for.
-__device__ int64_t SlotOf(const int64_t* slot_offsets, int64_t num_slots, int64_t row) {
-  int64_t low = 0, high = num_slots;
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    (slot_offsets[middle] <= row ? low : high) = middle;
-  }
-  return low;
-}
-
 // A block per row that there may be.
 template <class T>
 __global__ void AddSlotBiasKernel(MatrixView<T> x, const int64_t* slot_offsets, int64_t num_slots,
                                   const WeightView* bias) {
   const int64_t row = blockIdx.x;
   if (row < slot_offsets[0] || row >= slot_offsets[num_slots]) return;
-  const auto* values = static_cast<const float*>(bias[SlotOf(slot_offsets, num_slots, row)].data);
+  const auto* values = static_cast<const float*>(bias[GroupHolding(slot_offsets, num_slots, row)].data);
   T* to = x.row(row);
   for (int64_t i = threadIdx.x; i < x.cols; i += blockDim.x) StoreFloat(__fadd_rn(ToFloat(to[i]), values[i]), to[i]);
 }

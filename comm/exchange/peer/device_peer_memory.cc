@@ -1,13 +1,12 @@
 #include "comm/exchange/peer/device_peer_memory.h"
 
 #include "comm/transport/collectives.h"
+#include "core/round_up.h"
 
 namespace tokenferry {
 namespace {
 
 constexpr CallSite kStart{"start: peer memory"};
-
-int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 }  // namespace
 

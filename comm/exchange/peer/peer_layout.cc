@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "comm/plan/exchange_plan.h"
+#include "core/round_up.h"
 
 namespace tokenferry {
 namespace {
@@ -14,7 +15,6 @@ constexpr int64_t kAlignment = 64;
 constexpr int64_t kMaxBytes = int64_t{1} << 46;  // far from overflow, far above any host
 constexpr int64_t kMaxIndex = std::numeric_limits<int32_t>::max();
 
-int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 int64_t Grown(int64_t have, int64_t needed) { return needed <= have ? have : std::max(needed, have + have / 4); }
 
 }  // namespace

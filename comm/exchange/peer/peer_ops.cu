@@ -1,6 +1,7 @@
 #include "comm/exchange/peer/peer_ops.h"
 #include "core/device/cuda_launch.cuh"
 #include "core/formats/scalar.h"
+#include "core/kernels/offsets.cuh"
 #include "core/kernels/row_copy.cuh"
 
 namespace tokenferry {
@@ -26,16 +27,6 @@ __device__ int64_t ClockNanos() {
 
 __device__ int64_t* FlagsOf(const PeerPart& part, PeerStage stage, int num_ranks) {
   return part.flags + static_cast<int>(stage) * num_ranks;
-}
-
-// The rank that [offsets[rank], offsets[rank + 1]) holds i for.
-__device__ int RankHolding(const int64_t* offsets, int num_ranks, int64_t i) {
-  int low = 0, high = num_ranks;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (offsets[middle] <= i ? low : high) = middle;
-  }
-  return low;
 }
 
 // One block, a thread per rank.
@@ -117,7 +108,7 @@ __global__ void PullRowsKernel(PullRowsArgs a) {
   const PeerGroupView& g = a.group;
   const int64_t j = blockIdx.x;
   if (j >= a.row_offsets[g.num_ranks]) return;
-  const int r = RankHolding(a.row_offsets, g.num_ranks, j);
+  const int r = GroupHolding(a.row_offsets, g.num_ranks, j);
   const PeerPart part = g.parts[r];
   const int64_t token = part.row_token[part.send.row_offsets[g.rank] + j - a.row_offsets[r]];
   CopyBytesByBlock(a.out + j * a.row_bytes, part.rows + token * a.row_bytes, a.row_bytes);
@@ -135,7 +126,7 @@ __global__ void CombinePeersKernel(CombinePeersArgs a) {
   auto* weights = reinterpret_cast<float*>(shared + a.weight.cols * sizeof(const T*));  // [K]
   for (int i = threadIdx.x; i < num_terms; i += blockDim.x) {
     const int64_t s = a.combine_selection[begin + i];
-    const int r = RankHolding(a.selection_offsets, g.num_ranks, s);
+    const int r = GroupHolding(a.selection_offsets, g.num_ranks, s);
     const PeerPart part = g.parts[r];
     const int64_t at = part.return_selection[part.recv_selection_offsets[g.rank] + s - a.selection_offsets[r]];
     outputs[i] = reinterpret_cast<const T*>(part.outputs) + at * a.out.cols;

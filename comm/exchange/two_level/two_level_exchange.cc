@@ -22,6 +22,7 @@
 #include "comm/plan/exchange_planner.h"
 #include "comm/transport/collectives.h"
 #include "core/device/growing_buffer.h"
+#include "core/round_up.h"
 
 namespace tokenferry {
 namespace {
@@ -215,7 +216,7 @@ class TwoLevelMover : public PathMover {
     int64_t num_bytes = 0;
     for (int64_t taken :
          {int64_t{PeerFlags::kBytesPerRank}, taken_published_[0], taken_published_[1], taken_rows_, taken_outputs_}) {
-      num_bytes += (taken + kPage - 1) / kPage * kPage;
+      num_bytes += RoundUp(taken, kPage);
     }
     stats_.peak_peer_bytes = num_bytes;  // taken memory is kept
   }

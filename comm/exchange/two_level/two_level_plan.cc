@@ -6,14 +6,13 @@
 #include <numeric>
 
 #include "comm/peer/peer_flags.h"
+#include "core/round_up.h"
 
 namespace tokenferry {
 namespace {
 
 constexpr int64_t kMaxBytes = int64_t{1} << 36;  // of addresses per rank
 constexpr int64_t kMaxIndex = std::numeric_limits<int32_t>::max();
-
-int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 int ServerOn(const Topology::Host& host, const Topology& topology, RankId source) {
   if (host.name == topology.hosts[topology.host_idx_per_rank[source.value]].name) return source.value;
