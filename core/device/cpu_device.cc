@@ -19,6 +19,10 @@ class CpuDevice : public Device {
   absl::StatusOr<std::unique_ptr<Event>> CreateEvent() override { return std::make_unique<CpuEvent>(); }
 
   absl::StatusOr<std::string> Export(const Buffer& buffer) override {
+    if (state_.arena() != nullptr) {
+      return absl::FailedPreconditionError(
+          "memory of a CPU device in trap mode is open to operations of that device alone; share that of another mode");
+    }
     return EncodeExported(ExportedMemory{ThisProcessToken(), buffer.data()});
   }
   absl::StatusOr<std::shared_ptr<void>> Import(absl::string_view exported) override {

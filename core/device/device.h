@@ -226,8 +226,8 @@ class Device {
   // memory of one is then reachable inside the operations of the other for as long as the pointer is kept, which must
   // go before its device; among processes also no longer than the buffer lives (CUDA leaves open what happens then;
   // among threads of one process the memory stays). FailedPrecondition, saying what to do, where it is not allowed: on
-  // the CPU among processes, and on GPUs among threads that share one, where whoever frees memory would wait for the
-  // others' work on the same GPU, which may wait for his.
+  // the CPU among processes and in trap mode, and on GPUs among threads that share one, where whoever frees memory
+  // would wait for the others' work on the same GPU, which may wait for his.
   virtual absl::StatusOr<std::string> Export(const Buffer& buffer) = 0;
   virtual absl::StatusOr<std::shared_ptr<void>> Import(absl::string_view exported) = 0;
 

@@ -154,6 +154,15 @@ TEST(CpuDeviceTest, NewTrapMemoryIsPoisoned) {
   }
 }
 
+// An operation opens the arena of its own device alone, and an arena knows nothing of others who keep its memory.
+TEST(CpuDeviceTest, TrapMemoryIsNotShared) {
+  auto device = Create(CpuExecution::kEager, CpuMemory::kTrap);
+  const Buffer a = *device->Allocate(8, MemoryKind::kDevice, "a");
+  const absl::Status refused = device->Export(a).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(refused.message().find("trap mode"), absl::string_view::npos) << refused;
+}
+
 // Ranks as threads: each has its device, and one's operations open only its own memory.
 TEST(CpuDeviceTest, DevicesOfOneProcessAreIndependent) {
   constexpr int kNumRanks = 3;
