@@ -14,12 +14,18 @@ std::optional<PathTraffic> Traffic(const ExchangeShape& shape, const Topology& t
   return PathTraffic{.num_transfers = 3, .self_bytes = load.tokens * load.row};
 }
 
-// On GPUs: what ranks map of each other, rows that are pulled, and widened where they were quantised.
+// On GPUs: what ranks map of each other, rows that are pulled, and widened where they were quantised; arrays of the
+// plan; tables of ranks and of the placement, whose experts and copies of them are at most all ranks' slots.
 int64_t MostDeviceBytes(const WorstCase& w) {
   const DevicePeerCapacity capacity{w.tokens, static_cast<int>(w.top_k), w.num_ranks};
-  return DevicePeerLayout::For(capacity, w.row_bytes, w.output_bytes).num_bytes +
-         w.rows_in * (w.row_bytes + w.home_bytes) + w.tokens * w.home_bytes + w.IndexBytes() +
-         capacity.recv_selections() * 12;
+  const int64_t word = sizeof(int64_t), idx = sizeof(int32_t), rows = w.rows_in * (w.row_bytes + w.home_bytes);
+  const int64_t plan = 3 * idx * capacity.send_selections() + (idx + word) * w.tokens +
+                       (idx + static_cast<int64_t>(sizeof(WireSelection))) * capacity.recv_selections();
+  const int64_t of_a_rank = 5 * word + static_cast<int64_t>(sizeof(PeerPart) + sizeof(SendPlanSource));
+  const int64_t of_a_location = static_cast<int64_t>(sizeof(DevicePlacement::Location)) + 3 * idx;
+  const int64_t fixed = 9 * word + static_cast<int64_t>(sizeof(PeerWaitReport) + sizeof(PlanFault));
+  return DevicePeerLayout::For(capacity, w.row_bytes, w.output_bytes).num_bytes + rows + w.tokens * w.home_bytes +
+         plan + w.num_ranks * (of_a_rank + w.slots * of_a_location) + w.slots * word + fixed;
 }
 
 int64_t MostBytes(const WorstCase& w) {

@@ -6,6 +6,9 @@
 
 #include <random>
 
+#include "comm/exchange/path/paths.h"
+#include "comm/exchange/peer/device_peer_exchange.h"
+#include "comm/transport/collectives.h"
 #include "comm/tuning/exchange_choice.h"
 #include "core/device/cpu_device.h"
 #include "tests/comm/exchange/exchange_case.h"
@@ -114,6 +117,33 @@ INSTANTIATE_TEST_SUITE_P(
         BudgetCase{ExchangePath::kTwoLevel, DType::kF8E4M3, DType::kBF16, DType::kBF16, Reduction::kExact, "aabb"},
         BudgetCase{ExchangePath::kTwoLevel, DType::kBF16, DType::kBF16, DType::kF32, Reduction::kNode, "abbb"},
         BudgetCase{ExchangePath::kTwoLevel, DType::kI8, DType::kF32, DType::kBF16, Reduction::kNode, "abcd"}));
+
+// Path peer as GPUs take it allocates at its start, and tables with the first placement.
+TEST(DevicePeerBudget, IsWhatIsAllocated) {
+  const Placement placement = Placement::Linear(kExperts, kRanks);
+  for (const DType wire_dtype : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
+    for (const int64_t max_tokens : {1, 7, 2000}) {
+      const ExchangeOptions options{.hidden = 200,
+                                    .wire_dtype = wire_dtype,
+                                    .path = ExchangePath::kPeer,
+                                    .max_tokens = max_tokens,
+                                    .max_top_k = kTopK};
+      const int64_t most =
+          InfoOf(ExchangePath::kPeer).most_bytes(WorstCase(options, placement, max_tokens, DeviceKind::kCuda));
+      RunThreads(Backend::kLocal, kRanks, absl::Seconds(30), [&](Transport& transport) {
+        const auto device = CreateCpuDevice({}), inputs = CreateCpuDevice({});
+        const auto exchange = Exchange::Create(transport, *device, options, CreateDevicePeerMover);
+        ASSERT_TRUE(exchange.ok()) << exchange.status();
+        const auto first_experts = [](int64_t, int k) { return k; };
+        ASSERT_EQ(ExchangeOnce(**exchange, *inputs, placement, max_tokens, options, first_experts), absl::OkStatus());
+        const auto held = static_cast<int64_t>(device->peak_allocated_bytes());
+        EXPECT_LE(held, most) << DTypeName(wire_dtype) << ", " << max_tokens << " tokens";
+        EXPECT_GE(held, most - most / 3) << DTypeName(wire_dtype) << ", " << max_tokens << " tokens";
+        EXPECT_EQ(Barrier(transport, {"end"}), absl::OkStatus());  // others may still read this rank's outputs
+      });
+    }
+  }
+}
 
 TEST(TokensWithin, FindsTheLargestThatFits) {
   const Placement placement = Placement::Linear(kExperts, kRanks);
