@@ -1,6 +1,7 @@
 #include "comm/exchange/exchange.h"
 
 #include "comm/ops/row_codec_ops.h"
+#include "comm/plan/exchange_planner.h"
 #include "core/check.h"
 #include "core/host/clock.h"
 
@@ -101,12 +102,20 @@ absl::Status Exchange::Plan(Stream& stream, const CallSite& site, const Routing&
   TF_RETURN_IF_ERROR(Enter(Call::kPlan, site));
   Watch watch(*this, stats_.plan_seconds);
   num_tokens_ = routing.expert_idx.rows;
+  if (most_tokens > 0 && num_tokens_ > most_tokens) {
+    error_ = absl::InvalidArgumentError(absl::StrCat(
+        ToString(At(site, "plan")), ": exchange: rank ", transport_.rank().value, " has ", num_tokens_,
+        " tokens, but most_tokens says that no rank has more than ", most_tokens, "; give the most of all ranks"));
+    return error_;
+  }
   error_ = path_->Plan(stream, site, routing, placement, most_tokens);
   if (!error_.ok()) return error_;
   const ExchangePlan* const plan = host_plan();
   if (plan == nullptr) return absl::OkStatus();  // counted on the device
   ++stats_.num_exchanges;
-  stats_.num_tokens += num_tokens_;
+  for (int64_t t = 0; t < num_tokens_; ++t) {
+    stats_.num_tokens += plan->send.combine_offsets[t + 1] > plan->send.combine_offsets[t] ? 1 : 0;
+  }
   stats_.num_selections += plan->num_send_selections();
   stats_.bases += CountBases(plan->send, topology_, plan->rank, last_host_);
   return absl::OkStatus();

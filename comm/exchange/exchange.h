@@ -35,7 +35,8 @@ class Exchange {
 
   // Collective. `routing` is of this rank's T >= 0 tokens (device memory); synchronizes the stream where the host makes
   // the plan. The calls up to Combine execute it. A token's experts are distinct. `most_tokens` of any rank, the same
-  // on all: where the plan is made on the device, what launches cover; 0: options.max_tokens.
+  // on all: where the plan is made on the device, what launches cover; 0: options.max_tokens. InvalidArgument where
+  // this rank has more.
   absl::Status Plan(Stream& stream, const CallSite& site, const Routing& routing, const Placement& placement,
                     int64_t most_tokens = 0);
 

@@ -105,7 +105,7 @@ void PlanRecvReference(const PlanRecvArgs& a) {
     const SendPlanSource& s = a.sources[r];
     int64_t rows = none ? 0 : s.row_offsets[a.rank + 1] - s.row_offsets[a.rank];
     int64_t selections = none ? 0 : s.selection_offsets[a.rank + 1] - s.selection_offsets[a.rank];
-    if (rows < 0 || selections < rows || (rows == 0 && selections > 0) ||
+    if (rows < 0 || selections < rows || (rows == 0 && selections > 0) || rows > a.max_rows - plan.row_offsets[r] ||
         selections > a.max_selections - plan.selection_offsets[r]) {
       Report(a.fault, {PlanFault::kCounts, 0, r, selections});
       rows = selections = 0;
@@ -159,7 +159,7 @@ std::string ToString(const PlanFault& fault) {
                           fault.k, ", which does not exist");
     case PlanFault::kCounts:
       return absl::StrCat("plan from rank ", fault.item, ": announces ", fault.value,
-                          " selections, which is impossible or too many");
+                          " selections, which is impossible, or more of them or of rows than there is room for");
     case PlanFault::kSlot:
       return absl::StrCat("plan from rank ", fault.item, ": names slot ", fault.value,
                           ", or a row, that does not exist");

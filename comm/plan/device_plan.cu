@@ -1,6 +1,7 @@
 #include "comm/plan/device_plan.h"
 #include "comm/plan/stable_sort.cuh"
 #include "core/device/cuda_launch.cuh"
+#include "core/kernels/offsets.cuh"
 
 namespace tokenferry {
 namespace {
@@ -163,15 +164,6 @@ struct Arrivals {
         first_selection(first_row + num_ranks),
         row_offsets(first_selection + num_ranks),
         offsets(row_offsets + num_ranks + 1) {}
-  // The rank that arrival j comes from.
-  __device__ int SourceOf(int64_t j, int num_ranks) const {
-    int low = 0, high = num_ranks;  // offsets[low] <= j < offsets[high]
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      (offsets[middle] <= j ? low : high) = middle;
-    }
-    return low;
-  }
 };
 
 // One thread: how much comes from each rank. Impossible counts are none.
@@ -186,7 +178,7 @@ __device__ void CountArrivals(const PlanRecvArgs& a, const Arrivals& arrivals) {
     const SendPlanSource& s = a.sources[r];
     const int64_t rows = s.row_offsets[a.rank + 1] - s.row_offsets[a.rank];
     const int64_t selections = s.selection_offsets[a.rank + 1] - s.selection_offsets[a.rank];
-    if (rows < 0 || selections < rows || (rows == 0 && selections > 0) ||
+    if (rows < 0 || selections < rows || (rows == 0 && selections > 0) || rows > a.max_rows - num_rows ||
         selections > a.max_selections - num_selections) {
       Publish(a.fault, {PlanFault::kCounts, 0, r, selections});
       continue;
@@ -224,7 +216,7 @@ __global__ void PlanRecvKernel(PlanRecvArgs a) {
   int64_t fault_at = 0;
   // Reads the arrival, over the link, and keeps it with its row among all that arrive; slot -1 where it has none.
   const auto take = [&](int64_t j) {
-    const int r = arrivals.SourceOf(j, a.num_ranks);
+    const int r = GroupHolding(arrivals.offsets, a.num_ranks, j);
     WireSelection wire = a.sources[r].selections[arrivals.first_selection[r] + (j - arrivals.offsets[r])];
     if (wire.slot < 0 || wire.slot >= a.num_slots || wire.row_idx < 0 ||
         wire.row_idx >= arrivals.row_offsets[r + 1] - arrivals.row_offsets[r]) {

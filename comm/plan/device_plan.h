@@ -53,7 +53,7 @@ struct PlanFault {
     kNone,
     kExpert,    // token `item`, position `k`: expert `value` does not exist
     kLocation,  // token `item`, position `k`: its expert has no location number `value`
-    kCounts,    // rank `item` announces `value` selections, or as many as there is no room for
+    kCounts,    // rank `item` announces `value` selections: impossible, or no room for them or for their rows
     kSlot,      // rank `item` names slot `value`, or a row that it has not announced
   };
   int32_t kind = kNone;
@@ -104,7 +104,7 @@ struct SendPlanSource {
   const WireSelection* selections = nullptr;
 };
 
-// The arrays of a RecvPlan for at most `max_selections` selections.
+// The arrays of a RecvPlan for at most `max_selections` selections, of at most `max_rows` rows.
 struct RecvPlanArrays {
   int64_t* row_offsets = nullptr;        // [R + 1]
   int64_t* selection_offsets = nullptr;  // [R + 1]
@@ -120,6 +120,7 @@ struct PlanRecvArgs {
   int32_t rank = 0;
   int32_t num_ranks = 0;
   int32_t num_slots = 0;
+  int64_t max_rows = 0;
   int64_t max_selections = 0;
   const int32_t* nothing_came = nullptr;  // one; not 0: the sources must not be read, nobody sends anything
   RecvPlanArrays plan;

@@ -13,7 +13,7 @@ namespace tokenferry {
 struct ExchangeStats {
   ExchangePath path = ExchangePath::kAllToAllV;
   int64_t num_exchanges = 0;                     // dispatches with their combines
-  int64_t num_tokens = 0;                        // tokens routed at home
+  int64_t num_tokens = 0;                        // of home, with at least one selection
   int64_t num_selections = 0;                    // (token, expert) pairs of them
   std::vector<int64_t> dispatch_rows_per_rank;   // [R] rows sent, one per (token, rank)
   std::vector<int64_t> dispatch_bytes_per_rank;  // [R]
@@ -26,7 +26,7 @@ struct ExchangeStats {
   // whole for the rank that came last, from when this rank began to wait until then; row `rank` of a matrix [R, R].
   // It names the next cause: on a path that passes on (allgather, two_level) that rank may have waited for another.
   std::vector<double> wait_seconds_per_rank;
-  int64_t peak_peer_bytes = 0;  // of this rank's parts of shared memory; all else is the device's
+  int64_t peak_peer_bytes = 0;  // of this rank's parts of memory that ranks share on the host; all else is the device's
   double plan_seconds = 0, dispatch_seconds = 0, combine_seconds = 0;
 
   // Zeros, of rows and outputs as `options` has them.

@@ -28,7 +28,6 @@ class DevicePeerMover : public PathMover {
       : transport_(context.transport),
         device_(context.device),
         options_(context.options),
-        stats_(context.stats),
         rank_(transport_.rank().value),
         num_ranks_(transport_.num_ranks()),
         row_bytes_(RowBytes(options_.wire_dtype, options_.hidden)),
@@ -44,7 +43,6 @@ class DevicePeerMover : public PathMover {
     TF_RETURN_IF_ERROR(AgreeOnStatus(transport_, kStart, Allocate(stream)));
     TF_ASSIGN_OR_RETURN(memory_, DevicePeerMemory::Create(transport_, device_, *stream, capacity_, layout_));
     group_ = {memory_->parts(), rank_, num_ranks_, words_.as<int64_t>(), words_.as<int32_t>() + 2};
-    stats_.peak_peer_bytes = layout_.num_bytes;
     // Freeing waits for everything on a GPU. Where ranks share one, that may be a wait for this rank: so all free
     // first.
     stream.reset();
@@ -104,6 +102,7 @@ class DevicePeerMover : public PathMover {
     args.rank = rank_;
     args.num_ranks = num_ranks_;
     args.num_slots = num_slots_;
+    args.max_rows = max_rows();
     args.max_selections = max_selections();
     args.nothing_came = group_.gave_up;
     args.plan = recv_;
@@ -269,7 +268,6 @@ class DevicePeerMover : public PathMover {
   Transport& transport_;
   Device& device_;
   const ExchangeOptions& options_;
-  ExchangeStats& stats_;
   const int rank_, num_ranks_;
   const int64_t row_bytes_;  // of a dispatched row
   const int64_t out_bytes_;  // of an expert output

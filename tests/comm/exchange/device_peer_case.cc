@@ -127,19 +127,22 @@ void DevicePeerRank::Prepare(const DevicePeerCases::Step& step) {
 }
 
 absl::Status DevicePeerRank::Enqueue(const DevicePeerCases::Step& step) {
+  return Enqueue(step, step.tells_most_tokens ? *std::max_element(step.tokens.begin(), step.tokens.end()) : 0);
+}
+
+absl::Status DevicePeerRank::Enqueue(const DevicePeerCases::Step& step, int64_t most_tokens) {
   const int64_t num_tokens = step.tokens[transport_.rank().value], h = cases_.options.hidden, k = step.top_k;
   const Placement& placement = cases_.placements[step.placement];
   const Routing routing{MakeMatrix<int32_t>(expert_idx_.data(), num_tokens, k),
                         MakeMatrix<float>(weight_.data(), num_tokens, k)};
   const CallSite site{"test", 2, 5};
-  const int64_t most = step.tells_most_tokens ? *std::max_element(step.tokens.begin(), step.tokens.end()) : 0;
   ConstFloatMatrix given = MakeMatrix<const float>(rows_.data(), num_tokens, h);
   TF_ASSIGN_OR_RETURN(const FloatMatrix home, exchange_->HomeRows(num_tokens));
   if (step.seed % 2 == 0 && home.dtype == DType::kF32 && num_tokens > 0) {
     stream_->CopyOnDevice(home.data, rows_.data(), num_tokens * h * sizeof(float));
     given = home;
   }
-  TF_RETURN_IF_ERROR(exchange_->Plan(*stream_, site, routing, placement, most));
+  TF_RETURN_IF_ERROR(exchange_->Plan(*stream_, site, routing, placement, most_tokens));
   TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_->Dispatch(*stream_, site, given));
   TF_ASSIGN_OR_RETURN(const FloatMatrix out, exchange_->ExpertOut());
   if (rows.max_selections > 0) {
@@ -176,6 +179,7 @@ namespace {
 
 void ExpectSameStats(const ExchangeStats& got, const ExchangeStats& want) {
   EXPECT_EQ(got.num_exchanges, want.num_exchanges);
+  EXPECT_EQ(got.num_tokens, want.num_tokens);
   EXPECT_EQ(got.num_selections, want.num_selections);
   EXPECT_EQ(got.dispatch_rows_per_rank, want.dispatch_rows_per_rank);
   EXPECT_EQ(got.dispatch_bytes_per_rank, want.dispatch_bytes_per_rank);

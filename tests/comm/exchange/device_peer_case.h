@@ -43,6 +43,7 @@ class DevicePeerRank {
   // too.
   void Prepare(const DevicePeerCases::Step& step);
   absl::Status Enqueue(const DevicePeerCases::Step& step);
+  absl::Status Enqueue(const DevicePeerCases::Step& step, int64_t most_tokens);  // where the step says otherwise
   absl::StatusOr<std::vector<float>> Read(const DevicePeerCases::Step& step);
 
   Exchange& exchange() { return *exchange_; }

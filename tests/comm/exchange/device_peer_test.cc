@@ -149,6 +149,20 @@ TEST_P(DevicePeerTest, AnExchangeLargerThanItWasCreatedForIsRefused) {
   });
 }
 
+TEST_P(DevicePeerTest, ARankWithMoreTokensThanItSaysThatAnyHasIsRefused) {
+  RunThreads(Backend::kLocal, 1, absl::Seconds(20), [&](Transport& t) {
+    const auto device = NewDevice(t);
+    const DevicePeerCases cases = RandomDevicePeerCases(3, 1);
+    const auto rank = DevicePeerRank::Create(t, *device, cases, Path::kDevicePeer);
+    ASSERT_TRUE(rank.ok()) << rank.status();
+    (*rank)->Prepare({{5}, 1, 0, false, 2});
+    const absl::Status status = (*rank)->Enqueue({{5}, 1, 0, false, 2}, /*most_tokens=*/4);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("rank 0 has 5 tokens, but most_tokens says that no rank has more than 4"));
+  });
+}
+
 // Three times the same graph, with other rows in the same memory, equal to the exchange enqueued each time.
 TEST_P(DevicePeerTest, AGraphOfAnExchangeEqualsTheExchange) {
   if (std::string(GetParam()) != "cuda") GTEST_SKIP() << "no graphs on the CPU";

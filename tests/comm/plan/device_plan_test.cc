@@ -148,13 +148,14 @@ class DevicePlans {
     source_list_.push_back({a.plan.row_offsets, a.plan.selection_offsets, a.plan.selections});
   }
 
-  RecvPlanArrays Recv(int rank, int64_t max_selections, const int32_t* nothing_came = nullptr) {
+  RecvPlanArrays Recv(int rank, int64_t max_rows, int64_t max_selections, const int32_t* nothing_came = nullptr) {
     const size_t S = c_.placement.num_local_slots(RankId(rank)), R = c_.num_ranks, m = max_selections;
     PlanRecvArgs a;
     a.sources = sources_;
     a.rank = rank;
     a.num_ranks = c_.num_ranks;
     a.num_slots = static_cast<int32_t>(S);
+    a.max_rows = max_rows;
     a.max_selections = max_selections;
     a.nothing_came = nothing_came;
     a.plan = {arrays_.New<int64_t>(R + 1), arrays_.New<int64_t>(R + 1), arrays_.New<int64_t>(S + 1),
@@ -270,7 +271,7 @@ TEST_P(DevicePlanTest, EveryArrayIsPlanBuilders) {
       ExpectSendPlan(plans.arrays(), plans.send(r), sends[r]);
       const RecvPlan want = BuildRecv(c, sends, r);
       const int64_t room = want.selection_offsets.back() + static_cast<int64_t>(rng() % 3);
-      ExpectRecvPlan(plans.arrays(), plans.Recv(r, room), want, room);
+      ExpectRecvPlan(plans.arrays(), plans.Recv(r, want.row_offsets.back(), room), want, room);
       const Counters counted = plans.counters(r);
       EXPECT_EQ(counted.totals[0], 1);
       EXPECT_EQ(counted.totals[2], sends[r].selection_offsets.back());
@@ -316,10 +317,10 @@ TEST_P(DevicePlanTest, MessagesThatDoNotHoldTogetherAreFaults) {
   PlanCase c{.num_ranks = 2, .num_experts = 4, .top_k = 2, .tokens = {2, 2}, .placement = Placement::Linear(4, 2)};
   c.experts = {{0, 2, 1, 3}, {0, 1, 2, 3}};  // rank 0 has experts 0 and 1
   c.locations = {{}, {}};
-  const auto recv_with = [&](auto spoil, int64_t room) {
+  const auto recv_with = [&](auto spoil, int64_t room, int64_t max_rows = 3) {
     DevicePlans plans(*device_, c);
     spoil(plans);
-    const RecvPlanArrays got = plans.Recv(0, room);
+    const RecvPlanArrays got = plans.Recv(0, max_rows, room);
     return std::pair(ToString(plans.fault()), plans.arrays().Read(got.selection_offsets, 3));
   };
   const auto set = [](DevicePlans& plans, auto* at, auto value) {
@@ -328,6 +329,10 @@ TEST_P(DevicePlanTest, MessagesThatDoNotHoldTogetherAreFaults) {
   EXPECT_EQ(recv_with([](DevicePlans&) {}, 4), std::pair(std::string("no fault"), std::vector<int64_t>{0, 2, 4}));
   EXPECT_EQ(recv_with([](DevicePlans&) {}, 3).second, (std::vector<int64_t>{0, 2, 2}));
   EXPECT_THAT(recv_with([](DevicePlans&) {}, 3).first, testing::HasSubstr("plan from rank 1: announces 2 selections"));
+  const auto without_room_for_rows =
+      recv_with([](DevicePlans&) {}, 4, /*max_rows=*/2);  // rows 2 and 1, for selections 2 and 2
+  EXPECT_EQ(without_room_for_rows.second, (std::vector<int64_t>{0, 2, 2}));
+  EXPECT_THAT(without_room_for_rows.first, testing::HasSubstr("plan from rank 1: announces 2 selections"));
   EXPECT_THAT(recv_with([&](DevicePlans& p) { set(p, p.send(1).plan.selection_offsets + 1, int64_t{-7}); }, 4).first,
               testing::HasSubstr("plan from rank 1: announces -7"));
   EXPECT_THAT(recv_with([&](DevicePlans& p) { set(p, p.send(1).plan.row_offsets + 1, int64_t{5}); }, 4).first,
@@ -345,7 +350,7 @@ TEST_P(DevicePlanTest, NothingIsReadWhereNothingCame) {
   c.locations = {{}, {}};
   DevicePlans plans(*device_, c);
   const int32_t* yes = plans.arrays().Upload(std::vector<int32_t>{1});
-  ExpectRecvPlan(plans.arrays(), plans.Recv(0, 4, yes), {{0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {}, {}}, 4);
+  ExpectRecvPlan(plans.arrays(), plans.Recv(0, 4, 4, yes), {{0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {}, {}}, 4);
   EXPECT_EQ(plans.fault().kind, PlanFault::kNone);
 }
 
