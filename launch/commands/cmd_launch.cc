@@ -14,6 +14,8 @@ namespace {
 
 // Ranks that wait for one that has stopped say so after --comm-timeout, and need a moment for it.
 constexpr absl::Duration kToSayWhy = absl::Seconds(5);
+// What a rank may do by itself between two signs while it starts: far more than memory or a large tensor take.
+constexpr absl::Duration kByItself = absl::Minutes(2);
 
 constexpr char kUsage[] = "launch needs what to launch: tokenferry launch -n 4 -- serve --model DIR";
 
@@ -52,6 +54,7 @@ RankJobOptions LaunchCommand::JobOptions() const {
   RankJobOptions job;
   job.restart = restart_;
   job.most_silence = launched_.shared.comm_timeout + kToSayWhy;
+  job.most_silence_at_start = job.most_silence + kByItself;
   if (num_ranks_ > 0) {
     // The ranks pin their threads themselves; mpirun would bind each of two to a single core.
     job.command = {"mpirun", "--bind-to", "none", "-n", absl::StrCat(num_ranks_), "-x", kFrontNameVariable};

@@ -79,6 +79,7 @@ bool RankSupervisor::idle() const {
 
 void RankSupervisor::OnConnected(OwnedFd socket) {
   if (state_ != State::kStarting) return;
+  silence_ = absl::ZeroDuration();
   client_ = std::make_shared<EngineClient>(io_, std::move(socket), ClientHandlers());
   client_->Start();
   client_->Send(Hello{});
@@ -132,6 +133,10 @@ void RankSupervisor::Watch() {
     silence_ += kWatchPeriod;
     if (state_ == State::kReady && silence_ > options_.most_silence) {
       OnDisconnected(absl::StrCat("no sign of them for ", absl::FormatDuration(silence_)));
+    } else if (state_ == State::kStarting && silence_ > options_.most_silence_at_start) {
+      OnDisconnected(absl::StrCat("no sign of them for ", absl::FormatDuration(silence_), " while they started, ",
+                                  client_ == nullptr ? "not even a connection: does mpirun reach its hosts?"
+                                                     : "the last one before they were ready"));
     }
     Watch();
   });

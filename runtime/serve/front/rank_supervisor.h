@@ -24,6 +24,9 @@ struct RankJobOptions {
   // Longest time without a sign of ready ranks, which give one every second; they are ended then. Longer than they wait
   // for each other, so that they can say who is late.
   absl::Duration most_silence;
+  // The same of ranks that are not ready yet: before rank 0 connects, and between its messages while weights are read.
+  // Longer than they wait for each other and work by themselves between two messages.
+  absl::Duration most_silence_at_start;
 };
 
 // Used on the io_context's thread, which calls the handlers.

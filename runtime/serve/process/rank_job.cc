@@ -22,6 +22,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "core/host/clock.h"
 #include "core/log.h"
 #include "runtime/serve/process/child_process.h"
 
@@ -37,6 +40,8 @@ constexpr absl::Duration kAfterTerminate = absl::Milliseconds(1500);
 constexpr absl::Duration kAfterKill = absl::Milliseconds(20);
 // Ranks that have lost mpirun end by themselves.
 constexpr absl::Duration kOrphansEnd = absl::Milliseconds(500);
+// How long the destructor waits for processes that it has killed.
+constexpr absl::Duration kLastReap = absl::Seconds(2);
 
 // A name in the kernel's own space, which no file has and nobody guesses.
 std::string NewName() {
@@ -92,9 +97,20 @@ RankJob::RankJob(boost::asio::io_context& io, std::vector<std::string> command, 
 }
 
 RankJob::~RankJob() {
-  for (std::vector<pid_t> left = ChildrenOf(getpid()); !left.empty(); left = ChildrenOf(getpid())) {
+  const Deadline deadline = Deadline::After(kLastReap);
+  std::vector<pid_t> left = ChildrenOf(getpid());
+  while (!left.empty() && !deadline.Expired()) {
     for (const pid_t child : left) kill(child, SIGKILL);
-    for (const pid_t child : left) waitpid(child, nullptr, 0);
+    absl::SleepFor(kAfterKill);
+    while (waitpid(-1, nullptr, WNOHANG) > 0) {
+    }
+    left = ChildrenOf(getpid());  // orphans of those that have just ended, too
+  }
+  if (!left.empty()) {
+    LogError(absl::StrCat("serve: processes ", absl::StrJoin(left, ", "), " have not ended ",
+                          absl::FormatDuration(kLastReap),
+                          " after SIGKILL (the kernel keeps them, as for a device or a file system that does not "
+                          "answer) and are left behind"));
   }
   RemoveFolder();
 }

@@ -29,7 +29,8 @@ class RankJob {
   };
   // `command`: the program and its arguments.
   RankJob(boost::asio::io_context& io, std::vector<std::string> command, Handlers handlers);
-  // Ends what still runs, at once.
+  // Ends what still runs, at once; after two seconds it leaves behind, with a line that names them, processes that the
+  // kernel does not let end.
   ~RankJob();
 
   // Starts it; not while it runs. Where rank 0 is to connect is in its environment: a name that no file has, and that

@@ -4,12 +4,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include <atomic>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
+#include <cerrno>
 #include <string>
 #include <thread>
 
@@ -73,6 +75,34 @@ TEST(Front, WithoutAModelItAnswersNobody) {
   const auto* const goodbye = std::get_if<Goodbye>(&**message);
   ASSERT_NE(goodbye, nullptr);
   EXPECT_THAT(goodbye->reason, ::testing::HasSubstr("/no/such/model"));
+}
+
+// As mpirun does that waits for a host which does not answer.
+TEST(RankSupervisor, EndsAJobThatNeverConnects) {
+  asio::io_context io;
+  RankJobOptions job;
+  job.command = {"sleep", "1000"};
+  job.restart = RestartPolicy::kOnFailure;  // what has never been ready is not tried again
+  job.most_silence_at_start = absl::ZeroDuration();
+  std::string why;
+  RankSupervisor ranks(
+      io, job, {[](const Message&) {}, [](const std::string&) {}, [&](const std::string& reason) { why = reason; }});
+  ASSERT_TRUE(ranks.Start().ok());
+  EXPECT_FALSE(ranks.idle());
+  const Deadline deadline = Deadline::After(absl::Seconds(60));
+  while (!(ranks.idle() && !why.empty()) && !deadline.Expired()) io.run_one_for(std::chrono::milliseconds(100));
+  EXPECT_TRUE(ranks.idle());
+  EXPECT_THAT(why, ::testing::HasSubstr("not even a connection"));
+}
+
+TEST(RankJob, ItsEndWaitsForItsProcesses) {
+  asio::io_context io;
+  {
+    RankJob job(io, {"sh", "-c", "sleep 1000 & sleep 1000"}, {[](const OwnedFd&) {}, [](const std::string&) {}});
+    ASSERT_TRUE(job.Start().ok());
+  }
+  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1);
+  EXPECT_EQ(errno, ECHILD);  // no child is left, also no orphan
 }
 
 }  // namespace
