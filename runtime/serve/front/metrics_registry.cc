@@ -59,6 +59,9 @@ struct MetricsRegistry::Metrics {
   Labels labels;
   JobStats last;  // of the ranks that run, to add what is new
   HttpServerStats last_http;
+  // Counted with every token, and therefore not looked up each time.
+  prometheus::Counter* generated_tokens = nullptr;
+  prometheus::Histogram* next_token_seconds = nullptr;
 
   prometheus::Histogram& Histogram(const char* name, const char* help, const Buckets& buckets) {
     return prometheus::BuildHistogram().Name(name).Help(help).Labels(labels).Register(registry).Add({}, buckets);
@@ -85,7 +88,13 @@ struct MetricsRegistry::Metrics {
 MetricsRegistry::MetricsRegistry() : metrics_(std::make_unique<Metrics>()) {}
 MetricsRegistry::~MetricsRegistry() = default;
 
-void MetricsRegistry::SetModel(const std::string& name) { metrics_->labels = {{"model_name", name}}; }
+void MetricsRegistry::SetModel(const std::string& name) {
+  Metrics& m = *metrics_;
+  m.labels = {{"model_name", name}};
+  m.generated_tokens = &m.Counter("tokenferry_generation_tokens_total", "Tokens generated.");
+  m.next_token_seconds =
+      &m.Histogram("tokenferry_inter_token_latency_seconds", "Between two tokens of a sequence.", kNextTokenSeconds);
+}
 
 void MetricsRegistry::OnStart(int64_t prompt_tokens) {
   metrics_->Counter("tokenferry_prompt_tokens_total", "Tokens of prompts of valid requests.")
@@ -102,13 +111,10 @@ void MetricsRegistry::OnFirstToken(double seconds_since_start) {
 }
 
 void MetricsRegistry::OnNextToken(double seconds_since_last) {
-  metrics_->Histogram("tokenferry_inter_token_latency_seconds", "Between two tokens of a sequence.", kNextTokenSeconds)
-      .Observe(seconds_since_last);
+  metrics_->next_token_seconds->Observe(seconds_since_last);
 }
 
-void MetricsRegistry::OnToken() {
-  metrics_->Counter("tokenferry_generation_tokens_total", "Tokens generated.").Increment();
-}
+void MetricsRegistry::OnToken() { metrics_->generated_tokens->Increment(); }
 
 void MetricsRegistry::OnEnd(absl::string_view outcome, double seconds, int64_t completion_tokens) {
   metrics_
