@@ -74,7 +74,7 @@ void OutputParser::Finish(Pieces& pieces) {
     case State::kTail:       // the beginning of a call's end
     case State::kAfterCall:
     case State::kEnded:
-      return held_.clear();
+      return Drop(held_.size());
   }
 }
 
@@ -103,7 +103,7 @@ bool OutputParser::Step(Pieces& pieces) {
     case State::kAfterCall:
       return TakeAfterCall();
     case State::kEnded:
-      held_.clear();
+      Drop(held_.size());
       return false;
   }
   return false;
@@ -120,12 +120,24 @@ bool OutputParser::Awaits(const WordScanner& scanner) const {
   return scanner.outcome() == Outcome::kMore && held_.size() < kMaxWordsBytes;
 }
 
+void OutputParser::Drop(size_t num_bytes) {
+  held_.erase(0, num_bytes);
+  num_spaces_ -= std::min(num_spaces_, num_bytes);
+}
+
+size_t OutputParser::SpaceBefore(size_t end) const {
+  const absl::string_view fresh = absl::string_view(held_).substr(num_spaces_, end - num_spaces_);
+  const size_t space = TrailingSpace(fresh);
+  return space == fresh.size() ? end : space;
+}
+
 bool OutputParser::TakeStart() {
-  WordScanner scanner(held_);
-  scanner.Space().Word(kThink);
+  num_spaces_ += LeadingSpace(absl::string_view(held_).substr(num_spaces_));
+  WordScanner scanner(absl::string_view(held_).substr(num_spaces_));
+  scanner.Word(kThink);
   if (scanner.outcome() == Outcome::kMore) return false;
   const bool thinks = scanner.outcome() == Outcome::kFits;
-  if (thinks) Drop(scanner.pos());
+  if (thinks) Drop(num_spaces_ + scanner.pos());
   state_ = thinks ? State::kReasoningStart : State::kText;
   return true;
 }
@@ -139,11 +151,12 @@ bool OutputParser::TakeSpace(State next) {
 
 bool OutputParser::TakeReasoning(Pieces& pieces) {
   const absl::string_view held = held_;
-  const size_t end = held.find(kEndOfThought);
+  const size_t end = held.find(kEndOfThought, num_spaces_);
   const bool found = end != absl::string_view::npos;
   const size_t decided = found ? end : held.size() - BeginningAtEnd(held, kEndOfThought);
-  const size_t space = TrailingSpace(held.substr(0, decided));
+  const size_t space = SpaceBefore(decided);
   Emit(PieceKind::kReasoning, decided - space, pieces);
+  num_spaces_ = space;
   if (!found) return false;
   Drop(space + kEndOfThought.size());
   state_ = State::kTextStart;
@@ -160,7 +173,7 @@ bool OutputParser::TakeText(Pieces& pieces) {
   absl::string_view sign;
   for (const absl::string_view candidate : {rules_.tools->calls_begin, rules_.tools->call_begin}) {
     if (candidate.empty()) continue;
-    const size_t at = held.find(candidate);
+    const size_t at = held.find(candidate, num_spaces_);
     num_held = std::max(num_held, BeginningAtEnd(held, candidate));
     if (at >= first) continue;
     first = at;
@@ -168,9 +181,10 @@ bool OutputParser::TakeText(Pieces& pieces) {
   }
   const bool found = !sign.empty();
   const size_t decided = found ? first : held.size() - num_held;
-  const size_t num_text = decided - TrailingSpace(held.substr(0, decided));
+  const size_t space = SpaceBefore(decided), num_text = decided - space;
   opening_ = found ? std::string(held.substr(num_text, first + sign.size() - num_text)) : "";
   Emit(PieceKind::kText, num_text, pieces);
+  num_spaces_ = space;
   if (!found) return false;
   Drop(opening_.size());
   state_ = sign == rules_.tools->call_begin ? State::kHead : State::kSection;

@@ -99,12 +99,15 @@ class OutputParser {
   bool Awaits(const WordScanner& scanner) const;
   void EndCall() { state_ = rules_.calls == CallCount::kOne ? State::kEnded : State::kAfterCall; }
   void Emit(PieceKind kind, size_t num_bytes, Pieces& pieces);
-  void Drop(size_t num_bytes) { held_.erase(0, num_bytes); }
+  void Drop(size_t num_bytes);
+  // Bytes of white space in held_ before `end`, which lies behind those that are known.
+  size_t SpaceBefore(size_t end) const;
 
   const OutputRules rules_;
   State state_;
-  std::string held_;     // not decided yet
-  std::string opening_;  // what has begun the call that held_ goes on with
+  std::string held_;       // not decided yet
+  size_t num_spaces_ = 0;  // white space that held_ is known to begin with: a run may be long, and is read once
+  std::string opening_;    // what has begun the call that held_ goes on with
   int64_t num_calls_ = 0;
   int depth_ = 0;  // in kArguments
   bool in_string_ = false, escaped_ = false;

@@ -229,5 +229,29 @@ TEST(ToolFormat, IsDetectedFromTheTemplate) {
   EXPECT_EQ(format_of("{{ '" + kBegins + kBegin + "' }}"), &DeepSeekV31Format());
 }
 
+// A model that writes nothing but white space. Read again with every token, it would take hours.
+TEST(OutputParser, ALongRunOfWhiteSpaceIsReadOnce) {
+  constexpr int kNumSpaces = 2'000'000;
+  const std::pair<OutputRules, std::string> cases[] = {
+      {kHermes, "[a" + std::string(kNumSpaces, ' ') + "b]"},
+      {{nullptr, Thinking::kHasBegun}, "~a" + std::string(kNumSpaces, ' ') + "b~"},
+  };
+  for (const auto& [rules, expected] : cases) {
+    OutputParser parser(rules);
+    std::vector<OutputPiece> pieces;
+    parser.Push("a", pieces);
+    for (int i = 0; i < kNumSpaces; ++i) parser.Push(" ", pieces);
+    parser.Push("b", pieces);
+    parser.Finish(pieces);
+    EXPECT_TRUE(Shown(pieces) == expected) << Shown(pieces).size();
+  }
+  OutputParser parser({nullptr, Thinking::kMayBegin});
+  std::vector<OutputPiece> pieces;
+  for (int i = 0; i < kNumSpaces; ++i) parser.Push(" ", pieces);
+  parser.Push("<think>a</think>b", pieces);
+  parser.Finish(pieces);
+  EXPECT_EQ(Shown(pieces), "~a~[b]");
+}
+
 }  // namespace
 }  // namespace tokenferry
