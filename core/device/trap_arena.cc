@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/round_up.h"
 
 namespace tokenferry {
 namespace {
@@ -18,13 +19,17 @@ namespace {
 #endif
 constexpr size_t kArenaBytes = size_t{TF_TRAP_ARENA_GIB} << 30;  // address space only
 
+// Every operation protects all that is used, twice, and that takes as long as there are pages: so they are huge ones,
+// which the kernel makes of, and keeps while, all of such a piece of memory is used and protected alike.
+constexpr size_t kHugePageBytes = size_t{2} << 20;
+
 size_t PageBytes() {
   static const size_t bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   return bytes;
 }
 
 // Whole pages and one more, which lies between two neighbours. num_bytes <= kArenaBytes.
-size_t RangeBytes(size_t num_bytes) { return (num_bytes + PageBytes() - 1) / PageBytes() * PageBytes() + PageBytes(); }
+size_t RangeBytes(size_t num_bytes) { return RoundUp(num_bytes, PageBytes()) + PageBytes(); }
 
 }  // namespace
 
@@ -42,6 +47,7 @@ absl::Status TrapArena::Reserve() {
         absl::StrCat("cannot reserve ", kArenaBytes, " bytes of address space for trap mode: ", std::strerror(errno)));
   }
   base_ = static_cast<char*>(base);
+  madvise(base_, kArenaBytes, MADV_HUGEPAGE);  // where it is refused, Protect takes longer
   return absl::OkStatus();
 }
 
@@ -81,7 +87,9 @@ absl::StatusOr<void*> TrapArena::Allocate(size_t num_bytes) {
 void TrapArena::Free(void* data, size_t num_bytes) {
   size_t offset = static_cast<size_t>(static_cast<char*>(data) - base_), size = RangeBytes(num_bytes);
   TF_CHECK_LE(offset + size, used_end_);
-  TF_CHECK_EQ(madvise(data, size, MADV_DONTNEED), 0);
+  const size_t first_whole = RoundUp(offset, kHugePageBytes),
+               end_whole = (offset + size) / kHugePageBytes * kHugePageBytes;
+  if (first_whole < end_whole) TF_CHECK_EQ(madvise(base_ + first_whole, end_whole - first_whole, MADV_DONTNEED), 0);
   ASAN_POISON_MEMORY_REGION(data, size);
   auto next = free_.lower_bound(offset);
   if (next != free_.end() && next->first == offset + size) {
@@ -106,7 +114,7 @@ void TrapArena::Free(void* data, size_t num_bytes) {
 
 void TrapArena::Protect(int protection) {
   if (used_end_ == 0) return;
-  if (mprotect(base_, used_end_, protection) == 0) return;
+  if (mprotect(base_, RoundUp(used_end_, kHugePageBytes), protection) == 0) return;
   const std::string error = std::strerror(errno);
   TF_CHECK_EQ(error, "mprotect to succeed");
 }
