@@ -10,9 +10,9 @@ import subprocess
 
 import unittest
 
-from program import MODEL, PROGRAM, ModelCopy, ProgramTest, main, run
+from program import MODEL, PROGRAM, TIME_SCALE, ModelCopy, ProgramTest, main, run
 
-SECONDS_TO_END = 2.0 * float(os.environ.get("TF_TIME_SCALE", 1))  # from the error to the end of the last rank
+SECONDS_TO_END = 2.0 * TIME_SCALE  # from the error to the end of the last rank
 # How the job is started: ranks, and by what.
 ALONE, THREADS, PROCESSES = (1, "local"), (3, "local"), (3, "mpi")
 

@@ -21,7 +21,8 @@ PROGRAM = os.path.abspath(sys.argv[1])
 # What this test starts has its mark: others start the same program at the same time.
 TEST = "TOKENFERRY_TEST"
 os.environ[TEST] = str(os.getpid())
-LIMIT = 100  # seconds for one run: far more than it takes, less than the test's own limit
+TIME_SCALE = float(os.environ.get("TF_TIME_SCALE", 1))  # how much longer everything may take: under sanitizers, more than 1
+LIMIT = 100 * TIME_SCALE  # seconds for one run: far more than it takes, less than the test's own limit
 # As the README tells users to start ranks on one host.
 MPIRUN = ["sh", "-c", f'. "{ROOT}/launch/scripts/mpirun_env.sh"; exec mpirun -n "$TF_NUM_RANKS" "$@"', "mpirun"]
 # The program that starts mpirun itself.
@@ -44,7 +45,8 @@ class Job:
         self.via, self.out, self.err_lines, self.first_error = via, b"", [], None
         self.process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, env=environment, user=user)
-        self.readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
+        # Daemons, so that a program that nobody ends does not keep a test that has failed from ending.
+        self.readers = [threading.Thread(target=read, daemon=True) for read in (self._read_out, self._read_err)]
         for reader in self.readers:
             reader.start()
 
@@ -80,20 +82,7 @@ class Job:
 
     def ranks(self):
         """The processes of mpirun that have not ended, by rank."""
-        found = {}
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/stat") as f:
-                    state, parent = f.read().rsplit(")", 1)[1].split()[:2]
-                if int(parent) != self.process.pid or state in "ZX":
-                    continue
-                with open(f"/proc/{pid}/environ", "rb") as f:
-                    rank = re.search(rb"(?:^|\0)OMPI_COMM_WORLD_RANK=(\d+)\0", f.read())
-                if rank:
-                    found[int(rank[1])] = int(pid)
-            except OSError:
-                pass  # it has ended meanwhile
-        return found
+        return ranks_of(self.process.pid)
 
     @property
     def err(self):
@@ -137,6 +126,34 @@ class ProgramTest(unittest.TestCase):
         done = run(*args, **how)
         self.assertEqual((done.status, done.errors), (0, []), f"{args} {how}\n{done.err}")
         return done
+
+
+def children(parent):
+    """Its child processes that have not ended."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                state, its_parent = f.read().rsplit(")", 1)[1].split()[:2]
+        except OSError:
+            continue  # it has ended meanwhile
+        if int(its_parent) == parent and state not in "ZX":
+            found.append(int(pid))
+    return found
+
+
+def ranks_of(mpirun):
+    """The processes of an mpirun that have not ended, by rank."""
+    found = {}
+    for pid in children(mpirun):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                rank = re.search(rb"(?:^|\0)OMPI_COMM_WORLD_RANK=(\d+)\0", f.read())
+        except OSError:
+            continue  # it has ended meanwhile
+        if rank:
+            found[int(rank[1])] = pid
+    return found
 
 
 def processes_of(program):

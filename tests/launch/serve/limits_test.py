@@ -5,8 +5,8 @@ import json
 import socket
 import time
 
-from server import NAME, Server, await_, read_all, resident_bytes  # first: it finds the other
-from program import MODEL, ProgramTest, main, run
+from server import NAME, WAIT, Server, await_, read_all, resident_bytes  # first: it finds the other
+from program import MODEL, TIME_SCALE, ProgramTest, main, run
 
 HEAD = b"Host: localhost\r\n"
 KEY, OTHER = "a-good-key-1", "another-key-2"
@@ -79,13 +79,14 @@ class AttackTest(ProgramTest):
             self.assertEqual(answer.count(b"HTTP/1.1"), 1, answer)
 
     def test_what_is_just_allowed(self):
-        body = b'{"content": "a"}'
-        self.assertEqual(self.server.status_of(CHUNKED_HEAD + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), 1)[0], 200)
-        self.assertEqual(self.server.status_of(get(b"".join(b"X-%d: 1\r\n" % i for i in range(98))), 1)[0], 200)
+        body, last = b'{"content": "a"}', b"Connection: close\r\n"
+        head = b"POST /tokenize HTTP/1.1\r\n" + HEAD + CHUNKED + last + b"\r\n"
+        self.assertEqual(self.server.status_of(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)), (200, True))
+        self.assertEqual(self.server.status_of(get(last + b"".join(b"X-%d: 1\r\n" % i for i in range(98)))), (200, True))
 
     def test_expectation(self):
         body = b'{"content": "a"}'
-        with self.server.connect(10) as s:
+        with self.server.connect() as s:
             s.sendall(b"POST /tokenize HTTP/1.1\r\n" + HEAD + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
             self.assertEqual(s.recv(100), b"HTTP/1.1 100 Continue\r\n\r\n")
             s.sendall(body)
@@ -94,7 +95,7 @@ class AttackTest(ProgramTest):
     def test_slow_clients(self):
         self.refused(408, b"GET /version HTT")
         self.refused(408, b"POST /tokenize HTTP/1.1\r\n" + HEAD + b"Content-Length: 10\r\n\r\n123")
-        with self.server.connect(30) as s:  # a byte now and then wins no time
+        with self.server.connect() as s:  # a byte now and then wins no time
             for byte in get():
                 try:
                     s.send(bytes([byte]))
@@ -106,7 +107,7 @@ class AttackTest(ProgramTest):
 
     def test_pipelined_requests_are_answered_in_order(self):
         paths = [b"/version", b"/nowhere", b"/v1/models", b"/version"] * 50
-        with self.server.connect(10) as s:
+        with self.server.connect() as s:
             s.sendall(b"".join(get(path=p) for p in paths[:-1]) + get(b"Connection: close\r\n", path=paths[-1]))
             answer, closed = read_all(s)
         self.assertTrue(closed)
@@ -138,15 +139,16 @@ class AttackTest(ProgramTest):
             for status, data in ATTACKS:
                 expected = b"HTTP/1.1 %d " % status
                 for _ in range(times):
-                    with self.server.connect(10) as s:
+                    with self.server.connect() as s:
                         s.sendall(data)
                         answer, closed = read_all(s)
                         self.assertTrue(closed and answer.startswith(expected), (data[:80], answer[:80]))
             size = size or resident_bytes(front)
-        self.assertLess(resident_bytes(front) - size, 4 << 20)
+        if TIME_SCALE == 1:  # a sanitizer keeps what has been freed
+            self.assertLess(resident_bytes(front) - size, 4 << 20)
         for _ in range(1000):  # gone in the middle of a head, a body, an answer
             for data in b"GET /vers", post(b"{}")[:-1], get():
-                with self.server.connect(10) as s:
+                with self.server.connect() as s:
                     s.sendall(data)
         self.nothing_stays()
 
@@ -154,7 +156,7 @@ class AttackTest(ProgramTest):
         for data in b"GET /version HTT", post(b"1234567890")[:-7]:
             clients = []
             for _ in range(1000):
-                clients.append(self.server.connect(30))
+                clients.append(self.server.connect())
                 clients[-1].sendall(data)
             for s in clients:
                 with s:
@@ -163,7 +165,7 @@ class AttackTest(ProgramTest):
         self.nothing_stays()
 
     def test_a_thousand_bad_bodies(self):
-        client = http.client.HTTPConnection(self.server.host, self.server.port, timeout=10)
+        client = http.client.HTTPConnection(self.server.host, self.server.port, timeout=WAIT)
         self.addCleanup(client.close)
         for field, body in BAD_BODIES:
             with self.subTest(field=field, body=body[:80]):
@@ -239,7 +241,7 @@ class LimitTest(ProgramTest):
                 body = json.dumps({"prompt": "a", "max_tokens": 4000, "ignore_eos": True, "stream": True, "logprobs": 20, "n": 8}).encode()
                 with socket.socket() as s:
                     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                    s.settimeout(60)
+                    s.settimeout(WAIT)
                     s.connect((server.host, server.port))
                     s.sendall(post(body, path=b"/v1/completions"))
                     await_(lambda: server.metric("tokenferry_requests_total") == 1, "cut")

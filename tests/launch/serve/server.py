@@ -6,15 +6,17 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "commands"))
 
-from program import MODEL, PROGRAM, Job, processes_of  # noqa: E402
+from program import MODEL, PROGRAM, TIME_SCALE, Job, processes_of  # noqa: E402
 
 NAME = os.path.basename(MODEL)
-WAIT = 60  # seconds for anything to happen: far more than it takes
+WAIT = 60 * TIME_SCALE  # seconds for anything to happen: far more than it takes
+RAW_WAIT = 10 * TIME_SCALE  # seconds for the end of an answer to raw bytes
 
 
 def await_(condition, what, limit=WAIT):
@@ -34,9 +36,14 @@ class Server:
     def __init__(self, *flags, ranks=1, via="local", model=MODEL, ready=True, launch=(), **more):
         self.job = Job([*launch, "serve", "--model", model, "--port", "0", *flags], ranks, via, **more)
         self.host = "127.0.0.1"
-        self.port = int(await_(lambda: self._said(r"listening on http://[^ ]*:(\d+) "), f"listening\n{self.job.err}"))
-        if ready:
-            await_(lambda: self.get("/ready")[0] == 200, "ready")
+        try:
+            self.port = int(await_(lambda: self._said(r"listening on http://[^ ]*:(\d+) "), "listening"))
+            if ready:
+                await_(lambda: self.get("/ready")[0] == 200, "ready")
+        except BaseException as e:  # nobody else can end it: the caller does not have it
+            self.end()
+            e.add_note(self.job.err)
+            raise
 
     def _said(self, pattern):
         found = re.search(pattern, self.job.err)
@@ -83,13 +90,13 @@ class Server:
         finally:
             connection.close()
 
-    def raw(self, data, limit=10):
+    def raw(self, data, limit=RAW_WAIT):
         """What comes back for these bytes until the server closes or `limit` seconds have passed."""
         with self.connect(limit) as s:
             s.sendall(data)
             return read_all(s)
 
-    def status_of(self, data, limit=10):
+    def status_of(self, data, limit=RAW_WAIT):
         """The status of the answer to raw bytes, and whether the server has closed the connection after it."""
         answer, closed = self.raw(data, limit)
         found = re.match(rb"HTTP/1\.1 (\d+) ", answer)
@@ -118,11 +125,15 @@ class Server:
         return self
 
     def __exit__(self, *_):
+        self.end()
+
+    def end(self):
+        """Ends it whatever it does, if it has not ended."""
         if self.job.process.poll() is None:
             self.job.process.terminate()
             try:
                 self.job.process.wait(10)
-            except Exception:
+            except subprocess.TimeoutExpired:
                 self.job.process.kill()
         self.job.wait()
 
