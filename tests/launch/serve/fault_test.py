@@ -9,12 +9,12 @@ import threading
 import time
 
 import server as serving  # first: it finds the next
-from program import PROGRAM, ProgramTest, main, processes_of
+from program import PROGRAM, TIME_SCALE, ProgramTest, main, processes_of
 from server import Server, await_, read_all
 
 RANKS = 3
 BODY = {"prompt": "In the beginning", "max_tokens": 4000, "ignore_eos": True, "temperature": 0}
-MOST_SECONDS = 20  # to the last answer, on a machine that runs other tests too; deadlines are shorter
+MOST_SECONDS = 20 * TIME_SCALE  # to the last answer, on a machine that runs other tests too; deadlines are shorter
 
 
 class Clients:
@@ -28,6 +28,8 @@ class Clients:
             thread.start()
         for begun in self.begun:
             assert begun.wait(serving.WAIT)
+        # Nothing comes of a request that is not streamed until it has ended: the server says whether it has been read.
+        await_(lambda: server.metric("tokenferry_num_requests_running") == count, "all run")
 
     def _ask(self, i):
         stream = i % 2 == 0

@@ -35,17 +35,27 @@ class Clients:
     """A stream for each body, under way when constructed, and a request that is not streamed."""
 
     def __init__(self, server, bodies=BODIES):
-        self.server, self.streams, self.whole = server, [[] for _ in bodies], None
+        self.server, self.streams, self.whole, self.more = server, [[] for _ in bodies], None, threading.Condition()
         self.threads = [threading.Thread(target=self._stream, args=(body, got)) for body, got in zip(bodies, self.streams, strict=True)]
         self.threads.append(threading.Thread(target=self._ask, args=(bodies[0],)))
-        for thread in self.threads:
-            thread.start()
+        # Held meanwhile: on a fast machine the first ones would end before the last one has begun.
+        rank = server.ranks()[0]
+        os.kill(rank, signal.SIGSTOP)
+        try:
+            for thread in self.threads:
+                thread.start()
+            await_(lambda: server.metric("tokenferry_num_requests_running") == 5, "all run")
+        finally:
+            os.kill(rank, signal.SIGCONT)
         # Each has some tokens, so that the next ones have to follow them.
-        await_(lambda: all(len(got) > 3 for got in self.streams) and server.metric("tokenferry_num_requests_running") == 5, "all run")
+        with self.more:
+            assert self.more.wait_for(lambda: all(len(got) > 3 for got in self.streams), serving.WAIT), "no tokens"
 
     def _stream(self, body, got):
         for event in self.server.stream("/v1/completions", body):
-            got.append(event)
+            with self.more:
+                got.append(event)
+                self.more.notify_all()
 
     def _ask(self, body):
         self.whole = self.server.post("/v1/completions", body)
