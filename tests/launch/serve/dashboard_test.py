@@ -1,6 +1,7 @@
 """The page of /dashboard in Debian's Chromium, under load: its cells change, and what it shows is what the server counts.
 Exit status 77, skipped, where there is no Chromium."""
 
+import concurrent.futures
 import contextlib
 import re
 import shutil
@@ -43,15 +44,14 @@ def load(server, headers):
             status, answer = server.post("/v1/completions", {"prompt": f"Chapter {i}", "max_tokens": 10}, headers)
             assert status == 200, answer
 
-    threads = [threading.Thread(target=work, args=(first,)) for first in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+        workers = [pool.submit(work, first) for first in range(2)]
+        try:
+            yield
+        finally:
+            over.set()
+        for worker in workers:
+            worker.result()  # or what it has met
 
 
 class DashboardTest(ProgramTest):
