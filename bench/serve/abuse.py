@@ -8,10 +8,11 @@ import time
 
 from streams import Stream
 
+WAIT = 10  # seconds for a connection, and for bytes of a slow reader
+
 
 def _raw(port, data, then=0.0):
-    with socket.create_connection(("127.0.0.1", port)) as s:
-        s.settimeout(10)
+    with socket.create_connection(("127.0.0.1", port), timeout=WAIT) as s:
         s.sendall(data)
         time.sleep(then)
 
@@ -47,7 +48,7 @@ def does_not_read(port, rng):
 
 def reads_slowly(port, rng):
     stream = Stream(port, {"max_tokens": 300, "logprobs": 5})
-    stream.socket.settimeout(10)
+    stream.socket.settimeout(WAIT)
     for _ in range(40):
         if not stream.socket.recv(512):
             break
@@ -66,14 +67,23 @@ KINDS = [half_head, half_body, nonsense, bad_json, goes, goes, goes, does_not_re
 
 
 class Abuse:
-    """`num_threads` clients of all kinds until stop; a reset by the server is what they have to expect."""
+    """`num_threads` clients of all kinds while it is entered; a reset by the server is what they have to expect. What else they
+    meet is in `unexpected`, and a thread goes on after it."""
 
     def __init__(self, port, seed, num_threads=8):
         self.port, self.stopping, self.counts = port, threading.Event(), {kind.__name__: 0 for kind in KINDS}
         self.unexpected = []
         self.threads = [threading.Thread(target=self._run, args=(random.Random(seed + i),)) for i in range(num_threads)]
+
+    def __enter__(self):
         for thread in self.threads:
             thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join()
 
     def _run(self, rng):
         while not self.stopping.is_set():
@@ -82,12 +92,7 @@ class Abuse:
                 kind(self.port, rng)
             except (ConnectionResetError, BrokenPipeError, TimeoutError):
                 pass
-            except OSError as e:  # no server any more, for instance
-                self.unexpected.append(f"{kind.__name__}: {e}")
+            except Exception as e:  # no server any more, for instance
+                self.unexpected.append(f"{kind.__name__}: {e!r}")
                 time.sleep(0.1)
             self.counts[kind.__name__] += 1
-
-    def stop(self):
-        self.stopping.set()
-        for thread in self.threads:
-            thread.join()

@@ -218,16 +218,16 @@ def abuse(args):
         expected = server.post("/v1/completions", canary)[1]["choices"]
         sockets, seed = num_sockets(pids["front"]), int(time.time())
         print(f"abuse: seed {seed}", flush=True)
-        abuse, start, early, canaries, refused = Abuse(server.port, seed), time.monotonic(), None, 0, 0
-        while (passed := time.monotonic() - start) < 60 * args.minutes:
-            status, answer = server.post("/v1/completions", canary)
-            assert status == 429 or answer["choices"] == expected, answer
-            canaries, refused = canaries + (status == 200), refused + (status == 429)
-            if early is None and passed >= min(120, 12 * args.minutes):
-                early = {name: resident_bytes(pid) for name, pid in pids.items()}
-            time.sleep(0.2)
-        late = {name: resident_bytes(pid) for name, pid in pids.items()}
-        abuse.stop()
+        start, early, canaries, refused = time.monotonic(), None, 0, 0
+        with Abuse(server.port, seed) as abuse:
+            while (passed := time.monotonic() - start) < 60 * args.minutes:
+                status, answer = server.post("/v1/completions", canary)
+                assert status == 429 or (status == 200 and answer["choices"] == expected), (status, answer)
+                canaries, refused = canaries + (status == 200), refused + (status == 429)
+                if early is None and passed >= min(120, 12 * args.minutes):
+                    early = {name: resident_bytes(pid) for name, pid in pids.items()}
+                time.sleep(0.2)
+            late = {name: resident_bytes(pid) for name, pid in pids.items()}
         await_(lambda: server.metric("tokenferry_num_requests_running") == 0 and num_sockets(pids["front"]) <= sockets + 1, "sockets are back")
         await_(lambda: server.metric("tokenferry_kv_cache_usage_perc") == 0, "blocks are back")
         assert abuse.unexpected == [], abuse.unexpected[:5]

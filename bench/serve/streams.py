@@ -6,6 +6,8 @@ import selectors
 import socket
 import time
 
+CONNECT_WAIT = 60  # seconds for a connection, and for its request to be taken
+
 
 class Stream:
     """A request of /v1/completions as HTTP/1.0: its answer is the events alone, without chunks, until the server closes."""
@@ -16,7 +18,7 @@ class Stream:
         if key:
             head += f"Authorization: Bearer {key}\r\n"
         self.begun = time.monotonic()
-        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=CONNECT_WAIT)
         self.socket.sendall(head.encode() + b"\r\n" + data)
         self.socket.setblocking(False)
         self.rest = b""
