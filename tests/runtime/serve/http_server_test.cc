@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <boost/asio/buffer.hpp>
+#include <boost/asio/read_until.hpp>
 #include <boost/asio/write.hpp>
 #include <chrono>
+#include <optional>
 
 namespace tokenferry {
 namespace {
@@ -26,16 +28,28 @@ class HttpServerTest : public ::testing::Test {
     boost::asio::write(client_, boost::asio::buffer("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 35));
     RunUntil([this] { return exchange_ != nullptr; });
   }
+  // The stream of an answer, of which 1,024 bytes may stay unread.
+  void StartStream() {
+    HttpLimits limits;
+    limits.max_unread_bytes = 1024;
+    Listen(limits);
+    Ask();
+    exchange_->OnGone([this] { gone_ = true; });
+    exchange_->StartStream({});
+  }
   template <class Condition>
   void RunUntil(const Condition& condition) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);  // far more than it takes
     while (!condition()) {
-      ASSERT_GT(io_.run_one_for(std::chrono::seconds(20)), 0U) << "nothing happens any more";
+      io_.run_one_until(end);
+      ASSERT_LT(std::chrono::steady_clock::now(), end) << "what is awaited does not happen";
     }
   }
 
   boost::asio::io_context io_;
   std::unique_ptr<HttpServer> server_;
   std::shared_ptr<HttpExchange> exchange_;
+  bool gone_ = false;  // the client of StartStream
   tcp::socket client_{io_};
 };
 
@@ -52,43 +66,29 @@ TEST_F(HttpServerTest, AClientThatHasGoneIsToldToWhoAsksLate) {
 }
 
 TEST_F(HttpServerTest, OneEventMayBeLargerThanWhatMayStayUnread) {
-  HttpLimits limits;
-  limits.max_unread_bytes = 1024;
-  Listen(limits);
-  Ask();
-  bool gone = false;
-  exchange_->OnGone([&gone] { gone = true; });
-  exchange_->StartStream({});
+  StartStream();
   RunUntil([this] { return client_.available() > 0; });  // the head has been written
   const std::string event(size_t{8} << 20, 'x');
   exchange_->Write(event);
   exchange_->EndStream();
   std::string got;
-  std::string chunk(size_t{1} << 16, 0);
-  client_.non_blocking(true);
-  while (!gone && got.find("\r\n0\r\n\r\n") == std::string::npos) {
-    ErrorCode error;
-    const size_t size = client_.read_some(boost::asio::buffer(chunk), error);
-    got.append(chunk, 0, size);
-    io_.poll();
-  }
-  EXPECT_FALSE(gone);
+  std::optional<ErrorCode> read;
+  boost::asio::async_read_until(client_, boost::asio::dynamic_buffer(got), "\r\n0\r\n\r\n",
+                                [&read](ErrorCode error, size_t) { read = error; });
+  RunUntil([&read] { return read.has_value(); });
+  ASSERT_TRUE(read);
+  EXPECT_FALSE(*read) << read->message();
+  EXPECT_FALSE(gone_);
   EXPECT_GT(got.size(), event.size());
 }
 
 TEST_F(HttpServerTest, AClientThatDoesNotReadIsCut) {
-  HttpLimits limits;
-  limits.max_unread_bytes = 1024;
-  Listen(limits);
-  Ask();
-  bool gone = false;
-  exchange_->OnGone([&gone] { gone = true; });
-  exchange_->StartStream({});
-  for (int i = 0; !gone && i < 100; ++i) {  // more than the system's buffers take
+  StartStream();
+  for (int i = 0; !gone_ && i < 100; ++i) {  // more than the system's buffers take
     exchange_->Write(std::string(size_t{1} << 20, 'x'));
     io_.poll();
   }
-  EXPECT_TRUE(gone);
+  EXPECT_TRUE(gone_);
 }
 
 TEST_F(HttpServerTest, AnExchangeThatOutlivesItsServerDoesNothing) {
