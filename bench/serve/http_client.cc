@@ -1,12 +1,13 @@
 #include "bench/serve/http_client.h"
 
 #include <array>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
+#include <future>
 #include <limits>
 #include <memory>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -35,35 +36,44 @@ http::request<http::string_body> MakeRequest(const ServeTarget& target, HttpCall
   return request;
 }
 
+std::string HostAndPort(const ServeTarget& target) { return absl::StrCat(target.host, " port ", target.port); }
+
+// A lookup under way, which may outlive who waits for it.
+struct Lookup {
+  ServeTarget target;
+  std::promise<void> done;
+  // Set when done.
+  ErrorCode error;
+  asio::ip::tcp::resolver::results_type endpoints;
+
+  void Run() {
+    asio::io_context io;
+    endpoints = asio::ip::tcp::resolver(io).resolve(target.host, target.port, error);
+    done.set_value();
+  }
+};
+
 // A call under way. It is held by the handler of the operation that it waits for, and ends with the last one.
 class Call : public std::enable_shared_from_this<Call> {
  public:
-  Call(asio::io_context& io, const ServeTarget& target, HttpCall call, BodySink sink, FetchDone done)
+  Call(asio::io_context& io, const ResolvedTarget& target, HttpCall call, BodySink sink, FetchDone done)
       : target_(target),
-        request_(MakeRequest(target, std::move(call))),
+        request_(MakeRequest(target.target, std::move(call))),
         sink_(std::move(sink)),
         done_(std::move(done)),
-        resolver_(io),
         stream_(io) {
     parser_.body_limit(std::numeric_limits<uint64_t>::max());  // Beast 1.74 takes boost::none for no body at all
   }
 
   void Start(absl::Duration timeout) {
     stream_.expires_after(absl::ToChronoNanoseconds(timeout));
-    resolver_.async_resolve(target_.host, target_.port, [self = shared_from_this()](ErrorCode error, auto endpoints) {
-      if (error) return self->Fail("looking up", error);
-      self->Connect(endpoints);
-    });
-  }
-
- private:
-  void Connect(const asio::ip::tcp::resolver::results_type& endpoints) {
-    stream_.async_connect(endpoints, [self = shared_from_this()](ErrorCode error, const auto&) {
+    stream_.async_connect(target_.endpoints, [self = shared_from_this()](ErrorCode error, const auto&) {
       if (error) return self->Fail("connecting to", error);
       self->Send();
     });
   }
 
+ private:
   void Send() {
     ErrorCode ignored;
     stream_.socket().set_option(asio::ip::tcp::no_delay(true), ignored);
@@ -101,15 +111,14 @@ class Call : public std::enable_shared_from_this<Call> {
   }
 
   void Fail(absl::string_view what, const ErrorCode& error) {
-    const std::string text = absl::StrCat(what, " ", target_.host, " port ", target_.port, ": ", error.message());
+    const std::string text = absl::StrCat(what, " ", HostAndPort(target_.target), ": ", error.message());
     done_(error == beast::error::timeout ? absl::DeadlineExceededError(text) : absl::UnavailableError(text));
   }
 
-  const ServeTarget target_;
+  const ResolvedTarget target_;
   const http::request<http::string_body> request_;
   const BodySink sink_;
   const FetchDone done_;
-  asio::ip::tcp::resolver resolver_;
   beast::tcp_stream stream_;
   beast::flat_buffer buffer_;
   http::response_parser<http::buffer_body> parser_;
@@ -159,7 +168,20 @@ absl::StatusOr<ServeTarget> ParseBaseUrl(absl::string_view url) {
   return target;
 }
 
-void Fetch(asio::io_context& io, const ServeTarget& target, HttpCall call, absl::Duration timeout, BodySink sink,
+absl::StatusOr<ResolvedTarget> Resolve(const ServeTarget& target, absl::Duration timeout) {
+  const auto lookup = std::make_shared<Lookup>(Lookup{.target = target});
+  std::future<void> done = lookup->done.get_future();
+  std::thread([lookup] { lookup->Run(); }).detach();
+  const std::string what = absl::StrCat("looking up ", HostAndPort(target), ": ");
+  if (done.wait_for(absl::ToChronoNanoseconds(timeout)) != std::future_status::ready) {
+    return absl::DeadlineExceededError(absl::StrCat(what, "no answer within ", absl::FormatDuration(timeout),
+                                                    "; give an address, or see to the names"));
+  }
+  if (lookup->error) return absl::UnavailableError(absl::StrCat(what, lookup->error.message()));
+  return ResolvedTarget{target, lookup->endpoints};
+}
+
+void Fetch(asio::io_context& io, const ResolvedTarget& target, HttpCall call, absl::Duration timeout, BodySink sink,
            FetchDone done) {
   std::make_shared<Call>(io, target, std::move(call), std::move(sink), std::move(done))->Start(timeout);
 }

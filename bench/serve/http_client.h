@@ -2,6 +2,7 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
 #include <functional>
 #include <string>
 
@@ -22,6 +23,16 @@ struct ServeTarget {
 // Of "http://HOST[:PORT][/PREFIX][/v1]". InvalidArgument for anything else; TLS is not spoken.
 absl::StatusOr<ServeTarget> ParseBaseUrl(absl::string_view url);
 
+// A target whose host has been looked up.
+struct ResolvedTarget {
+  ServeTarget target;
+  boost::asio::ip::tcp::resolver::results_type endpoints;  // never empty; tried in this order
+};
+
+// Blocks until the host has been looked up, `timeout` at most. Unavailable when nobody knows it, DeadlineExceeded when
+// nobody answers in time: the lookup then goes on in a thread of its own, since the system's cannot be interrupted.
+absl::StatusOr<ResolvedTarget> Resolve(const ServeTarget& target, absl::Duration timeout);
+
 struct HttpCall {
   std::string method, path, body;  // the path without the target's prefix
 };
@@ -39,7 +50,7 @@ using FetchDone = std::function<void(const absl::StatusOr<HttpHead>& head)>;
 
 // Starts one request; `sink` and `done` are called on the thread that runs `io`. Unavailable when there is no
 // connection or it ends early, DeadlineExceeded when all of it has taken longer than `timeout`.
-void Fetch(boost::asio::io_context& io, const ServeTarget& target, HttpCall call, absl::Duration timeout, BodySink sink,
-           FetchDone done);
+void Fetch(boost::asio::io_context& io, const ResolvedTarget& target, HttpCall call, absl::Duration timeout,
+           BodySink sink, FetchDone done);
 
 }  // namespace tokenferry

@@ -43,8 +43,10 @@ HttpCall MakeCall(const ServeLoadOptions& options, const BenchPrompt& prompt) {
 // Sends the requests of a load. Lives on one thread, that of the io_context.
 class LoadRun {
  public:
-  LoadRun(asio::io_context& io, const ServeLoadOptions& options, const std::vector<BenchPrompt>& prompts)
+  LoadRun(asio::io_context& io, const ResolvedTarget& target, const ServeLoadOptions& options,
+          const std::vector<BenchPrompt>& prompts)
       : io_(io),
+        target_(target),
         options_(options),
         prompts_(prompts),
         arrivals_(ArrivalTimes(static_cast<int>(prompts.size()), options.request_rate, options.arrivals, options.seed)),
@@ -89,7 +91,7 @@ class LoadRun {
       absl::StrAppend(&answer->error_body, piece.substr(0, left));
       return absl::OkStatus();
     };
-    Fetch(io_, options_.target, MakeCall(options_, prompts_[i]), options_.timeout, sink,
+    Fetch(io_, target_, MakeCall(options_, prompts_[i]), options_.timeout, sink,
           [this, i, answer](const absl::StatusOr<HttpHead>& head) { End(i, *answer, head); });
   }
 
@@ -114,6 +116,7 @@ class LoadRun {
   }
 
   asio::io_context& io_;
+  const ResolvedTarget& target_;
   const ServeLoadOptions& options_;
   const std::vector<BenchPrompt>& prompts_;
   const std::vector<double> arrivals_;
@@ -141,7 +144,7 @@ std::vector<double> ArrivalTimes(int count, double rate, Arrivals arrivals, uint
   return times;
 }
 
-absl::StatusOr<std::string> FirstModel(const ServeTarget& target, absl::Duration timeout) {
+absl::StatusOr<std::string> FirstModel(const ResolvedTarget& target, absl::Duration timeout) {
   asio::io_context io;
   std::string body;
   absl::StatusOr<HttpHead> head = absl::InternalError("not asked");
@@ -154,7 +157,8 @@ absl::StatusOr<std::string> FirstModel(const ServeTarget& target, absl::Duration
         [&head](const absl::StatusOr<HttpHead>& ended) { head = ended; });
   io.run();
   TF_RETURN_IF_ERROR(head.status());
-  const std::string where = absl::StrCat("http://", target.host, ":", target.port, target.prefix, "/v1/models");
+  const std::string where =
+      absl::StrCat("http://", target.target.host, ":", target.target.port, target.target.prefix, "/v1/models");
   if (head->status != 200) {
     return absl::FailedPreconditionError(absl::StrCat(where, " answers ", head->status, ": ", ErrorMessage(body)));
   }
@@ -166,9 +170,10 @@ absl::StatusOr<std::string> FirstModel(const ServeTarget& target, absl::Duration
   return id.String();
 }
 
-ServeLoadResult RunLoad(const ServeLoadOptions& options, const std::vector<BenchPrompt>& prompts) {
+ServeLoadResult RunLoad(const ResolvedTarget& target, const ServeLoadOptions& options,
+                        const std::vector<BenchPrompt>& prompts) {
   asio::io_context io(1);
-  LoadRun run(io, options, prompts);
+  LoadRun run(io, target, options, prompts);
   run.Advance();
   io.run();
   return run.TakeResult();

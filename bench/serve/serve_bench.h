@@ -17,7 +17,6 @@ enum class Arrivals : uint8_t {
 };
 
 struct ServeLoadOptions {
-  ServeTarget target;
   ServeApi api = ServeApi::kCompletions;
   std::string model;        // as the server calls it
   double request_rate = 0;  // per second; 0: all at once
@@ -39,9 +38,10 @@ struct ServeLoadResult {
 std::vector<double> ArrivalTimes(int count, double rate, Arrivals arrivals, uint64_t seed);
 
 // The id of the first model that GET /v1/models lists. Errors name the address.
-absl::StatusOr<std::string> FirstModel(const ServeTarget& target, absl::Duration timeout);
+absl::StatusOr<std::string> FirstModel(const ResolvedTarget& target, absl::Duration timeout);
 
 // One request for each prompt, streamed. What one of them meets is in its outcome; nothing ends the others.
-ServeLoadResult RunLoad(const ServeLoadOptions& options, const std::vector<BenchPrompt>& prompts);
+ServeLoadResult RunLoad(const ResolvedTarget& target, const ServeLoadOptions& options,
+                        const std::vector<BenchPrompt>& prompts);
 
 }  // namespace tokenferry

@@ -38,12 +38,13 @@ absl::StatusOr<std::unique_ptr<TextFileWriter>> Writer(absl::string_view flag, c
 }
 
 // The first prompts, one after the other, to warm up; and a server that cannot answer them is not measured.
-absl::Status WarmUp(ServeLoadOptions load, const std::vector<BenchPrompt>& prompts, int count) {
+absl::Status WarmUp(const ResolvedTarget& target, ServeLoadOptions load, const std::vector<BenchPrompt>& prompts,
+                    int count) {
   load.request_rate = 0;
   load.max_concurrency = 1;
   std::vector<BenchPrompt> first;
   for (int i = 0; i < count; ++i) first.push_back(prompts[i % prompts.size()]);
-  for (const RequestOutcome& outcome : RunLoad(load, first).outcomes) {
+  for (const RequestOutcome& outcome : RunLoad(target, load, first).outcomes) {
     if (outcome.status.ok()) continue;
     return absl::Status(outcome.status.code(), absl::StrCat("warming up: ", outcome.status.message()));
   }
@@ -99,7 +100,7 @@ void BenchServeCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
 }
 
 absl::Status BenchServeCommand::Check(const FlagSet& set, SharedFlags* /*shared*/) {
-  TF_ASSIGN_OR_RETURN(flags_.load.target, ParseBaseUrl(flags_.base_url));
+  TF_ASSIGN_OR_RETURN(flags_.target, ParseBaseUrl(flags_.base_url));
   TF_ASSIGN_OR_RETURN(flags_.goodput, ParseGoodput(flags_.goodput_limits));
   flags_.load.seed = flags_.prompts.seed;
   if (flags_.percentiles.empty()) flags_.percentiles = {90, 95, 99};
@@ -117,7 +118,7 @@ absl::Status BenchServeCommand::Check(const FlagSet& set, SharedFlags* /*shared*
 
 absl::Status BenchServeCommand::Bench() {
   BenchServeFlags& f = flags_;
-  TF_ASSIGN_OR_RETURN(f.load.target.api_key, ApiKey(f.api_key_file));
+  TF_ASSIGN_OR_RETURN(f.target.api_key, ApiKey(f.api_key_file));
   std::optional<Tokenizer> tokenizer;
   if (!f.tokenizer_dir.empty()) {
     TF_ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(f.tokenizer_dir));
@@ -125,11 +126,12 @@ absl::Status BenchServeCommand::Bench() {
   TF_ASSIGN_OR_RETURN(const std::vector<BenchPrompt> prompts, MakePrompts(f.prompts, tokenizer));
   TF_ASSIGN_OR_RETURN(const auto json_file, Writer("--json", f.json_file));
   TF_ASSIGN_OR_RETURN(const auto plot_file, Writer("--plot", f.plot_file));
+  TF_ASSIGN_OR_RETURN(const ResolvedTarget target, Resolve(f.target, f.load.timeout));
   if (f.load.model.empty()) {
-    TF_ASSIGN_OR_RETURN(f.load.model, FirstModel(f.load.target, f.load.timeout));
+    TF_ASSIGN_OR_RETURN(f.load.model, FirstModel(target, f.load.timeout));
   }
-  TF_RETURN_IF_ERROR(WarmUp(f.load, prompts, f.num_warmups));
-  const ServeLoadResult result = RunLoad(f.load, prompts);
+  TF_RETURN_IF_ERROR(WarmUp(target, f.load, prompts, f.num_warmups));
+  const ServeLoadResult result = RunLoad(target, f.load, prompts);
   const ServeReport report = MakeReport(result, f.goodput, f.percentiles);
   std::fputs(ReportTable(report).c_str(), stdout);
   std::fflush(stdout);

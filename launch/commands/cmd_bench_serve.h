@@ -16,6 +16,7 @@ struct BenchServeFlags {
   std::vector<std::string> goodput_limits;
   std::vector<int> percentiles;
   int num_warmups = 1;
+  ServeTarget target;  // base_url and the key
   ServeLoadOptions load;
   PromptOptions prompts;
   Goodput goodput;

@@ -1,14 +1,40 @@
 // The client's side of bench serve without a server: events out of bytes, arrivals, and what is made of the times.
 // tests/launch/serve/bench_test.py has it against servers.
+#include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netdb.h>
 
+#include <atomic>
 #include <cmath>
 #include <numeric>
 
+#include "absl/synchronization/notification.h"
 #include "bench/serve/event_stream.h"
+#include "bench/serve/http_client.h"
 #include "bench/serve/serve_report.h"
 #include "tests/support/status_matchers.h"
+
+namespace {
+
+std::atomic<int> num_lookups{0};
+absl::Notification& SilentServerAnswers() {
+  static auto* const answers = new absl::Notification;  // a lookup may outlive main
+  return *answers;
+}
+
+}  // namespace
+
+// In place of the C library's, which it calls for other names: of unknown.invalid nobody knows, and silent.invalid is
+// answered only when the test says so. No test asks a server of names.
+extern "C" int getaddrinfo(const char* host, const char* port, const addrinfo* hints, addrinfo** found) {
+  num_lookups += 1;
+  const std::string name = host == nullptr ? "" : host;
+  if (name == "silent.invalid") SilentServerAnswers().WaitForNotification();
+  if (name.find(".invalid") != name.npos) return EAI_NONAME;
+  static const auto real = reinterpret_cast<decltype(&getaddrinfo)>(dlsym(RTLD_NEXT, "getaddrinfo"));
+  return real(host, port, hints, found);
+}
 
 namespace tokenferry {
 namespace {
@@ -81,6 +107,27 @@ TEST(ParseBaseUrl, HostPortAndPrefix) {
                           "http://u@a", "http://a/v1?x=1", "http://a b"}) {
     EXPECT_ERROR(ParseBaseUrl(bad), absl::StatusCode::kInvalidArgument, "http://HOST:PORT");
   }
+}
+
+TEST(Resolve, OncePerLoadAndNotForEver) {
+  ServeTarget silent{.host = "silent.invalid"};
+  EXPECT_ERROR(Resolve(silent, absl::Milliseconds(10)), absl::StatusCode::kDeadlineExceeded,
+               "looking up silent.invalid port 8000: no answer within 10ms");
+  SilentServerAnswers().Notify();
+  EXPECT_ERROR(Resolve({.host = "unknown.invalid"}, absl::Minutes(2)), absl::StatusCode::kUnavailable,
+               "looking up unknown.invalid port 8000: ");
+  // Nobody listens on port 1: all requests fail, after looking for the server in vain but not for its address.
+  const auto target = Resolve({.host = "127.0.0.1", .port = "1"}, absl::Minutes(2));
+  ASSERT_OK(target);
+  EXPECT_FALSE(target->endpoints.empty());
+  EXPECT_EQ(num_lookups, 3);
+  ServeLoadOptions options{.model = "m"};
+  const ServeLoadResult load = RunLoad(*target, options, std::vector<BenchPrompt>(3, BenchPrompt{"a", 1, 1}));
+  ASSERT_EQ(load.outcomes.size(), 3u);
+  for (const RequestOutcome& outcome : load.outcomes) {
+    EXPECT_ERROR(outcome.status, absl::StatusCode::kUnavailable, "connecting to 127.0.0.1 port 1: ");
+  }
+  EXPECT_EQ(num_lookups, 3);
 }
 
 // numpy.percentile's values for this list.
