@@ -3,8 +3,10 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "launch/cli/flag_set.h"
 #include "launch/cli/shared_flags.h"
 #include "launch/cli/text_file.h"
@@ -30,6 +32,44 @@ std::string DateText() {
   const absl::CivilSecond now = LocalNow();
   return absl::StrFormat("%04d%02d%02d-%02d%02d%02d", now.year(), now.month(), now.day(), now.hour(), now.minute(),
                          now.second());
+}
+
+using PromptSources = std::vector<std::pair<std::string, PromptSource>>;
+const PromptSources& Sources() {
+  static const PromptSources sources = {{"random", PromptSource::kRandom},
+                                        {"sharegpt", PromptSource::kShareGpt},
+                                        {"shared-prefix", PromptSource::kSharedPrefix}};
+  return sources;
+}
+
+// The flags that not all kinds of prompts use, and those that do.
+struct PromptFlag {
+  const char* name;
+  std::vector<PromptSource> users;
+};
+
+// InvalidArgument for a flag that would have no effect.
+absl::Status CheckPromptFlags(const FlagSet& set, PromptSource chosen) {
+  const PromptFlag flags[] = {{"dataset", {PromptSource::kShareGpt}},
+                              {"input-len", {PromptSource::kRandom, PromptSource::kSharedPrefix}},
+                              {"range-ratio", {PromptSource::kRandom}},
+                              {"prefix-len", {PromptSource::kSharedPrefix}},
+                              {"num-prefixes", {PromptSource::kSharedPrefix}}};
+  for (const PromptFlag& flag : flags) {
+    if (!set.given(flag.name) || absl::c_linear_search(flag.users, chosen)) continue;
+    std::string chosen_name;
+    std::vector<std::string> users;
+    for (const auto& [name, source] : Sources()) {
+      if (source == chosen) chosen_name = name;
+      if (absl::c_linear_search(flag.users, source)) users.push_back(absl::StrCat("--prompts ", name));
+    }
+    return absl::InvalidArgumentError(absl::StrCat("--prompts ", chosen_name, " does not use --", flag.name,
+                                                   "; it is a flag of ", absl::StrJoin(users, " and ")));
+  }
+  if (chosen == PromptSource::kShareGpt && !set.given("dataset")) {
+    return absl::InvalidArgumentError("--prompts sharegpt needs --dataset F, a file in ShareGPT's format");
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<TextFileWriter>> Writer(absl::string_view flag, const std::string& path) {
@@ -72,10 +112,7 @@ void BenchServeCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
   set.Integer("num-warmups", &flags_.num_warmups, 0, 1 << 20, "requests before, which are not counted");
   set.Duration("timeout", &load->timeout, "of a request");
   set.Group("Requests");
-  set.Choice("prompts", &prompts->source,
-             {{"random", PromptSource::kRandom},
-              {"sharegpt", PromptSource::kShareGpt},
-              {"shared-prefix", PromptSource::kSharedPrefix}},
+  set.Choice("prompts", &prompts->source, Sources(),
              "random words; conversations of --dataset; random words behind common beginnings");
   set.Text("dataset", &prompts->dataset_file, "JSON file in ShareGPT's format");
   set.Integer("input-len", &prompts->input_len, 1, kMaxTokensFlag,
@@ -83,7 +120,8 @@ void BenchServeCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
               "with --tokenizer, else words");
   set.Integer("output-len", &prompts->output_len, 1, kMaxTokensFlag,
               "tokens to generate; sharegpt has those of the conversation unless this is given");
-  set.Real("range-ratio", &prompts->range_ratio, {0, 1}, "random lengths vary by this share of the two above");
+  set.Real("range-ratio", &prompts->range_ratio, {0, 1},
+           "lengths of random prompts and their answers vary by this share");
   set.Integer("prefix-len", &prompts->prefix_len, 1, kMaxTokensFlag, "of a common beginning");
   set.Integer("num-prefixes", &prompts->num_prefixes, 1, 1 << 20, "common beginnings");
   set.Text("tokenizer", &flags_.tokenizer_dir,
@@ -104,11 +142,8 @@ absl::Status BenchServeCommand::Check(const FlagSet& set, SharedFlags* /*shared*
   TF_ASSIGN_OR_RETURN(flags_.goodput, ParseGoodput(flags_.goodput_limits));
   flags_.load.seed = flags_.prompts.seed;
   if (flags_.percentiles.empty()) flags_.percentiles = {90, 95, 99};
-  const bool sharegpt = flags_.prompts.source == PromptSource::kShareGpt;
-  if (sharegpt != set.given("dataset")) {
-    return absl::InvalidArgumentError("--dataset F and --prompts sharegpt belong together");
-  }
-  if (sharegpt && !set.given("output-len")) flags_.prompts.output_len = 0;
+  TF_RETURN_IF_ERROR(CheckPromptFlags(set, flags_.prompts.source));
+  if (flags_.prompts.source == PromptSource::kShareGpt && !set.given("output-len")) flags_.prompts.output_len = 0;
   if (set.given("arrivals") && flags_.load.request_rate == 0) {
     return absl::InvalidArgumentError(
         "--arrivals says how requests are spread at --request-rate R, which is not given");

@@ -255,7 +255,14 @@ class BenchTest(ProgramTest):
         for flags, words in ((["--base-url", "https://x"], "does not speak"), (["--base-url", "x:1"], "does not begin with http://"),
                              (["--base-url", "http://:1"], "no host"), (["--base-url", "http://x:99999"], "no port"),
                              (["--goodput", "itl:5"], "ttft, tpot or e2el"), (["--prompts", "sharegpt"], "--dataset"),
-                             (["--arrivals", "fixed"], "--request-rate")):
+                             (["--arrivals", "fixed"], "--request-rate"),
+                             (["--dataset", "f"], "--prompts random does not use --dataset; it is a flag of --prompts sharegpt"),
+                             (["--prefix-len", "5"], "--prompts random does not use --prefix-len; it is a flag of --prompts shared-prefix"),
+                             (["--num-prefixes", "2"], "does not use --num-prefixes"),
+                             (["--prompts", "shared-prefix", "--range-ratio", "0.5"], "does not use --range-ratio; it is a flag of --prompts random"),
+                             (["--prompts", "sharegpt", "--dataset", "f", "--range-ratio", "0.5"], "does not use --range-ratio"),
+                             (["--prompts", "sharegpt", "--dataset", "f", "--input-len", "5"],
+                              "does not use --input-len; it is a flag of --prompts random and --prompts shared-prefix")):
             done = run("bench", "serve", *flags)
             self.assertEqual((done.status, len(done.errors)), (2, 1), done.err)
             self.assertIn(words, done.errors[0])
