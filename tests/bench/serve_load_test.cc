@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "absl/synchronization/notification.h"
+#include "bench/serve/answer_reader.h"
 #include "bench/serve/event_stream.h"
 #include "bench/serve/http_client.h"
 #include "bench/serve/serve_report.h"
@@ -128,6 +129,37 @@ TEST(Resolve, OncePerLoadAndNotForEver) {
     EXPECT_ERROR(outcome.status, absl::StatusCode::kUnavailable, "connecting to 127.0.0.1 port 1: ");
   }
   EXPECT_EQ(num_lookups, 3);
+}
+
+std::string Token(const std::string& text) {
+  return "data: {\"choices\": [{\"text\": \"" + text + "\", \"finish_reason\": null}]}\n\n";
+}
+
+TEST(AnswerReader, TimesAreThoseOfEventsWithTokens) {
+  constexpr int64_t kSecond = 1'000'000'000, kSent = 7 * kSecond;
+  AnswerReader reader(ServeApi::kCompletions, kSent);
+  const std::string second = Token(" two");
+  ASSERT_OK(reader.OnPiece(": a comment\n\n", kSent + kSecond / 4));
+  ASSERT_OK(reader.OnPiece(Token("one"), kSent + kSecond / 2));
+  ASSERT_OK(reader.OnPiece(second.substr(0, 9), kSent + kSecond));  // a token is there when all of its event is
+  ASSERT_OK(reader.OnPiece(second.substr(9), kSent + 2 * kSecond));
+  ASSERT_OK(reader.OnPiece(Token(" three") + Token(" four"), kSent + 4 * kSecond));
+  ASSERT_OK(reader.OnPiece("data: {\"choices\": [], \"usage\": {\"prompt_tokens\": 7, \"completion_tokens\": 6}}\n\n",
+                           kSent + 8 * kSecond));
+  ASSERT_OK(reader.OnPiece("data: [DONE]\n\n", kSent + 9 * kSecond));
+  ASSERT_OK(reader.Finish());
+  const RequestOutcome& outcome = reader.outcome();
+  EXPECT_EQ(outcome.ttft_seconds, 0.5);
+  EXPECT_THAT(outcome.itl_seconds, ElementsAre(1.5, 2, 0));
+  EXPECT_EQ(outcome.latency_seconds, 4);
+  EXPECT_EQ(outcome.text, "one two three four");
+  EXPECT_EQ(outcome.output_tokens, 6);
+  // (latency - ttft) / (output tokens - 1), by the server's count of tokens.
+  ServeLoadResult load;
+  load.outcomes = {outcome};
+  load.duration_seconds = 10;
+  const ServeReport report = MakeReport(load, {}, {});
+  EXPECT_THAT(report.latencies[1], (std::pair<std::string, std::vector<double>>("tpot", {0.7})));
 }
 
 // numpy.percentile's values for this list.

@@ -16,7 +16,7 @@ from server import NAME, Server, await_  # first: it finds the next
 from program import MODEL, PROGRAM, ROOT, ProgramTest, main, run
 
 TEXT = "one two three four"
-WAIT = 0.3  # seconds between two tokens of a slow answer
+WAIT = 0.1  # seconds between two tokens of a slow answer
 
 
 def event(**fields):
@@ -200,12 +200,11 @@ class BenchTest(ProgramTest):
                     self.assertEqual((report["completed"], report["generated_texts"]), (2, [texts] * 2))
                     self.assertEqual((report["output_lens"], report["input_lens"]), ([output] * 2, [9 if model == "lines" else 7] * 2))
             report, _ = self.bench(server.server_port, "--model", "slow", "--num-prompts", 3)
-            # Tokens come no sooner than they are sent.
+            # The last token comes no sooner than it is sent; the first one may come as late. serve_load_test.cc has given times.
             for ttft, itl in zip(report["ttfts"], report["itls"], strict=True):
                 self.assertEqual(len(itl), 3)
-                self.assertGreater(sum(itl), 3 * WAIT - 0.1)
-            self.assertGreater(report["mean_tpot_ms"], 1000 * (WAIT - 0.05))
-            self.assertGreater(report["mean_e2el_ms"], report["mean_ttft_ms"] + 3000 * WAIT - 100)
+                self.assertGreaterEqual(ttft + sum(itl), 3 * WAIT)
+            self.assertAlmostEqual(report["mean_ttft_ms"] + 3 * report["mean_tpot_ms"], report["mean_e2el_ms"])
             self.assertEqual(report["max_concurrent_requests"], 3)
             report, _ = self.bench(server.server_port, "--api", "chat", "--num-prompts", 1)
             self.assertEqual((report["output_lens"], len(report["itls"][0]), report["generated_texts"]), ([3], 2, ["so"]))
