@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "comm/transport/collectives.h"
+#include "core/host/memory_info.h"
 #include "core/io/json.h"
 #include "core/io/json_writer.h"
 #include "launch/cli/flag_set.h"
@@ -164,7 +165,12 @@ class Evaluation {
 
   // Before requests().
   void CompareTo(const ModelSpec& reference, const ModelSpec& model) {
-    comparison_ = std::make_unique<EvalComparison>(reference, model);
+    comparison_ = std::make_unique<EvalComparison>(reference, model, prompt_tokens());
+  }
+  std::vector<int64_t> prompt_tokens() const {
+    std::vector<int64_t> num_tokens;
+    for (const Ids& ids : prompts_) num_tokens.push_back(static_cast<int64_t>(ids.size()));
+    return num_tokens;
   }
   EvalComparison* comparison() { return comparison_.get(); }
 
@@ -172,7 +178,7 @@ class Evaluation {
     for (double logprob : u.result.logprobs) scores_[u.seq].nll -= logprob;
     scores_[u.seq].num_tokens += static_cast<int64_t>(u.result.logprobs.size());
     if (out_) TF_RETURN_IF_ERROR(out_->Take(u.seq, u.position, u.result));
-    if (comparison_) comparison_->Take(u);
+    if (comparison_) TF_RETURN_IF_ERROR(comparison_->Take(u));
     return Proceed::kGoOn;
   }
 
@@ -213,6 +219,17 @@ class Evaluation {
   std::unique_ptr<EvalComparison> comparison_;
 };
 
+// Collective. Whether rank 0, whose `evaluation` is not null, has memory for what the comparison keeps. A host that
+// does not tell (no /proc) is not refused.
+absl::Status CheckRoom(RankContext& context, const ModelSpec& reference, const Evaluation* evaluation) {
+  absl::Status fits = absl::OkStatus();
+  if (evaluation != nullptr) {
+    const auto available = AvailableMemory();
+    if (available.ok()) fits = EvalComparison::FitsMemory(reference, evaluation->prompt_tokens(), *available);
+  }
+  return AgreeOnStatus(context.transport, {"memory"}, fits);
+}
+
 // Runs the prompts through the model that --compare-to names, and forgets that model again.
 // `model` is the one that is compared with it; `evaluation` is rank 0's, null on others.
 absl::Status RunReference(RankContext& context, const EvalFlags& flags, const ModelSpec& model,
@@ -226,13 +243,16 @@ absl::Status RunReference(RankContext& context, const EvalFlags& flags, const Mo
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(reference, TokenizerUse::kNone));
   TF_RETURN_IF_ERROR(
       AgreeOnStatus(context.transport, {"compare models"}, EvalComparison::Comparable(files->model, model)));
+  TF_RETURN_IF_ERROR(CheckRoom(context, files->model, evaluation));
   if (evaluation != nullptr) evaluation->CompareTo(files->model, model);
   const std::vector<Request> requests =
       evaluation != nullptr ? evaluation->requests(Wanted::kNo) : std::vector<Request>();
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session, StartSession(reference, std::move(files), requests));
+  // Again, beside the weights: what is reserved takes no memory before it is written.
+  TF_RETURN_IF_ERROR(CheckRoom(context, session->files->model, evaluation));
   return RunRequests(reference, *session, requests,
-                     [&](const SequenceUpdate& u) {
-                       evaluation->comparison()->TakeReference(u);
+                     [&](const SequenceUpdate& u) -> absl::StatusOr<Proceed> {
+                       TF_RETURN_IF_ERROR(evaluation->comparison()->TakeReference(u));
                        return Proceed::kGoOn;
                      })
       .status();
@@ -261,6 +281,10 @@ absl::Status EvalCommand::Check(const FlagSet& set, SharedFlags* shared) {
   }
   if (flags_.trace == Wanted::kYes && flags_.out_file.empty()) {
     return absl::InvalidArgumentError("--trace adds tensors to the file of --out: give --out F.safetensors too");
+  }
+  if (flags_.compare_to == kUnquantised && shared->expert_dtype == ExpertDtype::kStored) {
+    return absl::InvalidArgumentError(
+        "--compare-to unquantised compares with the experts as they are stored: give --expert-dtype too");
   }
   return CheckEngineFlags(set, *shared);
 }

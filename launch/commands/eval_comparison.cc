@@ -5,30 +5,18 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
+#include "launch/session/memory_check.h"
 
 namespace tokenferry {
 namespace {
 
-// ln of the sum of exp(logits).
-double LogSum(const float* logits, int64_t size) {
-  const double most = *std::max_element(logits, logits + size);
-  double sum = 0;
-  for (int64_t i = 0; i < size; ++i) sum += std::exp(logits[i] - most);
-  return most + std::log(sum);
-}
-
-// Kullback-Leibler divergence of q from p, in nats: what is lost by coding p's tokens with q. Never below 0, but for
-// rounding.
-double Divergence(const float* p, const float* q, int64_t size) {
-  const double p_sum = LogSum(p, size), q_sum = LogSum(q, size);
-  double divergence = 0;
-  for (int64_t i = 0; i < size; ++i) {
-    const double log_p = p[i] - p_sum;
-    divergence += std::exp(log_p) * (log_p - (q[i] - q_sum));
-  }
-  return std::max(divergence, 0.0);
+// What is kept of a token of the first run.
+int64_t KeptBytesPerToken(const ModelSpec& reference) {
+  const int64_t routing = reference.num_moe_layers() * reference.moe.router.top_k * int64_t{sizeof(int32_t)};
+  return reference.vocab_size * int64_t{sizeof(float)} + int64_t{sizeof(double)} + routing;
 }
 
 }  // namespace
@@ -39,49 +27,94 @@ absl::Status EvalComparison::Comparable(const ModelSpec& reference, const ModelS
                                                  ", this one of ", model.vocab_size));
 }
 
-EvalComparison::EvalComparison(const ModelSpec& reference, const ModelSpec& model)
+absl::Status EvalComparison::FitsMemory(const ModelSpec& reference, absl::Span<const int64_t> prompt_tokens,
+                                        int64_t available_bytes) {
+  const int64_t num_tokens = absl::c_accumulate(prompt_tokens, int64_t{0});
+  const int64_t num_bytes = num_tokens * KeptBytesPerToken(reference);
+  if (num_bytes <= available_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "--compare-to: rank 0 keeps the logits of ", num_tokens, " tokens for a vocabulary of ", reference.vocab_size,
+      ", which takes ", FormatBytes(num_bytes), ", and ", FormatBytes(available_bytes),
+      " of its host's memory are available: give fewer prompts, and the others in another run"));
+}
+
+EvalComparison::EvalComparison(const ModelSpec& reference, const ModelSpec& model,
+                               absl::Span<const int64_t> prompt_tokens)
     : reference_(reference),
       has_flips_(model.num_moe_layers() == reference.num_moe_layers() &&
                  model.moe.num_experts == reference.moe.num_experts &&
-                 model.moe.router.top_k == reference.moe.router.top_k) {
-  if (has_flips_) flips_.assign(static_cast<size_t>(model.num_moe_layers()), 0);
+                 model.moe.router.top_k == reference.moe.router.top_k),
+      sequences_(prompt_tokens.size()) {
+  const auto num_moe_layers = static_cast<size_t>(reference.num_moe_layers());
+  if (has_flips_) {
+    choices_.assign(num_moe_layers, 0);
+    flips_.assign(num_moe_layers, 0);
+  }
+  for (size_t i = 0; i < sequences_.size(); ++i) {
+    Sequence& s = sequences_[i];
+    const auto num_tokens = static_cast<size_t>(prompt_tokens[i]);
+    s.logits.reserve(num_tokens * static_cast<size_t>(reference.vocab_size));
+    s.log_sum_exp.reserve(num_tokens);
+    s.expert_idx.resize(num_moe_layers);
+    for (auto& layer : s.expert_idx) layer.reserve(num_tokens * static_cast<size_t>(reference.moe.router.top_k));
+  }
 }
 
-void EvalComparison::TakeReference(const SequenceUpdate& u) {
-  const auto seq = static_cast<size_t>(u.seq);
-  if (sequences_.size() <= seq) sequences_.resize(seq + 1);
-  Sequence& s = sequences_[seq];
-  s.expert_idx.resize(static_cast<size_t>(reference_.num_moe_layers()));
+absl::Status EvalComparison::TakeReference(const SequenceUpdate& u) {
+  Sequence& s = sequences_[static_cast<size_t>(u.seq)];
   const EntryResult& r = u.result;
   for (const double logprob : r.logprobs) reference_nll_ -= logprob;
   num_scored_ += static_cast<int64_t>(r.logprobs.size());
   // Pieces of a prompt come in order.
-  TF_CHECK_EQ(static_cast<int64_t>(s.logits.size()), u.position * reference_.vocab_size);
-  s.logits.insert(s.logits.end(), r.logits.begin(), r.logits.end());
-  const size_t row =
-      r.logits.size() / static_cast<size_t>(reference_.vocab_size) * static_cast<size_t>(reference_.moe.router.top_k);
-  for (size_t l = 0; l < s.expert_idx.size(); ++l) {
-    const auto begin = r.expert_idx.begin() + static_cast<std::ptrdiff_t>(l * row);
-    s.expert_idx[l].insert(s.expert_idx[l].end(), begin, begin + static_cast<std::ptrdiff_t>(row));
+  const auto V = static_cast<size_t>(reference_.vocab_size);
+  TF_CHECK_EQ(s.logits.size(), static_cast<size_t>(u.position) * V);
+  const size_t n = r.logits.size() / V;
+  for (size_t t = 0; t < n; ++t) {
+    const auto logits = absl::MakeConstSpan(r.logits).subspan(t * V, V);
+    TF_ASSIGN_OR_RETURN(const double log_sum_exp, sampler_.LogSumExp(logits, u.position + static_cast<int64_t>(t) + 1));
+    s.log_sum_exp.push_back(log_sum_exp);
   }
+  s.logits.insert(s.logits.end(), r.logits.begin(), r.logits.end());
+  const size_t row = n * static_cast<size_t>(reference_.moe.router.top_k);
+  for (size_t l = 0; l < s.expert_idx.size(); ++l) {
+    const auto layer = absl::MakeConstSpan(r.expert_idx).subspan(l * row, row);
+    s.expert_idx[l].insert(s.expert_idx[l].end(), layer.begin(), layer.end());
+  }
+  return absl::OkStatus();
 }
 
-void EvalComparison::Take(const SequenceUpdate& u) {
+absl::Status EvalComparison::Take(const SequenceUpdate& u) {
   const Sequence& s = sequences_[static_cast<size_t>(u.seq)];
-  const int64_t V = reference_.vocab_size, K = reference_.moe.router.top_k;
-  const int64_t n = static_cast<int64_t>(u.result.logits.size()) / V;
-  TF_CHECK_LE((u.position + n) * V, static_cast<int64_t>(s.logits.size()));
-  num_tokens_ += n;
-  for (int64_t t = 0; t < n; ++t) {
-    const double divergence = Divergence(&s.logits[(u.position + t) * V], &u.result.logits[t * V], V);
+  const auto V = static_cast<size_t>(reference_.vocab_size), K = static_cast<size_t>(reference_.moe.router.top_k);
+  const size_t first = static_cast<size_t>(u.position), n = u.result.logits.size() / V;
+  TF_CHECK_LE((first + n) * V, s.logits.size());
+  num_tokens_ += static_cast<int64_t>(n);
+  for (size_t t = 0; t < n; ++t) {
+    const auto before = absl::MakeConstSpan(s.logits).subspan((first + t) * V, V);
+    const auto now = absl::MakeConstSpan(u.result.logits).subspan(t * V, V);
+    TF_ASSIGN_OR_RETURN(const double log_sum_exp, sampler_.LogSumExp(now, static_cast<int64_t>(first + t) + 1));
+    const double divergence = sampler_.Divergence(before, s.log_sum_exp[first + t], now, log_sum_exp);
     kl_sum_ += divergence;
     kl_most_ = std::max(kl_most_, divergence);
     for (size_t l = 0; l < flips_.size(); ++l) {
-      const int32_t* before = &s.expert_idx[l][(u.position + t) * K];
-      const int32_t* now = &u.result.expert_idx[(static_cast<int64_t>(l) * n + t) * K];
-      for (int64_t k = 0; k < K; ++k) flips_[l] += std::find(before, before + K, now[k]) == before + K ? 1 : 0;
+      CountFlips(&s.expert_idx[l][(first + t) * K], &u.result.expert_idx[(l * n + t) * K], l);
     }
   }
+  return absl::OkStatus();
+}
+
+// One token's choices [top_k] in one layer; -1: dropped.
+void EvalComparison::CountFlips(const int32_t* before, const int32_t* now, size_t moe_idx) {
+  const int64_t K = reference_.moe.router.top_k;
+  int64_t num_choices = 0, num_new = 0;
+  for (int64_t k = 0; k < K; ++k) {
+    if (now[k] < 0) continue;
+    ++num_choices;
+    num_new += std::find(before, before + K, now[k]) == before + K ? 1 : 0;
+  }
+  const int64_t num_unknown = std::min<int64_t>(num_new, std::count(before, before + K, -1));
+  choices_[moe_idx] += num_choices - num_unknown;
+  flips_[moe_idx] += num_new - num_unknown;
 }
 
 void EvalComparison::Print() const {
@@ -93,8 +126,8 @@ void EvalComparison::Print() const {
   }
   std::printf("choices of experts that the other run had not made, by MoE layer\n");
   for (size_t l = 0; l < flips_.size(); ++l) {
-    const double choices = static_cast<double>(num_tokens_ * reference_.moe.router.top_k);
-    std::printf("%-8zu %8.3f %%\n", l, 100 * static_cast<double>(flips_[l]) / choices);
+    std::printf("%-8zu %8.3f %%\n", l,
+                choices_[l] > 0 ? 100 * static_cast<double>(flips_[l]) / static_cast<double>(choices_[l]) : 0);
   }
 }
 
@@ -102,8 +135,8 @@ nlohmann::ordered_json EvalComparison::Json() const {
   nlohmann::ordered_json json = {
       {"perplexity", num_scored_ > 0 ? std::exp(reference_nll_ / static_cast<double>(num_scored_)) : std::nan("")},
       {"kl_per_token", kl_sum_ / static_cast<double>(num_tokens_)},
-      {"kl_most", kl_most_},
-      {"choices_per_layer", num_tokens_ * reference_.moe.router.top_k}};
+      {"kl_most", kl_most_}};
+  json["choices_by_layer"] = has_flips_ ? nlohmann::ordered_json(choices_) : nlohmann::ordered_json();
   json["flips_by_layer"] = has_flips_ ? nlohmann::ordered_json(flips_) : nlohmann::ordered_json();
   return json;
 }

@@ -106,6 +106,22 @@ absl::StatusOr<double> Sampler::LogSumExp(absl::Span<const float> logits, int64_
   return largest_ + std::log(SumOf(relative_));
 }
 
+double Sampler::Divergence(absl::Span<const float> logits, double log_sum_exp, absl::Span<const float> other,
+                           double other_log_sum_exp) {
+  TF_CHECK_EQ(other.size(), logits.size());
+  const auto size = static_cast<int64_t>(logits.size());
+  scores_.resize(logits.size());
+  relative_.resize(logits.size());
+  kernels_.widen(logits.data(), size, scores_.data());
+  // No logit exceeds the logarithm of a sum that has it.
+  kernels_.exp_scores(scores_.data(), size, log_sum_exp, 1, relative_.data());
+  for (int64_t i = 0; i < size; ++i) {
+    const double p = relative_[i];
+    relative_[i] = p > 0 ? p * (scores_[i] - static_cast<double>(other[i])) : 0;
+  }
+  return std::max(SumOf(relative_) - (log_sum_exp - other_log_sum_exp), 0.0);
+}
+
 absl::StatusOr<SampledToken> Sampler::Sample(absl::Span<const float> logits, const SamplingParams& params,
                                              const SamplingState& state) {
   TF_ASSIGN_OR_RETURN(const double log_sum, LogSumExp(logits, state.position));

@@ -1,5 +1,5 @@
-// Choosing the next token from logits. Host code; the same on every machine and for any number of ranks: the random
-// number of a token depends only on (seed, position).
+// Choosing the next token from logits, scoring and comparing. Host code; the same on every machine and for any number
+// of ranks: the random number of a token depends only on (seed, position).
 #pragma once
 
 #include <cstdint>
@@ -63,14 +63,21 @@ class Sampler {
   // Natural log of sum(exp(logits)), in double, for the token at `position`. Internal as for Sample.
   absl::StatusOr<double> LogSumExp(absl::Span<const float> logits, int64_t position);
 
+  // Kullback-Leibler divergence of softmax(other) from softmax(logits), in nats: what is lost by coding the tokens of
+  // `logits` as `other` would. The sum over i of p_i * (ln p_i - ln q_i), in double; 0 where p_i is 0. Each comes with
+  // its LogSumExp and has the same size. Exactly 0 of equal logits, and never below.
+  double Divergence(absl::Span<const float> logits, double log_sum_exp, absl::Span<const float> other,
+                    double other_log_sum_exp);
+
  private:
   absl::Status Widen(absl::Span<const float> logits, int64_t position);
   bool Adjust(const SamplingParams& params, const SamplingState& state);
   int32_t Draw(const SamplingParams& params, double uniform);
 
   const SamplerKernels& kernels_;
-  std::vector<double> scores_, relative_;  // [V]; LogSumExp: the logits, and exp(logit - largest_)
-  double largest_ = 0;                     // of the raw logits
+  // [V]; of LogSumExp: the logits, and exp(logit - largest_).
+  std::vector<double> scores_, relative_;
+  double largest_ = 0;  // of the raw logits
   TokenOrder order_;
 };
 

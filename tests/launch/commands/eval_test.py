@@ -8,7 +8,7 @@ import math
 import os
 import unittest
 
-from program import DATA, MODEL, ROOT, ProgramTest, main, read_safetensors
+from program import DATA, MODEL, ROOT, ProgramTest, main, read_safetensors, run
 
 DOMAINS = ["bible", "source", "docs"]
 # 2e-4 (max abs) is what the project promises for f32: noise of another order of summation over at most 512 terms of
@@ -153,16 +153,18 @@ class Eval(ProgramTest):
         ids, out = self.write_ids("ids.json", *(window[:200] for window in heldout("docs")[:4])), self.path("scores.json")
         results = {}
         for dtype in "stored", "bf16", "fp8", "int8", "int4", "int2":
-            done = self.succeed("eval", "--model", MODEL, "--ids", ids, "--expert-dtype", dtype, "--compare-to", "unquantised",
+            # --compare-to with another folder: a copy of the same model.
+            other = MODEL if dtype == "stored" else "unquantised"
+            done = self.succeed("eval", "--model", MODEL, "--ids", ids, "--expert-dtype", dtype, "--compare-to", other,
                                 "--json", out, ranks=1 if dtype == "stored" else 3)
             with open(out) as f:
                 results[dtype] = json.load(f)
             other = results[dtype]["compared_to"]
             self.assertRegex(done.text(), r"\nother +796 ")
-            share = sum(other["flips_by_layer"]) / len(other["flips_by_layer"]) / other["choices_per_layer"]
+            share = sum(other["flips_by_layer"]) / sum(other["choices_by_layer"])
             print(f"{dtype}: perplexity {results[dtype]['total']['perplexity']:.4f}, KL {other['kl_per_token']:.6f}, "
                   f"{100 * share:.2f} % of the choices changed", flush=True)
-            self.assertEqual(other["choices_per_layer"], 800 * 4)
+            self.assertEqual(set(other["choices_by_layer"]), {800 * 4})
             self.assertAlmostEqual(other["perplexity"], results["stored"]["total"]["perplexity"], places=9)
         stored = results["stored"]
         self.assertEqual((stored["compared_to"]["kl_most"], set(stored["compared_to"]["flips_by_layer"])), (0, {0}))
@@ -171,10 +173,21 @@ class Eval(ProgramTest):
         kl = {dtype: r["compared_to"]["kl_per_token"] for dtype, r in results.items()}
         self.assertLess(kl["int8"], kl["int4"])
         self.assertLess(kl["int4"], kl["int2"])
-        # Another folder: a copy of the same model.
-        self.succeed("eval", "--model", MODEL, "--ids", ids, "--compare-to", MODEL, "--json", out)
+        refused = run("eval", "--model", MODEL, "--ids", ids, "--compare-to", "unquantised")
+        self.assertEqual(refused.status, 2)
+        self.assertIn("give --expert-dtype too", refused.err)
+
+    def test_comparison_of_dropped_choices(self):
+        """A dropped choice is neither a flip nor a match, and is not counted."""
+        ids, out = self.write_ids("ids.json", heldout("docs")[0][:200]), self.path("scores.json")
+        self.succeed("eval", "--model", MODEL, "--ids", ids, "--compare-to", MODEL, "--overflow", "capacity",
+                     "--capacity-factor", "0.5", "--json", out)
         with open(out) as f:
-            self.assertEqual(json.load(f)["compared_to"], stored["compared_to"])
+            other = json.load(f)["compared_to"]
+        self.assertEqual(set(other["flips_by_layer"]), {0})
+        for choices in other["choices_by_layer"]:
+            self.assertGreater(choices, 0)
+            self.assertLess(choices, 200 * 4)
 
     def test_text(self):
         """--text is what --ids is with the ids of the text, in windows of the model's context."""

@@ -56,6 +56,36 @@ TEST(Sampler, LogprobIsOfTheRawSoftmax) {
   EXPECT_NEAR(t.logprob, std::log(t.token == 1 ? 0.75 : 0.25), 1e-6);
 }
 
+TEST(Sampler, DivergenceOfTwoSoftmaxes) {
+  Sampler sampler;
+  const auto divergence = [&](const std::vector<float>& p, const std::vector<float>& q) {
+    const double p_sum = sampler.LogSumExp(p, 1).value(), q_sum = sampler.LogSumExp(q, 1).value();
+    return sampler.Divergence(p, p_sum, q, q_sum);
+  };
+  const float never = -std::numeric_limits<float>::infinity();
+  // 0.75 ln(0.75 / 0.5) + 0.25 ln(0.25 / 0.5). ln 3 as f32 is off by at most 2^-24.
+  EXPECT_NEAR(divergence({std::log(3.0f), 0}, {2, 2}), 0.1308120359411, 1e-7);
+  // What p never does costs nothing, what q never does everything.
+  EXPECT_NEAR(divergence({1, never}, {1, 1}), std::log(2.0), 1e-12);
+  EXPECT_EQ(divergence({1, 1}, {1, never}), std::numeric_limits<double>::infinity());
+  EXPECT_EQ(divergence({never, 1}, {never, 1}), 0);
+  // A vocabulary that is no multiple of a vector, against the definition.
+  std::vector<float> p, q;
+  for (int i = 0; i < 1003; ++i) {
+    p.push_back(20 * std::sin(static_cast<float>(i)));
+    q.push_back(p.back() + std::cos(static_cast<float>(3 * i)));
+  }
+  EXPECT_EQ(divergence(p, p), 0);
+  double p_total = 0, q_total = 0, expected = 0;
+  for (size_t i = 0; i < p.size(); ++i) p_total += std::exp(double{p[i]}), q_total += std::exp(double{q[i]});
+  for (size_t i = 0; i < p.size(); ++i) {
+    const double p_i = std::exp(double{p[i]}) / p_total, q_i = std::exp(double{q[i]}) / q_total;
+    expected += p_i * std::log(p_i / q_i);
+  }
+  // Exponentials within 4 ulp and sums of 1003 terms of magnitude up to 21 p_i: below 21 * 1003 * 2^-52.
+  EXPECT_NEAR(divergence(p, q), expected, 5e-12);
+}
+
 TEST(Sampler, DrawsFollowTheSoftmaxAtTheTemperature) {
   SamplingParams p;
   p.temperature = 0.5;
