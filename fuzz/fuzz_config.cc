@@ -31,9 +31,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   constexpr int64_t kQuickExperts = 2000;  // larger plans are as correct and only slower
   if (config->moe.num_experts * config->num_layers() > kQuickExperts) return 0;
-  const TensorPlan plan = PlanTensors(*config);
-  for (const TensorSpec& spec : plan.tensors) TF_CHECK(spec.num_elements() > 0);
-  const PartSummary total = SummarizeModel(plan).Total();
+  const auto plan = PlanTensors(*config);
+  if (!plan.ok()) {
+    CheckMessage(plan.status());
+    return 0;
+  }
+  for (const TensorSpec& spec : plan->tensors) TF_CHECK(spec.num_elements() > 0);
+  const PartSummary total = SummarizeModel(*plan).Total();
   TF_CHECK(total.num_params >= total.num_active_params);
   TF_CHECK(total.num_active_params > 0);
   TF_CHECK(total.num_bytes >= total.num_params);

@@ -39,7 +39,9 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, To
     files->checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
     TF_ASSIGN_OR_RETURN(files->plan, CheckCheckpoint(files->model, *files->checkpoint));
   } else {
-    files->plan.plan = PlanTensors(files->model);
+    auto plan = PlanTensors(files->model);
+    if (!plan.ok()) return Annotate(plan.status(), absl::StrCat(flags.model, "/config.json"));
+    files->plan.plan = *std::move(plan);
   }
   TF_RETURN_IF_ERROR(SetExpertDtype(flags.expert_dtype, files->plan.plan));
   const int num_experts = static_cast<int>(files->model.moe.num_experts);

@@ -30,6 +30,12 @@ std::string ExpressionOf(absl::string_view pattern) {
   return expression + "(?:\\.|$)";
 }
 
+std::string MessageOf(int error) {
+  PCRE2_UCHAR message[256] = {};
+  pcre2_get_error_message(error, message, sizeof(message));
+  return reinterpret_cast<const char*>(message);
+}
+
 }  // namespace
 
 struct NamePatterns::Code {
@@ -49,18 +55,17 @@ absl::StatusOr<NamePatterns> NamePatterns::Compile(const std::vector<std::string
     pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(expression.data()), expression.size(),
                                      PCRE2_ANCHORED | PCRE2_NEVER_UTF, &error, &at, nullptr);
     if (code == nullptr) {
-      PCRE2_UCHAR message[256] = {};
-      pcre2_get_error_message(error, message, sizeof(message));
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the pattern '", Excerpt(text), "': ", reinterpret_cast<const char*>(message), " at character ", at));
+      return absl::InvalidArgumentError(
+          absl::StrCat("the pattern '", Excerpt(text), "': ", MessageOf(error), " at character ", at));
     }
     result.patterns_.push_back({text, std::make_shared<const Code>(code)});
   }
   return result;
 }
 
-const std::string* NamePatterns::FindMatch(absl::string_view name) const {
-  if (patterns_.empty()) return nullptr;
+absl::StatusOr<const std::string*> NamePatterns::FindMatch(absl::string_view name) const {
+  const std::string* const none = nullptr;
+  if (patterns_.empty()) return none;
   const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> data(pcre2_match_data_create(1, nullptr),
                                                                                  pcre2_match_data_free);
   const std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> context(
@@ -70,9 +75,12 @@ const std::string* NamePatterns::FindMatch(absl::string_view name) const {
   for (const Pattern& pattern : patterns_) {
     const int rc = pcre2_match(pattern.code->code.get(), reinterpret_cast<PCRE2_SPTR>(name.data()), name.size(), 0, 0,
                                data.get(), context.get());
-    if (rc >= 0) return &pattern.text;  // below 0: no match, or one that would take too long
+    if (rc >= 0) return &pattern.text;
+    if (rc == PCRE2_ERROR_NOMATCH) continue;
+    return absl::InvalidArgumentError(absl::StrCat("whether the pattern '", Excerpt(pattern.text), "' matches '",
+                                                   Excerpt(name), "' cannot be told: ", MessageOf(rc)));
   }
-  return nullptr;
+  return none;
 }
 
 }  // namespace tokenferry

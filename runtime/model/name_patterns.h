@@ -18,8 +18,9 @@ class NamePatterns {
   // pattern, and what is wrong with it.
   static absl::StatusOr<NamePatterns> Compile(const std::vector<std::string>& patterns);
 
-  // The first pattern that matches "model.layers.0.self_attn.q_proj"; null: none does.
-  const std::string* FindMatch(absl::string_view name) const;
+  // The first pattern that matches "model.layers.0.self_attn.q_proj"; null: none does. InvalidArgument, naming pattern
+  // and name, when the matcher gives up: an expression that tries too many ways, or nests too deeply.
+  absl::StatusOr<const std::string*> FindMatch(absl::string_view name) const;
 
  private:
   struct Code;

@@ -83,7 +83,7 @@ absl::Status TensorCheck::Choose(TensorSpec& spec) const {
     return absl::InvalidArgumentError(absl::StrCat(path, ": tensor '", spec.name(), "' ", problem));
   }
   const std::string module(absl::StripSuffix(PlainName(model_, spec.role, spec.layer, spec.expert), ".weight"));
-  const std::string* pattern = ignored_.FindMatch(module);
+  TF_ASSIGN_OR_RETURN(const std::string* const pattern, ignored_.FindMatch(module));
   if (pattern == nullptr) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       path, ": tensor '", spec.name(), "' is ", DTypeName(found->info->dtype), ", but '", model_.quant.ignore_key,

@@ -80,17 +80,15 @@ void VisitExperts(const MoeSpec& moe, int64_t hidden, TensorVisitor visit) {
   }
 }
 
-bool IsIgnored(const NamePatterns& ignored, const std::string& name) {
-  return ignored.FindMatch(absl::StripSuffix(name, ".weight")) != nullptr;
-}
-
 // As config.json implies.
-TensorSpec SpecOf(const ModelSpec& model, const NamePatterns& ignored, Role role, std::vector<int64_t> shape,
-                  int32_t layer, int32_t expert) {
+absl::StatusOr<TensorSpec> SpecOf(const ModelSpec& model, const NamePatterns& ignored, Role role,
+                                  std::vector<int64_t> shape, int32_t layer, int32_t expert) {
   TensorSpec spec{.role = role, .layer = layer, .expert = expert, .shape = std::move(shape)};
   StorePlain(model, role == Role::kChoiceBias ? DType::kF32 : model.dtype, spec);
-  if (!CanBeQuantised(model, role) || IsIgnored(ignored, spec.name())) return spec;
-  StoreQuantised(model, spec);
+  if (!CanBeQuantised(model, role)) return spec;
+  const std::string name = spec.name();
+  TF_ASSIGN_OR_RETURN(const std::string* const pattern, ignored.FindMatch(absl::StripSuffix(name, ".weight")));
+  if (pattern == nullptr) StoreQuantised(model, spec);
   return spec;
 }
 
@@ -173,12 +171,15 @@ void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor vi
   }
 }
 
-TensorPlan PlanTensors(const ModelSpec& model) {
+absl::StatusOr<TensorPlan> PlanTensors(const ModelSpec& model) {
   TensorPlan plan{.model = model};
-  const auto ignored = NamePatterns::Compile(model.quant.ignored);
-  TF_CHECK(ignored.ok());  // who reads a config refuses others
+  TF_ASSIGN_OR_RETURN(const NamePatterns ignored, NamePatterns::Compile(model.quant.ignored));
+  absl::Status status = absl::OkStatus();
   const auto add = [&](Role role, std::vector<int64_t> shape, int32_t layer, int32_t expert) {
-    plan.tensors.push_back(SpecOf(model, *ignored, role, std::move(shape), layer, expert));
+    if (!status.ok()) return;
+    auto spec = SpecOf(model, ignored, role, std::move(shape), layer, expert);
+    status = spec.status();
+    if (spec.ok()) plan.tensors.push_back(*std::move(spec));
   };
   add(Role::kEmbedTokens, {model.vocab_size, model.hidden_size}, -1, -1);
   for (int32_t l = 0; l < model.num_layers(); ++l) {
@@ -187,6 +188,7 @@ TensorPlan PlanTensors(const ModelSpec& model) {
   }
   add(Role::kFinalNorm, {model.hidden_size}, -1, -1);
   if (!model.tie_word_embeddings) add(Role::kLmHead, {model.vocab_size, model.hidden_size}, -1, -1);
+  TF_RETURN_IF_ERROR(Annotate(status, "quantization_config"));
   return plan;
 }
 
@@ -208,7 +210,9 @@ absl::Status CheckGpuFormats(const TensorPlan& plan) {
 }
 
 absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelSpec& model, const Checkpoint& checkpoint) {
-  CheckedPlan checked{.plan = PlanTensors(model)};
+  auto plan = PlanTensors(model);
+  if (!plan.ok()) return Annotate(plan.status(), absl::StrCat(checkpoint.dir(), "/config.json"));
+  CheckedPlan checked{.plan = *std::move(plan)};
   TF_ASSIGN_OR_RETURN(const NamePatterns ignored, NamePatterns::Compile(model.quant.ignored));
   TensorCheck check(model, ignored, checkpoint);
   for (TensorSpec& spec : checked.plan.tensors) TF_RETURN_IF_ERROR(check.Resolve(spec));

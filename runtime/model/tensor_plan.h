@@ -25,8 +25,9 @@ using TensorVisitor = absl::FunctionRef<void(Role role, std::vector<int64_t> sha
 void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor visit);
 
 // All tensors of the model, with the types that config.json implies: projections as its quantization_config says but
-// for those that it ignores, everything else in its dtype.
-TensorPlan PlanTensors(const ModelSpec& model);
+// for those that it ignores, everything else in its dtype. InvalidArgument: whether it ignores one cannot be told
+// (NamePatterns).
+absl::StatusOr<TensorPlan> PlanTensors(const ModelSpec& model);
 
 struct CheckedPlan {
   TensorPlan plan;  // with the types stored in the checkpoint

@@ -45,7 +45,9 @@ TEST_P(FamiliesOnGpu, HasTheBitsOfTheCpu) {
   const bool has_kernels = !absl::StartsWith(model->model_type, "llama4");
   const bool has_formats = model->quant.method == QuantMethod::kNone || model->quant.method == QuantMethod::kF8;
   const absl::Status kernels = Transformer::CheckDevice(*model, DeviceKind::kCuda);
-  const absl::Status formats = CheckGpuFormats(PlanTensors(*model));
+  const auto plan = PlanTensors(*model);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const absl::Status formats = CheckGpuFormats(*plan);
   EXPECT_EQ(kernels.ok(), has_kernels) << kernels;
   EXPECT_EQ(formats.ok(), has_formats) << formats;
   for (const absl::Status& refused : {kernels, formats}) {

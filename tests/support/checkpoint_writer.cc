@@ -217,7 +217,9 @@ ModelSpec SpecOf(const DeepSeekConfig& config) {
 std::vector<FileTensor> RandomTensors(const RandomCheckpoint& spec) {
   Random random(spec.seed);
   std::vector<FileTensor> tensors;
-  for (const TensorSpec& t : PlanTensors(SpecOf(spec.config)).tensors) {
+  const auto plan = PlanTensors(SpecOf(spec.config));
+  if (!plan.ok()) internal::CheckFailed(__FILE__, __LINE__, "PlanTensors", std::string(plan.status().message()));
+  for (const TensorSpec& t : plan->tensors) {
     tensors.push_back(RandomTensor(t, random));
     if (t.stored.size() > 1) tensors.push_back(RandomScales(t, random));
   }

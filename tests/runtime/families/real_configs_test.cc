@@ -39,7 +39,9 @@ TEST_P(RealConfigs, HaveThePublishedParameters) {
   const std::string file = std::string(GetParam().file) + ".json";
   const auto model = ParseModelSpec(ReadFile(ConfigDir() + file), file);
   ASSERT_OK(model);
-  const PartSummary sum = SummarizeModel(PlanTensors(*model)).Total();
+  const auto plan = PlanTensors(*model);
+  ASSERT_OK(plan);
+  const PartSummary sum = SummarizeModel(*plan).Total();
   EXPECT_NEAR(static_cast<double>(sum.num_params) / 1e9, GetParam().total, 0.001 * GetParam().total);
   EXPECT_NEAR(static_cast<double>(sum.num_active_params) / 1e9, GetParam().active, 0.001 * GetParam().active);
 }
@@ -60,7 +62,9 @@ TEST(RealConfigs, QuantisedExpertsTakeTheBitsOfTheirFormat) {
     const auto model = ParseModelSpec(ReadFile(ConfigDir() + file), file);
     ASSERT_OK(model);
     int64_t elements = 0, stored = 0, held = 0;
-    for (const TensorSpec& spec : PlanTensors(*model).tensors) {
+    const auto plan = PlanTensors(*model);
+    ASSERT_OK(plan);
+    for (const TensorSpec& spec : plan->tensors) {
       if (spec.expert < 0 || spec.shape.size() != 2) continue;
       elements += spec.num_elements();
       stored += spec.stored_bytes();

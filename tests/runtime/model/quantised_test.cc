@@ -99,8 +99,9 @@ TEST_F(Quantised, AllFoldersAreFineBeforehand) {
     expert_dtype_ = ExpertDtype::kStored;
     ASSERT_EQ(absl::OkStatus(), Load());
     // config.json alone says the same of every tensor.
-    const TensorPlan implied = PlanTensors(checked_.plan.model);
-    const ModelSummary want = SummarizeModel(checked_.plan), got = SummarizeModel(implied);
+    const auto implied = PlanTensors(checked_.plan.model);
+    ASSERT_OK(implied);
+    const ModelSummary want = SummarizeModel(checked_.plan), got = SummarizeModel(*implied);
     EXPECT_EQ(got.Total().num_params, want.Total().num_params);
     EXPECT_EQ(got.part(ModelPart::kRoutedExpert).num_bytes, want.part(ModelPart::kRoutedExpert).num_bytes) << family;
   }
@@ -265,6 +266,13 @@ TEST_F(Quantised, UnknownSettingsAreOneLine) {
                "zero_point' is false");
   EXPECT_ERROR(refused("deepseek_v3_int4", [](json& q) { q["ignore"] = {"re:(unclosed"}; }), kInvalid,
                "'quantization_config.ignore' has the pattern 're:(unclosed'");
+  // Exponentially many ways to fail: whether it matches is not known, which is not the same as "no".
+  EXPECT_ERROR(refused("deepseek_v3_int4",
+                       [](json& q) {
+                         q["ignore"] = {"lm_head", "re:(?:[a-z0-9_.]+)+[!?]"};
+                       }),
+               kInvalid, "/config.json: quantization_config: whether the pattern 're:(?:[a-z0-9_.]+)+[!?]' matches",
+               "'model.layers.0.", "match limit exceeded");
   EXPECT_ERROR(refused("deepseek_v3_int4",
                        [](json& q) {
                          q["transform_config"] = {{"config_groups", {{"R1", 1}}}};

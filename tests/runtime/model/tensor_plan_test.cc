@@ -52,16 +52,16 @@ DeepSeekConfig KimiK2() {
 
 TEST(ModelSummary, CountsThePublishedModels) {
   // In units of 1e6; the published figures are given to 0.001e9.
-  const PartSummary v3 = SummarizeModel(PlanTensors(SpecOf(DeepSeekV3()))).Total();
+  const PartSummary v3 = SummarizeModel(*PlanTensors(SpecOf(DeepSeekV3()))).Total();
   EXPECT_NEAR(static_cast<double>(v3.num_params) / 1e6, 671'026, 0.5);
   EXPECT_NEAR(static_cast<double>(v3.num_active_params) / 1e6, 37'552, 0.5);
-  const PartSummary k2 = SummarizeModel(PlanTensors(SpecOf(KimiK2()))).Total();
+  const PartSummary k2 = SummarizeModel(*PlanTensors(SpecOf(KimiK2()))).Total();
   EXPECT_NEAR(static_cast<double>(k2.num_params) / 1e6, 1'026'408, 0.5);
   EXPECT_NEAR(static_cast<double>(k2.num_active_params) / 1e6, 32'862, 0.5);
 }
 
 TEST(ModelSummary, PartsAndTypesAddUp) {
-  const TensorPlan plan = PlanTensors(SpecOf(DeepSeekV3()));
+  const TensorPlan plan = *PlanTensors(SpecOf(DeepSeekV3()));
   const ModelSummary summary = SummarizeModel(plan);
   EXPECT_EQ(summary.num_moe_layers, 58);
   EXPECT_EQ(summary.part(ModelPart::kEmbedding).num_params, int64_t{129280} * 7168);
@@ -87,7 +87,7 @@ TEST(ModelSummary, PartsAndTypesAddUp) {
 }
 
 TEST(ModelSummary, RanksShareTheExpertsAndRepeatTheRest) {
-  const TensorPlan plan = PlanTensors(SpecOf(TinyConfig()));
+  const TensorPlan plan = *PlanTensors(SpecOf(TinyConfig()));
   const ModelSummary summary = SummarizeModel(plan);
   const int64_t experts = summary.part(ModelPart::kRoutedExpert).num_bytes;
   const int64_t rest = summary.Total().num_bytes - experts;
@@ -104,7 +104,9 @@ TEST(TensorPlan, NamesFollowTheLayers) {
   config.n_shared_experts = 0;
   config.tie_word_embeddings = true;
   std::vector<std::string> names;
-  for (const TensorSpec& spec : PlanTensors(SpecOf(config)).tensors) {
+  const auto plan = PlanTensors(SpecOf(config));
+  ASSERT_OK(plan);
+  for (const TensorSpec& spec : plan->tensors) {
     names.push_back(DescribeTensor(spec.dtype(), spec.shape) + " " + spec.name());
   }
   const auto has = [&](const std::string& name) { return std::find(names.begin(), names.end(), name) != names.end(); };
@@ -136,7 +138,7 @@ TEST(CheckCheckpoint, AcceptsTheShippedModel) {
   // Every byte of the data is either planned or skipped (the index's total_size).
   EXPECT_EQ(summary.Total().num_bytes + checked->skipped_bytes, 23'216'112);
   EXPECT_NEAR(static_cast<double>(summary.Total().num_params) / 1e6, 15.9, 0.05);
-  EXPECT_EQ(SummarizeModel(PlanTensors(*config)).bytes_by_dtype, summary.bytes_by_dtype);  // config implied the types
+  EXPECT_EQ(SummarizeModel(*PlanTensors(*config)).bytes_by_dtype, summary.bytes_by_dtype);  // config implied the types
 }
 
 // A tiny FP8 checkpoint whose tensors a test changes before it is written and checked.
@@ -241,7 +243,7 @@ TEST_F(DamagedCheckpoint, AcceptsUnquantisedTensorsAmongQuantised) {
   EXPECT_EQ(checked->num_unknown, 0);
   EXPECT_ERROR(CheckGpuFormats(checked->plan), absl::StatusCode::kUnimplemented, absl::StrCat("'", kUp, "' is BF16"),
                "'model.layers.2.mlp.experts.0.up_proj.weight' is F8_E4M3");
-  ASSERT_OK(CheckGpuFormats(PlanTensors(SpecOf(spec_.config))));
+  ASSERT_OK(CheckGpuFormats(*PlanTensors(SpecOf(spec_.config))));
 }
 
 TEST_F(DamagedCheckpoint, ReportsUnknownTensorsAndSkipsKnownOnes) {
