@@ -162,7 +162,7 @@ class SubsetConstruction {
     }
     automaton.edges.resize(kept);
     if (ends[0] != 0) return absl::OkStatus();
-    return absl::InvalidArgumentError("has no end: what it asks for contains itself for ever");
+    return absl::InvalidArgumentError("has no end: what it asks for contains itself for ever, or matches nothing");
   }
 
   ByteAutomaton Take() {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "core/check.h"
 #include "core/io/foreign_text.h"
+#include "runtime/serve/grammar/string_pattern.h"
 
 namespace tokenferry {
 namespace {
@@ -244,11 +245,22 @@ JsonSchema::NodeOr JsonSchema::Integer(Node at, const Json& schema, const Place&
 }
 
 JsonSchema::NodeOr JsonSchema::String(Node at, const Json& schema, const Place& place) {
-  if (Has(schema, "pattern")) return place.Error("'pattern' is not supported");
   const auto least = CountOf(schema, "minLength", 0), most = CountOf(schema, "maxLength", -1);
   if (!least.ok() || !most.ok()) return place.Error((least.ok() ? most : least).status().message());
   if (*most >= 0 && *most < *least) return place.Error("maxLength is less than minLength");
-  return pieces_.String(at, *least, *most < 0 ? std::nullopt : std::optional<int64_t>(*most));
+  const std::optional<int64_t> longest = *most < 0 ? std::nullopt : std::optional<int64_t>(*most);
+  std::string pattern;
+  if (Has(schema, "pattern")) {
+    if (!schema["pattern"].is_string()) return place.Error("'pattern' must be a text");
+    pattern = schema["pattern"].get<std::string>();
+  } else if (Has(schema, "format") && schema["format"].is_string()) {
+    pattern = PatternOfFormat(schema["format"].get<std::string>());
+    if (pattern.empty()) return pieces_.String(at, *least, longest);
+  } else {
+    return pieces_.String(at, *least, longest);
+  }
+  const NodeOr end = AppendMatchingString(at, pattern, {*least, longest}, builder_);
+  return end.ok() ? end : NodeOr(place.Error(end.status().message()));
 }
 
 JsonSchema::NodeOr JsonSchema::Array(Node at, const Json& schema, const Place& place) {

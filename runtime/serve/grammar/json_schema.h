@@ -2,10 +2,11 @@
 // say is refused, never passed over.
 //
 // Known: type (one, or a list), properties, required, additionalProperties, items, minItems, maxItems, minLength,
-// maxLength, minimum, maximum, exclusiveMinimum and exclusiveMaximum of integers, enum, const, anyOf, allOf of one,
-// $ref into the same schema, $defs and definitions; true, and {} for any value. Members are written in the order of
-// `properties`; members that have no name in a schema only where there are no `properties`. Passed over: title,
-// description, default, examples, $schema, $id, $comment, format, deprecated, readOnly, writeOnly.
+// maxLength, pattern, minimum, maximum, exclusiveMinimum and exclusiveMaximum of integers, enum, const, anyOf, allOf
+// of one, $ref into the same schema, $defs and definitions; true, and {} for any value. Members are written in the
+// order of `properties`; members that have no name in a schema only where there are no `properties`. `format` of a
+// string without `pattern`: as PatternOfFormat says. Passed over: other formats, title, description, default,
+// examples, $schema, $id, $comment, deprecated, readOnly, writeOnly.
 #pragma once
 
 #include <map>

@@ -144,7 +144,7 @@ class ClientsTest(ProgramTest):
         self.assertIn(parsed.choices[0].message.parsed.city, ["Oslo", "Rome"])
         with self.assertRaises(openai.BadRequestError) as raised:
             self.openai.chat.completions.create(model=NAME, messages=HELLO, response_format={
-                "type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "string", "pattern": "a"}}})
+                "type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "string", "pattern": "(?=a)"}}})
         self.assertEqual(raised.exception.param, "response_format")
 
     def test_tools(self):

@@ -12,8 +12,9 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {
     "type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}, "days": {"type": "integer"}}, "required": ["city"]}}}]
 # Everything in it is bounded, so that whatever the model likes, it ends.
 FORMAT = {"type": "json_schema", "json_schema": {"name": "report", "schema": {
-    "type": "object", "additionalProperties": False, "required": ["city", "n", "ok"], "properties": {
+    "type": "object", "additionalProperties": False, "required": ["city", "n", "ok", "when", "code"], "properties": {
         "city": {"enum": ["Oslo", "Rome"]}, "n": {"type": "integer"}, "ok": {"type": "boolean"},
+        "when": {"type": "string", "format": "date"}, "code": {"type": "string", "pattern": r'^[A-Z"\\]{2,4}(-\d+)?$', "maxLength": 8},
         "tags": {"type": "array", "items": {"type": "string", "maxLength": 3}, "maxItems": 2}}}}}
 # Knows reasoning and tools in Qwen's form: the prompt ends where the model has begun to think, or has done so.
 TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tools.jinja")
@@ -91,10 +92,12 @@ class ToolsTest(ProgramTest):
             choice = self.chat(**ask)["choices"][0]
             self.assertEqual(choice["finish_reason"], "stop", choice)
             value = json.loads(choice["message"]["content"])
-            self.assertEqual(list(value)[:3], ["city", "n", "ok"])
+            self.assertEqual(list(value)[:5], ["city", "n", "ok", "when", "code"])
             self.assertIn(value["city"], ["Oslo", "Rome"])
             self.assertIs(type(value["n"]), int)
             self.assertIs(type(value["ok"]), bool)
+            self.assertRegex(value["when"], r"^\d{4}-\d\d-\d\d$")
+            self.assertRegex(value["code"], FORMAT["json_schema"]["schema"]["properties"]["code"]["pattern"])
             self.assertTrue(all(len(tag) <= 3 for tag in value.get("tags", [])), value)
             deltas = [e["choices"][0]["delta"] for e in list(self.server.stream("/v1/chat/completions", {**ASK, **ask}))[:-1]]
             self.assertEqual("".join(d.get("content", "") for d in deltas), choice["message"]["content"])

@@ -124,6 +124,22 @@ TEST(JsonSchema, AllowsWhatIsValidAndNothingElse) {
        {"null"},
        {"[", "[null]"}},
       {"true", {"1", "[]", R"({"a":"b"})"}, {"", "a"}},
+      {R"({"type":["string","null"],"pattern":"^[a-c]+$","minLength":2,"maxLength":3})",
+       {"null", "\"ab\"", "\"cba\""},
+       {"\"a\"", "\"abca\"", "\"ad\"", "\"\""}},
+      {R"({"type":"string","pattern":"\"\\\\\u00e9","minLength":4})",
+       {R"("a\"\\é")", R"("\"\\éa")", R"("\"\\é\n\u0001")"},
+       {R"("\"\\é")", R"("a\"\\\u00e9")", R"("a\u0022\\é")"}},
+      {R"({"type":"string","format":"date-time"})",
+       {"\"2024-02-29T23:59:60.25Z\"", "\"1999-12-01T00:00:00+01:30\""},
+       {"\"2024-13-01T00:00:00Z\"", "\"2024-02-29\"", "\"2024-02-29T24:00:00Z\"", "\"2024-02-29T00:00:00\""}},
+      {R"({"type":"string","format":"date"})", {"\"2024-02-29\""}, {"\"2024-2-29\"", "\"2024-00-10\""}},
+      {R"({"type":"string","format":"time"})", {"\"12:00:00Z\""}, {"\"12:60:00Z\"", "\"12:00Z\""}},
+      {R"({"type":"string","format":"uuid"})",
+       {"\"123e4567-E89B-12d3-a456-426614174000\""},
+       {"\"123e4567e89b12d3a456426614174000\"", "\"123e4567-e89b-12d3-a456-42661417400g\""}},
+      {R"({"type":"string","format":"email"})", {"\"a\""}, {"1"}},
+      {R"({"type":"string","format":"date","pattern":"^x$"})", {"\"x\""}, {"\"2024-02-29\""}},
       {R"({"title":"T","description":"d","default":1,"examples":[1],"format":"x","type":"integer"})", {"5"}, {"\"5\""}},
   };
   for (const Case& c : cases) {
@@ -166,7 +182,10 @@ TEST(JsonSchema, BoundsOfIntegers) {
 
 TEST(JsonSchema, NamesWhatItRefuses) {
   const std::pair<const char*, const char*> cases[] = {
-      {R"({"type":"string","pattern":"a"})", "schema: the schema: 'pattern' is not supported"},
+      {R"({"type":"string","pattern":1})", "schema: the schema: 'pattern' must be a text"},
+      {R"x({"properties":{"x":{"type":"string","pattern":"^a(?=b)"}}})x",
+       "properties.x: pattern: lookaround, '(?=', is not supported"},
+      {R"({"type":"string","pattern":"^a$","minLength":2})", "matches nothing"},
       {R"({"properties":{"x":{"type":"integer","multipleOf":1}}})",
        "schema: properties.x: 'multipleOf' is not supported"},
       {R"({"type":"number","minimum":1})", "'minimum' is not supported but for integers"},
