@@ -110,6 +110,22 @@ bool IsKnownButUnused(absl::string_view name, const ModelSpec& model) {
   return absl::SimpleAtoi(rest.substr(0, rest.find('.')), &layer) && layer >= model.num_layers();
 }
 
+// Parameters that a stored tensor holds, by its name and type alone: none for what belongs to the codes of another one,
+// and as many as there are codes in packed words.
+int64_t ParamsOf(const TensorInfo& info, const QuantSpec& quant) {
+  if (!info.problem.empty()) return 0;
+  const int64_t num_elements = 8 * info.num_bytes / DTypeBits(info.dtype);
+  if (!quant.is_quantised()) return num_elements;
+  for (const absl::string_view suffix :
+       {"_scale", "_scale_inv", "_scale_2", ".scales", "_scales", ".qzeros", "_zero_point", "g_idx", ".weight_shape"}) {
+    if (absl::EndsWith(info.name, suffix)) return 0;
+  }
+  for (const absl::string_view suffix : {".qweight", "_packed", "_blocks"}) {
+    if (absl::EndsWith(info.name, suffix)) return 8 * info.num_bytes / quant.bits;
+  }
+  return num_elements;
+}
+
 void ClassifyOthers(const Checkpoint& checkpoint, const absl::flat_hash_set<std::string>& needed,
                     CheckedPlan& checked) {
   for (int s = 0; s < checkpoint.num_shards(); ++s) {
@@ -118,9 +134,7 @@ void ClassifyOthers(const Checkpoint& checkpoint, const absl::flat_hash_set<std:
       if (IsKnownButUnused(info.name, checked.plan.model)) {
         ++checked.num_skipped;
         checked.skipped_bytes += info.num_bytes;
-        if (info.problem.empty() && !absl::EndsWith(info.name, "_scale_inv")) {
-          checked.num_skipped_params += 8 * info.num_bytes / DTypeBits(info.dtype);
-        }
+        checked.num_skipped_params += ParamsOf(info, checked.plan.model.quant);
         continue;
       }
       ++checked.num_unknown;

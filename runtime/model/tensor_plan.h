@@ -31,10 +31,10 @@ absl::StatusOr<TensorPlan> PlanTensors(const ModelSpec& model);
 
 struct CheckedPlan {
   TensorPlan plan;  // with the types stored in the checkpoint
-  int64_t num_skipped =
-      0;  // known and not needed: multi-token-prediction modules, inv_freq, a tied head, towers for images
+  // Known and not needed: multi-token-prediction modules, inv_freq, a tied head, towers for images.
+  int64_t num_skipped = 0;
   int64_t skipped_bytes = 0;
-  int64_t num_skipped_params = 0;          // elements of those, without scales
+  int64_t num_skipped_params = 0;          // elements of those, packed ones each; scales and zero points are none
   int64_t num_unknown = 0;                 // neither known nor needed: worth a warning
   std::vector<std::string> unknown_names;  // the first few of them
   std::vector<std::string> warnings;       // what is wrong with tensors that are not needed; a few lines

@@ -161,6 +161,47 @@ TEST_F(Quantised, NothingIsStoredTwiceOrLeftOver) {
                "'model.layers.0.mlp.gate.weight_scale' is one too many: 'model.layers.0.mlp.gate.weight' is BF16");
 }
 
+// A module behind the last layer, as multi-token prediction has one: parameters are what its codes stand for.
+TEST_F(Quantised, SkippedCodesCountAsParametersAndTheirScalesDoNot) {
+  const auto add = [&](const std::string& name, DType dtype, std::vector<int64_t> shape) {
+    int64_t bits = DTypeBits(dtype);
+    for (const int64_t dim : shape) bits *= dim;
+    Add({"model.layers.99.mlp." + name, dtype, std::move(shape), std::string(static_cast<size_t>(bits / 8), '\1')});
+  };
+  const auto skipped = [&] {
+    EXPECT_EQ(absl::OkStatus(), Load());
+    EXPECT_EQ(checked_.num_unknown, 0);
+    return checked_.num_skipped_params;
+  };
+  Start("deepseek_v3_int4");
+  const int64_t before = skipped();
+  add("up_proj.weight_packed", DType::kI32, {6, 4});
+  add("up_proj.weight_scale", DType::kBF16, {6, 1});
+  add("up_proj.weight_shape", DType::kI64, {2});
+  add("norm.weight", DType::kBF16, {5});
+  EXPECT_EQ(skipped() - before, 6 * 4 * 8 + 5);
+  Start("qwen3_moe_int8_packed");
+  add("up_proj.weight_packed", DType::kI32, {6, 4});
+  EXPECT_EQ(skipped(), 6 * 4 * 4);
+  for (const auto& [family, codes] : {std::pair{"qwen3_moe_gptq", 8}, {"qwen2_moe_gptq8", 4}, {"mixtral_awq", 8}}) {
+    Start(family);
+    add("up_proj.qweight", DType::kI32, {4, 6});
+    add("up_proj.scales", DType::kF16, {1, 6});
+    add("up_proj.qzeros", DType::kI32, {1, 1});
+    add("up_proj.g_idx", DType::kI32, {32});
+    EXPECT_EQ(skipped(), 4 * 6 * codes) << family;
+  }
+  Start("gpt_oss_mxfp4");
+  add("experts.down_proj_blocks", DType::kU8, {2, 3, 1, 16});
+  add("experts.down_proj_scales", DType::kU8, {2, 3, 1});
+  EXPECT_EQ(skipped(), 2 * 3 * 32);
+  Start("mixtral_fp8_tensor");
+  add("up_proj.weight", DType::kF8E4M3, {3, 7});
+  add("up_proj.weight_scale", DType::kF32, {1});
+  add("up_proj.input_scale", DType::kF32, {1});
+  EXPECT_EQ(skipped(), 3 * 7);
+}
+
 TEST_F(Quantised, ConfigAndTensorsAgree) {
   Start("deepseek_v3_int4");
   quant()["ignore"].push_back("re:.*experts.3.gate.*");
