@@ -72,18 +72,23 @@ absl::Status FitsPlaces(const std::vector<RankMemory>& memory_per_rank,
                         const std::vector<int64_t>& available_bytes_per_rank, const std::vector<MemoryPlace>& places) {
   for (const MemoryPlace& place : places) {
     RankMemory sum;
-    int64_t available_bytes = CgroupLimits::kNoLimit;
+    int64_t needed_bytes = 0, available_bytes = CgroupLimits::kNoLimit;
     for (const RankId rank : place.ranks) {
       const RankMemory& memory = memory_per_rank[rank.value];
       sum.weights += memory.weights, sum.cache += memory.cache, sum.activations += memory.activations;
+      sum.conversion += memory.conversion;
+      needed_bytes += memory.total();
       available_bytes = std::min(available_bytes, available_bytes_per_rank[rank.value]);
     }
-    if (sum.total() <= available_bytes) continue;
+    if (needed_bytes <= available_bytes) continue;
+    // Ranks hold experts that they convert before they have a cache.
+    const std::string conversion =
+        sum.conversion > 0 ? absl::StrCat("; experts while they are converted ", FormatBytes(sum.conversion)) : "";
     return absl::ResourceExhaustedError(
         absl::StrCat("not enough memory on ", place.name, ": its ", place.ranks.size(),
-                     place.ranks.size() == 1 ? " rank needs " : " ranks need ", FormatBytes(sum.total()), " (weights ",
+                     place.ranks.size() == 1 ? " rank needs " : " ranks need ", FormatBytes(needed_bytes), " (weights ",
                      FormatBytes(sum.weights), ", cache ", FormatBytes(sum.cache), ", activations ",
-                     FormatBytes(sum.activations), ") and ", FormatBytes(available_bytes),
+                     FormatBytes(sum.activations), conversion, ") and ", FormatBytes(available_bytes),
                      " are available: ", Remedy(memory_per_rank, available_bytes, place.kind)));
   }
   return absl::OkStatus();

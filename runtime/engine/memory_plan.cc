@@ -11,6 +11,7 @@ std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& plac
       .activations = Transformer::ActivationBytes(plan.model, options.max_tokens()),
   };
   const std::vector<int64_t> weights = BytesPerRank(plan, placement);
+  const std::vector<int64_t> conversion = ConversionBytesPerRank(plan, placement);
   int64_t elsewhere = 0;
   for (const TensorSpec& spec : plan.tensors) {
     if (spec.expert < 0) elsewhere += spec.memory_bytes().total();
@@ -19,6 +20,7 @@ std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& plac
   for (size_t r = 0; r < weights.size(); ++r) {
     per_rank[r].weights = weights[r];
     per_rank[r].experts = weights[r] - elsewhere;
+    per_rank[r].conversion = conversion[r];
   }
   return per_rank;
 }

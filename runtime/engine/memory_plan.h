@@ -1,6 +1,7 @@
 // What a rank will hold, from a model's plan alone: known before a weight is read.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -16,9 +17,10 @@ struct RankMemory {
   int64_t experts = 0;      // the routed experts of them
   int64_t cache = 0;        // KV cache
   int64_t activations = 0;  // of a step
+  int64_t conversion = 0;   // an expert as it is stored, while it is converted; gone before there is a cache
 
   // No rank gets along with less. The exchange's buffers, which depend on where tokens go, come on top of it.
-  int64_t total() const { return weights + cache + activations; }
+  int64_t total() const { return weights + std::max(cache + activations, conversion); }
 };
 
 // [R], by rank. `placement` is for plan.model.moe.num_experts experts.

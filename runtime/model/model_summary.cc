@@ -1,5 +1,8 @@
 #include "runtime/model/model_summary.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "core/check.h"
 
 namespace tokenferry {
@@ -42,6 +45,23 @@ std::vector<int64_t> BytesPerRank(const TensorPlan& plan, const Placement& place
     for (const auto& location : placement.locations(ExpertId(spec.expert))) per_rank[location.rank.value] += num_bytes;
   }
   for (int64_t& num_bytes : per_rank) num_bytes += everywhere;
+  return per_rank;
+}
+
+std::vector<int64_t> ConversionBytesPerRank(const TensorPlan& plan, const Placement& placement) {
+  TF_CHECK_EQ(placement.num_experts(), plan.model.moe.num_experts);
+  std::map<std::pair<int32_t, int32_t>, int64_t> stored;  // by layer and expert
+  for (const TensorSpec& spec : plan.tensors) {
+    if (!spec.is_converted()) continue;
+    stored[{spec.layer, spec.expert}] += BytesOf(spec.stored_format, spec.rows(), spec.cols()).total();
+  }
+  std::vector<int64_t> per_rank(placement.num_ranks(), 0);
+  for (const auto& [layer_and_expert, num_bytes] : stored) {
+    for (const auto& location : placement.locations(ExpertId(layer_and_expert.second))) {
+      int64_t& most = per_rank[location.rank.value];
+      most = std::max(most, num_bytes);
+    }
+  }
   return per_rank;
 }
 

@@ -35,4 +35,8 @@ ModelSummary SummarizeModel(const TensorPlan& plan);
 // plan.model.moe.num_experts experts.
 std::vector<int64_t> BytesPerRank(const TensorPlan& plan, const Placement& placement);
 
+// Bytes of the buffer that holds the stored matrices of one expert while LoadWeights converts them: on each rank the
+// largest of its experts', without alignment; 0: it converts none.
+std::vector<int64_t> ConversionBytesPerRank(const TensorPlan& plan, const Placement& placement);
+
 }  // namespace tokenferry

@@ -171,6 +171,7 @@ class LayoutLoader {
       kept.insert(kept.end(), pieces.begin(), pieces.end());
     }
     TF_RETURN_IF_ERROR(PrepareExperts());
+    stats.conversion_bytes = static_cast<int64_t>(before_.num_bytes());
     loader_.Expect(kept);
     for (const auto& expert : converted_) loader_.Expect(PiecesOf(expert));
     TF_RETURN_IF_ERROR(loader_.Load(kept));

@@ -43,9 +43,10 @@ struct LayerWeights : RoleViews {
 
 struct LoadStats {
   int64_t num_tensors = 0;
-  int64_t bytes_read = 0;    // from the checkpoint's data, headers not included
-  int64_t bytes_kept = 0;    // of weights and scales in device memory
-  int64_t buffer_bytes = 0;  // the same with alignment
+  int64_t bytes_read = 0;        // from the checkpoint's data, headers not included
+  int64_t bytes_kept = 0;        // of weights and scales in device memory
+  int64_t buffer_bytes = 0;      // the same with alignment
+  int64_t conversion_bytes = 0;  // beside them while they are loaded: of one expert as it is stored, with alignment
 };
 
 // Move-only. All pointers are device memory of `buffers`; the device must outlive it.

@@ -58,6 +58,18 @@ TEST(MemoryCheck, RanksOfAHostCountTogether) {
   EXPECT_TRUE(Fits(Ranks(2, 1, 1, 1, 1), std::vector<int64_t>(2, INT64_MAX), Hosts({2})).ok());
 }
 
+// A converted expert and the cache are never there together: the larger of the two counts, rank by rank.
+TEST(MemoryCheck, ConvertedExpertsCountUntilThereIsACache) {
+  auto ranks = Ranks(2, 10, 2, 1, 1);
+  ranks[0].conversion = 2 * kGib;
+  EXPECT_TRUE(Fits(ranks, Available({28, 28}), Hosts({2})).ok());
+  ranks[1].conversion = 5 * kGib;
+  EXPECT_THAT(Fits(ranks, Available({30, 30}), Hosts({2})).message(), HasSubstr("2 ranks need 31.0 GiB"));
+  EXPECT_THAT(Fits(ranks, Available({30, 30}), Hosts({2})).message(),
+              HasSubstr("activations 2.0 GiB; experts while they are converted 7.0 GiB) and 30.0 GiB are available"));
+  EXPECT_TRUE(Fits(ranks, Available({31, 31}), Hosts({2})).ok());
+}
+
 TEST(MemoryCheck, RanksOfAGpuCountTogether) {
   const auto ranks = Ranks(3, 10, 2, 1, 1);  // 14 each
   EXPECT_TRUE(Fits(ranks, Available({14, 14, 14}), Hosts({3}), {7, 8, 9}).ok());

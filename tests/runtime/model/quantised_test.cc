@@ -66,6 +66,7 @@ class Quantised : public ::testing::Test {
                                                                 {.placement = &placement, .staging_bytes = 64 << 10}));
     stats_ = weights.stats;
     kept_ = BytesPerRank(checked_.plan, placement)[0];
+    conversion_ = ConversionBytesPerRank(checked_.plan, placement)[0];
     return absl::OkStatus();
   }
 
@@ -75,7 +76,7 @@ class Quantised : public ::testing::Test {
   ExpertDtype expert_dtype_ = ExpertDtype::kStored;
   CheckedPlan checked_;
   LoadStats stats_;
-  int64_t kept_ = 0;  // bytes that the plan says memory holds
+  int64_t kept_ = 0, conversion_ = 0;  // bytes that the plan says memory holds, and while experts are converted
 };
 
 const std::string kGate = "model.layers.1.mlp.experts.3.gate_proj.";
@@ -90,12 +91,23 @@ TEST_F(Quantised, AllFoldersAreFineBeforehand) {
     const int64_t stored = SummarizeModel(checked_.plan).Total().num_bytes;
     EXPECT_EQ(stats_.bytes_read, stored) << family;
     EXPECT_EQ(stats_.bytes_kept, kept_) << family;
+    EXPECT_EQ(conversion_, 0);
+    EXPECT_EQ(stats_.conversion_bytes, 0);
+    int num_converting = 0;
     for (const ExpertDtype dtype : kExpertDtypes) {
       expert_dtype_ = dtype;
       EXPECT_EQ(absl::OkStatus(), Load());
       EXPECT_EQ(stats_.bytes_read, stored) << family << " " << ExpertDtypeName(dtype);
       EXPECT_EQ(stats_.bytes_kept, kept_) << family << " " << ExpertDtypeName(dtype);
+      num_converting += conversion_ > 0 ? 1 : 0;
+      // Data, scales and zero points of three matrices, each on a cache line of its own.
+      EXPECT_GE(stats_.conversion_bytes, conversion_) << family << " " << ExpertDtypeName(dtype);
+      EXPECT_LT(stats_.conversion_bytes, conversion_ + 3 * 3 * 64) << family << " " << ExpertDtypeName(dtype);
     }
+    EXPECT_GE(num_converting, 4) << family;  // one type may be what is stored
+    EXPECT_EQ(ConversionBytesPerRank(checked_.plan,
+                                     Placement::Linear(static_cast<int>(checked_.plan.model.moe.num_experts), 3)),
+              std::vector<int64_t>(3, conversion_));
     expert_dtype_ = ExpertDtype::kStored;
     ASSERT_EQ(absl::OkStatus(), Load());
     // config.json alone says the same of every tensor.
