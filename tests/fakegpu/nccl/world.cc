@@ -39,6 +39,7 @@ struct World::Shared {
   int32_t num_ranks = 0;
   int64_t num_changes = 0;
   int64_t changed_at_ns = 0;
+  int64_t all_polled_at_change = -1;  // after which every rank had polled often enough, for the first time
   RankState ranks[kMostRanks];
 };
 
@@ -234,10 +235,19 @@ void World::CountPoll(int rank) {
   me.polled_at_change = shared_->num_changes;
   ++me.num_polls;
   if (SteadyNanos() - shared_->changed_at_ns < kQuietNanos) return;
+  bool any_group = false;
   for (int r = 0; r < shared_->num_ranks; ++r) {
     const RankState& other = shared_->ranks[r];
     if (other.membership != Membership::kIn || other.error != ncclSuccess) return;
     if (other.polled_at_change != shared_->num_changes || other.num_polls < kPollsOfADeadlock) return;
+    any_group |= other.group_under_way;
+  }
+  if (!any_group) return;  // what they wait for, flags of each other's kernels, is not NCCL's
+  if (shared_->all_polled_at_change != shared_->num_changes) {
+    // One may have polled while a kernel of its own waited, and compute by now: then it does not poll a second time.
+    shared_->all_polled_at_change = shared_->num_changes;
+    for (int r = 0; r < shared_->num_ranks; ++r) shared_->ranks[r].num_polls = 0;
+    return;
   }
   Report(absl::StrCat("deadlock, every rank waits:", Describe()));
   FailAll(ncclInternalError);
