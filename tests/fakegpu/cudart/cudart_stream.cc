@@ -64,10 +64,11 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void*
   });
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   return Call([&](Runtime&) {
     *event = new CUevent_st;
     (*event)->device = current_device;
+    (*event)->is_timed = (flags & cudaEventDisableTiming) == 0;
     return cudaSuccess;
   });
 }
@@ -99,6 +100,17 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   return Call([&](Runtime& runtime) { return runtime.queue.Query(event->work) ? cudaSuccess : cudaErrorNotReady; });
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  return Call([&](Runtime&) {
+    for (const cudaEvent_t event : {from, to}) {
+      if (!event->is_timed || event->work == nullptr) return cudaErrorInvalidResourceHandle;
+    }
+    if (!from->work->done || !to->work->done) return cudaErrorNotReady;
+    *milliseconds = static_cast<float>(*to->millis - *from->millis);
+    return cudaSuccess;
+  });
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {

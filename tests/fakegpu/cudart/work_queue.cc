@@ -1,6 +1,7 @@
 #include "tests/fakegpu/cudart/work_queue.h"
 
 #include <algorithm>
+#include <chrono>
 
 namespace tokenferry::fakegpu {
 
@@ -153,7 +154,17 @@ void WorkQueue::EnqueueShared(QueueStream& stream, std::string name, std::functi
 void WorkQueue::Record(QueueStream& stream, QueueEvent& event) {
   event.capture = stream.capture;
   event.captured = stream.captured_last;
-  if (stream.capture == nullptr) event.work = Append(stream, {.name = "event"});
+  if (stream.capture != nullptr) return;
+  Work work{.name = "event"};
+  if (event.is_timed) {
+    event.millis = std::make_shared<double>(0);
+    work.run = [millis = event.millis] {
+      const auto now = std::chrono::steady_clock::now().time_since_epoch();
+      *millis = std::chrono::duration<double, std::milli>(now).count();
+      return Progress::kEnded;
+    };
+  }
+  event.work = Append(stream, std::move(work));
 }
 
 void WorkQueue::Wait(QueueStream& stream, const QueueEvent& event) {

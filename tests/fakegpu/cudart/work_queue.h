@@ -67,7 +67,9 @@ struct QueueStream {
 
 struct QueueEvent {
   int device = 0;
-  WorkPtr work;  // null: never recorded
+  bool is_timed = true;
+  WorkPtr work;                    // null: never recorded
+  std::shared_ptr<double> millis;  // when the work was done, where it is timed
   std::shared_ptr<Capture> capture;
   std::vector<int> captured;
 };
