@@ -195,6 +195,7 @@ run bf16_two_processes 60 processes 2
 run bf16_three_processes 60 processes 3
 run speed 30 speed
 run kernels_bench 60 "$bench" --json "$out/kernels.json"
+run alltoall_bench 60 "$tokenferry" bench alltoall --device cuda --path peer --tokens 1,128,1024 --json "$out/alltoall.json"
 for test in "${tests[@]}"; do
   case $test in
     *_cuda_test)
@@ -211,9 +212,10 @@ log = lambda name: open(os.path.join(out, name + ".log"), errors="replace").read
 report = {"commit": open("commit").read().strip() if os.path.exists("commit") else None,
           "machine": log("machine").splitlines(),
           "steps": [{"name": n, "outcome": w, "status": int(s), "seconds": int(t), "log_end": log(n)[-600:]} for n, w, s, t in steps]}
-kernels = os.path.join(out, "kernels.json")
-if os.path.exists(kernels):
-    report["kernels"] = json.load(open(kernels))
+for name in ("kernels", "alltoall"):
+    file = os.path.join(out, name + ".json")
+    if os.path.exists(file):
+        report[name] = json.load(open(file))
 json.dump(report, open(os.path.join(out, "gpu.json"), "w"), indent=1)
 bad = [n for n, w, _, _ in steps if w not in ("passed", "skipped")]
 print(f"{len(steps) - len(bad)} of {len(steps)} steps without a failure; {os.path.join(out, 'gpu.json')}")

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "bench/alltoall/memory_rate.h"
 #include "bench/alltoall/round_trip.h"
 #include "comm/ops/row_codec_ops.h"
 #include "comm/transport/collectives.h"
@@ -162,48 +163,6 @@ absl::StatusOr<BaselineResult> RunBaseline(const BenchContext& context, BenchPro
   return timer.Finish();
 }
 
-int64_t NumRanksOfHost(const BenchContext& context) {
-  const int host = context.topology.host_idx_per_rank[context.transport.rank().value];
-  return static_cast<int64_t>(context.topology.hosts[host].ranks.size());
-}
-
-// All ranks reading memory at once. Of a host's ranks the first start and the last end count, on their common clock:
-// where they share cores they take turns.
-class GroupRead {
- public:
-  GroupRead(const BenchContext& context, int64_t bytes_per_host)
-      : context_(context),
-        pool_(context.num_threads),
-        read_(pool_, context.isa, bytes_per_host / NumRanksOfHost(context)) {}
-
-  // Collective: bytes per second of all ranks together.
-  absl::StatusOr<double> Run() {
-    TF_RETURN_IF_ERROR(Barrier(context_.transport, kAgree));
-    const double start = MonotonicSeconds();
-    read_.Run();
-    const double end = MonotonicSeconds();
-    const auto nanoseconds = [](double seconds) { return static_cast<int64_t>(seconds * 1e9); };
-    TF_ASSIGN_OR_RETURN(const auto all,
-                        GatherNumbers(context_.transport, {nanoseconds(start), nanoseconds(end), read_.num_bytes()}));
-    double rate = 0;
-    for (const Topology::Host& host : context_.topology.hosts) {
-      int64_t first = all[host.ranks[0].value][0], last = 0, num_bytes = 0;
-      for (const RankId r : host.ranks) {
-        first = std::min(first, all[r.value][0]);
-        last = std::max(last, all[r.value][1]);
-        num_bytes += all[r.value][2];
-      }
-      rate += 1e9 * static_cast<double>(num_bytes) / static_cast<double>(last - first);
-    }
-    return rate;
-  }
-
- private:
-  const BenchContext& context_;
-  ThreadPool pool_;
-  MemoryRead read_;
-};
-
 // What an iteration is timed in: plan, dispatch, expert read, combine, round trip, meeting, local read.
 constexpr size_t kNumSamples = 7;
 constexpr std::pair<RankTime RankPhaseTimes::*, size_t> kRankSamples[] = {
@@ -240,25 +199,28 @@ absl::Status TimeSideBySide(const BenchContext& context, Exchange& exchange, Ben
   RoundTrip round_trip(context.transport, context.device, exchange, result.reduction, problem);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, round_trip.Prepare()));
   TF_RETURN_IF_ERROR(round_trip.Verify());
-  std::optional<BaselineTimer> per_rank;
+  std::optional<BaselineTimer> beside;
   if (options.baselines == RunBaselines::kYes) {
-    TF_ASSIGN_OR_RETURN(per_rank, BaselineTimer::Create(context, problem, BaselineKind::kPerRank));
+    const bool on_cpu = context.device.kind() == DeviceKind::kCpu;
+    TF_ASSIGN_OR_RETURN(
+        beside, BaselineTimer::Create(context, problem, on_cpu ? BaselineKind::kPerRank : BaselineKind::kNcclSendRecv));
   }
-  GroupRead group_read(context, options.memory_read_bytes);
+  auto memory_rate = GroupMemoryRate::Create(context, options.memory_read_bytes);
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, memory_rate.status()));
   std::vector<double> samples, read_rates;
   for (int i = -options.warmup; i < options.iters; ++i) {
-    TF_ASSIGN_OR_RETURN(const double read_rate, group_read.Run());
+    TF_ASSIGN_OR_RETURN(const double read_rate, (*memory_rate)->Run());
     TF_ASSIGN_OR_RETURN(const PhaseSeconds s, round_trip.Run());
     TF_ASSIGN_OR_RETURN(const LocalReadSeconds local, round_trip.LocalRead());
-    if (per_rank) TF_RETURN_IF_ERROR(per_rank->Run(/*is_timed=*/i >= 0));
+    if (beside) TF_RETURN_IF_ERROR(beside->Run(/*is_timed=*/i >= 0));
     if (i < 0) continue;
     read_rates.push_back(read_rate);
     samples.insert(samples.end(),
                    {s.plan, s.dispatch, s.expert_read, s.combine, s.round_trip(), local.meet, local.read});
   }
   TF_RETURN_IF_ERROR(round_trip.Verify());
-  if (per_rank) {
-    TF_ASSIGN_OR_RETURN(result.per_rank, per_rank->Finish());
+  if (beside) {
+    TF_ASSIGN_OR_RETURN(result.beside, beside->Finish());
   }
   TF_ASSIGN_OR_RETURN(result.per_rank_us, GatherRankTimes(context.transport, samples));
   TF_ASSIGN_OR_RETURN(auto values, ByValue(context.transport, samples, kNumSamples));
@@ -285,7 +247,7 @@ absl::StatusOr<PathResult> RunPath(const BenchContext& context, BenchProblem& pr
                                   .output_dtype = p.combine_dtype,
                                   .path = path,
                                   .reduction = reduction,
-                                  .max_tokens = p.tokens,
+                                  .max_tokens = std::max<int64_t>(1, p.tokens),
                                   .max_top_k = p.top_k});
   const absl::Status created = AgreeOnStatus(context.transport, kAgree, exchange.status());
   if (CannotRun(created)) {
@@ -332,7 +294,10 @@ absl::StatusOr<PointResult> RunPoint(const BenchContext& context, const PointAnd
     }
   }
   if (options.baselines == RunBaselines::kNo) return result;
-  for (const BaselineKind kind : {BaselineKind::kMemcpy, BaselineKind::kAllToAllV, BaselineKind::kPerExpert}) {
+  const bool on_cpu = context.device.kind() == DeviceKind::kCpu;
+  for (const BaselineKind kind :
+       on_cpu ? std::vector{BaselineKind::kMemcpy, BaselineKind::kAllToAllV, BaselineKind::kPerExpert}
+              : std::vector{BaselineKind::kMemcpy, BaselineKind::kNcclPadded}) {
     TF_ASSIGN_OR_RETURN(BaselineResult baseline, RunBaseline(context, **problem, kind, options));
     result.baselines.push_back(std::move(baseline));
   }
@@ -374,6 +339,9 @@ absl::StatusOr<AllToAllReport> RunAllToAllBench(const BenchContext& context, con
                         .transport = context.transport.ToString(),
                         .instruction_set = std::string(IsaName(context.isa)),
                         .machine = MachineDescription(),
+                        .device_kind = context.device.kind(),
+                        .device = context.device.ToString(),
+                        .preset = options.preset,
                         .num_threads = context.num_threads,
                         .warmup = options.warmup,
                         .iters = options.iters};

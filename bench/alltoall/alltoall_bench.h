@@ -41,7 +41,9 @@ struct AllToAllBenchOptions {
   int warmup = 3;
   int iters = 20;
   RunBaselines baselines = RunBaselines::kYes;
-  int64_t memory_read_bytes = int64_t{256} << 20;  // by a host's ranks together: far more than its caches hold
+  // By a host's ranks together, or by each GPU: far more than caches hold.
+  int64_t memory_read_bytes = int64_t{256} << 20;
+  std::string preset;  // a published setting (published.h) whose figures are to stand in the report; empty: none
 };
 
 // Microseconds: over the iterations of the largest of all ranks.
@@ -76,7 +78,8 @@ struct PathResult {
   PhaseSummaries us;
   std::vector<RankPhaseTimes> per_rank_us;  // [R]
   double read_bytes_per_second = 0;         // of all ranks together, all reading at once, in turns with it: the median
-  std::optional<BaselineResult> per_rank;   // timed in turns with it; none without baselines
+  // Timed in turns with it; none without baselines. On CPUs kPerRank, on GPUs kNcclSendRecv.
+  std::optional<BaselineResult> beside;
 };
 
 struct PointResult {
@@ -99,6 +102,9 @@ struct PointResult {
 struct AllToAllReport {
   int num_ranks = 1;
   std::string topology, transport, instruction_set, machine;
+  DeviceKind device_kind = DeviceKind::kCpu;
+  std::string device;  // rank 0's
+  std::string preset;  // as in the options
   int num_threads = 1;
   int warmup = 0, iters = 0;
   double core_ratio_before = 0, core_ratio_after = 0;  // TwoCoreRatio

@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "bench/alltoall/published.h"
 #include "bench/alltoall/report_columns.h"
 #include "bench/measure/svg_plot.h"
 #include "core/io/json_writer.h"
@@ -39,7 +40,7 @@ Json BaselineJson(const BaselineResult& b, const PathResult& path) {
       {"plan", b.median.plan}, {"pack", b.median.pack},     {"forward", b.median.forward}, {"unpack", b.median.unpack},
       {"read", b.median.read}, {"reduce", b.median.reduce}, {"back", b.median.back},       {"sum", b.median.sum}};
   for (const auto& [name, seconds] : steps) json["median_us"][name] = Rounded(seconds * 1e6);
-  if (b.kind == BaselineKind::kMemcpy || b.kind == BaselineKind::kAllToAllV) return json;
+  if (!IsWhole(b.kind)) return json;
   json["overhead_us"] = b.round_trip.median - path.us.local_read.median;
   json["round_trip_over_this"] = RoundTripOver(b, path);
   json["overhead_over_this"] = OverheadOver(b, path);
@@ -80,7 +81,7 @@ Json ResultJson(const ReportRow& row) {
   const PathResult& path = row.path;
   if (!path.unavailable.empty()) return json;
   json["per_rank"] = PerRankJson(path);
-  if (path.per_rank) json["baselines"][BaselineName(path.per_rank->kind)] = BaselineJson(*path.per_rank, path);
+  if (path.beside) json["baselines"][BaselineName(path.beside->kind)] = BaselineJson(*path.beside, path);
   for (const BaselineResult& b : row.point.baselines) json["baselines"][BaselineName(b.kind)] = BaselineJson(b, path);
   return json;
 }
@@ -188,7 +189,7 @@ std::vector<ReportRow> RowsOf(const AllToAllReport& r, const PointResult& p) {
   std::vector<ReportRow> rows;
   for (const PathResult& path : p.paths) {
     rows.push_back({r, p, path});
-    if (path.per_rank) rows.push_back({r, p, path, &*path.per_rank});
+    if (path.beside) rows.push_back({r, p, path, &*path.beside});
   }
   for (const BaselineResult& b : p.baselines) rows.push_back({r, p, p.paths.front(), &b});
   return rows;
@@ -217,12 +218,68 @@ std::string PerRankTable(const std::vector<const PointResult*>& points, const Al
   return table;
 }
 
+// What was published for the setting, and what was measured here in the same terms.
+struct Beside {
+  std::string what;
+  PublishedFigure figure;
+};
+std::vector<Beside> BesidePublished(const AllToAllReport& r, const PublishedSetting& setting) {
+  std::vector<Beside> lines;
+  for (const PointResult& p : r.points) {
+    for (const PathResult& path : p.paths) {
+      if (!path.unavailable.empty()) continue;
+      const auto rate = [&](int64_t rows, int64_t row_bytes, double us) {
+        return us > 0 ? Gbps(static_cast<double>(rows * row_bytes) / r.num_ranks, us * 1e-6) : 0;
+      };
+      const int64_t rows = p.rows.*setting.basis;
+      const double dispatch_us = path.us.dispatch.median, combine_us = path.us.combine.median;
+      lines.push_back({absl::StrCat("here, ", p.point.tokens, " tokens, ", RowLabel({r, p, path})),
+                       {r.num_ranks, dispatch_us, rate(rows, p.row_bytes(), dispatch_us), combine_us,
+                        rate(rows, p.output_bytes(), combine_us), ""}});
+    }
+  }
+  for (const PublishedFigure& figure : setting.figures)
+    lines.push_back({absl::StrCat("DeepEP, ", figure.link), figure});
+  return lines;
+}
+
+std::string PublishedTable(const AllToAllReport& r, const PublishedSetting& setting) {
+  std::string table =
+      absl::StrCat("\n", Wrapped(absl::StrCat(setting.source, "; bytes of rows, one per ", setting.unit)));
+  absl::StrAppendFormat(&table, "%50s%21s%21s\n%50s%12s%9s%12s%9s\n", "ranks", GroupHeading("dispatch", 21),
+                        GroupHeading("combine", 21), "", "(us)", "(GB/s)", "(us)", "(GB/s)");
+  for (const auto& [what, f] : BesidePublished(r, setting)) {
+    const auto micros = [](double us) { return us > 0 ? absl::StrFormat("%.1f", us) : std::string("-"); };
+    absl::StrAppendFormat(&table, "%-44s%6d%12s%9.2f%12s%9.2f\n", what, f.num_ranks, micros(f.dispatch_us),
+                          f.dispatch_gbps, micros(f.combine_us), f.combine_gbps);
+  }
+  return table;
+}
+
+Json PublishedJson(const PublishedSetting& setting) {
+  Json json = {
+      {"source", setting.source}, {"rows", absl::StrCat("one per ", setting.unit)}, {"figures", Json::array()}};
+  for (const PublishedFigure& f : setting.figures) {
+    Json figure = {{"ranks", f.num_ranks}, {"link", f.link}};
+    if (f.dispatch_us > 0) figure["dispatch_us"] = f.dispatch_us, figure["combine_us"] = f.combine_us;
+    figure["dispatch_gbps"] = f.dispatch_gbps;
+    figure["combine_gbps"] = f.combine_gbps;
+    json["figures"].push_back(std::move(figure));
+  }
+  return json;
+}
+
+// What the ranks compute on: processors, or GPUs of which there is one each.
+std::string Computing(const AllToAllReport& r) {
+  if (r.device_kind == DeviceKind::kCuda) return absl::StrCat("rank 0 on ", r.device);
+  return absl::StrFormat("%d threads each, %s", r.num_threads, r.instruction_set);
+}
+
 }  // namespace
 
 std::string ReportTable(const AllToAllReport& r, PerRankTimes per_rank) {
   std::string out = absl::StrCat(
-      Wrapped(r.machine),
-      Wrapped(absl::StrFormat("%s, %d threads each, %s", r.topology, r.num_threads, r.instruction_set)),
+      Wrapped(r.machine), Wrapped(absl::StrCat(r.topology, ", ", Computing(r))),
       Wrapped(absl::StrFormat("%d iterations after %d; times are of the slowest rank; two-core ratio %.2f before, %.2f "
                               "after",
                               r.iters, r.warmup, r.core_ratio_before, r.core_ratio_after)));
@@ -250,6 +307,7 @@ std::string ReportTable(const AllToAllReport& r, PerRankTimes per_rank) {
     }
     if (per_rank == PerRankTimes::kShow) absl::StrAppend(&out, PerRankTable(points, r));
   }
+  if (const PublishedSetting* setting = FindPublished(r.preset)) absl::StrAppend(&out, PublishedTable(r, *setting));
   return out;
 }
 
@@ -275,12 +333,14 @@ std::string ReportJson(const AllToAllReport& r) {
                  {"ranks", r.num_ranks},
                  {"threads_per_rank", r.num_threads},
                  {"transport", r.transport},
+                 {"device", r.device},
                  {"instruction_set", r.instruction_set},
                  {"two_core_ratio", {{"before", r.core_ratio_before}, {"after", r.core_ratio_after}}}}},
                {"results", Json::array()}};
   for (const PointResult& p : r.points) {
     for (const PathResult& path : p.paths) json["results"].push_back(ResultJson({r, p, path}));
   }
+  if (const PublishedSetting* setting = FindPublished(r.preset)) json["published"] = PublishedJson(*setting);
   return FormatJson(json) + "\n";
 }
 

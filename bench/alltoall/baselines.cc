@@ -4,6 +4,7 @@
 
 #include "bench/alltoall/baseline_plan.h"
 #include "bench/alltoall/bench_ops.h"
+#include "bench/alltoall/device_baselines.h"
 #include "bench/alltoall/round_trip.h"
 #include "comm/ops/exchange_ops.h"
 #include "comm/transport/collectives.h"
@@ -61,30 +62,6 @@ class BaselineBase : public Baseline {
   const int64_t row_bytes_;
   std::unique_ptr<Stream> stream_;
   double start_ = 0;
-};
-
-class MemcpyBaseline : public BaselineBase {
- public:
-  using BaselineBase::BaselineBase;
-  absl::StatusOr<BaselineSeconds> Run() override {
-    TF_RETURN_IF_ERROR(Start());
-    SendPlan plan;
-    TF_RETURN_IF_ERROR(PlanBuilder().BuildSend(problem_.host_routing(), problem_.placement(), plan));
-    const int64_t num_rows = plan.row_offsets.back();
-    TF_RETURN_IF_ERROR(Reserve(from_, num_rows * row_bytes_));
-    TF_RETURN_IF_ERROR(Reserve(to_, num_rows * row_bytes_));
-    BaselineSeconds seconds;
-    const MoveRowsArgs copy{.src = from_.data(), .dst = to_.data(), .num_rows = num_rows, .row_bytes = row_bytes_};
-    TF_RETURN_IF_ERROR(Meet());
-    stream_->Launch(kMoveRows, copy);
-    TF_RETURN_IF_ERROR(Lap(&seconds.forward));
-    stream_->Launch(kMoveRows, copy);
-    TF_RETURN_IF_ERROR(Lap(&seconds.back));
-    return seconds;
-  }
-
- private:
-  Buffer from_, to_;
 };
 
 class AllToAllVBaseline : public BaselineBase {
@@ -221,6 +198,7 @@ class PackedBaseline : public BaselineBase {
                                      .slot_offsets = plan_.recv.slot_offsets.data(),
                                      .slot_factor = factors.data(),
                                      .num_slots = static_cast<int64_t>(factors.size()),
+                                     .max_selections = plan_.recv.selection_offsets.back(),
                                      .hidden = problem_.point().hidden,
                                      .out = grouped_.data(),
                                      .out_stride = problem_.point().hidden,
@@ -303,13 +281,25 @@ const char* BaselineName(BaselineKind kind) {
       return "mpi_row_per_rank";
     case BaselineKind::kPerExpert:
       return "mpi_row_per_expert";
+    case BaselineKind::kNcclSendRecv:
+      return "nccl_sendrecv";
+    case BaselineKind::kNcclPadded:
+      return "nccl_padded";
   }
   return "?";
 }
 
+bool IsWhole(BaselineKind kind) { return kind == BaselineKind::kPerRank || kind == BaselineKind::kPerExpert; }
+
 absl::StatusOr<std::unique_ptr<Baseline>> CreateBaseline(BaselineKind kind, Transport& transport, Device& device,
                                                          BenchProblem& problem) {
-  if (kind == BaselineKind::kMemcpy) return std::make_unique<MemcpyBaseline>(transport, device, problem);
+  if (kind != BaselineKind::kAllToAllV && !IsWhole(kind)) {
+    return CreateDeviceBaseline(kind, transport, device, problem);
+  }
+  if (device.kind() != DeviceKind::kCpu) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("it is of MPI and the host's memory, and rows lie on ", device.ToString()));
+  }
   TF_RETURN_IF_ERROR(CheckMpi(transport, problem));
   if (kind == BaselineKind::kAllToAllV) return std::make_unique<AllToAllVBaseline>(transport, device, problem);
   return std::make_unique<PackedBaseline>(transport, device, problem, kind);

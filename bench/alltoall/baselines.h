@@ -1,5 +1,5 @@
 // What a program without this exchange would do, timed in the same run: MPI's own all-to-all, alone and with the usual
-// packing around it, and plain copies. bench/README.md defines them.
+// packing around it, NCCL's sends and receives, and plain copies. bench/README.md defines them.
 #pragma once
 
 #include <memory>
@@ -11,12 +11,17 @@
 namespace tokenferry {
 
 enum class BaselineKind : uint8_t {
-  kMemcpy,     // one copy of the bytes that this rank dispatches, and one of those it gets back
-  kAllToAllV,  // MPI_Alltoallv of the same bytes in both directions, nothing else
-  kPerRank,    // pack + MPI_Alltoallv + unpack + read + sum, back and sum: one row per (token, rank) both ways
-  kPerExpert,  // the same with one row per (token, expert)
+  kMemcpy,        // one copy of the bytes that this rank dispatches, and one of those it gets back
+  kAllToAllV,     // MPI_Alltoallv of the same bytes in both directions, nothing else
+  kPerRank,       // pack + MPI_Alltoallv + unpack + read + sum, back and sum: one row per (token, rank) both ways
+  kPerExpert,     // the same with one row per (token, expert)
+  kNcclSendRecv,  // ncclSend and ncclRecv of kAllToAllV's bytes, as one group each way, and nothing else
+  kNcclPadded,    // the same with blocks of one size, as ncclAlltoAll has them
 };
-const char* BaselineName(BaselineKind kind);  // "memcpy", "mpi_alltoallv", "mpi_row_per_rank", "mpi_row_per_expert"
+// "memcpy", "mpi_alltoallv", "mpi_row_per_rank", "mpi_row_per_expert", "nccl_sendrecv", "nccl_padded"
+const char* BaselineName(BaselineKind kind);
+// Whether it computes what a path does, and is checked and compared with it; the others only move bytes.
+bool IsWhole(BaselineKind kind);
 
 // Seconds of this rank in one run; what a kind does not do is 0.
 struct BaselineSeconds {
@@ -40,8 +45,8 @@ class Baseline {
   virtual absl::Status Verify() = 0;
 };
 
-// Collective. FailedPrecondition, saying why, where it cannot run: MPI's need an MPI job and blocks of less than 2^31
-// bytes. Everything must outlive it.
+// Collective. FailedPrecondition, saying why, where it cannot run: MPI's need an MPI job, memory of the host and blocks
+// of less than 2^31 bytes, NCCL's its transport. Everything must outlive it.
 absl::StatusOr<std::unique_ptr<Baseline>> CreateBaseline(BaselineKind kind, Transport& transport, Device& device,
                                                          BenchProblem& problem);
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/device/cuda_launcher.h"
+
 namespace tokenferry {
 namespace {
 
@@ -63,6 +65,14 @@ typedef uint64_t Words __attribute__((vector_size(64)));
 
 void ReadRangePortable(const ReadRowsArgs& a, int64_t begin, int64_t end) { ReadRange(a, begin, end); }
 
+// The selections that are to be read; the checksums of the others are written.
+ReadRowsArgs WhatIsRead(ReadRowsArgs a) {
+  if (a.num_read == nullptr) return a;
+  std::fill(a.checksum + *a.num_read, a.checksum + a.num_selections, 0);
+  a.num_selections = *a.num_read;
+  return a;
+}
+
 using ReadFn = void (*)(const ReadRowsArgs&, int64_t, int64_t);
 #if defined(__x86_64__)
 [[gnu::target("avx2")]] void ReadRangeAvx2(const ReadRowsArgs& a, int64_t begin, int64_t end) {
@@ -116,24 +126,36 @@ void MoveRange(const MoveRowsArgs& a, int64_t begin, int64_t end) {
 
 }  // namespace
 
-const Op<ReadRowsArgs> kReadRows{
-    "bench: read rows", [](const ReadRowsArgs& a) { ReadRangePortable(a, 0, a.num_selections); },
-    [](const ReadRowsArgs& a, CpuContext& context) {
-      const ReadFn read = ReadFor(context.isa);
-      ForRows(context, a.num_selections, a.row_bytes, [&](int64_t begin, int64_t end) { read(a, begin, end); });
-    }};
+absl::Status CudaReadRows(const ReadRowsArgs& args, void* stream);  // bench_ops.cu
+absl::Status CudaTransformRows(const TransformRowsArgs& args, void* stream);
+absl::Status CudaMoveRows(const MoveRowsArgs& args, void* stream);
+
+const Op<ReadRowsArgs> kReadRows{"bench: read rows",
+                                 [](const ReadRowsArgs& args) {
+                                   const ReadRowsArgs a = WhatIsRead(args);
+                                   ReadRangePortable(a, 0, a.num_selections);
+                                 },
+                                 [](const ReadRowsArgs& args, CpuContext& context) {
+                                   const ReadRowsArgs a = WhatIsRead(args);
+                                   const ReadFn read = ReadFor(context.isa);
+                                   ForRows(context, a.num_selections, a.row_bytes,
+                                           [&](int64_t begin, int64_t end) { read(a, begin, end); });
+                                 },
+                                 TF_CUDA_LAUNCHER(CudaReadRows)};
 
 const Op<TransformRowsArgs> kTransformRows{
     "bench: transform rows", [](const TransformRowsArgs& a) { TransformRange(a, 0, a.slot_offsets[a.num_slots]); },
     [](const TransformRowsArgs& a, CpuContext& context) {
       ForRows(context, a.slot_offsets[a.num_slots], a.hidden * 4,
               [&](int64_t begin, int64_t end) { TransformRange(a, begin, end); });
-    }};
+    },
+    TF_CUDA_LAUNCHER(CudaTransformRows)};
 
 const Op<MoveRowsArgs> kMoveRows{"bench: move rows", [](const MoveRowsArgs& a) { MoveRange(a, 0, a.num_rows); },
                                  [](const MoveRowsArgs& a, CpuContext& context) {
                                    ForRows(context, a.num_rows, a.row_bytes,
                                            [&](int64_t begin, int64_t end) { MoveRange(a, begin, end); });
-                                 }};
+                                 },
+                                 TF_CUDA_LAUNCHER(CudaMoveRows)};
 
 }  // namespace tokenferry

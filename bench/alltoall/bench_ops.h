@@ -16,9 +16,10 @@ struct ReadRowsArgs {
   const void* rows = nullptr;
   int64_t row_stride = 0;  // bytes
   int64_t row_bytes = 0;
-  const int32_t* row_idx = nullptr;  // [num_selections]; null: row s
-  int64_t num_selections = 0;
-  uint64_t* checksum = nullptr;  // [num_selections]
+  const int32_t* row_idx = nullptr;   // [num_selections]; null: row s
+  int64_t num_selections = 0;         // most of them, where num_read is given
+  const int64_t* num_read = nullptr;  // one, device memory: the first so many are read; null: all
+  uint64_t* checksum = nullptr;       // [num_selections] 0 of those that are not read
 };
 extern const Op<ReadRowsArgs> kReadRows;
 
@@ -31,6 +32,7 @@ struct TransformRowsArgs {
   const int64_t* slot_offsets = nullptr;  // [num_slots + 1]
   const float* slot_factor = nullptr;     // [num_slots]
   int64_t num_slots = 0;
+  int64_t max_selections = 0;  // at least slot_offsets[num_slots]
   int64_t hidden = 0;
   void* out = nullptr;            // [num_selections, hidden]; may be `rows` when row_idx is null
   int64_t out_stride = 0;         // elements

@@ -61,10 +61,7 @@ Cell PhaseValue(const ReportRow& r, Summary PhaseSummaries::*phase, double Summa
   return figure == &Summary::median ? Cell(BaselineMicros(*r.baseline, phase)) : Cell();
 }
 
-// Whether a baseline computes what the path does, and is compared with it.
-bool IsWhole(const BaselineResult& b) {
-  return b.unavailable.empty() && (b.kind == BaselineKind::kPerRank || b.kind == BaselineKind::kPerExpert);
-}
+bool IsWhole(const BaselineResult& b) { return b.unavailable.empty() && IsWhole(b.kind); }
 
 void AddAxes(std::vector<Column>& columns) {
   const auto add = [&](const char* key, Value value, const char* heading = "") {
@@ -269,7 +266,8 @@ std::string DTypeFlag(DType dtype) {
 }
 
 const BaselineResult* PerRankBaseline(const PathResult& path) {
-  return path.per_rank && path.per_rank->unavailable.empty() ? &*path.per_rank : nullptr;
+  const auto& b = path.beside;
+  return b && b->kind == BaselineKind::kPerRank && b->unavailable.empty() ? &*b : nullptr;
 }
 
 double RoundTripOver(const BaselineResult& b, const PathResult& path) {

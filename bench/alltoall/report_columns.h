@@ -42,7 +42,7 @@ std::string RowLabel(const ReportRow& row);
 // The values of --dtype and --combine-dtype.
 std::string DTypeFlag(DType dtype);
 
-// The baseline in turns with the path, or null when it was not run.
+// mpi_row_per_rank, in turns with the path; null when it was not run.
 const BaselineResult* PerRankBaseline(const PathResult& path);
 // How many times the path's time a baseline takes; overhead is what comes on top of reading the rows locally.
 double RoundTripOver(const BaselineResult& b, const PathResult& path);

@@ -1,5 +1,7 @@
 #include "bench/alltoall/round_trip.h"
 
+#include <algorithm>
+
 #include "bench/alltoall/bench_ops.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/topology.h"
@@ -10,6 +12,18 @@ namespace tokenferry {
 namespace {
 
 constexpr CallSite kMeet{.phase = "bench: meet"};
+
+// Where a phase ends or begins; they are told apart by the device's clock.
+enum Point : int {
+  kBegin,
+  kPlanned,
+  kDispatched,
+  kReadBegins,
+  kReadEnds,
+  kCombineBegins,
+  kCombineEnds,
+  kNumPoints,
+};
 
 // Grows `buffer` to `num_bytes`.
 absl::Status Reserve(Device& device, int64_t num_bytes, const char* label, Buffer* buffer) {
@@ -26,6 +40,7 @@ double MonotonicSeconds() { return static_cast<double>(SteadyNanos()) * 1e-9; }
 absl::Status RoundTrip::Prepare() {
   const std::vector<float> factors = problem_.SlotFactors();
   TF_ASSIGN_OR_RETURN(stream_, device_.CreateStream());
+  TF_ASSIGN_OR_RETURN(timer_, StreamTimer::Create(device_, kNumPoints));
   TF_RETURN_IF_ERROR(Reserve(device_, factors.size() * sizeof(float), "bench: expert factors", &slot_factor_));
   stream_->CopyToDevice(slot_factor_.data(), factors.data(), factors.size() * sizeof(float));
   // They stay there: an exchange does not change them.
@@ -37,34 +52,33 @@ absl::Status RoundTrip::Prepare() {
 }
 
 absl::Status RoundTrip::ReadRows(const ExpertRows& rows) {
+  const int64_t* const num_read = rows.slot_offsets == nullptr
+                                      ? nullptr
+                                      : rows.slot_offsets + problem_.placement().num_local_slots(problem_.rank());
   stream_->Launch(kReadRows, {.rows = rows.rows,
                               .row_stride = rows.row_stride * DTypeBytes(rows.dtype),
                               .row_bytes = rows.hidden * DTypeBytes(rows.dtype),
                               .row_idx = rows.row_idx,
                               .num_selections = rows.max_selections,
+                              .num_read = num_read,
                               .checksum = checksum_.as<uint64_t>()});
-  return stream_->Synchronize();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<PhaseSeconds> RoundTrip::Run() {
-  PhaseSeconds seconds;
   TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
-  double start = MonotonicSeconds();
-  const auto lap = [&start](double* phase) {
-    const double now = MonotonicSeconds();
-    *phase = now - start;
-    start = now;
-  };
+  TF_RETURN_IF_ERROR(timer_->Mark(*stream_, kBegin));
   TF_RETURN_IF_ERROR(exchange_.Plan(*stream_, {"plan"}, problem_.routing(), problem_.placement()));
-  lap(&seconds.plan);
+  TF_RETURN_IF_ERROR(timer_->Mark(*stream_, kPlanned));
   TF_ASSIGN_OR_RETURN(const ExpertRows rows, exchange_.Dispatch(*stream_, {"dispatch"}, home_rows_));
+  TF_RETURN_IF_ERROR(timer_->Mark(*stream_, kDispatched));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
-  lap(&seconds.dispatch);
   TF_RETURN_IF_ERROR(
       Reserve(device_, rows.max_selections * sizeof(uint64_t), "bench: checksums", &checksum_));  // first run only
-  start = MonotonicSeconds();
+  TF_RETURN_IF_ERROR(timer_->Mark(*stream_, kReadBegins));
   TF_RETURN_IF_ERROR(ReadRows(rows));
-  lap(&seconds.expert_read);
+  TF_RETURN_IF_ERROR(timer_->Mark(*stream_, kReadEnds));
+  TF_RETURN_IF_ERROR(stream_->Synchronize());
   TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));  // experts' work is nobody's exchange, also where ranks share cores
 
   std::vector<uint64_t> sums(rows.max_selections);
@@ -77,6 +91,7 @@ absl::StatusOr<PhaseSeconds> RoundTrip::Run() {
                                    .slot_offsets = rows.slot_offsets,
                                    .slot_factor = slot_factor_.as<float>(),
                                    .num_slots = problem_.placement().num_local_slots(problem_.rank()),
+                                   .max_selections = rows.max_selections,
                                    .hidden = rows.hidden,
                                    .out = expert_out.data,
                                    .out_stride = expert_out.stride,
@@ -89,20 +104,39 @@ absl::StatusOr<PhaseSeconds> RoundTrip::Run() {
     first_checksum_ = checksum;
   }
   const bool same = num_selections_ == rows.max_selections && first_checksum_ == checksum;
-  if (const ExchangePlan* const plan = exchange_.host_plan()) {
-    row_idx_ = plan->recv.row_idx;
-    num_recv_rows_ = plan->num_recv_rows();
-  }
+  TF_RETURN_IF_ERROR(KeepOrder(rows));
 
   TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
-  start = MonotonicSeconds();
+  TF_RETURN_IF_ERROR(timer_->Mark(*stream_, kCombineBegins));
   TF_RETURN_IF_ERROR(exchange_.Combine(*stream_, {"combine"}, problem_.routing().weight, problem_.out()));
+  TF_RETURN_IF_ERROR(timer_->Mark(*stream_, kCombineEnds));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
-  lap(&seconds.combine);
+  PhaseSeconds seconds;
+  TF_ASSIGN_OR_RETURN(seconds.plan, timer_->Seconds(kBegin, kPlanned));
+  TF_ASSIGN_OR_RETURN(seconds.dispatch, timer_->Seconds(kPlanned, kDispatched));
+  TF_ASSIGN_OR_RETURN(seconds.expert_read, timer_->Seconds(kReadBegins, kReadEnds));
+  TF_ASSIGN_OR_RETURN(seconds.combine, timer_->Seconds(kCombineBegins, kCombineEnds));
   if (same) return seconds;
   return absl::DataLossError(absl::StrCat("rank ", problem_.rank().value,
                                           " was given other rows than in the first run (", problem_.point().ToString(),
                                           ")"));
+}
+
+absl::Status RoundTrip::KeepOrder(const ExpertRows& rows) {
+  if (const ExchangePlan* const plan = exchange_.host_plan()) {
+    row_idx_ = plan->recv.row_idx;
+    num_recv_rows_ = plan->num_recv_rows();
+    return absl::OkStatus();
+  }
+  int64_t num_selections = 0;
+  const int num_slots = problem_.placement().num_local_slots(problem_.rank());
+  stream_->CopyToHost(&num_selections, rows.slot_offsets + num_slots, sizeof(num_selections));
+  TF_RETURN_IF_ERROR(stream_->Synchronize());
+  row_idx_.resize(num_selections);
+  stream_->CopyToHost(row_idx_.data(), rows.row_idx, num_selections * sizeof(int32_t));
+  TF_RETURN_IF_ERROR(stream_->Synchronize());
+  num_recv_rows_ = row_idx_.empty() ? 0 : 1 + *std::max_element(row_idx_.begin(), row_idx_.end());
+  return absl::OkStatus();
 }
 
 absl::Status RoundTrip::Verify() {
@@ -132,7 +166,22 @@ absl::StatusOr<LocalReadSeconds> RoundTrip::LocalRead() {
   TF_RETURN_IF_ERROR(Reserve(device_, num_selections * sizeof(int32_t), "bench: local order", &local_idx_));
   stream_->CopyToDevice(local_idx_.data(), row_idx_.data(), num_selections * sizeof(int32_t));
   TF_RETURN_IF_ERROR(stream_->Synchronize());
+  const ExpertRows local = {.rows = local_rows_.data(),
+                            .dtype = problem_.point().given_dtype(),
+                            .hidden = problem_.point().hidden,
+                            .row_stride = problem_.point().hidden,
+                            .row_idx = local_idx_.as<int32_t>(),
+                            .max_selections = num_selections};
   LocalReadSeconds seconds;
+  if (device_.kind() != DeviceKind::kCpu) {  // which ranks do not share
+    TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
+    TF_RETURN_IF_ERROR(timer_->Mark(*stream_, kReadBegins));
+    TF_RETURN_IF_ERROR(ReadRows(local));
+    TF_RETURN_IF_ERROR(timer_->Mark(*stream_, kReadEnds));
+    TF_RETURN_IF_ERROR(stream_->Synchronize());
+    TF_ASSIGN_OR_RETURN(seconds.read, timer_->Seconds(kReadBegins, kReadEnds));
+    return seconds;
+  }
   TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
   double start = MonotonicSeconds();
   TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
@@ -140,12 +189,8 @@ absl::StatusOr<LocalReadSeconds> RoundTrip::LocalRead() {
   TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
   start = MonotonicSeconds();
   TF_RETURN_IF_ERROR(Barrier(transport_, kMeet));
-  TF_RETURN_IF_ERROR(ReadRows({.rows = local_rows_.data(),
-                               .dtype = problem_.point().given_dtype(),
-                               .hidden = problem_.point().hidden,
-                               .row_stride = problem_.point().hidden,
-                               .row_idx = local_idx_.as<int32_t>(),
-                               .max_selections = num_selections}));
+  TF_RETURN_IF_ERROR(ReadRows(local));
+  TF_RETURN_IF_ERROR(stream_->Synchronize());
   seconds.read = MonotonicSeconds() - start;
   return seconds;
 }

@@ -5,11 +5,12 @@
 #include <vector>
 
 #include "bench/alltoall/problem.h"
+#include "bench/measure/stream_timer.h"
 #include "comm/exchange/exchange.h"
 
 namespace tokenferry {
 
-// This rank's seconds in each phase of one round trip.
+// This rank's seconds in each phase of one round trip, by a StreamTimer.
 struct PhaseSeconds {
   double plan = 0;
   double dispatch = 0;
@@ -18,9 +19,9 @@ struct PhaseSeconds {
   double round_trip() const { return plan + dispatch + expert_read + combine; }
 };
 
-// For the reads alone: until this rank's end, when all ranks begin together.
+// For the reads alone, when all ranks begin together: until this rank's end, or on a GPU what they take.
 struct LocalReadSeconds {
-  double meet = 0;  // all ranks meet, and nothing else
+  double meet = 0;  // all ranks meet, and nothing else; 0 on a GPU
   double read = 0;  // the same, and reads
 };
 
@@ -46,7 +47,8 @@ class RoundTrip {
   absl::StatusOr<LocalReadSeconds> LocalRead();
 
  private:
-  absl::Status ReadRows(const ExpertRows& rows);
+  absl::Status ReadRows(const ExpertRows& rows);   // enqueues
+  absl::Status KeepOrder(const ExpertRows& rows);  // in which LocalRead reads
 
   Transport& transport_;
   Device& device_;
@@ -54,6 +56,7 @@ class RoundTrip {
   const Reduction reduction_;
   BenchProblem& problem_;
   std::unique_ptr<Stream> stream_;
+  std::unique_ptr<StreamTimer> timer_;
   FloatMatrix home_rows_;
   Buffer slot_factor_, checksum_;
   int64_t num_selections_ = -1;  // of the first run

@@ -94,6 +94,7 @@ absl::Status BenchAllToAllCommand::Check(const FlagSet& set, SharedFlags* /*shar
   AllToAllBenchOptions* o = &f->bench;
   TF_RETURN_IF_ERROR(ReadTraffics(f));
   if (f->preset == "none") return TokensOfSizes(set, f);
+  o->preset = f->preset;
   if (!set.given("tokens")) o->tokens = {f->preset == "deepep-normal" ? 4096 : 128};
   if (!set.given("hidden")) o->hidden = {7168};
   if (!set.given("experts")) o->experts = {256};

@@ -112,11 +112,14 @@ class BenchCommands(unittest.TestCase):
                 self.assertIn("not available", table)
 
     def test_presets_give_way_to_flags(self):
-        report, _ = self.run_json("bench", "alltoall", "--preset", "deepep-ll", "--tokens", "2", "--warmup", "0", "--iters",
-                                  "1", "--no-baselines")
+        report, table = self.run_json("bench", "alltoall", "--preset", "deepep-ll", "--tokens", "2", "--warmup", "0", "--iters",
+                                      "1", "--no-baselines")
         (r,) = report["results"]
         self.assertEqual((r["tokens"], r["hidden"], r["top_k"], r["experts"]), (2, 7168, 8, 256))
         self.assertEqual((r["dtype"], r["combine_dtype"]), ("fp8", "bf16"))
+        self.assertIn("DeepEP, RDMA", table)
+        self.assertEqual(report["published"]["figures"][0]["dispatch_us"], 77)
+        self.assertLessEqual(max(map(len, table.split("\n"))), 120)
 
     def test_moe(self):
         report, _ = self.run_json("bench", "moe", "--tokens", "1,3", "--hidden", "64", "--intermediate", "32", "--experts",

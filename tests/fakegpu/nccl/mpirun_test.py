@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """mpirun_test.py PROGRAM: the program on the fake GPUs and the fake NCCL, as processes of mpirun: a model's logits and
-texts, who says what when a rank goes, and what is refused at the start."""
+texts, bench alltoall, who says what when a rank goes, and what is refused at the start."""
 
+import csv
 import json
 import os
 import re
@@ -133,6 +134,59 @@ class Peer(FakeGpuTest):
 
     def test_a_rank_is_stopped(self):
         self.lose(signal.SIGSTOP, "stopped")
+
+
+class Bench(FakeGpuTest):
+    """bench alltoall with rows on GPUs: results are checked, times are those of an interpreter."""
+
+    AXES = ["--hidden", "72", "--experts", "8", "--top-k", "3", "--warmup", "0", "--iters", "2"]
+
+    def bench(self, ranks, *args, **env):
+        job = self.job(["bench", "alltoall", *CUDA, *args, "--json", self.path("out.json"), "--csv", self.path("out.csv")],
+                       ranks, **env)
+        self.assertEqual(job.status, 0, job.err)
+        with open(self.path("out.json")) as f:
+            report = json.load(f)
+        with open(self.path("out.csv"), newline="") as f:
+            return report, list(csv.DictReader(f)), job
+
+    def test_paths_and_baselines(self):
+        for ranks in (1, 2, 3):
+            report, lines, job = self.bench(ranks, *self.AXES, "--transport", "nccl", "--path", "peer,alltoallv",
+                                            "--tokens", "0,5", "--dtype", "f32,fp8", "--combine-dtype", "bf16",
+                                            TF_FAKEGPU_ORDER="random", TF_FAKEGPU_SEED=ranks)
+            self.assertTrue(report["machine"]["device"].startswith("cuda:"), report["machine"])
+            self.assertEqual(len(report["results"]), 2 * 2 * 2)
+            for r in report["results"]:
+                self.assertEqual((r["ranks"], r["verified"], r["wrong"], r["chosen_path"]), (ranks, True, 0, r["path"]))
+                self.assertEqual(r["bytes"]["dispatch"]["selection"] > 0, r["tokens"] > 0)
+                self.assertEqual(set(r["baselines"]), {"memcpy", "nccl_sendrecv", "nccl_padded"})
+                for baseline in r["baselines"].values():
+                    self.assertGreaterEqual(baseline["round_trip"]["min_us"], 0)
+            names = ["peer", "nccl_sendrecv", "alltoallv", "nccl_sendrecv", "memcpy", "nccl_padded"]
+            self.assertEqual([line["path"] for line in lines], names * (2 * 2))
+            self.assertEqual([line["wrong"] for line in lines], ["0", "", "0", "", "", ""] * (2 * 2))
+            self.assertLessEqual(max(map(len, job.out.decode().split("\n"))), 120)
+
+    def test_skewed_traffic(self):
+        """One rank gets nearly everything: what is sent differs from the padded blocks, and buffers are at their limits."""
+        report, _, _ = self.bench(3, *self.AXES, "--transport", "nccl", "--path", "peer,alltoallv", "--tokens", "7",
+                                  "--traffic", "hot:1,silent-rank")
+        self.assertEqual([r["wrong"] for r in report["results"]], [0] * 4)
+
+    def test_what_was_published_stands_beside(self):
+        report, _, job = self.bench(2, *self.AXES, "--path", "peer", "--preset", "deepep-ll", "--tokens", "3")
+        self.assertEqual([f["ranks"] for f in report["published"]["figures"]], [8, 16, 32, 64, 128, 256])
+        self.assertRegex(job.out.decode(), r"here, 3 tokens, peer +2 ")
+        self.assertRegex(job.out.decode(), r"DeepEP, RDMA +8 +77\.0 +98\.00 +114\.0 +127\.00")
+
+    def test_what_cannot_run(self):
+        report, _, _ = self.bench(2, *self.AXES, "--share-gpus", "--tokens", "3", "--path", "alltoallv,two_level",
+                                  TF_FAKEGPU_DEVICES=1)
+        messages, two_level = report["results"]
+        self.assertTrue(messages["verified"])
+        self.assertEqual(messages["baselines"]["nccl_sendrecv"], {"unavailable": "rank 0: needs --transport nccl"})
+        self.assertIn("unavailable", two_level)
 
 
 class Texts(ProgramTest):
