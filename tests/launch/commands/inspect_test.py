@@ -8,11 +8,15 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 import unittest
 
-from program import MODEL, PROGRAM, ProgramTest, main, run
+from program import MODEL, PROGRAM, ROOT, ProgramTest, main, run
 
 MAX_BYTES_READ_PER_BYTE_KEPT = 1.05
+MAX_WEIGHT_BYTES_PER_BYTE_STORED = 1.03
+# Of resident memory at its peak, less what the program took before, to the buffers that were declared.
+MAX_PEAK_PER_BYTE_DECLARED = 1.05
 DTYPE_BYTES = {"F32": 4, "BF16": 2, "F8_E4M3": 1}
 
 
@@ -126,6 +130,28 @@ class Loading(ProgramTest):
                 self.assertEqual(rank["weight_bytes"], planned["bytes"], how)
                 self.assertGreaterEqual(rank["declared_bytes"], rank["weight_bytes"] + rank["cache_bytes"], how)
                 self.assertGreaterEqual(rank["peak_resident_bytes"], rank["resident_bytes"], how)
+
+    def test_memory_at_its_peak(self):
+        """The kernel's figure for the process. 400 MiB of weights, so that the pages of the program's own code, which come
+        in while it runs, are a small part of what is allowed besides."""
+        model = self.path("model")
+        subprocess.run([sys.executable, os.path.join(ROOT, "bench", "make_model.py"), model, "--preset", "tiny", "--hidden", "1024",
+                        "--experts", "32", "--expert-width", "1024", "--layers", "5"], check=True, stdout=subprocess.DEVNULL)
+        ids, out = self.write_ids("ids.json", list(range(2, 130))), self.path("report.json")
+        stored = self.succeed("inspect", "--model", model, "--json").json()["bytes"]
+        self.assertGreater(stored, 400 << 20)
+        for dtype in "stored", "int4":
+            self.succeed("eval", "--model", model, "--ids", ids, "--expert-dtype", dtype, "--json", out)
+            with open(out) as f:
+                (rank,) = json.load(f)["report"]["ranks"]
+            peak = rank["peak_resident_bytes"] - rank["base_bytes"]
+            print(f"{dtype}: weights {rank['weight_bytes'] / stored:.3f} and bytes read {rank['load_bytes'] / stored:.3f} of those stored; "
+                  f"peak {peak / rank['declared_bytes']:.3f} of {rank['declared_bytes'] >> 20} MiB declared; "
+                  f"{rank['load_bytes'] / rank['load_seconds'] / 1e9:.2f} GB/s", flush=True)
+            self.assertLessEqual(rank["load_bytes"], MAX_BYTES_READ_PER_BYTE_KEPT * stored, dtype)
+            if dtype == "stored":
+                self.assertLessEqual(rank["weight_bytes"], MAX_WEIGHT_BYTES_PER_BYTE_STORED * stored)
+            self.assertLessEqual(peak, MAX_PEAK_PER_BYTE_DECLARED * rank["declared_bytes"], dtype)
 
     def test_plain_lines_without_a_terminal(self):
         done = self.succeed("generate", "--model", MODEL, "--prompt", "a", "--max-tokens", "1", ranks=2)
