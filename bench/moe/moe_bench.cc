@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
+#include "bench/alltoall/memory_rate.h"
 #include "bench/alltoall/round_trip.h"
 #include "bench/moe/timed_layer.h"
 #include "comm/transport/collectives.h"
@@ -14,6 +15,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 constexpr CallSite kAgree{.phase = "bench: agree"};
+constexpr int64_t kMemoryRateBytes = int64_t{256} << 20;  // beyond the caches of a GPU
 
 // What all ranks' choices cost: each chosen expert's weights are read once, each selection is computed.
 absl::Status CountWork(const BenchContext& context, const TimedLayer& layer, MoeResult* result) {
@@ -89,7 +91,18 @@ absl::Status RunShape(const BenchContext& context, const MoeBenchOptions& option
   return absl::OkStatus();
 }
 
+// Of all ranks together. On GPUs of their memory alone: the bound of what computes there is not measured.
 absl::StatusOr<MachineBounds> GroupBounds(const BenchContext& context) {
+  if (context.device.kind() != DeviceKind::kCpu) {
+    auto rate = GroupMemoryRate::Create(context, kMemoryRateBytes);
+    TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, rate.status()));
+    MachineBounds fastest;
+    for (int i = 0; i < 3; ++i) {
+      TF_ASSIGN_OR_RETURN(const double bytes_per_second, (*rate)->Run());
+      fastest.read_bytes_per_second = std::max(fastest.read_bytes_per_second, bytes_per_second);
+    }
+    return fastest;
+  }
   ThreadPool pool(context.num_threads);
   TF_RETURN_IF_ERROR(Barrier(context.transport, kAgree));
   const MachineBounds mine = MeasureBounds(pool, context.isa, MonotonicSeconds);
@@ -111,9 +124,10 @@ struct MoeRates {
 MoeRates RatesOf(const MoeReport& r, const MoeResult& m) {
   const double layer = m.layer.median * 1e-6, experts = m.experts.median * 1e-6;
   const auto bytes = static_cast<double>(m.weight_bytes);
+  const double reading = bytes / r.bounds.read_bytes_per_second;
+  const double computing = r.bounds.flops_per_second > 0 ? m.flops / r.bounds.flops_per_second : 0;
   return {static_cast<double>(m.shape.max_tokens * r.num_ranks) / layer, m.flops / experts * 1e-9,
-          bytes / experts * 1e-9,
-          std::max(bytes / r.bounds.read_bytes_per_second, m.flops / r.bounds.flops_per_second) / experts};
+          bytes / experts * 1e-9, std::max(reading, computing) / experts};
 }
 
 const char* WeightsName(DType dtype) {
@@ -127,7 +141,8 @@ absl::StatusOr<MoeReport> RunMoeBench(const BenchContext& context, const MoeBenc
                    .num_threads = context.num_threads,
                    .topology = context.topology.ToString(),
                    .instruction_set = std::string(IsaName(context.isa)),
-                   .machine = MachineDescription()};
+                   .machine = MachineDescription(),
+                   .device = context.device.ToString()};
   TF_ASSIGN_OR_RETURN(report.core_ratio_before, TwoCoreRatioOfGroup(context.transport, context.isa));
   TF_ASSIGN_OR_RETURN(report.bounds, GroupBounds(context));
   for (const DType dtype : options.weight_dtypes) {
@@ -152,11 +167,16 @@ absl::StatusOr<MoeReport> RunMoeBench(const BenchContext& context, const MoeBenc
 
 std::string MoeTable(const MoeReport& r) {
   std::string table = absl::StrFormat(
-      "%s\n%s, %d threads each, %s; median microseconds of the slowest rank, results verified\n"
-      "two-core ratio %.2f before, %.2f after; all ranks together read %.1f GB/s, %.0f GFLOP/s of f32 "
-      "multiply-adds\n\n",
-      r.machine, r.topology, r.num_threads, r.instruction_set, r.core_ratio_before, r.core_ratio_after,
-      r.bounds.read_bytes_per_second * 1e-9, r.bounds.flops_per_second * 1e-9);
+      "%s\n%s, rank 0 on %s, %d threads each; median microseconds of the slowest rank, results verified\n"
+      "two-core ratio %.2f before, %.2f after; ",
+      r.machine, r.topology, r.device, r.num_threads, r.core_ratio_before, r.core_ratio_after);
+  const double gbps = r.bounds.read_bytes_per_second * 1e-9, gflops = r.bounds.flops_per_second * 1e-9;
+  if (gflops > 0) {
+    absl::StrAppendFormat(&table, "all ranks together read %.1f GB/s, %.0f GFLOP/s of f32 multiply-adds\n\n", gbps,
+                          gflops);
+  } else {
+    absl::StrAppendFormat(&table, "all GPUs together copy in their memory, read and written, %.1f GB/s\n\n", gbps);
+  }
   absl::StrAppend(
       &table, absl::StrFormat("%7s %6s %6s %9s %-5s %-12s %9s %9s %10s %11s %10s %11s %10s %9s %8s %6s\n", "tokens",
                               "hidden", "inner", "top-k/of", "dtype", "path", "route", "plan", "dispatch", "experts",
@@ -189,10 +209,12 @@ std::string MoeJson(const MoeReport& r) {
                  {"ranks", r.num_ranks},
                  {"threads_per_rank", r.num_threads},
                  {"instruction_set", r.instruction_set},
+                 {"device", r.device},
                  {"two_core_ratio", {{"before", r.core_ratio_before}, {"after", r.core_ratio_after}}},
                  {"read_gbps", r.bounds.read_bytes_per_second * 1e-9},
                  {"gflops", r.bounds.flops_per_second * 1e-9}}},
                {"results", Json::array()}};
+  if (r.bounds.flops_per_second == 0) json["machine"].erase("gflops");  // not measured
   for (const MoeResult& m : r.results) {
     const MoeShape& shape = m.shape;
     Json result = {{"tokens", shape.max_tokens},         {"hidden", shape.hidden},

@@ -35,8 +35,9 @@ struct MoeResult {
 struct MoeReport {
   int num_ranks = 1, num_threads = 1;
   std::string topology, instruction_set, machine;
+  std::string device;  // rank 0's
   double core_ratio_before = 0, core_ratio_after = 0;
-  MachineBounds bounds;  // of all ranks together, all busy at once
+  MachineBounds bounds;  // of all ranks together, all busy at once; of GPUs the memory alone, flops 0
   std::vector<MoeResult> results;
 };
 

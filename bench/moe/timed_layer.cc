@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "bench/alltoall/round_trip.h"
 #include "comm/transport/collectives.h"
 
 namespace tokenferry {
@@ -25,6 +24,7 @@ absl::StatusOr<std::unique_ptr<TimedLayer>> TimedLayer::Create(const BenchContex
 absl::Status TimedLayer::Allocate() {
   const int64_t T = random_.shape.max_tokens, H = random_.shape.hidden;
   TF_ASSIGN_OR_RETURN(stream_, context_.device.CreateStream());
+  TF_ASSIGN_OR_RETURN(timer_, StreamTimer::Create(context_.device, /*num_points=*/6));
   const std::vector<float> x = RandomFloats(T * H, kHiddenStream, context_.transport.rank().value * T * H);
   TF_ASSIGN_OR_RETURN(x_, UploadNew(*stream_, x.data(), x.size() * sizeof(float), "bench: layer's tokens"));
   TF_ASSIGN_OR_RETURN(out_, context_.device.Allocate(T * H * sizeof(float), MemoryKind::kDevice, "bench: results"));
@@ -47,27 +47,28 @@ absl::Status TimedLayer::Allocate() {
 }
 
 absl::StatusOr<MoeSeconds> TimedLayer::TimeCalls() {
-  MoeSeconds seconds;
-  double start = MonotonicSeconds();
-  const auto end_call = [&](double* call) -> absl::Status {
-    TF_RETURN_IF_ERROR(stream_->Synchronize());
-    const double now = MonotonicSeconds();
-    *call = now - start;
-    start = now;
-    return absl::OkStatus();
-  };
+  int num_marks = 0;
+  const auto mark = [&] { return timer_->Mark(*stream_, num_marks++); };
+  TF_RETURN_IF_ERROR(mark());
   TF_RETURN_IF_ERROR(layer_.Route(*stream_, step_));
-  TF_RETURN_IF_ERROR(end_call(&seconds.route));
+  TF_RETURN_IF_ERROR(mark());
   TF_RETURN_IF_ERROR(layer_.Plan(*stream_, step_));
-  TF_RETURN_IF_ERROR(end_call(&seconds.plan));
+  TF_RETURN_IF_ERROR(mark());
   TF_RETURN_IF_ERROR(layer_.BeginDispatch(*stream_, step_));
   TF_ASSIGN_OR_RETURN(const ExpertRows rows, layer_.FinishDispatch(*stream_, step_));
-  TF_RETURN_IF_ERROR(end_call(&seconds.dispatch));
+  TF_RETURN_IF_ERROR(mark());
   TF_RETURN_IF_ERROR(layer_.Experts(*stream_, step_, rows));
-  TF_RETURN_IF_ERROR(end_call(&seconds.experts));
+  TF_RETURN_IF_ERROR(mark());
   TF_RETURN_IF_ERROR(layer_.BeginCombine(*stream_, step_));
   TF_RETURN_IF_ERROR(layer_.FinishCombine(*stream_, step_));
-  TF_RETURN_IF_ERROR(end_call(&seconds.combine));
+  TF_RETURN_IF_ERROR(mark());
+  TF_RETURN_IF_ERROR(stream_->Synchronize());
+  MoeSeconds seconds;
+  int call = 0;
+  for (double* const of_call : {&seconds.route, &seconds.plan, &seconds.dispatch, &seconds.experts, &seconds.combine}) {
+    TF_ASSIGN_OR_RETURN(*of_call, timer_->Seconds(call, call + 1));
+    ++call;
+  }
   return seconds;
 }
 

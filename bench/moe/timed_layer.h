@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "bench/measure/stream_timer.h"
 #include "bench/moe/random_weights.h"
 
 namespace tokenferry {
@@ -37,6 +38,7 @@ class TimedLayer {
   MoeLayer& layer_;
   const RandomLayer& random_;
   std::unique_ptr<Stream> stream_;
+  std::unique_ptr<StreamTimer> timer_;
   Buffer x_, out_;
   MoeStep step_;
   std::vector<int32_t> host_expert_idx_;

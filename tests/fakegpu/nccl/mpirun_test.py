@@ -174,6 +174,19 @@ class Bench(FakeGpuTest):
                                   "--traffic", "hot:1,silent-rank")
         self.assertEqual([r["wrong"] for r in report["results"]], [0] * 4)
 
+    def test_moe(self):
+        job = self.job(["bench", "moe", *CUDA, "--path", "peer,alltoallv", "--tokens", "3", "--hidden", "64", "--intermediate", "32",
+                        "--experts", "5", "--top-k", "2", "--weights", "bf16", "--warmup", "0", "--iters", "1", "--json",
+                        self.path("out.json")], 2)
+        self.assertEqual(job.status, 0, job.err)
+        with open(self.path("out.json")) as f:
+            report = json.load(f)
+        self.assertTrue(report["machine"]["device"].startswith("cuda:"))
+        self.assertNotIn("gflops", report["machine"])
+        self.assertEqual([(r["verified"], r["chosen_path"]) for r in report["results"]], [(True, "peer"), (True, "alltoallv")])
+        for r in report["results"]:
+            self.assertGreaterEqual(r["phases"]["layer"]["min_us"], r["phases"]["experts"]["min_us"])
+
     def test_what_was_published_stands_beside(self):
         report, _, job = self.bench(2, *self.AXES, "--path", "peer", "--preset", "deepep-ll", "--tokens", "3")
         self.assertEqual([f["ranks"] for f in report["published"]["figures"]], [8, 16, 32, 64, 128, 256])
