@@ -29,6 +29,39 @@ __global__ void RmsNormKernel(MatrixView<const float> x, const Weight* weight, f
   }
 }
 
+// A block per row; the two sums have 16 lanes as above. Every thread centres its elements anew, which costs less than
+// to keep them.
+template <class Weight>
+__global__ void LayerNormKernel(LayerNormArgs a) {
+  __shared__ float shared_mean, shared_inverse;
+  const float* row = a.x.row(blockIdx.x);
+  const int64_t cols = a.x.cols;
+  if (threadIdx.x < kWarpSize) {
+    const int lane = threadIdx.x % kHalfWarp;
+    const auto value = [&](int64_t i) { return row[i]; };
+    const auto one = [](int64_t) { return 1.0f; };
+    const float sum = __shfl_sync(kWholeWarp, SumHalfWarp(LaneChain(lane, cols, value, one)), 0);
+    const float mean = __fdiv_rn(sum, static_cast<float>(cols));
+    const auto centred = [&](int64_t i) { return __fsub_rn(row[i], mean); };
+    const float squares = SumHalfWarp(LaneChain(lane, cols, centred, centred));
+    if (threadIdx.x == 0) {
+      const float variance = __fdiv_rn(squares, static_cast<float>(cols));
+      shared_mean = mean;
+      shared_inverse = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(variance, a.eps)));
+    }
+  }
+  __syncthreads();
+  const float mean = shared_mean, inverse = shared_inverse;
+  const Weight* weight = static_cast<const Weight*>(a.weight);
+  float* to = a.out.row(blockIdx.x);
+  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) {
+    const float scaled = __fmul_rn(__fmul_rn(__fsub_rn(row[i], mean), inverse), ToFloat(weight[i]));
+    const float value = __fadd_rn(scaled, a.bias[i]);
+    to[i] = value;
+    if (a.rounded.data != nullptr) a.rounded.row(blockIdx.x)[i] = ToBF16(value);
+  }
+}
+
 // A block per token.
 template <class T>
 __global__ void EmbedKernel(const int32_t* ids, MatrixView<const T> table, MatrixView<float> out) {
@@ -75,6 +108,12 @@ absl::Status CudaRmsNorm(const RmsNormArgs& a, void* stream) {
   }
   return LaunchKernel(RmsNormKernel<BF16>, shape, stream, a.x, static_cast<const BF16*>(a.weight), a.eps, a.out,
                       a.rounded);
+}
+
+absl::Status CudaLayerNorm(const LayerNormArgs& a, void* stream) {
+  const LaunchShape shape = {a.x.rows, ThreadsFor(a.x.cols)};
+  if (a.weight_dtype == DType::kF32) return LaunchKernel(LayerNormKernel<float>, shape, stream, a);
+  return LaunchKernel(LayerNormKernel<BF16>, shape, stream, a);
 }
 
 }  // namespace tokenferry

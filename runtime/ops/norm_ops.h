@@ -1,4 +1,4 @@
-// Embedding lookup, RMS norm and the residual's small operations. All f32, row by row: no row depends on another.
+// Embedding lookup, norms and the residual's small operations. All f32, row by row: no row depends on another.
 #pragma once
 
 #include "core/device/device.h"
@@ -29,6 +29,21 @@ struct RmsNormArgs {
   MatrixView<BF16> rounded = {};  // [rows, cols] of out
 };
 void RmsNorm(Stream& stream, const RmsNormArgs& args);
+
+// out = (x - mean) * (1 / sqrt(variance + eps)) * weight + bias (Ba et al., arXiv:1607.06450), mean = sum of x / cols,
+// variance = sum of (x - mean)^2 / cols. Both sums follow matmul.h's lane order; everything is rounded to f32 operation
+// by operation, from left to right. Memory, weight and `rounded` as RmsNormArgs's; weight and bias [cols] must be
+// there.
+struct LayerNormArgs {
+  MatrixView<const float> x;
+  const void* weight = nullptr;
+  DType weight_dtype = DType::kF32;
+  const float* bias = nullptr;
+  float eps = 1e-5f;
+  MatrixView<float> out;
+  MatrixView<BF16> rounded = {};  // [rows, cols] of out
+};
+void LayerNorm(Stream& stream, const LayerNormArgs& args);
 
 // x += factor * a, or x += factor * (a + b) when b.data is not null; each sum and product is rounded.
 struct AddArgs {

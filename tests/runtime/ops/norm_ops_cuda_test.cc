@@ -22,6 +22,24 @@ void RmsNormCase(OpRun& run, int64_t num_rows, int64_t cols) {
   RmsNorm(run.stream(), args);
 }
 
+template <class Weight>
+void LayerNormCase(OpRun& run, int64_t num_rows, int64_t cols) {
+  const int64_t stride = cols + run.rng()() % 3, out_stride = cols + run.rng()() % 3;
+  LayerNormArgs args;
+  args.x = {run.Input(NormalFloats(run.rng(), num_rows * stride)), num_rows, cols, stride};
+  args.weight = run.Input(NormalValues<Weight>(run.rng(), cols));
+  args.weight_dtype = kDTypeOf<Weight>;
+  args.bias = run.Input(NormalFloats(run.rng(), cols));
+  args.out = {run.Output<float>("out", num_rows * out_stride), num_rows, cols, out_stride};
+  args.rounded = {run.Output<BF16>("rounded", num_rows * stride), num_rows, cols, stride};
+  LayerNorm(run.stream(), args);
+  args.rounded = {};
+  float* x = run.InOut("in place", NormalFloats(run.rng(), num_rows * stride));
+  args.x = {x, num_rows, cols, stride};
+  args.out = {x, num_rows, cols, stride};
+  LayerNorm(run.stream(), args);
+}
+
 class NormOpsCudaTest : public CudaCompareTest {};
 
 TEST_F(NormOpsCudaTest, RmsNorm) {
@@ -30,6 +48,16 @@ TEST_F(NormOpsCudaTest, RmsNorm) {
       SCOPED_TRACE(testing::Message() << num_rows << " rows of " << cols);
       ExpectSameBits([&](OpRun& run) { RmsNormCase<float>(run, num_rows, cols); });
       ExpectSameBits([&](OpRun& run) { RmsNormCase<BF16>(run, num_rows, cols); });
+    }
+  }
+}
+
+TEST_F(NormOpsCudaTest, LayerNorm) {
+  for (int64_t num_rows : kRowCounts) {
+    for (int64_t cols : kWidths) {
+      SCOPED_TRACE(testing::Message() << num_rows << " rows of " << cols);
+      ExpectSameBits([&](OpRun& run) { LayerNormCase<float>(run, num_rows, cols); });
+      ExpectSameBits([&](OpRun& run) { LayerNormCase<BF16>(run, num_rows, cols); });
     }
   }
 }

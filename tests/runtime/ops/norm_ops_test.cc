@@ -73,6 +73,72 @@ TEST_P(NormOps, RmsNormFollowsItsFormulaInPlaceAndNot) {
   }
 }
 
+// Against the definition in f32, bit for bit, and in double. Rows have a mean of 3, so that a kernel which forgets it,
+// or takes the second moment for the variance, is far off.
+TEST_P(NormOps, LayerNormFollowsItsFormulaInPlaceAndNot) {
+  constexpr float kEps = 1e-5f;
+  for (int64_t cols : {1, 2, 15, 16, 17, 31, 40, 128, 1000, 1536}) {
+    const std::vector<float> ones(cols, 1.0f);
+    for (int64_t rows : {0, 1, 5, 70}) {
+      SCOPED_TRACE(testing::Message() << rows << " x " << cols);
+      const int64_t stride = cols + kGap;
+      std::vector<float> x = RandomNormal(rng_, rows * stride);
+      for (float& v : x) v += 3;
+      const std::vector<float> weight = RandomNormal(rng_, cols), bias = RandomNormal(rng_, cols);
+      const std::vector<BF16> narrow = ToBF16s(weight);
+      for (DType dtype : {DType::kF32, DType::kBF16}) {
+        std::vector<float> want = x;
+        for (int64_t t = 0; t < rows; ++t) {
+          const float* row = x.data() + t * stride;
+          const float mean = DotF32(row, ones.data(), cols) / static_cast<float>(cols);
+          std::vector<float> centred(row, row + cols);
+          for (float& c : centred) c -= mean;
+          const float variance = DotF32(centred.data(), centred.data(), cols) / static_cast<float>(cols);
+          const float inverse = 1.0f / std::sqrt(variance + kEps);
+          double exact_mean = 0, exact_variance = 0;
+          for (int64_t i = 0; i < cols; ++i) exact_mean += row[i] / static_cast<double>(cols);
+          for (int64_t i = 0; i < cols; ++i) {
+            exact_variance += (row[i] - exact_mean) * (row[i] - exact_mean) / static_cast<double>(cols);
+          }
+          const double exact_inverse = 1 / std::sqrt(exact_variance + kEps);
+          for (int64_t i = 0; i < cols; ++i) {
+            const float w = dtype == DType::kF32 ? weight[i] : ToFloat(narrow[i]);
+            want[t * stride + i] = centred[i] * inverse * w + bias[i];
+            // u = 2^-24. The mean of cols values of at most 8 errs by (cols / 16 + 6) u times 8, and a centred value by
+            // that and a rounding: `shift`. It enters the value times inverse * w, and once more through the variance,
+            // whose relative error is at most 2 shift * inverse (Cauchy-Schwarz: no centred value's mean size exceeds
+            // 1 / inverse) and (cols / 16 + 6) u for its sum, halved by the root; 6 more roundings.
+            const double sum_error = (static_cast<double>(cols) / 16 + 6) * 0x1p-24, shift = 8 * (sum_error + 0x1p-24);
+            const double value = std::abs((row[i] - exact_mean) * exact_inverse * w);
+            const double tolerance = shift * exact_inverse * std::abs(w) +
+                                     value * (shift * exact_inverse + sum_error / 2 + 6 * 0x1p-24) +
+                                     std::abs(bias[i]) * 0x1p-24;
+            ASSERT_NEAR(want[t * stride + i], (row[i] - exact_mean) * exact_inverse * w + bias[i], tolerance);
+          }
+        }
+        TestDevice device(GetParam());
+        Buffer in = device.Upload(x), out = device.Upload(x), b = device.Upload(bias);
+        Buffer w = dtype == DType::kF32 ? device.Upload(weight) : device.Upload(narrow);
+        LayerNormArgs args{.x = {in.as<float>(), rows, cols, stride},
+                           .weight = w.data(),
+                           .weight_dtype = dtype,
+                           .bias = b.as<float>(),
+                           .eps = kEps,
+                           .out = {out.as<float>(), rows, cols, stride}};
+        LayerNorm(device.stream(), args);
+        EXPECT_TRUE(SameBits(device.Download<float>(out), want));
+        EXPECT_TRUE(SameBits(device.Download<float>(in), x));
+        args.out = {in.as<float>(), rows, cols, stride};
+        Buffer rounded = device.Upload(ToBF16s(x));
+        args.rounded = {rounded.as<BF16>(), rows, cols, stride};
+        LayerNorm(device.stream(), args);
+        EXPECT_TRUE(SameBits(device.Download<float>(in), want));
+        EXPECT_TRUE(SameBits(device.Download<BF16>(rounded), ToBF16s(want)));
+      }
+    }
+  }
+}
+
 TEST_P(NormOps, EmbedCopiesOrWidensRows) {
   constexpr int64_t kVocab = 11;
   for (int64_t cols : {1, 16, 33, 100}) {
