@@ -7,10 +7,12 @@
 
 #include "core/check.h"
 #include "core/device/cuda_launcher.h"
+#include "core/kernels/dot.h"
 #include "core/kernels/exp.h"
 #include "core/kernels/scratch.h"
 #include "experts/router/group_score.h"
 #include "experts/router/router_scores.h"
+#include "experts/router/sparse_mixer.h"
 
 namespace tokenferry {
 namespace {
@@ -74,8 +76,20 @@ void ChooseNothing(const RouteArgs& a, int64_t t) {
   std::fill(a.choice.row(t), a.choice.row(t) + a.choice.cols, -std::numeric_limits<float>::infinity());
 }
 
+// The sparse mixer's weight of choice k.
+float MixerWeight(const RouteArgs& a, const float* logits, const int32_t* idx, int k) {
+  const float largest = logits[idx[k]];
+  float lanes[kNumLanes] = {};
+  for (int32_t e = 0; e < a.logits.cols; ++e) {
+    if (k > 0 && e == idx[0]) continue;
+    if (StaysInMix(logits[e], largest, a.mixer_eps)) lanes[e % kNumLanes] += ExpF32(logits[e] - largest);
+  }
+  return 1.0f / SumLanes(lanes);
+}
+
 // The weight of choice k, before it is normalised.
 float WeightOf(const RouteArgs& a, const float* scores, const int32_t* idx, int k) {
+  if (a.scoring == Scoring::kSparseMixer) return MixerWeight(a, scores, idx, k);
   return a.scoring == Scoring::kSoftmaxOfChosen ? ExpF32(scores[idx[k]] - scores[idx[0]]) : scores[idx[k]];
 }
 
@@ -108,7 +122,7 @@ bool RouteToken(const RouteArgs& a, int64_t t, ScoreFn score, void* scratch) {
   ChooseNothing(a, t);
   if (a.position != nullptr && a.position[t] < 0) return true;
   if (AnyNaN(a.logits.row(t), num_experts)) return false;
-  if (a.scoring != Scoring::kSoftmaxOfChosen) {
+  if (!ChoosesByLogits(a.scoring)) {
     score(a.scoring, a.logits.row(t), num_experts, scores);
   } else {
     std::copy_n(a.logits.row(t), num_experts, scores);
@@ -163,7 +177,8 @@ void Route(Stream& stream, const RouteArgs& args) {
   TF_CHECK_GE(args.top_k, 1);
   TF_CHECK_LE(args.top_k, kMaxTopK);
   TF_CHECK_LE(args.top_k, args.groups_kept * (args.logits.cols / args.num_groups));
-  TF_CHECK(args.scoring != Scoring::kSoftmaxOfChosen || (args.bias == nullptr && args.num_groups == 1));
+  TF_CHECK(!ChoosesByLogits(args.scoring) || (args.bias == nullptr && args.num_groups == 1));
+  TF_CHECK(args.scoring != Scoring::kSparseMixer || args.top_k == 2);
   TF_CHECK_EQ(args.out.expert_idx.cols, args.top_k);
   TF_CHECK_EQ(args.out.weight.cols, args.top_k);
   if (args.choice.data != nullptr) {

@@ -3,6 +3,7 @@
 #include "core/kernels/lanes.cuh"
 #include "experts/router/group_score.h"
 #include "experts/router/router.h"
+#include "experts/router/sparse_mixer.h"
 
 namespace tokenferry {
 namespace {
@@ -52,7 +53,7 @@ __device__ float LargestOfWarp(const float* x, int32_t size, int lane) {
 
 // As PlainScores (router_scores.h), by one warp.
 __device__ void Scores(Scoring scoring, const float* logits, int32_t num_experts, int lane, float* scores) {
-  if (scoring == Scoring::kSoftmaxOfChosen) {  // of those that are chosen by their logits
+  if (scoring == Scoring::kSoftmaxOfChosen || scoring == Scoring::kSparseMixer) {  // weights come after the choice
     for (int32_t e = lane; e < num_experts; e += kWarpSize) scores[e] = logits[e];
     __syncwarp();
     return;
@@ -120,6 +121,17 @@ __device__ void KeepGroups(const RouteArgs& a, int32_t group_size, int lane, Rou
   }
 }
 
+// As MixerWeight of router.cc, by one warp: of choice `idx`; `without` is the first choice for the second, else -1.
+__device__ float MixerWeight(const RouteArgs& a, const float* logits, int32_t idx, int32_t without, int lane) {
+  const float largest = logits[idx];
+  float lane_sum = 0.0f;
+  for (int32_t e = lane % kHalfWarp; e < a.logits.cols; e += kHalfWarp) {
+    if (e == without || !StaysInMix(logits[e], largest, a.mixer_eps)) continue;
+    lane_sum = __fadd_rn(lane_sum, ExpF32(__fsub_rn(logits[e], largest)));
+  }
+  return __fdiv_rn(1.0f, __shfl_sync(kWholeWarp, SumHalfWarp(lane_sum), 0));
+}
+
 // The chosen experts, and their scores as weights. Lane k holds the k-th. False, and nothing is written: infinite
 // logits made the weights NaN.
 __device__ bool WriteRow(const RouteArgs& a, int64_t t, int lane, int32_t group_size, RouteScratch& s) {
@@ -136,6 +148,12 @@ __device__ bool WriteRow(const RouteArgs& a, int64_t t, int lane, int32_t group_
   float weight = my_idx < 0 ? 0.0f : s.scores[my_idx], sum = 0.0f;
   const float largest = __shfl_sync(kWholeWarp, weight, 0);
   if (is_of_chosen && my_idx >= 0) weight = ExpF32(__fsub_rn(weight, largest));
+  if (a.scoring == Scoring::kSparseMixer) {
+    const int32_t first = __shfl_sync(kWholeWarp, my_idx, 0), second = __shfl_sync(kWholeWarp, my_idx, 1);
+    const float of_first = MixerWeight(a, s.scores, first, -1, lane);
+    const float of_second = MixerWeight(a, s.scores, second, first, lane);
+    weight = lane == 0 ? of_first : of_second;
+  }
   for (int32_t k = 0; k < a.top_k; ++k) sum = __fadd_rn(sum, __shfl_sync(kWholeWarp, weight, k));
   if (sum != sum) return false;
   if (my_idx < 0) return true;

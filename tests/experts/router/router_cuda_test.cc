@@ -9,8 +9,8 @@ struct RouterShape {
   int32_t num_groups, groups_kept, top_k;
 };
 // One expert, fewer and more than a warp's lanes, groups that are single experts, DeepSeek-V3's.
-const std::vector<RouterShape> kShapes = {{1, 1, 1, 1},   {5, 1, 1, 3},     {70, 1, 1, 6}, {12, 4, 2, 4},
-                                          {33, 11, 5, 9}, {40, 40, 32, 32}, {256, 8, 4, 8}};
+const std::vector<RouterShape> kShapes = {{1, 1, 1, 1},  {5, 1, 1, 3},   {16, 1, 1, 2},    {33, 1, 1, 2}, {70, 1, 1, 6},
+                                          {12, 4, 2, 4}, {33, 11, 5, 9}, {40, 40, 32, 32}, {256, 8, 4, 8}};
 
 void RouteCase(OpRun& run, int64_t num_tokens, const RouterShape& shape, RouteArgs args) {
   const int64_t E = shape.num_experts;
@@ -21,8 +21,7 @@ void RouteCase(OpRun& run, int64_t num_tokens, const RouterShape& shape, RouteAr
   if (num_tokens > 1) logits[E + run.rng()() % E] = NAN;
   if (num_tokens > 2) logits[2 * E + run.rng()() % E] = INFINITY;
   args.logits = {run.Input(logits), num_tokens, E, E};
-  if (run.rng()() % 2 == 0 && args.scoring != Scoring::kSoftmaxOfChosen)
-    args.bias = run.Input(NormalFloats(run.rng(), E));
+  if (run.rng()() % 2 == 0 && !ChoosesByLogits(args.scoring)) args.bias = run.Input(NormalFloats(run.rng(), E));
   args.num_groups = shape.num_groups;
   args.groups_kept = shape.groups_kept;
   args.top_k = shape.top_k;
@@ -41,10 +40,11 @@ class RouterCudaTest : public CudaCompareTest {};
 TEST_F(RouterCudaTest, Route) {
   for (const RouterShape& shape : kShapes) {
     for (int64_t num_tokens : {0, 1, 9}) {
-      for (Scoring scoring : {Scoring::kSoftmax, Scoring::kSigmoid, Scoring::kSoftmaxOfChosen}) {
+      for (Scoring scoring : {Scoring::kSoftmax, Scoring::kSigmoid, Scoring::kSoftmaxOfChosen, Scoring::kSparseMixer}) {
         for (GroupScore group_score : {GroupScore::kMax, GroupScore::kSumOfTwoLargest}) {
           for (Renormalise renormalise : {Renormalise::kNo, Renormalise::kYes}) {
-            if (scoring == Scoring::kSoftmaxOfChosen && shape.num_groups > 1) continue;
+            if (ChoosesByLogits(scoring) && shape.num_groups > 1) continue;
+            if (scoring == Scoring::kSparseMixer && shape.top_k != 2) continue;
             SCOPED_TRACE(testing::Message()
                          << num_tokens << " tokens, " << shape.num_experts << " experts, scoring "
                          << static_cast<int>(scoring) << ", group score " << static_cast<int>(group_score));
@@ -52,6 +52,7 @@ TEST_F(RouterCudaTest, Route) {
             args.scoring = scoring;
             args.group_score = group_score;
             args.renormalise = renormalise;
+            args.mixer_eps = 0.15f;
             ExpectSameBits([&](OpRun& run) { RouteCase(run, num_tokens, shape, args); });
           }
         }
