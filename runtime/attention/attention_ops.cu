@@ -12,7 +12,7 @@ __global__ void RopeKernel(RopeArgs a) {
   const int64_t t = blockIdx.x;
   const int32_t num_pairs = a.dim / 2;
   if (a.tokens.position[t] < 0) return;
-  const float* cosines = a.cos_sin + int64_t{a.tokens.position[t]} * a.dim;
+  const float* cosines = a.cos_sin + a.tokens.RotationRow(t) * a.dim;
   const float* sines = cosines + num_pairs;
   for (int32_t at = threadIdx.x; at < a.heads * num_pairs; at += blockDim.x) {
     const int32_t h = at / num_pairs, i = at % num_pairs;

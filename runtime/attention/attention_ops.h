@@ -39,11 +39,15 @@ struct TokenPositions {
   // rotated or written, its attention is zeros, and its row of the block table is not read.
   const int32_t* position = nullptr;
   int64_t num_tokens = 0;
+  // [T] row of the table of rotations, where sequences are rotated differently (RopeRow); null: the position.
+  const int32_t* rope_row = nullptr;
+
+  TF_HOST_DEVICE int64_t RotationRow(int64_t t) const { return rope_row == nullptr ? position[t] : rope_row[t]; }
 };
 
 // Rotates pairs in place, (a, b) -> (a * cos - b * sin, a * sin + b * cos) with every product rounded: per token
 // `heads` vectors of `dim`, at x + t * stride + h * head_stride; which two values are a pair says `layout`. cos_sin is
-// [max_position, dim]: per position dim / 2 cosines, then dim / 2 sines, f32.
+// [rows, dim] f32, row RotationRow(t) for token t: dim / 2 cosines, then dim / 2 sines.
 struct RopeArgs {
   float* x = nullptr;
   int64_t stride = 0, head_stride = 0;

@@ -13,7 +13,7 @@ namespace tokenferry {
 
 void RotateToken(const RopeArgs& args, int64_t t) {
   if (args.tokens.position[t] < 0) return;
-  const float* cosines = args.cos_sin + static_cast<int64_t>(args.tokens.position[t]) * args.dim;
+  const float* cosines = args.cos_sin + args.tokens.RotationRow(t) * args.dim;
   const float* sines = cosines + args.dim / 2;
   for (int64_t h = 0; h < args.heads; ++h) {
     float* x = args.x + t * args.stride + h * args.head_stride;

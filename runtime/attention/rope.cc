@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <utility>
 
 #include "core/check.h"
 
@@ -52,7 +53,15 @@ float Stretched(const RopeConfig& c, float f) {
   return (1.0f - keep) * long_f + keep * f;
 }
 
-float TableFactor(const RopeConfig& c) {
+float LongRopeFactor(const RopeConfig& c, RopeFactors factors) {
+  const double mscale = factors == RopeFactors::kShort ? c.short_mscale : c.long_mscale;
+  if (mscale != 0) return static_cast<float>(mscale);
+  if (c.attention_factor) return static_cast<float>(*c.attention_factor);
+  return static_cast<float>(std::sqrt(1 + std::log(c.factor) / std::log(static_cast<double>(c.original_max_position))));
+}
+
+float TableFactor(const RopeConfig& c, RopeFactors factors) {
+  if (c.scaling == RopeScaling::kLongRope) return LongRopeFactor(c, factors);
   if (c.scaling != RopeScaling::kYarn) return 1;
   if (c.attention_factor) return static_cast<float>(*c.attention_factor);
   if (c.mscale != 0 && c.mscale_all_dim != 0) {
@@ -79,6 +88,34 @@ absl::Status ValidateLlama3(const RopeConfig& c) {
       absl::StrCat("rope: low_freq_factor ", low, " and high_freq_factor ", high, " must be positive, high >= low"));
 }
 
+absl::Status ValidateAttentionFactor(const RopeConfig& c) {
+  if (!c.attention_factor || (std::isfinite(*c.attention_factor) && *c.attention_factor > 0)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("rope: attention_factor is ", *c.attention_factor, ", must be positive"));
+}
+
+absl::Status ValidateLongRope(const RopeConfig& c) {
+  for (const auto& [name, factors] : {std::pair{"short_factor", &c.short_factors}, {"long_factor", &c.long_factors}}) {
+    if (static_cast<int64_t>(factors->size()) != c.dim / 2) {
+      return absl::InvalidArgumentError(absl::StrCat("rope: ", name, " has ", factors->size(), " factors, must have ",
+                                                     c.dim / 2, ", one for each pair of the ", c.dim,
+                                                     " dimensions that turn"));
+    }
+    for (const double factor : *factors) {
+      if (std::isfinite(factor) && factor > 0) continue;
+      return absl::InvalidArgumentError(absl::StrCat("rope: ", name, " has ", factor, ", must be positive"));
+    }
+  }
+  for (const auto& [name, mscale] : {std::pair{"short_mscale", c.short_mscale}, {"long_mscale", c.long_mscale}}) {
+    if (std::isfinite(mscale) && mscale >= 0) continue;
+    return absl::InvalidArgumentError(absl::StrCat("rope: ", name, " is ", mscale, ", must be positive"));
+  }
+  if (c.original_max_position < 2) {  // its logarithm divides
+    return absl::InvalidArgumentError("rope: original_max_position_embeddings is 1, must be at least 2");
+  }
+  return ValidateAttentionFactor(c);
+}
+
 absl::Status ValidateYarn(const RopeConfig& c) {
   if (!(std::isfinite(c.beta_fast) && std::isfinite(c.beta_slow) && c.beta_slow > 0 && c.beta_fast >= c.beta_slow)) {
     return absl::InvalidArgumentError(absl::StrCat("rope: beta_fast ", c.beta_fast, " and beta_slow ", c.beta_slow,
@@ -89,14 +126,20 @@ absl::Status ValidateYarn(const RopeConfig& c) {
     return absl::InvalidArgumentError(
         absl::StrCat("rope: mscale ", c.mscale, " and mscale_all_dim ", c.mscale_all_dim, " must not be negative"));
   }
-  if (c.attention_factor && !(std::isfinite(*c.attention_factor) && *c.attention_factor > 0)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("rope: attention_factor is ", *c.attention_factor, ", must be positive"));
-  }
-  return absl::OkStatus();
+  return ValidateAttentionFactor(c);
 }
 
 }  // namespace
+
+RopeFactors FactorsFor(const RopeConfig& c, int64_t max_tokens) {
+  const bool is_long = c.scaling == RopeScaling::kLongRope && max_tokens > c.original_max_position;
+  return is_long ? RopeFactors::kLong : RopeFactors::kShort;
+}
+
+int64_t RopeRow(const RopeConfig& c, RopeFactors factors, int64_t position) {
+  if (c.scaling != RopeScaling::kLongRope || factors == RopeFactors::kShort) return position;
+  return std::min(c.original_max_position, c.max_position) + position;
+}
 
 absl::Status ValidateRope(const RopeConfig& c) {
   if (c.dim <= 0 || c.dim % 2 != 0 || c.dim > kMaxDim) {
@@ -111,10 +154,11 @@ absl::Status ValidateRope(const RopeConfig& c) {
   }
   if (c.scaling == RopeScaling::kNone) return absl::OkStatus();
   if (absl::Status status = ValidateStretch(c); !status.ok()) return status;
+  if (c.scaling == RopeScaling::kLongRope) return ValidateLongRope(c);
   return c.scaling == RopeScaling::kYarn ? ValidateYarn(c) : ValidateLlama3(c);
 }
 
-std::vector<float> RopeInverseFrequencies(const RopeConfig& c) {
+std::vector<float> RopeInverseFrequencies(const RopeConfig& c, RopeFactors factors) {
   TF_CHECK(ValidateRope(c).ok());
   const float theta = static_cast<float>(c.theta), dim = static_cast<float>(c.dim);
   const float factor = static_cast<float>(c.factor);
@@ -126,6 +170,10 @@ std::vector<float> RopeInverseFrequencies(const RopeConfig& c) {
     const float period = static_cast<float>(std::pow(static_cast<double>(theta), static_cast<double>(exponent)));
     out[i] = 1.0f / period;
     if (c.scaling == RopeScaling::kLlama3) out[i] = Stretched(c, out[i]);
+    if (c.scaling == RopeScaling::kLongRope) {
+      const auto& stretch = factors == RopeFactors::kShort ? c.short_factors : c.long_factors;
+      out[i] = 1.0f / (static_cast<float>(stretch[i]) * period);
+    }
     if (ramp.empty()) continue;
     const float keep = 1.0f - ramp[i];
     const float interpolated = 1.0f / (factor * period);
@@ -134,20 +182,32 @@ std::vector<float> RopeInverseFrequencies(const RopeConfig& c) {
   return out;
 }
 
-absl::StatusOr<std::vector<float>> RopeTable(const RopeConfig& c) {
-  if (absl::Status status = ValidateRope(c); !status.ok()) return status;
-  const std::vector<float> frequencies = RopeInverseFrequencies(c);
-  const float factor = TableFactor(c);
+namespace {
+
+// The table's rows of positions 0 .. num_positions - 1.
+void FillRows(const RopeConfig& c, RopeFactors factors, int64_t num_positions, float* rows) {
+  const std::vector<float> frequencies = RopeInverseFrequencies(c, factors);
+  const float scale = TableFactor(c, factors);
   const int64_t half = c.dim / 2;
-  std::vector<float> table(c.max_position * c.dim);
-  for (int64_t position = 0; position < c.max_position; ++position) {
-    float* row = table.data() + position * c.dim;
+  for (int64_t position = 0; position < num_positions; ++position) {
+    float* row = rows + position * c.dim;
     for (int64_t i = 0; i < half; ++i) {
       const double angle = static_cast<float>(position) * frequencies[i];  // the f32 product, widened
-      row[i] = static_cast<float>(std::cos(angle)) * factor;
-      row[half + i] = static_cast<float>(std::sin(angle)) * factor;
+      row[i] = static_cast<float>(std::cos(angle)) * scale;
+      row[half + i] = static_cast<float>(std::sin(angle)) * scale;
     }
   }
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<float>> RopeTable(const RopeConfig& c) {
+  if (absl::Status status = ValidateRope(c); !status.ok()) return status;
+  const int64_t num_short = RopeRow(c, RopeFactors::kLong, 0);
+  std::vector<float> table((num_short + c.max_position) * c.dim);
+  if (num_short > 0) FillRows(c, RopeFactors::kShort, num_short, table.data());
+  FillRows(c, num_short > 0 ? RopeFactors::kLong : RopeFactors::kShort, c.max_position,
+           table.data() + num_short * c.dim);
   return table;
 }
 

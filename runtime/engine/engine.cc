@@ -43,8 +43,8 @@ absl::Status Engine::Allocate() {
   TF_ASSIGN_OR_RETURN(KvCache created, KvCache::Create(device_, cache));
   cache_ = std::move(created);
   sequences_.emplace(transport_.rank(), cache.num_blocks);
-  // ids, seq, position and wanted rows; a block table row per sequence.
-  const int64_t ints = 4 * max_tokens() + options_.max_sequences_per_rank * cache.num_blocks;
+  // ids, seq, position, wanted rows and rows of rotations; a block table row per sequence.
+  const int64_t ints = 5 * max_tokens() + options_.max_sequences_per_rank * cache.num_blocks;
   TF_ASSIGN_OR_RETURN(inputs_, device_.Allocate(ints * sizeof(int32_t), MemoryKind::kDevice, "step inputs"));
   const int64_t graph_rows = transformer_->is_capturable() ? GraphRows(options_.max_sequences_per_rank) : 0;
   TF_ASSIGN_OR_RETURN(
@@ -145,15 +145,17 @@ absl::Status Engine::RunUntilIdle(Scheduler* scheduler,
 }
 
 StepTokens Engine::Upload(const std::vector<const StepEntry*>& mine, int64_t num_rows) {
-  std::vector<int32_t> ids, seq, position;
+  std::vector<int32_t> ids, seq, position, rope_row;
   int64_t max_blocks = 0;
   for (size_t i = 0; i < mine.size(); ++i) {
     const StepEntry& e = *mine[i];
-    max_blocks = std::max(max_blocks, static_cast<int64_t>(sequences_->at(e.seq).blocks.size()));
+    const SequenceTable::Sequence& sequence = sequences_->at(e.seq);
+    max_blocks = std::max(max_blocks, static_cast<int64_t>(sequence.blocks.size()));
     for (size_t t = 0; t < e.tokens.size(); ++t) {
       ids.push_back(e.tokens[t]);
       seq.push_back(static_cast<int32_t>(i));
       position.push_back(static_cast<int32_t>(e.position + t));
+      rope_row.push_back(transformer_->RopeRowOf(sequence.rope_factors, position.back()));
     }
   }
   const int64_t num_tokens = num_rows > 0 ? num_rows : static_cast<int64_t>(ids.size());
@@ -161,6 +163,7 @@ StepTokens Engine::Upload(const std::vector<const StepEntry*>& mine, int64_t num
   ids.resize(num_tokens);
   seq.resize(num_tokens);
   position.resize(num_tokens, -1);
+  rope_row.resize(num_tokens, 0);
   std::vector<int32_t> block_table(mine.size() * max_blocks, -1);
   for (size_t i = 0; i < mine.size(); ++i) {
     const std::vector<int32_t>& blocks = sequences_->at(mine[i]->seq).blocks;
@@ -179,6 +182,8 @@ StepTokens Engine::Upload(const std::vector<const StepEntry*>& mine, int64_t num
   tokens.positions.position = upload(position, max_tokens());
   tokens.positions.num_tokens = num_tokens;
   next += max_tokens();  // wanted rows, see Score
+  const bool has_factors = model_.rope.scaling == RopeScaling::kLongRope;
+  tokens.positions.rope_row = has_factors ? upload(rope_row, max_tokens()) : nullptr;
   tokens.block_table = upload(block_table, 0);
   tokens.max_blocks = max_blocks;
   return tokens;
@@ -381,8 +386,14 @@ absl::Status Engine::TryTakeLogits(const StepEntry& entry, int64_t token, absl::
 }
 
 SchedulerOptions Engine::scheduler_options() const {
-  return {transport_.num_ranks(), options_.prefill_chunk, options_.max_sequences_per_rank,
-          options_.cache_tokens_per_rank / kCacheBlockTokens * kCacheBlockTokens, model_.vocab_size};
+  return {transport_.num_ranks(),
+          options_.prefill_chunk,
+          options_.max_sequences_per_rank,
+          options_.cache_tokens_per_rank / kCacheBlockTokens * kCacheBlockTokens,
+          model_.vocab_size,
+          absl::InfiniteDuration(),
+          PrefixCache::kOn,
+          model_.rope};
 }
 
 }  // namespace tokenferry

@@ -34,7 +34,7 @@ absl::Status CheckRequest(const Request& r, int64_t vocab_size) {
 
 }  // namespace
 
-int64_t Scheduler::Sequence::max_blocks() const { return CacheBlocks(num_prompt_tokens + request.max_new_tokens); }
+int64_t Scheduler::Sequence::max_blocks() const { return CacheBlocks(max_tokens()); }
 
 Scheduler::Scheduler(const SchedulerOptions& options)
     : options_(options), budget_(options.prefill_chunk, options.step_target) {
@@ -54,6 +54,8 @@ absl::StatusOr<int32_t> Scheduler::Add(Request request) {
         "a prompt of ", s.num_prompt_tokens, " tokens with ", s.request.max_new_tokens, " to generate needs ",
         s.max_blocks(), " cache blocks of ", kCacheBlockTokens, " tokens, but a rank has ", capacity));
   }
+  s.rope_factors = FactorsFor(options_.rope, s.max_tokens());
+  s.cache_scope = absl::StrCat(s.rope_factors == RopeFactors::kLong ? "long:" : "short:", s.request.cache_scope);
   s.tokens = std::exchange(s.request.prompt, {});
   s.tokens.insert(s.tokens.end(), s.request.output.begin(), s.request.output.end());
   s.request.output = {};
@@ -106,7 +108,7 @@ Scheduler::Berth Scheduler::FindBerth(const Sequence& s) const {
     if (num_running >= options_.max_sequences_per_rank) continue;
     BlockCache::Beginning cached;
     // The last token is computed in any case: what follows it is wanted.
-    if (may_skip) cached = rank.blocks.Find(s.request.cache_scope, s.tokens, (s.num_tokens() - 1) / kCacheBlockTokens);
+    if (may_skip) cached = rank.blocks.Find(s.cache_scope, s.tokens, (s.num_tokens() - 1) / kCacheBlockTokens);
     const auto num_cached = static_cast<int64_t>(cached.blocks.size());
     const int64_t num_missing = CacheBlocks(s.num_tokens()) - num_cached;
     if (num_missing > rank.blocks.num_available() - cached.num_unheld) continue;
@@ -152,7 +154,8 @@ void Scheduler::Start(StepPlan& plan, int32_t seq, Sequence& s, Berth berth) {
                           s.blocks,
                           s.num_prompt_tokens,
                           s.request.sampling,
-                          {s.tokens.begin(), s.tokens.begin() + s.num_done}});
+                          {s.tokens.begin(), s.tokens.begin() + s.num_done},
+                          s.rope_factors});
 }
 
 // Pieces of prompts, about equal ones so that a short prompt need not wait for a long one, but no smaller than a block:
@@ -266,7 +269,7 @@ void Scheduler::FillBlocks(Sequence& s) {
   for (int64_t& i = s.num_filled_blocks; (i + 1) * kCacheBlockTokens <= s.num_done; ++i) {
     const absl::Span<const int32_t> tokens =
         absl::MakeConstSpan(s.tokens).subspan(i * kCacheBlockTokens, kCacheBlockTokens);
-    const int32_t block = cache.Fill(s.blocks[i], i == 0 ? -1 : s.blocks[i - 1], s.request.cache_scope, tokens);
+    const int32_t block = cache.Fill(s.blocks[i], i == 0 ? -1 : s.blocks[i - 1], s.cache_scope, tokens);
     if (block == s.blocks[i]) continue;
     s.blocks[i] = block;
     s.num_sent_blocks = std::min(s.num_sent_blocks, i);

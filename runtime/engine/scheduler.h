@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <string>
 #include <vector>
 
 #include "runtime/engine/block_cache.h"
@@ -24,6 +25,7 @@ struct SchedulerOptions {
   int64_t vocab_size = int64_t{1} << 31;
   absl::Duration step_target = absl::InfiniteDuration();  // PrefillBudget
   PrefixCache prefix_cache = PrefixCache::kOn;
+  RopeConfig rope;  // of the model
 };
 
 // Now, and since the scheduler's creation.
@@ -37,7 +39,9 @@ struct SchedulerStats {
 
 // Which tokens a sequence gets never depends on where and when it runs, whom it runs beside, or whether its beginning
 // was cached: with `dropless` the rows of a step do not see each other, and a sequence that goes on after it was
-// interrupted computes its tokens so far as a prompt (replay) and samples at the positions where it was.
+// interrupted computes its tokens so far as a prompt (replay) and samples at the positions where it was. Under LongRoPE
+// they do depend on how long the request may become, prompt and max_new_tokens together: that fixes the factors of the
+// whole sequence before it starts, and sequences with other factors share no cache.
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerOptions& options);
@@ -69,6 +73,8 @@ class Scheduler {
     Request request;              // its prompt and output are moved to `tokens`
     std::vector<int32_t> tokens;  // prompt and output so far
     int64_t num_prompt_tokens = 0;
+    RopeFactors rope_factors = RopeFactors::kShort;
+    std::string cache_scope;  // the request's, for its rope_factors
     RankId rank;
     std::vector<int32_t> blocks;    // of the rank's cache
     int64_t num_filled_blocks = 0;  // of them, told to the BlockCache
@@ -81,7 +87,8 @@ class Scheduler {
 
     int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
     int64_t num_generated() const { return num_tokens() - num_prompt_tokens; }
-    // What it will take at most.
+    // What it will have and take at most.
+    int64_t max_tokens() const { return num_prompt_tokens + request.max_new_tokens; }
     int64_t max_blocks() const;
     bool decodes() const { return num_done == num_tokens() - 1 && num_generated() > 0; }
     bool scores_prompt() const {

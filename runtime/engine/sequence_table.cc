@@ -50,7 +50,7 @@ absl::Status SequenceTable::PutBlocks(int32_t seq, int64_t first, absl::Span<con
 }
 
 absl::Status SequenceTable::Start(const NewSequence& started) {
-  Sequence sequence{{}, started.num_prompt_tokens, started.sampling, {}, nullptr};
+  Sequence sequence{{}, started.num_prompt_tokens, started.sampling, {}, nullptr, started.rope_factors};
   const std::string grammar = std::exchange(sequence.sampling.grammar, "");
   if (!grammar.empty()) sequence.grammar = std::make_shared<GrammarRun>(grammars_.Open(grammar));
   TF_RETURN_IF_ERROR(PutBlocks(started.seq, 0, started.blocks, sequence));

@@ -23,6 +23,7 @@ class SequenceTable {
     SamplingParams sampling;
     TokenCounts counts;                   // of the tokens so far; kept only for penalties
     std::shared_ptr<GrammarRun> grammar;  // of SamplingParams::grammar, behind the tokens so far; null: none
+    RopeFactors rope_factors = RopeFactors::kShort;
   };
 
   // Of rank `rank`, whose cache has `num_blocks` blocks.

@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "core/ids.h"
 #include "core/status.h"
+#include "runtime/attention/rope.h"
 #include "runtime/engine/sampler.h"
 
 namespace tokenferry {
@@ -22,7 +23,8 @@ struct NewSequence {
   std::vector<int32_t> blocks;  // of the rank's cache, in the order of tokens
   int64_t num_prompt_tokens = 0;
   SamplingParams sampling;
-  std::vector<int32_t> cached_tokens;  // its first tokens, whose keys the blocks have already
+  std::vector<int32_t> cached_tokens;              // its first tokens, whose keys the blocks have already
+  RopeFactors rope_factors = RopeFactors::kShort;  // by the most tokens that it may have; the same in every replay
 };
 
 enum class Want : uint8_t {

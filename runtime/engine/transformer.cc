@@ -123,9 +123,9 @@ absl::Status Transformer::AllocateActivations(Device& device) {
     TF_ASSIGN_OR_RETURN(this->*a.buffer,
                         device.Allocate(a.rows * a.cols * sizeof(float), MemoryKind::kDevice, a.label));
   }
-  RopeConfig rope = model_.rope;
-  rope.max_position = ServedPositions(model_, options_);
-  TF_ASSIGN_OR_RETURN(const std::vector<float> table, RopeTable(rope));
+  rope_ = model_.rope;
+  rope_.max_position = ServedPositions(model_, options_);
+  TF_ASSIGN_OR_RETURN(const std::vector<float> table, RopeTable(rope_));
   TF_ASSIGN_OR_RETURN(rope_table_, device.Allocate(table.size() * sizeof(float), MemoryKind::kDevice, "rope table"));
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device.CreateStream());
   stream->CopyToDevice(rope_table_.data(), table.data(), rope_table_.num_bytes());
@@ -140,8 +140,10 @@ std::vector<Transformer::MicroBatch> Transformer::Split(const StepTokens& tokens
   int64_t first = 0;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t count = (T + n - 1 - i) / n;
+    const TokenPositions& all = tokens.positions;
     out.push_back({.first = first,
-                   .positions = {tokens.positions.seq + first, tokens.positions.position + first, count},
+                   .positions = {all.seq + first, all.position + first, count,
+                                 all.rope_row == nullptr ? nullptr : all.rope_row + first},
                    .max_tokens_per_rank = (tokens.max_tokens_per_rank + n - 1 - i) / n});
     first += count;
   }

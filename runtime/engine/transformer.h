@@ -55,6 +55,11 @@ class Transformer {
   // Of the activations that Create allocates for steps of up to `max_tokens` tokens.
   static int64_t ActivationBytes(const ModelSpec& model, int64_t max_tokens);
 
+  // TokenPositions::rope_row of a token.
+  int32_t RopeRowOf(RopeFactors factors, int64_t position) const {
+    return static_cast<int32_t>(RopeRow(rope_, factors, position));
+  }
+
   // Whether Forward and Logits of the same shapes, in the same memory, may be captured and launched again: nothing of
   // them asks the host, and rows at negative positions leave no trace.
   bool is_capturable() const;
@@ -108,6 +113,7 @@ class Transformer {
   std::vector<MoeLayerWeights> moe_weights_;  // [MoE layers]
   std::vector<MoeRounds> moe_;                // [micro-batches]
   std::vector<MicroBatch> micro_batches_;     // of the step
+  RopeConfig rope_;                           // of the table: as far as this job serves
   Buffer rope_table_;
   // Activations of max_tokens rows, f32.
   Buffer hidden_, normed_, gate_, up_, shared_out_, shared_score_, moe_out_;

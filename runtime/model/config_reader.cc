@@ -129,6 +129,18 @@ std::vector<int64_t> ConfigReader::IntOrList(absl::string_view key, int64_t min,
   return numbers;
 }
 
+std::vector<double> ConfigReader::Numbers(absl::string_view key, double min, double max) {
+  const std::optional<JsonNode> value = Require(key, /*has_fallback=*/false);
+  if (!value) return {};
+  const auto elements = value->Elements();
+  if (!elements.ok()) WrongType(*value, "a list");
+  std::vector<double> numbers;
+  for (size_t i = 0; elements.ok() && i < elements->size(); ++i) {
+    numbers.push_back(CheckedNumber((*elements)[i], min, max));
+  }
+  return numbers;
+}
+
 std::vector<std::string> ConfigReader::Strings(absl::string_view key) {
   const std::optional<JsonNode> value = Require(key, /*has_fallback=*/true);
   if (!value) return {};

@@ -37,6 +37,8 @@ class ConfigReader {
   std::string String(absl::string_view key, std::optional<std::string> fallback = std::nullopt);
   // An integer or a list of integers, each in [min, max]. Absent: empty.
   std::vector<int64_t> IntOrList(absl::string_view key, int64_t min, int64_t max);
+  // A list of numbers, each in [min, max]. It must be there.
+  std::vector<double> Numbers(absl::string_view key, double min, double max);
   // A list of strings. Absent: empty.
   std::vector<std::string> Strings(absl::string_view key);
   std::optional<JsonNode> Object(absl::string_view key);

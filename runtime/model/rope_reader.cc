@@ -2,14 +2,17 @@
 
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_join.h"
+
 namespace tokenferry {
 namespace {
 
 constexpr int64_t kMaxPositions = int64_t{1} << 24;
-constexpr absl::string_view kRopeTypes[] = {"default", "yarn", "llama3"};
-constexpr absl::string_view kScalingKeys[] = {"factor",   "beta_fast",       "beta_slow",
-                                              "mscale",   "mscale_all_dim",  "attention_factor",
-                                              "truncate", "low_freq_factor", "high_freq_factor"};
+constexpr absl::string_view kRopeTypes[] = {"default", "yarn", "llama3", "longrope"};  // as RopeScaling
+constexpr absl::string_view kScalingKeys[] = {"factor",           "beta_fast",        "beta_slow",   "mscale",
+                                              "mscale_all_dim",   "attention_factor", "truncate",    "low_freq_factor",
+                                              "high_freq_factor", "short_factor",     "long_factor", "short_mscale",
+                                              "long_mscale"};
 
 // One of the objects that may say how positions are scaled.
 struct RopeObject {
@@ -52,6 +55,15 @@ void ReadLlama3(ConfigReader& in, RopeConfig& rope) {
   rope.high_freq_factor = in.Number("high_freq_factor", 1e-6, 1e6);
 }
 
+void ReadLongRope(ConfigReader& in, RopeConfig& rope) {
+  rope.scaling = RopeScaling::kLongRope;
+  rope.short_factors = in.Numbers("short_factor", 1e-6, 1e6);
+  rope.long_factors = in.Numbers("long_factor", 1e-6, 1e6);
+  rope.short_mscale = in.Number("short_mscale", 1e-6, 1e6, 0);
+  rope.long_mscale = in.Number("long_mscale", 1e-6, 1e6, 0);
+  if (in.Has("attention_factor")) rope.attention_factor = in.Number("attention_factor", 1e-6, 1e6);
+}
+
 // Without a type nothing may look as if it were meant to scale.
 void CheckNoScaling(ConfigReader& in, const JsonNode& object) {
   for (const absl::string_view key : kScalingKeys) {
@@ -76,6 +88,7 @@ absl::StatusOr<RopeObject> ReadObject(const JsonNode& node, const std::optional<
   if (type != "default") ReadStretch(in, original, object.rope);
   if (type == "yarn") ReadYarn(in, object.rope);
   if (type == "llama3") ReadLlama3(in, object.rope);
+  if (type == "longrope") ReadLongRope(in, object.rope);
   TF_RETURN_IF_ERROR(in.status());
   return object;
 }
@@ -100,6 +113,11 @@ absl::Status CheckSameScaling(const RopeObject& a, const RopeObject& b) {
   TF_RETURN_IF_ERROR(check("attention_factor", l.attention_factor.value_or(0), r.attention_factor.value_or(0)));
   TF_RETURN_IF_ERROR(check("low_freq_factor", l.low_freq_factor, r.low_freq_factor));
   TF_RETURN_IF_ERROR(check("high_freq_factor", l.high_freq_factor, r.high_freq_factor));
+  const auto list = [](const std::vector<double>& factors) { return absl::StrJoin(factors, ", "); };
+  TF_RETURN_IF_ERROR(check("short_factor", list(l.short_factors), list(r.short_factors)));
+  TF_RETURN_IF_ERROR(check("long_factor", list(l.long_factors), list(r.long_factors)));
+  TF_RETURN_IF_ERROR(check("short_mscale", l.short_mscale, r.short_mscale));
+  TF_RETURN_IF_ERROR(check("long_mscale", l.long_mscale, r.long_mscale));
   return check("truncate", l.truncate ? "true" : "false", r.truncate ? "true" : "false");
 }
 

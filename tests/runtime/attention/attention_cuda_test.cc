@@ -72,6 +72,8 @@ TEST_F(AttentionCudaTest, Rope) {
       args.cos_sin = run.Input(NormalFloats(run.rng(), kMaxPosition * s.rope));
       args.tokens = Positions(run, num_tokens);
       Rotate(run.stream(), args);
+      args.tokens.rope_row = run.Input(UniformInts(run.rng(), num_tokens, 0, kMaxPosition));
+      Rotate(run.stream(), args);
     });
   });
 }

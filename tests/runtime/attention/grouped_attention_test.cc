@@ -228,6 +228,24 @@ TEST(TemperatureTest, GrowsWithThePosition) {
 }
 
 // Pair i of a half-split head is (i, i + d / 2); the rest of a head that is wider than the rotation stays as it is.
+// A table with the rotations of two kinds of sequences: the row says which, the position only that there is a token.
+TEST(RotateTest, TakesTheRowThatATokenHas) {
+  const int32_t seq[] = {0, 0, 0, 0}, position[] = {5, 2, -1, 2}, row[] = {5, 2, 0, 8};
+  std::vector<float> table;
+  for (int i = 0; i < 9 * 4; ++i) table.push_back(static_cast<float>(i));
+  const auto device = CreateCpuDevice({});
+  const auto stream = *device->CreateStream();
+  const auto rotated = [&](const TokenPositions& tokens) {
+    std::vector<float> x(4 * 4, 1.0f);
+    Rotate(*stream, {x.data(), 4, 0, 1, 4, table.data(), tokens});
+    EXPECT_TRUE(stream->Synchronize().ok());
+    return x;
+  };
+  const int32_t rows_of_tokens[] = {5, 2, -1, 8};
+  EXPECT_EQ(rotated({seq, position, 4, row}), rotated({seq, rows_of_tokens, 4}));
+  EXPECT_NE(rotated({seq, position, 4, row}), rotated({seq, position, 4}));
+}
+
 TEST(RotateTest, HalfSplitTurnsItsOwnPairs) {
   std::vector<float> x = {1, 2, 3, 4, 5, 6, 7, 8};             // one head of 8, of which 4 turn
   const std::vector<float> table = {1, 1, 0, 0, 0, -1, 1, 0};  // position 1: quarter turn, half turn

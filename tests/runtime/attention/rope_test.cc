@@ -1,5 +1,6 @@
 #include "runtime/attention/rope.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "gmock/gmock.h"
@@ -139,6 +140,74 @@ TEST(Rope, Llama3Frequencies) {
   EXPECT_EQ(ValidateRope(c).code(), absl::StatusCode::kInvalidArgument);
 }
 
+RopeConfig LongRope() {
+  return {.theta = 10000,
+          .dim = 8,
+          .max_position = 100,
+          .scaling = RopeScaling::kLongRope,
+          .factor = 32,
+          .original_max_position = 40,
+          .short_factors = {1, 1.1, 1.2, 1.3},
+          .long_factors = {1.05, 3.75, 11.85, 25.35}};
+}
+
+TEST(Rope, LongRopeHasAFactorForEachPair) {
+  const RopeConfig c = LongRope();
+  const auto of_short = RopeInverseFrequencies(c, RopeFactors::kShort);
+  const auto of_long = RopeInverseFrequencies(c, RopeFactors::kLong);
+  for (int i = 0; i < 4; ++i) {
+    ExpectFrequency(of_short[i], 1 / (c.short_factors[i] * std::pow(10000, i / 4.0)));
+    ExpectFrequency(of_long[i], 1 / (c.long_factors[i] * std::pow(10000, i / 4.0)));
+  }
+}
+
+TEST(Rope, LongRopeFactorsFollowTheLongestThatASequenceMayBecome) {
+  const RopeConfig c = LongRope();
+  EXPECT_EQ(FactorsFor(c, 1), RopeFactors::kShort);
+  EXPECT_EQ(FactorsFor(c, 40), RopeFactors::kShort);
+  EXPECT_EQ(FactorsFor(c, 41), RopeFactors::kLong);
+  EXPECT_EQ(FactorsFor(DeepSeek(), 100000), RopeFactors::kShort);
+  EXPECT_EQ(RopeRow(DeepSeek(), RopeFactors::kShort, 17), 17);
+}
+
+// Both parts of the table, also where the job serves less than the original context, against a table of one list.
+TEST(Rope, LongRopeTableHasBothRotations) {
+  for (const int64_t max_position : {100, 40, 7}) {
+    RopeConfig c = LongRope();
+    c.max_position = max_position;
+    c.short_mscale = 1.5;
+    c.long_mscale = 0.75;
+    const std::vector<float> table = *RopeTable(c);
+    EXPECT_EQ(static_cast<int64_t>(table.size()), RopeRow(c, RopeFactors::kLong, max_position) * c.dim);
+    for (const RopeFactors factors : {RopeFactors::kShort, RopeFactors::kLong}) {
+      const std::vector<float> f = RopeInverseFrequencies(c, factors);
+      const bool is_short = factors == RopeFactors::kShort;
+      const float scale = is_short ? 1.5f : 0.75f;
+      for (int64_t p = 0; p < (is_short ? std::min<int64_t>(40, max_position) : max_position); ++p) {
+        const float* row = &table[RopeRow(c, factors, p) * c.dim];
+        for (int i = 0; i < 4; ++i) {
+          const double angle = static_cast<float>(p) * f[i];
+          ASSERT_EQ(row[i], static_cast<float>(std::cos(angle)) * scale);
+          ASSERT_EQ(row[4 + i], static_cast<float>(std::sin(angle)) * scale);
+        }
+      }
+    }
+  }
+}
+
+TEST(Rope, LongRopeScaleOfTheTable) {
+  RopeConfig c = LongRope();
+  c.original_max_position = 4096;
+  EXPECT_FLOAT_EQ((*RopeTable(c))[0], std::sqrt(1 + std::log(32.0) / std::log(4096.0)));  // Phi-3.5-MoE: 1.1902380714
+  EXPECT_FLOAT_EQ((*RopeTable(c))[0], 1.1902380714);
+  c.attention_factor = 1.25;
+  EXPECT_EQ((*RopeTable(c))[0], 1.25f);
+  c.short_mscale = 1.5;  // of the short list alone
+  EXPECT_EQ((*RopeTable(c))[0], 1.5f);
+  EXPECT_EQ((*RopeTable(c))[static_cast<size_t>(RopeRow(c, RopeFactors::kLong, 0) * c.dim)], 1.25f);
+  EXPECT_FLOAT_EQ(AttentionScale(c, 16), 0.25f);
+}
+
 TEST(Rope, RefusesWhatMakesNoTable) {
   using testing::HasSubstr;
   const auto expect_error = [](auto change, const char* text) {
@@ -150,6 +219,12 @@ TEST(Rope, RefusesWhatMakesNoTable) {
     EXPECT_EQ(RopeTable(c).status(), status);
   };
   expect_error([](RopeConfig& c) { c.dim = 63; }, "dim is 63");
+  expect_error([](RopeConfig& c) { c = LongRope(), c.long_factors.pop_back(); },
+               "long_factor has 3 factors, must have 4");
+  expect_error([](RopeConfig& c) { c = LongRope(), c.short_factors[2] = 0; }, "short_factor has 0, must be positive");
+  expect_error([](RopeConfig& c) { c = LongRope(), c.long_mscale = -1; }, "long_mscale is -1");
+  expect_error([](RopeConfig& c) { c = LongRope(), c.original_max_position = 1; }, "must be at least 2");
+  expect_error([](RopeConfig& c) { c = LongRope(), c.attention_factor = 0; }, "attention_factor is 0");
   expect_error([](RopeConfig& c) { c.dim = 0; }, "dim is 0");
   expect_error([](RopeConfig& c) { c.max_position = 0; }, "max_position is 0");
   expect_error([](RopeConfig& c) { c.max_position = int64_t{1} << 40; }, "max_position is 1099511627776");

@@ -295,8 +295,8 @@ TEST(ModelSpec, RefusesUnusableRope) {
     config["rope_scaling"][key] = value;
     return Parse(config);
   };
-  EXPECT_ERROR(with_rope("type", "longrope"), kUnimplemented, "'rope_scaling.type'", "'longrope'",
-               "known: default, yarn");
+  EXPECT_ERROR(with_rope("type", "dynamic"), kUnimplemented, "'rope_scaling.type'", "'dynamic'",
+               "known: default, yarn, llama3, longrope");
   EXPECT_ERROR(with_rope("rope_type", "linear"), kInvalid,
                "'rope_scaling.type' is \"yarn\", but 'rope_scaling.rope_type' is \"linear\"");
   EXPECT_ERROR(with_rope("type", nullptr), kInvalid, "'rope_scaling.factor' is there, but no 'rope_type'");
