@@ -48,7 +48,7 @@ void GroupedAttentionLayer(Stream& stream, const AttentionStep& s) {
   const auto key = workspace.Take(T, a.cache_first()), value = workspace.Take(T, a.cache_second());
   const auto out = workspace.Take(T, a.output_size());
 
-  Norm(stream, s.hidden, s.weights[Role::kInputNorm], s.normed, s.norm_eps);
+  Norm(stream, s.hidden, s.weights, kInputNorm, s.normed, s.norm_eps);
   ProjectHeads(stream, s, kQueries, a.qk_norm, query);
   ProjectHeads(stream, s, kKeys, a.qk_norm, key);
   ProjectHeads(stream, s, kValues, QkNorm::kNone, value);

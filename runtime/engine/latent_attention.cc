@@ -33,7 +33,7 @@ void LatentAttentionLayer(Stream& stream, const AttentionStep& s) {
   const auto latent = Columns(key_value, 0, a.kv_lora_rank), rope_key = Columns(key_value, a.kv_lora_rank, rope);
   const WeightView& kv_b = s.weights[Role::kKvB];
 
-  Norm(stream, s.hidden, s.weights[Role::kInputNorm], s.normed, s.norm_eps);
+  Norm(stream, s.hidden, s.weights, kInputNorm, s.normed, s.norm_eps);
   Query(stream, s, query_latent, query.data);
   Project(stream, s.normed, s.weights[Role::kKvA], key_value.data, s.compute);
   Norm(stream, latent, s.weights[Role::kKvANorm], latent, a.latent_norm_eps);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/kernels/matmul.h"
+#include "runtime/model/weights.h"
 #include "runtime/ops/norm_ops.h"
 
 namespace tokenferry {
@@ -22,6 +23,21 @@ inline void Project(Stream& stream, MatrixView<const float> x, const WeightView&
 inline void Norm(Stream& stream, MatrixView<const float> x, const WeightView& weight, MatrixView<float> out, float eps,
                  MatrixView<BF16> rounded = {}) {
   RmsNorm(stream, {x, weight.data, weight.dtype(), eps, out, rounded});
+}
+
+// A norm of hidden states: one with a bias is a layer norm (NormKind).
+struct HiddenNorm {
+  Role weight, bias;
+};
+inline constexpr HiddenNorm kInputNorm{Role::kInputNorm, Role::kInputNormBias},
+    kPostNorm{Role::kPostNorm, Role::kPostNormBias}, kFinalNorm{Role::kFinalNorm, Role::kFinalNormBias};
+
+inline void Norm(Stream& stream, MatrixView<const float> x, const RoleViews& weights, const HiddenNorm& norm,
+                 MatrixView<float> out, float eps, MatrixView<BF16> rounded = {}) {
+  const WeightView& weight = weights[norm.weight];
+  const float* bias = weights.vector(norm.bias);
+  if (bias == nullptr) return Norm(stream, x, weight, out, eps, rounded);
+  LayerNorm(stream, {x, weight.data, weight.dtype(), bias, eps, out, rounded});
 }
 
 }  // namespace tokenferry

@@ -217,7 +217,7 @@ void Transformer::Attention(Stream& stream, int layer, const MicroBatch& mb, con
 
 void Transformer::DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb) {
   const auto hidden = Rows(hidden_, mb), normed = Rows(normed_, mb);
-  Norm(stream, hidden, layer[Role::kPostNorm], normed, model_.norm_eps);
+  Norm(stream, hidden, layer, kPostNorm, normed, model_.norm_eps);
   const GatedWeights ffn{layer[Role::kDenseGate], layer[Role::kDenseUp], layer[Role::kDenseDown]};
   if (model_.residual_scale == 1) return GatedFfn(stream, normed, ffn, hidden.data, Accumulate::kYes);
   GatedFfn(stream, normed, ffn, normed.data, Accumulate::kNo);
@@ -245,7 +245,7 @@ absl::Status Transformer::BeginMoe(Stream& stream, const CallSite& site, const L
   TF_ASSIGN_OR_RETURN(const FloatMatrix home, moe.HomeRows(mb.positions.num_tokens, mb.max_tokens_per_rank));
   const bool is_narrow = home.dtype == DType::kBF16;
   const auto x = home.data == nullptr || is_narrow ? Rows(normed_, mb) : home.as<float>();
-  Norm(stream, Rows(hidden_, mb), layer[Role::kPostNorm], x, model_.norm_eps,
+  Norm(stream, Rows(hidden_, mb), layer, kPostNorm, x, model_.norm_eps,
        is_narrow ? home.as<BF16>() : MatrixView<BF16>());
   if (options_.overlap == Overlap::kOff) SharedFfn(stream, layer, mb, x);
   TF_RETURN_IF_ERROR(moe.Begin(stream, {.site = site,
@@ -310,8 +310,9 @@ void Transformer::Logits(Stream& stream, const int32_t* row_idx, MatrixView<floa
   const auto hidden = MakeMatrix<const float>(hidden_.data(), options_.max_tokens(), model_.hidden_size);
   const auto rows = MakeMatrix<float>(head_rows_.data(), logits.rows, model_.hidden_size);
   stream.Launch(kGatherRows, {hidden, row_idx, rows.rows, rows.data, DType::kF32});
-  Norm(stream, rows, weights_.ends[Role::kFinalNorm], rows, model_.norm_eps);
+  Norm(stream, rows, weights_.ends, kFinalNorm, rows, model_.norm_eps);
   Project(stream, rows, weights_.ends[Role::kLmHead], logits.data, options_.compute);
+  if (model_.has_head_bias) AddBias(stream, {logits, weights_.ends.vector(Role::kLmHeadBias)});
   if (model_.logits_scale != 1) Scale(stream, {logits, model_.logits_scale});
 }
 

@@ -25,7 +25,7 @@ struct Family {
 };
 
 extern const Family kDeepSeekV2, kDeepSeekV3, kGlm4Moe, kGlm4MoeLite, kGptOss, kGraniteMoe, kLlama4, kMiniMaxM2,
-    kMixtral, kOlmoe, kQwen2Moe, kQwen3Moe;
+    kMixtral, kOlmoe, kPhiMoe, kQwen2Moe, kQwen3Moe;
 
 // Sizes, norms, dtype, end tokens; a LayerSpec for each layer.
 void ReadCommon(ConfigReader& in, ModelSpec& spec);

@@ -22,6 +22,12 @@ enum class AttentionKind : uint8_t {
   kGrouped,  // a key and a value head for every num_heads / num_kv_heads query heads; all of them alike: MHA
 };
 
+// The norms of hidden states: before attention, before the network, and the last one.
+enum class NormKind : uint8_t {
+  kRms,
+  kLayer,  // with a bias (Phi-3.5-MoE)
+};
+
 // Root-mean-square norms of queries and keys, before the rotation where nothing else is said.
 enum class QkNorm : uint8_t {
   kNone,
@@ -111,11 +117,13 @@ struct ModelSpec {
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
   int64_t max_position_embeddings = 0;
+  NormKind norm = NormKind::kRms;
   float norm_eps = 1e-6f;            // of all norms but those of latents
   bool tie_word_embeddings = false;  // lm_head is embed_tokens
   DType dtype = DType::kBF16;        // what is not quantised
   float embedding_scale = 1;         // of embedded tokens
   float residual_scale = 1;          // of what a layer's two parts add
+  bool has_head_bias = false;        // of lm_head, before logits_scale
   float logits_scale = 1;
   RopeConfig rope;                // of all layers
   std::vector<LayerSpec> layers;  // without multi-token-prediction modules

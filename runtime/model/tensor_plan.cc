@@ -62,6 +62,12 @@ void VisitGroupedAttention(const AttentionSpec& a, int64_t hidden, TensorVisitor
   }
 }
 
+// A norm of hidden states.
+void VisitNorm(const ModelSpec& model, Role weight, Role bias, TensorVisitor visit) {
+  visit(weight, {model.hidden_size}, -1);
+  if (model.norm == NormKind::kLayer) visit(bias, {model.hidden_size}, -1);
+}
+
 void VisitExpertBiases(const MoeSpec& moe, int64_t hidden, TensorVisitor visit, int32_t expert) {
   visit(Role::kExpertGateBias, {moe.intermediate}, expert);
   visit(Role::kExpertUpBias, {moe.intermediate}, expert);
@@ -166,7 +172,7 @@ void CollectWarnings(const Checkpoint& checkpoint, CheckedPlan& checked) {
 void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor visit) {
   const int64_t hidden = model.hidden_size;
   const AttentionSpec& attention = layer.attention;
-  visit(Role::kInputNorm, {hidden}, -1);
+  VisitNorm(model, Role::kInputNorm, Role::kInputNormBias, visit);
   switch (attention.kind) {
     case AttentionKind::kLatent:
       VisitLatentAttention(attention, hidden, visit);
@@ -177,7 +183,7 @@ void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor vi
   }
   visit(Role::kO, {hidden, attention.output_size()}, -1);
   if (attention.has_o_bias) visit(Role::kOBias, {hidden}, -1);
-  visit(Role::kPostNorm, {hidden}, -1);
+  VisitNorm(model, Role::kPostNorm, Role::kPostNormBias, visit);
   if (layer.is_moe) {
     VisitExperts(model.moe, hidden, visit);
   } else {
@@ -200,8 +206,10 @@ absl::StatusOr<TensorPlan> PlanTensors(const ModelSpec& model) {
     VisitLayer(model, model.layers[l],
                [&](Role role, std::vector<int64_t> shape, int32_t expert) { add(role, std::move(shape), l, expert); });
   }
-  add(Role::kFinalNorm, {model.hidden_size}, -1, -1);
+  const auto of_model = [&](Role role, std::vector<int64_t> shape, int32_t) { add(role, std::move(shape), -1, -1); };
+  VisitNorm(model, Role::kFinalNorm, Role::kFinalNormBias, of_model);
   if (!model.tie_word_embeddings) add(Role::kLmHead, {model.vocab_size, model.hidden_size}, -1, -1);
+  if (model.has_head_bias) add(Role::kLmHeadBias, {model.vocab_size}, -1, -1);
   TF_RETURN_IF_ERROR(Annotate(status, "quantization_config"));
   return plan;
 }

@@ -8,9 +8,13 @@ namespace {
 constexpr RoleInfo kRoles[kNumRoles] = {
     {Role::kEmbedTokens, "model.embed_tokens.weight", ModelPart::kEmbedding, Storage::kPlain},
     {Role::kFinalNorm, "model.norm.weight", ModelPart::kNorm, Storage::kPlain},
+    {Role::kFinalNormBias, "model.norm.bias", ModelPart::kNorm, Storage::kF32},
     {Role::kLmHead, "lm_head.weight", ModelPart::kHead, Storage::kPlain},
+    {Role::kLmHeadBias, "lm_head.bias", ModelPart::kHead, Storage::kF32},
     {Role::kInputNorm, "input_layernorm.weight", ModelPart::kNorm, Storage::kPlain},
+    {Role::kInputNormBias, "input_layernorm.bias", ModelPart::kNorm, Storage::kF32},
     {Role::kPostNorm, "post_attention_layernorm.weight", ModelPart::kNorm, Storage::kPlain},
+    {Role::kPostNormBias, "post_attention_layernorm.bias", ModelPart::kNorm, Storage::kF32},
     {Role::kQ, "self_attn.q_proj.weight", ModelPart::kAttention, Storage::kQuantised},
     {Role::kO, "self_attn.o_proj.weight", ModelPart::kAttention, Storage::kQuantised},
     {Role::kQA, "self_attn.q_a_proj.weight", ModelPart::kAttention, Storage::kQuantised},

@@ -25,12 +25,16 @@ enum class Role : uint8_t {
   // Of the model.
   kEmbedTokens,  // [V, H]
   kFinalNorm,    // [H]
-  kLmHead,       // [V, H]; absent when tied
+  kFinalNormBias,
+  kLmHead,      // [V, H]; absent when tied
+  kLmHeadBias,  // [V]
   // Of a layer.
   kInputNorm,  // [H]
-  kPostNorm,   // post_attention_layernorm [H]
-  kQ,          // q_proj [query_size, H]
-  kO,          // o_proj [H, output_size]
+  kInputNormBias,
+  kPostNorm,  // post_attention_layernorm [H]
+  kPostNormBias,
+  kQ,  // q_proj [query_size, H]
+  kO,  // o_proj [H, output_size]
   // Latent attention.
   kQA,       // q_a_proj [q_lora, H]
   kQANorm,   // [q_lora]

@@ -43,7 +43,8 @@ TEST_P(FamiliesOnGpu, HasTheBitsOfTheCpu) {
   const auto model = LoadModelSpec(cpu.model_dir);
   ASSERT_TRUE(model.ok()) << model.status();
   const bool has_kernels = !absl::StartsWith(model->model_type, "llama4");
-  const bool has_formats = model->quant.method == QuantMethod::kNone || model->quant.method == QuantMethod::kF8;
+  const bool is_quantised = model->quant.method != QuantMethod::kNone && model->quant.method != QuantMethod::kF8;
+  const bool has_formats = !is_quantised && model->dtype != DType::kF16;
   const absl::Status kernels = Transformer::CheckDevice(*model, DeviceKind::kCuda);
   const auto plan = PlanTensors(*model);
   ASSERT_TRUE(plan.ok()) << plan.status();

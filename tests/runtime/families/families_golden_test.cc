@@ -1,5 +1,6 @@
 // Every family against what transformers computes in float32 from the same tiny checkpoint (tests/data/families).
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +10,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_cat.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/families/families.h"
 #include "runtime/model/tensor_plan.h"
@@ -254,6 +256,51 @@ TEST_P(Families, ExpertsInFewerBitsAreTheSameOnAllRanks) {
   EXPECT_LT(difference[ExpertDtype::kInt8], difference[ExpertDtype::kInt2]);
   EXPECT_LT(difference[ExpertDtype::kInt4], difference[ExpertDtype::kInt2]);
   EXPECT_GT(difference[ExpertDtype::kInt2], 0.01 * static_cast<double>(golden.size()));  // it does something
+}
+
+// LongRoPE, with an original context between two requests for the same prompt: each gets what it gets alone, beside and
+// after the other, preempted or not; and the two rotations are not the same.
+TEST(LongRope, SequencesOfBothRotationsRunSideBySide) {
+  const std::string from = DataDir() + "phimoe_longrope";
+  const auto dir = std::filesystem::path(testing::TempDir()) / absl::StrCat("longrope_", getpid());
+  std::filesystem::create_directory(dir);
+  std::filesystem::create_symlink(from + "/model.safetensors", dir / "model.safetensors");
+  nlohmann::json config = nlohmann::json::parse(ReadText(from + "/config.json"));
+  config["original_max_position_embeddings"] = config["rope_scaling"]["original_max_position_embeddings"] = 150;
+  std::ofstream(dir / "config.json") << config;
+  std::vector<int32_t> prompt;
+  for (int i = 0; i < 140; ++i) prompt.push_back((i * 37 + 11) % 300);
+  const std::vector<int32_t> other(prompt.begin() + 1, prompt.end());
+  const std::vector<Request> requests = {GenerateRequest(prompt, 10), GenerateRequest(prompt, 11),
+                                         GenerateRequest(other, 30),  GenerateRequest(prompt, 9),
+                                         GenerateRequest(prompt, 40), GenerateRequest(other, 5)};
+  RunSetup alone;
+  alone.model_dir = dir.string();
+  std::vector<RunResult> want;
+  for (const Request& r : requests) want.push_back(RunLocally(alone, {r})[0]);
+  const auto first_of = [&](size_t request, size_t count) {
+    const std::vector<float>& logprobs = want[request].logprobs;
+    return std::vector<float>(logprobs.begin(), logprobs.begin() + std::min(count, logprobs.size()));
+  };
+  EXPECT_NE(want[0].logprobs, first_of(1, 10));
+  EXPECT_EQ(want[1].logprobs, first_of(4, 11));
+  for (const int num_ranks : {1, 2, 3}) {
+    for (const int64_t at_once : {1, 8}) {
+      SCOPED_TRACE(testing::Message() << num_ranks << " ranks, " << at_once << " sequences at once");
+      RunSetup setup = alone;
+      setup.num_ranks = num_ranks;
+      setup.engine.prefill_chunk = 50;
+      setup.engine.max_sequences_per_rank = at_once;
+      setup.engine.cache_tokens_per_rank = 448;  // seven blocks, of which a sequence takes three
+      const RunOutcome run = RunAndCount(setup, requests);
+      for (size_t i = 0; i < requests.size(); ++i) {
+        EXPECT_EQ(run.results[i].tokens, want[i].tokens) << i;
+        EXPECT_EQ(run.results[i].logprobs, want[i].logprobs) << i;
+      }
+      if (num_ranks == 1) EXPECT_GT(run.scheduler.prefix_hit_tokens, 0);
+    }
+  }
+  std::filesystem::remove_all(dir);
 }
 
 TEST_P(Families, BothGenerationsOfConfigAreOneModel) {

@@ -133,6 +133,65 @@ TEST(Glm, HalfOfEachHeadTurns) {
   EXPECT_EQ(With("glm4_moe", {{"use_qk_norm", false}})->layers[0].attention.qk_norm, QkNorm::kNone);
 }
 
+TEST(PhiMoe, NormsBiasesAndRouter) {
+  const auto model = With("phimoe", json::object());
+  ASSERT_OK(model);
+  EXPECT_EQ(model->norm, NormKind::kLayer);
+  EXPECT_TRUE(model->has_head_bias);
+  EXPECT_TRUE(model->layers[0].attention.has_qkv_bias && model->layers[0].attention.has_o_bias);
+  EXPECT_EQ(model->moe.router.scoring, Scoring::kSparseMixer);
+  EXPECT_EQ(model->moe.router.mixer_eps, 0.15f);
+  EXPECT_EQ(With("phimoe", {{"router_jitter_noise", nullptr}})->moe.router.mixer_eps, 0.01f);
+  EXPECT_EQ(model->layers[2].attention.keys, (KeyRange{KeyRange::Kind::kSliding, 131072}));
+  EXPECT_EQ(With("phimoe", {{"sliding_window", nullptr}})->layers[2].attention.keys, KeyRange());
+  const auto without = With("phimoe", {{"attention_bias", nullptr}, {"lm_head_bias", false}});
+  ASSERT_OK(without);
+  EXPECT_FALSE(without->has_head_bias || without->layers[0].attention.has_qkv_bias ||
+               without->layers[0].attention.has_o_bias);
+  EXPECT_ERROR(With("phimoe", {{"num_experts_per_tok", 1}}), kUnimplemented, "'num_experts_per_tok' is not 2");
+  EXPECT_ERROR(With("phimoe", {{"router_jitter_noise", -1}}), kInvalid, "'router_jitter_noise' is -1");
+}
+
+TEST(PhiMoe, TwoListsOfFactors) {
+  const auto model = With("phimoe", json::object());
+  ASSERT_OK(model);
+  EXPECT_EQ(model->rope.scaling, RopeScaling::kLongRope);
+  EXPECT_EQ(model->rope.short_factors.size(), 8u);
+  EXPECT_EQ(model->rope.long_factors[7], 133.35);
+  EXPECT_EQ(model->rope.long_mscale, 1.243163121016122);
+  EXPECT_EQ(model->rope.original_max_position, 4096);
+  EXPECT_EQ(model->rope.factor, 32);
+  const json scaling = Golden("phimoe")["rope_scaling"];
+  const auto with = [&](const char* key, const json& value) {
+    json changed = scaling;
+    changed[key] = value;
+    return With("phimoe", {{"rope_scaling", changed}});
+  };
+  EXPECT_ERROR(with("short_factor", nullptr), kInvalid, "'rope_scaling.short_factor' is missing");
+  EXPECT_ERROR(with("long_factor", {1.0, 2.0}), kInvalid, "long_factor has 2 factors, must have 8");
+  EXPECT_ERROR(with("long_factor", 3), kInvalid, "'rope_scaling.long_factor' is 3 instead of a list");
+  EXPECT_ERROR(with("long_factor", {1, 1, 1, 1, 0, 1, 1, 1}), kInvalid,
+               "'rope_scaling.long_factor[4]' is 0, not within");
+  EXPECT_ERROR(with("long_mscale", -1), kInvalid, "'rope_scaling.long_mscale' is -1");
+  EXPECT_ERROR(with("original_max_position_embeddings", 2048), kInvalid, "2048", "4096");
+  EXPECT_ERROR(with("type", nullptr), kInvalid, "'rope_scaling.short_factor' is there, but no 'rope_type'");
+  json other = scaling;
+  other["long_factor"][3] = 2.5;
+  EXPECT_ERROR(With("phimoe", {{"rope_parameters", other}}), kInvalid, "long_factor", "2.5", "both mean one setting");
+}
+
+// Any family may have it.
+TEST(Mixtral, LongRope) {
+  json scaling = Golden("phimoe")["rope_scaling"];
+  scaling["short_factor"] = scaling["long_factor"] = std::vector<double>(8, 2.0);
+  scaling.erase("short_mscale");
+  const auto model = With("mixtral", {{"rope_scaling", scaling}, {"max_position_embeddings", 8192}});
+  ASSERT_OK(model);
+  EXPECT_EQ(model->rope.scaling, RopeScaling::kLongRope);
+  EXPECT_EQ(model->rope.factor, 2);
+  EXPECT_EQ(model->rope.short_mscale, 0);
+}
+
 TEST(Granite, Multipliers) {
   const auto model = With("granitemoe", json::object());
   ASSERT_OK(model);
