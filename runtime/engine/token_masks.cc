@@ -11,6 +11,9 @@ namespace {
 // forms to get there.
 constexpr size_t kMaxMasks = 512;
 
+// 4 MiB of tables, which a walk from a state makes for those around it. When more are wanted, all are forgotten.
+constexpr size_t kMaxTables = 4096;
+
 // In TokenMasks::Table: ask the automaton.
 constexpr int32_t kSlow = -1;
 
@@ -82,6 +85,11 @@ TokenMasks::TokenMasks(ByteAutomaton automaton, const Vocabulary& vocabulary)
 const TokenMasks::Table& TokenMasks::TableOf(int32_t state) {
   std::unique_ptr<const Table>& table = tables_[state];
   if (table == nullptr) {
+    if (num_tables_ == kMaxTables) {
+      for (std::unique_ptr<const Table>& old : tables_) old.reset();
+      num_tables_ = 0;
+    }
+    num_tables_ += 1;
     auto made = std::make_unique<Table>();
     made->fill(kSlow);
     for (int32_t i = automaton_.edge_offsets[state]; i < automaton_.edge_offsets[state + 1]; ++i) {

@@ -39,7 +39,8 @@ class Vocabulary {
   std::string sorted_bytes_;
 };
 
-// The masks of one automaton, kept by position: the sequences that run it share them. Not thread-safe.
+// The masks of one automaton, kept by position: the sequences that run it share them. It has at most 512 masks, of a
+// bit for each token, and 4 MiB of tables, and makes again what it had to forget. Not thread-safe.
 class TokenMasks {
  public:
   // `vocabulary` must outlive it.
@@ -56,10 +57,12 @@ class TokenMasks {
   using Table = std::array<int32_t, 256>;  // the state behind each byte; kSlow where that takes the stack, or is none
 
   std::vector<uint64_t> Compute(const AutomatonPosition& position);
+  // Valid until the next call.
   const Table& TableOf(int32_t state);
 
   const ByteAutomaton automaton_;
   std::vector<std::unique_ptr<const Table>> tables_;  // by state; null: not needed yet
+  size_t num_tables_ = 0;
   const Vocabulary& vocabulary_;
   absl::flat_hash_map<AutomatonPosition, std::vector<uint64_t>> masks_;
 };

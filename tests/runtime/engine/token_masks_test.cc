@@ -134,6 +134,33 @@ TEST(TokenMasks, EqualAWalkForEachToken) {
   }
 }
 
+// More states than are kept, from the first to the last and again: a counted text, of which each mask depends on what
+// is left.
+TEST(TokenMasks, AreMadeAgainWhenTheyWereForgotten) {
+  constexpr int32_t kNumStates = 10'000;
+  ByteAutomaton chain;
+  for (int32_t s = 0; s < kNumStates; ++s) {
+    chain.edge_offsets.push_back(s);
+    if (s + 1 < kNumStates) chain.edges.push_back(Take(s % 2 == 0 ? 'a' : 'b', s % 2 == 0 ? 'a' : 'b', s + 1));
+    chain.is_end.push_back(s + 1 == kNumStates ? 1 : 0);
+  }
+  chain.edge_offsets.push_back(kNumStates - 1);
+  const Vocabulary vocabulary({"a", "b", "ab", "ba", "aba"}, {});
+  TokenMasks masks(chain, vocabulary);
+  for (int round = 0; round < 2; ++round) {
+    for (int32_t s = 0; s < kNumStates; ++s) {
+      const int32_t left = kNumStates - 1 - s;
+      std::vector<int32_t> expected;
+      for (int32_t token = 0; token < vocabulary.size(); ++token) {
+        const std::string& bytes = vocabulary.bytes(token);
+        const bool begins_well = bytes[0] == (s % 2 == 0 ? 'a' : 'b');
+        if (begins_well && static_cast<int32_t>(bytes.size()) <= left) expected.push_back(token);
+      }
+      ASSERT_EQ(TokensIn(masks.At({s, {}}), vocabulary.size()), expected) << s;
+    }
+  }
+}
+
 TEST(Grammars, AreSharedWhileTheyAreOpen) {
   Grammars grammars;
   const std::string grammar = Encode(Brackets());
