@@ -36,6 +36,11 @@ absl::Status ReadResponseFormat(const Json& format, AnswerForm* form) {
   if (named == format.end() || !named->is_object() || !named->contains("schema")) {
     return FieldError(kParam, "json_schema must be an object with a schema");
   }
+  // Answers are always as the schema says, with strict or without.
+  const auto strict = named->find("strict");
+  if (strict != named->end() && !strict->is_boolean() && !strict->is_null()) {
+    return FieldError(kParam, "json_schema.strict must be true, false or null");
+  }
   form->schema = (*named)["schema"];
   form->schema_place = "json_schema.schema";
   return absl::OkStatus();

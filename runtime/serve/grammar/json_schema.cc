@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "core/check.h"
 #include "core/io/foreign_text.h"
+#include "runtime/serve/grammar/schema_overlap.h"
 #include "runtime/serve/grammar/string_pattern.h"
 
 namespace tokenferry {
@@ -18,23 +19,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Node = AutomatonBuilder::Node;
 
-constexpr absl::string_view kAnnotations[] = {"title",     "description", "default",    "examples",   "$schema",
-                                              "$id",       "$comment",    "format",     "deprecated", "readOnly",
-                                              "writeOnly", "$defs",       "definitions"};
-
-constexpr absl::string_view kTypes[] = {"string", "integer", "number", "boolean", "null", "array", "object"};
-
-// A number without a fraction is an integer, however it is written.
-bool IsOfType(const Json& value, absl::string_view type) {
-  if (type == "string") return value.is_string();
-  if (type == "number") return value.is_number();
-  if (type == "integer") {
-    return value.is_number_integer() || (value.is_number() && std::trunc(value.get<double>()) == value.get<double>());
-  }
-  if (type == "boolean") return value.is_boolean();
-  if (type == "null") return value.is_null();
-  return type == "array" ? value.is_array() : value.is_object();
-}
+constexpr absl::string_view kAnnotations[] = {"title",     "description", "default",     "examples",     "$schema",
+                                              "$id",       "$comment",    "format",      "deprecated",   "readOnly",
+                                              "writeOnly", "$defs",       "definitions", "discriminator"};
 
 bool Has(const Json& schema, const char* key) { return schema.contains(key); }
 
@@ -44,6 +31,12 @@ std::string OtherKeyword(const Json& schema, std::initializer_list<absl::string_
     if (!absl::c_linear_search(kAnnotations, key) && !absl::c_linear_search(known, key)) return key;
   }
   return "";
+}
+
+// A text member; null: there is none.
+const std::string* TextAt(const Json& object, const char* key) {
+  const auto found = object.find(key);
+  return found == object.end() ? nullptr : found->get_ptr<const std::string*>();
 }
 
 // The references that stand in a schema, but for those in what it only defines. Returns how many values it looked at.
@@ -76,7 +69,7 @@ JsonSchema::NodeOr JsonSchema::Value(Node at, const Json& schema, const Place& p
   TF_RETURN_IF_ERROR(Spend(1 + static_cast<int64_t>(place.path.size()), place));
   if (schema == true) return pieces_.Value(at);
   if (!schema.is_object()) return place.Error("must be an object, or true");
-  for (const absl::string_view key : {"$ref", "enum", "const", "anyOf", "allOf"}) {
+  for (const absl::string_view key : {"$ref", "enum", "const", "anyOf", "oneOf", "allOf"}) {
     if (!schema.contains(key)) continue;
     const bool lists_values = key == "enum" || key == "const";
     const std::string other = OtherKeyword(schema, {key, lists_values ? "type" : key});
@@ -88,6 +81,7 @@ JsonSchema::NodeOr JsonSchema::Value(Node at, const Json& schema, const Place& p
     if (key == "const") return OneOfValues(at, Json::array({value}), schema, place.In(key));
     if (key == "enum") return OneOfValues(at, value, schema, place.In(key));
     if (key == "anyOf") return AnyOf(at, value, place.In(key));
+    if (key == "oneOf") return OneOf(at, value, place.In(key));
     if (value.is_array() && value.size() == 1) return Value(at, value[0], place.In(key));
     return place.Error("'allOf' of more than one schema is not supported");
   }
@@ -139,6 +133,30 @@ JsonSchema::NodeOr JsonSchema::AnyOf(Node at, const Json& alternatives, const Pl
   return end;
 }
 
+// Where no value is of two alternatives, "exactly one" is "any".
+JsonSchema::NodeOr JsonSchema::OneOf(Node at, const Json& alternatives, const Place& place) {
+  std::vector<const Json*> schemas;
+  for (const Json& alternative : alternatives) {
+    const Json* schema = &alternative;
+    for (int i = 0; i < kMaxSchemaDepth && schema->is_object() && TextAt(*schema, "$ref") != nullptr; ++i) {
+      TF_ASSIGN_OR_RETURN(schema, Resolve(*TextAt(*schema, "$ref"), place));
+    }
+    schemas.push_back(schema);
+  }
+  for (size_t i = 0; i < schemas.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      int64_t num_steps = 0;
+      const bool disjoint = AreDisjoint(*schemas[i], *schemas[j], num_steps);
+      TF_RETURN_IF_ERROR(Spend(num_steps, place));
+      if (disjoint) continue;
+      return place.Error(absl::StrCat("alternatives ", j, " and ", i,
+                                      " may have a value in common, as far as types, enum, const and required "
+                                      "properties tell; use anyOf"));
+    }
+  }
+  return AnyOf(at, alternatives, place);
+}
+
 absl::StatusOr<std::vector<std::string>> JsonSchema::TypesOf(const Json& schema, const Place& place) {
   std::vector<std::string> types;
   if (!Has(schema, "type")) return types;
@@ -147,7 +165,7 @@ absl::StatusOr<std::vector<std::string>> JsonSchema::TypesOf(const Json& schema,
   for (const Json& type : given.is_array() ? given : Json::array({given})) {
     if (!type.is_string()) return place.In("type").Error("must be a text or a list of texts");
     types.push_back(type.get<std::string>());
-    if (absl::c_linear_search(kTypes, types.back())) continue;
+    if (absl::c_linear_search(kJsonTypes, types.back())) continue;
     return place.In("type").Error(absl::StrCat("'", Excerpt(types.back()), "' is no type"));
   }
   return types;

@@ -2,11 +2,12 @@
 // say is refused, never passed over.
 //
 // Known: type (one, or a list), properties, required, additionalProperties, items, minItems, maxItems, minLength,
-// maxLength, pattern, minimum, maximum, exclusiveMinimum and exclusiveMaximum of integers, enum, const, anyOf, allOf
-// of one, $ref into the same schema, $defs and definitions; true, and {} for any value. Members are written in the
-// order of `properties`; members that have no name in a schema only where there are no `properties`. `format` of a
-// string without `pattern`: as PatternOfFormat says. Passed over: other formats, title, description, default,
-// examples, $schema, $id, $comment, deprecated, readOnly, writeOnly.
+// maxLength, pattern, minimum, maximum, exclusiveMinimum and exclusiveMaximum of integers, enum, const, anyOf, oneOf of
+// alternatives without a common value (schema_overlap.h), allOf of one, $ref into the same schema, $defs and
+// definitions; true, and {} for any value. Members are written in the order of `properties`; members that have no name
+// in a schema only where there are no `properties`. `format` of a string without `pattern`: as PatternOfFormat says.
+// Passed over: other formats, title, description, default, examples, $schema, $id, $comment, deprecated, readOnly,
+// writeOnly, discriminator.
 #pragma once
 
 #include <map>
@@ -49,6 +50,7 @@ class JsonSchema {
   NodeOr Value(Node at, const Json& schema, const Place& place);
   NodeOr OfType(Node at, const std::string& type, const Json& schema, const Place& place);
   NodeOr AnyOf(Node at, const Json& alternatives, const Place& place);
+  NodeOr OneOf(Node at, const Json& alternatives, const Place& place);
   // Those of the values that are of the schema's type.
   NodeOr OneOfValues(Node at, const Json& values, const Json& schema, const Place& place);
   NodeOr Reference(Node at, const Json& reference, const Place& place);

@@ -222,7 +222,7 @@ class ApiTest(ProgramTest):
             "top_logprobs": [3, 21, -1],
             "max_completion_tokens": [0, -1, "x"],
             "tool_choice": ["required", {"type": "function", "function": {"name": "f"}}, "x", 1, []],
-            "response_format": [{"type": "yaml"}, {"type": "json_schema"}, 1, []],
+            "response_format": [{"type": "yaml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"schema": {}, "strict": 1}}, 1, []],
         }.items():
             for value in values:
                 with self.subTest(field=field, value=str(value)[:60]):

@@ -11,7 +11,7 @@ ASK = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "ma
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {
     "type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}, "days": {"type": "integer"}}, "required": ["city"]}}}]
 # Everything in it is bounded, so that whatever the model likes, it ends.
-FORMAT = {"type": "json_schema", "json_schema": {"name": "report", "schema": {
+FORMAT = {"type": "json_schema", "json_schema": {"name": "report", "strict": True, "schema": {
     "type": "object", "additionalProperties": False, "required": ["city", "n", "ok", "when", "code"], "properties": {
         "city": {"enum": ["Oslo", "Rome"]}, "n": {"type": "integer"}, "ok": {"type": "boolean"},
         "when": {"type": "string", "format": "date"}, "code": {"type": "string", "pattern": r'^[A-Z"\\]{2,4}(-\d+)?$', "maxLength": 8},
@@ -149,7 +149,7 @@ class ToolsTest(ProgramTest):
                 ("response_format", {"response_format": {"type": "yaml"}}, "type"),
                 ("response_format", {"response_format": {"type": "json_schema"}}, "json_schema"),
                 ("response_format", {"response_format": schema({"type": "integer", "multipleOf": 2})}, "'multipleOf'"),
-                ("response_format", {"response_format": schema({"properties": {"a": {"oneOf": []}}})}, "properties.a: 'oneOf'"),
+                ("response_format", {"response_format": schema({"properties": {"a": {"oneOf": [{}, {}]}}})}, "properties.a.oneOf: alternatives 0 and 1"),
                 ("response_format", {"response_format": schema({"description": "x" * (64 << 10)})}, "bytes"),
                 ("response_format", {"response_format": schema(deep)}, "deep"),
                 ("response_format", {"response_format": schema({"type": "string", "maxLength": 1 << 30})}, "states"),
