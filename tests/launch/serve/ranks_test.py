@@ -103,13 +103,19 @@ def check_bytes(test, expected, bodies, ranks, via, flags, at_a_time, prefixes):
 
 class RanksTest(ProgramTest):
     def test_the_same_bytes(self):
-        """Each number of ranks and of requests at a time, and each cache, once; long_test.py has all combinations."""
+        """Each number of ranks and of requests at a time, and each cache, with all requests; each pair of these with some.
+        long_test.py has all combinations."""
         print("seed", SEED)
         bodies = requests()
         expected = undisturbed(self, bodies)
         for combination in ((1, "local", SMALL_CACHE, 64, Prefixes.SHARED), (3, "mpi", SMALL_CACHE, 8, Prefixes.APART),
                             (4, "local", LONGEST, 64, Prefixes.SHARED)):
             check_bytes(self, expected, bodies, *combination)
+        for ranks, flags, at_a_time, prefixes in ((1, LONGEST, 8, Prefixes.APART), (3, SMALL_CACHE, 1, Prefixes.SHARED), (3, LONGEST, 64, Prefixes.APART),
+                                                  (4, SMALL_CACHE, 1, Prefixes.APART), (4, SMALL_CACHE, 8, Prefixes.SHARED)):
+            preempts = flags is SMALL_CACHE and at_a_time > 1
+            some = [*range(0, NUM_REQUESTS, 16), *range(NUM_REQUESTS + (0 if preempts else 1), len(bodies))]
+            check_bytes(self, [expected[i] for i in some], [bodies[i] for i in some], ranks, "local", flags, at_a_time, prefixes)
 
     def test_what_ranks_count(self):
         with Server("--metrics-compat", "vllm", ranks=3, via="mpi") as server:
