@@ -1,52 +1,21 @@
-// What JSON schemas and tools allow an answer to be, byte by byte.
+// What JSON schemas allow an answer to be, byte by byte.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/engine/byte_automaton.h"
-#include "runtime/serve/grammar/answer_grammar.h"
 #include "runtime/serve/grammar/json_schema.h"
+#include "tests/runtime/serve/compile_form.h"
 
 namespace tokenferry {
 namespace {
 
 using ::testing::HasSubstr;
 using Json = nlohmann::ordered_json;
-
-const Tokenizer& FerryTokenizer() {
-  static const Tokenizer* const tokenizer = [] {
-    const char* source = std::getenv("TF_SOURCE_DIR");
-    const std::string dir = absl::StrCat(source == nullptr ? "." : source, "/models/ferry-tiny-v3");
-    return new Tokenizer(*Tokenizer::Load(dir));
-  }();
-  return *tokenizer;
-}
-
-absl::StatusOr<ByteAutomaton> Compile(const AnswerForm& form) {
-  const absl::StatusOr<std::string> bytes = CompileAnswer(form, FerryTokenizer());
-  if (!bytes.ok()) return bytes.status();
-  return DecodeAutomaton(*bytes);
-}
-
-absl::StatusOr<ByteAutomaton> CompileSchema(const std::string& schema) {
-  AnswerForm form;
-  form.schema = Json::parse(schema);
-  form.schema_place = "schema";
-  return Compile(form);
-}
-
-bool Accepts(const ByteAutomaton& automaton, absl::string_view text) {
-  AutomatonPosition position;
-  for (const char c : text) {
-    if (!Advance(automaton, static_cast<uint8_t>(c), position)) return false;
-  }
-  return MayEnd(automaton, position);
-}
 
 bool GoesOn(const ByteAutomaton& a, int32_t state) {
   return a.is_end[state] == 1 || a.edge_offsets[state] < a.edge_offsets[state + 1];
@@ -130,7 +99,8 @@ TEST(JsonSchema, AllowsWhatIsValidAndNothingElse) {
       // Told apart by a property, as pydantic writes it.
       {R"({"discriminator":{"propertyName":"kind"},"oneOf":[{"$ref":"#/$defs/a"},{"$ref":"#/$defs/b"}],"$defs":{
            "a":{"type":"object","properties":{"kind":{"const":"a"},"n":{"type":"integer"}},"required":["kind","n"]},
-           "b":{"type":"object","properties":{"kind":{"enum":["b","c"]},"n":{"type":"null"}},"required":["n","kind"]}}})",
+           "b":{"type":"object","properties":{"kind":{"enum":["b","c"]},"n":{"type":"null"}},
+                "required":["n","kind"]}}})",
        {R"({"kind":"a","n":1})", R"({"kind":"c","n":null})"},
        {R"({"kind":"a","n":null})", R"({"kind":"b"})"}},
       {R"({"type":["string","null"],"pattern":"^[a-c]+$","minLength":2,"maxLength":3})",
@@ -329,87 +299,6 @@ TEST(JsonSchema, RandomWalksAreValid) {
     ASSERT_TRUE(!value.contains("o") || value["o"].is_object()) << text;
   }
   EXPECT_GT(num_whole, 50);
-}
-
-AnswerForm Calls(const ToolFormat& format, CallCount count) {
-  AnswerForm form;
-  form.format = &format;
-  form.calls = count;
-  form.tools = {
-      {"f", Json::parse(R"({"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]})"), "[0]"},
-      {"go", Json::parse(R"({"type":"object","additionalProperties":false})"), "[1]"}};
-  return form;
-}
-
-// What the grammar lets through is what the parser takes for calls.
-TEST(AnswerGrammar, CallsAreThoseOfTheParser) {
-  const std::string begins = "<｜tool▁calls▁begin｜>", ends = "<｜tool▁calls▁end｜>", begin = "<｜tool▁call▁begin｜>",
-                    end = "<｜tool▁call▁end｜>", sep = "<｜tool▁sep｜>";
-  struct Form {
-    const ToolFormat& format;
-    std::string before, f, between, go, after;
-  };
-  const Form forms[] = {
-      {HermesFormat(), "", "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>", "\n",
-       "<tool_call>\n{\"name\": \"go\", \"arguments\": {}}\n</tool_call>", ""},
-      {DeepSeekV3Format(), begins, begin + "function" + sep + "f\n```json\n{\"a\": 1}\n```" + end, "\n",
-       begin + "function" + sep + "go\n```json\n{}\n```" + end, ends},
-      {DeepSeekV31Format(), begins, begin + "f" + sep + "{\"a\": 1}" + end, "", begin + "go" + sep + "{}" + end, ends},
-  };
-  for (const Form& form : forms) {
-    const auto any = Compile(Calls(form.format, CallCount::kAny)), one = Compile(Calls(form.format, CallCount::kOne));
-    ASSERT_TRUE(any.ok() && one.ok()) << any.status() << one.status();
-    const std::string single = form.before + form.f + form.after;
-    const std::string both = form.before + form.f + form.between + form.go + form.after;
-    EXPECT_TRUE(Accepts(*one, single)) << single;
-    EXPECT_FALSE(Accepts(*one, both));
-    EXPECT_TRUE(Accepts(*any, single));
-    EXPECT_TRUE(Accepts(*any, both));
-    for (const std::string& bad :
-         {std::string(), "a" + single, single + "a", form.before + form.f.substr(1) + form.after}) {
-      EXPECT_FALSE(Accepts(*any, bad)) << bad;
-    }
-    OutputParser parser({&form.format, Thinking::kNever, CallCount::kAny});
-    std::vector<OutputPiece> pieces;
-    parser.Push(both, pieces);
-    parser.Finish(pieces);
-    ASSERT_EQ(pieces.size(), 4u) << both;
-    EXPECT_EQ(pieces[0].text, "f");
-    EXPECT_EQ(pieces[1].text, "{\"a\": 1}");
-    EXPECT_EQ(pieces[2].text, "go");
-    EXPECT_EQ(pieces[3].text, "{}");
-  }
-}
-
-TEST(AnswerGrammar, ReasoningComesFirst) {
-  AnswerForm form;
-  form.schema = Json{{"type", "null"}};
-  form.thinking = Thinking::kMayBegin;
-  const auto may = Compile(form);
-  form.thinking = Thinking::kHasBegun;
-  const auto has = Compile(form);
-  ASSERT_TRUE(may.ok() && has.ok()) << may.status() << has.status();
-  for (const std::string text : {"null", "<think>a</thi</think>\n\nnull", "<think></think>null"})
-    EXPECT_TRUE(Accepts(*may, text)) << text;
-  for (const std::string text : {"a", "<think>null", "<think>a</think>\n\n\nnull", "a</think>null"})
-    EXPECT_FALSE(Accepts(*may, text)) << text;
-  for (const std::string text : {"a</think>null", "<</</think>\nnull", "</think>null"})
-    EXPECT_TRUE(Accepts(*has, text)) << text;
-  EXPECT_FALSE(Accepts(*has, "null"));
-}
-
-// An answer that has to be JSON may still be a call where tools are there.
-TEST(AnswerGrammar, AValueOrCalls) {
-  AnswerForm form = Calls(HermesFormat(), CallCount::kAny);
-  form.schema = Json{{"type", "integer"}};
-  const auto either = Compile(form);
-  ASSERT_TRUE(either.ok()) << either.status();
-  EXPECT_TRUE(Accepts(*either, "12"));
-  EXPECT_TRUE(Accepts(*either, "<tool_call>\n{\"name\": \"go\", \"arguments\": {}}\n</tool_call>"));
-  EXPECT_FALSE(Accepts(*either, "12<tool_call>"));
-  form.tools[1].parameters = Json::parse(R"({"type":"object","properties":{"x":{"minimum":1}}})");
-  EXPECT_THAT(std::string(Compile(form).status().message()),
-              HasSubstr("[1]: properties.x: 'minimum' is not supported"));
 }
 
 }  // namespace
