@@ -20,7 +20,9 @@ constexpr int64_t kMemoryRateBytes = int64_t{256} << 20;  // beyond the caches o
 // What all ranks' choices cost: each chosen expert's weights are read once, each selection is computed.
 absl::Status CountWork(const BenchContext& context, const TimedLayer& layer, MoeResult* result) {
   std::vector<int64_t> mine(result->shape.num_experts);
-  for (const int32_t e : layer.expert_idx()) ++mine[e];
+  for (const int32_t e : layer.expert_idx()) {
+    if (e >= 0) ++mine[e];
+  }
   TF_ASSIGN_OR_RETURN(const auto all, GatherNumbers(context.transport, mine));
   for (int e = 0; e < result->shape.num_experts; ++e) {
     int64_t selections = 0;
@@ -53,8 +55,8 @@ absl::Status TimeLayer(const BenchContext& context, TimedLayer& layer, const Moe
 }
 
 absl::StatusOr<MoeResult> RunPath(const BenchContext& context, const MoeBenchOptions& options,
-                                  const RandomLayer& random, ExchangePath path) {
-  MoeResult result{.shape = random.shape, .weight_dtype = random.dtype, .path = path};
+                                  const RandomLayer& random, int top_k, ExchangePath path) {
+  MoeResult result{.shape = random.shape, .top_k = top_k, .weight_dtype = random.dtype, .path = path};
   auto layer =
       MoeLayer::Create(context.transport, context.device, random.placement, random.shape, {.exchange = {.path = path}});
   const absl::Status created = AgreeOnStatus(context.transport, kAgree, layer.status());
@@ -63,7 +65,7 @@ absl::StatusOr<MoeResult> RunPath(const BenchContext& context, const MoeBenchOpt
     return result;
   }
   TF_RETURN_IF_ERROR(created);
-  auto timed = TimedLayer::Create(context, **layer, random);
+  auto timed = TimedLayer::Create(context, **layer, random, options.router, top_k);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, timed.status()));
   TF_RETURN_IF_ERROR(TimeLayer(context, **timed, options, &result));
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, context.device.CreateStream());
@@ -72,19 +74,27 @@ absl::StatusOr<MoeResult> RunPath(const BenchContext& context, const MoeBenchOpt
   return result;
 }
 
-absl::Status RunShape(const BenchContext& context, const MoeBenchOptions& options, const MoeShape& shape,
-                      DType weight_dtype, MoeReport* report) {
-  if (shape.router.top_k > shape.num_experts) {
-    return AgreeOnStatus(context.transport, kAgree,
-                         absl::InvalidArgumentError(absl::StrCat("--top-k ", shape.router.top_k, " of --experts ",
-                                                                 shape.num_experts, ": there are not so many")));
+absl::Status CheckShape(const BenchContext& context, const MoeBenchOptions& options, const MoeShape& shape) {
+  const int top_k = shape.router.top_k;
+  if (top_k > shape.num_experts) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--top-k ", top_k, " of --experts ", shape.num_experts, ": there are not so many"));
   }
+  return CheckBenchRouter(options.router, top_k, context.device.kind());
+}
+
+// shape.router.top_k: as the flag says.
+absl::Status RunShape(const BenchContext& context, const MoeBenchOptions& options, MoeShape shape, DType weight_dtype,
+                      MoeReport* report) {
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, CheckShape(context, options, shape)));
+  const int top_k = shape.router.top_k;
+  shape.router.top_k = RoutingColumns(options.router, top_k, shape.num_experts);
   auto random = RandomLayer::Create(context, shape, weight_dtype);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kAgree, random.status()));
   for (const int64_t tokens : options.tokens) {
     (*random)->shape.max_tokens = tokens;
     for (const ExchangePath path : options.paths) {
-      TF_ASSIGN_OR_RETURN(MoeResult result, RunPath(context, options, **random, path));
+      TF_ASSIGN_OR_RETURN(MoeResult result, RunPath(context, options, **random, top_k, path));
       report->results.push_back(std::move(result));
     }
   }
@@ -139,6 +149,7 @@ const char* WeightsName(DType dtype) {
 absl::StatusOr<MoeReport> RunMoeBench(const BenchContext& context, const MoeBenchOptions& options) {
   MoeReport report{.num_ranks = context.transport.num_ranks(),
                    .num_threads = context.num_threads,
+                   .router = options.router,
                    .topology = context.topology.ToString(),
                    .instruction_set = std::string(IsaName(context.isa)),
                    .machine = MachineDescription(),
@@ -167,9 +178,10 @@ absl::StatusOr<MoeReport> RunMoeBench(const BenchContext& context, const MoeBenc
 
 std::string MoeTable(const MoeReport& r) {
   std::string table = absl::StrFormat(
-      "%s\n%s, rank 0 on %s, %d threads each; median microseconds of the slowest rank, results verified\n"
+      "%s\n%s, rank 0 on %s, %d threads each, router %s; median microseconds of the slowest rank, results verified\n"
       "two-core ratio %.2f before, %.2f after; ",
-      r.machine, r.topology, r.device, r.num_threads, r.core_ratio_before, r.core_ratio_after);
+      r.machine, r.topology, r.device, r.num_threads, BenchRouterName(r.router), r.core_ratio_before,
+      r.core_ratio_after);
   const double gbps = r.bounds.read_bytes_per_second * 1e-9, gflops = r.bounds.flops_per_second * 1e-9;
   if (gflops > 0) {
     absl::StrAppendFormat(&table, "all ranks together read %.1f GB/s, %.0f GFLOP/s of f32 multiply-adds\n\n", gbps,
@@ -183,7 +195,7 @@ std::string MoeTable(const MoeReport& r) {
                               "combine", "layer", "tokens/s", "GFLOP/s", "w.GB/s", "bound"));
   for (const MoeResult& m : r.results) {
     absl::StrAppend(&table, absl::StrFormat("%7d %6d %6d %4d/%-4d %-5s %-12s ", m.shape.max_tokens, m.shape.hidden,
-                                            m.shape.intermediate, m.shape.router.top_k, m.shape.num_experts,
+                                            m.shape.intermediate, m.top_k, m.shape.num_experts,
                                             WeightsName(m.weight_dtype), ExchangePathName(m.path)));
     if (!m.unavailable.empty()) {
       absl::StrAppend(&table, "not available: ", m.unavailable, "\n");
@@ -213,14 +225,15 @@ std::string MoeJson(const MoeReport& r) {
                  {"two_core_ratio", {{"before", r.core_ratio_before}, {"after", r.core_ratio_after}}},
                  {"read_gbps", r.bounds.read_bytes_per_second * 1e-9},
                  {"gflops", r.bounds.flops_per_second * 1e-9}}},
+               {"router", BenchRouterName(r.router)},
                {"results", Json::array()}};
   if (r.bounds.flops_per_second == 0) json["machine"].erase("gflops");  // not measured
   for (const MoeResult& m : r.results) {
     const MoeShape& shape = m.shape;
-    Json result = {{"tokens", shape.max_tokens},         {"hidden", shape.hidden},
-                   {"intermediate", shape.intermediate}, {"experts", shape.num_experts},
-                   {"top_k", shape.router.top_k},        {"weights", WeightsName(m.weight_dtype)},
-                   {"path", ExchangePathName(m.path)}};
+    Json result = {
+        {"tokens", shape.max_tokens},      {"hidden", shape.hidden}, {"intermediate", shape.intermediate},
+        {"experts", shape.num_experts},    {"top_k", m.top_k},       {"weights", WeightsName(m.weight_dtype)},
+        {"path", ExchangePathName(m.path)}};
     if (!m.unavailable.empty()) {
       result["unavailable"] = m.unavailable;
     } else {

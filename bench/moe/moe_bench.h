@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bench/alltoall/alltoall_bench.h"
+#include "bench/moe/bench_router.h"
 #include "runtime/engine/moe_layer.h"
 
 namespace tokenferry {
@@ -15,6 +16,7 @@ struct MoeBenchOptions {
   std::vector<int64_t> intermediate = {1024};
   std::vector<int> experts = {64};
   std::vector<int> top_k = {8};
+  BenchRouterKind router = BenchRouterKind::kTopK;
   std::vector<DType> weight_dtypes = {DType::kBF16};  // kBF16, kF8E4M3 or kF32
   std::vector<ExchangePath> paths = {ExchangePath::kAuto};
   Compute compute = Compute::kBF16;
@@ -24,6 +26,7 @@ struct MoeBenchOptions {
 
 struct MoeResult {
   MoeShape shape;  // max_tokens: tokens of every rank
+  int top_k = 0;   // experts of a token, with expert choice on average
   DType weight_dtype = DType::kBF16;
   ExchangePath path = ExchangePath::kAuto, chosen = ExchangePath::kAuto;
   std::string unavailable;                                 // why this path was not run; empty: it was
@@ -34,6 +37,7 @@ struct MoeResult {
 
 struct MoeReport {
   int num_ranks = 1, num_threads = 1;
+  BenchRouterKind router = BenchRouterKind::kTopK;
   std::string topology, instruction_set, machine;
   std::string device;  // rank 0's
   double core_ratio_before = 0, core_ratio_after = 0;

@@ -15,8 +15,10 @@ constexpr CallSite kMeet{.phase = "bench: meet"};
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<TimedLayer>> TimedLayer::Create(const BenchContext& context, MoeLayer& layer,
-                                                               const RandomLayer& random) {
+                                                               const RandomLayer& random, BenchRouterKind router,
+                                                               int top_k) {
   std::unique_ptr<TimedLayer> timed(new TimedLayer(context, layer, random));
+  TF_ASSIGN_OR_RETURN(timed->router_, BenchRouter::Create(context, layer, random, router, top_k));
   TF_RETURN_IF_ERROR(timed->Allocate());
   return timed;
 }
@@ -50,7 +52,7 @@ absl::StatusOr<MoeSeconds> TimedLayer::TimeCalls() {
   int num_marks = 0;
   const auto mark = [&] { return timer_->Mark(*stream_, num_marks++); };
   TF_RETURN_IF_ERROR(mark());
-  TF_RETURN_IF_ERROR(layer_.Route(*stream_, step_));
+  TF_RETURN_IF_ERROR(router_->Route(*stream_, step_));
   TF_RETURN_IF_ERROR(mark());
   TF_RETURN_IF_ERROR(layer_.Plan(*stream_, step_));
   TF_RETURN_IF_ERROR(mark());
@@ -115,6 +117,7 @@ absl::Status TimedLayer::CheckFirstToken() {
   for (int k = 0; k < K; ++k) order[k] = k;
   std::sort(order.begin(), order.end(), [&](int a, int b) { return host_expert_idx_[a] < host_expert_idx_[b]; });
   for (const int k : order) {
+    if (host_expert_idx_[k] < 0) continue;  // one that expert choice has not filled
     TF_ASSIGN_OR_RETURN(const RandomExpert expert,
                         RandomExpert::Create(*stream_, shape, random_.dtype, host_expert_idx_[k]));
     const ExpertWeights& w = expert.weights();

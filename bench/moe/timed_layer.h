@@ -2,9 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "bench/measure/stream_timer.h"
+#include "bench/moe/bench_router.h"
 #include "bench/moe/random_weights.h"
 
 namespace tokenferry {
@@ -17,14 +19,16 @@ struct MoeSeconds {
 
 class TimedLayer {
  public:
-  // `context`, `layer` and `random` must outlive it. Every rank has random.shape.max_tokens tokens.
+  // `context`, `layer` and `random` must outlive it. Every rank has random.shape.max_tokens tokens, for which `router`
+  // chooses `top_k` experts each.
   static absl::StatusOr<std::unique_ptr<TimedLayer>> Create(const BenchContext& context, MoeLayer& layer,
-                                                            const RandomLayer& random);
+                                                            const RandomLayer& random, BenchRouterKind router,
+                                                            int top_k);
   // Collective. DataLoss when the results are not the first run's.
   absl::StatusOr<MoeSeconds> Run();
   // Collective. A run, and the first token's result against its experts run one by one.
   absl::Status Verify();
-  // Choices of this rank's tokens in the last run, [T, K].
+  // Choices of this rank's tokens in the last run, [T, K]; -1: none.
   const std::vector<int32_t>& expert_idx() const { return host_expert_idx_; }
 
  private:
@@ -37,6 +41,7 @@ class TimedLayer {
   const BenchContext& context_;
   MoeLayer& layer_;
   const RandomLayer& random_;
+  std::optional<BenchRouter> router_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<StreamTimer> timer_;
   Buffer x_, out_;

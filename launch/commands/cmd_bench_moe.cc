@@ -21,6 +21,12 @@ void BenchMoeCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
   set.Integers("intermediate", &o->intermediate, 1, kMaxHidden, "inner size of an expert");
   set.Integers("experts", &o->experts, 1, kMaxExperts, "experts of the layer");
   set.Integers("top-k", &o->top_k, 1, kMaxTopK, "experts of a token");
+  set.Choice("router", &o->router,
+             {{"top_k", BenchRouterKind::kTopK},
+              {"noisy_top_k", BenchRouterKind::kNoisyTopK},
+              {"expert_choice", BenchRouterKind::kExpertChoice},
+              {"hash", BenchRouterKind::kHash}},
+             "who chooses the experts; expert_choice: a token has top-k of them on average");
   set.Choices("weights", &o->weight_dtypes, {{"bf16", DType::kBF16}, {"fp8", DType::kF8E4M3}, {"f32", DType::kF32}},
               "precision of the experts' weights");
   DeclareComputeFlag(set, &o->compute);

@@ -129,6 +129,17 @@ class BenchCommands(unittest.TestCase):
             self.assertGreater(r["tokens_per_second"], 0)
             self.assertGreater(r["expert_gflops"], 0)
 
+    def test_moe_routers(self):
+        for router, top_k in (("noisy_top_k", 2), ("expert_choice", 2), ("hash", 1)):
+            with self.subTest(router=router):
+                report, _ = self.run_json("bench", "moe", "--router", router, "--tokens", "0,1,5", "--hidden", "64",
+                                          "--intermediate", "32", "--experts", "5", "--top-k", str(top_k), "--warmup", "0",
+                                          "--iters", "2", ranks=3)
+                self.assertEqual(report["router"], router)
+                self.assertEqual([(r["tokens"], r["top_k"]) for r in report["results"]], [(0, top_k), (1, top_k), (5, top_k)])
+                for r in report["results"]:
+                    self.assertTrue(r["verified"])
+
     def test_recorded_routing_is_traffic(self):
         traces = []
         for ranks in (1, 2):
@@ -177,6 +188,9 @@ class BenchCommands(unittest.TestCase):
             (["alltoall", "--explain"], "bench alltoall does not use --explain"),
             (["moe", "--experts", "2", "--top-k", "3"], "there are not so many"),
             (["moe", "--traffic", "uniform"], "bench moe does not use --traffic"),
+            (["moe", "--router", "hash", "--top-k", "2"], "--router hash has one expert for a token, but --top-k is 2"),
+            (["moe", "--router", "switch"], "must be one of top_k, noisy_top_k, expert_choice, hash"),
+            (["engine", "--router", "expert_choice"], "bench engine does not use --router"),
         ):
             with self.subTest(args=args):
                 result = run("bench", *args, "--ranks", "2")
