@@ -248,17 +248,7 @@ TEST(Exchange, RefusesOptionsThatCannotWork) {
 TEST(PeerExchange, NamesTheRankThatIsMissing) {
   for (const char* phase : {"plan counts", "dispatch rows", "combine rows"}) {
     SCOPED_TRACE(phase);
-    auto group = CreateLocalGroup(3, {.timeout = absl::Milliseconds(300)});
-    FaultOptions faults;
-    faults.delay_phase = phase;
-    faults.delay = absl::Milliseconds(1500);
-    group[1] = CreateFaultyTransport(std::move(group[1]), faults);
-    std::vector<absl::Status> status(3);
-    std::vector<std::thread> threads;
-    for (int r = 0; r < 3; ++r) {
-      threads.emplace_back([&, r] { status[r] = RunOneCase(*group[r], ExchangePath::kPeer); });
-    }
-    for (std::thread& thread : threads) thread.join();
+    const auto status = RunWithOneStuck(3, phase, [](Transport& t) { return RunOneCase(t, ExchangePath::kPeer); });
     for (int r : {0, 2}) {
       EXPECT_EQ(status[r].code(), absl::StatusCode::kDeadlineExceeded) << status[r];
       EXPECT_THAT(std::string(status[r].message()),

@@ -39,7 +39,7 @@ TEST_P(ExchangeOnProcesses, ThreeExpertsAndManyTokens) {
 // As with threads (exchange_stats_test): the same bits, and the statistics name the rank.
 TEST(LateProcess, IsTheOneThatOthersWaitFor) {
   constexpr int kRanks = 3, kLate = 1;
-  constexpr absl::Duration kDelay = absl::Milliseconds(50);
+  constexpr absl::Duration kDelay = absl::Milliseconds(100);
   const ExchangeCase c = RandomCase(11, 60, 9, 4, 33, DType::kBF16);
   for (const ExchangePath path : AllPaths()) {
     std::vector<const char*> phases = {"plan counts", "plan selections", "dispatch rows", "experts", "combine rows"};
@@ -61,7 +61,7 @@ TEST(LateProcess, IsTheOneThatOthersWaitFor) {
       ASSERT_TRUE(waits.ok()) << waits.status();
       double for_late = 0;
       for (const std::string& seconds : *waits) for_late += std::strtod(seconds.c_str(), nullptr);
-      EXPECT_GE(for_late, absl::ToDoubleSeconds(kDelay));
+      EXPECT_GE(for_late, 0.5 * absl::ToDoubleSeconds(kDelay));  // of four times that much, on a busy machine too
     }
   }
 }

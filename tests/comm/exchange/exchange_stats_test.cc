@@ -20,12 +20,12 @@ using testing::HasSubstr;
 
 const std::vector<ExchangePath> kPaths = AllPaths();
 
-// A rank that is 50 ms late to one phase changes no bit, and the others have waited for it.
+// A rank that is 100 ms late to one phase changes no bit, and the others have waited for it.
 class LateRank : public testing::TestWithParam<std::tuple<ExchangePath, const char*>> {};
 
 TEST_P(LateRank, IsTheOneThatOthersWaitFor) {
   constexpr int kRanks = 3, kLate = 1, kRounds = 2;
-  constexpr absl::Duration kDelay = absl::Milliseconds(50);
+  constexpr absl::Duration kDelay = absl::Milliseconds(100);
   const auto [path, phase] = GetParam();
   const ExchangeCase c = RandomCase(11, 60, 9, 4, 33, DType::kBF16);
   const Placement placement = Placement::Linear(9, kRanks);
@@ -46,8 +46,8 @@ TEST_P(LateRank, IsTheOneThatOthersWaitFor) {
   for (int r = 0; r < kRanks; ++r) {
     if (r != kLate) for_late += group[r]->wait_seconds_per_rank()[kLate];
   }
-  // Two others, of whom one at least waits the whole time, unless it is late itself: so a half, and not all.
-  EXPECT_GE(for_late, 0.5 * kRounds * absl::ToDoubleSeconds(kDelay));
+  // Two others, of whom one at least waits the whole time, unless a busy machine makes it late itself: so a quarter.
+  EXPECT_GE(for_late, 0.25 * kRounds * absl::ToDoubleSeconds(kDelay));
 }
 INSTANTIATE_TEST_SUITE_P(Phases, LateRank,
                          testing::Combine(testing::ValuesIn(kPaths), testing::Values("plan counts", "plan selections",
@@ -61,20 +61,10 @@ class StuckExchange : public testing::TestWithParam<std::tuple<ExchangePath, con
 
 TEST_P(StuckExchange, TellsWhatIsMissingFromWhom) {
   const auto [path, phase] = GetParam();
-  auto group = CreateLocalGroup(4, {.timeout = absl::Milliseconds(150)});
-  FaultOptions faults;
-  faults.delay_phase = phase;
-  faults.delay = absl::Milliseconds(450);
-  group[1] = CreateFaultyTransport(std::move(group[1]), faults);
-  std::vector<absl::Status> status(4);
-  std::vector<std::thread> threads;
-  for (int r = 0; r < 4; ++r) {
-    threads.emplace_back([&, r, path = path] {
-      HostedTransport hosted(*group[r], "aabb");
-      status[r] = RunOneCase(hosted, path);
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
+  const std::vector<absl::Status> status = RunWithOneStuck(4, phase, [path = path](Transport& t) {
+    HostedTransport hosted(t, "aabb");
+    return RunOneCase(hosted, path);
+  });
   int num_named = 0;
   for (int r : {0, 2, 3}) {
     if (status[r].ok()) continue;  // nothing of what rank 1 still had to do was for it

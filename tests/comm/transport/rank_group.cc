@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <latch>
 #include <thread>
 
 #include "comm/transport/checked_transport.h"
@@ -47,6 +48,27 @@ void RunProcesses(Backend backend, absl::Duration timeout, const RankBody& body)
   if (backend == Backend::kCheckedMpi) *transport = CreateCheckedTransport(*std::move(transport));
   SCOPED_TRACE((*transport)->ToString());
   body(**transport);
+}
+
+std::vector<absl::Status> RunWithOneStuck(int num_ranks, const std::string& phase,
+                                          const std::function<absl::Status(Transport&)>& body) {
+  auto group = CreateLocalGroup(num_ranks, {.timeout = absl::Seconds(1)});
+  std::latch others(num_ranks - 1);
+  FaultOptions stuck;
+  stuck.before_call = [&](const CallSite& site) {
+    if (site.phase == phase) others.wait();
+  };
+  group[1] = CreateFaultyTransport(std::move(group[1]), stuck);
+  std::vector<absl::Status> status(num_ranks);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < num_ranks; ++r) {
+    threads.emplace_back([&, r] {
+      status[r] = body(*group[r]);
+      if (r != 1) others.count_down();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return status;
 }
 
 }  // namespace tokenferry

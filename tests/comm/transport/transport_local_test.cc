@@ -211,8 +211,8 @@ TEST(CheckedTransport, PoisonsWhatWillArrive) {
 }
 
 TEST(FaultyTransport, ADroppedRankIsNamedByTheOthers) {
-  auto group = CreateLocalGroup(4, {.timeout = absl::Milliseconds(200)});
-  group[3] = CreateFaultyTransport(std::move(group[3]), {.drop_from_call = 2, .drop_wait = absl::Milliseconds(400)});
+  auto group = CreateLocalGroup(4, {.timeout = absl::Seconds(1)});
+  group[3] = CreateFaultyTransport(std::move(group[3]), {.drop_from_call = 2, .drop_wait = absl::Seconds(2)});
   const auto status = RunAll(group, [](Transport& t) {
     for (int i = 0; i < 5; ++i) TF_RETURN_IF_ERROR(Transfer(t, {"dispatch rows", i}, Eight, Eight));
     return absl::OkStatus();

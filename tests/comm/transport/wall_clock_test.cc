@@ -135,7 +135,7 @@ TEST(WallClock, DeadlinesAndStopwatchesDoNotKnowIt) {
 
 TEST(WallClock, ATransferEndsAtItsDeadlineAndNotBefore) {
   const Stepper stepper;
-  auto group = CreateLocalGroup(2, {.timeout = absl::Milliseconds(300)});
+  auto group = CreateLocalGroup(2, {.timeout = absl::Seconds(1)});
   absl::Status status;
   absl::Duration waited;
   std::thread other([&] { EXPECT_EQ(Barrier(*group[1], {"first"}), absl::OkStatus()); });
@@ -145,10 +145,10 @@ TEST(WallClock, ATransferEndsAtItsDeadlineAndNotBefore) {
   status = Barrier(*group[0], {"combine rows", 3, 17});
   waited = watch.elapsed();
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
-  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("within 300ms"), HasSubstr("waits for rank 1")));
-  EXPECT_GE(waited, absl::Milliseconds(300));
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("within 1s"), HasSubstr("waits for rank 1")));
+  EXPECT_GE(waited, absl::Seconds(1));
   EXPECT_LT(waited, kMuchLater);
-  EXPECT_GE(LastSign(status), absl::Milliseconds(300));
+  EXPECT_GE(LastSign(status), absl::Seconds(1));
   EXPECT_LT(LastSign(status), kMuchLater);
 }
 
@@ -178,7 +178,7 @@ TEST(WallClock, ALateRankIsWaitedFor) {
 // Flags in shared memory instead of messages; and the statistics of an exchange.
 TEST(WallClock, AnExchangeInSharedMemoryEndsAtItsDeadline) {
   const Stepper stepper;
-  auto group = CreateLocalGroup(2, {.timeout = absl::Milliseconds(300)});
+  auto group = CreateLocalGroup(2, {.timeout = absl::Seconds(1)});
   constexpr int kTokens = 4;
   const auto run = [&](int rank) {
     auto device = CreateCpuDevice({});
@@ -213,7 +213,7 @@ TEST(WallClock, AnExchangeInSharedMemoryEndsAtItsDeadline) {
   std::thread other([&] { run(1); });
   run(0);
   other.join();
-  EXPECT_GE(watch.elapsed(), absl::Milliseconds(300));
+  EXPECT_GE(watch.elapsed(), absl::Seconds(1));
   EXPECT_LT(watch.elapsed(), kMuchLater);
 }
 
