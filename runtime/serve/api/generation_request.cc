@@ -113,10 +113,10 @@ absl::Status ReadStops(BodyFields& fields, const ServedModel& model, const ApiLi
 }
 
 absl::Status ReadChoices(BodyFields& fields, const ApiLimits& limits, GenerationRequest* out) {
-  TF_ASSIGN_OR_RETURN(const auto n, fields.Integer("n", 1, std::numeric_limits<int32_t>::max()));
+  TF_ASSIGN_OR_RETURN(const auto n, fields.Integer("n", 1, limits.max_sequences));
   out->num_choices = n.value_or(1);
   const auto num_prompts = static_cast<int64_t>(out->prompts.size());
-  if (out->num_choices > limits.max_sequences || out->num_choices * num_prompts > limits.max_sequences) {
+  if (out->num_choices * num_prompts > limits.max_sequences) {
     return FieldError("n",
                       absl::StrCat(num_prompts, num_prompts == 1 ? " prompt" : " prompts", " with n ", out->num_choices,
                                    " is more than ", limits.max_sequences, " sequences (--max-sequences)"));

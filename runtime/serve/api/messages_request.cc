@@ -206,6 +206,9 @@ absl::StatusOr<GenerationRequest> ParseMessagesRequest(std::string body, const S
   TF_RETURN_IF_ERROR(ReadSharedFields(fields, model, limits, route, &request));
   if (request.num_choices != 1) return FieldError("n", "is not of this route");
   if (request.routing) return FieldError("routing", "is not of this route: see /v1/chat/completions");
+  if (asked != nullptr) {  // what is refused is no field of the route
+    for (const char* name : {"n", "routing"}) asked->erase(name);
+  }
   request.include_usage = true;
   return request;
 }
