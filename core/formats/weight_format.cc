@@ -10,7 +10,6 @@ namespace {
 constexpr int8_t kInt4Table[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
 constexpr int8_t kE2M1Table[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 constexpr int8_t kIq4NlTable[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-constexpr int8_t kInt2Table[16] = {-2, -1, 0, 1, -2, -1, 0, 1, -2, -1, 0, 1, -2, -1, 0, 1};
 
 absl::string_view CodingName(WeightCoding coding) {
   switch (coding) {
@@ -24,8 +23,6 @@ absl::string_view CodingName(WeightCoding coding) {
       return " codes of E2M1";
     case WeightCoding::kIq4Nl:
       return " codes of IQ4_NL";
-    case WeightCoding::kInt2:
-      return " codes of int2";
   }
   return " of an unknown coding";
 }
@@ -42,8 +39,6 @@ const int8_t* CodeTable(WeightCoding coding) {
       return kE2M1Table;
     case WeightCoding::kIq4Nl:
       return kIq4NlTable;
-    case WeightCoding::kInt2:
-      return kInt2Table;
     default:
       return nullptr;
   }
@@ -72,8 +67,6 @@ bool PlanarWeights::Matches(const WeightFormat& f) {
     case WeightCoding::kInt4:
     case WeightCoding::kIq4Nl:
       return f.dtype == DType::kU4;
-    case WeightCoding::kInt2:
-      return f.dtype == DType::kU2;
   }
   return false;
 }

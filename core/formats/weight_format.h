@@ -20,11 +20,9 @@ enum class WeightCoding : uint8_t {
   kInt4,   // -8 .. 7
   kE2M1,   // OCP MX: 0, 0.5, 1, 1.5, 2, 3, 4, 6, then the same with a minus
   kIq4Nl,  // llama.cpp's IQ4_NL
-  kInt2,   // -2 .. 1
 };
 
-// The numbers of four-bit and two-bit codes as integers in units of CodeUnit, [16] (of kInt2 four times [4]); null:
-// `coding` has none. Host memory.
+// The numbers of four-bit codes as integers in units of CodeUnit, [16]; null: `coding` has none. Host memory.
 const int8_t* CodeTable(WeightCoding coding);
 constexpr float CodeUnit(WeightCoding coding) { return coding == WeightCoding::kE2M1 ? 0.5f : 1.0f; }
 

@@ -18,7 +18,7 @@ TEST(WeightFormat, KnowsWhatKernelsRead) {
         F8BlockWeights::Of(128, 128), F8BlockWeights::Of(1, 7), kMxfp4, kAwq,
         PlanarWeights::Of(DType::kI8, WeightCoding::kNumber, DType::kBF16, 96),
         PlanarWeights::Of(DType::kU8, WeightCoding::kZeroPoint, DType::kF32, 64),
-        PlanarWeights::Of(DType::kU2, WeightCoding::kInt2, DType::kF16, 32)}) {
+        PlanarWeights::Of(DType::kU2, WeightCoding::kZeroPoint, DType::kF16, 32)}) {
     EXPECT_TRUE(WeightFormats::Contains(format)) << ToString(format);
   }
 }
@@ -104,8 +104,10 @@ TEST(PlanarWeights, AValueIsAnIntegerTimesItsGroupsScale) {
   EXPECT_EQ(value(PlanarWeights::Of(DType::kI8, WeightCoding::kNumber, DType::kF32, 1), {1, 0x80}, f32, 1), -384.0f);
   EXPECT_EQ(value(PlanarWeights::Of(DType::kU4, WeightCoding::kInt4, DType::kF32, 2), {0x70, 0x0F}, f32, 3), -24.0f);
   EXPECT_EQ(value(PlanarWeights::Of(DType::kU4, WeightCoding::kIq4Nl, DType::kF32, 2), {0x70, 0x0F}, f32, 2), 339.0f);
-  EXPECT_EQ(value(PlanarWeights::Of(DType::kU2, WeightCoding::kInt2, DType::kF32, 2), {0xC6}, f32, 1), -0.5f);
-  EXPECT_EQ(value(PlanarWeights::Of(DType::kU2, WeightCoding::kInt2, DType::kF32, 2), {0xC6}, f32, 3), 3.0f);
+  const uint8_t twos[2] = {2, 2};
+  const auto u2 = PlanarWeights::Of(DType::kU2, WeightCoding::kZeroPoint, DType::kF32, 2);
+  EXPECT_EQ(value(u2, {0xC6}, f32, 1, twos), -0.5f);
+  EXPECT_EQ(value(u2, {0xC6}, f32, 3, twos), 3.0f);
   const uint16_t bf16[2] = {0x3F80, 0xC000}, f16[2] = {0x3C00, 0x0001};
   EXPECT_EQ(value(PlanarWeights::Of(DType::kI8, WeightCoding::kNumber, DType::kBF16, 1), {5, 3}, bf16, 1), -6.0f);
   EXPECT_EQ(value(PlanarWeights::Of(DType::kI8, WeightCoding::kNumber, DType::kF16, 1), {5, 3}, f16, 1), 3 * 0x1p-24f);

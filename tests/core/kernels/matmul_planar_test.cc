@@ -12,7 +12,7 @@ TEST(MatMul, PlanarCodesEqualTheReferenceBitForBit) {
   using enum WeightCoding;
   const std::pair<DType, WeightCoding> kCodings[] = {
       {DType::kI8, kNumber}, {DType::kU8, kZeroPoint}, {DType::kU4, kZeroPoint}, {DType::kU4, kInt4},
-      {DType::kU4, kE2M1},   {DType::kU4, kIq4Nl},     {DType::kU2, kZeroPoint}, {DType::kU2, kInt2}};
+      {DType::kU4, kE2M1},   {DType::kU4, kIq4Nl},     {DType::kU2, kZeroPoint}};
   constexpr DType kScales[] = {DType::kF16, DType::kBF16, DType::kF32};
   constexpr int64_t kSizes[][4] = {// rows, outputs, inputs, group
                                    {1, 1, 8, 8},      {1, 70, 320, 32}, {9, 21, 96, 128}, {3, 5, 1100, 128},
@@ -57,7 +57,7 @@ TEST(MatMul, Avx512Bf16ReadsTheSamePlanarValues) {
   for (const WeightFormat& format : {PlanarWeights::Of(DType::kU4, kE2M1, DType::kUE8M0, 32),
                                      PlanarWeights::Of(DType::kU4, kZeroPoint, DType::kF16, 64),
                                      PlanarWeights::Of(DType::kI8, kNumber, DType::kBF16, 128),
-                                     PlanarWeights::Of(DType::kU2, kInt2, DType::kF32, 16),
+                                     PlanarWeights::Of(DType::kU2, kZeroPoint, DType::kF32, 16),
                                      PlanarWeights::Of(DType::kU8, kZeroPoint, DType::kF16, 32)}) {
     Case c = RandomCase(72, 33, 72, DType::kF32, random);
     c.w = RandomPlanarWeight(format, 33, 72, random);
