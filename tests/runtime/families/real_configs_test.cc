@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "runtime/families/families.h"
 #include "runtime/model/model_summary.h"
@@ -53,6 +54,31 @@ INSTANTIATE_TEST_SUITE_P(All, RealConfigs, ::testing::ValuesIn(kPublished), [](c
   for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
   return name;
 });
+
+// Memory against files, of whole models: norms and routers are widened to F32, zero points of four bits to bytes.
+TEST(RealConfigs, MemoryHoldsLittleMoreThanTheFiles) {
+  const auto check = [](const std::string& name, const nlohmann::json& config) {
+    const auto model = ParseModelSpec(config.dump(), name);
+    ASSERT_OK(model);
+    const auto plan = PlanTensors(*model);
+    ASSERT_OK(plan);
+    int64_t stored = 0, held = 0;
+    for (const TensorSpec& spec : plan->tensors) {
+      stored += spec.stored_bytes();
+      held += spec.memory_bytes().total();
+    }
+    EXPECT_LE(static_cast<double>(held), 1.03 * static_cast<double>(stored)) << name;
+  };
+  for (const Published& published : kPublished) {
+    const std::string file = std::string(published.file) + ".json";
+    check(file, nlohmann::json::parse(ReadFile(ConfigDir() + file)));
+  }
+  for (const char* method : {"gptq", "awq"}) {
+    nlohmann::json config = nlohmann::json::parse(ReadFile(ConfigDir() + "qwen3-30b-a3b.json"));
+    config["quantization_config"] = {{"quant_method", method}, {"bits", 4}, {"group_size", 128}};
+    check(method, config);
+  }
+}
 
 // Bits that an element of a routed expert's matrix takes, its share of a scale included.
 TEST(RealConfigs, QuantisedExpertsTakeTheBitsOfTheirFormat) {
