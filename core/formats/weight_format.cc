@@ -71,21 +71,6 @@ bool PlanarWeights::Matches(const WeightFormat& f) {
   return false;
 }
 
-float PlanarWeights::Scale(const WeightView& w, int64_t o, int64_t i) {
-  const int64_t group = Group(w, o, i);
-  const float unit = CodeUnit(w.format.coding);
-  switch (w.format.scale_dtype) {
-    case DType::kBF16:
-      return ToFloat(static_cast<const BF16*>(w.scales)[group]) * unit;
-    case DType::kF16:
-      return ToFloat(static_cast<const FP16*>(w.scales)[group]) * unit;
-    case DType::kUE8M0:
-      return ToFloat(static_cast<const UE8M0*>(w.scales)[group]) * unit;
-    default:
-      return static_cast<const float*>(w.scales)[group] * unit;
-  }
-}
-
 int32_t PlanarWeights::ZeroPoint(const WeightView& w, int64_t o, int64_t i) {
   return w.format.coding == WeightCoding::kZeroPoint ? w.zero_points[Group(w, o, i)] : 0;
 }

@@ -139,7 +139,21 @@ struct PlanarWeights {
     return {.dtype = dtype, .coding = coding, .scale_dtype = scale_dtype, .block_rows = 1, .block_cols = group};
   }
   static bool Matches(const WeightFormat& f);
-  static float Scale(const WeightView& w, int64_t o, int64_t i);        // times the unit
+  // Times the unit; ScaleOf: of a group of the stored matrix.
+  static float Scale(const WeightView& w, int64_t o, int64_t i) { return ScaleOf(w, Group(w, o, i)); }
+  static float ScaleOf(const WeightView& w, int64_t group) {
+    const float unit = CodeUnit(w.format.coding);
+    switch (w.format.scale_dtype) {
+      case DType::kBF16:
+        return ToFloat(static_cast<const BF16*>(w.scales)[group]) * unit;
+      case DType::kF16:
+        return ToFloat(static_cast<const FP16*>(w.scales)[group]) * unit;
+      case DType::kUE8M0:
+        return ToFloat(static_cast<const UE8M0*>(w.scales)[group]) * unit;
+      default:
+        return static_cast<const float*>(w.scales)[group] * unit;
+    }
+  }
   static int32_t ZeroPoint(const WeightView& w, int64_t o, int64_t i);  // 0: the format has none
   static float Value(const WeightView& w, int64_t o, int64_t i);
 

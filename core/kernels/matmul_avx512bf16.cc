@@ -17,6 +17,7 @@ const MatMulKernels* Avx512Bf16MatMulKernels() { return nullptr; }
 #include <type_traits>
 
 #include "core/kernels/matmul_values.h"
+#include "core/kernels/planar_row.h"
 #include "hwy/base.h"
 
 HWY_PUSH_ATTRIBUTES("avx,avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16")

@@ -57,7 +57,7 @@ void PackWeightRow(const WeightView& w, int64_t o, PackSpan span, float* packed)
   Reader reader(w, o);
   const int64_t limit = span.begin + span.count;
   for (int64_t begin = span.begin, end; begin < limit; begin = end) {
-    end = Reader::SegmentEnd(w, begin, limit);
+    end = reader.SegmentEnd(w, begin, limit);
     int64_t i = begin;
     if (reader.Begin(begin, end)) {
       for (; i + kNumLanes <= end; i += kNumLanes) {

@@ -11,6 +11,7 @@
 
 #include "core/kernels/lanes-inl.h"
 #include "core/kernels/matmul_values.h"
+#include "core/kernels/planar_row.h"
 
 #if TF_SIMD_TARGET
 HWY_BEFORE_NAMESPACE();
@@ -179,28 +180,11 @@ class WeightReader<F16Weights, kCompute> : public WeightReaderBase<F16Weights, k
   }
 };
 
-// Integer codes in groups. A segment is a group, unless steps of 16 inputs cross from group to group.
+// Integer codes in groups.
 template <Compute kCompute>
-class WeightReader<PlanarWeights, kCompute> {
+class WeightReader<PlanarWeights, kCompute> : public PlanarRow<kNumLanes> {
  public:
-  WeightReader(const WeightView& w, int64_t o)
-      : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.row_bytes()), bits_(DTypeBits(w.dtype())) {
-    if (const int8_t* table = CodeTable(w.format.coding)) std::copy_n(table, 16, table_);
-    is_table_ = CodeTable(w.format.coding) != nullptr;
-    // Unsigned bytes are read as signed ones, 128 less.
-    flip_ = w.dtype() == DType::kU8 ? 0x80 : 0;
-  }
-
-  static int64_t SegmentEnd(const WeightView& w, int64_t begin, int64_t limit) {
-    const int32_t group = w.format.block_cols;
-    return group % kNumLanes != 0 ? limit : std::min(limit, (begin / group + 1) * group);
-  }
-
-  HWY_INLINE bool Begin(int64_t begin, int64_t /*end*/) {
-    scale_ = PlanarWeights::Scale(*w_, o_, begin);
-    zero_ = static_cast<float>(PlanarWeights::ZeroPoint(*w_, o_, begin) - flip_);
-    return w_->format.block_cols % kNumLanes == 0;
-  }
+  using PlanarRow<kNumLanes>::PlanarRow;
 
   // Inputs i .. i + 15; i is a multiple of 16.
   HWY_INLINE Lanes Load(int64_t i) const {
@@ -211,8 +195,8 @@ class WeightReader<PlanarWeights, kCompute> {
     Lanes r;
     for (int v = 0; v < kVecs; ++v) {
       const auto wide = hn::PromoteTo(d32, hn::LoadU(d8, numbers + v * kVecLanes));
-      const auto number = hn::Sub(hn::ConvertTo(F32Tag(), wide), hn::Set(F32Tag(), zero_));
-      r.v[v] = hn::Mul(number, hn::Set(F32Tag(), scale_));
+      const auto number = hn::Sub(hn::ConvertTo(F32Tag(), wide), hn::Set(F32Tag(), zero_[0]));
+      r.v[v] = hn::Mul(number, hn::Set(F32Tag(), scale_[0]));
     }
     return kCompute == Compute::kBF16 ? RoundLanesToBF16(r) : r;
   }
@@ -234,7 +218,8 @@ class WeightReader<PlanarWeights, kCompute> {
     const uint8_t* p = row_ + i * bits_ / 8;
     if (bits_ == 8) return hn::BitCast(di, hn::Xor(hn::LoadU(d, p), hn::Set(d, static_cast<uint8_t>(flip_))));
     const auto codes = bits_ == 4 ? Nibbles(p) : Quarters(p);
-    return is_table_ ? hn::TableLookupBytes(hn::Load(di, table_), hn::BitCast(di, codes)) : hn::BitCast(di, codes);
+    return table_ != nullptr ? hn::TableLookupBytes(hn::LoadU(di, table_), hn::BitCast(di, codes))
+                             : hn::BitCast(di, codes);
   }
 
   // 16 codes of four bits, the first in the low half of the first byte.
@@ -255,15 +240,6 @@ class WeightReader<PlanarWeights, kCompute> {
     const auto odd = hn::InterleaveLower(d, hn::And(hn::ShiftRight<4>(bytes), mask), hn::ShiftRight<6>(bytes));
     return hn::BitCast(d, hn::InterleaveLower(d16, hn::BitCast(d16, even), hn::BitCast(d16, odd)));
   }
-
-  const WeightView* w_ = nullptr;
-  int64_t o_ = 0;
-  const uint8_t* row_ = nullptr;
-  int64_t bits_ = 0;
-  int32_t flip_ = 0;
-  bool is_table_ = false;
-  HWY_ALIGN int8_t table_[16] = {};
-  float scale_ = 1.0f, zero_ = 0.0f;
 };
 
 // Calls F<Reader>::Run(w, args...) for the reader of w's format.

@@ -85,31 +85,14 @@ class Reader<F16Weights> : public ReaderBase<F16Weights> {
   }
 };
 
-// As weight_reader-inl.h's.
+// As weight_reader-inl.h's, with two runs of 16 inputs to a step.
 template <>
-class Reader<PlanarWeights> {
+class Reader<PlanarWeights> : public PlanarRow<kInputs> {
  public:
-  Reader(const WeightView& w, int64_t o)
-      : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.row_bytes()), bits_(DTypeBits(w.dtype())) {
-    const int8_t* table = CodeTable(w.format.coding);
-    is_table_ = table != nullptr;
-    if (is_table_) table_ = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
-    flip_ = w.dtype() == DType::kU8 ? 0x80 : 0;
-  }
-
-  static int64_t SegmentEnd(const WeightView& w, int64_t begin, int64_t limit) {
-    const int32_t group = w.format.block_cols;
-    return group % kInputs != 0 ? limit : std::min(limit, (begin / group + 1) * group);
-  }
-
-  HWY_INLINE bool Begin(int64_t begin, int64_t /*end*/) {
-    scale_ = PlanarWeights::Scale(*w_, o_, begin);
-    zero_ = static_cast<float>(PlanarWeights::ZeroPoint(*w_, o_, begin) - flip_);
-    return w_->format.block_cols % kInputs == 0;
-  }
+  using PlanarRow<kInputs>::PlanarRow;
 
   // i is a multiple of 32.
-  HWY_INLINE __m512i LoadStep(int64_t i) const { return RoundPair(Values(i), Values(i + 16)); }
+  HWY_INLINE __m512i LoadStep(int64_t i) const { return RoundPair(Values(i, 0), Values(i, 1)); }
 
   __m512i LoadSlowly(int64_t i, int64_t end) const {
     BF16 values[kInputs];
@@ -120,9 +103,9 @@ class Reader<PlanarWeights> {
   }
 
  private:
-  HWY_INLINE __m512 Values(int64_t i) const {
-    const __m512 number = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(Numbers(row_ + i * bits_ / 8)));
-    return _mm512_mul_ps(_mm512_sub_ps(number, _mm512_set1_ps(zero_)), _mm512_set1_ps(scale_));
+  HWY_INLINE __m512 Values(int64_t i, int64_t run) const {
+    const __m512 number = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(Numbers(row_ + (i + run * kRun) * bits_ / 8)));
+    return _mm512_mul_ps(_mm512_sub_ps(number, _mm512_set1_ps(zero_[run])), _mm512_set1_ps(scale_[run]));
   }
 
   HWY_INLINE __m128i Numbers(const uint8_t* p) const {
@@ -131,7 +114,8 @@ class Reader<PlanarWeights> {
                            _mm_set1_epi8(static_cast<char>(flip_)));
     }
     const __m128i codes = bits_ == 4 ? Nibbles(p) : Quarters(p);
-    return is_table_ ? _mm_shuffle_epi8(table_, codes) : codes;
+    return table_ != nullptr ? _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table_)), codes)
+                             : codes;
   }
 
   HWY_INLINE static __m128i Nibbles(const uint8_t* p) {
@@ -144,15 +128,6 @@ class Reader<PlanarWeights> {
     const auto quarter = [&](int shift) { return _mm_and_si128(_mm_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), mask); };
     return _mm_unpacklo_epi16(_mm_unpacklo_epi8(quarter(0), quarter(2)), _mm_unpacklo_epi8(quarter(4), quarter(6)));
   }
-
-  const WeightView* w_ = nullptr;
-  int64_t o_ = 0;
-  const uint8_t* row_ = nullptr;
-  int64_t bits_ = 0;
-  int32_t flip_ = 0;
-  bool is_table_ = false;
-  __m128i table_;
-  float scale_ = 1.0f, zero_ = 0.0f;
 };
 
 template <>

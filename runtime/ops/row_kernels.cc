@@ -163,7 +163,7 @@ struct WidenPanel {
   static HWY_INLINE void Row(const WeightView& w, int64_t row, int64_t begin, int64_t end, float* out) {
     Reader reader(w, row);
     for (int64_t i = begin; i < end;) {
-      const int64_t segment_end = Reader::SegmentEnd(w, i, end);
+      const int64_t segment_end = reader.SegmentEnd(w, i, end);
       const bool fast = reader.Begin(i, segment_end);
       for (; i + kNumLanes <= segment_end; i += kNumLanes, out += kNumLanes) {
         StoreLanes(fast ? reader.Load(i) : reader.LoadSlowly(i, segment_end), out);

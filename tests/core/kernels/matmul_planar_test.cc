@@ -6,7 +6,8 @@
 namespace tokenferry {
 namespace {
 
-// Groups of a row and of one input, whole steps and odd ones, a partial last group; few rows and many.
+// Groups of a row and of one input, whole steps and odd ones, a partial last group; few rows and many; rows that are
+// packed in several pieces, which begin within a group.
 TEST(MatMul, PlanarCodesEqualTheReferenceBitForBit) {
   std::mt19937 random(29);
   using enum WeightCoding;
@@ -17,7 +18,7 @@ TEST(MatMul, PlanarCodesEqualTheReferenceBitForBit) {
   constexpr int64_t kSizes[][4] = {// rows, outputs, inputs, group
                                    {1, 1, 8, 8},      {1, 70, 320, 32}, {9, 21, 96, 128}, {3, 5, 1100, 128},
                                    {65, 66, 72, 16},  {2, 17, 520, 64}, {1, 33, 40, 1},   {8, 7, 200, 20},
-                                   {130, 3, 640, 32}, {64, 64, 48, 24}};
+                                   {130, 3, 640, 32}, {64, 64, 48, 24}, {3, 9, 2064, 48}, {5, 4, 2064, 1040}};
   size_t n = 0;
   for (const auto& [dtype, coding] : kCodings) {
     for (const auto& [rows, outs, cols, group] : kSizes) {
@@ -58,6 +59,9 @@ TEST(MatMul, Avx512Bf16ReadsTheSamePlanarValues) {
                                      PlanarWeights::Of(DType::kU4, kZeroPoint, DType::kF16, 64),
                                      PlanarWeights::Of(DType::kI8, kNumber, DType::kBF16, 128),
                                      PlanarWeights::Of(DType::kU2, kZeroPoint, DType::kF32, 16),
+                                     PlanarWeights::Of(DType::kU4, kInt4, DType::kBF16, 16),
+                                     PlanarWeights::Of(DType::kU4, kZeroPoint, DType::kF32, 48),
+                                     PlanarWeights::Of(DType::kU4, kIq4Nl, DType::kF32, 8),
                                      PlanarWeights::Of(DType::kU8, kZeroPoint, DType::kF16, 32)}) {
     Case c = RandomCase(72, 33, 72, DType::kF32, random);
     c.w = RandomPlanarWeight(format, 33, 72, random);
