@@ -32,11 +32,32 @@ enum class DType : uint8_t {
   // Of packed codes in memory; files have no such type.
   kU4,
   kU2,
+  // Blocks of quantised values in GGUF files (core/formats/block_decode.h), by ggml's names.
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ4_NL,
+  kMXFP4,
 };
 
-int64_t DTypeBits(DType dtype);            // bits per element; elements of fewer than 8 bits are packed
+int64_t DTypeBits(DType dtype);            // bits per element; elements of fewer than 8 bits are packed; not of blocks
 int64_t DTypeBytes(DType dtype);           // bytes per element, of a type whose elements are whole bytes
 absl::string_view DTypeName(DType dtype);  // the safetensors name: "F32", "BF16", "F8_E4M3", ...
+
+// Elements are stored in blocks of whole bytes; a row of a matrix is whole blocks.
+struct DTypeBlock {
+  int64_t elements, bytes;
+};
+DTypeBlock BlockOf(DType dtype);  // of types whose elements stand alone: the fewest that are whole bytes
+bool IsBlockType(DType dtype);    // of GGUF files
+// Bytes of so many elements, which are whole blocks but for the last byte.
+int64_t BytesOfElements(DType dtype, int64_t count);
+
 std::optional<DType> DTypeFromName(absl::string_view safetensors_name);
 
 // Precision of the matrix products (--compute). kF32: weights widened or dequantised to f32, f32 everywhere.

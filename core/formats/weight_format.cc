@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "core/check.h"
+#include "core/formats/block_decode.h"
 
 namespace tokenferry {
 namespace {
@@ -45,7 +46,7 @@ const int8_t* CodeTable(WeightCoding coding) {
 }
 
 WeightBytes BytesOf(const WeightFormat& f, int64_t rows, int64_t cols) {
-  WeightBytes bytes{.data = rows * DTypeBits(f.dtype) * cols / 8};
+  WeightBytes bytes{.data = rows * BytesOfElements(f.dtype, cols)};
   if (!f.has_scales()) return bytes;
   const int64_t num_blocks = CeilDiv(rows, f.block_rows) * CeilDiv(cols, f.block_cols);
   bytes.scales = num_blocks * DTypeBytes(f.scale_dtype);
@@ -86,6 +87,13 @@ float PlanarWeights::Value(const WeightView& w, int64_t o, int64_t i) {
   return static_cast<float>(number) * Scale(w, o, i);
 }
 
+float BlockWeights::Value(const WeightView& w, int64_t o, int64_t i) {
+  float values[kDecodedValues];
+  const int64_t begin = i / kDecodedValues * kDecodedValues;
+  DecodeBlocks(w.dtype(), static_cast<const uint8_t*>(w.data) + o * w.row_bytes(), begin, values);
+  return values[i - begin];
+}
+
 std::string ToString(const WeightFormat& f) {
   std::string text(DTypeName(f.dtype));
   absl::StrAppend(&text, CodingName(f.coding));
@@ -100,7 +108,7 @@ void UnknownWeightFormat(const WeightFormat& format) {
 
 void CheckWeight(const WeightView& w) {
   if (!WeightFormats::Contains(w.format)) UnknownWeightFormat(w.format);
-  TF_CHECK_EQ(DTypeBits(w.dtype()) * w.cols % 8, 0);
+  TF_CHECK_EQ(w.cols % BlockOf(w.dtype()).elements, 0);
   if (PlanarWeights::Matches(w.format)) TF_CHECK_GT(w.cols, 0);
   TF_CHECK_EQ(w.format.has_scales(), w.scales != nullptr);
   TF_CHECK_EQ(w.format.coding == WeightCoding::kZeroPoint, w.zero_points != nullptr);

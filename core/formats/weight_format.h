@@ -64,7 +64,7 @@ struct WeightView {
   int64_t row_offset = 0;  // where this view begins within the stored matrix, so that a slice of one is again a view
 
   DType dtype() const { return format.dtype; }
-  int64_t row_bytes() const { return DTypeBits(format.dtype) * cols / 8; }
+  int64_t row_bytes() const { return BytesOfElements(format.dtype, cols); }
   WeightView Rows(int64_t begin, int64_t count) const {
     WeightView v = *this;
     v.data = static_cast<const uint8_t*>(data) + begin * row_bytes();
@@ -163,6 +163,14 @@ struct PlanarWeights {
   }
 };
 
+// Blocks as GGUF files hold them, scales within: DecodeBlocks (core/formats/block_decode.h) has their meaning. Rows are
+// whole blocks. Below, nobody tells their types apart.
+struct BlockWeights {
+  static constexpr bool kIsBF16 = false;
+  static bool Matches(const WeightFormat& f) { return IsBlockType(f.dtype) && f == WeightFormat{.dtype = f.dtype}; }
+  static float Value(const WeightView& w, int64_t o, int64_t i);
+};
+
 template <class... Formats>
 struct WeightFormatList {
   static bool Contains(const WeightFormat& f) { return (Formats::Matches(f) || ...); }
@@ -171,7 +179,8 @@ struct WeightFormatList {
     return ((Formats::Matches(f) && (visit(Formats()), true)) || ...);
   }
 };
-using WeightFormats = WeightFormatList<F32Weights, BF16Weights, F16Weights, F8BlockWeights, PlanarWeights>;
+using WeightFormats =
+    WeightFormatList<F32Weights, BF16Weights, F16Weights, F8BlockWeights, PlanarWeights, BlockWeights>;
 using CudaWeightFormats = WeightFormatList<F32Weights, BF16Weights, F8BlockWeights>;  // what GPUs have kernels for
 
 // Ends the program: the format is none of WeightFormats. Whoever reads files refuses such weights with a Status before.

@@ -186,6 +186,13 @@ absl::StatusOr<JsonDocument> JsonDocument::ReadFile(const std::string& path, con
   return Parse(std::move(text), path, limits);
 }
 
+JsonDocument JsonDocument::Of(Json root, absl::string_view name) {
+  auto contents = std::make_shared<Contents>();
+  contents->name = std::string(name);
+  contents->root = std::move(root);
+  return JsonDocument(std::move(contents));
+}
+
 JsonNode JsonDocument::root() const { return {contents_.get(), &contents_->root}; }
 
 bool JsonNode::is_null() const { return value_->is_null(); }
@@ -193,7 +200,7 @@ bool JsonNode::is_null() const { return value_->is_null(); }
 std::string JsonNode::path() const { return PathText(PathTo(contents_->root, value_)); }
 
 std::string JsonNode::Where() const {
-  if (value_ == &contents_->root) return contents_->name;
+  if (value_ == &contents_->root || contents_->text.empty()) return contents_->name;
   const size_t byte = FindJsonValue(contents_->text, PathTo(contents_->root, value_));
   return absl::StrCat(contents_->name, ":", LineAndColumn(contents_->text, byte, contents_->first_line));
 }

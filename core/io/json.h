@@ -30,6 +30,8 @@ class JsonDocument {
  public:
   // `name` stands for the file. InvalidArgument for text that is no JSON, too deep, too large, or has a key twice.
   static absl::StatusOr<JsonDocument> Parse(std::string text, absl::string_view name, const JsonLimits& limits = {});
+  // What another format holds: errors name `name` and the way to the value, and no line.
+  static JsonDocument Of(nlohmann::json root, absl::string_view name);
   static absl::StatusOr<JsonDocument> ReadFile(const std::string& path, const JsonLimits& limits = {});
 
   JsonNode root() const;

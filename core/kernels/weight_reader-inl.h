@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/formats/block_decode.h"
 #include "core/kernels/lanes-inl.h"
 #include "core/kernels/matmul_values.h"
 #include "core/kernels/planar_row.h"
@@ -240,6 +241,44 @@ class WeightReader<PlanarWeights, kCompute> : public PlanarRow<kNumLanes> {
     const auto odd = hn::InterleaveLower(d, hn::And(hn::ShiftRight<4>(bytes), mask), hn::ShiftRight<6>(bytes));
     return hn::BitCast(d, hn::InterleaveLower(d16, hn::BitCast(d16, even), hn::BitCast(d16, odd)));
   }
+};
+
+// Blocks of GGUF files: 32 values are decoded at a time, by code that is the same for all instruction sets, since a
+// panel is widened once for all rows of a product.
+template <Compute kCompute>
+class WeightReader<BlockWeights, kCompute> {
+ public:
+  WeightReader(const WeightView& w, int64_t o)
+      : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.row_bytes()) {}
+
+  static int64_t SegmentEnd(const WeightView&, int64_t /*begin*/, int64_t limit) { return limit; }
+  HWY_INLINE bool Begin(int64_t begin, int64_t /*end*/) { return begin % kNumLanes == 0; }
+
+  // Inputs i .. i + 15; i is a multiple of 16.
+  HWY_INLINE Lanes Load(int64_t i) {
+    const int64_t begin = i / kDecodedValues * kDecodedValues;
+    if (begin != decoded_) {
+      DecodeBlocks(w_->dtype(), row_, begin, values_);
+      decoded_ = begin;
+    }
+    const Lanes r = LoadLanes(values_ + (i - begin));
+    return kCompute == Compute::kBF16 ? RoundLanesToBF16(r) : r;
+  }
+
+  HWY_NOINLINE Lanes LoadSlowly(int64_t i, int64_t end) const {
+    float values[kNumLanes];
+    for (int l = 0; l < kNumLanes; ++l) {
+      values[l] = i + l < end ? WeightValue<BlockWeights>(*w_, o_, i + l, kCompute) : kPadWeight;
+    }
+    return LoadLanes(values);
+  }
+
+ private:
+  const WeightView* w_;
+  int64_t o_;
+  const uint8_t* row_;
+  int64_t decoded_ = -1;  // the first of values_
+  float values_[kDecodedValues];
 };
 
 // Calls F<Reader>::Run(w, args...) for the reader of w's format.

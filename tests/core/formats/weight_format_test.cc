@@ -18,7 +18,8 @@ TEST(WeightFormat, KnowsWhatKernelsRead) {
         F8BlockWeights::Of(128, 128), F8BlockWeights::Of(1, 7), kMxfp4, kAwq,
         PlanarWeights::Of(DType::kI8, WeightCoding::kNumber, DType::kBF16, 96),
         PlanarWeights::Of(DType::kU8, WeightCoding::kZeroPoint, DType::kF32, 64),
-        PlanarWeights::Of(DType::kU2, WeightCoding::kZeroPoint, DType::kF16, 32)}) {
+        PlanarWeights::Of(DType::kU2, WeightCoding::kZeroPoint, DType::kF16, 32),
+        WeightFormat{.dtype = DType::kQ4_K}}) {
     EXPECT_TRUE(WeightFormats::Contains(format)) << ToString(format);
   }
 }
@@ -38,6 +39,7 @@ TEST(WeightFormatDeathTest, RefusesEverythingElse) {
       {zero_points, "F8_E4M3 with zero points in blocks of 1 x 128 with F32 scales"},
       {table, "F8_E4M3 codes of int4 in blocks of 1 x 128 with F32 scales"},
       {narrow_scales, "F8_E4M3 in blocks of 1 x 128 with BF16 scales"},
+      {{.dtype = DType::kQ8_0, .block_rows = 1, .block_cols = 32}, "Q8_0 in blocks of 1 x 32"},
       {kF4Groups, "F4 in blocks of 1 x 32 with F8_E8M0 scales"},
       {PlanarWeights::Of(DType::kU4, WeightCoding::kE2M1, DType::kF32, 32), "U4 codes of E2M1 in blocks of 1 x 32"},
       {PlanarWeights::Of(DType::kU4, WeightCoding::kNumber, DType::kF32, 32), "U4 in blocks of 1 x 32"},

@@ -1,4 +1,4 @@
-// Products with planar codes: every coding, type of scale and size of group.
+// Products with planar codes, every coding, type of scale and size of group; and with the blocks of GGUF files.
 #include <cmath>
 
 #include "tests/core/kernels/product_case.h"
@@ -72,6 +72,51 @@ TEST(MatMul, Avx512Bf16ReadsTheSamePlanarValues) {
     }
     EXPECT_TRUE(SameBytes(RunProduct(c, FastOptions(Isa::kAvx512Bf16)), RunProduct(c, ReferenceOptions())))
         << ToString(format);
+  }
+}
+
+HostWeight RandomBlocks(DType dtype, int64_t rows, int64_t cols, std::mt19937& random) {
+  HostWeight w;
+  w.shape = {.format = {.dtype = dtype}, .rows = rows, .cols = cols};
+  w.bytes.resize(static_cast<size_t>(BytesOf(w.shape.format, rows, cols).data));
+  for (uint8_t& byte : w.bytes) byte = static_cast<uint8_t>(random());
+  const int64_t size = BlockOf(dtype).bytes;
+  for (int64_t b = 0; b < static_cast<int64_t>(w.bytes.size()); b += size) {
+    if (dtype == DType::kMXFP4) w.bytes[b] = static_cast<uint8_t>(119 + random() % 8);
+    if (dtype == DType::kMXFP4) continue;
+    // Scales, and what may be a minimum, of about 2^-6.
+    for (int64_t at : {b + (dtype == DType::kQ6_K ? 208 : 0), b + (dtype == DType::kQ6_K ? 208 : 2)}) {
+      const FP16 scale = ToFP16(std::ldexp(1.0f + static_cast<float>(random() % 512) / 512, -6));
+      std::memcpy(&w.bytes[at], &scale, sizeof(scale));
+    }
+  }
+  return w;
+}
+
+// What GGUF files store, for few rows and many; every type, slices, and one product at a time on AVX-512 BF16.
+TEST(MatMul, BlocksEqualTheReferenceBitForBit) {
+  std::mt19937 random(33);
+  for (int type = static_cast<int>(DType::kQ4_0); type <= static_cast<int>(DType::kMXFP4); ++type) {
+    const auto dtype = static_cast<DType>(type);
+    const int64_t cols = BlockOf(dtype).elements == 32 ? 96 : 512;
+    for (const auto& [rows, outs] : {std::pair<int64_t, int64_t>{1, 1}, {1, 70}, {9, 21}, {66, 65}}) {
+      for (Compute compute : {Compute::kF32, Compute::kBF16}) {
+        SCOPED_TRACE(testing::Message() << DTypeName(dtype) << ": " << rows << " x " << outs);
+        Case c = RandomCase(rows, outs, cols, DType::kF32, random);
+        c.w = RandomBlocks(dtype, outs, cols, random);
+        c.compute = compute;
+        ExpectExact(c);
+        ExpectRowsAlone(c);
+      }
+    }
+    if (!(SupportedIsas() & (1u << static_cast<int>(Isa::kAvx512Bf16)))) continue;
+    Case c = RandomCase(cols, 33, cols, DType::kF32, random);
+    c.w = RandomBlocks(dtype, 33, cols, random);
+    c.compute = Compute::kBF16;
+    c.row_idx.clear();
+    for (int64_t i = 0; i < cols * cols; ++i) c.x[i] = i % (cols + 1) == 0 ? 1.0f : 0.0f;
+    EXPECT_TRUE(SameBytes(RunProduct(c, FastOptions(Isa::kAvx512Bf16)), RunProduct(c, ReferenceOptions())))
+        << DTypeName(dtype);
   }
 }
 
