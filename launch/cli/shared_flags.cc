@@ -90,8 +90,9 @@ absl::Status CheckJobFlags(const SharedFlags& f) {
 
 void DeclareModelFlags(FlagSet& set, SharedFlags* f) {
   set.Group("Model");
-  set.Text("model", &f->model, "directory of the checkpoint (config.json, *.safetensors, tokenizer.json)");
-  set.Require("model", "DIR, a directory with a checkpoint");
+  set.Text("model", &f->model,
+           "directory of the checkpoint (config.json, *.safetensors, tokenizer.json), or a .gguf file");
+  set.Require("model", "DIR, a directory with a checkpoint, or a .gguf file");
   set.Text("placement", &f->placement, "linear, or a JSON file: which rank holds which experts [linear]");
   set.Switch("explain", &f->explain, "print the placement, and the exchange plan of the first step, to stderr");
 }

@@ -12,6 +12,7 @@
 #include "comm/wait/wait.h"
 #include "core/host/clock.h"
 #include "core/host/memory_info.h"
+#include "core/io/gguf.h"
 #include "core/log.h"
 #include "launch/session/memory_check.h"
 #include "runtime/families/families.h"
@@ -20,6 +21,7 @@ namespace tokenferry {
 namespace {
 
 bool HasWeights(const std::string& dir) {
+  if (IsGgufPath(dir)) return true;
   std::error_code error;  // what cannot be looked at is for Checkpoint::Open to tell
   for (const absl::string_view name : {kSingleCheckpointFile, kCheckpointIndexFile}) {
     if (std::filesystem::exists(std::filesystem::path(dir) / std::string(name), error) || error) return true;

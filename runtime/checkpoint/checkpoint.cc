@@ -7,7 +7,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
+#include "core/io/gguf.h"
 #include "core/io/json.h"
+#include "runtime/checkpoint/gguf_file.h"
 #include "runtime/checkpoint/model_folder.h"
 
 namespace tokenferry {
@@ -110,6 +112,10 @@ class ShardCheck {
 absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& dir) {
   Checkpoint checkpoint;
   checkpoint.dir_ = dir;
+  if (checkpoint.is_gguf()) {
+    TF_RETURN_IF_ERROR(checkpoint.OpenGguf());
+    return checkpoint;
+  }
   const std::string single = absl::StrCat(dir, "/", kSingleCheckpointFile);
   const std::string index = absl::StrCat(dir, "/", kCheckpointIndexFile);
   if (Exists(single)) {
@@ -125,6 +131,27 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& dir) {
   }
   TF_RETURN_IF_ERROR(checkpoint.OpenSharded(index));
   return checkpoint;
+}
+
+bool Checkpoint::is_gguf() const { return IsGgufPath(dir_); }
+
+absl::Status Checkpoint::OpenGguf() {
+  TF_ASSIGN_OR_RETURN(auto first, GgufFile::Open(dir_));
+  TF_ASSIGN_OR_RETURN(const std::vector<std::string> paths, GgufShards(dir_, first->metadata().root()));
+  for (const std::string& path : paths) {
+    std::unique_ptr<GgufFile> shard = std::move(first);
+    if (shard == nullptr) {
+      TF_ASSIGN_OR_RETURN(shard, GgufFile::Open(path));
+    }
+    for (const TensorInfo& info : shard->tensors()) {
+      const Tensor* other = Find(info.name);
+      if (other == nullptr) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": tensor '", Excerpt(info.name), "' is in ", shards_[other->shard_idx]->path(), " too"));
+    }
+    AddShard(std::move(shard), [](const std::string&) { return true; });
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Checkpoint::OpenSharded(const std::string& index_path) {
@@ -157,7 +184,7 @@ absl::Status Checkpoint::OpenSharded(const std::string& index_path) {
   return first_broken.ok() ? missing_fault : first_broken;
 }
 
-void Checkpoint::AddShard(std::unique_ptr<SafetensorsFile> shard, absl::FunctionRef<bool(const std::string&)> wanted) {
+void Checkpoint::AddShard(std::unique_ptr<TensorFile> shard, absl::FunctionRef<bool(const std::string&)> wanted) {
   const int shard_idx = num_shards();
   for (const TensorInfo& info : shard->tensors()) {
     if (wanted(info.name)) tensors_.emplace(info.name, Tensor{&info, shard_idx});

@@ -1,4 +1,5 @@
-// A Hugging Face checkpoint directory: model.safetensors, or model.safetensors.index.json and its shards.
+// The tensors of a model: a Hugging Face checkpoint directory (model.safetensors, or model.safetensors.index.json and
+// its shards), or a GGUF file and its shards.
 #pragma once
 
 #include <cstdint>
@@ -28,12 +29,14 @@ class Checkpoint {
 
   // Prefers model.safetensors where both exist. Errors name the directory, the file and the tensors: no checkpoint, a
   // broken index, a shard name with a path in it, not one shard that can be read. What concerns some tensors alone,
-  // which nobody may need, is their fault.
+  // which nobody may need, is their fault. With a path that ends in .gguf: that file and the shards that it counts, of
+  // which none may be missing.
   static absl::StatusOr<Checkpoint> Open(const std::string& dir);
 
-  const std::string& dir() const { return dir_; }
+  const std::string& dir() const { return dir_; }  // or the GGUF file
+  bool is_gguf() const;
   int num_shards() const { return static_cast<int>(shards_.size()); }
-  const SafetensorsFile& shard(int shard_idx) const { return *shards_[shard_idx]; }
+  const TensorFile& shard(int shard_idx) const { return *shards_[shard_idx]; }
   int64_t num_tensors() const { return static_cast<int64_t>(tensors_.size()); }
 
   // Null: no such tensor.
@@ -51,12 +54,13 @@ class Checkpoint {
 
  private:
   Checkpoint() = default;
+  absl::Status OpenGguf();
   absl::Status OpenSharded(const std::string& index_path);
   // Takes over the tensors of an opened shard that `wanted` accepts by name.
-  void AddShard(std::unique_ptr<SafetensorsFile> shard, absl::FunctionRef<bool(const std::string&)> wanted);
+  void AddShard(std::unique_ptr<TensorFile> shard, absl::FunctionRef<bool(const std::string&)> wanted);
 
   std::string dir_;
-  std::vector<std::unique_ptr<SafetensorsFile>> shards_;
+  std::vector<std::unique_ptr<TensorFile>> shards_;
   absl::flat_hash_map<absl::string_view, Tensor> tensors_;
   absl::flat_hash_map<std::string, absl::Status> faults_;
 };

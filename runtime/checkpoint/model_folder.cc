@@ -50,11 +50,6 @@ absl::Status NotThere(const std::string& path) {
 }
 
 absl::Status IsAFile(const std::string& path) {
-  if (absl::EndsWith(path, ".gguf")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": is a GGUF file, which is not read; give the folder of the model's safetensors files and ",
-                     "config.json"));
-  }
   const std::string folder = fs::path(path).parent_path().string();
   return absl::InvalidArgumentError(
       absl::StrCat(path, ": is a file; give the folder that it is in, ", folder.empty() ? "." : folder));
@@ -88,7 +83,7 @@ absl::Status CheckModelFolder(const std::string& path) {
 std::string OtherWeights(const std::string& dir) {
   const std::vector<std::string> names = Entries(dir);
   if (const std::string gguf = FirstEndingIn(names, ".gguf"); !gguf.empty()) {
-    return absl::StrCat(gguf, ", a GGUF file, which is not read; download the model's safetensors files");
+    return absl::StrCat(gguf, ", a GGUF file; give that file itself");
   }
   for (const absl::string_view suffix : {".bin", ".pth", ".pt"}) {
     if (const std::string pickled = FirstEndingIn(names, suffix); !pickled.empty()) {

@@ -243,10 +243,6 @@ absl::Status CheckKind(const RangeFile& file) {
 
 }  // namespace
 
-std::string DescribeTensor(DType dtype, absl::Span<const int64_t> shape) {
-  return absl::StrCat(DTypeName(dtype), " [", absl::StrJoin(shape, ", "), "]");
-}
-
 absl::StatusOr<std::vector<TensorInfo>> ParseSafetensorsHeader(absl::string_view header, int64_t data_bytes,
                                                                absl::string_view file) {
   HeaderReader reader(file, data_bytes);
@@ -257,12 +253,6 @@ absl::StatusOr<std::vector<TensorInfo>> ParseSafetensorsHeader(absl::string_view
   std::vector<TensorInfo> tensors = reader.TakeTensors();
   TF_RETURN_IF_ERROR(CheckCoverage(tensors, data_bytes, file));
   return tensors;
-}
-
-SafetensorsFile::SafetensorsFile(std::unique_ptr<RangeFile> file, int64_t data_begin, std::vector<TensorInfo> tensors)
-    : file_(std::move(file)), data_begin_(data_begin), tensors_(std::move(tensors)) {
-  by_name_.reserve(tensors_.size());
-  for (const TensorInfo& t : tensors_) by_name_[t.name] = &t;
 }
 
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path,
@@ -294,20 +284,6 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std
   TF_ASSIGN_OR_RETURN(auto tensors, ParseSafetensorsHeader(header, rest - static_cast<int64_t>(length), path));
   const int64_t data_begin = kLengthBytes + static_cast<int64_t>(length);
   return std::unique_ptr<SafetensorsFile>(new SafetensorsFile(std::move(file), data_begin, std::move(tensors)));
-}
-
-const TensorInfo* SafetensorsFile::Find(absl::string_view name) const {
-  const auto it = by_name_.find(name);
-  return it == by_name_.end() ? nullptr : it->second;
-}
-
-absl::Status SafetensorsFile::Read(const TensorInfo& tensor, int64_t offset, absl::Span<uint8_t> dst) const {
-  const int64_t count = static_cast<int64_t>(dst.size());
-  if (offset < 0 || offset > tensor.num_bytes || count > tensor.num_bytes - offset) {
-    return absl::OutOfRangeError(absl::StrCat(path(), ": tensor '", tensor.name, "': bytes [", offset, ", +", count,
-                                              ") were asked for, but it has ", tensor.num_bytes));
-  }
-  return Annotate(file_->Read(data_begin_ + tensor.begin + offset, dst), absl::StrCat("tensor '", tensor.name, "'"));
 }
 
 }  // namespace tokenferry

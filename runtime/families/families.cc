@@ -5,8 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "core/io/gguf.h"
 #include "runtime/checkpoint/model_folder.h"
 #include "runtime/families/family.h"
+#include "runtime/families/gguf.h"
 
 namespace tokenferry {
 namespace {
@@ -89,6 +91,15 @@ absl::StatusOr<ModelSpec> SpecOf(const JsonDocument& document) {
   return spec;
 }
 
+absl::StatusOr<ModelSpec> LoadGgufSpec(const std::string& path) {
+  TF_ASSIGN_OR_RETURN(const JsonDocument metadata, ReadGgufMetadata(path));
+  TF_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(path));
+  TF_ASSIGN_OR_RETURN(const JsonDocument config, ConfigOfGguf(metadata.root(), checkpoint));
+  TF_ASSIGN_OR_RETURN(ModelSpec spec, SpecOf(config));
+  NameLikeGguf(metadata.root(), checkpoint, spec);
+  return spec;
+}
+
 }  // namespace
 
 absl::StatusOr<ModelSpec> ParseModelSpec(absl::string_view text, absl::string_view name) {
@@ -97,6 +108,7 @@ absl::StatusOr<ModelSpec> ParseModelSpec(absl::string_view text, absl::string_vi
 }
 
 absl::StatusOr<ModelSpec> LoadModelSpec(const std::string& model_dir) {
+  if (IsGgufPath(model_dir)) return LoadGgufSpec(model_dir);
   TF_RETURN_IF_ERROR(CheckModelFolder(model_dir));
   TF_ASSIGN_OR_RETURN(const JsonDocument document,
                       JsonDocument::ReadFile(absl::StrCat(model_dir, "/config.json"), kConfigLimits));

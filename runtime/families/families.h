@@ -13,6 +13,7 @@ namespace tokenferry {
 // value and what is allowed. Unimplemented names a model_type, architecture, activation, router, rotary scaling or
 // quantisation that is not known. Keys that do not change the model's function are ignored.
 absl::StatusOr<ModelSpec> ParseModelSpec(absl::string_view text, absl::string_view name);
+// Of a folder of the hub, or of a .gguf file: its metadata then is what config.json would say (families/gguf.h).
 absl::StatusOr<ModelSpec> LoadModelSpec(const std::string& model_dir);
 
 }  // namespace tokenferry

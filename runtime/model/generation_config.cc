@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_join.h"
+#include "core/io/gguf.h"
 #include "core/io/json.h"
 #include "runtime/model/config_reader.h"
 
@@ -60,6 +61,7 @@ std::string WarningOf(const GenerationConfig& config) {
 }
 
 absl::StatusOr<GenerationConfig> LoadGenerationConfig(const std::string& model_dir, const ModelSpec& model) {
+  if (IsGgufPath(model_dir)) return GenerationConfig{.eos_token_ids = model.eos_token_ids};
   const std::string path = absl::StrCat(model_dir, "/generation_config.json");
   const absl::StatusOr<JsonDocument> document = JsonDocument::ReadFile(path, kConfigLimits);
   if (absl::IsNotFound(document.status())) return GenerationConfig{.eos_token_ids = model.eos_token_ids};

@@ -31,7 +31,7 @@ absl::StatusOr<GenerationConfig> ParseGenerationConfig(absl::string_view text, a
                                                        const ModelSpec& model);
 // "generation_config.json sets typical_p, which is ignored"; empty: nothing is.
 std::string WarningOf(const GenerationConfig& config);
-// Without a generation_config.json: config.json's end tokens and nothing else.
+// Without a generation_config.json, as GGUF files are: the model's end tokens and nothing else.
 absl::StatusOr<GenerationConfig> LoadGenerationConfig(const std::string& model_dir, const ModelSpec& model);
 
 }  // namespace tokenferry

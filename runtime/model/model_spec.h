@@ -48,6 +48,7 @@ struct Temperature {
 // How the files hold the matrices of experts.
 enum class FusedExperts : uint8_t {
   kNone,                // each by itself
+  kStacked,             // gate [E, I, H], up [E, I, H], down [E, H, I], and biases [E, ..] alike
   kRows,                // [E, 2I, H] gate rows, then up rows; [E, H, I]. A shared network's alike, [2S, H]
   kColumns,             // transposed: [E, H, 2I] gate columns, then up columns; [E, I, H]
   kInterleavedColumns,  // transposed: [E, H, 2I] gate and up columns in turn; [E, I, H]
@@ -132,7 +133,8 @@ struct ModelSpec {
   QuantSpec quant;  // of the projections
 
   // How the files name things.
-  std::string prefix;  // before every tensor's name, "language_model."
+  std::string prefix;                          // before every tensor's name, "language_model."
+  std::string layer_prefix = "model.layers.";  // before the number of a layer
   FusedExperts fused = FusedExperts::kNone;
   std::map<Role, std::string> names;  // where a family differs from InfoOf(role).name
   std::vector<std::string> not_read;  // prefixes of tensors that generating text does not need

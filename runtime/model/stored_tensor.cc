@@ -50,6 +50,12 @@ StoredTensor Locate(const ModelSpec& model, const TensorSpec& spec, std::string 
   const bool is_shared = spec.part() == ModelPart::kSharedExpert && half >= 0;
   StoredTensor result{.name = std::move(name), .dtype = dtype, .shape = spec.shape};
   if (fused == FusedExperts::kNone || (spec.expert < 0 && !(is_shared && fused == FusedExperts::kRows))) return result;
+  if (fused == FusedExperts::kStacked) {
+    const int64_t size = Product(spec.shape);
+    result.part = {.kind = PartKind::kRange, .begin = spec.expert * size, .size = size};
+    result.shape.insert(result.shape.begin(), model.moe.num_experts);
+    return result;
+  }
   const bool is_transposed = fused != FusedExperts::kRows;
   const int64_t num_halves = half < 0 ? 1 : 2, size = Product(spec.shape), num_rows = spec.shape[0];
   std::vector<int64_t>& stored = result.shape;  // first of one expert
@@ -183,7 +189,7 @@ WeightFormat QuantisedFormat(const QuantSpec& quant, TensorSpec& spec) {
 
 int64_t StoredTensor::num_bytes() const {
   const int64_t elements = part.kind == PartKind::kWhole ? Product(shape) : part.size / part.num_sharers;
-  return elements * DTypeBits(dtype) / 8;
+  return BytesOfElements(dtype, elements);
 }
 
 int64_t TensorSpec::stored_bytes() const {
@@ -195,7 +201,7 @@ int64_t TensorSpec::stored_bytes() const {
 std::string PlainName(const ModelSpec& model, Role role, int32_t layer, int32_t expert) {
   const auto own = model.names.find(role);
   const std::string name = own != model.names.end() ? own->second : InfoOf(role).name;
-  const std::string place = layer < 0 ? "" : absl::StrCat("model.layers.", layer, ".");
+  const std::string place = layer < 0 ? "" : absl::StrCat(model.layer_prefix, layer, ".");
   return absl::StrCat(model.prefix, place, expert < 0 ? name : absl::Substitute(name, expert));
 }
 

@@ -14,9 +14,24 @@ using Use = StoredTensor::Use;
 constexpr size_t kMaxNamesShown = 5;
 
 bool IsPlain(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16; }
+
+// Blocks of GGUF files: what is multiplied, and the embedding.
+bool TakesBlocks(const TensorSpec& spec) {
+  return InfoOf(spec.role).storage == Storage::kQuantised || spec.role == Role::kEmbedTokens ||
+         spec.role == Role::kLmHead;
+}
+bool IsPlainFor(const TensorSpec& spec, DType dtype) {
+  return IsPlain(dtype) || (IsBlockType(dtype) && TakesBlocks(spec));
+}
+
 bool IsQuantised(const TensorSpec& spec) { return spec.stored.size() > 1; }
 
 std::string Describe(const StoredTensor& tensor) { return DescribeTensor(tensor.dtype, tensor.shape); }
+
+// Who says what there should be.
+absl::string_view AskedBy(const Checkpoint& checkpoint) {
+  return checkpoint.is_gguf() ? "the metadata" : "config.json";
+}
 
 // What a tensor of that name may be.
 std::string AllowedTypes(const ModelSpec& model, const TensorSpec& spec) {
@@ -95,12 +110,15 @@ absl::Status TensorCheck::CheckData(const TensorSpec& spec) const {
   const TensorInfo& info = *checkpoint_.Find(name)->info;
   const std::string path = PathOf(name);
   const StoredTensor& data = spec.stored[0];
-  if (info.shape != data.shape) {
+  // GGUF files have no dimensions of one at the end.
+  const bool fits =
+      checkpoint_.is_gguf() ? WithoutOnes(info.shape) == WithoutOnes(data.shape) : info.shape == data.shape;
+  if (!fits) {
     return absl::InvalidArgumentError(
-        absl::StrCat(path, ": tensor '", name, "' is ", DescribeTensor(info.dtype, info.shape),
-                     ", but config.json asks for [", absl::StrJoin(data.shape, ", "), "]"));
+        absl::StrCat(path, ": tensor '", name, "' is ", DescribeTensor(info.dtype, info.shape), ", but ",
+                     AskedBy(checkpoint_), " asks for [", absl::StrJoin(data.shape, ", "), "]"));
   }
-  if (IsQuantised(spec) ? info.dtype == data.dtype : IsPlain(info.dtype)) return absl::OkStatus();
+  if (IsQuantised(spec) ? info.dtype == data.dtype : IsPlainFor(spec, info.dtype)) return absl::OkStatus();
   const bool is_projection = InfoOf(spec.role).storage == Storage::kQuantised;
   if (is_projection && !model_.quant.is_quantised() && (info.dtype == DType::kF8E4M3 || info.dtype == DType::kI8)) {
     return absl::InvalidArgumentError(
@@ -181,10 +199,11 @@ absl::Status TensorCheck::Resolve(TensorSpec& spec) {
 absl::Status TensorCheck::MissingTensors(size_t num_tensors) const {
   if (missing_.empty()) return absl::OkStatus();
   const size_t shown = std::min(missing_.size(), kMaxNamesShown);
-  return absl::InvalidArgumentError(absl::StrCat(
-      checkpoint_.dir(), ": ", missing_.size(), " of ", num_tensors, " tensors that config.json asks for are missing: ",
-      absl::StrJoin(missing_.begin(), missing_.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
-      missing_.size() > shown ? ", ..." : ""));
+  return absl::InvalidArgumentError(
+      absl::StrCat(checkpoint_.dir(), ": ", missing_.size(), " of ", num_tensors, " tensors that ",
+                   AskedBy(checkpoint_), " asks for are missing: ",
+                   absl::StrJoin(missing_.begin(), missing_.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
+                   missing_.size() > shown ? ", ..." : ""));
 }
 
 }  // namespace tokenferry

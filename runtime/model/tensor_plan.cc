@@ -109,7 +109,7 @@ bool IsKnownButUnused(absl::string_view name, const ModelSpec& model) {
   for (const std::string& prefix : model.not_read) {
     if (absl::StartsWith(name, prefix)) return true;
   }
-  const std::string layers = absl::StrCat(model.prefix, "model.layers.");
+  const std::string layers = absl::StrCat(model.prefix, model.layer_prefix);
   if (!absl::StartsWith(name, layers)) return false;
   const absl::string_view rest = name.substr(layers.size());
   int64_t layer = -1;
@@ -120,7 +120,8 @@ bool IsKnownButUnused(absl::string_view name, const ModelSpec& model) {
 // and as many as there are codes in packed words.
 int64_t ParamsOf(const TensorInfo& info, const QuantSpec& quant) {
   if (!info.problem.empty()) return 0;
-  const int64_t num_elements = 8 * info.num_bytes / DTypeBits(info.dtype);
+  const DTypeBlock block = BlockOf(info.dtype);
+  const int64_t num_elements = info.num_bytes / block.bytes * block.elements;
   if (!quant.is_quantised()) return num_elements;
   for (const absl::string_view suffix :
        {"_scale", "_scale_inv", "_scale_2", ".scales", "_scales", ".qzeros", "_zero_point", "g_idx", ".weight_shape"}) {

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <tuple>
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
+#include "core/formats/block_decode.h"
 #include "runtime/ops/finite_check.h"
 
 namespace tokenferry {
@@ -74,7 +76,10 @@ absl::StatusOr<int64_t> PieceLoader::ChunkBytes(const Piece& piece) const {
   const auto staging = static_cast<int64_t>(staging_.num_bytes());
   const int64_t growth = piece.tensor->repack.growth();
   const bool repacks = piece.tensor->repack.kind != Repack::Kind::kNone;
-  if (!repacks && !piece.picks()) return staging / kAlignment * kAlignment;
+  if (!repacks && !piece.picks()) {
+    const int64_t unit = std::lcm(kAlignment, piece.row_bytes());
+    return staging / unit * unit;
+  }
   const int64_t most = (staging - 2 * kAlignment) / (1 + (repacks ? growth : 0) + (piece.picks() ? growth : 0));
   const int64_t unit = piece.row_bytes();
   if (unit <= most) return most / unit * unit;
@@ -103,6 +108,7 @@ absl::Status PieceLoader::LoadRange(absl::Span<const Piece* const> pieces) {
 // `offset` is that of the chunk in the tensor.
 absl::Status PieceLoader::CheckValues(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) const {
   const StoredTensor& tensor = *piece.tensor;
+  if (IsBlockType(tensor.dtype)) return CheckBlocks(piece, offset, chunk);
   const int64_t first = offset * 8 / DTypeBits(tensor.dtype);
   if (tensor.use == Use::kGroupIdx) return CheckGroupIdx(piece, first, chunk);
   if (tensor.use == Use::kZeroPoints) return CheckZeroPoints(piece, first, chunk);
@@ -124,6 +130,14 @@ absl::Status PieceLoader::Damaged(const Piece& piece, int64_t element, absl::str
                                           "': element ", element, " (row ", element / cols, ", column ", element % cols,
                                           ") of ", DescribeTensor(info.dtype, info.shape), " is ", what,
                                           "; the file is damaged"));
+}
+
+absl::Status PieceLoader::CheckBlocks(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) const {
+  const DType dtype = piece.tensor->dtype;
+  const DTypeBlock size = BlockOf(dtype);
+  const int64_t idx = FindNonFiniteScale(dtype, chunk.data(), static_cast<int64_t>(chunk.size()));
+  if (idx < 0) return absl::OkStatus();
+  return Damaged(piece, offset / size.bytes * size.elements + idx, "in a block whose scale is NaN or infinite");
 }
 
 absl::Status PieceLoader::CheckGroupIdx(const Piece& piece, int64_t first, absl::Span<const uint8_t> chunk) const {
@@ -208,14 +222,14 @@ void PieceLoader::SendColumns(const Piece& piece, int64_t offset, absl::Span<con
   }
 }
 
-int64_t Piece::source_begin() const { return is_part() ? tensor->part.begin * DTypeBytes(tensor->dtype) : 0; }
+int64_t Piece::source_begin() const { return is_part() ? BytesOfElements(tensor->dtype, tensor->part.begin) : 0; }
 
 int64_t Piece::source_bytes() const {
-  return is_part() ? tensor->part.size * DTypeBytes(tensor->dtype) : source->info->num_bytes;
+  return is_part() ? BytesOfElements(tensor->dtype, tensor->part.size) : source->info->num_bytes;
 }
 
 int64_t Piece::row_bytes() const {
-  if (!picks()) return DTypeBytes(tensor->dtype);
+  if (!picks()) return BlockOf(tensor->dtype).bytes;
   return tensor->part.cols * DTypeBytes(tensor->dtype) * tensor->repack.rows_at_a_time();
 }
 

@@ -20,7 +20,7 @@ struct Piece {
   // Bytes of the stored tensor that are read for it.
   int64_t source_begin() const;
   int64_t source_bytes() const;
-  int64_t row_bytes() const;  // of a stored row, where rows must not be cut; else of an element
+  int64_t row_bytes() const;  // of a stored row, where rows must not be cut; else of an element or block
   bool is_part() const { return tensor->part.kind != StoredPart::Kind::kWhole; }
   bool picks() const { return is_part() && tensor->part.kind != StoredPart::Kind::kRange; }  // rows or columns
   bool reads_the_same(const Piece& other) const {
@@ -49,6 +49,7 @@ class PieceLoader {
   absl::StatusOr<int64_t> ChunkBytes(const Piece& piece) const;
   absl::Status LoadRange(absl::Span<const Piece* const> pieces);
   absl::Status CheckValues(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) const;
+  absl::Status CheckBlocks(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) const;
   absl::Status CheckGroupIdx(const Piece& piece, int64_t first, absl::Span<const uint8_t> chunk) const;
   absl::Status CheckZeroPoints(const Piece& piece, int64_t first, absl::Span<const uint8_t> chunk) const;
   absl::Status Damaged(const Piece& piece, int64_t element, absl::string_view what) const;

@@ -3,8 +3,10 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/io/gguf.h"
 #include "core/io/range_file.h"
 #include "runtime/text/added_tokens_load.h"
+#include "runtime/text/gguf_tokenizer.h"
 #include "runtime/text/model_load.h"
 #include "runtime/text/pretokenizer_load.h"
 #include "runtime/text/sentencepiece_load.h"
@@ -126,6 +128,13 @@ absl::Status NoTokenizer(const std::string& model_dir, const absl::Status& missi
   return missing;
 }
 
+absl::Status LoadGguf(const std::string& path, Tokenizer::Data& data) {
+  TF_ASSIGN_OR_RETURN(const JsonDocument metadata, ReadGgufMetadata(path));
+  TF_ASSIGN_OR_RETURN(const JsonDocument tokenizer, TokenizerJsonOfGguf(metadata.root(), path));
+  TF_ASSIGN_OR_RETURN(const JsonDocument config, TokenizerConfigOfGguf(metadata.root(), path));
+  return LoadData(tokenizer.root(), config.root(), data);
+}
+
 constexpr JsonLimits kTokenizerLimits = {.max_bytes = int64_t{128} << 20};
 
 }  // namespace
@@ -138,6 +147,11 @@ absl::StatusOr<Tokenizer> Tokenizer::FromJson(absl::string_view json, absl::stri
 }
 
 absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& model_dir) {
+  if (IsGgufPath(model_dir)) {
+    auto gguf_data = std::make_shared<Data>();
+    TF_RETURN_IF_ERROR(LoadGguf(model_dir, *gguf_data));
+    return Tokenizer(std::move(gguf_data));
+  }
   const auto config_file = JsonDocument::ReadFile(absl::StrCat(model_dir, "/tokenizer_config.json"), kTokenizerLimits);
   if (!config_file.ok() && !absl::IsNotFound(config_file.status())) return config_file.status();
   const auto config = config_file.ok() ? std::make_optional(config_file->root()) : std::nullopt;

@@ -7,8 +7,10 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
+#include "core/io/gguf.h"
 #include "core/io/json.h"
 #include "core/io/range_file.h"
+#include "runtime/text/gguf_tokenizer.h"
 
 namespace tokenferry {
 namespace {
@@ -67,8 +69,13 @@ absl::StatusOr<SpecialTexts> SpecialTokensOf(const JsonNode& config) {
   return tokens;
 }
 
-// tokenizer_config.json, if the folder has one.
+// tokenizer_config.json, if the folder has one; of a GGUF file what its metadata says of that.
 absl::StatusOr<std::optional<JsonDocument>> ReadConfig(const std::string& model_dir) {
+  if (IsGgufPath(model_dir)) {
+    TF_ASSIGN_OR_RETURN(const JsonDocument metadata, ReadGgufMetadata(model_dir));
+    TF_ASSIGN_OR_RETURN(JsonDocument of_metadata, TokenizerConfigOfGguf(metadata.root(), model_dir));
+    return std::make_optional(std::move(of_metadata));
+  }
   absl::StatusOr<JsonDocument> config = JsonDocument::ReadFile(absl::StrCat(model_dir, "/tokenizer_config.json"));
   if (absl::IsNotFound(config.status())) return std::nullopt;
   TF_RETURN_IF_ERROR(config.status());
@@ -194,7 +201,7 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_dir, ab
   TF_ASSIGN_OR_RETURN(result.special_tokens_, SpecialTokensOf(config));
 
   std::vector<NamedText> texts;
-  TF_RETURN_IF_ERROR(AddTemplateFiles(model_dir, texts));
+  if (!IsGgufPath(model_dir)) TF_RETURN_IF_ERROR(AddTemplateFiles(model_dir, texts));
   if (texts.empty() && config) TF_RETURN_IF_ERROR(AddTemplates(config->root(), texts));
   std::vector<std::string> names;
   for (const NamedText& known : texts) {

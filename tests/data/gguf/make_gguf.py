@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
-"""Makes the GGUF files of this folder with ggml's Python package (pip install gguf==0.19.0 numpy): blocks of random bits
-with what the package makes of them, and models of ../families as llama.cpp's converter would write them."""
+"""Makes the GGUF files of this folder with ggml's Python package (pip install gguf==0.19.0 numpy sentencepiece==0.2.3
+tokenizers tiktoken): blocks of random bits with what the package makes of them, models of ../families as llama.cpp's
+converter would write them, and a tokenizer of SentencePiece with what that makes of texts."""
 
+import io
 import json
 import pathlib
+import random
 import struct
+import sys
 
 import gguf
 import numpy as np
+import sentencepiece
 
 HERE = pathlib.Path(__file__).parent
 FAMILIES = HERE.parent / "families"
@@ -161,8 +166,8 @@ def make_qwen3():
     m.out.add_value_length(m.config["head_dim"])
     m.out.add_expert_count(m.config["num_experts"])
     m.out.add_expert_feed_forward_length(m.config["moe_intermediate_size"])
-    types = {"token_embd": Type.Q8_0, "output.": Type.Q8_0, "attn_q.": Type.Q4_1, "attn_k.": Type.Q5_0,
-             "attn_v.": Type.Q5_1, "attn_output.": Type.Q4_0, "ffn_gate_exps": Type.IQ4_NL, "ffn_up_exps": Type.MXFP4,
+    types = {"token_embd": Type.Q8_0, "attn_output.": Type.Q4_0, "output.": Type.Q8_0, "attn_q.": Type.Q4_1,
+             "attn_k.": Type.Q5_0, "attn_v.": Type.Q5_1, "ffn_gate_exps": Type.IQ4_NL, "ffn_up_exps": Type.MXFP4,
              "ffn_down_exps": Type.Q5_0}
     m.add_all(qtype=lambda name: next((t for part, t in types.items() if part in name), None))
 
@@ -190,8 +195,38 @@ def make_deepseek():
     m.add_all()
 
 
+def make_sentencepiece():
+    """As Llama's and Mixtral's: BPE with bytes, text as it is, a space before it."""
+    sys.path.insert(0, str(HERE.parent))
+    from make_tokenizer_cases import CORPUS, random_text
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS.splitlines() * 3), model_writer=model, model_type="bpe", vocab_size=500,
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, character_coverage=0.99,
+        minloglevel=2)
+    sp = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    types = [gguf.TokenType.UNKNOWN if sp.is_unknown(i) else gguf.TokenType.CONTROL if sp.is_control(i)
+             else gguf.TokenType.BYTE if sp.is_byte(i) else gguf.TokenType.NORMAL for i in range(sp.vocab_size())]
+    out = gguf.GGUFWriter(HERE / "sentencepiece.gguf", "llama")
+    out.add_tokenizer_model("llama")
+    out.add_tokenizer_pre("default")
+    out.add_token_list([sp.id_to_piece(i) for i in range(sp.vocab_size())])
+    out.add_token_scores([sp.get_score(i) for i in range(sp.vocab_size())])
+    out.add_token_types(types)
+    out.add_bos_token_id(sp.bos_id())
+    out.add_eos_token_id(sp.eos_id())
+    out.add_unk_token_id(sp.unk_id())
+    out.add_chat_template("{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}")
+    finish(out)
+    rng = random.Random(3)
+    texts = [line for line in CORPUS.splitlines() if line] + [random_text(rng, ["  ", "\n", " the"]) for _ in range(150)]
+    cases = [{"text": text, "ids": sp.encode(text)} for text in texts if "\u2581" not in text and "\0" not in text]
+    (HERE / "sentencepiece.json").write_text(json.dumps({"cases": cases}, indent=0) + "\n")
+
+
 if __name__ == "__main__":
     make_blocks()
     make_mixtral()
     make_qwen3()
     make_deepseek()
+    make_sentencepiece()

@@ -147,8 +147,8 @@ TEST(ModelFolder, SaysWhatItIsInstead) {
                "--local-dir Some-Model.v3");
   EXPECT_FALSE(absl::StrContains(StatusOf(CheckModelFolder("../models/x")).message(), "hf download"));
   WriteFile(path("model-Q4_K.gguf"), "GGUF");
-  EXPECT_ERROR(CheckModelFolder(path("model-Q4_K.gguf")), kInvalid, "is a GGUF file");
-  EXPECT_ERROR(CheckModelFolder(dir.path()), kNotFound, "has no config.json, but model-Q4_K.gguf, a GGUF file");
+  EXPECT_ERROR(Checkpoint::Open(path("model-Q4_K.gguf")), kInvalid, "model-Q4_K.gguf: ends after ");
+  EXPECT_ERROR(CheckModelFolder(dir.path()), kNotFound, "but model-Q4_K.gguf, a GGUF file; give that file itself");
   WriteFile(path("config.json"), "{}");
   ASSERT_OK(CheckModelFolder(dir.path()));
   EXPECT_ERROR(CheckModelFolder(path("config.json")), kInvalid, "is a file; give the folder that it is in", dir.path());

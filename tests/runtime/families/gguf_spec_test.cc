@@ -1,0 +1,122 @@
+// What the metadata of GGUF files means as a model, and what is refused.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "runtime/families/families.h"
+#include "runtime/model/generation_config.h"
+#include "runtime/model/tensor_plan.h"
+#include "tests/support/gguf_writer.h"
+#include "tests/support/status_matchers.h"
+
+namespace tokenferry::testing {
+namespace {
+
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+
+std::string DataDir() { return std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/"; }
+
+// The model that the hub's files describe, but for names and for the order of pairs.
+TEST(GgufSpec, IsTheModelThatWasConverted) {
+  for (const auto& [file, family] : {std::pair<std::string, std::string>{"mixtral", "mixtral"},
+                                     {"deepseek_v2_lite", "deepseek_v2_lite"},
+                                     {"qwen3_moe_blocks", "qwen3_moe"}}) {
+    SCOPED_TRACE(file);
+    const std::string path = DataDir() + "gguf/" + file + ".gguf";
+    const auto got = LoadModelSpec(path), hub = LoadModelSpec(DataDir() + "families/" + family);
+    ASSERT_OK(got);
+    ASSERT_OK(hub);
+    ModelSpec want = *hub;
+    want.dtype = DType::kF32;
+    want.layer_prefix = "blk.";
+    want.fused = FusedExperts::kStacked;
+    want.names = got->names;
+    for (LayerSpec& layer : want.layers) {
+      if (file == "mixtral") layer.attention.rope_layout = RopeLayout::kInterleaved;
+      // From a tenth of mscale_all_dim in F32.
+      EXPECT_NEAR(layer.attention.scale, got->layers[0].attention.scale, 1e-6f * layer.attention.scale);
+      layer.attention.scale = got->layers[0].attention.scale;
+    }
+    EXPECT_NEAR(want.rope.mscale_all_dim, got->rope.mscale_all_dim, 1e-6);
+    want.rope.mscale = got->rope.mscale;
+    want.rope.mscale_all_dim = got->rope.mscale_all_dim;
+    EXPECT_TRUE(*got == want);
+    const auto generation = LoadGenerationConfig(path, *got);
+    ASSERT_OK(generation);
+    EXPECT_EQ(generation->eos_token_ids, hub->eos_token_ids);
+  }
+}
+
+// A file of two layers without tensors that matter, for what is read before them.
+class GgufMetadata : public ::testing::Test {
+ protected:
+  GgufWriter Llama() {
+    GgufWriter out;
+    out.Key("general.architecture", "llama").Key("llama.block_count", uint32_t{2});
+    out.Key("llama.embedding_length", uint32_t{64}).Key("llama.context_length", uint32_t{128});
+    out.Key("llama.feed_forward_length", uint32_t{96}).Key("llama.attention.head_count", uint32_t{4});
+    out.Key("llama.attention.head_count_kv", uint32_t{2}).Key("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    out.Key("llama.expert_count", uint32_t{8}).Key("llama.expert_used_count", uint32_t{2});
+    return out;
+  }
+  absl::StatusOr<ModelSpec> Load(GgufWriter out) {
+    WriteFile(path_, out.Tensor("token_embd.weight", 0, {64, 4}, std::string(1024, '\0')).Bytes());
+    return LoadModelSpec(path_);
+  }
+  TempDir dir_;
+  const std::string path_ = dir_.path() + "/m.gguf";
+};
+
+TEST_F(GgufMetadata, SaysWhatTheModelIs) {
+  const auto model =
+      Load(Llama().Key("tokenizer.ggml.eos_token_id", uint32_t{2}).Key("tokenizer.ggml.eot_token_id", uint32_t{3}));
+  ASSERT_OK(model);
+  EXPECT_EQ(model->vocab_size, 4);  // the embedding's rows
+  EXPECT_TRUE(model->tie_word_embeddings);
+  EXPECT_EQ(model->rope.theta, 10000);
+  EXPECT_EQ(model->eos_token_ids, (std::vector<int32_t>{2, 3}));
+  const auto checkpoint = Checkpoint::Open(path_);
+  ASSERT_OK(checkpoint);
+  EXPECT_ERROR(CheckCheckpoint(*model, *checkpoint), kInvalid, path_, "tensors that the metadata asks for are missing",
+               "F32 [64] 'blk.0.attn_norm.weight'");
+}
+
+TEST_F(GgufMetadata, WhatIsNotKnownIsRefusedByName) {
+  EXPECT_ERROR(LoadModelSpec(dir_.path() + "/none.gguf"), absl::StatusCode::kNotFound, "none.gguf");
+  GgufWriter other;
+  EXPECT_ERROR(Load(other.Key("general.architecture", "gemma4")), kUnimplemented, path_,
+               "'general.architecture' names the architecture 'gemma4'; known: llama, qwen2moe, qwen3moe, olmoe, "
+               "deepseek2, glm4moe, ",
+               "minimax-m2, gpt-oss, granitemoe");
+  EXPECT_ERROR(Load(GgufWriter()), kInvalid, path_, "'general.architecture' is missing");
+  EXPECT_ERROR(Load(Llama().Key("llama.rope.scaling.type", "longrope")), kUnimplemented,
+               "'llama.rope.scaling.type' names the scaling of the rotation 'longrope'");
+  EXPECT_ERROR(Load(Llama().Key("llama.rope.dimension_count", uint32_t{8})), kUnimplemented,
+               "'llama.rope.dimension_count' is 8, but heads have 16");
+  EXPECT_ERROR(Load(Llama().Key("llama.attention.key_length", "x")), kInvalid, path_, "llama.attention.key_length");
+  EXPECT_ERROR(Load(Llama().Tensor("rope_freqs.weight", 0, {8}, std::string(32, 'a'))), kUnimplemented,
+               "has the tensor 'rope_freqs.weight', which is not supported");
+  GgufWriter dense;
+  dense.Key("general.architecture", "llama").Key("llama.attention.head_count", uint32_t{4});
+  EXPECT_ERROR(Load(dense), kUnimplemented, "'llama.expert_count' is missing or 0: a model without experts");
+}
+
+// The first tensor that is needed, and how many there are.
+TEST_F(GgufMetadata, TypesThatAreNotReadAreRefused) {
+  GgufWriter out = Llama();
+  out.Tensor("blk.0.attn_norm.weight", 0, {64}, std::string(256, '\0'));
+  out.Tensor("blk.0.attn_q.weight", 10, {256, 16}, std::string(84 * 16, '\0'));  // Q2_K
+  out.Tensor("blk.0.attn_k.weight", 77, {64, 32}, "");
+  const auto model = Load(out);
+  ASSERT_OK(model);
+  const auto checkpoint = Checkpoint::Open(path_);
+  ASSERT_OK(checkpoint);
+  EXPECT_ERROR(
+      CheckCheckpoint(*model, *checkpoint), kInvalid,
+      "tensor 'blk.0.attn_q.weight' has the type Q2_K, which is not supported (of 4 tensors in the file 2 have "
+      "such types), and it is needed");
+}
+
+}  // namespace
+}  // namespace tokenferry::testing
