@@ -143,7 +143,7 @@ class StandIns(ModelFilesTest):
         for path, *words in [
                 (self.model.file("config.json"), "is a file; give the folder that it is in", self.model.path),
                 (self.model.file(self.model.shard_of(EXPERT)), "is a file; give the folder"),
-                (self.write("model.Q4_K_M.gguf", "GGUF"), "is a GGUF file"),
+                (self.write("model.Q4_K_M.gguf", "GGUF"), "ends after 4 bytes", "is it complete?"),
                 ("some-org/Some-Model", "hf download some-org/Some-Model"),
                 (self.path("none"), "there is no such folder")]:
             for command in ["inspect"], ["eval", "--ids", self.ids], ["generate", "--prompt", "a"]:
