@@ -1,9 +1,11 @@
 """tokenferry launch: when ranks or mpirun die or stop, streams go on to the bytes of an undisturbed run, and nothing is left."""
 
+import contextlib
 import os
 import re
 import signal
 import threading
+import time
 
 import server as serving  # first: it finds the next
 from launched_server import LaunchedServer
@@ -32,24 +34,35 @@ def merged(events):
 
 
 class Clients:
-    """A stream for each body, under way when constructed, and a request that is not streamed."""
+    """A stream for each body and a request that is not streamed: begun when constructed, and held until hit() is called."""
 
     def __init__(self, server, bodies=BODIES):
         self.server, self.streams, self.whole, self.more = server, [[] for _ in bodies], None, threading.Condition()
         self.threads = [threading.Thread(target=self._stream, args=(body, got)) for body, got in zip(bodies, self.streams, strict=True)]
         self.threads.append(threading.Thread(target=self._ask, args=(bodies[0],)))
-        # Held meanwhile: on a fast machine the first ones would end before the last one has begun.
-        rank = server.ranks()[0]
-        os.kill(rank, signal.SIGSTOP)
-        try:
-            for thread in self.threads:
-                thread.start()
-            await_(lambda: server.metric("tokenferry_num_requests_running") == 5, "all run")
-        finally:
-            os.kill(rank, signal.SIGCONT)
-        # Each has some tokens, so that the next ones have to follow them.
-        with self.more:
-            assert self.more.wait_for(lambda: all(len(got) > 3 for got in self.streams), serving.WAIT), "no tokens"
+        # Held: on a fast machine the first ones would end before the last one has begun.
+        self.held = server.ranks()[0]
+        os.kill(self.held, signal.SIGSTOP)
+        for thread in self.threads:
+            thread.start()
+        await_(lambda: server.metric("tokenferry_num_requests_running") == 5, "all run")
+        # Each has some tokens, so that the next ones have to follow them, and far from all: the ranks run in short turns.
+        deadline = time.monotonic() + serving.WAIT
+        while not all(len(got) > 3 for got in self.streams):
+            assert time.monotonic() < deadline, "no tokens"
+            os.kill(self.held, signal.SIGCONT)
+            time.sleep(0.005)
+            os.kill(self.held, signal.SIGSTOP)
+            with self.more:
+                self.more.wait_for(lambda: all(len(got) > 3 for got in self.streams), 0.05)
+        assert all("[DONE]" not in got for got in self.streams), "not held"
+
+    def hit(self, pid, how):
+        """Sends the signal, and lets the ranks run again: those that it leaves to run."""
+        os.kill(pid, how)
+        if (pid, how) != (self.held, signal.SIGSTOP):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.held, signal.SIGCONT)
 
     def _stream(self, body, got):
         for event in self.server.stream("/v1/completions", body):
@@ -110,7 +123,7 @@ class LaunchTest(ProgramTest):
             with self.subTest(via=via, victim=victim, how=how), self.start(*flags, via=via) as server:
                 clients = Clients(server)
                 before = self.counters(server)
-                os.kill(server.main_process() if victim == "mpirun" else server.ranks()[int(victim[-1])], how)
+                clients.hit(server.main_process() if victim == "mpirun" else server.ranks()[int(victim[-1])], how)
                 await_(lambda: server.get("/health")[1]["status"] == "restarting", "the front has noticed")
                 self.assertEqual(server.get("/ready")[0], 503)
                 self.check_answers(clients)
@@ -133,7 +146,7 @@ class LaunchTest(ProgramTest):
         """Nothing stops with it, and at the end it is ended too."""
         with self.start() as server:
             clients = Clients(server)
-            os.kill(server.main_process(), signal.SIGSTOP)
+            clients.hit(server.main_process(), signal.SIGSTOP)
             self.check_answers(clients)
             self.drained(server)
 
@@ -181,7 +194,7 @@ class LaunchTest(ProgramTest):
     def test_without_restart_everybody_is_answered(self):
         with self.start(restart="never") as server:
             clients = Clients(server)
-            os.kill(server.ranks()[1], signal.SIGKILL)
+            clients.hit(server.ranks()[1], signal.SIGKILL)
             streams, (status, answer) = clients.join()
             for events in streams:
                 self.assertEqual((events[-1], events[-2]["error"]["code"]), ("[DONE]", "rank_failed"))
@@ -192,7 +205,7 @@ class LaunchTest(ProgramTest):
     def test_drain_while_ranks_start(self):
         with self.start("--drain-timeout", "60s") as server:
             clients = Clients(server)
-            os.kill(server.ranks()[0], signal.SIGKILL)
+            clients.hit(server.ranks()[0], signal.SIGKILL)
             await_(lambda: server.get("/health")[1]["status"] == "restarting", "the front has noticed")
             os.kill(server.front(), signal.SIGTERM)
             self.check_answers(clients)
