@@ -32,6 +32,7 @@ class TensorFile {
  public:
   // Of a header that has been checked: every tensor lies in the file.
   TensorFile(std::unique_ptr<RangeFile> file, int64_t data_begin, std::vector<TensorInfo> tensors);
+  virtual ~TensorFile() = default;  // a checkpoint owns its files without knowing of which format they are
 
   absl::Span<const TensorInfo> tensors() const { return tensors_; }
   const TensorInfo* Find(absl::string_view name) const;  // null: not here
