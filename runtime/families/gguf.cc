@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/families/family.h"
 #include "runtime/families/gguf_architectures.h"
@@ -103,11 +102,10 @@ void ReadTokens(ConfigReader& in, json& config) {
 
 // Tensors that change the model's function and are not computed.
 absl::Status CheckTensors(const Checkpoint& checkpoint) {
-  for (const absl::string_view name : {"rope_freqs.weight", "rope_factors_long.weight", "blk.0.attn_k_b.weight"}) {
+  for (const absl::string_view name : {"rope_freqs.weight", "rope_factors_long.weight"}) {
     if (checkpoint.Find(name) == nullptr) continue;
     return absl::UnimplementedError(
-        absl::StrCat(checkpoint.dir(), ": has the tensor '", name, "', which is not supported",
-                     absl::EndsWith(name, "attn_k_b.weight") ? "; files with 'attn_kv_b' in one are" : ""));
+        absl::StrCat(checkpoint.dir(), ": has the tensor '", name, "', which is not supported"));
   }
   return absl::OkStatus();
 }
@@ -153,6 +151,9 @@ void NameLikeGguf(const JsonNode& metadata, const Checkpoint& checkpoint, ModelS
   for (LayerSpec& layer : spec.layers) layer.attention.rope_layout = architecture->rope_layout;
   spec.layer_prefix = "blk.";
   spec.fused = FusedExperts::kStacked;
+  // What the first layer has, all have.
+  spec.has_split_kv_b =
+      checkpoint.Find("blk.0.attn_k_b.weight") != nullptr && checkpoint.Find("blk.0.attn_kv_b.weight") == nullptr;
   spec.names = {{Role::kEmbedTokens, std::string(kEmbedding)},
                 {Role::kFinalNorm, "output_norm.weight"},
                 {Role::kLmHead, std::string(kHead)},

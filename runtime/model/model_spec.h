@@ -137,6 +137,7 @@ struct ModelSpec {
   std::string layer_prefix = "model.layers.";  // before the number of a layer
   FusedExperts fused = FusedExperts::kNone;
   std::map<Role, std::string> names;  // where a family differs from InfoOf(role).name
+  bool has_split_kv_b = false;        // kKvB is stored as keys and values apart (runtime/model/split_kv_b.h)
   std::vector<std::string> not_read;  // prefixes of tensors that generating text does not need
 
   int32_t bos_token_id = -1;           // -1: none

@@ -157,6 +157,12 @@ void StoreMxfp4(const ModelSpec& model, const std::string& name, TensorSpec& spe
                   .part = part(groups)}};
 }
 
+// Blocks lie across what becomes columns, so only BF16 stays what it is.
+WeightFormat SplitFormat(const TensorSpec& spec) {
+  const bool is_bf16 = spec.stored[0].dtype == DType::kBF16 && spec.stored[1].dtype == DType::kBF16;
+  return {.dtype = is_bf16 ? DType::kBF16 : DType::kF32};
+}
+
 WeightFormat PlainFormat(TensorSpec& spec) {
   StoredTensor& data = spec.stored[0];
   const bool is_wide =
@@ -212,6 +218,18 @@ bool CanBeQuantised(const ModelSpec& model, Role role) {
 
 void StorePlain(const ModelSpec& model, DType dtype, TensorSpec& spec) {
   spec.stored = {Locate(model, spec, PlainName(model, spec.role, spec.layer, spec.expert), dtype)};
+  if (model.has_split_kv_b && spec.role == Role::kKvB) {
+    const AttentionSpec& a = model.layers[static_cast<size_t>(spec.layer)].attention;
+    const std::string place = absl::StrCat(model.prefix, model.layer_prefix, spec.layer);
+    spec.stored = {{.use = Use::kKeyHeads,
+                    .name = place + ".attn_k_b.weight",
+                    .dtype = dtype,
+                    .shape = {a.num_heads, a.kv_lora_rank, a.nope_dim}},
+                   {.use = Use::kValueHeads,
+                    .name = place + ".attn_v_b.weight",
+                    .dtype = dtype,
+                    .shape = {a.num_heads, a.value_dim, a.kv_lora_rank}}};
+  }
   SetFormat(model, spec);
 }
 
@@ -238,7 +256,9 @@ void StoreQuantised(const ModelSpec& model, TensorSpec& spec) {
 }
 
 void SetFormat(const ModelSpec& model, TensorSpec& spec) {
-  spec.stored_format = spec.stored.size() == 1 ? PlainFormat(spec) : QuantisedFormat(model.quant, spec);
+  spec.stored_format = spec.is_split()           ? SplitFormat(spec)
+                       : spec.stored.size() == 1 ? PlainFormat(spec)
+                                                 : QuantisedFormat(model.quant, spec);
   spec.format = spec.stored_format;
 }
 

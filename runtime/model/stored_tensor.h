@@ -52,7 +52,14 @@ struct Repack {
 void RepackBytes(const Repack& repack, DType dtype, int64_t cols, absl::Span<const uint8_t> src, uint8_t* dst);
 
 struct StoredTensor {
-  enum class Use : uint8_t { kData, kScales, kZeroPoints, kGroupIdx };  // kGroupIdx is looked at, and not kept
+  enum class Use : uint8_t {
+    kData,
+    kScales,
+    kZeroPoints,
+    kGroupIdx,  // looked at, and not kept
+    kKeyHeads,
+    kValueHeads,  // of a kv_b_proj that is stored in two (runtime/model/split_kv_b.h)
+  };
   Use use = Use::kData;
   std::string name;
   DType dtype = DType::kBF16;  // as stored, or as config.json implies
@@ -83,6 +90,7 @@ struct TensorSpec {
   int64_t stored_bytes() const;
   WeightBytes memory_bytes() const { return BytesOf(format, rows(), cols()); }
   bool is_converted() const { return !(format == stored_format); }
+  bool is_split() const { return stored.front().use == StoredTensor::Use::kKeyHeads; }
 };
 
 // The name of a role's tensor in the files, when it is stored as it is.

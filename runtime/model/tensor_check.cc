@@ -24,7 +24,7 @@ bool IsPlainFor(const TensorSpec& spec, DType dtype) {
   return IsPlain(dtype) || (IsBlockType(dtype) && TakesBlocks(spec));
 }
 
-bool IsQuantised(const TensorSpec& spec) { return spec.stored.size() > 1; }
+bool IsQuantised(const TensorSpec& spec) { return spec.stored.size() > 1 && !spec.is_split(); }
 
 std::string Describe(const StoredTensor& tensor) { return DescribeTensor(tensor.dtype, tensor.shape); }
 
@@ -105,11 +105,10 @@ absl::Status TensorCheck::Choose(TensorSpec& spec) const {
       "' in the quantization_config says by '", *pattern, "' that it is not quantised"));
 }
 
-absl::Status TensorCheck::CheckData(const TensorSpec& spec) const {
-  const std::string& name = spec.name();
+absl::Status TensorCheck::CheckData(const TensorSpec& spec, const StoredTensor& data) const {
+  const std::string& name = data.name;
   const TensorInfo& info = *checkpoint_.Find(name)->info;
   const std::string path = PathOf(name);
-  const StoredTensor& data = spec.stored[0];
   // GGUF files have no dimensions of one at the end.
   const bool fits =
       checkpoint_.is_gguf() ? WithoutOnes(info.shape) == WithoutOnes(data.shape) : info.shape == data.shape;
@@ -175,21 +174,25 @@ absl::Status TensorCheck::CheckSurplus(const TensorSpec& spec) const {
 
 absl::Status TensorCheck::Resolve(TensorSpec& spec) {
   TF_RETURN_IF_ERROR(Choose(spec));
-  TF_RETURN_IF_ERROR(CheckUsable(spec.name()));
-  const Checkpoint::Tensor* found = checkpoint_.Find(spec.name());
-  if (found == nullptr) {
-    const std::string shown = Describe(spec.stored[0]) + " '" + spec.name() + "'";
-    if (std::find(missing_.begin(), missing_.end(), shown) == missing_.end()) missing_.push_back(shown);
-    return absl::OkStatus();
+  const size_t num_data = spec.is_split() ? 2 : 1;
+  for (size_t i = 0; i < num_data; ++i) {
+    StoredTensor& data = spec.stored[i];
+    TF_RETURN_IF_ERROR(CheckUsable(data.name));
+    const Checkpoint::Tensor* found = checkpoint_.Find(data.name);
+    if (found == nullptr) {
+      const std::string shown = Describe(data) + " '" + data.name + "'";
+      if (std::find(missing_.begin(), missing_.end(), shown) == missing_.end()) missing_.push_back(shown);
+      return absl::OkStatus();
+    }
+    TF_RETURN_IF_ERROR(CheckData(spec, data));
+    data.dtype = found->info->dtype;
   }
-  TF_RETURN_IF_ERROR(CheckData(spec));
-  spec.stored[0].dtype = found->info->dtype;
   // Without it the groups are in order.
   if (IsQuantised(spec) && spec.stored.back().use == Use::kGroupIdx &&
       checkpoint_.Find(spec.stored.back().name) == nullptr) {
     spec.stored.pop_back();
   }
-  for (size_t i = 1; i < spec.stored.size(); ++i) TF_RETURN_IF_ERROR(CheckSide(spec, spec.stored[i]));
+  for (size_t i = num_data; i < spec.stored.size(); ++i) TF_RETURN_IF_ERROR(CheckSide(spec, spec.stored[i]));
   TF_RETURN_IF_ERROR(CheckSurplus(spec));
   SetFormat(model_, spec);
   for (const StoredTensor& tensor : spec.stored) needed_.insert(tensor.name);

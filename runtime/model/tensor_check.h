@@ -30,7 +30,7 @@ class TensorCheck {
 
  private:
   absl::Status Choose(TensorSpec& spec) const;
-  absl::Status CheckData(const TensorSpec& spec) const;
+  absl::Status CheckData(const TensorSpec& spec, const StoredTensor& data) const;
   absl::Status CheckSide(const TensorSpec& spec, StoredTensor& side) const;
   absl::Status CheckSurplus(const TensorSpec& spec) const;
   absl::Status CheckUsable(const std::string& name) const;

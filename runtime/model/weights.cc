@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
+#include "runtime/model/split_kv_b.h"
 #include "runtime/model/weight_loader.h"
 #include "runtime/ops/quantise_weights.h"
 
@@ -114,6 +115,8 @@ void SetDestinations(absl::Span<Piece> pieces, uint8_t* data, uint8_t* scales, u
         piece.dst = zero_points;
         break;
       case StoredTensor::Use::kGroupIdx:
+      case StoredTensor::Use::kKeyHeads:
+      case StoredTensor::Use::kValueHeads:
         piece.dst = nullptr;
         break;
     }
@@ -152,14 +155,19 @@ absl::Status AllocateBuffers(Device& device, Layout& layout, ModelWeights& weigh
 // each other in a buffer for one expert.
 class LayoutLoader {
  public:
-  LayoutLoader(Layout& layout, Stream& stream, PieceLoader& loader)
-      : layout_(layout), stream_(stream), loader_(loader) {}
+  LayoutLoader(const Checkpoint& checkpoint, Layout& layout, Stream& stream, PieceLoader& loader)
+      : checkpoint_(checkpoint), layout_(layout), stream_(stream), loader_(loader) {}
 
   absl::Status Run(LoadStats& stats) {
     std::vector<Piece> kept;
     for (const Held& held : layout_.held) {
       stats.bytes_kept += held.spec->memory_bytes().total();
       ++stats.num_tensors;
+      if (held.spec->is_split()) {
+        TF_RETURN_IF_ERROR(LoadSplitKvB(checkpoint_, *held.spec, stream_, held.base + held.data));
+        stats.bytes_read += held.spec->stored_bytes();
+        continue;
+      }
       if (held.spec->is_converted()) {
         if (converted_.empty() || !IsSameExpert(*converted_.back().back(), held)) converted_.emplace_back();
         converted_.back().push_back(&held);
@@ -176,7 +184,7 @@ class LayoutLoader {
     for (const auto& expert : converted_) loader_.Expect(PiecesOf(expert));
     TF_RETURN_IF_ERROR(loader_.Load(kept));
     for (const auto& expert : converted_) TF_RETURN_IF_ERROR(Convert(expert));
-    stats.bytes_read = loader_.bytes_read();
+    stats.bytes_read += loader_.bytes_read();
     TF_RETURN_IF_ERROR(stream_.Synchronize());
     return CheckConverted();
   }
@@ -261,6 +269,7 @@ class LayoutLoader {
     return absl::OkStatus();
   }
 
+  const Checkpoint& checkpoint_;
   Layout& layout_;
   Stream& stream_;
   PieceLoader& loader_;
@@ -373,7 +382,7 @@ absl::StatusOr<ModelWeights> LoadWeights(const Checkpoint& checkpoint, const Ten
   TF_ASSIGN_OR_RETURN(Buffer staging, stream.device().Allocate(static_cast<size_t>(options.staging_bytes),
                                                                MemoryKind::kHost, "weights: staging"));
   PieceLoader loader(checkpoint, stream, std::move(staging), options);
-  TF_RETURN_IF_ERROR(LayoutLoader(layout, stream, loader).Run(weights.stats));
+  TF_RETURN_IF_ERROR(LayoutLoader(checkpoint, layout, stream, loader).Run(weights.stats));
   const size_t num_slots = static_cast<size_t>(options.placement->num_local_slots(options.rank));
   SetViews(plan, layout, num_slots, weights);
   TF_RETURN_IF_ERROR(UploadExpertViews(stream, num_slots, weights));

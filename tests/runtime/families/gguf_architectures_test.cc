@@ -25,7 +25,8 @@ struct Conversion {
   std::string family, architecture;
   std::map<std::string, std::string> keys;
   json values = json::object();
-  bool permutes = false;  // rows of q and k, from halves of a head to pairs
+  bool permutes = false;     // rows of q and k, from halves of a head to pairs
+  bool splits_kv_b = false;  // into keys, transposed, and values
 };
 
 const std::map<std::string, std::string> kCommonKeys = {{"block_count", "num_hidden_layers"},
@@ -116,6 +117,25 @@ std::vector<float> Permuted(const std::vector<float>& rows, int64_t num_rows, in
   return out;
 }
 
+void AddSplitKvB(const std::string& place, const std::vector<float>& kv_b, const AttentionSpec& a, GgufWriter& out) {
+  const int64_t rank = a.kv_lora_rank, rows = a.nope_dim + a.value_dim;
+  std::vector<float> keys, values;
+  for (int64_t h = 0; h < a.num_heads; ++h) {
+    const float* head = &kv_b[static_cast<size_t>(h * rows * rank)];
+    for (int64_t i = 0; i < rank; ++i) {
+      for (int64_t n = 0; n < a.nope_dim; ++n) keys.push_back(head[n * rank + i]);
+    }
+    values.insert(values.end(), head + a.nope_dim * rank, head + rows * rank);
+  }
+  const auto add = [&](const std::string& name, int64_t cols, int64_t num_rows, const std::vector<float>& v) {
+    out.Tensor(place + name, 0,
+               {static_cast<uint64_t>(cols), static_cast<uint64_t>(num_rows), static_cast<uint64_t>(a.num_heads)},
+               {reinterpret_cast<const char*>(v.data()), v.size() * sizeof(float)});
+  };
+  add(".attn_k_b.weight", a.nope_dim, rank, keys);
+  add(".attn_v_b.weight", rank, a.value_dim, values);
+}
+
 // As F32, experts stacked.
 void AddTensors(const Conversion& conversion, const ModelSpec& model, const Checkpoint& checkpoint, GgufWriter& out) {
   std::map<std::string, std::pair<std::vector<uint64_t>, std::vector<float>>> tensors;
@@ -136,6 +156,10 @@ void AddTensors(const Conversion& conversion, const ModelSpec& model, const Chec
   }
   for (const auto& [name, tensor] : tensors) {
     const auto& [dims, values] = tensor;
+    if (conversion.splits_kv_b && name.ends_with(".attn_kv_b.weight")) {
+      AddSplitKvB(name.substr(0, name.rfind(".attn")), values, model.layers[0].attention, out);
+      continue;
+    }
     out.Tensor(name, 0, dims, {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)});
   }
 }
@@ -212,7 +236,8 @@ std::vector<Conversion> Conversions() {
                   {"rope.scaling.type", "yarn"},
                   {"rope.scaling.factor", 40.0},
                   {"rope.scaling.original_context_length", 4096},
-                  {"rope.scaling.yarn_log_multiplier", 0.1}}},
+                  {"rope.scaling.yarn_log_multiplier", 0.1}},
+       .splits_kv_b = true},
       {.family = "deepseek_v2",
        .architecture = "deepseek2",
        .keys = With({{"attention.q_lora_rank", "q_lora_rank"},
