@@ -1,6 +1,7 @@
 #include "runtime/text/gguf_tokenizer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <tuple>
 
@@ -16,6 +17,8 @@ namespace tokenferry {
 namespace {
 
 using nlohmann::json;
+
+constexpr size_t kMaxScoredBytes = 1024;
 
 // Of tokenizer.ggml.token_type.
 enum TokenType : int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
@@ -56,6 +59,21 @@ const std::vector<PreTokenizer>& PreTokenizers() {
       {.name = "llama4", .splits = {kO200k}, .ignore_merges = true},
   };
   return known;
+}
+
+// What follows takes texts of JSON files, which are UTF-8.
+absl::Status CheckTexts(const JsonNode& metadata) {
+  const auto check = [&](const json& value) {
+    if (!value.is_string() || IsValidUtf8(value.get_ref<const std::string&>())) return absl::OkStatus();
+    return metadata.At(value).Error("is not UTF-8");
+  };
+  for (const auto& [key, value] : metadata.value().items()) {
+    if (!absl::StartsWith(key, "tokenizer.")) continue;
+    TF_RETURN_IF_ERROR(check(value));
+    if (!value.is_array()) continue;
+    for (const json& element : value) TF_RETURN_IF_ERROR(check(element));
+  }
+  return absl::OkStatus();
 }
 
 // A list of the metadata, of as many elements as there are tokens.
@@ -143,7 +161,13 @@ absl::StatusOr<json> MergesByScore(const JsonNode& metadata, const std::vector<T
   }
   std::vector<std::tuple<double, size_t, size_t>> merges;  // minus the score, where it is cut, id
   for (const auto& [text, id] : ids) {
-    if (!scores[id].value().is_number()) return scores[id].Error("is no number");
+    if (!scores[id].value().is_number() || std::isnan(scores[id].value().get<double>())) {
+      return scores[id].Error("is no number");
+    }
+    if (text.size() > kMaxScoredBytes) {  // it is cut everywhere
+      return metadata.Error(absl::StrCat("tokenizer.ggml.tokens: token ", id, " has ", text.size(), " bytes; at most ",
+                                         kMaxScoredBytes, " are allowed"));
+    }
     for (size_t cut = 0; cut < text.size();) {
       DecodeUtf8(text, cut);
       if (cut == text.size() || !ids.contains(text.substr(0, cut)) || !ids.contains(text.substr(cut))) continue;
@@ -204,6 +228,7 @@ json ChatTemplates(const json& metadata) {
 }  // namespace
 
 absl::StatusOr<JsonDocument> TokenizerJsonOfGguf(const JsonNode& metadata, const std::string& path) {
+  TF_RETURN_IF_ERROR(CheckTexts(metadata));
   TF_ASSIGN_OR_RETURN(const JsonNode kind_node, metadata.Child("tokenizer.ggml.model"));
   TF_ASSIGN_OR_RETURN(const std::string kind, kind_node.String());
   if (kind != "gpt2" && kind != "llama") {
@@ -215,6 +240,7 @@ absl::StatusOr<JsonDocument> TokenizerJsonOfGguf(const JsonNode& metadata, const
 }
 
 absl::StatusOr<JsonDocument> TokenizerConfigOfGguf(const JsonNode& metadata, const std::string& path) {
+  TF_RETURN_IF_ERROR(CheckTexts(metadata));
   TF_ASSIGN_OR_RETURN(const std::vector<Token> tokens, ReadTokens(metadata));
   json config = json::object();
   constexpr std::pair<absl::string_view, absl::string_view> kSpecial[] = {

@@ -1,6 +1,7 @@
 // Tokenizers and chat templates out of GGUF metadata.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
@@ -125,6 +126,18 @@ TEST_F(GgufTokenizer, WhatIsNotKnownIsRefusedByName) {
   twice.Key("tokenizer.ggml.model", "llama").Key("tokenizer.ggml.tokens", std::vector<std::string>{"a", "a"});
   twice.Key("tokenizer.ggml.scores", std::vector<float>{0, 0});
   EXPECT_ERROR(Load(twice), kInvalid, path_, "is there twice");
+  const auto scored = [](const std::string& token, float score) {
+    GgufWriter file;
+    file.Key("tokenizer.ggml.model", "llama").Key("tokenizer.ggml.tokens", std::vector<std::string>{"a", token});
+    return file.Key("tokenizer.ggml.scores", std::vector<float>{0, score});
+  };
+  EXPECT_EQ(Load(scored(std::string(1024, 'b'), -1).Key("tokenizer.ggml.add_bos_token", false)).status(),
+            absl::OkStatus());
+  EXPECT_ERROR(Load(scored(std::string(1025, 'b'), -1)), kInvalid, path_, "token 1 has 1025 bytes");
+  EXPECT_ERROR(Load(scored("b", std::nanf(""))), kInvalid, path_, "['tokenizer.ggml.scores'][1]", "is no number");
+  EXPECT_ERROR(Load(scored("b\xFF", 0)), kInvalid, path_, "['tokenizer.ggml.tokens'][1]", "is not UTF-8");
+  EXPECT_ERROR(Load(scored("b", 0).Key("tokenizer.chat_template", "{{ '\xFF' }}")), kInvalid, path_,
+               "tokenizer.chat_template", "is not UTF-8");
   EXPECT_ERROR(Load(ByteLevel("qwen", "qwen2").Key("tokenizer.ggml.padding_token_id", uint32_t{1 << 20})), kInvalid,
                path_, "tokenizer.ggml.padding_token_id");
 }
