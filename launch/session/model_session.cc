@@ -56,9 +56,9 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, To
   if (use == TokenizerUse::kNone) return files;
   TF_ASSIGN_OR_RETURN(files->tokenizer, Tokenizer::Load(flags.model));
   if (files->tokenizer->max_id() >= files->model.vocab_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flags.model, ": the tokenizer's largest token is ", files->tokenizer->max_id(),
-                     ", but the model's vocabulary ends before ", files->model.vocab_size));
+    return absl::InvalidArgumentError(absl::StrCat(flags.model, ": the largest token of its tokenizer is ",
+                                                   files->tokenizer->max_id(), ", but its vocab_size is ",
+                                                   files->model.vocab_size));
   }
   return files;
 }

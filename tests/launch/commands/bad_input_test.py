@@ -155,7 +155,7 @@ class BadCheckpoint(BadInput):
              "normalized": False, "special": True}))
         for how in ALONE, THREADS, PROCESSES:
             self.refused(["generate", "--model", model.path, "--prompt", "In the beginning"],
-                         ["tokenizer.json", "2304", "vocab_size", "rank 0: "], how)
+                         ["token of its tokenizer is 2304", "vocab_size is 2304", "rank 0: "], how)
 
     def test_broken_tokenizer(self):
         model = ModelCopy(self.path("model"))
