@@ -37,11 +37,18 @@ const GgufArchitecture* FindArchitecture(ConfigReader& in) {
   return nullptr;
 }
 
-// rope.scaling.*: none, linear or YaRN.
+// rope.scaling.*: none or YaRN. A factor alone means linear scaling.
 void ReadScaling(ConfigReader& in, const GgufArchitecture& architecture, json& config) {
   const auto key = [&](absl::string_view name) { return GgufKeyName(in, absl::StrCat("rope.scaling.", name)); };
   const std::string type = in.String(key("type"), "none");
   in.RequireOneOf(key("type"), type, {"none", "yarn"}, "scaling of the rotation");
+  for (const std::string& factor : {key("factor"), GgufKeyName(in, "rope.scale_linear")}) {
+    if (in.Has(key("type")) || !in.Has(factor)) continue;
+    const double linear = in.Number(factor, 0, 1e6);
+    if (linear != 0 && linear != 1) {
+      in.FailUnsupported(factor, absl::StrCat("is ", linear, "; linear scaling of the rotation is not supported"));
+    }
+  }
   if (!in.ok() || type == "none") return;
   json scaling = {{"type", type}, {"factor", in.Number(key("factor"), 1, 1e6)}};
   if (in.Has(key("original_context_length"))) {

@@ -58,6 +58,12 @@ std::vector<int64_t> WithoutOnes(std::vector<int64_t> shape) {
   return shape;
 }
 
+// GGUF files leave out the first dimensions, ggml's last, where they are one.
+absl::Span<const int64_t> WithoutFirstOnes(absl::Span<const int64_t> shape) {
+  while (!shape.empty() && shape.front() == 1) shape.remove_prefix(1);
+  return shape;
+}
+
 }  // namespace
 
 std::string TensorCheck::PathOf(const std::string& name) const {
@@ -109,9 +115,8 @@ absl::Status TensorCheck::CheckData(const TensorSpec& spec, const StoredTensor& 
   const std::string& name = data.name;
   const TensorInfo& info = *checkpoint_.Find(name)->info;
   const std::string path = PathOf(name);
-  // GGUF files have no dimensions of one at the end.
   const bool fits =
-      checkpoint_.is_gguf() ? WithoutOnes(info.shape) == WithoutOnes(data.shape) : info.shape == data.shape;
+      checkpoint_.is_gguf() ? WithoutFirstOnes(info.shape) == WithoutFirstOnes(data.shape) : info.shape == data.shape;
   if (!fits) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": tensor '", name, "' is ", DescribeTensor(info.dtype, info.shape), ", but ",

@@ -92,6 +92,10 @@ TEST_F(GgufMetadata, WhatIsNotKnownIsRefusedByName) {
   EXPECT_ERROR(Load(GgufWriter()), kInvalid, path_, "'general.architecture' is missing");
   EXPECT_ERROR(Load(Llama().Key("llama.rope.scaling.type", "longrope")), kUnimplemented,
                "'llama.rope.scaling.type' names the scaling of the rotation 'longrope'");
+  EXPECT_ERROR(Load(Llama().Key("llama.rope.scaling.factor", 4.0f)), kUnimplemented,
+               "'llama.rope.scaling.factor' is 4; linear scaling of the rotation is not supported");
+  EXPECT_ERROR(Load(Llama().Key("llama.rope.scale_linear", 2.0f)), kUnimplemented, "'llama.rope.scale_linear' is 2");
+  EXPECT_TRUE(Load(Llama().Key("llama.rope.scaling.factor", 1.0f)).ok());
   EXPECT_ERROR(Load(Llama().Key("llama.rope.dimension_count", uint32_t{8})), kUnimplemented,
                "'llama.rope.dimension_count' is 8, but heads have 16");
   EXPECT_ERROR(Load(Llama().Key("llama.attention.key_length", "x")), kInvalid, path_, "llama.attention.key_length");
@@ -100,6 +104,37 @@ TEST_F(GgufMetadata, WhatIsNotKnownIsRefusedByName) {
   GgufWriter dense;
   dense.Key("general.architecture", "llama").Key("llama.attention.head_count", uint32_t{4});
   EXPECT_ERROR(Load(dense), kUnimplemented, "'llama.expert_count' is missing or 0: a model without experts");
+}
+
+// Blocks lie along a row: what ends in a dimension of one is no row that was turned.
+TEST_F(GgufMetadata, OnlyFirstDimensionsOfOneAreLeftOut) {
+  GgufWriter out = Llama();
+  out.Tensor("blk.0.attn_norm.weight", 0, {64, 1}, std::string(256, '\0'));
+  out.Tensor("blk.0.attn_q.weight", 8, {64 * 64, 1}, std::string(64 * 64 / 32 * 34, '\0'));  // Q8_0
+  const auto model = Load(out);
+  ASSERT_OK(model);
+  const auto checkpoint = Checkpoint::Open(path_);
+  ASSERT_OK(checkpoint);
+  EXPECT_ERROR(CheckCheckpoint(*model, *checkpoint), kInvalid,
+               "tensor 'blk.0.attn_q.weight' is Q8_0 [1, 4096], but the metadata asks for [64, 64]");
+}
+
+TEST_F(GgufMetadata, AColumnIsNoRow) {
+  GgufWriter out;
+  out.Key("general.architecture", "qwen2moe").Key("qwen2moe.block_count", uint32_t{1});
+  out.Key("qwen2moe.embedding_length", uint32_t{64}).Key("qwen2moe.context_length", uint32_t{128});
+  out.Key("qwen2moe.feed_forward_length", uint32_t{96}).Key("qwen2moe.attention.head_count", uint32_t{4});
+  out.Key("qwen2moe.attention.head_count_kv", uint32_t{2}).Key("qwen2moe.attention.layer_norm_rms_epsilon", 1e-5f);
+  out.Key("qwen2moe.expert_count", uint32_t{8}).Key("qwen2moe.expert_used_count", uint32_t{2});
+  out.Key("qwen2moe.expert_feed_forward_length", uint32_t{1});
+  out.Key("qwen2moe.expert_shared_feed_forward_length", uint32_t{96});
+  out.Tensor("blk.0.ffn_down_exps.weight", 8, {64, 1, 8}, std::string(8 * 2 * 34, '\0'));  // Q8_0
+  const auto model = Load(out);
+  ASSERT_OK(model);
+  const auto checkpoint = Checkpoint::Open(path_);
+  ASSERT_OK(checkpoint);
+  EXPECT_ERROR(CheckCheckpoint(*model, *checkpoint), kInvalid,
+               "tensor 'blk.0.ffn_down_exps.weight' is Q8_0 [8, 1, 64], but the metadata asks for [8, 64, 1]");
 }
 
 // The first tensor that is needed, and how many there are.
