@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
 #include "core/formats/block_decode.h"
+#include "core/round_up.h"
 #include "runtime/ops/finite_check.h"
 
 namespace tokenferry {
@@ -19,8 +20,6 @@ using PartKind = StoredPart::Kind;
 
 constexpr int64_t kAlignment = 64;                        // of the parts of the staging buffer
 constexpr int64_t kMaxEnqueuedBytes = int64_t{64} << 20;  // copies a device may hold back before it is waited for
-
-int64_t AlignUp(int64_t num_bytes) { return (num_bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // Bytes of an element, as it lies in memory: those of a column go one behind the other.
 int64_t ElementBytes(const Piece& piece) {
@@ -76,12 +75,10 @@ absl::StatusOr<int64_t> PieceLoader::ChunkBytes(const Piece& piece) const {
   const auto staging = static_cast<int64_t>(staging_.num_bytes());
   const int64_t growth = piece.tensor->repack.growth();
   const bool repacks = piece.tensor->repack.kind != Repack::Kind::kNone;
-  if (!repacks && !piece.picks()) {
-    const int64_t unit = std::lcm(kAlignment, piece.row_bytes());
-    return staging / unit * unit;
-  }
-  const int64_t most = (staging - 2 * kAlignment) / (1 + (repacks ? growth : 0) + (piece.picks() ? growth : 0));
-  const int64_t unit = piece.row_bytes();
+  const bool is_copied = !repacks && !piece.picks();
+  const int64_t parts = 1 + (repacks ? growth : 0) + (piece.picks() ? growth : 0);
+  const int64_t most = is_copied ? staging : (staging - 2 * kAlignment) / parts;
+  const int64_t unit = is_copied ? std::lcm(kAlignment, piece.row_bytes()) : piece.row_bytes();
   if (unit <= most) return most / unit * unit;
   return absl::ResourceExhaustedError(absl::StrCat("tensor '", piece.tensor->name, "' has rows of ", unit,
                                                    " bytes, too long for a staging buffer of ", staging));
@@ -164,13 +161,13 @@ absl::Status PieceLoader::CheckZeroPoints(const Piece& piece, int64_t first, abs
 
 absl::Status PieceLoader::Send(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) {
   const Repack& repack = piece.tensor->repack;
-  uint8_t* free = staging_.as<uint8_t>() + AlignUp(static_cast<int64_t>(chunk.size()));
+  uint8_t* free = staging_.as<uint8_t>() + RoundUp(static_cast<int64_t>(chunk.size()), kAlignment);
   absl::Span<const uint8_t> values = chunk;
   if (repack.kind != Repack::Kind::kNone) {
     RepackBytes(repack, piece.tensor->dtype, piece.tensor->part.cols, chunk, free);
     values = absl::MakeConstSpan(free, chunk.size() * static_cast<size_t>(repack.growth()));
     offset *= repack.growth();
-    free += AlignUp(static_cast<int64_t>(values.size()));
+    free += RoundUp(static_cast<int64_t>(values.size()), kAlignment);
   }
   if (!piece.picks()) {
     stream_.CopyToDevice(piece.dst + offset, values.data(), values.size());

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
+#include "core/round_up.h"
 #include "runtime/model/split_kv_b.h"
 #include "runtime/model/weight_loader.h"
 #include "runtime/ops/quantise_weights.h"
@@ -16,7 +17,7 @@ namespace {
 
 constexpr int64_t kAlignment = 64;  // of a tensor within its buffer: a cache line
 
-int64_t AlignUp(int64_t num_bytes) { return (num_bytes + kAlignment - 1) / kAlignment * kAlignment; }
+int64_t AlignUp(int64_t num_bytes) { return RoundUp(num_bytes, kAlignment); }
 
 // One buffer per layer and group.
 enum class Group : uint8_t { kEmbedding, kAttention, kFfn, kExperts, kHead };
