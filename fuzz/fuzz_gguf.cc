@@ -1,9 +1,11 @@
-// The input is a whole GGUF file. Tensors of what is accepted lie in the file and apart from each other.
+// The input is a whole GGUF file. Tensors of what is accepted lie in the file and apart from each other; a tokenizer is
+// read or refused.
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "core/check.h"
 #include "core/io/gguf.h"
+#include "runtime/text/gguf_tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace tokenferry;
@@ -26,6 +28,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       }
       TF_CHECK(end <= static_cast<int64_t>(size));
       GgufShards("m.gguf", header->metadata.root()).IgnoreError();
+      TokenizerJsonOfGguf(header->metadata.root(), "m.gguf").IgnoreError();
+      TokenizerConfigOfGguf(header->metadata.root(), "m.gguf").IgnoreError();
     }
   }
   close(fd);

@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "core/io/foreign_text.h"
 #include "core/io/gguf_types.h"
+#include "core/round_up.h"
 
 namespace tokenferry {
 namespace {
@@ -80,7 +81,7 @@ class Cursor {
 
   std::string String(absl::string_view what) {
     const auto length = Read<uint64_t>(what);
-    if (length > static_cast<uint64_t>(std::min(rest(), kMaxHeaderBytes))) {
+    if (length > static_cast<uint64_t>(rest())) {
       Fail(absl::StrCat("has a ", what, " of ", length, " bytes at byte ", offset(), ", but only ", rest(),
                         " follow; is it complete?"));
     }
@@ -282,7 +283,8 @@ void CheckMagic(Cursor& in, const RangeFile& file) {
                          : absl::StrCat("is ", kind));
   }
   const auto version = in.Read<uint32_t>("version");
-  if (in.ok() && __builtin_bswap32(version) <= 3) in.Fail("is a big-endian GGUF file, which is not read");
+  if (in.ok() && version != 0 && __builtin_bswap32(version) <= 3)
+    in.Fail("is a big-endian GGUF file, which is not read");
   if (in.ok() && version != 2 && version != 3) {
     in.Fail(absl::StrCat("is of version ", version, " of the format; only 2 and 3 are read"));
   }
@@ -303,7 +305,7 @@ absl::StatusOr<GgufHeader> ReadGgufHeader(const RangeFile& file) {
   for (int64_t i = 0; i < num_tensors && in.ok(); ++i) tensors.push_back(ReadTensor(in));
   const int64_t alignment = Alignment(in, metadata);
   TF_RETURN_IF_ERROR(in.status());
-  const int64_t data_begin = (in.offset() + alignment - 1) / alignment * alignment;
+  const int64_t data_begin = RoundUp(in.offset(), alignment);
   TF_RETURN_IF_ERROR(PlaceTensors(file, data_begin, alignment, tensors));
   return GgufHeader{JsonDocument::Of(std::move(metadata), file.path()), std::move(tensors)};
 }

@@ -137,7 +137,8 @@ bool Checkpoint::is_gguf() const { return IsGgufPath(dir_); }
 
 absl::Status Checkpoint::OpenGguf() {
   TF_ASSIGN_OR_RETURN(auto first, GgufFile::Open(dir_));
-  TF_ASSIGN_OR_RETURN(const std::vector<std::string> paths, GgufShards(dir_, first->metadata().root()));
+  gguf_metadata_ = first->metadata();
+  TF_ASSIGN_OR_RETURN(const std::vector<std::string> paths, GgufShards(dir_, gguf_metadata_->root()));
   for (const std::string& path : paths) {
     std::unique_ptr<GgufFile> shard = std::move(first);
     if (shard == nullptr) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "core/io/json.h"
 #include "core/status.h"
 #include "runtime/checkpoint/safetensors.h"
 
@@ -35,6 +37,8 @@ class Checkpoint {
 
   const std::string& dir() const { return dir_; }  // or the GGUF file
   bool is_gguf() const;
+  // is_gguf(): of the first shard.
+  const JsonDocument& gguf_metadata() const { return *gguf_metadata_; }
   int num_shards() const { return static_cast<int>(shards_.size()); }
   const TensorFile& shard(int shard_idx) const { return *shards_[shard_idx]; }
   int64_t num_tensors() const { return static_cast<int64_t>(tensors_.size()); }
@@ -60,6 +64,7 @@ class Checkpoint {
   void AddShard(std::unique_ptr<TensorFile> shard, absl::FunctionRef<bool(const std::string&)> wanted);
 
   std::string dir_;
+  std::optional<JsonDocument> gguf_metadata_;
   std::vector<std::unique_ptr<TensorFile>> shards_;
   absl::flat_hash_map<absl::string_view, Tensor> tensors_;
   absl::flat_hash_map<std::string, absl::Status> faults_;

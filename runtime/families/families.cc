@@ -92,11 +92,11 @@ absl::StatusOr<ModelSpec> SpecOf(const JsonDocument& document) {
 }
 
 absl::StatusOr<ModelSpec> LoadGgufSpec(const std::string& path) {
-  TF_ASSIGN_OR_RETURN(const JsonDocument metadata, ReadGgufMetadata(path));
   TF_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(path));
-  TF_ASSIGN_OR_RETURN(const JsonDocument config, ConfigOfGguf(metadata.root(), checkpoint));
+  const JsonNode metadata = checkpoint.gguf_metadata().root();
+  TF_ASSIGN_OR_RETURN(const JsonDocument config, ConfigOfGguf(metadata, checkpoint));
   TF_ASSIGN_OR_RETURN(ModelSpec spec, SpecOf(config));
-  NameLikeGguf(metadata.root(), checkpoint, spec);
+  NameLikeGguf(metadata, checkpoint, spec);
   return spec;
 }
 

@@ -69,6 +69,7 @@ absl::Status CheckTexts(const JsonNode& metadata) {
   };
   for (const auto& [key, value] : metadata.value().items()) {
     if (!absl::StartsWith(key, "tokenizer.")) continue;
+    if (!IsValidUtf8(key)) return metadata.Error("a key that begins with 'tokenizer.' is not UTF-8");
     TF_RETURN_IF_ERROR(check(value));
     if (!value.is_array()) continue;
     for (const json& element : value) TF_RETURN_IF_ERROR(check(element));

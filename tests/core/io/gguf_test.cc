@@ -84,7 +84,10 @@ TEST_F(Gguf, TruncatedFilesAreRefused) {
   const std::string whole = out.Bytes();
   ASSERT_OK(Read(whole));
   for (size_t size = 0; size < whole.size(); ++size) {
-    EXPECT_ERROR(Read(whole.substr(0, size)), kInvalid, path_ + ": ");
+    const auto header = Read(whole.substr(0, size));
+    EXPECT_ERROR(header, kInvalid, path_ + ": ");
+    const std::string message(header.status().message());
+    EXPECT_TRUE(message.find("is it complete?") != message.npos || message.find("too few") != message.npos) << message;
   }
   EXPECT_ERROR(Read(whole.substr(0, whole.size() - 1)), kInvalid, "tensor 'two' takes 4 bytes from byte 32 of the data",
                "only 35 after its header; is it complete?");
