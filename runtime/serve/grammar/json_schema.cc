@@ -145,9 +145,8 @@ JsonSchema::NodeOr JsonSchema::OneOf(Node at, const Json& alternatives, const Pl
   }
   for (size_t i = 0; i < schemas.size(); ++i) {
     for (size_t j = 0; j < i; ++j) {
-      int64_t num_steps = 0;
-      const bool disjoint = AreDisjoint(*schemas[i], *schemas[j], num_steps);
-      TF_RETURN_IF_ERROR(Spend(num_steps, place));
+      const auto spend = [&](int64_t num_steps) { return Spend(num_steps, place); };
+      TF_ASSIGN_OR_RETURN(const bool disjoint, AreDisjoint(*schemas[i], *schemas[j], spend));
       if (disjoint) continue;
       return place.Error(absl::StrCat("alternatives ", j, " and ", i,
                                       " may have a value in common, as far as types, enum, const and required "
@@ -267,17 +266,15 @@ JsonSchema::NodeOr JsonSchema::String(Node at, const Json& schema, const Place& 
   if (!least.ok() || !most.ok()) return place.Error((least.ok() ? most : least).status().message());
   if (*most >= 0 && *most < *least) return place.Error("maxLength is less than minLength");
   const std::optional<int64_t> longest = *most < 0 ? std::nullopt : std::optional<int64_t>(*most);
-  std::string pattern;
+  std::optional<std::string> pattern;
   if (Has(schema, "pattern")) {
     if (!schema["pattern"].is_string()) return place.Error("'pattern' must be a text");
     pattern = schema["pattern"].get<std::string>();
-  } else if (Has(schema, "format") && schema["format"].is_string()) {
-    pattern = PatternOfFormat(schema["format"].get<std::string>());
-    if (pattern.empty()) return pieces_.String(at, *least, longest);
-  } else {
-    return pieces_.String(at, *least, longest);
+  } else if (const std::string* const format = TextAt(schema, "format")) {
+    if (std::string of_format = PatternOfFormat(*format); !of_format.empty()) pattern = std::move(of_format);
   }
-  const NodeOr end = AppendMatchingString(at, pattern, {*least, longest}, builder_);
+  if (!pattern) return pieces_.String(at, *least, longest);
+  const NodeOr end = AppendMatchingString(at, *pattern, {*least, longest}, builder_);
   return end.ok() ? end : NodeOr(place.Error(end.status().message()));
 }
 

@@ -159,8 +159,18 @@ TEST(JsonSchema, BoundsOfIntegers) {
   for (const std::string text : {"0", "11", "100", "-1"}) EXPECT_FALSE(Accepts(*positive, text));
 }
 
+// Two alternatives that only depth tells are alike, and at each level a name that is required 200 times.
+std::string RequiredManyTimes() {
+  std::string schema = R"({"type":"object"})", required = R"("k")";
+  for (int i = 1; i < 200; ++i) required += R"(,"k")";
+  for (int depth = 0; depth < 20; ++depth) {
+    schema = absl::StrCat(R"({"type":"object","properties":{"k":)", schema, R"(},"required":[)", required, "]}");
+  }
+  return absl::StrCat(R"({"oneOf":[)", schema, ",", schema, "]}");
+}
+
 TEST(JsonSchema, NamesWhatItRefuses) {
-  const std::pair<const char*, const char*> cases[] = {
+  const std::pair<std::string, const char*> cases[] = {
       {R"({"type":"string","pattern":1})", "schema: the schema: 'pattern' must be a text"},
       {R"x({"properties":{"x":{"type":"string","pattern":"^a(?=b)"}}})x",
        "properties.x: pattern: lookaround, '(?=', is not supported"},
@@ -177,6 +187,7 @@ TEST(JsonSchema, NamesWhatItRefuses) {
       {R"({"oneOf":[{"enum":[1,"a"]},{"const":1.0}]})", "alternatives 0 and 1 may have a value in common"},
       {R"({"oneOf":[{"const":{"a":1,"b":2}},{"const":{"b":2,"a":1}}]})", "may have a value in common"},
       {R"({"oneOf":[true,{"type":"null"}]})", "may have a value in common"},
+      {RequiredManyTimes(), "alternatives 0 and 1 may have a value in common"},
       // The property that tells them apart may be missing.
       {R"({"oneOf":[{"type":"object","properties":{"k":{"const":1}},"required":["k"]},
                     {"type":"object","properties":{"k":{"const":2}}}]})",
