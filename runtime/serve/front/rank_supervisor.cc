@@ -99,6 +99,7 @@ void RankSupervisor::OnDisconnected(const std::string& reason) {
   if (client_ != nullptr) client_->Close();
   client_ = nullptr;
   const bool was_ready = std::exchange(state_, State::kLost) == State::kReady;
+  silence_ = absl::ZeroDuration();
   if (job_ == nullptr || options_.restart == RestartPolicy::kNever) return End(reason);
   num_failures_ = was_ready && since_ready_.elapsed() >= kLasting ? 1 : num_failures_ + 1;
   // What has never been ready will not be the next time.
@@ -137,6 +138,8 @@ void RankSupervisor::Watch() {
       OnDisconnected(absl::StrCat("no sign of them for ", absl::FormatDuration(silence_), " while they started, ",
                                   client_ == nullptr ? "not even a connection: does mpirun reach its hosts?"
                                                      : "the last one before they were ready"));
+    } else if (state_ == State::kLost && job_->running() && silence_ > options_.most_silence) {
+      End(absl::StrCat("they were lost, and their processes do not end for ", absl::FormatDuration(silence_)));
     }
     Watch();
   });
