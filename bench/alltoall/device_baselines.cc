@@ -80,7 +80,7 @@ class MemcpyBaseline : public DeviceBaseline {
     return absl::OkStatus();
   }
   absl::Status Forward() override { return Copy(home_, away_); }
-  absl::Status Back() override { return Copy(home_, away_); }
+  absl::Status Back() override { return Copy(away_, home_); }
   absl::Status Copy(const Buffer& from, const Buffer& to) {
     stream_->Launch(kMoveRows, {.src = from.data(), .dst = to.data(), .num_rows = home_rows_, .row_bytes = row_bytes_});
     return absl::OkStatus();

@@ -47,7 +47,7 @@ class RoundTrip {
   absl::StatusOr<LocalReadSeconds> LocalRead();
 
  private:
-  absl::Status ReadRows(const ExpertRows& rows);   // enqueues
+  void ReadRows(const ExpertRows& rows);           // enqueues
   absl::Status KeepOrder(const ExpertRows& rows);  // in which LocalRead reads
 
   Transport& transport_;

@@ -1,5 +1,5 @@
-// When a stream's work reaches a point: on a GPU by its own clock (CUDA events), so that the host's way of enqueueing
-// does not count; on a CPU by the host's.
+// When a stream's work reaches a point: on a GPU by its own clock (CUDA events), where the time that the host takes to
+// enqueue counts only as far as the GPU waits for it; on a CPU by the host's.
 #pragma once
 
 #include <memory>

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/round_up.h"
 
 namespace tokenferry {
 namespace {
@@ -69,7 +70,7 @@ class Mapping : public PeerMemory {
     // Whole pages: one on a border is taken by both neighbours.
     const int64_t page = sysconf(_SC_PAGESIZE), part = rank * bytes_per_rank();
     const int64_t first = (part + begin) / page * page;
-    const int64_t end = std::min((part + begin + num_bytes + page - 1) / page * page, num_bytes_);
+    const int64_t end = std::min(RoundUp(part + begin + num_bytes, page), num_bytes_);
     return TakePages(base() + first, end - first, file_.fd(), first);
   }
 
@@ -103,7 +104,7 @@ SharedFile::~SharedFile() {
 absl::StatusOr<SharedFile> SharedFile::Create(int64_t num_bytes, PeerPages pages) {
   const int64_t page = sysconf(_SC_PAGESIZE);
   SharedFile file;
-  file.num_bytes_ = (num_bytes + page - 1) / page * page;
+  file.num_bytes_ = RoundUp(num_bytes, page);
   // Before anything is touched: a tmpfs promises more than it has.
   if (pages == PeerPages::kNow && SharedSpace().free_bytes < file.num_bytes_) return TooSmall(file.num_bytes_);
   file.fd_ = open(kDirectory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);

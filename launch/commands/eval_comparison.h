@@ -13,7 +13,7 @@
 
 namespace tokenferry {
 
-// On rank 0, in host memory. Keeps the logits and routings of the first run, KeptBytes in all. The updates come on the
+// On rank 0, in host memory. Keeps the logits and routings of the first run. The updates come on the
 // engine's thread between steps, while the other ranks wait for the next plan under the transport's deadline. A token
 // takes two vectorised exponentials for each entry of the vocabulary (about three milliseconds per million), which is
 // little beside what its logits have cost: a product with [V, H], and 4 V bytes on their way to rank 0.

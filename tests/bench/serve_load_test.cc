@@ -18,7 +18,7 @@
 
 namespace {
 
-std::atomic<int> num_lookups{0};
+std::atomic<int> num_lookups{0};  // of 127.0.0.1
 absl::Notification& SilentServerAnswers() {
   static auto* const answers = new absl::Notification;  // a lookup may outlive main
   return *answers;
@@ -29,8 +29,8 @@ absl::Notification& SilentServerAnswers() {
 // In place of the C library's, which it calls for other names: of unknown.invalid nobody knows, and silent.invalid is
 // answered only when the test says so. No test asks a server of names.
 extern "C" int getaddrinfo(const char* host, const char* port, const addrinfo* hints, addrinfo** found) {
-  num_lookups += 1;
   const std::string name = host == nullptr ? "" : host;
+  if (name == "127.0.0.1") num_lookups += 1;
   if (name == "silent.invalid") SilentServerAnswers().WaitForNotification();
   if (name.find(".invalid") != name.npos) return EAI_NONAME;
   static const auto real = reinterpret_cast<decltype(&getaddrinfo)>(dlsym(RTLD_NEXT, "getaddrinfo"));
@@ -111,6 +111,8 @@ TEST(ParseBaseUrl, HostPortAndPrefix) {
 }
 
 TEST(Resolve, OncePerLoadAndNotForEver) {
+  if (SilentServerAnswers().HasBeenNotified()) GTEST_SKIP() << "the silent server is silent once";
+  const int lookups_before = num_lookups;
   ServeTarget silent{.host = "silent.invalid"};
   EXPECT_ERROR(Resolve(silent, absl::Milliseconds(10)), absl::StatusCode::kDeadlineExceeded,
                "looking up silent.invalid port 8000: no answer within 10ms");
@@ -121,14 +123,14 @@ TEST(Resolve, OncePerLoadAndNotForEver) {
   const auto target = Resolve({.host = "127.0.0.1", .port = "1"}, absl::Minutes(2));
   ASSERT_OK(target);
   EXPECT_FALSE(target->endpoints.empty());
-  EXPECT_EQ(num_lookups, 3);
+  EXPECT_EQ(num_lookups, lookups_before + 1);
   ServeLoadOptions options{.model = "m"};
   const ServeLoadResult load = RunLoad(*target, options, std::vector<BenchPrompt>(3, BenchPrompt{"a", 1, 1}));
   ASSERT_EQ(load.outcomes.size(), 3u);
   for (const RequestOutcome& outcome : load.outcomes) {
     EXPECT_ERROR(outcome.status, absl::StatusCode::kUnavailable, "connecting to 127.0.0.1 port 1: ");
   }
-  EXPECT_EQ(num_lookups, 3);
+  EXPECT_EQ(num_lookups, lookups_before + 1);
 }
 
 std::string Token(const std::string& text) {

@@ -65,8 +65,7 @@ inline RouteArgs Shape(int64_t num_tokens, int64_t num_experts, int32_t top_k) {
 inline const std::vector<float> kLogits = {0.5f, -1.0f, 2.0f, 0.1f, -0.3f, 1.2f, 0.7f, -2.0f};
 inline const std::vector<float> kBias = {.10f, .90f, -.40f, .05f, .60f, -.20f, .50f, 0.0f};
 
-// The figures are given to 6 decimals.
-// A token with kLogits: what it gets, here and on every instruction set.
+// A token with kLogits, in figures of 6 decimals: what it gets, here and on every instruction set.
 inline void ExpectVector(const RouteArgs& args, const std::vector<float>& bias, const std::vector<int32_t>& idx,
                          const std::vector<double>& weight) {
   const Routed got = RunRoute(args, kLogits, bias, ReferenceOptions());
