@@ -9,9 +9,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/strip.h"
 #include "bench/alltoall/bench_ops.h"
-#include "bench/alltoall/keyed_hash.h"
 #include "comm/ops/row_codec_ops.h"
 #include "core/formats/scalar.h"
+#include "core/keyed_hash.h"
 
 namespace tokenferry {
 namespace {

@@ -7,7 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "bench/alltoall/keyed_hash.h"
+#include "core/keyed_hash.h"
 
 namespace tokenferry {
 namespace {

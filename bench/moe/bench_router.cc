@@ -1,8 +1,8 @@
 #include "bench/moe/bench_router.h"
 
 #include "absl/strings/str_cat.h"
-#include "bench/alltoall/keyed_hash.h"
 #include "core/kernels/matmul.h"
+#include "core/keyed_hash.h"
 #include "experts/router/study_routers.h"
 
 namespace tokenferry {

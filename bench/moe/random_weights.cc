@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "bench/alltoall/keyed_hash.h"
+#include "core/keyed_hash.h"
 
 namespace tokenferry {
 namespace {

@@ -9,18 +9,13 @@
 
 #include "core/check.h"
 #include "core/kernels/row_parallel.h"
+#include "core/keyed_hash.h"
 #include "experts/router/router_scores.h"
 
 namespace tokenferry {
 namespace {
 
-// SplitMix64's finaliser (Steele, Lea, Flood 2014).
-uint64_t Mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
+uint64_t Mix(uint64_t x) { return MixBits(x + 0x9E3779B97F4A7C15u); }
 
 // In (0, 1): the middles of 2^53 equal parts.
 double Uniform(uint64_t bits) { return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53; }

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "core/keyed_hash.h"
 
 namespace tokenferry {
 namespace {
@@ -154,10 +155,7 @@ absl::StatusOr<SampledToken> Sampler::Sample(absl::Span<const float> logits, con
 double CounterUniform(uint64_t seed, uint64_t counter) {
   uint64_t z = seed;
   for (uint64_t word : {uint64_t{0x9E3779B97F4A7C15ull}, counter}) {
-    z += word;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    z ^= z >> 31;
+    z = MixBits(z + word);
   }
   return static_cast<double>(z >> 11) * 0x1p-53;
 }
