@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/checkpoint/safetensors.h"
+#include "runtime/checkpoint/safetensors_writer.h"
 #include "runtime/families/families.h"
 #include "runtime/model/tensor_plan.h"
 #include "tests/runtime/engine/engine_runner.h"
@@ -35,8 +36,42 @@ std::vector<std::string> Folders() {
   return names;
 }
 
+// Kimi-K2.5 is DeepSeek-V3 in int4 within a model for images: the same tensors and results, under other names beside
+// those of the images.
+std::string WriteKimiK25() {
+  const std::string from = DataDir() + "deepseek_v3_int4/";
+  const auto dir = std::filesystem::path(testing::TempDir()) / absl::StrCat("kimi_k25_", getpid());
+  std::filesystem::create_directory(dir);
+  for (const char* file : {"golden.safetensors", "golden.json"}) std::filesystem::copy(from + file, dir / file);
+  std::filesystem::copy(DataDir() + "kimi_k25/config.json", dir / "config.json");
+  const auto file = SafetensorsFile::Open(from + "model.safetensors");
+  EXPECT_TRUE(file.ok()) << file.status();
+  std::vector<SafetensorsWriter::Spec> specs;
+  for (const TensorInfo& tensor : (*file)->tensors()) {
+    specs.push_back({"language_model." + tensor.name, tensor.dtype, tensor.shape});
+  }
+  const std::vector<SafetensorsWriter::Spec> of_images = {
+      {"vision_tower.encoder.blocks.0.norm0.weight", DType::kBF16, {32}},
+      {"vision_tower.patch_embed.proj.weight", DType::kBF16, {32, 3, 14, 14}},
+      {"mm_projector.pre_norm.weight", DType::kBF16, {32}}};
+  specs.insert(specs.end(), of_images.begin(), of_images.end());
+  const auto writer = SafetensorsWriter::Create((dir / "model.safetensors").string(), specs);
+  EXPECT_TRUE(writer.ok()) << writer.status();
+  for (size_t i = 0; i < (*file)->tensors().size(); ++i) {
+    const TensorInfo& tensor = (*file)->tensors()[i];
+    std::vector<uint8_t> bytes(static_cast<size_t>(tensor.num_bytes));
+    EXPECT_TRUE((*file)->Read(tensor, 0, absl::MakeSpan(bytes)).ok());
+    EXPECT_TRUE((*writer)->Write(i, 0, bytes.data(), tensor.num_bytes).ok());
+  }
+  EXPECT_TRUE((*writer)->Commit().ok());
+  return dir.string();
+}
+
 class Families : public testing::TestWithParam<std::string> {
  protected:
+  static void SetUpTestSuite() { kimi_k25_ = WriteKimiK25(); }
+  static void TearDownTestSuite() { std::filesystem::remove_all(kimi_k25_); }
+
   void SetUp() override {
     auto file = SafetensorsFile::Open(dir() + "/golden.safetensors");
     ASSERT_TRUE(file.ok()) << file.status();
@@ -44,7 +79,7 @@ class Families : public testing::TestWithParam<std::string> {
     golden_ = nlohmann::json::parse(ReadText(dir() + "/golden.json"));
   }
 
-  std::string dir() const { return DataDir() + GetParam(); }
+  std::string dir() const { return GetParam() == "kimi_k25" ? kimi_k25_ : DataDir() + GetParam(); }
   RunSetup Setup() const {
     RunSetup setup;
     setup.model_dir = dir();
@@ -119,6 +154,7 @@ class Families : public testing::TestWithParam<std::string> {
     return faults;
   }
 
+  inline static std::string kimi_k25_;  // where it has been written
   std::unique_ptr<SafetensorsFile> file_;
   nlohmann::json golden_;
 };
