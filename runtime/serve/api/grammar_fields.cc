@@ -15,7 +15,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;  // members are written in a schema's order
 
-constexpr const char* kSaysWhichValues[] = {"type", "$ref", "anyOf", "allOf", "enum", "const"};
+constexpr const char* kSaysWhichValues[] = {"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"};
 
 // A text member of an object; empty: there is none.
 std::string TextOf(const Json& object, const char* key) {

@@ -233,8 +233,12 @@ AutomatonBuilder::Rule AutomatonBuilder::NewRule() {
 
 AutomatonBuilder::Node AutomatonBuilder::Call(Node at, Rule rule) {
   const Node to = NewNode();
-  if (!too_large()) nodes_[at].calls.push_back({rule, to});
+  Call(at, rule, to);
   return to;
+}
+
+void AutomatonBuilder::Call(Node at, Rule rule, Node to) {
+  if (!too_large()) nodes_[at].calls.push_back({rule, to});
 }
 
 absl::Status AutomatonBuilder::Spend(int64_t num_steps) {

@@ -40,6 +40,7 @@ class AutomatonBuilder {
   Node RuleBegin(Rule rule) const { return rules_[rule].begin; }
   void EndRule(Rule rule, Node at) { Join(at, rules_[rule].end); }
   Node Call(Node at, Rule rule);
+  void Call(Node at, Rule rule, Node to);
 
   bool too_large() const { return nodes_.size() > kMaxNodes; }
   // Counts steps, also those of whoever describes the texts. InvalidArgument beyond kMaxCompileSteps.

@@ -21,8 +21,6 @@ class JsonPieces {
   // Of so many characters; no `most`: any number from `least` on.
   Node String(Node at, int64_t least, std::optional<int64_t> most);
   Node Integer(Node at);
-  // From `low` to `high`, of at most 16 digits each.
-  Node Integer(Node at, int64_t low, int64_t high);
   Node Number(Node at);
   Node Boolean(Node at);
   Node Null(Node at) { return builder_.Text(at, "null"); }
@@ -39,14 +37,14 @@ class JsonPieces {
 
  private:
   Node Digits(Node at, int most);
-  Node Unsigned(Node at, int64_t low, int64_t high);
-  Node Between(Node at, absl::string_view low, absl::string_view high);
-  Node AnyDigits(Node at, size_t count);
   Node Hex(Node at);
   Node Escape(Node at);
+  void AppendAscii(Node at, Node to);
+  void AppendEscapesAndUtf8(Node at, Node to);
+  Node CountedCharacter(Node at);
 
   AutomatonBuilder& builder_;
-  std::optional<AutomatonBuilder::Rule> object_, array_;
+  std::optional<AutomatonBuilder::Rule> object_, array_, character_;
 };
 
 }  // namespace tokenferry

@@ -1,17 +1,20 @@
 // A JSON schema as pieces of an automaton. What is written is always valid for the schema; what the subset below cannot
 // say is refused, never passed over.
 //
-// Known: type (one, or a list), properties, required, additionalProperties, items, minItems, maxItems, minLength,
-// maxLength, pattern, minimum, maximum, exclusiveMinimum and exclusiveMaximum of integers, enum, const, anyOf, oneOf of
-// alternatives without a common value (schema_overlap.h), allOf of one, $ref into the same schema, $defs and
-// definitions; true, and {} for any value. Members are written in the order of `properties`; members that have no name
-// in a schema only where there are no `properties`. `format` of a string without `pattern`: as PatternOfFormat says.
-// Passed over: other formats, title, description, default, examples, $schema, $id, $comment, deprecated, readOnly,
-// writeOnly, discriminator.
+// Known: type (one, or a list), nullable beside it; properties, required, additionalProperties, patternProperties (of
+// one pattern) or propertyNames where there are no properties, minProperties up to 1; items, prefixItems (or a list as
+// items, and additionalItems), minItems, maxItems; minLength, maxLength, pattern; minimum, maximum, exclusiveMinimum,
+// exclusiveMaximum, multipleOf; enum, const, anyOf, oneOf of alternatives without a common value (schema_overlap.h),
+// allOf of one, $ref into the same schema, $defs and definitions; true, and {} for any value. Members are written in
+// the order of `properties`; members that have no name in a schema follow only where `additionalProperties` is a
+// schema, or where there are no `properties`. `format` of a string without `pattern`: as PatternOfFormat says. Passed
+// over: other formats, title, description, default, examples, example, $schema, $id, $comment, deprecated, readOnly,
+// writeOnly, discriminator, contentEncoding, contentMediaType.
 #pragma once
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -19,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/status.h"
 #include "runtime/serve/grammar/json_pieces.h"
+#include "runtime/serve/grammar/schema_keywords.h"
 
 namespace tokenferry {
 
@@ -54,12 +58,33 @@ class JsonSchema {
   // Those of the values that are of the schema's type.
   NodeOr OneOfValues(Node at, const Json& values, const Json& schema, const Place& place);
   NodeOr Reference(Node at, const Json& reference, const Place& place);
-  NodeOr Integer(Node at, const Json& schema, const Place& place);
+  NodeOr Number(Node at, NumberKind kind, const Json& schema, const Place& place);
   NodeOr String(Node at, const Json& schema, const Place& place);
   NodeOr Array(Node at, const Json& schema, const Place& place);
   NodeOr Object(Node at, const Json& schema, const Place& place);
-  NodeOr Members(Node at, const Json& properties, const std::set<std::string>& required, const Place& place);
-  NodeOr Map(Node at, const Json& schema, const Place& place);
+
+  struct Member {
+    std::string name;
+    const Json* schema;
+    Place place;  // of the schema
+  };
+  // Those whose names are not listed: any but those of the members, those that match, or those of a schema.
+  struct OtherMembers {
+    const Json* schema;
+    Place place;
+    const Json* names;  // null: there is none
+    std::optional<std::string> pattern;
+  };
+  struct ObjectForm {
+    std::vector<Member> members;  // in the order in which they are written
+    std::set<std::string> required;
+    std::optional<OtherMembers> others;
+    bool is_never_empty = false;
+  };
+  absl::StatusOr<ObjectForm> ReadObject(const Json& schema, const Place& place);
+  absl::Status ReadRequired(const Json& schema, const Place& place, ObjectForm* form);
+  NodeOr Members(Node at, const ObjectForm& form);
+  NodeOr OtherName(Node at, const ObjectForm& form);
 
   absl::Status Spend(int64_t num_steps, const Place& place);
   // Empty: it has no `type`.

@@ -31,8 +31,8 @@ std::optional<absl::Span<const Json>> ListedValues(const Json& schema) {
 
 bool MayBeOf(const Json& schema, const std::optional<absl::Span<const Json>>& listed, absl::string_view type) {
   if (listed) return absl::c_any_of(*listed, [&](const Json& value) { return IsOfType(value, type); });
-  const auto given = schema.find("type");
-  if (given == schema.end()) return true;
+  const auto given = schema.find("type"), nullable = schema.find("nullable");
+  if (given == schema.end() || (type == "null" && nullable != schema.end() && *nullable == true)) return true;
   const auto includes = [&](const Json& one) {
     const auto* const name = one.get_ptr<const std::string*>();
     return name != nullptr && (*name == type || (*name == "number" && type == "integer"));

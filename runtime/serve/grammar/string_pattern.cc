@@ -208,6 +208,28 @@ std::string PatternOfFormat(absl::string_view format) {
   if (format == "time") return absl::StrCat("^", kTime, "$");
   if (format == "date-time") return absl::StrCat("^", kDate, "T", kTime, "$");
   if (format == "uuid") return absl::StrCat("^", kHex, "{8}(-", kHex, "{4}){3}-", kHex, "{12}$");
+  if (format == "duration") {
+    constexpr absl::string_view kDays = "([0-9]+D|[0-9]+M([0-9]+D)?|[0-9]+Y([0-9]+M([0-9]+D)?)?)";
+    constexpr absl::string_view kTimes = "T([0-9]+S|[0-9]+M([0-9]+S)?|[0-9]+H([0-9]+M([0-9]+S)?)?)";
+    return absl::StrCat("^P(", kDays, "(", kTimes, ")?|", kTimes, "|[0-9]+W)$");
+  }
+  if (format == "ipv4") {
+    constexpr absl::string_view kByte = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+    return absl::StrCat("^(", kByte, "\\.){3}", kByte, "$");
+  }
+  if (format == "ipv6") {
+    constexpr absl::string_view kGroup = "[0-9a-fA-F]{1,4}";
+    const std::string before = absl::StrCat("(", kGroup, ":)"), after = absl::StrCat("(:", kGroup, ")");
+    std::string pattern = absl::StrCat("^(", before, "{7}", kGroup, "|", before, "{1,7}:|:", after, "{1,7}|::");
+    for (int i = 1; i <= 6; ++i) absl::StrAppend(&pattern, "|", before, "{1,", i, "}", after, "{1,", 7 - i, "}");
+    return absl::StrCat(pattern, ")$");
+  }
+  constexpr absl::string_view kLabel = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?";
+  if (format == "hostname") return absl::StrCat("^", kLabel, "(\\.", kLabel, ")*$");
+  if (format == "email") {
+    constexpr absl::string_view kAtom = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+";
+    return absl::StrCat("^", kAtom, "(\\.", kAtom, ")*@(", kLabel, "\\.)+[A-Za-z]{2,63}$");
+  }
   return "";
 }
 

@@ -23,8 +23,9 @@ struct StringLength {
 absl::StatusOr<AutomatonBuilder::Node> AppendMatchingString(AutomatonBuilder::Node at, absl::string_view pattern,
                                                             const StringLength& length, AutomatonBuilder& builder);
 
-// Of a schema's `format`: date, time and date-time of RFC 3339 (any month may have 31 days, any minute a leap second)
-// and uuid of RFC 4122. Empty: the format is an annotation.
+// Of a schema's `format`: date, time, date-time and duration of RFC 3339 (any month may have 31 days, any minute a leap
+// second), uuid of RFC 4122, email (RFC 5321's dot-atom at a name of several labels), hostname of RFC 1123, ipv4, ipv6
+// (RFC 4291 without an IPv4 address at its end). Empty: the format is an annotation.
 std::string PatternOfFormat(absl::string_view format);
 
 }  // namespace tokenferry

@@ -148,7 +148,7 @@ class ToolsTest(ProgramTest):
                 ("response_format", {"response_format": 1}, "type"),
                 ("response_format", {"response_format": {"type": "yaml"}}, "type"),
                 ("response_format", {"response_format": {"type": "json_schema"}}, "json_schema"),
-                ("response_format", {"response_format": schema({"type": "integer", "multipleOf": 2})}, "'multipleOf'"),
+                ("response_format", {"response_format": schema({"type": "array", "items": {}, "uniqueItems": True})}, "'uniqueItems'"),
                 ("response_format", {"response_format": schema({"properties": {"a": {"oneOf": [{}, {}]}}})}, "properties.a.oneOf: alternatives 0 and 1"),
                 ("response_format", {"response_format": schema({"description": "x" * (64 << 10)})}, "bytes"),
                 ("response_format", {"response_format": schema(deep)}, "deep"),
