@@ -27,6 +27,19 @@ void SwigluCpu(const ClampedSwigluArgs& a, CpuContext& context) {
   ParallelRows<8192>(context, a.out.rows, a.out.cols, [&](int64_t begin, int64_t end) { SwigluRows(a, begin, end); });
 }
 
+void ReluRows(const ReluArgs& a, int64_t begin, int64_t end) {
+  for (int64_t r = begin; r < end; ++r) {
+    float* x = a.x.row(r);
+    for (int64_t i = 0; i < a.x.cols; ++i) x[i] = x[i] < 0 ? 0.0f : x[i];
+  }
+}
+
+void ReluReference(const ReluArgs& a) { ReluRows(a, 0, a.x.rows); }
+
+void ReluCpu(const ReluArgs& a, CpuContext& context) {
+  ParallelRows<8192>(context, a.x.rows, a.x.cols, [&](int64_t begin, int64_t end) { ReluRows(a, begin, end); });
+}
+
 // Rows of one slot.
 void AddBiasRows(const AddSlotBiasArgs& a, int64_t slot, int64_t begin, int64_t end) {
   const auto* bias = static_cast<const float*>(a.bias.views[slot].data);
@@ -59,6 +72,10 @@ constexpr Op<ClampedSwigluArgs> kClampedSwiglu{"clamped_swiglu", SwigluReference
                                                TF_CUDA_LAUNCHER(CudaClampedSwiglu)};
 constexpr Op<AddSlotBiasArgs> kAddSlotBias{"add_slot_bias", AddSlotBiasReference, AddSlotBiasCpu,
                                            TF_CUDA_LAUNCHER(CudaAddSlotBias)};
+
+constexpr Op<ReluArgs> kRelu{"relu", ReluReference, ReluCpu};
+
+void Relu(Stream& stream, const ReluArgs& args) { stream.Launch(kRelu, args); }
 
 void ClampedSwiglu(Stream& stream, const ClampedSwigluArgs& args) {
   TF_CHECK_EQ(args.gate.rows, args.out.rows);

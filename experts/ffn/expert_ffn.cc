@@ -26,7 +26,7 @@ void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
   gate.weights = args.gate;
   gate.y = gate_half;
   GroupedMatMul(stream, gate);
-  GroupedMatMul(stream, up);
+  if (args.activation.has_up()) GroupedMatMul(stream, up);
   const auto add_bias = [&](FloatMatrix x, const WeightArray& bias) {
     if (bias.views != nullptr) AddSlotBias(stream, {x, args.rows.slot_offsets, args.num_slots, bias});
   };
@@ -35,10 +35,13 @@ void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
   const MatrixView<float> gate_rows = {gate_half, args.rows.max_selections, intermediate, scratch_stride};
   const MatrixView<float> up_rows = {up_half, args.rows.max_selections, intermediate, scratch_stride};
   add_bias(gate_rows, args.gate_bias);
-  add_bias(up_rows, args.up_bias);
+  if (args.activation.has_up()) add_bias(up_rows, args.up_bias);
   switch (args.activation.kind) {
     case GatedActivation::Kind::kSilu:
       SiluMul(stream, {.gate = gate_rows, .up = up_rows, .out = gate_rows});
+      break;
+    case GatedActivation::Kind::kRelu:
+      Relu(stream, {gate_rows});
       break;
     case GatedActivation::Kind::kClampedSwiglu:
       ClampedSwiglu(stream, {gate_rows, up_rows, gate_rows, args.activation.limit, args.activation.alpha});

@@ -1,4 +1,5 @@
-// The grouped feed-forward network of a rank's experts: y = down(activation(gate(x), up(x))) for every selection.
+// The grouped feed-forward network of a rank's experts: y = down(activation(gate(x), up(x))) for every selection, or
+// y = down(relu(gate(x))) where the activation has no up.
 #pragma once
 
 #include "core/device/device.h"
@@ -18,7 +19,7 @@ struct ExpertFfnArgs {
   ExpertRows rows;  // selections grouped by local slot
   int64_t num_slots = 0;
   int64_t intermediate = 0;    // I
-  WeightArray gate, up, down;  // [num_slots], by slot
+  WeightArray gate, up, down;  // [num_slots], by slot; up is not looked at where the activation has none
   // Vectors as matrices of one row, F32, by slot; views null: there are none. Added to what the matrix makes.
   WeightArray gate_bias = {}, up_bias = {}, down_bias = {};
   GatedActivation activation = {};
@@ -45,6 +46,12 @@ struct ClampedSwigluArgs {
   float limit = 0, alpha = 0;
 };
 void ClampedSwiglu(Stream& stream, const ClampedSwigluArgs& args);
+
+// x = max(x, 0) in place; a NaN stays. On CPUs only.
+struct ReluArgs {
+  MatrixView<float> x;
+};
+void Relu(Stream& stream, const ReluArgs& args);
 
 // Rows [slot_offsets[s], slot_offsets[s + 1]) of x += bias.views[s]. x is f32, or bf16: widened, and rounded once more.
 struct AddSlotBiasArgs {

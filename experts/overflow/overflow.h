@@ -22,6 +22,9 @@ enum class Overflow : uint8_t {
   kRankBudget,  // a rank receives at most `budget` selections, whichever its experts; the others are dropped
   kReroute,     // a slot takes at most `capacity` selections; the others look for room elsewhere, else are dropped
   kTrap,        // a selection beyond an expert's capacity is an error
+  // An expert takes the first `sequence_capacity` selections of every sequence (Switch); the others are dropped. Who
+  // has a sequence decides for it: experts/overflow/sequence_capacity.h.
+  kSequenceCapacity,
 };
 enum class DropBy : uint8_t { kPosition, kProbability };  // the late ones, or those with the smallest weights
 // Order of positions over all ranks' tokens, which are numbered by (rank, token of the rank).
@@ -34,6 +37,7 @@ enum class Padding : uint8_t { kNone, kCapacity };  // kCapacity: every slot com
 struct OverflowPolicy {
   Overflow kind = Overflow::kDropless;
   double capacity_factor = 1.25;
+  int64_t sequence_capacity = 0;  // kSequenceCapacity only: at least 1
   DropBy drop_by = DropBy::kPosition;
   PositionOrder order = PositionOrder::kSlotMajor;
   // kYes: what is left of a token's weights is scaled to the sum they had, w / sum(left) * sum(all), f32, sums by slot.

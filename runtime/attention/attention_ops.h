@@ -103,6 +103,19 @@ struct LatentAttentionArgs {
 };
 void LatentAttention(Stream& stream, const LatentAttentionArgs& args);
 
+// What a score gains by how far a key is from its query, by head: offsets beyond `reach` count as `reach`
+// (runtime/attention/relative_bias.h makes the values). Device memory.
+struct RelativeBias {
+  const float* values = nullptr;  // [heads, 2 * reach + 1], offset key - query = -reach first; null: nothing
+  int64_t reach = 0;
+
+  const float* Head(int64_t head) const { return values + head * (2 * reach + 1); }
+  float At(int64_t head, int64_t offset) const {
+    const int64_t within = offset < -reach ? -reach : offset > reach ? reach : offset;
+    return Head(head)[within + reach];
+  }
+};
+
 // Which keys a token sees, of those up to its own position.
 struct KeyRange {
   enum class Kind : uint8_t {
@@ -132,7 +145,7 @@ void ApplyTemperature(Stream& stream, const TemperatureArgs& args);
 // out[t, h, :]: attention of query head h of token t over the keys and values of head h / (heads / kv_heads) that it
 // sees. Scores, softmax and sums as LatentAttention's, a key block being cut to what the token sees of it: keys outside
 // its range take no part. A sink is one more score, unscaled, without a value: the softmax starts from maximum sinks[h]
-// and sum 1.
+// and sum 1. A relative bias is added to the dot product, before the scale. last_key and bias: on CPUs only.
 struct GroupedAttentionArgs {
   const float* q = nullptr;  // [T, heads, head_dim], rotated
   int32_t heads = 0, kv_heads = 0, head_dim = 0;
@@ -143,6 +156,13 @@ struct GroupedAttentionArgs {
   CacheView cache;       // first = second = kv_heads * head_dim
   float* out = nullptr;  // [T, heads, head_dim]
   Compute compute = Compute::kF32;
+  // [T] the last position that a token sees, whatever its own: of the whole input of an encoder. Null: its own.
+  const int32_t* last_key = nullptr;
+  RelativeBias bias = {};
+
+  TF_HOST_DEVICE int64_t Last(int64_t t) const {
+    return last_key == nullptr || tokens.position[t] < 0 ? tokens.position[t] : last_key[t];
+  }
 };
 void GroupedAttention(Stream& stream, const GroupedAttentionArgs& args);
 

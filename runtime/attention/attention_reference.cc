@@ -64,6 +64,16 @@ struct HeadPlace {
   int64_t key = 0, key_size = 0, value = 0, value_size = 0;
 };
 
+// What a query's scores gain by the distance of their keys.
+struct Gain {
+  RelativeBias bias;
+  int64_t head = 0, position = 0;  // of the query
+
+  float Add(float score, int64_t key) const {
+    return bias.values == nullptr ? score : score + bias.At(head, key - position);
+  }
+};
+
 // What one query has seen, and its weighted sum of values.
 struct Online {
   float max = -std::numeric_limits<float>::infinity(), sum = 0;
@@ -71,7 +81,7 @@ struct Online {
 
 // One query over keys [first, last] of a sequence.
 void Attend(const CacheView& cache, int64_t seq, int64_t first, int64_t last, const HeadPlace& place,
-            const std::vector<float>& query, float scale, Online online, float* out) {
+            const std::vector<float>& query, float scale, const Gain& gain, Online online, float* out) {
   std::fill_n(out, place.value_size, 0.0f);
   if (last < 0) return;  // no token
   for (int64_t block = first / kCacheBlockTokens; block <= last / kCacheBlockTokens; ++block) {
@@ -82,7 +92,8 @@ void Attend(const CacheView& cache, int64_t seq, int64_t first, int64_t last, co
     float new_max = online.max;
     for (int64_t j = 0; j < size; ++j) {
       rows[j] = Widened(cache, seq, begin + j);
-      weights[j] = DotF32(query.data(), rows[j].data() + place.key, place.key_size) * scale;
+      const float dot = DotF32(query.data(), rows[j].data() + place.key, place.key_size);
+      weights[j] = gain.Add(dot, begin + j) * scale;
       if (weights[j] > new_max) new_max = weights[j];
     }
     const float rescale = ExpF32(online.max - new_max);
@@ -137,7 +148,7 @@ void LatentAttention(const LatentAttentionArgs& args) {
       for (int64_t i = 0; i < latent; ++i) query[i] = Rounded(args.q_latent[row * latent + i], args.compute);
       for (int64_t i = 0; i < args.rope; ++i) query[latent + i] = Rounded(q_rope[i], args.compute);
       const HeadPlace place{.key_size = latent + args.rope, .value_size = latent};
-      Attend(args.cache, args.tokens.seq[t], 0, args.tokens.position[t], place, query, args.scale, {},
+      Attend(args.cache, args.tokens.seq[t], 0, args.tokens.position[t], place, query, args.scale, {}, {},
              args.out + row * latent);
     }
   }
@@ -151,11 +162,11 @@ void GroupedAttention(const GroupedAttentionArgs& args) {
       const int64_t row = t * args.heads + h, kv_head = h / (args.heads / args.kv_heads);
       for (int64_t i = 0; i < d; ++i) query[i] = Rounded(args.q[row * d + i], args.compute);
       const HeadPlace place{kv_head * d, d, args.cache.first + kv_head * d, d};
-      const int64_t last = args.tokens.position[t];
+      const int64_t position = args.tokens.position[t];
       Online online;
       if (args.sinks != nullptr) online = {args.sinks[h], 1.0f};
-      Attend(args.cache, args.tokens.seq[t], args.keys.First(last), last, place, query, args.scale, online,
-             args.out + row * d);
+      Attend(args.cache, args.tokens.seq[t], args.keys.First(position), args.Last(t), place, query, args.scale,
+             {args.bias, h, position}, online, args.out + row * d);
     }
   }
 }

@@ -46,7 +46,7 @@ class GroupedWorker {
       Start(t);
       if (Position(t) < 0) continue;
       first = std::min(first, First(t));
-      last = std::max(last, Position(t));
+      last = std::max(last, Last(t));
     }
     for (int64_t block = first / kCacheBlockTokens; last >= 0 && block <= last / kCacheBlockTokens; ++block) {
       VisitBlock(block * kCacheBlockTokens, std::min(last + 1, (block + 1) * kCacheBlockTokens));
@@ -59,6 +59,7 @@ class GroupedWorker {
  private:
   int64_t num_rows() const { return task_.num_tokens * group_; }
   int64_t Position(int64_t t) const { return args_.tokens.position[task_.token_begin + t]; }
+  int64_t Last(int64_t t) const { return args_.Last(task_.token_begin + t); }
   int64_t First(int64_t t) const { return args_.keys.First(Position(t)); }
   // Of the token's first head in the task.
   int64_t ArgsRow(int64_t t) const { return (task_.token_begin + t) * args_.heads + task_.kv_head * group_; }
@@ -74,7 +75,7 @@ class GroupedWorker {
     const int64_t row = CacheRow(args_.cache, args_.tokens.seq[task_.token_begin], begin);
     const Rows keys = Part(row, task_.kv_head * dim_, end - begin, keys_);
     const Rows values = Part(row, args_.cache.first + task_.kv_head * dim_, end - begin, values_);
-    const auto seen = [&](int64_t t) { return std::pair(std::max(First(t), begin), std::min(Position(t) + 1, end)); };
+    const auto seen = [&](int64_t t) { return std::pair(std::max(First(t), begin), std::min(Last(t) + 1, end)); };
     for (int64_t t = 0, run_end = 0; t < task_.num_tokens; t = run_end) {
       const auto range = seen(t);
       for (run_end = t + 1; run_end < task_.num_tokens && seen(run_end) == range;) ++run_end;
@@ -82,8 +83,18 @@ class GroupedWorker {
       if (from >= to) continue;
       const int64_t skip = from - begin;
       rows_.Visit({keys.data + skip * keys.stride, to - from, keys.stride},
-                  {values.data + skip * values.stride, to - from, values.stride}, t * group_, run_end * group_);
+                  {values.data + skip * values.stride, to - from, values.stride}, t * group_, run_end * group_,
+                  [&, first_key = from](int64_t query_row, float* scores, int64_t num_keys) {
+                    AddBias(query_row, first_key, scores, num_keys);
+                  });
     }
+  }
+
+  // To the scores of a query of the task with keys [first_key, + num_keys).
+  void AddBias(int64_t query_row, int64_t first_key, float* scores, int64_t num_keys) const {
+    if (args_.bias.values == nullptr) return;
+    const int64_t head = task_.kv_head * group_ + query_row % group_, position = Position(query_row / group_);
+    for (int64_t j = 0; j < num_keys; ++j) scores[j] += args_.bias.At(head, first_key + j - position);
   }
 
   // Columns [col, + head_dim) of `size` cache rows, the first of which begins at element `row`: where they lie, or

@@ -49,17 +49,24 @@ class SoftmaxRows {
     sum_[row] = 1.0f;
   }
 
-  // Rows [begin, end), which all see these keys: at most a cache block of them.
-  void Visit(Rows keys, Rows values, int64_t begin, int64_t end) {
+  // Rows [begin, end), which all see these keys: at most a cache block of them. `adjust` may change a row's products
+  // with the keys, before they are scaled: (row, products, number of keys).
+  template <class Adjust>
+  void Visit(Rows keys, Rows values, int64_t begin, int64_t end, const Adjust& adjust) {
     float* scores = scores_ + begin * kCacheBlockTokens;
     kernels_.dot({query(begin), end - begin, key_dim_}, keys, key_dim_, scores, kCacheBlockTokens);
     for (int64_t row = begin; row < end; ++row) {
+      adjust(row, scores_ + row * kCacheBlockTokens, keys.num_rows);
       const float block_sum =
           kernels_.softmax_block(scores_ + row * kCacheBlockTokens, keys.num_rows, scale_, &max_[row], &rescale_[row]);
       sum_[row] = std::fma(sum_[row], rescale_[row], block_sum);
     }
     kernels_.weighted_sum({scores, end - begin, kCacheBlockTokens}, values, value_dim_, rescale_ + begin,
                           acc_ + begin * value_dim_, value_dim_);
+  }
+
+  void Visit(Rows keys, Rows values, int64_t begin, int64_t end) {
+    Visit(keys, values, begin, end, [](int64_t, float*, int64_t) {});
   }
 
   // out [value_dim]; zeros where the row has met no key, as where there is no token.

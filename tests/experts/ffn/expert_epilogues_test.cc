@@ -37,6 +37,23 @@ TEST(ClampedSwiglu, EveryDeviceGivesTheReferencesBits) {
   EXPECT_TRUE(std::isnan(RunSwiglu({1}, {std::nanf("")}, ReferenceOptions())[0]));
 }
 
+std::vector<float> RunRelu(const std::vector<float>& x, const CpuDeviceOptions& options) {
+  TestDevice device(options);
+  const auto n = static_cast<int64_t>(x.size());
+  const auto rows = MakeMatrix<float>(device.Upload(x), 1, n);
+  Relu(device.stream(), {rows});
+  return device.Download(rows.data, n);
+}
+
+TEST(Relu, LeavesWhatIsPositive) {
+  const float inf = std::numeric_limits<float>::infinity();
+  for (const CpuDeviceOptions& options : AllDeviceModes(BestIsa(SupportedIsas()))) {
+    const std::vector<float> out = RunRelu({-2, 0, 3, -inf, inf, std::nanf("")}, options);
+    EXPECT_EQ(std::vector<float>(out.begin(), out.begin() + 5), (std::vector<float>{0, 0, 3, 0, inf}));
+    EXPECT_TRUE(std::isnan(out[5]));
+  }
+}
+
 // Slots of 2, 0 and 1 rows; what lies behind the last row is nobody's.
 template <class T>
 std::vector<T> RunBias(const std::vector<T>& x, const CpuDeviceOptions& options) {

@@ -1,5 +1,6 @@
 #include "experts/ffn/expert_ffn.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -80,6 +81,7 @@ struct FfnCase {
   std::vector<int32_t> row_idx;
   std::vector<HostWeight> gate, up, down;
   Compute compute = Compute::kF32;
+  GatedActivation activation = {};
 };
 constexpr int64_t kXRows = 9, kPadding = 2;
 
@@ -121,7 +123,8 @@ std::vector<T> RunFfnTo(const FfnCase& c, const CpuDeviceOptions& options) {
   args.num_slots = static_cast<int64_t>(c.gate.size());
   args.intermediate = c.intermediate;
   args.gate = UploadViews(device, c.gate);
-  args.up = UploadViews(device, c.up);
+  if (c.activation.has_up()) args.up = UploadViews(device, c.up);
+  args.activation = c.activation;
   args.down = UploadViews(device, c.down);
   args.scratch = device.Allocate<float>(n * 2 * c.intermediate);
   T* out = device.Allocate<T>(n * c.hidden);
@@ -147,7 +150,7 @@ std::vector<float> PlainProduct(const HostWeight& host, const std::vector<float>
   return y;
 }
 
-// y = down(silu(gate(x)) * up(x)), selection by selection.
+// y = down(silu(gate(x)) * up(x)), or down(relu(gate(x))), selection by selection.
 std::vector<float> PlainFfn(const FfnCase& c) {
   std::vector<float> out;
   for (size_t slot = 0; slot < c.gate.size(); ++slot) {
@@ -159,7 +162,9 @@ std::vector<float> PlainFfn(const FfnCase& c) {
       }
       std::vector<float> g = PlainProduct(c.gate[slot], x, c.compute);
       const std::vector<float> u = PlainProduct(c.up[slot], x, c.compute);
-      for (int64_t i = 0; i < c.intermediate; ++i) g[i] = g[i] / (1.0f + ExpF32(-g[i])) * u[i];
+      for (int64_t i = 0; i < c.intermediate; ++i) {
+        g[i] = c.activation.has_up() ? g[i] / (1.0f + ExpF32(-g[i])) * u[i] : std::max(g[i], 0.0f);
+      }
       const std::vector<float> y = PlainProduct(c.down[slot], g, c.compute);
       out.insert(out.end(), y.begin(), y.end());
     }
@@ -190,6 +195,17 @@ TEST(ExpertFfn, EqualsTheFormulaBitForBit) {
         }
       }
     }
+  }
+}
+
+TEST(ExpertFfn, WithReluThereIsNoUp) {
+  std::mt19937 random(56);
+  for (const std::vector<int64_t>& slots : kSlots) {
+    FfnCase c = RandomFfn(slots, 33, 17, DType::kBF16, random);
+    c.activation.kind = GatedActivation::Kind::kRelu;
+    const std::vector<float> expected = PlainFfn(c);
+    EXPECT_TRUE(SameBytes(RunFfn(c, ReferenceOptions()), expected));
+    for (Isa isa : SupportedIsaList()) EXPECT_TRUE(SameBytes(RunFfn(c, FastOptions(isa, 2)), expected));
   }
 }
 

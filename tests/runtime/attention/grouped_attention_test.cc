@@ -12,6 +12,7 @@
 #include "core/kernels/matmul_values.h"
 #include "runtime/attention/attention_kernels.h"
 #include "runtime/attention/attention_ops.h"
+#include "runtime/attention/relative_bias.h"
 
 namespace tokenferry {
 namespace {
@@ -23,6 +24,8 @@ struct Case {
   KeyRange keys = {};
   bool sinks = false;
   Compute compute = Compute::kF32;
+  int64_t reach = 0;   // of a relative bias; 0: none
+  bool whole = false;  // every token sees all of its sequence, as an encoder's do: no chunks then
 
   DType cache_dtype() const { return compute == Compute::kF32 ? DType::kF32 : DType::kBF16; }
 };
@@ -46,6 +49,7 @@ class GroupedAttentionTest : public testing::TestWithParam<Case> {
     k_ = Uniform(random, num_tokens_ * c.kv_heads * c.head_dim);
     v_ = Uniform(random, num_tokens_ * c.kv_heads * c.head_dim);
     sinks_ = Uniform(random, c.heads);
+    bias_ = Uniform(random, c.heads * (2 * c.reach + 1));
     std::printf("seed %lu\n", static_cast<unsigned long>(kSeed));
   }
 
@@ -64,13 +68,15 @@ class GroupedAttentionTest : public testing::TestWithParam<Case> {
     std::vector<float> out(static_cast<size_t>(num_tokens_ * out_row));
     const auto device = CreateCpuDevice({.num_threads = num_threads, .isa = isa});
     auto stream = *device->CreateStream();
+    if (c.whole) chunk = longest;
     for (int64_t begin = 0; begin < longest; begin += chunk) {
-      std::vector<int32_t> seq, position;
+      std::vector<int32_t> seq, position, last;
       std::vector<int64_t> token;
       for (int64_t s = 0, first = 0; s < num_seqs; first += c.lengths[s++]) {
         for (int64_t p = begin; p < std::min(begin + chunk, c.lengths[s]); ++p) {
           seq.push_back(static_cast<int32_t>(s));
           position.push_back(static_cast<int32_t>(p));
+          last.push_back(static_cast<int32_t>(c.lengths[s] - 1));
           token.push_back(first + p);
         }
       }
@@ -84,9 +90,11 @@ class GroupedAttentionTest : public testing::TestWithParam<Case> {
       const TokenPositions tokens{seq.data(), position.data(), n};
       const CacheView view{cache.data(), c.cache_dtype(), kv, kv, table.data(), max_blocks};
       const CacheWriteArgs write{k.data(), kv, v.data(), kv, tokens, view};
-      const GroupedAttentionArgs args{
+      GroupedAttentionArgs args{
           q.data(), c.heads, c.kv_heads, c.head_dim, Scale(), c.keys, c.sinks ? sinks_.data() : nullptr,
           tokens,   view,    o.data(),   c.compute};
+      if (c.whole) args.last_key = last.data();
+      if (c.reach > 0) args.bias = {bias_.data(), c.reach};
       if (reference) {
         attention_reference::CacheWrite(write);
         attention_reference::GroupedAttention(args);
@@ -104,7 +112,7 @@ class GroupedAttentionTest : public testing::TestWithParam<Case> {
   float Input(float x) const { return GetParam().compute == Compute::kBF16 ? RoundToBF16(x) : x; }
 
   int64_t num_tokens_ = 0;
-  std::vector<float> q_, k_, v_, sinks_;
+  std::vector<float> q_, k_, v_, sinks_, bias_;
 };
 
 TEST_P(GroupedAttentionTest, KernelsAndCutsGiveTheReferencesBits) {
@@ -134,10 +142,12 @@ TEST_P(GroupedAttentionTest, AgreesWithDoublePrecision) {
         const int64_t kv_head = h / (c.heads / c.kv_heads);
         std::vector<double> out(static_cast<size_t>(d), 0.0);
         double sum = c.sinks ? std::exp(static_cast<double>(sinks_[static_cast<size_t>(h)])) : 0;
-        for (int64_t j = c.keys.First(p); j <= p; ++j) {
+        for (int64_t j = c.keys.First(p); j <= (c.whole ? c.lengths[s] - 1 : p); ++j) {
           const size_t row = static_cast<size_t>(((first + j) * c.kv_heads + kv_head) * d);
           double score = 0;
           for (int64_t i = 0; i < d; ++i) score += static_cast<double>(Input(q[i])) * Input(k_[row + i]);
+          const int64_t offset = std::clamp(j - p, -c.reach, c.reach);
+          if (c.reach > 0) score += bias_[static_cast<size_t>(h * (2 * c.reach + 1) + offset + c.reach)];
           const double weight = std::exp(score * Scale());
           sum += weight;
           for (int64_t i = 0; i < d; ++i) out[static_cast<size_t>(i)] += weight * Input(v_[row + i]);
@@ -151,14 +161,15 @@ TEST_P(GroupedAttentionTest, AgreesWithDoublePrecision) {
     }
   }
   // With u = 2^-24 and all inputs within 1: a score is a sum of d products in 16 lanes, off by at most (d / 16 + 6) u
-  // of the sum of their sizes d, then scaled by d^-0.5; subtracting the maximum, itself at most sqrt(d) + 1, rounds
-  // once more. A weight is off by that much and by exp's 2 ulp. The weighted sums of n values and the sum of weights
-  // round once per key and twice per block; their quotient, of size 1 at most, once. Numerator and denominator may both
-  // be off.
+  // of the sum of their sizes d, with a bias rounded once more at a size of d + 1, then scaled by d^-0.5; subtracting
+  // the maximum, itself at most sqrt(d) + 1, rounds once more. A weight is off by that much and by exp's 2 ulp. The
+  // weighted sums of n values and the sum of weights round once per key and twice per block; their quotient, of size 1
+  // at most, once. Numerator and denominator may both be off.
   const double u = std::exp2(-24), root = std::sqrt(static_cast<double>(d));
   int64_t longest = 0;
   for (const int64_t n : c.lengths) longest = std::max(longest, n);
-  const double score = (static_cast<double>(d) / 16 + 6) * u * root + 2 * u * (2 * root + 2);
+  const double biased = c.reach > 0 ? u * (root + 1) : 0;
+  const double score = (static_cast<double>(d) / 16 + 6) * u * root + biased + 2 * u * (2 * root + 2);
   const double weight = score + 4 * u, sums = (static_cast<double>(longest) * (1 + 2.0 / kCacheBlockTokens) + 4) * u;
   EXPECT_LE(worst, 2 * (weight + sums));
   EXPECT_GT(worst, 0);
@@ -175,7 +186,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"Sinks", 4, 2, 16, {150}, {KeyRange::Kind::kSliding, 16}, true},
                     Case{"SinksOnly", 4, 4, 64, {67}, {}, true},
                     Case{"BF16", 8, 2, 32, {200, 1, 65}, {}, false, Compute::kBF16},
-                    Case{"BF16Window", 6, 3, 18, {140}, {KeyRange::Kind::kSliding, 33}, true, Compute::kBF16}),
+                    Case{"BF16Window", 6, 3, 18, {140}, {KeyRange::Kind::kSliding, 33}, true, Compute::kBF16},
+                    Case{"RelativeBias", 6, 3, 16, {200, 1, 65}, {}, false, Compute::kF32, 20},
+                    Case{"Encoder", 4, 4, 16, {130, 7, 64}, {}, false, Compute::kF32, 9, true},
+                    Case{"EncoderBF16", 4, 2, 17, {70, 3}, {}, false, Compute::kBF16, 100, true},
+                    Case{"AllOfAnInput", 4, 2, 8, {66, 5}, {}, false, Compute::kF32, 0, true}),
     [](const auto& info) { return info.param.name; });
 
 // What a step of fixed shape has where it has no token: nothing is read of its sequence.
@@ -204,6 +219,41 @@ TEST(GroupedAttentionNumbers, ANegativePositionIsNoToken) {
       EXPECT_EQ(got, want) << IsaName(isa);
     }
   }
+}
+
+// 32 buckets up to a distance of 128, as every published T5 has them: the distances at which a new bucket begins.
+TEST(RelativeBuckets, GrowWithTheDistance) {
+  const RelativeBuckets before{32, 128, RelativeBuckets::Sides::kBefore}, both{32, 128, RelativeBuckets::Sides::kBoth};
+  const auto starts = [](const RelativeBuckets& buckets, int64_t sign) {
+    std::vector<int64_t> starts;
+    for (int64_t n = 1; n <= 200; ++n) {
+      const int64_t step = BucketOf(buckets, sign * n) - BucketOf(buckets, sign * (n - 1));
+      EXPECT_TRUE(step == 0 || step == 1 || (n == 1 && sign > 0)) << n;
+      if (n == 1 || step != 0) starts.push_back(n);
+    }
+    return starts;
+  };
+  // m + k is reached at m * (128 / m)^(k / m): m = 16 and m = 8.
+  EXPECT_EQ(starts(before, -1), (std::vector<int64_t>{1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16,
+                                                      19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113}));
+  const std::vector<int64_t> on_one_side = {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91};
+  EXPECT_EQ(starts(both, -1), on_one_side);
+  EXPECT_EQ(starts(both, 1), on_one_side);
+  EXPECT_EQ(BucketOf(before, 5), 0);
+  EXPECT_EQ(BucketOf(both, 5), 16 + 5);
+  EXPECT_EQ(BucketOf(before, -1'000'000), 31);
+  EXPECT_EQ(BucketOf(both, 1'000'000), 31);
+}
+
+TEST(RelativeBuckets, ValuesAreTheTablesByHeadAndOffset) {
+  const RelativeBuckets buckets{4, 3, RelativeBuckets::Sides::kBoth};
+  const std::vector<float> table = {0, 10, 1, 11, 2, 12, 3, 13};  // [4 buckets, 2 heads]
+  const std::vector<float> values = RelativeBiasValues(buckets, table, 2);
+  EXPECT_EQ(values, (std::vector<float>{1, 1, 1, 0, 3, 3, 3, 11, 11, 11, 10, 13, 13, 13}));
+  const RelativeBias bias{values.data(), 3};
+  EXPECT_EQ(bias.At(1, -100), 11);
+  EXPECT_EQ(bias.At(1, 0), 10);
+  EXPECT_EQ(bias.At(0, 2), 3);
 }
 
 TEST(KeyRangeTest, FirstKey) {
