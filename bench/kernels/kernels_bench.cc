@@ -97,8 +97,34 @@ struct BenchDevice {
   }
 };
 
+// Random codes in the blocks of a GGUF file, with scales that keep values within [-1, 1]: a block's 16-bit numbers are
+// 2^-12 and of alternating sign, its own scales of 6 or 8 bits anything.
+WeightView MakeBlocks(BenchDevice& device, DType dtype, int64_t rows, int64_t cols) {
+  static std::minstd_rand random(6);
+  WeightView w = {.format = {.dtype = dtype}, .rows = rows, .cols = cols};
+  std::vector<uint8_t> bytes(BytesOf(w.format, rows, cols).data);
+  for (size_t i = 0; i + 4 <= bytes.size(); i += 4) {
+    const uint32_t bits = random() ^ (random() << 16);
+    std::memcpy(&bytes[i], &bits, sizeof(bits));
+  }
+  const int64_t size = BlockOf(dtype).bytes;
+  for (size_t b = 0; b < bytes.size(); b += size) {
+    constexpr uint16_t kScales[2] = {0x0C00, 0x8C00};
+    if (dtype == DType::kMXFP4) {
+      bytes[b] = 120;  // 2^-7, of numbers up to 6
+    } else {
+      const bool has_two =
+          dtype == DType::kQ4_1 || dtype == DType::kQ5_1 || dtype == DType::kQ4_K || dtype == DType::kQ5_K;
+      std::memcpy(&bytes[b + (dtype == DType::kQ6_K ? 208 : 0)], kScales, has_two ? 4 : 2);
+    }
+  }
+  w.data = device.Upload(bytes);
+  return w;
+}
+
 // Values within [-1, 1]; E4M3 codes below 1.
 WeightView MakeWeight(BenchDevice& device, DType dtype, int64_t rows, int64_t cols) {
+  if (IsBlockType(dtype)) return MakeBlocks(device, dtype, rows, cols);
   static std::minstd_rand random(7);
   std::vector<uint32_t> words(rows * cols * DTypeBytes(dtype) / 4);
   for (uint32_t& word : words) {
@@ -147,7 +173,7 @@ void BM_MatMul(benchmark::State& state) {
   const auto dtype = static_cast<DType>(state.range(1));
   BenchDevice device({.num_threads = NumThreads(), .isa = BenchIsa()});
   std::vector<WeightView> weights;
-  const int64_t weight_bytes = kSize * kSize * DTypeBytes(dtype);
+  const int64_t weight_bytes = BytesOfElements(dtype, kSize * kSize);
   const int64_t num_weights = rows <= 16 ? kWeightMemory / weight_bytes : 1;
   for (int64_t i = 0; i < num_weights; ++i) weights.push_back(MakeWeight(device, dtype, kSize, kSize));
   MatMulArgs args;
@@ -179,6 +205,21 @@ void MatMulShapes(benchmark::internal::Benchmark* b) {
   }
 }
 BENCHMARK(BM_MatMul)->Apply(MatMulShapes)->ArgNames({"rows", "dtype", "compute"})->Apply(UseClock)->MinTime(0.2);
+
+// The same for every type of GGUF's blocks, whose name is the label.
+void BM_MatMulBlocks(benchmark::State& state) {
+  state.SetLabel(std::string(DTypeName(static_cast<DType>(state.range(1)))));
+  BM_MatMul(state);
+}
+
+void BlockShapes(benchmark::internal::Benchmark* b) {
+  for (int64_t rows : {1, 8, 64}) {
+    for (int dtype = static_cast<int>(DType::kQ4_0); dtype <= static_cast<int>(DType::kMXFP4); ++dtype) {
+      for (Compute compute : {Compute::kF32, Compute::kBF16}) b->Args({rows, dtype, static_cast<int64_t>(compute)});
+    }
+  }
+}
+BENCHMARK(BM_MatMulBlocks)->Apply(BlockShapes)->ArgNames({"rows", "dtype", "compute"})->Apply(UseClock)->MinTime(0.2);
 
 // Args: selections per slot, dtype. 16 experts of hidden 2048 and intermediate 1024, bf16 products.
 void BM_ExpertFfn(benchmark::State& state) {

@@ -55,11 +55,6 @@ void DecodeTable(const uint8_t* codes_at, WeightCoding coding, float scale, floa
   Scale(codes, 0, scale, values);
 }
 
-// 2^(e - 128), of which the smallest two are subnormal: E2M1's numbers are twice what they stand for.
-float HalfOfE8M0(uint8_t e) {
-  return internal::FloatFromBits(e < 2 ? 0x00200000u << e : static_cast<uint32_t>(e - 1) << 23);
-}
-
 // Scale and minimum of group `group` of eight, six bits each, in the 12 bytes of Q4_K and Q5_K.
 void SixBits(const uint8_t* packed, int64_t group, int32_t& scale, int32_t& min) {
   if (group < 4) {

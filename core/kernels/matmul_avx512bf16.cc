@@ -72,6 +72,20 @@ void PackWeightRow(const WeightView& w, int64_t o, PackSpan span, BF16* packed) 
   }
 }
 
+// Blocks of GGUF files are widened as f32 kernels do, and rounded. Rows and spans are whole steps.
+template <>
+void PackWeightRow<BlockWeights>(const WeightView& w, int64_t o, PackSpan span, BF16* packed) {
+  constexpr int64_t kPiece = 256;  // values: the largest block, and a multiple of the others; spans begin at one
+  const DTypeBlock block = BlockOf(w.dtype());
+  const auto* row = static_cast<const uint8_t*>(w.data) + o * w.row_bytes();
+  alignas(64) float wide[kPiece];
+  for (int64_t begin = 0; begin < span.count; begin += kPiece) {
+    const int64_t count = std::min(kPiece, span.count - begin), first = (span.begin + begin) / block.elements;
+    Avx512WidenBlocks(w.dtype(), row + first * block.bytes, block, count / block.elements, wide);
+    for (int64_t i = 0; i < count; i += kInputs) _mm512_storeu_si512(packed + begin + i, RoundLoad(wide + i));
+  }
+}
+
 void PackWeights(const WeightView& w, int64_t o, int64_t num_outs, PackSpan span, void* packed) {
   VisitWeightFormat(w.format, [&](auto format) {
     for (int64_t j = 0; j < num_outs; ++j) {

@@ -53,6 +53,9 @@ struct MatMulKernels {
   void (*finish)(const float* sums, int64_t num_rows, int64_t num_outs, Output out);
 };
 
+// values[0 ..]: all elements of `num_blocks` blocks of a GGUF file, by AVX-512; `block` is BlockOf(dtype).
+void Avx512WidenBlocks(DType dtype, const uint8_t* blocks, DTypeBlock block, int64_t num_blocks, float* values);
+
 // Null: there is none, use PortableMatMul.
 const MatMulKernels* SimdMatMulKernels(Isa isa, Compute compute);
 const MatMulKernels* Avx512Bf16MatMulKernels();  // null where it is not built

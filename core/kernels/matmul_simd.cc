@@ -266,5 +266,11 @@ const MatMulKernels* SimdMatMulKernels(Isa isa, Compute compute) {
   return TF_SIMD_CHOOSE(isa, Kernels, NoKernels)(compute);
 }
 
+#if defined(__x86_64__)
+void Avx512WidenBlocks(DType dtype, const uint8_t* blocks, DTypeBlock block, int64_t num_blocks, float* values) {
+  N_AVX3::WidenBlocks(dtype, blocks, block, num_blocks, values);
+}
+#endif
+
 }  // namespace tokenferry
 #endif  // HWY_ONCE

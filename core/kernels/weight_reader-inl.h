@@ -9,7 +9,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/formats/block_decode.h"
+#include "core/formats/weight_format.h"
+#include "core/kernels/block_lanes-inl.h"
 #include "core/kernels/lanes-inl.h"
 #include "core/kernels/matmul_values.h"
 #include "core/kernels/planar_row.h"
@@ -243,25 +244,28 @@ class WeightReader<PlanarWeights, kCompute> : public PlanarRow<kNumLanes> {
   }
 };
 
-// Blocks of GGUF files: 32 values are decoded at a time, by code that is the same for all instruction sets, since a
-// panel is widened once for all rows of a product.
+// Blocks of GGUF files. A segment is what Begin widens at once.
 template <Compute kCompute>
 class WeightReader<BlockWeights, kCompute> {
  public:
   WeightReader(const WeightView& w, int64_t o)
-      : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.row_bytes()) {}
+      : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.row_bytes()), size_(BlockOf(w.dtype())) {}
 
-  static int64_t SegmentEnd(const WeightView&, int64_t /*begin*/, int64_t limit) { return limit; }
-  HWY_INLINE bool Begin(int64_t begin, int64_t /*end*/) { return begin % kNumLanes == 0; }
+  static int64_t SegmentEnd(const WeightView&, int64_t begin, int64_t limit) {
+    return std::min(limit, (begin / kSegment + 1) * kSegment);
+  }
+
+  HWY_INLINE bool Begin(int64_t begin, int64_t end) {
+    if (begin % kNumLanes != 0) return false;
+    const int64_t first = begin / size_.elements, last = (end + size_.elements - 1) / size_.elements;
+    first_ = first * size_.elements;
+    WidenBlocks(w_->dtype(), row_ + first * size_.bytes, size_, last - first, values_);
+    return true;
+  }
 
   // Inputs i .. i + 15; i is a multiple of 16.
-  HWY_INLINE Lanes Load(int64_t i) {
-    const int64_t begin = i / kDecodedValues * kDecodedValues;
-    if (begin != decoded_) {
-      DecodeBlocks(w_->dtype(), row_, begin, values_);
-      decoded_ = begin;
-    }
-    const Lanes r = LoadLanes(values_ + (i - begin));
+  HWY_INLINE Lanes Load(int64_t i) const {
+    const Lanes r = LoadLanes(values_ + (i - first_));
     return kCompute == Compute::kBF16 ? RoundLanesToBF16(r) : r;
   }
 
@@ -274,11 +278,14 @@ class WeightReader<BlockWeights, kCompute> {
   }
 
  private:
+  static constexpr int64_t kSegment = 256;  // the largest block, and a multiple of the others
+
   const WeightView* w_;
   int64_t o_;
   const uint8_t* row_;
-  int64_t decoded_ = -1;  // the first of values_
-  float values_[kDecodedValues];
+  DTypeBlock size_;
+  int64_t first_ = 0;  // of values_
+  alignas(64) float values_[kSegment];
 };
 
 // Calls F<Reader>::Run(w, args...) for the reader of w's format.

@@ -1,8 +1,7 @@
-// How matmul_avx512bf16.cc reads weights: steps of 32 inputs, as bf16. Included there once, where its instructions are
-// allowed.
+// How matmul_avx512bf16.cc reads weights, but for blocks of GGUF files: steps of 32 inputs, as bf16. Included there
+// once, where its instructions are allowed.
 #include <algorithm>
 
-#include "core/formats/block_decode.h"
 #include "core/formats/weight_format.h"
 #include "core/kernels/matmul_values.h"
 
@@ -129,38 +128,6 @@ class Reader<PlanarWeights> : public PlanarRow<kInputs> {
     const auto quarter = [&](int shift) { return _mm_and_si128(_mm_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), mask); };
     return _mm_unpacklo_epi16(_mm_unpacklo_epi8(quarter(0), quarter(2)), _mm_unpacklo_epi8(quarter(4), quarter(6)));
   }
-};
-
-// As weight_reader-inl.h's.
-template <>
-class Reader<BlockWeights> {
- public:
-  Reader(const WeightView& w, int64_t o)
-      : w_(&w), o_(o), row_(static_cast<const uint8_t*>(w.data) + o * w.row_bytes()) {}
-
-  static int64_t SegmentEnd(const WeightView&, int64_t /*begin*/, int64_t limit) { return limit; }
-  HWY_INLINE bool Begin(int64_t begin, int64_t /*end*/) { return begin % kInputs == 0; }
-
-  // i is a multiple of 32.
-  __m512i LoadStep(int64_t i) const {
-    static_assert(kInputs == kDecodedValues);
-    float values[kDecodedValues];
-    DecodeBlocks(w_->dtype(), row_, i, values);
-    return RoundLoad(values);
-  }
-
-  __m512i LoadSlowly(int64_t i, int64_t end) const {
-    BF16 values[kInputs];
-    for (int64_t l = 0; l < kInputs; ++l) {
-      values[l] = i + l < end ? ToBF16(WeightValue<BlockWeights>(*w_, o_, i + l, Compute::kBF16)) : BF16{};
-    }
-    return Load(values);
-  }
-
- private:
-  const WeightView* w_;
-  int64_t o_;
-  const uint8_t* row_;
 };
 
 template <>

@@ -1,4 +1,5 @@
 // Products with planar codes, every coding, type of scale and size of group; and with the blocks of GGUF files.
+#include <array>
 #include <cmath>
 
 #include "tests/core/kernels/product_case.h"
@@ -84,24 +85,30 @@ HostWeight RandomBlocks(DType dtype, int64_t rows, int64_t cols, std::mt19937& r
   for (int64_t b = 0; b < static_cast<int64_t>(w.bytes.size()); b += size) {
     if (dtype == DType::kMXFP4) w.bytes[b] = static_cast<uint8_t>(119 + random() % 8);
     if (dtype == DType::kMXFP4) continue;
-    // Scales, and what may be a minimum, of about 2^-6.
+    // Scales, and what may be a minimum, of about 2^-6 and both signs, a few of them subnormal or zero.
     for (int64_t at : {b + (dtype == DType::kQ6_K ? 208 : 0), b + (dtype == DType::kQ6_K ? 208 : 2)}) {
-      const FP16 scale = ToFP16(std::ldexp(1.0f + static_cast<float>(random() % 512) / 512, -6));
+      const float sign = random() % 2 == 0 ? 1.0f : -1.0f;
+      const int exponent = random() % 8 != 0 ? -6 : random() % 2 == 0 ? -16 : -30;
+      const FP16 scale = ToFP16(std::ldexp(sign * (1.0f + static_cast<float>(random() % 512) / 512), exponent));
       std::memcpy(&w.bytes[at], &scale, sizeof(scale));
     }
   }
   return w;
 }
 
-// What GGUF files store, for few rows and many; every type, slices, and one product at a time on AVX-512 BF16.
+// What GGUF files store, for few rows and many; every type, rows of one block and of several pieces, the last of them
+// partial; and one product at a time on AVX-512 BF16.
 TEST(MatMul, BlocksEqualTheReferenceBitForBit) {
   std::mt19937 random(33);
   for (int type = static_cast<int>(DType::kQ4_0); type <= static_cast<int>(DType::kMXFP4); ++type) {
     const auto dtype = static_cast<DType>(type);
-    const int64_t cols = BlockOf(dtype).elements == 32 ? 96 : 512;
-    for (const auto& [rows, outs] : {std::pair<int64_t, int64_t>{1, 1}, {1, 70}, {9, 21}, {66, 65}}) {
+    const int64_t block = BlockOf(dtype).elements, cols = block == 32 ? 96 : 512;
+    const int64_t long_cols = block == 32 ? 1056 : 1280;
+    using Shape = std::array<int64_t, 3>;
+    for (const auto& [rows, outs, cols] :
+         {Shape{1, 1, cols}, {1, 70, block}, {9, 21, long_cols}, {2, 5, long_cols + block}, {66, 65, cols}}) {
       for (Compute compute : {Compute::kF32, Compute::kBF16}) {
-        SCOPED_TRACE(testing::Message() << DTypeName(dtype) << ": " << rows << " x " << outs);
+        SCOPED_TRACE(testing::Message() << DTypeName(dtype) << ": " << rows << " x " << outs << " x " << cols);
         Case c = RandomCase(rows, outs, cols, DType::kF32, random);
         c.w = RandomBlocks(dtype, outs, cols, random);
         c.compute = compute;
