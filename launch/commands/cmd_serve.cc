@@ -145,11 +145,13 @@ absl::Status ServeCommand::Serve(RankContext& context, RankLink* link) const {
   const Stopwatch since_start;
   Stopwatch since_told;
   const auto on_progress = [&](int64_t done, int64_t total) {
-    if (link == nullptr || since_told.elapsed() < absl::Milliseconds(200)) return;
+    // The front ends ranks that say nothing for long: what comes once is always said.
+    if (link == nullptr || (done < total && since_told.elapsed() < absl::Milliseconds(200))) return;
     since_told = Stopwatch();
     const double seconds = since_start.seconds(), left = static_cast<double>(total - done);
     link->Send(LoadingProgress{done, total, done > 0 ? seconds * left / static_cast<double>(done) : 0});
   };
+  on_progress(0, 0);
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session,
                       StartServingSession(context, std::move(files), {flags_.max_num_seqs, longest}, on_progress));
   return RunServing(context, *session, flags_.step_target, link);

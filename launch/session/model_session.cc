@@ -194,7 +194,9 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartEngine(
   load.placement = &f.placement;
   load.rank = context.transport.rank();
   LoadPace pace(context.transport);
+  int64_t num_bytes = 0;
   load.progress = [&](int64_t done, int64_t total) {
+    num_bytes = total;
     progress(done, total);
     if (on_progress) on_progress(done, total);
     return pace.Keep(done, total);
@@ -205,6 +207,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartEngine(
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kLoadSite, weights.status()));
   session->weights = *std::move(weights);
   session->load_seconds = load_watch.seconds();
+  if (on_progress) on_progress(num_bytes, num_bytes);
 
   if (context.flags.explain) {
     if (context.rank() == RankId(0)) engine.moe.on_plan = ExplainFirstPlan();
@@ -213,6 +216,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartEngine(
   auto created = Engine::Create(context.transport, context.device, f.model, session->weights, f.placement, engine);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"create engine"}, created.status()));
   session->engine = *std::move(created);
+  if (on_progress) on_progress(num_bytes, num_bytes);
   return session;
 }
 

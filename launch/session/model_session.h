@@ -52,7 +52,8 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
 
 // The same for requests that are still to come: room for `max_sequences_per_rank` of them at a time, and a cache of
 // --kv-cache-tokens, or of kServingCacheTokens and the longest sequence where it is not given. `on_progress` is told of
-// the loading of rank 0's weights: bytes done, bytes in all.
+// the loading of this rank's weights, bytes done and bytes in all; that all are there once more when every rank has its
+// own, and when the engine is made: who waits hears of each part of the work when it is done.
 struct ServingSize {
   int64_t max_sequences_per_rank = 32;
   int64_t max_sequence_tokens = 0;  // of prompt and output together

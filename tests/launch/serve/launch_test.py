@@ -4,12 +4,14 @@ import contextlib
 import os
 import re
 import signal
+import socket
+import struct
 import threading
 import time
 
 import server as serving  # first: it finds the next
 from launched_server import LaunchedServer
-from program import MODEL, PROGRAM, Job, ProgramTest, main, processes_of
+from program import MODEL, PROGRAM, ROOT, Job, ProgramTest, main, processes_of
 from server import Server, await_
 
 TOKENS = 400  # enough to be hit in the middle
@@ -198,6 +200,35 @@ class LaunchTest(ProgramTest):
         self.assertIn("the ranks have ended", job.err)
         self.assertEqual(processes_of(PROGRAM), [])
         self.assertEqual(os.listdir(self.dir), [])
+
+    def test_ranks_give_signs_until_they_are_ready(self):
+        """What a front hears of ranks that it has started, which it would end if they were silent for long: after the last
+        weight too, of each part of what comes then."""
+        HELLO, PROGRESS, READY = 0, 1, 2  # runtime/serve/protocol/messages.h
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(f"\0tokenferry-test-{os.getpid()}")
+            listening.listen()
+            listening.settimeout(serving.WAIT)
+            name = f"tokenferry-test-{os.getpid()}"
+            job = Job(["serve", "--model", MODEL, "--port", "0", "--ranks", "2"], env={"TMPDIR": self.dir, "TOKENFERRY_FRONT_NAME": name})
+            with listening.accept()[0] as rank_0, rank_0.makefile("rb") as stream:
+                rank_0.settimeout(serving.WAIT)
+                with open(os.path.join(ROOT, "runtime", "serve", "protocol", "messages.h")) as f:
+                    version = int(re.search(r"kProtocolVersion = (\d+)", f.read())[1])
+                rank_0.sendall(struct.pack("<IBI", 4, HELLO, version))
+                kinds, progress = [], []
+                while READY not in kinds:
+                    size, kind = struct.unpack("<IB", stream.read(5))
+                    payload = stream.read(size)
+                    kinds.append(kind)
+                    if kind == PROGRESS:
+                        progress.append(struct.unpack("<qqd", payload)[:2])
+            self.assertEqual(set(kinds), {HELLO, PROGRESS, READY})
+            self.assertEqual(progress, sorted(progress))
+            self.assertEqual(progress[0], (0, 0))
+            self.assertGreaterEqual(sum(done == total > 0 for done, total in progress), 3, progress)
+            self.assertNotEqual(job.wait().status, 0)  # its front has ended
+        self.assertEqual(processes_of(PROGRAM), [])
 
     def test_without_restart_everybody_is_answered(self):
         with self.start(restart="never") as server:
