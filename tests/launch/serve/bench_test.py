@@ -285,7 +285,10 @@ class MeasureTest(ProgramTest):
         self.assertEqual(done.returncode, 0, done.stdout)
         with open(report) as f:
             got = json.load(f)
-        self.assertEqual([name for name in got if name in done.stdout], ["prefix", "abuse"])
+        self.assertEqual(list(got), ["benchmark", "machine", "model", "prefix", "abuse", "targets"])
+        self.assertEqual([row["unit"] for row in got["targets"]], ["times sooner"] + ["MiB"] * 4)
+        for row in got["targets"]:
+            self.assertIn(f"{row['what']}: {row['measured']} {row['unit']} (target: {row['target']})", done.stdout)
         self.assertGreater(min(got["prefix"]["cold_ms"], got["prefix"]["warm_ms"]), 0)
         self.assertGreater(got["abuse"]["canaries"], 0)
         self.assertGreater(sum(got["abuse"]["clients"].values()), 0)

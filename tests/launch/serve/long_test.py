@@ -10,8 +10,6 @@ from server import PROGRAM  # first: it finds the next
 from program import ROOT, ProgramTest, main
 from ranks_test import LONGEST, SEED, SMALL_CACHE, Prefixes, check_bytes, requests, undisturbed
 
-MAX_GROWTH_MIB, MAX_GROWTH_SHARE = 4, 0.02  # whichever is more
-
 
 class LongTest(ProgramTest):
     def test_the_same_bytes(self):
@@ -24,14 +22,13 @@ class LongTest(ProgramTest):
             check_bytes(self, expected, bodies, ranks, via, flags, at_a_time, prefixes)
 
     def test_ten_minutes_of_abuse(self):
-        """The canary's bytes, sockets and blocks are the measurement's own assertions; memory is here."""
+        """What a canary gets, and that sockets and blocks are back, the measurement asserts itself; memory is one of its targets."""
         report = self.path("report.json")
         subprocess.run([sys.executable, os.path.join(ROOT, "bench", "serve", "measure.py"), PROGRAM, "--only", "abuse", "--minutes", "10", "--json", report], check=True)
         with open(report) as f:
-            abuse = json.load(f)["abuse"]
-        self.assertGreater(abuse["canaries"], 0)
-        for who, early in abuse["mib_at_minute_2"].items():
-            self.assertLessEqual(abuse["mib_at_the_end"][who] - early, max(MAX_GROWTH_MIB, MAX_GROWTH_SHARE * early), (who, abuse))
+            targets = json.load(f)["targets"]
+        self.assertEqual(len(targets), 4, targets)  # the front and three ranks
+        self.assertEqual([row for row in targets if not row["kept"]], [])
 
 
 if __name__ == "__main__":
