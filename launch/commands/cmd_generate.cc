@@ -1,5 +1,7 @@
 #include "launch/commands/cmd_generate.h"
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -15,6 +17,7 @@
 #include "launch/cli/flag_set.h"
 #include "launch/cli/text_file.h"
 #include "launch/commands/run_requests.h"
+#include "launch/commands/terminal_chat.h"
 #include "runtime/engine/generation_defaults.h"
 #include "runtime/engine/sampler.h"
 #include "runtime/text/chat/chat_template.h"
@@ -113,7 +116,8 @@ struct Samplings {
 
 void WarnOfUnused(const GenerateFlags& flags, const Samplings& samplings) {
   std::vector<std::string> unused;
-  for (const std::string& name : UnusedParams(flags.chats.empty() ? samplings.plain : samplings.chat)) {
+  const bool chats = flags.conversation || !flags.chats.empty();
+  for (const std::string& name : UnusedParams(chats ? samplings.chat : samplings.plain)) {
     if (absl::c_linear_search(flags.given, name)) unused.push_back(name);
   }
   if (unused.empty()) return;
@@ -121,12 +125,16 @@ void WarnOfUnused(const GenerateFlags& flags, const Samplings& samplings) {
                           " nothing at temperature 0, where the likeliest token is always taken"));
 }
 
+StopRules StopRulesOf(const GenerateFlags& flags, const ModelFiles& files) {
+  return {flags.ignore_eos ? std::vector<int32_t>() : files.generation->eos_token_ids, flags.stop};
+}
+
 // Rank 0's side of a run: feeds tokens into text and shows it, the first unfinished prompt as it comes.
 class Printer {
  public:
   Printer(const GenerateFlags& flags, const ModelFiles& files, const std::vector<Prompt>& prompts)
       : flags_(flags), prompts_(prompts) {
-    const StopRules rules{flags.ignore_eos ? std::vector<int32_t>() : files.generation->eos_token_ids, flags.stop};
+    const StopRules rules = StopRulesOf(flags, files);
     for (size_t i = 0; i < prompts.size(); ++i) streams_.emplace_back(*files.tokenizer, rules);
     outputs_.resize(prompts.size());
     Show();
@@ -246,7 +254,9 @@ void GenerateCommand::Declare(FlagSet& set, SharedFlags* shared) {
   set.Texts("prompt", &f->prompts, "text to continue; repeat for a batch");
   set.Texts("prompt-file", &f->prompt_files, "file whose text is one more prompt; repeatable; -: stdin");
   set.Texts("chat", &f->chats, "file with a conversation (JSON: messages, tools, ..) to answer; repeatable; -: stdin");
-  set.Text("chat-template", &f->chat_template, "of --chat: a Jinja file, or one of the model's by name");
+  set.Switch("conversation", &f->conversation,
+             "chat: each line of stdin is a message to answer; also without it where stdin is a terminal");
+  set.Text("chat-template", &f->chat_template, "of a conversation: a Jinja file, or one of the model's by name");
   set.Integer("max-tokens", &f->max_tokens, 1, kMaxTokensFlag, "new tokens per prompt");
   set.Switch("ignore-eos", &f->ignore_eos, "go on after the end-of-text token");
   set.Real("temperature", &p->temperature, {kMinTemperature, kMaxTemperature, RealRange::Low::kOrZero},
@@ -274,17 +284,44 @@ absl::Status GenerateCommand::Check(const FlagSet& set, SharedFlags* shared) {
   for (const SamplingFlag& flag : kSamplingFlags) {
     if (set.given(std::string(flag.name))) flags_.given.emplace_back(flag.name);
   }
-  if (flags_.prompts.empty() && flags_.prompt_files.empty() && flags_.chats.empty()) {
-    return absl::InvalidArgumentError("generate needs --prompt TEXT, --prompt-file F or --chat F");
-  }
+  flags_.has_max_tokens = set.given("max-tokens");
+  if (flags_.conversation) TF_RETURN_IF_ERROR(CheckConversation());
   if (absl::c_count(flags_.prompt_files, "-") + absl::c_count(flags_.chats, "-") > 1) {
     return absl::InvalidArgumentError(
         absl::StrCat(flags_.chats.empty() ? "--prompt-file" : "--chat", " -: stdin can be read only once"));
   }
-  if (flags_.chats.empty() && !flags_.chat_template.empty()) {
-    return absl::InvalidArgumentError("--chat-template is used by --chat alone");
+  if (HasPrompts() && flags_.chats.empty() && !flags_.chat_template.empty()) {
+    return absl::InvalidArgumentError("--chat-template is for conversations: --chat F or --conversation");
   }
   return CheckEngineFlags(set, *shared);
+}
+
+bool GenerateCommand::HasPrompts() const {
+  return !flags_.prompts.empty() || !flags_.prompt_files.empty() || !flags_.chats.empty();
+}
+
+absl::Status GenerateCommand::CheckConversation() const {
+  if (HasPrompts()) {
+    return absl::InvalidArgumentError(
+        "--conversation takes messages from stdin, without --prompt, --prompt-file, --chat");
+  }
+  if (flags_.json || !flags_.record_routing.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a conversation does not take ", flags_.json ? "--json" : "--record-routing"));
+  }
+  return absl::OkStatus();
+}
+
+// A launcher's ranks have no terminal: they are told.
+absl::Status GenerateCommand::PrepareProcess(const SharedFlags& /*shared*/, const LauncherInfo& /*launcher*/,
+                                             char* const* /*argv*/) {
+  if (flags_.conversation || HasPrompts()) return absl::OkStatus();
+  if (isatty(STDIN_FILENO) == 0) {
+    return absl::InvalidArgumentError(
+        "generate needs --prompt TEXT, --prompt-file F, --chat F, or --conversation for messages from stdin");
+  }
+  flags_.conversation = true;
+  return CheckConversation();
 }
 
 absl::Status GenerateCommand::Run(RankContext& context) const {
@@ -300,7 +337,8 @@ absl::Status GenerateCommand::Run(RankContext& context) const {
     valid = Validate(samplings.plain);
     if (valid.ok()) valid = Validate(samplings.chat);
     if (first) WarnOfUnused(flags, samplings);
-    const std::string warning = flags.chats.empty() ? "" : WarningOf(*files->generation);
+    const bool chats = flags.conversation || !flags.chats.empty();
+    const std::string warning = chats ? WarningOf(*files->generation) : "";
     if (first && !warning.empty()) LogWarning(warning);
   }
   if (first && valid.ok()) {
@@ -308,6 +346,12 @@ absl::Status GenerateCommand::Run(RankContext& context) const {
     valid = prompts.status();
   }
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, {"prompts"}, valid));
+  if (flags.conversation) {
+    TerminalChatOptions options = {samplings.chat, StopRulesOf(flags, *files), flags.chat_template};
+    if (flags.has_max_tokens) options.answer_tokens = flags.max_tokens;
+    if (flags.stats) options.report = ReportAnswers::kYes;
+    return ChatOnTerminal(context, std::move(files), options);
+  }
   std::vector<Request> requests;
   for (const Prompt& p : *prompts) {
     requests.push_back({p.ids, RequestKind::kGenerate, flags.max_tokens, samplings.Of(p)});

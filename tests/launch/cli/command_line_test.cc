@@ -295,7 +295,9 @@ TEST(Flags, BadValuesAreRefusedWithTheNearest) {
 
 TEST(Flags, WhatIsMissingIsNamed) {
   EXPECT_THAT(ErrorOf(Parse({"generate", "--prompt", "x"})), HasSubstr("--model"));
-  EXPECT_THAT(ErrorOf(Parse({"generate", "--model", "x"})), HasSubstr("--prompt"));
+  EXPECT_THAT(ErrorOf(Parse({"generate", "--model", "x", "--conversation", "--chat", "y"})),
+              HasSubstr("without --prompt"));
+  EXPECT_THAT(ErrorOf(Parse({"generate", "--model", "x", "--conversation", "--json"})), HasSubstr("--json"));
   EXPECT_THAT(ErrorOf(Parse({"eval", "--model", "x"})), HasSubstr("--ids"));
   EXPECT_THAT(ErrorOf(Parse({"eval", "--model", "x", "--ids", "a", "--text", "b"})), HasSubstr("one of"));
   EXPECT_THAT(ErrorOf(Parse({"eval", "--model", "x", "--ids", "a", "--trace"})), HasSubstr("--out"));
