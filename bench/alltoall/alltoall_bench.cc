@@ -6,6 +6,7 @@
 
 #include "bench/alltoall/memory_rate.h"
 #include "bench/alltoall/round_trip.h"
+#include "bench/measure/call_sites.h"
 #include "comm/ops/row_codec_ops.h"
 #include "comm/transport/collectives.h"
 #include "comm/tuning/exchange_choice.h"
@@ -15,7 +16,6 @@ namespace tokenferry {
 namespace {
 
 constexpr int kDefaultExperts = 256, kDefaultTopK = 8;
-constexpr CallSite kAgree{.phase = "bench: agree"};
 
 // `num_values` numbers of every iteration, largest over ranks: [num_values][iters].
 absl::StatusOr<std::vector<std::vector<double>>> ByValue(Transport& transport, const std::vector<double>& samples,

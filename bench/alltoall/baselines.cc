@@ -6,6 +6,7 @@
 #include "bench/alltoall/bench_ops.h"
 #include "bench/alltoall/device_baselines.h"
 #include "bench/alltoall/round_trip.h"
+#include "bench/measure/call_sites.h"
 #include "comm/ops/exchange_ops.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/mpi_status.h"
@@ -13,8 +14,6 @@
 
 namespace tokenferry {
 namespace {
-
-constexpr CallSite kMeet{.phase = "bench: meet"};
 
 // Memory and steps that the kinds share. Host memory of the device, since MPI moves it.
 class BaselineBase : public Baseline {

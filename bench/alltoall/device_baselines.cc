@@ -3,14 +3,13 @@
 #include <algorithm>
 
 #include "bench/alltoall/bench_ops.h"
+#include "bench/measure/call_sites.h"
 #include "bench/measure/statistics.h"
 #include "bench/measure/stream_timer.h"
 #include "comm/transport/collectives.h"
 
 namespace tokenferry {
 namespace {
-
-constexpr CallSite kMeet{.phase = "bench: meet"};
 
 // Moves bytes forth and back; there is no result to check.
 class DeviceBaseline : public Baseline {

@@ -10,7 +10,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr CallSite kMeet{.phase = "bench: memory rate"};
+constexpr CallSite kMeasureMemory{.phase = "bench: memory rate"};
 
 int64_t Nanoseconds(double seconds) { return std::llround(seconds * 1e9); }
 
@@ -27,7 +27,7 @@ class CpuMemoryRate : public GroupMemoryRate {
       : context_(context), pool_(context.num_threads), read_(pool_, context.isa, num_bytes / NumRanksOfHost(context)) {}
 
   absl::StatusOr<double> Run() override {
-    TF_RETURN_IF_ERROR(Barrier(context_.transport, kMeet));
+    TF_RETURN_IF_ERROR(Barrier(context_.transport, kMeasureMemory));
     const double start = MonotonicSeconds();
     read_.Run();
     const double end = MonotonicSeconds();
@@ -67,7 +67,7 @@ class GpuMemoryRate : public GroupMemoryRate {
   }
 
   absl::StatusOr<double> Run() override {
-    TF_RETURN_IF_ERROR(Barrier(context_.transport, kMeet));
+    TF_RETURN_IF_ERROR(Barrier(context_.transport, kMeasureMemory));
     TF_RETURN_IF_ERROR(timer_->Mark(*stream_, 0));
     stream_->CopyOnDevice(to_.data(), from_.data(), from_.num_bytes());
     TF_RETURN_IF_ERROR(timer_->Mark(*stream_, 1));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "bench/alltoall/bench_ops.h"
+#include "bench/measure/call_sites.h"
 #include "comm/transport/collectives.h"
 #include "comm/transport/topology.h"
 #include "core/check.h"
@@ -10,8 +11,6 @@
 
 namespace tokenferry {
 namespace {
-
-constexpr CallSite kMeet{.phase = "bench: meet"};
 
 // Where a phase ends or begins; they are told apart by the device's clock.
 enum Point : int {

@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "bench/alltoall/memory_rate.h"
 #include "bench/alltoall/round_trip.h"
+#include "bench/measure/call_sites.h"
 #include "bench/moe/timed_layer.h"
 #include "comm/transport/collectives.h"
 #include "core/host/machine.h"
@@ -14,7 +15,6 @@ namespace tokenferry {
 namespace {
 
 using Json = nlohmann::ordered_json;
-constexpr CallSite kAgree{.phase = "bench: agree"};
 constexpr int64_t kMemoryRateBytes = int64_t{256} << 20;  // beyond the caches of a GPU
 
 // What all ranks' choices cost: each chosen expert's weights are read once, each selection is computed.

@@ -4,13 +4,13 @@
 #include <cmath>
 #include <cstring>
 
+#include "bench/measure/call_sites.h"
 #include "comm/transport/collectives.h"
 
 namespace tokenferry {
 namespace {
 
-constexpr uint64_t kHiddenStream = (1 << 30) + 1;
-constexpr CallSite kMeet{.phase = "bench: meet"};
+constexpr uint64_t kLayerInputStream = (1 << 30) + 1;
 
 }  // namespace
 
@@ -27,7 +27,7 @@ absl::Status TimedLayer::Allocate() {
   const int64_t T = random_.shape.max_tokens, H = random_.shape.hidden;
   TF_ASSIGN_OR_RETURN(stream_, context_.device.CreateStream());
   TF_ASSIGN_OR_RETURN(timer_, StreamTimer::Create(context_.device, /*num_points=*/6));
-  const std::vector<float> x = RandomFloats(T * H, kHiddenStream, context_.transport.rank().value * T * H);
+  const std::vector<float> x = RandomFloats(T * H, kLayerInputStream, context_.transport.rank().value * T * H);
   TF_ASSIGN_OR_RETURN(x_, UploadNew(*stream_, x.data(), x.size() * sizeof(float), "bench: layer's tokens"));
   TF_ASSIGN_OR_RETURN(out_, context_.device.Allocate(T * H * sizeof(float), MemoryKind::kDevice, "bench: results"));
   step_.weights = &random_.weights;

@@ -1,13 +1,9 @@
 #include "comm/plan/exchange_plan.h"
 
-#include <limits>
-
 #include "core/check.h"
 
 namespace tokenferry {
 namespace {
-
-constexpr int64_t kMaxItems = std::numeric_limits<int32_t>::max();  // indices of rows and selections are int32
 
 absl::Status ValidateRouting(const HostRouting& routing, const Placement& placement) {
   if (routing.num_tokens < 0 || routing.top_k < 0 ||

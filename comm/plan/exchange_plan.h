@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,8 @@
 #include "core/status.h"
 
 namespace tokenferry {
+
+inline constexpr int64_t kMaxItems = std::numeric_limits<int32_t>::max();  // indices of rows and selections are int32
 
 // A host copy of a Routing's expert_idx: [num_tokens, top_k], row-major, -1 = none.
 struct HostRouting {

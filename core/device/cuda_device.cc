@@ -12,10 +12,6 @@
 namespace tokenferry {
 namespace {
 
-void WarnOnError(cudaError_t error, absl::string_view what) {
-  if (const absl::Status status = CudaStatus(error, what); !status.ok()) LogWarning(status.message());
-}
-
 struct CudaExport {
   ExportedMemory memory;
   int ordinal = 0;  // as that process counts
@@ -78,7 +74,7 @@ class CudaDevice : public Device {
     }
     return std::shared_ptr<void>(data, [this](void* mapped) {
       if (!CompletesWork("unmapping another rank's memory")) return;
-      WarnOnError(cudaIpcCloseMemHandle(mapped), "cudaIpcCloseMemHandle");
+      WarnOnCudaError(cudaIpcCloseMemHandle(mapped), "cudaIpcCloseMemHandle");
     });
   }
 
@@ -95,10 +91,10 @@ class CudaDevice : public Device {
 
   void FreeMemory(void* data, size_t, MemoryKind kind) override {
     if (!CompletesWork("free of a buffer")) return;
-    if (kind == MemoryKind::kHost) return WarnOnError(cudaFreeHost(data), "cudaFreeHost");
+    if (kind == MemoryKind::kHost) return WarnOnCudaError(cudaFreeHost(data), "cudaFreeHost");
     ReleaseExported(data, [data, ordinal = ordinal_] {
-      WarnOnError(cudaSetDevice(ordinal), "cudaSetDevice");
-      WarnOnError(cudaFree(data), "cudaFree");
+      WarnOnCudaError(cudaSetDevice(ordinal), "cudaSetDevice");
+      WarnOnCudaError(cudaFree(data), "cudaFree");
     });
   }
 
@@ -113,7 +109,7 @@ class CudaDevice : public Device {
     }
     cudaError_t error = cudaSetDevice(ordinal_);
     if (error == cudaSuccess) error = cudaDeviceSynchronize();
-    WarnOnError(error, before_what);
+    WarnOnCudaError(error, before_what);
     return error == cudaSuccess;
   }
 

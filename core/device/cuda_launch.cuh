@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "core/device/cuda_status.h"
+#include "core/round_up.h"
 
 namespace tokenferry {
 
@@ -47,8 +48,6 @@ absl::Status LaunchKernel(void (*kernel)(Params...), const LaunchShape& shape, v
       },
       values);
 }
-
-inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Threads for a block that works on `num_items` side by side: whole warps, at most 256.
 inline int ThreadsFor(int64_t num_items) {

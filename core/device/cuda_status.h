@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "core/log.h"
 #include "core/status.h"
 
 namespace tokenferry {
@@ -32,6 +33,11 @@ inline absl::Status CudaStatus(cudaError_t error, absl::string_view what) {
       break;
   }
   return absl::Status(code, absl::StrCat(what, ": ", cudaGetErrorName(error), " (", cudaGetErrorString(error), ")"));
+}
+
+// Where nobody can be told by a Status: in destructors.
+inline void WarnOnCudaError(cudaError_t error, absl::string_view what) {
+  if (const absl::Status status = CudaStatus(error, what); !status.ok()) LogWarning(status.message());
 }
 
 }  // namespace tokenferry

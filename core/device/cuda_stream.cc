@@ -13,14 +13,10 @@ namespace {
 constexpr size_t kStagingBytes = size_t{4} << 20;
 constexpr size_t kStagingAlign = 256;
 
-void WarnOnError(cudaError_t error, absl::string_view what) {
-  if (const absl::Status status = CudaStatus(error, what); !status.ok()) LogWarning(status.message());
-}
-
 }  // namespace
 
-CudaEvent::~CudaEvent() { WarnOnError(cudaEventDestroy(event), "cudaEventDestroy"); }
-CudaGraph::~CudaGraph() { WarnOnError(cudaGraphExecDestroy(executable), "cudaGraphExecDestroy"); }
+CudaEvent::~CudaEvent() { WarnOnCudaError(cudaEventDestroy(event), "cudaEventDestroy"); }
+CudaGraph::~CudaGraph() { WarnOnCudaError(cudaGraphExecDestroy(executable), "cudaGraphExecDestroy"); }
 
 CudaStream::CudaStream(Device& device, int ordinal, cudaStream_t stream, CudaStreams& streams)
     : device_(device), ordinal_(ordinal), stream_(stream), streams_(streams) {
@@ -28,15 +24,15 @@ CudaStream::CudaStream(Device& device, int ordinal, cudaStream_t stream, CudaStr
 }
 
 CudaStream::~CudaStream() {
-  WarnOnError(cudaSetDevice(ordinal_), "cudaSetDevice");
+  WarnOnCudaError(cudaSetDevice(ordinal_), "cudaSetDevice");
   // Of an abandoned stream, work may still read the staging memory, which waiting for it would only show too late.
   if (!is_abandoned_) {
     if (const absl::Status status = WaitUntilIdle(); !status.ok()) LogWarning(status.message());
   }
   std::erase(streams_.live, this);
   streams_.any_abandoned |= is_abandoned_;
-  if (staging_ != nullptr && !is_abandoned_) WarnOnError(cudaFreeHost(staging_), "cudaFreeHost");
-  WarnOnError(cudaStreamDestroy(stream_), "cudaStreamDestroy");
+  if (staging_ != nullptr && !is_abandoned_) WarnOnCudaError(cudaFreeHost(staging_), "cudaFreeHost");
+  WarnOnCudaError(cudaStreamDestroy(stream_), "cudaStreamDestroy");
 }
 
 template <class Work>
@@ -158,7 +154,7 @@ absl::StatusOr<std::unique_ptr<Graph>> CudaStream::EndCapture() {
   absl::Status status = CudaStatus(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
   if (status.ok()) status = CudaStatus(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
   auto result = status.ok() ? std::make_unique<CudaGraph>(executable) : nullptr;
-  if (graph != nullptr) WarnOnError(cudaGraphDestroy(graph), "cudaGraphDestroy");
+  if (graph != nullptr) WarnOnCudaError(cudaGraphDestroy(graph), "cudaGraphDestroy");
   if (status_.ok()) status_ = status;  // what could not be captured is the cause, the end only follows
   if (!status_.ok()) return status_;
   return result;

@@ -4,6 +4,7 @@
 #include "absl/strings/string_view.h"
 #include "core/check.h"
 #include "core/formats/block_decode.h"
+#include "core/round_up.h"
 
 namespace tokenferry {
 namespace {
@@ -27,8 +28,6 @@ absl::string_view CodingName(WeightCoding coding) {
   }
   return " of an unknown coding";
 }
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 

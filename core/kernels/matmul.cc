@@ -10,6 +10,7 @@
 #include "core/kernels/matmul_kernels.h"
 #include "core/kernels/matmul_values.h"
 #include "core/kernels/scratch.h"
+#include "core/round_up.h"
 
 namespace tokenferry {
 namespace {
@@ -97,8 +98,6 @@ void ReferenceGroupedMatMul(const GroupedMatMulArgs& a) {
 }
 
 // ---- fast ----
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Few rows: they are packed whole, and the weights pass through once. `out` is for the block's first row, output 0.
 void StreamTask(const MatMulKernels& k, const Product& p, const RowBlock& block, int64_t o, int64_t num_outs,

@@ -6,13 +6,11 @@
 #include "comm/ops/row_codec_ops.h"
 #include "launch/cli/flag_set.h"
 #include "launch/cli/shared_flags.h"
+#include "launch/commands/bench_limits.h"
 #include "launch/commands/result_file.h"
 
 namespace tokenferry {
 namespace {
-
-constexpr int64_t kMaxTokens = 1 << 20, kMaxHidden = 1 << 20;
-constexpr int kMaxExperts = 1 << 16, kMaxTopK = 32, kMaxIters = 1 << 20;
 
 absl::Status ReadTraffics(BenchAllToAllFlags* f) {
   f->bench.traffics.clear();
@@ -44,9 +42,9 @@ absl::Status TokensOfSizes(const FlagSet& set, BenchAllToAllFlags* f) {
   o->tokens.clear();
   for (int64_t bytes = f->min_bytes; bytes <= f->max_bytes; bytes *= f->step_factor) {
     const int64_t tokens = std::max<int64_t>(1, bytes / row_bytes);
-    if (tokens > kMaxTokens) {
+    if (tokens > kMaxBenchTokens) {
       return absl::InvalidArgumentError(absl::StrCat("--maxbytes: ", bytes, " bytes are ", tokens, " tokens of ",
-                                                     row_bytes, " bytes; at most ", kMaxTokens, " are measured"));
+                                                     row_bytes, " bytes; at most ", kMaxBenchTokens, " are measured"));
     }
     if (o->tokens.empty() || tokens != o->tokens.back()) o->tokens.push_back(tokens);
     if (bytes > f->max_bytes / f->step_factor) break;  // the next would be too large, or too large for an int64
@@ -62,13 +60,13 @@ void BenchAllToAllCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
   set.Choice<std::string>(
       "preset", &f->preset, {{"none", "none"}, {"deepep-normal", "deepep-normal"}, {"deepep-ll", "deepep-ll"}},
       "a published setting: hidden 7168, top-8 of 256, fp8 dispatch, bf16 combine, and 4096 or 128 tokens");
-  set.Integers("tokens", &o->tokens, 0, kMaxTokens, "tokens of every rank");
+  set.Integers("tokens", &o->tokens, 0, kMaxBenchTokens, "tokens of every rank");
   set.Bytes('b', "minbytes", &f->min_bytes, "instead of --tokens: bytes of a rank's rows, the smallest");
   set.Bytes('e', "maxbytes", &f->max_bytes, "the largest; without it the smallest");
   set.Bytes('f', "stepfactor", &f->step_factor, "from one to the next [2]");
-  set.Integers("hidden", &o->hidden, 1, kMaxHidden, "elements of a row");
-  set.Integers("experts", &o->experts, 1, kMaxExperts, "experts; without it 256, or the trace's");
-  set.Integers("top-k", &o->top_k, 1, kMaxTopK, "experts of a token; without it 8, or the trace's");
+  set.Integers("hidden", &o->hidden, 1, kMaxBenchHidden, "elements of a row");
+  set.Integers("experts", &o->experts, 1, kMaxBenchExperts, "experts; without it 256, or the trace's");
+  set.Integers("top-k", &o->top_k, 1, kMaxBenchTopK, "experts of a token; without it 8, or the trace's");
   set.Choices("dtype", &o->dtypes,
               {{"bf16", DType::kBF16}, {"f32", DType::kF32}, {"fp8", DType::kF8E4M3}, {"int8", DType::kI8}},
               "of dispatched rows");
@@ -79,8 +77,8 @@ void BenchAllToAllCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
               "of paths two_level and auto: sums at home, or on each host first");
   set.Words("placement", &o->placements, "linear, random:SEED, or a JSON file");
   set.Words("traffic", &f->traffics, "uniform, zipf:S, hot:N, grouped, grouped:GROUPS:KEPT, silent-rank, trace:FILE");
-  set.Integer("warmup", &o->warmup, 0, kMaxIters, "round trips before the timed ones");
-  set.Integer("iters", &o->iters, 1, kMaxIters, "timed round trips");
+  set.Integer("warmup", &o->warmup, 0, kMaxBenchIters, "round trips before the timed ones");
+  set.Integer("iters", &o->iters, 1, kMaxBenchIters, "timed round trips");
   set.Switch("no-baselines", &o->baselines, RunBaselines::kNo, "time the exchange alone");
   set.Switch("per-rank", &f->per_rank, PerRankTimes::kShow, "a table of every rank's own times too");
   set.Text("json", &f->json_file, "JSON file to write");

@@ -9,6 +9,7 @@
 #include "comm/transport/collectives.h"
 #include "core/host/machine.h"
 #include "core/io/json_writer.h"
+#include "core/mib.h"
 #include "launch/cli/flag_set.h"
 #include "launch/commands/result_file.h"
 #include "launch/commands/run_requests.h"
@@ -21,8 +22,6 @@ double Median(std::vector<double> values) {
   const size_t n = values.size();
   return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
-
-double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
 
 // The same prompts on every machine; any token but the special ones' low numbers.
 std::vector<Request> MakeRequests(const BenchEngineFlags& flags, int64_t vocab_size) {

@@ -4,23 +4,19 @@
 
 #include "launch/cli/flag_set.h"
 #include "launch/cli/shared_flags.h"
+#include "launch/commands/bench_limits.h"
 #include "launch/commands/result_file.h"
 
 namespace tokenferry {
-namespace {
-
-constexpr int64_t kMaxTokens = 1 << 20, kMaxHidden = 1 << 20;
-constexpr int kMaxExperts = 1 << 16, kMaxTopK = 32, kMaxIters = 1 << 20;
-
-}  // namespace
+namespace {}  // namespace
 
 void BenchMoeCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
   MoeBenchOptions* o = &flags_.bench;
-  set.Integers("tokens", &o->tokens, 0, kMaxTokens, "tokens of every rank");
-  set.Integers("hidden", &o->hidden, 1, kMaxHidden, "hidden size");
-  set.Integers("intermediate", &o->intermediate, 1, kMaxHidden, "inner size of an expert");
-  set.Integers("experts", &o->experts, 1, kMaxExperts, "experts of the layer");
-  set.Integers("top-k", &o->top_k, 1, kMaxTopK, "experts of a token");
+  set.Integers("tokens", &o->tokens, 0, kMaxBenchTokens, "tokens of every rank");
+  set.Integers("hidden", &o->hidden, 1, kMaxBenchHidden, "hidden size");
+  set.Integers("intermediate", &o->intermediate, 1, kMaxBenchHidden, "inner size of an expert");
+  set.Integers("experts", &o->experts, 1, kMaxBenchExperts, "experts of the layer");
+  set.Integers("top-k", &o->top_k, 1, kMaxBenchTopK, "experts of a token");
   set.Choice("router", &o->router,
              {{"top_k", BenchRouterKind::kTopK},
               {"noisy_top_k", BenchRouterKind::kNoisyTopK},
@@ -31,8 +27,8 @@ void BenchMoeCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
               "precision of the experts' weights");
   DeclareComputeFlag(set, &o->compute);
   set.Choices("path", &o->paths, PathChoices(), "paths of the exchange");
-  set.Integer("warmup", &o->warmup, 0, kMaxIters, "layers before the timed ones");
-  set.Integer("iters", &o->iters, 1, kMaxIters, "timed layers");
+  set.Integer("warmup", &o->warmup, 0, kMaxBenchIters, "layers before the timed ones");
+  set.Integer("iters", &o->iters, 1, kMaxBenchIters, "timed layers");
   set.Text("json", &flags_.json_file, "JSON file to write");
 }
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "core/io/json_writer.h"
+#include "core/mib.h"
 #include "launch/cli/flag_set.h"
 #include "launch/session/model_session.h"
 #include "runtime/engine/generation_defaults.h"
@@ -31,8 +32,6 @@ std::vector<ExpertDtype> AllExpertDtypes() {
   all.insert(all.end(), kExpertDtypes.begin(), kExpertDtypes.end());
   return all;
 }
-
-double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
 
 // Of the embedding and the head.
 int64_t EndParams(const ModelSummary& summary) {
@@ -87,7 +86,8 @@ std::string DescribeModel(const ModelSpec& m) {
   return text;
 }
 
-void PrintTable(const ModelFiles& files, const ModelSummary& summary, const std::vector<RankMemory>& memory_per_rank) {
+void PrintMemoryTable(const ModelFiles& files, const ModelSummary& summary,
+                      const std::vector<RankMemory>& memory_per_rank) {
   const PartSummary total = summary.Total();
   std::printf("%s\n", DescribeModel(files.model).c_str());
   const std::string generation =
@@ -192,7 +192,7 @@ absl::Status InspectCommand::Run(RankContext& context) const {
   if (context.transport.rank() != RankId(0)) return absl::OkStatus();
   const ModelSummary summary = SummarizeModel(files->plan.plan);
   const std::vector<RankMemory> memory_per_rank = PlanMemory(files->plan.plan, files->placement, kEngine);
-  (flags_.json ? PrintJson : PrintTable)(*files, summary, memory_per_rank);
+  (flags_.json ? PrintJson : PrintMemoryTable)(*files, summary, memory_per_rank);
   return absl::OkStatus();
 }
 

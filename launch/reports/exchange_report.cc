@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
+#include "core/mib.h"
 
 namespace tokenferry {
 namespace {
@@ -14,8 +15,6 @@ Json ToJson(const LinkBytes& bytes) { return {{"self", bytes.self}, {"host", byt
 LinkBytes LinkBytesFromJson(const Json& json) {
   return {json.at("self").get<int64_t>(), json.at("host").get<int64_t>(), json.at("network").get<int64_t>()};
 }
-
-double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
 
 }  // namespace
 

@@ -132,7 +132,7 @@ RankReport FromJson(const Json& json) {
 
 double PerSecond(int64_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
 
-std::string Mib(int64_t num_bytes) { return absl::StrFormat("%.1f MiB", static_cast<double>(num_bytes) / (1 << 20)); }
+std::string InMib(int64_t num_bytes) { return absl::StrFormat("%.1f MiB", static_cast<double>(num_bytes) / (1 << 20)); }
 
 // Empty when no policy had to do anything.
 std::string OverflowLine(const std::vector<RankReport>& ranks) {
@@ -193,8 +193,8 @@ std::string RunReport::Table() const {
   for (size_t i = 0; i < ranks.size(); ++i) {
     const RankReport& r = ranks[i];
     absl::StrAppendFormat(&out, "%-5d %8d %12d %14s %14s %8.3f s %12s %12s\n", i, r.num_experts, r.rows,
-                          Mib(r.dispatch_bytes), Mib(r.combine_bytes), Sum(r.wait_seconds), Mib(r.weight_bytes),
-                          Mib(r.peak_bytes));
+                          InMib(r.dispatch_bytes), InMib(r.combine_bytes), Sum(r.wait_seconds), InMib(r.weight_bytes),
+                          InMib(r.peak_bytes));
   }
   std::vector<ExchangeReport> exchanges;
   for (const RankReport& r : ranks) exchanges.push_back(r.exchange);

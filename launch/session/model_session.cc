@@ -14,6 +14,7 @@
 #include "core/host/memory_info.h"
 #include "core/io/gguf.h"
 #include "core/log.h"
+#include "core/mib.h"
 #include "launch/session/memory_check.h"
 #include "runtime/families/families.h"
 
@@ -86,7 +87,6 @@ class LoadProgress {
   }
 
  private:
-  static double Mib(int64_t num_bytes) { return static_cast<double>(num_bytes) / (1 << 20); }
   bool shown_, terminal_, wrote_ = false;
   const Stopwatch since_start_;
   Stopwatch since_last_line_;

@@ -3,6 +3,7 @@
 
 #include "core/kernels/matmul_values.h"
 #include "core/kernels/row_parallel.h"
+#include "core/round_up.h"
 #include "runtime/attention/attention_kernels.h"
 #include "runtime/attention/softmax_rows.h"
 #include "runtime/ops/row_kernels.h"
@@ -14,8 +15,6 @@ namespace {
 constexpr int64_t kTokensPerTask = 64;
 constexpr int64_t kAbsorbCols = 64;  // columns of W_UK per panel
 constexpr int64_t kExpandRows = 16;  // rows of W_UV per panel
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Rows of `x` as they enter a product: themselves in kF32, rounded into `scratch` in kBF16.
 Rows ProductRows(Rows x, int64_t cols, Compute compute, float* scratch) {

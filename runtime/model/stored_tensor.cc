@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/strings/substitute.h"
+#include "core/round_up.h"
 
 namespace tokenferry {
 namespace {
@@ -22,8 +23,6 @@ int64_t Product(const std::vector<int64_t>& shape) {
   for (const int64_t dim : shape) product *= dim;
   return product;
 }
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool Is16Bit(DType dtype) { return dtype == DType::kF16 || dtype == DType::kBF16; }
 

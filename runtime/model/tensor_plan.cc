@@ -15,7 +15,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr size_t kMaxNamesShown = 5;
+constexpr size_t kMaxFaultsShown = 5;
 
 // Gated networks: gate and up [width, H], down [H, width].
 struct FfnRoles {
@@ -145,7 +145,7 @@ void ClassifyOthers(const Checkpoint& checkpoint, const absl::flat_hash_set<std:
         continue;
       }
       ++checked.num_unknown;
-      if (checked.unknown_names.size() < kMaxNamesShown) checked.unknown_names.push_back(Excerpt(info.name));
+      if (checked.unknown_names.size() < kMaxFaultsShown) checked.unknown_names.push_back(Excerpt(info.name));
     }
   }
 }
@@ -160,8 +160,8 @@ void CollectWarnings(const Checkpoint& checkpoint, CheckedPlan& checked) {
     }
   }
   for (const auto& [fault, count] : num_tensors) {
-    if (checked.warnings.size() == kMaxNamesShown) {
-      checked.warnings.push_back(absl::StrCat("and ", num_tensors.size() - kMaxNamesShown, " more such faults"));
+    if (checked.warnings.size() == kMaxFaultsShown) {
+      checked.warnings.push_back(absl::StrCat("and ", num_tensors.size() - kMaxFaultsShown, " more such faults"));
       return;
     }
     checked.warnings.push_back(absl::StrCat(fault, " (not needed: ", count, count == 1 ? " tensor)" : " tensors)"));

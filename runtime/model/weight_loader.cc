@@ -18,7 +18,7 @@ namespace {
 using Use = StoredTensor::Use;
 using PartKind = StoredPart::Kind;
 
-constexpr int64_t kAlignment = 64;                        // of the parts of the staging buffer
+constexpr int64_t kPartAlignment = 64;                    // of the parts of the staging buffer
 constexpr int64_t kMaxEnqueuedBytes = int64_t{64} << 20;  // copies a device may hold back before it is waited for
 
 // Bytes of an element, as it lies in memory: those of a column go one behind the other.
@@ -77,8 +77,8 @@ absl::StatusOr<int64_t> PieceLoader::ChunkBytes(const Piece& piece) const {
   const bool repacks = piece.tensor->repack.kind != Repack::Kind::kNone;
   const bool is_copied = !repacks && !piece.picks();
   const int64_t parts = 1 + (repacks ? growth : 0) + (piece.picks() ? growth : 0);
-  const int64_t most = is_copied ? staging : (staging - 2 * kAlignment) / parts;
-  const int64_t unit = is_copied ? std::lcm(kAlignment, piece.row_bytes()) : piece.row_bytes();
+  const int64_t most = is_copied ? staging : (staging - 2 * kPartAlignment) / parts;
+  const int64_t unit = is_copied ? std::lcm(kPartAlignment, piece.row_bytes()) : piece.row_bytes();
   if (unit <= most) return most / unit * unit;
   return absl::ResourceExhaustedError(absl::StrCat("tensor '", piece.tensor->name, "' has rows of ", unit,
                                                    " bytes, too long for a staging buffer of ", staging));
@@ -161,13 +161,13 @@ absl::Status PieceLoader::CheckZeroPoints(const Piece& piece, int64_t first, abs
 
 absl::Status PieceLoader::Send(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) {
   const Repack& repack = piece.tensor->repack;
-  uint8_t* free = staging_.as<uint8_t>() + RoundUp(static_cast<int64_t>(chunk.size()), kAlignment);
+  uint8_t* free = staging_.as<uint8_t>() + RoundUp(static_cast<int64_t>(chunk.size()), kPartAlignment);
   absl::Span<const uint8_t> values = chunk;
   if (repack.kind != Repack::Kind::kNone) {
     RepackBytes(repack, piece.tensor->dtype, piece.tensor->part.cols, chunk, free);
     values = absl::MakeConstSpan(free, chunk.size() * static_cast<size_t>(repack.growth()));
     offset *= repack.growth();
-    free += RoundUp(static_cast<int64_t>(values.size()), kAlignment);
+    free += RoundUp(static_cast<int64_t>(values.size()), kPartAlignment);
   }
   if (!piece.picks()) {
     stream_.CopyToDevice(piece.dst + offset, values.data(), values.size());

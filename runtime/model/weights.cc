@@ -15,9 +15,9 @@
 namespace tokenferry {
 namespace {
 
-constexpr int64_t kAlignment = 64;  // of a tensor within its buffer: a cache line
+constexpr int64_t kTensorAlignment = 64;  // of a tensor within its buffer: a cache line
 
-int64_t AlignUp(int64_t num_bytes) { return RoundUp(num_bytes, kAlignment); }
+int64_t AlignUp(int64_t num_bytes) { return RoundUp(num_bytes, kTensorAlignment); }
 
 // One buffer per layer and group.
 enum class Group : uint8_t { kEmbedding, kAttention, kFfn, kExperts, kHead };

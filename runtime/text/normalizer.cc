@@ -80,7 +80,7 @@ TaggedText Apply(const NormalizerStep& step, TaggedText text) {
   return RunByRun(text, AppendLower);
 }
 
-class Loader {
+class NormalizerLoader {
  public:
   absl::Status Add(const JsonNode& node, int depth) {
     TF_ASSIGN_OR_RETURN(JsonNode type_node, node.Child("type"));
@@ -145,7 +145,7 @@ TaggedText Normalizer::Apply(TaggedText text) const {
 absl::StatusOr<Normalizer> LoadNormalizer(const JsonNode& root) {
   TF_ASSIGN_OR_RETURN(std::optional<JsonNode> node, root.Optional("normalizer"));
   if (!node) return Normalizer();
-  Loader loader;
+  NormalizerLoader loader;
   TF_RETURN_IF_ERROR(loader.Add(*node, 0));
   return loader.Take();
 }

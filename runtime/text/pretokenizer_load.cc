@@ -126,7 +126,7 @@ SplitLoader FindSplitLoader(absl::string_view type) {  // null: it is no Split
   return nullptr;
 }
 
-class Loader {
+class PretokenizerLoader {
  public:
   absl::Status Add(const JsonNode& node, int depth) {
     TF_ASSIGN_OR_RETURN(JsonNode type_node, node.Child("type"));
@@ -177,7 +177,7 @@ class Loader {
 absl::StatusOr<Pretokenizer> LoadPretokenizer(const JsonNode& root) {
   TF_ASSIGN_OR_RETURN(std::optional<JsonNode> node, root.Optional("pre_tokenizer"));
   if (!node) return Pretokenizer();
-  Loader loader;
+  PretokenizerLoader loader;
   TF_RETURN_IF_ERROR(loader.Add(*node, 0));
   return loader.Take();
 }

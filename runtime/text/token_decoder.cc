@@ -11,7 +11,7 @@
 namespace tokenferry {
 namespace {
 
-class Loader {
+class DecoderLoader {
  public:
   absl::Status Add(const JsonNode& node, int depth) {
     TF_ASSIGN_OR_RETURN(JsonNode type_node, node.Child("type"));
@@ -50,7 +50,7 @@ class Loader {
 
   TokenDecoder Take() { return std::move(result_); }
 
-  Loader() { result_.bytes = BytesOfTokens::kNone; }
+  DecoderLoader() { result_.bytes = BytesOfTokens::kNone; }
 
  private:
   enum class Stage : uint8_t { kTokens, kBytes, kFused, kWhole };  // how far the parts have come
@@ -113,7 +113,7 @@ std::string TokenDecoder::TokenText(absl::string_view token) const {
 absl::StatusOr<TokenDecoder> LoadTokenDecoder(const JsonNode& root) {
   TF_ASSIGN_OR_RETURN(std::optional<JsonNode> node, root.Optional("decoder"));
   if (!node) return root.NotSupported("no decoder");
-  Loader loader;
+  DecoderLoader loader;
   TF_RETURN_IF_ERROR(loader.Add(*node, 0));
   return loader.Take();
 }

@@ -1,7 +1,6 @@
 #include "comm/exchange/allgather/allgather_exchange.h"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
 
 #include "comm/exchange/path/exchange_rows.h"
@@ -12,8 +11,6 @@
 
 namespace tokenferry {
 namespace {
-
-constexpr int64_t kMaxItems = std::numeric_limits<int32_t>::max();
 
 // The selections of one rank's tokens that this rank serves: f(token, slot), by token, then top-k position.
 template <class F>

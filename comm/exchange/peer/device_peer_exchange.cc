@@ -20,8 +20,6 @@
 namespace tokenferry {
 namespace {
 
-constexpr CallSite kStart{"start: peer memory"};
-
 class DevicePeerMover : public PathMover {
  public:
   explicit DevicePeerMover(const PathContext& context)
@@ -40,13 +38,13 @@ class DevicePeerMover : public PathMover {
     TF_RETURN_IF_ERROR(AgreeOnCapacity());
     layout_ = DevicePeerLayout::For(capacity_, row_bytes_, out_bytes_);
     std::unique_ptr<Stream> stream;
-    TF_RETURN_IF_ERROR(AgreeOnStatus(transport_, kStart, Allocate(stream)));
+    TF_RETURN_IF_ERROR(AgreeOnStatus(transport_, kStartDevicePeer, Allocate(stream)));
     TF_ASSIGN_OR_RETURN(memory_, DevicePeerMemory::Create(transport_, device_, *stream, capacity_, layout_));
     group_ = {memory_->parts(), rank_, num_ranks_, words_.as<int64_t>(), words_.as<int32_t>() + 2};
     // Freeing waits for everything on a GPU. Where ranks share one, that may be a wait for this rank: so all free
     // first.
     stream.reset();
-    return Barrier(transport_, kStart);
+    return Barrier(transport_, kStartDevicePeer);
   }
 
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) override {
@@ -172,10 +170,11 @@ class DevicePeerMover : public PathMover {
       status = absl::FailedPreconditionError(
           "exchange: path peer on GPUs has to know the most tokens and the top-k of an exchange in advance");
     }
-    TF_RETURN_IF_ERROR(AgreeOnStatus(transport_, kStart, status));
+    TF_RETURN_IF_ERROR(AgreeOnStatus(transport_, kStartDevicePeer, status));
     const int64_t wanted[] = {options_.max_tokens, options_.max_top_k, row_bytes_, out_bytes_};
-    TF_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                        AllGather(transport_, kStart, {reinterpret_cast<const char*>(wanted), sizeof(wanted)}));
+    TF_ASSIGN_OR_RETURN(
+        const std::vector<std::string> all,
+        AllGather(transport_, kStartDevicePeer, {reinterpret_cast<const char*>(wanted), sizeof(wanted)}));
     capacity_.num_ranks = num_ranks_;
     for (int r = 0; r < num_ranks_ && status.ok(); ++r) {
       int64_t theirs[4] = {};
@@ -193,7 +192,7 @@ class DevicePeerMover : public PathMover {
                                                          layout.num_bytes, " bytes per rank, more than the ",
                                                          options_.max_peer_bytes, " allowed"));
     }
-    return AgreeOnStatus(transport_, kStart, status);
+    return AgreeOnStatus(transport_, kStartDevicePeer, status);
   }
 
   absl::Status Allocate(std::unique_ptr<Stream>& stream) {
@@ -297,7 +296,7 @@ absl::StatusOr<std::unique_ptr<PathMover>> CreateDevicePeerMover(const PathConte
     status = absl::FailedPreconditionError("exchange: path peer is for the GPUs of one host, and there are " +
                                            context.topology.ToString());
   }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStart, status));
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStartDevicePeer, status));
   auto mover = std::make_unique<DevicePeerMover>(context);
   TF_RETURN_IF_ERROR(mover->Start());
   return mover;

@@ -4,11 +4,7 @@
 #include "core/round_up.h"
 
 namespace tokenferry {
-namespace {
-
-constexpr CallSite kStart{"start: peer memory"};
-
-}  // namespace
+namespace {}  // namespace
 
 DevicePeerLayout DevicePeerLayout::For(const DevicePeerCapacity& c, int64_t row_bytes, int64_t out_bytes) {
   constexpr int64_t kAlignment = 256, kPiece = int64_t{2} << 20;
@@ -46,20 +42,20 @@ absl::StatusOr<std::unique_ptr<DevicePeerMemory>> DevicePeerMemory::Create(Trans
     stream.Fill(memory->mine<char>(layout.flags), 0, kNumPeerStages * capacity.num_ranks * sizeof(int64_t));
     status = stream.Synchronize();
   }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, status));
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStartDevicePeer, status));
   status = memory->MapAll(transport, device);
-  if (status.ok()) status = AgreeOnStatus(transport, kStart, memory->UploadTables(device, stream, layout));
+  if (status.ok()) status = AgreeOnStatus(transport, kStartDevicePeer, memory->UploadTables(device, stream, layout));
   if (status.ok()) return memory;
   // Nobody may free what another rank still maps. Where not even that can be agreed on, the job has failed.
   memory->mapped_.clear();
-  Barrier(transport, kStart).IgnoreError();
+  Barrier(transport, kStartDevicePeer).IgnoreError();
   return status;
 }
 
 absl::Status DevicePeerMemory::MapAll(Transport& transport, Device& device) {
   const auto exported = device.Export(memory_);
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStart, exported.status()));
-  TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, AllGather(transport, kStart, *exported));
+  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStartDevicePeer, exported.status()));
+  TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, AllGather(transport, kStartDevicePeer, *exported));
   absl::Status status;
   for (int r = 0; r < transport.num_ranks() && status.ok(); ++r) {
     auto mapped =
@@ -67,7 +63,7 @@ absl::Status DevicePeerMemory::MapAll(Transport& transport, Device& device) {
     status = Annotate(mapped.status(), absl::StrCat("memory of rank ", r));
     if (mapped.ok()) mapped_.push_back(*std::move(mapped));
   }
-  return AgreeOnStatus(transport, kStart, status);
+  return AgreeOnStatus(transport, kStartDevicePeer, status);
 }
 
 absl::Status DevicePeerMemory::UploadTables(Device& device, Stream& stream, const DevicePeerLayout& layout) {

@@ -12,6 +12,8 @@
 
 namespace tokenferry {
 
+inline constexpr CallSite kStartDevicePeer{"start: peer memory"};
+
 // The largest exchange; the same on all ranks.
 struct DevicePeerCapacity {
   int64_t tokens = 0;  // of any rank

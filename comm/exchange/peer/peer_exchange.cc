@@ -17,7 +17,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <optional>
 
 #include "comm/exchange/path/exchange_rows.h"
@@ -35,8 +34,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr int64_t kMaxItems = std::numeric_limits<int32_t>::max();
-constexpr CallSite kStart{"start: peer memory"};
+constexpr CallSite kStartPeer{"start: peer memory"};
 
 // What a rank tells all ranks about an exchange; followed by PlanHeader [R], by destination.
 struct alignas(64) Announcement {
@@ -74,12 +72,12 @@ class PeerMover : public PathMover {
 
   // Collective.
   absl::Status Start() {
-    TF_ASSIGN_OR_RETURN(
-        control_, transport_.peers().Allocate(kStart, PeerFlags::kBytesPerRank + 2 * AnnouncementBytes(num_ranks_)));
+    TF_ASSIGN_OR_RETURN(control_, transport_.peers().Allocate(
+                                      kStartPeer, PeerFlags::kBytesPerRank + 2 * AnnouncementBytes(num_ranks_)));
     flags_.emplace(transport_.peers(), *control_);
     const int64_t wanted[] = {options_.max_tokens, options_.max_top_k};
     TF_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                        AllGather(transport_, kStart, {reinterpret_cast<const char*>(wanted), sizeof(wanted)}));
+                        AllGather(transport_, kStartPeer, {reinterpret_cast<const char*>(wanted), sizeof(wanted)}));
     int64_t tokens = 0, top_k = 0;
     for (const std::string& bytes : all) {
       int64_t theirs[2] = {};
@@ -90,7 +88,7 @@ class PeerMover : public PathMover {
     }
     // Outputs for as many selections as a rank's own tokens have: what a balanced load needs.
     const int64_t selections = std::min(tokens * top_k, kMaxItems);
-    return Resize(kStart, {tokens, std::min(selections, tokens * num_ranks_), selections, selections});
+    return Resize(kStartPeer, {tokens, std::min(selections, tokens * num_ranks_), selections, selections});
   }
 
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) override {
@@ -346,7 +344,7 @@ absl::StatusOr<std::unique_ptr<PathMover>> CreatePeerMover(const PathContext& co
   auto mover = std::make_unique<PeerMover>(context);
   status = mover->Start();
   if (IsAgreedOn(status)) return status;
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStart, status));
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStartPeer, status));
   return mover;
 }
 

@@ -1,7 +1,6 @@
 #include "comm/exchange/peer/peer_layout.h"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -12,8 +11,7 @@ namespace tokenferry {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-constexpr int64_t kMaxBytes = int64_t{1} << 46;  // far from overflow, far above any host
-constexpr int64_t kMaxIndex = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxPeerBytes = int64_t{1} << 46;  // far from overflow, far above any host
 
 int64_t Grown(int64_t have, int64_t needed) { return needed <= have ? have : std::max(needed, have + have / 4); }
 
@@ -36,7 +34,8 @@ absl::StatusOr<PeerLayout> MakePeerLayout(const PeerCapacity& capacity, int num_
         "peer memory: an exchange of ", capacity.tokens, " tokens per rank with rows of ", row_bytes, " bytes and ",
         capacity.recv_selections, " expert outputs is too large for ", num_ranks, " ranks; choose path alltoallv"));
   };
-  if (capacity.tokens > kMaxBytes / row_bytes || capacity.recv_selections > kMaxBytes / out_bytes) return too_large();
+  if (capacity.tokens > kMaxPeerBytes / row_bytes || capacity.recv_selections > kMaxPeerBytes / out_bytes)
+    return too_large();
   PeerLayout layout;
   int64_t end = 0;
   const auto take = [&](int64_t num_bytes) {
@@ -55,8 +54,8 @@ absl::StatusOr<PeerLayout> MakePeerLayout(const PeerCapacity& capacity, int num_
   layout.row_bytes_per_rank =
       RoundUp(std::max<int64_t>(capacity.tokens, 1) * row_bytes, std::lcm(row_bytes, kAlignment));
   layout.rows_per_rank = layout.row_bytes_per_rank / row_bytes;
-  if (layout.bytes_per_rank > kMaxBytes || layout.row_bytes_per_rank > kMaxBytes ||
-      layout.outputs_per_rank > kMaxIndex / num_ranks || layout.rows_per_rank > kMaxIndex / num_ranks) {
+  if (layout.bytes_per_rank > kMaxPeerBytes || layout.row_bytes_per_rank > kMaxPeerBytes ||
+      layout.outputs_per_rank > kMaxItems / num_ranks || layout.rows_per_rank > kMaxItems / num_ranks) {
     return too_large();
   }
   return layout;

@@ -1,16 +1,11 @@
 #include "comm/exchange/peer/peer_plan.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 
 namespace tokenferry {
-namespace {
-
-constexpr int64_t kMaxItems = std::numeric_limits<int32_t>::max();
-
-}  // namespace
+namespace {}  // namespace
 
 int64_t PeerHeaders::FirstRow(int src, int dst) const {
   int64_t begin = 0;

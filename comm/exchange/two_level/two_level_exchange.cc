@@ -27,7 +27,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr CallSite kStart{"start: peer memory"};
+constexpr CallSite kStartTwoLevel{"start: peer memory"};
 const std::vector<float> kOne = {1.0f};  // the weight of a host's sum
 
 class TwoLevelMover : public PathMover {
@@ -61,10 +61,10 @@ class TwoLevelMover : public PathMover {
   // Collective.
   absl::Status Start() {
     TF_ASSIGN_OR_RETURN(layout_, MakeTwoLevelLayout(num_ranks_, row_bytes_, out_bytes_));
-    TF_ASSIGN_OR_RETURN(memory_, transport_.peers().Reserve(kStart, layout_.bytes_per_rank));
+    TF_ASSIGN_OR_RETURN(memory_, transport_.peers().Reserve(kStartTwoLevel, layout_.bytes_per_rank));
     flags_.emplace(transport_.peers(), *memory_);
     // Flags must be there before anybody polls them; the rest is taken when a plan needs it.
-    return AgreeOnStatus(transport_, kStart, memory_->Take(rank_, 0, PeerFlags::kBytesPerRank));
+    return AgreeOnStatus(transport_, kStartTwoLevel, memory_->Take(rank_, 0, PeerFlags::kBytesPerRank));
   }
 
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) override { return rows_.Home(num_tokens); }
@@ -381,11 +381,11 @@ absl::StatusOr<std::unique_ptr<PathMover>> CreateTwoLevelMover(const PathContext
                                                         context.device.ToString(),
                                                         " does not compute on; choose path alltoallv"));
   }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStart, status));
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStartTwoLevel, status));
   auto mover = std::make_unique<TwoLevelMover>(context);
   status = mover->Start();
   if (IsAgreedOn(status)) return status;
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStart, status));
+  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStartTwoLevel, status));
   return mover;
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <numeric>
 
 #include "comm/peer/peer_flags.h"
@@ -11,8 +10,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr int64_t kMaxBytes = int64_t{1} << 36;  // of addresses per rank
-constexpr int64_t kMaxIndex = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxTwoLevelBytes = int64_t{1} << 36;  // of addresses per rank
 
 int ServerOn(const Topology::Host& host, const Topology& topology, RankId source) {
   if (host.name == topology.hosts[topology.host_idx_per_rank[source.value]].name) return source.value;
@@ -84,15 +82,15 @@ absl::StatusOr<TwoLevelLayout> MakeTwoLevelLayout(int num_ranks, int64_t row_byt
   TwoLevelLayout layout;
   // Both matrices begin their next part after as many bytes.
   const int64_t unit = std::lcm(std::lcm(row_bytes, out_bytes), kPage);
-  const int64_t limit = std::min(kMaxBytes, kMaxIndex / num_ranks * std::min(row_bytes, out_bytes));
+  const int64_t limit = std::min(kMaxTwoLevelBytes, kMaxItems / num_ranks * std::min(row_bytes, out_bytes));
   layout.bytes_per_rank = std::max(unit, limit / unit * unit);
   layout.rows_per_rank = layout.bytes_per_rank / row_bytes;
   layout.outputs_per_rank = layout.bytes_per_rank / out_bytes;
   const int64_t fixed = PeerFlags::kBytesPerRank + 2 * PublishedPlan::NumBytes(num_ranks, 0) + 4 * kPage;
   const int64_t per_item = row_bytes + out_bytes + 2 * static_cast<int64_t>(sizeof(PublishedSelection));
-  layout.max_items = std::min((layout.bytes_per_rank - fixed) / per_item, kMaxIndex);
-  if (layout.max_items < 1 || layout.rows_per_rank > kMaxIndex / num_ranks ||
-      layout.outputs_per_rank > kMaxIndex / num_ranks) {
+  layout.max_items = std::min((layout.bytes_per_rank - fixed) / per_item, kMaxItems);
+  if (layout.max_items < 1 || layout.rows_per_rank > kMaxItems / num_ranks ||
+      layout.outputs_per_rank > kMaxItems / num_ranks) {
     return absl::ResourceExhaustedError(
         absl::StrCat("peer memory: rows of ", row_bytes, " bytes and outputs of ", out_bytes, " of ", num_ranks,
                      " ranks cannot be told apart with 32 bits; choose path alltoallv"));

@@ -11,7 +11,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // An event is named twice: in its line and in its data.
-std::string Event(const Json& json) {
+std::string NamedEvent(const Json& json) {
   return absl::StrCat("event: ", json["type"].get<std::string>(), "\ndata: ", CompactJson(json), "\n\n");
 }
 
@@ -118,7 +118,7 @@ class MessagesAnswers final : public AnswerFormat {
     message["stop_reason"] = nullptr;
     message["stop_sequence"] = nullptr;
     message["usage"] = {{"input_tokens", facts.prompt_tokens}, {"output_tokens", 0}};
-    return Event({{"type", "message_start"}, {"message", std::move(message)}});
+    return NamedEvent({{"type", "message_start"}, {"message", std::move(message)}});
   }
 
   std::string StreamPart(const AnswerFacts& facts, const ChoicePart& part) override {
@@ -129,7 +129,7 @@ class MessagesAnswers final : public AnswerFormat {
           open_ && piece.kind != PieceKind::kCall && (piece.kind == PieceKind::kArguments || piece.kind == *open_);
       if (!goes_on) events += BeginBlock(facts, piece);
       if (piece.kind == PieceKind::kCall) continue;
-      events += Event({{"type", "content_block_delta"}, {"index", block_idx_}, {"delta", Delta(piece)}});
+      events += NamedEvent({{"type", "content_block_delta"}, {"index", block_idx_}, {"delta", Delta(piece)}});
     }
     return events;
   }
@@ -138,11 +138,11 @@ class MessagesAnswers final : public AnswerFormat {
     const int64_t num_tokens = usage == nullptr ? 0 : usage->completion_tokens;
     const std::string empty = open_ ? "" : BeginBlock(facts, {});
     return empty + EndBlock() +
-           Event({{"type", "message_delta"}, {"delta", last_}, {"usage", {{"output_tokens", num_tokens}}}}) +
-           Event({{"type", "message_stop"}});
+           NamedEvent({{"type", "message_delta"}, {"delta", last_}, {"usage", {{"output_tokens", num_tokens}}}}) +
+           NamedEvent({{"type", "message_stop"}});
   }
 
-  std::string StreamError(const HttpError& error) override { return Event(ErrorJson(error)); }
+  std::string StreamError(const HttpError& error) override { return NamedEvent(ErrorJson(error)); }
 
   HttpResponse Error(const HttpError& error) override {
     HttpResponse response = error.Response();
@@ -156,9 +156,10 @@ class MessagesAnswers final : public AnswerFormat {
     block_idx_ += 1;
     open_ = first.kind;
     return end +
-           Event({{"type", "content_block_start"}, {"index", block_idx_}, {"content_block", EmptyBlock(facts, first)}});
+           NamedEvent(
+               {{"type", "content_block_start"}, {"index", block_idx_}, {"content_block", EmptyBlock(facts, first)}});
   }
-  std::string EndBlock() const { return Event({{"type", "content_block_stop"}, {"index", block_idx_}}); }
+  std::string EndBlock() const { return NamedEvent({{"type", "content_block_stop"}, {"index", block_idx_}}); }
 
   int64_t block_idx_ = -1;         // of the block that is open
   std::optional<PieceKind> open_;  // what has begun it

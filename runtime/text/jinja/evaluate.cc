@@ -9,7 +9,7 @@
 
 namespace tokenferry {
 
-using Kind = JinjaExpr::Kind;
+using ExprKind = JinjaExpr::Kind;
 
 absl::StatusOr<JinjaValue> JinjaInterpreter::Evaluate(const JinjaExpr& expr, JinjaScope& scope) {
   TF_RETURN_IF_ERROR(Place(expr.at, runtime_.budget().Steps(1)));
@@ -20,69 +20,69 @@ absl::StatusOr<JinjaValue> JinjaInterpreter::Evaluate(const JinjaExpr& expr, Jin
 
 absl::StatusOr<JinjaValue> JinjaInterpreter::EvaluateKind(const JinjaExpr& expr, JinjaScope& scope) {
   switch (expr.kind) {
-    case Kind::kConst:
+    case ExprKind::kConst:
       return expr.constant;
-    case Kind::kName: {
+    case ExprKind::kName: {
       const JinjaValue* value = scope.Find(expr.name);
       return value != nullptr ? *value : JinjaValue::Undefined(absl::StrCat("'", expr.name, "' is undefined"));
     }
-    case Kind::kList:
-    case Kind::kTuple:
+    case ExprKind::kList:
+    case ExprKind::kTuple:
       return EvaluateList(expr, scope);
-    case Kind::kDict:
+    case ExprKind::kDict:
       return EvaluateDict(expr, scope);
-    case Kind::kUnary: {
+    case ExprKind::kUnary: {
       TF_ASSIGN_OR_RETURN(const JinjaValue operand, Evaluate(*expr.args[0], scope));
       TF_ASSIGN_OR_RETURN(JinjaValue negative, JinjaNegative(operand));
       return expr.ops[0] == JinjaOp::kNeg ? negative : operand;
     }
-    case Kind::kBinary: {
+    case ExprKind::kBinary: {
       TF_ASSIGN_OR_RETURN(const JinjaValue left, Evaluate(*expr.args[0], scope));
       TF_ASSIGN_OR_RETURN(const JinjaValue right, Evaluate(*expr.args[1], scope));
       return JinjaArithmetic(expr.ops[0], left, right, runtime_);
     }
-    case Kind::kCompare:
+    case ExprKind::kCompare:
       return EvaluateCompare(expr, scope);
-    case Kind::kConcat:
+    case ExprKind::kConcat:
       return EvaluateConcat(expr, scope);
-    case Kind::kAnd:
-    case Kind::kOr: {
+    case ExprKind::kAnd:
+    case ExprKind::kOr: {
       TF_ASSIGN_OR_RETURN(JinjaValue left, Evaluate(*expr.args[0], scope));
-      return left.Truthy() == (expr.kind == Kind::kOr) ? left : Evaluate(*expr.args[1], scope);
+      return left.Truthy() == (expr.kind == ExprKind::kOr) ? left : Evaluate(*expr.args[1], scope);
     }
-    case Kind::kNot: {
+    case ExprKind::kNot: {
       TF_ASSIGN_OR_RETURN(const JinjaValue operand, Evaluate(*expr.args[0], scope));
       return JinjaValue::Bool(!operand.Truthy());
     }
-    case Kind::kIf: {
+    case ExprKind::kIf: {
       TF_ASSIGN_OR_RETURN(const JinjaValue condition, Evaluate(*expr.args[0], scope));
       if (condition.Truthy()) return Evaluate(*expr.args[1], scope);
       if (expr.args[2] != nullptr) return Evaluate(*expr.args[2], scope);
       return JinjaValue::Undefined("the inline if-expression was false and has no else");
     }
-    case Kind::kAttr: {
+    case ExprKind::kAttr: {
       TF_ASSIGN_OR_RETURN(const JinjaValue value, Evaluate(*expr.args[0], scope));
       return GetJinjaAttr(runtime_, value, expr.name);
     }
-    case Kind::kItem: {
+    case ExprKind::kItem: {
       TF_ASSIGN_OR_RETURN(const JinjaValue value, Evaluate(*expr.args[0], scope));
       TF_ASSIGN_OR_RETURN(const JinjaValue index, Evaluate(*expr.args[1], scope));
       return GetJinjaItem(runtime_, value, index);
     }
-    case Kind::kSlice: {
+    case ExprKind::kSlice: {
       TF_ASSIGN_OR_RETURN(const JinjaValue value, Evaluate(*expr.args[0], scope));
       TF_ASSIGN_OR_RETURN(const JinjaValue start, EvaluateOptional(expr.args[1], scope));
       TF_ASSIGN_OR_RETURN(const JinjaValue stop, EvaluateOptional(expr.args[2], scope));
       TF_ASSIGN_OR_RETURN(const JinjaValue step, EvaluateOptional(expr.args[3], scope));
       return JinjaSlice(value, start, stop, step, runtime_);
     }
-    case Kind::kCall:
+    case ExprKind::kCall:
       return EvaluateCall(expr, scope, nullptr);
-    case Kind::kFilter: {
+    case ExprKind::kFilter: {
       TF_ASSIGN_OR_RETURN(const JinjaValue value, Evaluate(*expr.args[0], scope));
       return ApplyFilter(expr, value, scope);
     }
-    case Kind::kTest: {
+    case ExprKind::kTest: {
       TF_ASSIGN_OR_RETURN(const JinjaValue value, Evaluate(*expr.args[0], scope));
       return ApplyTest(expr, value, scope);
     }
@@ -102,7 +102,7 @@ absl::StatusOr<JinjaValue> JinjaInterpreter::EvaluateList(const JinjaExpr& expr,
     items.push_back(std::move(item));
   }
   return runtime_.List(std::move(items),
-                       expr.kind == Kind::kTuple ? JinjaSequenceKind::kTuple : JinjaSequenceKind::kList);
+                       expr.kind == ExprKind::kTuple ? JinjaSequenceKind::kTuple : JinjaSequenceKind::kList);
 }
 
 absl::StatusOr<JinjaValue> JinjaInterpreter::EvaluateDict(const JinjaExpr& expr, JinjaScope& scope) {
@@ -156,7 +156,7 @@ absl::StatusOr<JinjaValue> JinjaInterpreter::EvaluateCall(const JinjaExpr& expr,
   JinjaValue self;
   JinjaMethod method = nullptr;
   JinjaValue function;
-  if (callee.kind == Kind::kAttr) {  // a method, most often: no need for an object that binds it
+  if (callee.kind == ExprKind::kAttr) {  // a method, most often: no need for an object that binds it
     TF_ASSIGN_OR_RETURN(self, Evaluate(*callee.args[0], scope));
     method = FindJinjaMethod(self, callee.name);
     if (method == nullptr) {

@@ -11,7 +11,7 @@ namespace {
 constexpr int kMaxNesting = 100;    // of brackets, unary operators and conditions in one another
 constexpr int kMaxTreeDepth = 200;  // also of chains like a + b + c
 
-using Kind = JinjaExpr::Kind;
+using ExprKind = JinjaExpr::Kind;
 
 std::optional<JinjaOp> Find(absl::string_view text, std::initializer_list<std::pair<absl::string_view, JinjaOp>> ops) {
   for (const auto& [name, op] : ops) {
@@ -82,8 +82,8 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Expression(Conditional condi
     if (TakeName("else")) {
       TF_ASSIGN_OR_RETURN(other, Expression());
     }
-    TF_ASSIGN_OR_RETURN(value,
-                        Finish(MakeJinjaExpr(Kind::kIf, at, std::move(condition), std::move(value), std::move(other))));
+    TF_ASSIGN_OR_RETURN(
+        value, Finish(MakeJinjaExpr(ExprKind::kIf, at, std::move(condition), std::move(value), std::move(other))));
   }
   --nesting_;
   return value;
@@ -92,7 +92,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Expression(Conditional condi
 absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Tuple(Conditional conditional) {
   TF_ASSIGN_OR_RETURN(JinjaExprPtr first, Expression(conditional));
   if (!IsOperator(",")) return first;
-  JinjaExprPtr tuple = MakeJinjaExpr(Kind::kTuple, first->at, std::move(first));
+  JinjaExprPtr tuple = MakeJinjaExpr(ExprKind::kTuple, first->at, std::move(first));
   while (TakeOperator(",")) {
     const bool at_end =
         token().kind == JinjaTokenKind::kBlockEnd || token().kind == JinjaTokenKind::kPrintEnd || IsOperator(")");
@@ -116,10 +116,10 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::TargetName(AttributeTarget a
     if (IsName(constant)) return Fail(token(), absl::StrCat("cannot assign to ", constant));
   }
   TF_ASSIGN_OR_RETURN(std::string name, ExpectName());
-  JinjaExprPtr target = MakeJinjaExpr(Kind::kName, at);
+  JinjaExprPtr target = MakeJinjaExpr(ExprKind::kName, at);
   target->name = std::move(name);
   if (attribute == AttributeTarget::kNo || !TakeOperator(".")) return target;
-  target = MakeJinjaExpr(Kind::kAttr, at, std::move(target));
+  target = MakeJinjaExpr(ExprKind::kAttr, at, std::move(target));
   TF_ASSIGN_OR_RETURN(target->name, ExpectName());
   return Finish(std::move(target));
 }
@@ -127,7 +127,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::TargetName(AttributeTarget a
 absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Target(AttributeTarget attribute) {
   TF_ASSIGN_OR_RETURN(JinjaExprPtr first, TargetName(attribute));
   if (!IsOperator(",")) return first;
-  JinjaExprPtr tuple = MakeJinjaExpr(Kind::kTuple, first->at, std::move(first));
+  JinjaExprPtr tuple = MakeJinjaExpr(ExprKind::kTuple, first->at, std::move(first));
   while (TakeOperator(",")) {
     if (token().kind != JinjaTokenKind::kName && !IsOperator("(")) break;
     if (IsName("in")) break;
@@ -142,7 +142,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Or() {
   while (IsName("or")) {
     const uint32_t at = Next().at;
     TF_ASSIGN_OR_RETURN(JinjaExprPtr right, And());
-    TF_ASSIGN_OR_RETURN(left, Finish(MakeJinjaExpr(Kind::kOr, at, std::move(left), std::move(right))));
+    TF_ASSIGN_OR_RETURN(left, Finish(MakeJinjaExpr(ExprKind::kOr, at, std::move(left), std::move(right))));
   }
   return left;
 }
@@ -152,7 +152,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::And() {
   while (IsName("and")) {
     const uint32_t at = Next().at;
     TF_ASSIGN_OR_RETURN(JinjaExprPtr right, Not());
-    TF_ASSIGN_OR_RETURN(left, Finish(MakeJinjaExpr(Kind::kAnd, at, std::move(left), std::move(right))));
+    TF_ASSIGN_OR_RETURN(left, Finish(MakeJinjaExpr(ExprKind::kAnd, at, std::move(left), std::move(right))));
   }
   return left;
 }
@@ -163,7 +163,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Not() {
   const uint32_t at = Next().at;
   TF_ASSIGN_OR_RETURN(JinjaExprPtr operand, Not());
   --nesting_;
-  return Finish(MakeJinjaExpr(Kind::kNot, at, std::move(operand)));
+  return Finish(MakeJinjaExpr(ExprKind::kNot, at, std::move(operand)));
 }
 
 absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Compare() {
@@ -187,7 +187,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Compare() {
     }
     if (!op) break;
     Next();
-    if (compare == nullptr) compare = MakeJinjaExpr(Kind::kCompare, at, std::move(first));
+    if (compare == nullptr) compare = MakeJinjaExpr(ExprKind::kCompare, at, std::move(first));
     TF_ASSIGN_OR_RETURN(JinjaExprPtr operand, Sum());
     compare->args.push_back(std::move(operand));
     compare->ops.push_back(*op);
@@ -202,7 +202,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Sum() {
     const JinjaOp kind = op.text == "+" ? JinjaOp::kAdd : JinjaOp::kSub;
     const uint32_t at = op.at;
     TF_ASSIGN_OR_RETURN(JinjaExprPtr right, Concat());
-    JinjaExprPtr sum = MakeJinjaExpr(Kind::kBinary, at, std::move(left), std::move(right));
+    JinjaExprPtr sum = MakeJinjaExpr(ExprKind::kBinary, at, std::move(left), std::move(right));
     sum->ops.push_back(kind);
     TF_ASSIGN_OR_RETURN(left, Finish(std::move(sum)));
   }
@@ -212,7 +212,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Sum() {
 absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Concat() {
   TF_ASSIGN_OR_RETURN(JinjaExprPtr first, Product());
   if (!IsOperator("~")) return first;
-  JinjaExprPtr concat = MakeJinjaExpr(Kind::kConcat, token().at, std::move(first));
+  JinjaExprPtr concat = MakeJinjaExpr(ExprKind::kConcat, token().at, std::move(first));
   while (TakeOperator("~")) {
     TF_ASSIGN_OR_RETURN(JinjaExprPtr next, Product());
     concat->args.push_back(std::move(next));
@@ -228,7 +228,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Product() {
     if (!op) break;
     const uint32_t at = Next().at;
     TF_ASSIGN_OR_RETURN(JinjaExprPtr right, Power());
-    JinjaExprPtr product = MakeJinjaExpr(Kind::kBinary, at, std::move(left), std::move(right));
+    JinjaExprPtr product = MakeJinjaExpr(ExprKind::kBinary, at, std::move(left), std::move(right));
     product->ops.push_back(*op);
     TF_ASSIGN_OR_RETURN(left, Finish(std::move(product)));
   }
@@ -240,7 +240,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Power() {
   while (IsOperator("**")) {
     const uint32_t at = Next().at;
     TF_ASSIGN_OR_RETURN(JinjaExprPtr right, Unary(WithFilter::kYes));
-    JinjaExprPtr power = MakeJinjaExpr(Kind::kBinary, at, std::move(left), std::move(right));
+    JinjaExprPtr power = MakeJinjaExpr(ExprKind::kBinary, at, std::move(left), std::move(right));
     power->ops.push_back(JinjaOp::kPow);
     TF_ASSIGN_OR_RETURN(left, Finish(std::move(power)));
   }
@@ -256,7 +256,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Unary(WithFilter filter) {
     const uint32_t at = op.at;
     TF_ASSIGN_OR_RETURN(JinjaExprPtr operand, Unary(WithFilter::kNo));
     --nesting_;
-    value = MakeJinjaExpr(Kind::kUnary, at, std::move(operand));
+    value = MakeJinjaExpr(ExprKind::kUnary, at, std::move(operand));
     value->ops.push_back(kind);
     TF_ASSIGN_OR_RETURN(value, Finish(std::move(value)));
   } else {

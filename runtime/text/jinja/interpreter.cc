@@ -13,7 +13,7 @@
 namespace tokenferry {
 namespace {
 
-using Kind = JinjaNode::Kind;
+using NodeKind = JinjaNode::Kind;
 
 constexpr char kPlaced[] = "tokenferry/jinja/placed";  // payload of an error that says where it happened
 
@@ -137,43 +137,43 @@ absl::StatusOr<JinjaInterpreter::Flow> JinjaInterpreter::RunBody(const JinjaBody
 absl::StatusOr<JinjaInterpreter::Flow> JinjaInterpreter::RunNode(const JinjaNode& node, JinjaScope& scope,
                                                                  TaggedText& out) {
   switch (node.kind) {
-    case Kind::kText:
+    case NodeKind::kText:
       out.Append(node.text, TextOrigin::kModel);
       TF_RETURN_IF_ERROR(runtime_.budget().Grown(static_cast<int64_t>(out.size())));
       return Flow::kOn;
-    case Kind::kPrint: {
+    case NodeKind::kPrint: {
       TF_ASSIGN_OR_RETURN(const JinjaValue value, Evaluate(*node.exprs[0], scope));
       TF_RETURN_IF_ERROR(Print(value, out));
       return Flow::kOn;
     }
-    case Kind::kIf:
+    case NodeKind::kIf:
       return RunIf(node, scope, out);
-    case Kind::kFor:
+    case NodeKind::kFor:
       return RunFor(node, scope, out);
-    case Kind::kSet:
-    case Kind::kSetBlock:
+    case NodeKind::kSet:
+    case NodeKind::kSetBlock:
       TF_RETURN_IF_ERROR(RunSet(node, scope));
       return Flow::kOn;
-    case Kind::kWith:
+    case NodeKind::kWith:
       return RunWith(node, scope, out);
-    case Kind::kMacro: {
+    case NodeKind::kMacro: {
       scope.Share();
       TF_ASSIGN_OR_RETURN(JinjaMacro * macro, runtime_.New<JinjaMacro>(*this, node, scope));
       scope.Set(node.text, JinjaValue::Object(macro));
       return Flow::kOn;
     }
-    case Kind::kCall:
+    case NodeKind::kCall:
       TF_RETURN_IF_ERROR(RunCall(node, scope, out));
       return Flow::kOn;
-    case Kind::kFilter: {
+    case NodeKind::kFilter: {
       TF_ASSIGN_OR_RETURN(TaggedText text, RunApart(node.bodies[0], scope));
       TF_ASSIGN_OR_RETURN(const JinjaValue value, Filtered(*node.exprs[0], JinjaValue::Text(std::move(text)), scope));
       TF_RETURN_IF_ERROR(Print(value, out));
       return Flow::kOn;
     }
-    case Kind::kBreak:
+    case NodeKind::kBreak:
       return Flow::kBreak;
-    case Kind::kContinue:
+    case NodeKind::kContinue:
       return Flow::kContinue;
   }
   return Flow::kOn;
@@ -274,7 +274,7 @@ absl::StatusOr<JinjaValue> JinjaInterpreter::Filtered(const JinjaExpr& filter, J
 }
 
 absl::Status JinjaInterpreter::RunSet(const JinjaNode& node, JinjaScope& scope) {
-  if (node.kind == Kind::kSet) {
+  if (node.kind == NodeKind::kSet) {
     TF_ASSIGN_OR_RETURN(JinjaValue value, Evaluate(*node.exprs[1], scope));
     return Assign(*node.exprs[0], std::move(value), scope);
   }

@@ -9,7 +9,7 @@
 namespace tokenferry {
 namespace {
 
-using Kind = JinjaNode::Kind;
+using NodeKind = JinjaNode::Kind;
 using Target = JinjaExpressionParser::AttributeTarget;
 using Conditional = JinjaExpressionParser::Conditional;
 
@@ -35,12 +35,12 @@ class Parser {
       const JinjaToken& token = in_.token();
       switch (token.kind) {
         case JinjaTokenKind::kText: {
-          JinjaNode& node = Add(body, Kind::kText);
+          JinjaNode& node = Add(body, NodeKind::kText);
           node.text = in_.Next().text;
           break;
         }
         case JinjaTokenKind::kPrintBegin: {
-          JinjaNode& node = Add(body, Kind::kPrint);
+          JinjaNode& node = Add(body, NodeKind::kPrint);
           in_.Next();
           TF_ASSIGN_OR_RETURN(JinjaExprPtr value, in_.Tuple());
           node.exprs.push_back(std::move(value));
@@ -64,7 +64,7 @@ class Parser {
     }
   }
 
-  JinjaNode& Add(JinjaBody& body, Kind kind) {
+  JinjaNode& Add(JinjaBody& body, NodeKind kind) {
     body.emplace_back();
     body.back().kind = kind;
     body.back().at = in_.token().at;
@@ -108,7 +108,7 @@ class Parser {
   }
 
   absl::Status If(JinjaBody& body) {
-    JinjaNode node{.kind = Kind::kIf, .at = in_.token().at};
+    JinjaNode node{.kind = NodeKind::kIf, .at = in_.token().at};
     while (in_.TakeName("if") || in_.TakeName("elif")) {
       TF_ASSIGN_OR_RETURN(JinjaExprPtr condition, in_.Tuple(Conditional::kNo));
       node.exprs.push_back(std::move(condition));
@@ -127,7 +127,7 @@ class Parser {
   }
 
   absl::Status For(JinjaBody& body) {
-    JinjaNode node{.kind = Kind::kFor, .at = in_.Next().at};
+    JinjaNode node{.kind = NodeKind::kFor, .at = in_.Next().at};
     TF_ASSIGN_OR_RETURN(JinjaExprPtr target, in_.Target(Target::kNo));
     if (!in_.TakeName("in")) return in_.Unexpected("'in'");
     TF_ASSIGN_OR_RETURN(JinjaExprPtr list, in_.Tuple(Conditional::kNo));
@@ -156,7 +156,7 @@ class Parser {
   }
 
   absl::Status Set(JinjaBody& body) {
-    JinjaNode node{.kind = Kind::kSet, .at = in_.Next().at};
+    JinjaNode node{.kind = NodeKind::kSet, .at = in_.Next().at};
     TF_ASSIGN_OR_RETURN(JinjaExprPtr target, in_.Target(Target::kYes));
     node.exprs.push_back(std::move(target));
     if (in_.TakeOperator("=")) {
@@ -164,7 +164,7 @@ class Parser {
       node.exprs.push_back(std::move(value));
       TF_RETURN_IF_ERROR(EndTag());
     } else {
-      node.kind = Kind::kSetBlock;
+      node.kind = NodeKind::kSetBlock;
       JinjaExprPtr filter;
       if (in_.TakeOperator("|")) {
         TF_ASSIGN_OR_RETURN(filter, in_.Filters(EmptyText()));
@@ -177,7 +177,7 @@ class Parser {
   }
 
   absl::Status With(JinjaBody& body) {
-    JinjaNode node{.kind = Kind::kWith, .at = in_.Next().at};
+    JinjaNode node{.kind = NodeKind::kWith, .at = in_.Next().at};
     while (in_.token().kind != JinjaTokenKind::kBlockEnd) {
       if (!node.exprs.empty()) TF_RETURN_IF_ERROR(in_.ExpectOperator(","));
       TF_ASSIGN_OR_RETURN(JinjaExprPtr target, in_.Target(Target::kNo));
@@ -193,7 +193,7 @@ class Parser {
 
   // transformers' mark around what the assistant has written: a scope of its own, no more.
   absl::Status Generation(JinjaBody& body) {
-    JinjaNode node{.kind = Kind::kWith, .at = in_.Next().at};
+    JinjaNode node{.kind = NodeKind::kWith, .at = in_.Next().at};
     TF_RETURN_IF_ERROR(BodyTo("endgeneration", node));
     body.push_back(std::move(node));
     return absl::OkStatus();
@@ -227,7 +227,7 @@ class Parser {
   }
 
   absl::Status Macro(JinjaBody& body) {
-    JinjaNode node{.kind = Kind::kMacro, .at = in_.Next().at};
+    JinjaNode node{.kind = NodeKind::kMacro, .at = in_.Next().at};
     TF_ASSIGN_OR_RETURN(node.text, in_.ExpectName());
     TF_RETURN_IF_ERROR(in_.ExpectOperator("("));
     TF_RETURN_IF_ERROR(Parameters(node.parameters));
@@ -237,7 +237,7 @@ class Parser {
   }
 
   absl::Status Call(JinjaBody& body) {
-    JinjaNode node{.kind = Kind::kCall, .at = in_.Next().at};
+    JinjaNode node{.kind = NodeKind::kCall, .at = in_.Next().at};
     if (in_.TakeOperator("(")) TF_RETURN_IF_ERROR(Parameters(node.parameters));
     const JinjaToken callee = in_.token();
     TF_ASSIGN_OR_RETURN(JinjaExprPtr call, in_.Expression());
@@ -249,7 +249,7 @@ class Parser {
   }
 
   absl::Status Filter(JinjaBody& body) {
-    JinjaNode node{.kind = Kind::kFilter, .at = in_.Next().at};
+    JinjaNode node{.kind = NodeKind::kFilter, .at = in_.Next().at};
     TF_ASSIGN_OR_RETURN(JinjaExprPtr filter, in_.Filters(EmptyText()));
     node.exprs.push_back(std::move(filter));
     TF_RETURN_IF_ERROR(BodyTo("endfilter", node));
@@ -257,9 +257,9 @@ class Parser {
     return absl::OkStatus();
   }
 
-  absl::Status Break(JinjaBody& body) { return LoopControl(body, Kind::kBreak); }
-  absl::Status Continue(JinjaBody& body) { return LoopControl(body, Kind::kContinue); }
-  absl::Status LoopControl(JinjaBody& body, Kind kind) {
+  absl::Status Break(JinjaBody& body) { return LoopControl(body, NodeKind::kBreak); }
+  absl::Status Continue(JinjaBody& body) { return LoopControl(body, NodeKind::kContinue); }
+  absl::Status LoopControl(JinjaBody& body, NodeKind kind) {
     if (num_loops_ == 0) return in_.Fail(in_.token(), absl::StrCat("'", in_.token().text, "' outside of a loop"));
     Add(body, kind);
     in_.Next();

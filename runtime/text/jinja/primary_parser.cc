@@ -9,10 +9,10 @@
 namespace tokenferry {
 namespace {
 
-using Kind = JinjaExpr::Kind;
+using ExprKind = JinjaExpr::Kind;
 
 JinjaExprPtr MakeConst(uint32_t at, JinjaValue value) {
-  JinjaExprPtr expr = MakeJinjaExpr(Kind::kConst, at);
+  JinjaExprPtr expr = MakeJinjaExpr(ExprKind::kConst, at);
   expr->constant = std::move(value);
   return expr;
 }
@@ -27,7 +27,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Primary() {
       if (name == "true" || name == "True") return MakeConst(at, JinjaValue::Bool(true));
       if (name == "false" || name == "False") return MakeConst(at, JinjaValue::Bool(false));
       if (name == "none" || name == "None") return MakeConst(at, JinjaValue::None());
-      JinjaExprPtr expr = MakeJinjaExpr(Kind::kName, at);
+      JinjaExprPtr expr = MakeJinjaExpr(ExprKind::kName, at);
       expr->name = name;
       return expr;
     }
@@ -56,7 +56,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Primary() {
 absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Bracket() {
   const uint32_t at = token().at;
   if (TakeOperator("(")) {
-    if (TakeOperator(")")) return MakeJinjaExpr(Kind::kTuple, at);
+    if (TakeOperator(")")) return MakeJinjaExpr(ExprKind::kTuple, at);
     TF_ASSIGN_OR_RETURN(JinjaExprPtr inner, Tuple());
     TF_RETURN_IF_ERROR(ExpectOperator(")"));
     return inner;
@@ -65,7 +65,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Bracket() {
   if (!is_dict && !IsOperator("[")) return Unexpected("an expression");
   Next();
   const absl::string_view end = is_dict ? "}" : "]";
-  JinjaExprPtr expr = MakeJinjaExpr(is_dict ? Kind::kDict : Kind::kList, at);
+  JinjaExprPtr expr = MakeJinjaExpr(is_dict ? ExprKind::kDict : ExprKind::kList, at);
   while (!IsOperator(end)) {
     if (!expr->args.empty()) TF_RETURN_IF_ERROR(ExpectOperator(","));
     if (IsOperator(end)) break;
@@ -87,15 +87,15 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Postfix(JinjaExprPtr value) 
       const bool is_index = token().kind == JinjaTokenKind::kInteger;
       if (is_index) {
         TF_ASSIGN_OR_RETURN(JinjaExprPtr index, Primary());
-        value = MakeJinjaExpr(Kind::kItem, at, std::move(value), std::move(index));
+        value = MakeJinjaExpr(ExprKind::kItem, at, std::move(value), std::move(index));
       } else {
-        value = MakeJinjaExpr(Kind::kAttr, token().at, std::move(value));
+        value = MakeJinjaExpr(ExprKind::kAttr, token().at, std::move(value));
         TF_ASSIGN_OR_RETURN(value->name, ExpectName());
       }
     } else if (TakeOperator("[")) {
       TF_ASSIGN_OR_RETURN(value, Subscript(std::move(value)));
     } else if (TakeOperator("(")) {
-      value = MakeJinjaExpr(Kind::kCall, value->at, std::move(value));
+      value = MakeJinjaExpr(ExprKind::kCall, value->at, std::move(value));
       TF_RETURN_IF_ERROR(Arguments(*value));
     } else {
       return value;
@@ -119,10 +119,10 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Subscript(JinjaExprPtr value
   TF_RETURN_IF_ERROR(ExpectOperator("]"));
   if (parts.size() == 1) {
     if (parts[0] == nullptr) return source_.Error(at, "[] without an index");
-    return MakeJinjaExpr(Kind::kItem, at, std::move(value), std::move(parts[0]));
+    return MakeJinjaExpr(ExprKind::kItem, at, std::move(value), std::move(parts[0]));
   }
   parts.resize(3);
-  return MakeJinjaExpr(Kind::kSlice, at, std::move(value), std::move(parts[0]), std::move(parts[1]),
+  return MakeJinjaExpr(ExprKind::kSlice, at, std::move(value), std::move(parts[0]), std::move(parts[1]),
                        std::move(parts[2]));
 }
 
@@ -157,7 +157,7 @@ absl::Status JinjaExpressionParser::Arguments(JinjaExpr& call) {
 
 absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::OneFilter(JinjaExprPtr value) {
   const JinjaToken& name = token();
-  JinjaExprPtr filter = MakeJinjaExpr(Kind::kFilter, name.at, std::move(value));
+  JinjaExprPtr filter = MakeJinjaExpr(ExprKind::kFilter, name.at, std::move(value));
   TF_ASSIGN_OR_RETURN(filter->name, ExpectName());
   if (!IsJinjaFilter(filter->name)) return Refuse(name, absl::StrCat("filter '", filter->name, "'"));
   if (TakeOperator("(")) TF_RETURN_IF_ERROR(Arguments(*filter));
@@ -174,7 +174,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Filters(JinjaExprPtr value) 
 absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Test(JinjaExprPtr value) {
   const bool negated = TakeName("not");
   const JinjaToken& name = token();
-  JinjaExprPtr test = MakeJinjaExpr(Kind::kTest, name.at, std::move(value));
+  JinjaExprPtr test = MakeJinjaExpr(ExprKind::kTest, name.at, std::move(value));
   TF_ASSIGN_OR_RETURN(test->name, ExpectName());
   if (!IsJinjaTest(test->name)) return Refuse(name, absl::StrCat("test '", test->name, "'"));
   const auto begins_argument = [this] {
@@ -193,7 +193,7 @@ absl::StatusOr<JinjaExprPtr> JinjaExpressionParser::Test(JinjaExprPtr value) {
     test->args.push_back(std::move(argument));
   }
   TF_ASSIGN_OR_RETURN(test, Finish(std::move(test)));
-  return negated ? Finish(MakeJinjaExpr(Kind::kNot, test->at, std::move(test))) : Result(std::move(test));
+  return negated ? Finish(MakeJinjaExpr(ExprKind::kNot, test->at, std::move(test))) : Result(std::move(test));
 }
 
 }  // namespace tokenferry

@@ -13,7 +13,7 @@
 namespace tokenferry {
 namespace {
 
-bool IsContinuation(char byte) { return (static_cast<uint8_t>(byte) & 0xC0) == 0x80; }
+bool IsUtf8Continuation(char byte) { return (static_cast<uint8_t>(byte) & 0xC0) == 0x80; }
 
 // str.isprintable, of one character.
 bool IsPrintable(char32_t c) {
@@ -78,13 +78,13 @@ absl::string_view FirstCharacter(absl::string_view text) { return text.substr(0,
 
 int64_t NumCharacters(absl::string_view text) {
   int64_t count = 0;
-  for (const char byte : text) count += IsContinuation(byte) ? 0 : 1;
+  for (const char byte : text) count += IsUtf8Continuation(byte) ? 0 : 1;
   return count;
 }
 
 size_t ByteOfCharacter(absl::string_view text, int64_t index) {
   for (size_t pos = 0; pos < text.size(); ++pos) {
-    if (!IsContinuation(text[pos]) && index-- == 0) return pos;
+    if (!IsUtf8Continuation(text[pos]) && index-- == 0) return pos;
   }
   return text.size();
 }

@@ -10,12 +10,12 @@
 namespace tokenferry {
 namespace {
 
-using Result = absl::StatusOr<bool>;
+using TestResult = absl::StatusOr<bool>;
 
 using Predicate = bool (*)(const JinjaValue&);
 
 template <Predicate kPredicate>
-Result Is(JinjaRuntime&, const JinjaValue& value, const JinjaArguments& arguments) {
+TestResult Is(JinjaRuntime&, const JinjaValue& value, const JinjaArguments& arguments) {
   TF_RETURN_IF_ERROR(arguments.Bind("the test", {}, 0).status());
   return kPredicate(value);
 }
@@ -41,7 +41,7 @@ bool IsCallable(const JinjaValue& v) { return v.object() != nullptr && v.object(
 bool IsEscaped(const JinjaValue&) { return false; }  // nothing is: templates of models have no autoescape
 
 template <JinjaOp kOp>
-Result Compare(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments& arguments) {
+TestResult Compare(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments& arguments) {
   TF_ASSIGN_OR_RETURN(const auto args, arguments.Bind("the test", {"other"}, 1));
   return JinjaCompare(kOp, value, args[0], runtime);
 }
@@ -51,36 +51,36 @@ absl::StatusOr<bool> IsDivisible(const JinjaValue& value, const JinjaValue& by, 
   return !rest.Truthy();
 }
 
-Result Even(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments&) {
+TestResult Even(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments&) {
   return IsDivisible(value, JinjaValue::Int(2), runtime);
 }
-Result Odd(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments&) {
+TestResult Odd(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments&) {
   TF_ASSIGN_OR_RETURN(const bool even, IsDivisible(value, JinjaValue::Int(2), runtime));
   return !even;
 }
-Result DivisibleBy(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments& arguments) {
+TestResult DivisibleBy(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments& arguments) {
   TF_ASSIGN_OR_RETURN(const auto args, arguments.Bind("divisibleby", {"num"}, 1));
   return IsDivisible(value, args[0], runtime);
 }
 
 // `is` of Python, as far as templates can tell: equal, and of the same type.
-Result SameAs(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments& arguments) {
+TestResult SameAs(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments& arguments) {
   TF_ASSIGN_OR_RETURN(const auto args, arguments.Bind("sameas", {"other"}, 1));
   if (absl::string_view(value.TypeName()) != args[0].TypeName()) return false;
   return JinjaEqual(value, args[0], runtime.budget());
 }
 
 template <CaseRule kRule>
-Result InCase(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments&) {
+TestResult InCase(JinjaRuntime& runtime, const JinjaValue& value, const JinjaArguments&) {
   TF_ASSIGN_OR_RETURN(const TaggedText* text, ExpectText(value, "what a test of case looks at"));
   TF_RETURN_IF_ERROR(runtime.budget().Text(static_cast<int64_t>(text->size())));
   return !text->empty() && ChangeCase(*text, kRule).text() == text->text();
 }
 
-Result IsFilterName(JinjaRuntime&, const JinjaValue& value, const JinjaArguments&) {
+TestResult IsFilterName(JinjaRuntime&, const JinjaValue& value, const JinjaArguments&) {
   return value.text() != nullptr && IsJinjaFilter(value.text()->text());
 }
-Result IsTestName(JinjaRuntime&, const JinjaValue& value, const JinjaArguments&) {
+TestResult IsTestName(JinjaRuntime&, const JinjaValue& value, const JinjaArguments&) {
   return value.text() != nullptr && IsJinjaTest(value.text()->text());
 }
 
