@@ -17,12 +17,6 @@ constexpr int64_t kMaxBytes = int64_t{128} << 20;
 constexpr int32_t kMaxTokens = 1 << 24;
 constexpr size_t kMaxTokenBytes = 1024;
 
-// moonshotai/Kimi-K2's tokenization_kimi.py.
-constexpr absl::string_view kKimiPattern =
-    R"([\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+)"
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+)"
-    R"([\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|)"
-    R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr int32_t kNumReserved = 256;
 
 absl::Status ReadRanks(const std::string& path, absl::flat_hash_map<std::string, int32_t>& ranks) {
