@@ -61,6 +61,14 @@ std::string DescribeAttention(const AttentionSpec& a) {
     return absl::StrFormat("latent, %d heads of %d + %d (rotary), values %d; cache %d + %d values per token and layer",
                            a.num_heads, a.nope_dim, a.rope_dim, a.value_dim, a.cache_first(), a.cache_second());
   }
+  if (a.kind == AttentionKind::kGatedDelta) {
+    const DeltaShape& d = a.delta;
+    return absl::StrFormat(
+        "gated delta net, %d heads of %d for keys, %d of %d for values, convolution of %d; state %d values per "
+        "sequence "
+        "and layer",
+        d.num_key_heads, d.key_dim, d.num_value_heads, d.value_dim, d.conv_size, a.state_size());
+  }
   std::string text =
       absl::StrFormat("grouped, %d heads of %d, %d for keys and values; cache %d + %d values per token and layer",
                       a.num_heads, a.head_dim, a.num_kv_heads, a.cache_first(), a.cache_second());
@@ -119,6 +127,11 @@ void PrintMemoryTable(const ModelFiles& files, const ModelSummary& summary,
   }
   std::printf("\nmemory per rank in MiB, at least, with a cache of %ld tokens and steps of %ld\n",
               static_cast<long>(kEngine.cache_tokens_per_rank), static_cast<long>(kEngine.max_tokens()));
+  if (files.model.has_states()) {
+    std::printf("(of the cache %.2f MiB for each of %ld sequences, whatever their length)\n",
+                Mib(KvCache::BytesPerState(Engine::CacheOptions(files.model, kEngine))),
+                static_cast<long>(kEngine.max_sequences_per_rank));
+  }
   std::printf("%-6s %9s %12s %12s %12s %12s\n", "rank", "experts", "weights", "cache", "activations", "all");
   for (size_t r = 0; r < memory_per_rank.size(); ++r) {
     const RankMemory& memory = memory_per_rank[r];
@@ -160,6 +173,7 @@ void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::
   if (files.generation.ok()) json["generation"] = GenerationJson(*files.generation);
   json["weights_there"] = files.checkpoint != nullptr;
   json["cache_tokens_per_rank"] = kEngine.cache_tokens_per_rank;
+  json["state_bytes_per_sequence"] = KvCache::BytesPerState(Engine::CacheOptions(files.model, kEngine));
   for (const ExpertDtype dtype : AllExpertDtypes()) {
     const std::optional<int64_t> bytes = BytesWith(dtype, files);
     json["bytes_by_expert_dtype"][std::string(ExpertDtypeName(dtype))] =

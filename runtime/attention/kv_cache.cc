@@ -8,8 +8,22 @@
 namespace tokenferry {
 namespace {
 
+// Bytes of a buffer of states.
+absl::StatusOr<int64_t> StateBytes(const KvCacheOptions& o, const CacheSizes& layer) {
+  int64_t num_bytes;
+  if (layer.first != 0 || layer.second != 0 || layer.state < 0 || o.num_states <= 0 ||
+      o.num_states > std::numeric_limits<int32_t>::max() ||
+      __builtin_mul_overflow(layer.state, o.num_states * static_cast<int64_t>(sizeof(float)), &num_bytes)) {
+    return absl::InvalidArgumentError(absl::StrCat("kv cache: ", o.num_states, " states of ", layer.state,
+                                                   " values, with rows of ", layer.first, " + ", layer.second,
+                                                   ": there must be states, of a size, and no rows beside them"));
+  }
+  return num_bytes;
+}
+
 // Bytes of one layer's buffer.
-absl::StatusOr<int64_t> LayerBytes(const KvCacheOptions& o, const CacheRowSizes& row) {
+absl::StatusOr<int64_t> LayerBytes(const KvCacheOptions& o, const CacheSizes& row) {
+  if (row.state != 0) return StateBytes(o, row);
   if (row.first <= 0 || row.second < 0 || o.num_blocks <= 0) {
     return absl::InvalidArgumentError(absl::StrCat("kv cache: rows of ", row.first, " + ", row.second, " values, ",
                                                    o.num_blocks, " blocks: all but the second must be positive"));
@@ -32,7 +46,7 @@ absl::StatusOr<std::vector<int64_t>> BytesPerLayer(const KvCacheOptions& o) {
   }
   std::vector<int64_t> bytes;
   int64_t total = 0;
-  for (const CacheRowSizes& row : o.layers) {
+  for (const CacheSizes& row : o.layers) {
     TF_ASSIGN_OR_RETURN(const int64_t num_bytes, LayerBytes(o, row));
     if (__builtin_add_overflow(total, num_bytes, &total)) {
       return absl::InvalidArgumentError(
@@ -59,8 +73,18 @@ absl::StatusOr<KvCache> KvCache::Create(Device& device, const KvCacheOptions& op
 
 int64_t KvCache::BytesPerToken(const KvCacheOptions& options) {
   int64_t num_values = 0;
-  for (const CacheRowSizes& row : options.layers) num_values += row.first + row.second;
+  for (const CacheSizes& row : options.layers) num_values += row.first + row.second;
   return num_values * DTypeBytes(options.dtype);
+}
+
+int64_t KvCache::BytesPerState(const KvCacheOptions& options) {
+  int64_t num_values = 0;
+  for (const CacheSizes& layer : options.layers) num_values += layer.state;
+  return num_values * static_cast<int64_t>(sizeof(float));
+}
+
+int64_t KvCache::NumBytes(const KvCacheOptions& options) {
+  return options.num_blocks * kCacheBlockTokens * BytesPerToken(options) + options.num_states * BytesPerState(options);
 }
 
 CacheView KvCache::Layer(int64_t layer, const int32_t* block_table, int64_t max_blocks) const {
@@ -72,6 +96,12 @@ CacheView KvCache::Layer(int64_t layer, const int32_t* block_table, int64_t max_
           .second = options_.layers[layer].second,
           .block_table = block_table,
           .max_blocks = max_blocks};
+}
+
+StateView KvCache::State(int64_t layer, const int32_t* slots) const {
+  TF_CHECK_GE(layer, 0);
+  TF_CHECK_LT(layer, static_cast<int64_t>(layers_.size()));
+  return {.data = layers_[layer].as<float>(), .size = options_.layers[layer].state, .slots = slots};
 }
 
 }  // namespace tokenferry

@@ -12,11 +12,13 @@ void RunAttention(Stream& stream, const AttentionStep& step) {
       return LatentAttentionLayer(stream, step);
     case AttentionKind::kGrouped:
       return GroupedAttentionLayer(stream, step);
+    case AttentionKind::kGatedDelta:
+      return GatedDeltaLayer(stream, step);
   }
 }
 
 void AddAttention(Stream& stream, const AttentionStep& s, MatrixView<const float> out) {
-  const WeightView& o = s.weights[Role::kO];
+  const WeightView& o = s.weights[OutputRole(s.spec.kind)];
   const bool has_bias = s.spec.has_o_bias;
   if (s.residual_scale == 1) {
     Project(stream, out, o, s.hidden.data, s.compute, Accumulate::kYes);
@@ -35,7 +37,13 @@ int64_t AttentionWorkspace(const AttentionSpec& a, int64_t max_tokens) {
       return Workspace::Floats(max_tokens,
                                {a.q_lora_rank, a.query_size(), a.cache_row(), latents, latents, a.output_size()});
     case AttentionKind::kGrouped:
-      return Workspace::Floats(max_tokens, {a.query_size(), a.cache_first(), a.cache_second(), a.output_size()});
+      return Workspace::Floats(max_tokens, {a.query_rows(), a.has_output_gate ? a.query_size() : 0, a.cache_first(),
+                                            a.cache_second(), a.output_size()});
+    case AttentionKind::kGatedDelta: {
+      const DeltaShape& d = a.delta;
+      return Workspace::Floats(max_tokens, {d.num_channels(), d.values_size(), d.num_value_heads, d.num_value_heads,
+                                            d.num_channels(), d.values_size()});
+    }
   }
   return 0;
 }

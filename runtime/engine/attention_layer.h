@@ -20,14 +20,16 @@ struct AttentionStep {
   int64_t rope_dim = 0;
   TokenPositions tokens;
   CacheView cache;             // of this layer
+  StateView state;             // of this layer
   MatrixView<float> hidden;    // [T, H] in and out: the layer's output is added
   MatrixView<float> normed;    // [T, H] scratch
   float* workspace = nullptr;  // AttentionWorkspace floats
 };
 void LatentAttentionLayer(Stream& stream, const AttentionStep& step);
 void GroupedAttentionLayer(Stream& stream, const AttentionStep& step);
+void GatedDeltaLayer(Stream& stream, const AttentionStep& step);
 
-// What both end with: hidden += residual_scale * (o_proj(out) + bias); `normed` is free by then.
+// What all end with: hidden += residual_scale * (o_proj(out) + bias); `normed` is free by then.
 void AddAttention(Stream& stream, const AttentionStep& step, MatrixView<const float> out);
 
 // The one of them that the layer has.

@@ -31,8 +31,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
 KvCacheOptions Engine::CacheOptions(const ModelSpec& model, const EngineOptions& options) {
   KvCacheOptions cache;
   for (const LayerSpec& layer : model.layers) {
-    cache.layers.push_back({layer.attention.cache_first(), layer.attention.cache_second()});
+    const AttentionSpec& a = layer.attention;
+    cache.layers.push_back({a.cache_first(), a.cache_second(), a.state_size()});
   }
+  if (model.has_states()) cache.num_states = options.max_sequences_per_rank;
   cache.dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
   cache.num_blocks = options.cache_tokens_per_rank / kCacheBlockTokens;
   return cache;
@@ -42,9 +44,9 @@ absl::Status Engine::Allocate() {
   const KvCacheOptions cache = CacheOptions(model_, options_);
   TF_ASSIGN_OR_RETURN(KvCache created, KvCache::Create(device_, cache));
   cache_ = std::move(created);
-  sequences_.emplace(transport_.rank(), cache.num_blocks);
-  // ids, seq, position, wanted rows and rows of rotations; a block table row per sequence.
-  const int64_t ints = 5 * max_tokens() + options_.max_sequences_per_rank * cache.num_blocks;
+  sequences_.emplace(transport_.rank(), cache.num_blocks, options_.max_sequences_per_rank);
+  // ids, seq, position, wanted rows and rows of rotations; a state and a block table row per sequence.
+  const int64_t ints = 5 * max_tokens() + options_.max_sequences_per_rank * (1 + cache.num_blocks);
   TF_ASSIGN_OR_RETURN(inputs_, device_.Allocate(ints * sizeof(int32_t), MemoryKind::kDevice, "step inputs"));
   const int64_t graph_rows = transformer_->is_capturable() ? GraphRows(options_.max_sequences_per_rank) : 0;
   TF_ASSIGN_OR_RETURN(
@@ -145,12 +147,13 @@ absl::Status Engine::RunUntilIdle(Scheduler* scheduler,
 }
 
 StepTokens Engine::Upload(const std::vector<const StepEntry*>& mine, int64_t num_rows) {
-  std::vector<int32_t> ids, seq, position, rope_row;
+  std::vector<int32_t> ids, seq, position, rope_row, states;
   int64_t max_blocks = 0;
   for (size_t i = 0; i < mine.size(); ++i) {
     const StepEntry& e = *mine[i];
     const SequenceTable::Sequence& sequence = sequences_->at(e.seq);
     max_blocks = std::max(max_blocks, static_cast<int64_t>(sequence.blocks.size()));
+    states.push_back(sequence.state);
     for (size_t t = 0; t < e.tokens.size(); ++t) {
       ids.push_back(e.tokens[t]);
       seq.push_back(static_cast<int32_t>(i));
@@ -182,8 +185,8 @@ StepTokens Engine::Upload(const std::vector<const StepEntry*>& mine, int64_t num
   tokens.positions.position = upload(position, max_tokens());
   tokens.positions.num_tokens = num_tokens;
   next += max_tokens();  // wanted rows, see Score
-  const bool has_factors = model_.rope.scaling == RopeScaling::kLongRope;
-  tokens.positions.rope_row = has_factors ? upload(rope_row, max_tokens()) : nullptr;
+  tokens.positions.rope_row = model_.rope.scaling == RopeScaling::kLongRope ? upload(rope_row, max_tokens()) : nullptr;
+  tokens.states = model_.has_states() ? upload(states, options_.max_sequences_per_rank) : nullptr;
   tokens.block_table = upload(block_table, 0);
   tokens.max_blocks = max_blocks;
   return tokens;
@@ -219,11 +222,7 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const Ste
       trace.TakeRouterLogits(*stream_, moe_idx, first_token, router_logits);
     };
   }
-  if (trace.is_wanted()) {
-    observer.on_hidden = [&](int layer, int64_t first_token, MatrixView<const float> hidden) {
-      trace.TakeHidden(*stream_, layer, first_token, hidden);
-    };
-  }
+  trace.Observe(*stream_, observer);
   TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, step, tokens, *cache_, observer));
   TF_RETURN_IF_ERROR(Score(mine, results));
   TF_RETURN_IF_ERROR(RefuseBadTokens(step, tokens, mine, results));
@@ -393,7 +392,8 @@ SchedulerOptions Engine::scheduler_options() const {
           model_.vocab_size,
           absl::InfiniteDuration(),
           PrefixCache::kOn,
-          model_.rope};
+          model_.rope,
+          model_.has_states()};
 }
 
 }  // namespace tokenferry

@@ -32,6 +32,24 @@ void ProjectHeads(Stream& stream, const AttentionStep& s, const Heads& roles, Qk
   if (a.clip_qkv > 0) Clamp(stream, {x, a.clip_qkv});
 }
 
+// Queries [T, heads * head_dim]; where outputs have a gate, [T, heads, 2 * head_dim] is projected, and each head's norm
+// takes its queries out of it.
+void ProjectQueries(Stream& stream, const AttentionStep& s, MatrixView<float> projected, MatrixView<float> query) {
+  const AttentionSpec& a = s.spec;
+  if (!a.has_output_gate) return ProjectHeads(stream, s, kQueries, a.qk_norm, query);
+  ProjectHeads(stream, s, kQueries, QkNorm::kNone, projected);
+  const int64_t num_rows = projected.rows * a.num_heads;
+  Norm(stream, MatrixView<const float>{projected.data, num_rows, a.head_dim, 2 * a.head_dim}, s.weights[Role::kQNorm],
+       PerHead(query, a.head_dim), s.norm_eps);
+}
+
+void GateOutput(Stream& stream, const AttentionStep& s, MatrixView<float> projected, MatrixView<float> out) {
+  const AttentionSpec& a = s.spec;
+  if (!a.has_output_gate) return;
+  const auto heads = PerHead(out, a.head_dim);
+  Gate(stream, {heads, {projected.data + a.head_dim, heads.rows, a.head_dim, 2 * a.head_dim}});
+}
+
 void RotateHeads(Stream& stream, const AttentionStep& s, MatrixView<float> x) {
   const auto head_dim = s.spec.head_dim;
   Rotate(stream, {x.data, x.stride, head_dim, static_cast<int32_t>(x.cols / head_dim), static_cast<int32_t>(s.rope_dim),
@@ -44,12 +62,13 @@ void GroupedAttentionLayer(Stream& stream, const AttentionStep& s) {
   const AttentionSpec& a = s.spec;
   const int64_t T = s.tokens.num_tokens;
   Workspace workspace(s.workspace);
-  const auto query = workspace.Take(T, a.query_size());
+  const auto projected = workspace.Take(T, a.query_rows());
+  const auto query = a.has_output_gate ? workspace.Take(T, a.query_size()) : projected;
   const auto key = workspace.Take(T, a.cache_first()), value = workspace.Take(T, a.cache_second());
   const auto out = workspace.Take(T, a.output_size());
 
   Norm(stream, s.hidden, s.weights, kInputNorm, s.normed, s.norm_eps);
-  ProjectHeads(stream, s, kQueries, a.qk_norm, query);
+  ProjectQueries(stream, s, projected, query);
   ProjectHeads(stream, s, kKeys, a.qk_norm, key);
   ProjectHeads(stream, s, kValues, QkNorm::kNone, value);
   if (a.rotation == Rotation::kRotary) {
@@ -77,6 +96,7 @@ void GroupedAttentionLayer(Stream& stream, const AttentionStep& s) {
                             .cache = s.cache,
                             .out = out.data,
                             .compute = s.compute});
+  GateOutput(stream, s, projected, out);
   AddAttention(stream, s, out);
 }
 

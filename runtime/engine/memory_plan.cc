@@ -7,7 +7,7 @@ namespace tokenferry {
 std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& placement, const EngineOptions& options) {
   const KvCacheOptions cache = Engine::CacheOptions(plan.model, options);
   const RankMemory same{
-      .cache = cache.num_blocks * kCacheBlockTokens * KvCache::BytesPerToken(cache),
+      .cache = KvCache::NumBytes(cache),
       .activations = Transformer::ActivationBytes(plan.model, options.max_tokens()),
   };
   const std::vector<int64_t> weights = BytesPerRank(plan, placement);

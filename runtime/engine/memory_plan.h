@@ -15,7 +15,7 @@ namespace tokenferry {
 struct RankMemory {
   int64_t weights = 0;      // routed experts of this rank, and all the rest
   int64_t experts = 0;      // the routed experts of them
-  int64_t cache = 0;        // KV cache
+  int64_t cache = 0;        // KV cache, and states of sequences
   int64_t activations = 0;  // of a step
   int64_t conversion = 0;   // an expert as it is stored, while it is converted; gone before there is a cache
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <limits>
+#include <numeric>
 #include <tuple>
 #include <utility>
 
@@ -37,9 +38,13 @@ absl::Status CheckRequest(const Request& r, int64_t vocab_size) {
 int64_t Scheduler::Sequence::max_blocks() const { return CacheBlocks(max_tokens()); }
 
 Scheduler::Scheduler(const SchedulerOptions& options)
-    : options_(options), budget_(options.prefill_chunk, options.step_target) {
+    : options_(options),
+      prefix_cache_(options.has_states ? PrefixCache::kOff : options.prefix_cache),
+      budget_(options.prefill_chunk, options.step_target) {
+  std::vector<int32_t> states(options.max_sequences_per_rank);
+  std::iota(states.rbegin(), states.rend(), 0);
   for (int r = 0; r < options.num_ranks; ++r) {
-    ranks_.push_back({BlockCache(options.cache_tokens_per_rank / kCacheBlockTokens), {}, 0});
+    ranks_.push_back({BlockCache(options.cache_tokens_per_rank / kCacheBlockTokens), states, {}, 0});
   }
 }
 
@@ -81,6 +86,7 @@ void Scheduler::Grow(StepPlan& plan, Rank& rank) {
 void Scheduler::LeaveRank(int32_t seq, Sequence& s) {
   Rank& rank = ranks_[s.rank.value];
   rank.blocks.Release(s.blocks);
+  rank.free_states.push_back(std::exchange(s.state, -1));
   rank.promised_blocks -= s.max_blocks();
   rank.running.erase(seq);
 }
@@ -99,7 +105,7 @@ void Scheduler::Preempt(StepPlan& plan, int32_t seq) {
 Scheduler::Berth Scheduler::FindBerth(const Sequence& s) const {
   auto least_running = std::numeric_limits<int64_t>::max();
   for (const Rank& rank : ranks_) least_running = std::min(least_running, static_cast<int64_t>(rank.running.size()));
-  const bool may_skip = options_.prefix_cache == PrefixCache::kOn && s.may_skip_tokens();
+  const bool may_skip = prefix_cache_ == PrefixCache::kOn && s.may_skip_tokens();
   Berth best;
   std::tuple<int64_t, int64_t> best_value;
   for (int r = 0; r < options_.num_ranks; ++r) {
@@ -138,6 +144,8 @@ void Scheduler::Start(StepPlan& plan, int32_t seq, Sequence& s, Berth berth) {
   s.rank = RankId(berth.rank);
   s.blocks = std::move(berth.cached.blocks);
   rank.blocks.Hold(s.blocks);
+  s.state = rank.free_states.back();
+  rank.free_states.pop_back();
   s.num_filled_blocks = static_cast<int64_t>(s.blocks.size());
   s.num_done = s.num_filled_blocks * kCacheBlockTokens;
   const std::vector<int32_t> empty = rank.blocks.Take(CacheBlocks(s.num_tokens()) - s.num_filled_blocks);
@@ -155,7 +163,8 @@ void Scheduler::Start(StepPlan& plan, int32_t seq, Sequence& s, Berth berth) {
                           s.num_prompt_tokens,
                           s.request.sampling,
                           {s.tokens.begin(), s.tokens.begin() + s.num_done},
-                          s.rope_factors});
+                          s.rope_factors,
+                          s.state});
 }
 
 // Pieces of prompts, about equal ones so that a short prompt need not wait for a long one, but no smaller than a block:
@@ -264,7 +273,7 @@ void Scheduler::TakeResult(const StepEntry& entry, EntryResult result, Sequence&
 // Tells the cache of blocks that have become full. Where it has the same contents already, the sequence goes on with
 // that block: the bits are the same, and the memory of one of them is free.
 void Scheduler::FillBlocks(Sequence& s) {
-  if (options_.prefix_cache == PrefixCache::kOff || s.request.kind != RequestKind::kGenerate) return;
+  if (prefix_cache_ == PrefixCache::kOff || s.request.kind != RequestKind::kGenerate) return;
   BlockCache& cache = ranks_[s.rank.value].blocks;
   for (int64_t& i = s.num_filled_blocks; (i + 1) * kCacheBlockTokens <= s.num_done; ++i) {
     const absl::Span<const int32_t> tokens =

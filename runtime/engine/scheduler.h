@@ -26,6 +26,9 @@ struct SchedulerOptions {
   absl::Duration step_target = absl::InfiniteDuration();  // PrefillBudget
   PrefixCache prefix_cache = PrefixCache::kOn;
   RopeConfig rope;  // of the model
+  // Whether layers of the model keep a state of each sequence. It follows from all its tokens, and what another
+  // sequence has left are keys alone: so none starts from another's blocks, whatever prefix_cache says.
+  bool has_states = false;
 };
 
 // Now, and since the scheduler's creation.
@@ -77,6 +80,7 @@ class Scheduler {
     std::string cache_scope;  // the request's, for its rope_factors
     RankId rank;
     std::vector<int32_t> blocks;    // of the rank's cache
+    int32_t state = -1;             // of the rank's; -1: it waits
     int64_t num_filled_blocks = 0;  // of them, told to the BlockCache
     int64_t num_sent_blocks = 0;    // of them, known to the rank as they are
     int64_t num_done = 0;           // tokens whose keys are in the cache
@@ -99,6 +103,7 @@ class Scheduler {
   };
   struct Rank {
     BlockCache blocks;
+    std::vector<int32_t> free_states;      // the last is taken next
     std::map<int32_t, Sequence*> running;  // by number: order of arrival
     int64_t promised_blocks = 0;           // what the running ones will take at most
   };
@@ -120,6 +125,7 @@ class Scheduler {
   void LeaveRank(int32_t seq, Sequence& s);
 
   const SchedulerOptions options_;
+  const PrefixCache prefix_cache_;
   std::vector<Rank> ranks_;
   std::map<int32_t, Sequence> waiting_, running_;  // by number: order of arrival
   std::vector<int32_t> released_;

@@ -50,7 +50,11 @@ absl::Status SequenceTable::PutBlocks(int32_t seq, int64_t first, absl::Span<con
 }
 
 absl::Status SequenceTable::Start(const NewSequence& started) {
-  Sequence sequence{{}, started.num_prompt_tokens, started.sampling, {}, nullptr, started.rope_factors};
+  if (started.state < 0 || started.state >= num_states_) {
+    return absl::InternalError(
+        absl::StrCat("sequence ", started.seq, " is given state ", started.state, " of ", num_states_));
+  }
+  Sequence sequence{{}, started.num_prompt_tokens, started.sampling, {}, nullptr, started.rope_factors, started.state};
   const std::string grammar = std::exchange(sequence.sampling.grammar, "");
   if (!grammar.empty()) sequence.grammar = std::make_shared<GrammarRun>(grammars_.Open(grammar));
   TF_RETURN_IF_ERROR(PutBlocks(started.seq, 0, started.blocks, sequence));

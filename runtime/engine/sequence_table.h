@@ -24,13 +24,16 @@ class SequenceTable {
     TokenCounts counts;                   // of the tokens so far; kept only for penalties
     std::shared_ptr<GrammarRun> grammar;  // of SamplingParams::grammar, behind the tokens so far; null: none
     RopeFactors rope_factors = RopeFactors::kShort;
+    int32_t state = 0;  // of the rank's
   };
 
-  // Of rank `rank`, whose cache has `num_blocks` blocks.
-  SequenceTable(RankId rank, int64_t num_blocks) : rank_(rank), num_blocks_(num_blocks) {}
+  // Of rank `rank`, whose cache has `num_blocks` blocks and `num_states` states.
+  SequenceTable(RankId rank, int64_t num_blocks, int64_t num_states)
+      : rank_(rank), num_blocks_(num_blocks), num_states_(num_states) {}
 
   // Before a step: what has ended goes, what starts comes, and those that run get their blocks and tokens. Internal
-  // when the plan cannot be carried out here: a sequence that is not there, or a block that the cache does not have.
+  // when the plan cannot be carried out here: a sequence that is not there, or a block or a state that the
+  // cache does not have.
   absl::Status Apply(const StepPlan& plan);
 
   const Sequence& at(int32_t seq) const { return sequences_.at(seq); }
@@ -44,7 +47,7 @@ class SequenceTable {
   absl::Status PutBlocks(int32_t seq, int64_t first, absl::Span<const int32_t> blocks, Sequence& sequence) const;
 
   const RankId rank_;
-  const int64_t num_blocks_;
+  const int64_t num_blocks_, num_states_;
   Grammars grammars_;  // which the sequences look into
   std::map<int32_t, Sequence> sequences_;
 };

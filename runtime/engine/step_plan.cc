@@ -9,7 +9,7 @@ namespace tokenferry {
 template <class Archive>
 static void Fields(Archive& a, NewSequence& s) {
   a(s.seq), a(s.rank.value), a(s.blocks), a(s.num_prompt_tokens), a(s.sampling), a(s.cached_tokens);
-  a(s.rope_factors);
+  a(s.rope_factors), a(s.state);
 }
 template <class Archive>
 static void Fields(Archive& a, StepEntry& e) {

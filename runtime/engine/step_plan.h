@@ -25,6 +25,7 @@ struct NewSequence {
   SamplingParams sampling;
   std::vector<int32_t> cached_tokens;              // its first tokens, whose keys the blocks have already
   RopeFactors rope_factors = RopeFactors::kShort;  // by the most tokens that it may have; the same in every replay
+  int32_t state = 0;                               // of the rank's, which is the sequence's until it is released
 };
 
 enum class Want : uint8_t {

@@ -21,6 +21,13 @@ StepTrace::StepTrace(const ModelSpec& model, const std::vector<const StepEntry*>
   }
 }
 
+void StepTrace::Observe(Stream& stream, LayerObserver& observer) const {
+  if (entries_.empty()) return;
+  observer.on_hidden = [this, &stream](int layer, int64_t first_token, MatrixView<const float> hidden) {
+    TakeHidden(stream, layer, first_token, hidden);
+  };
+}
+
 void StepTrace::TakeHidden(Stream& stream, int layer, int64_t first_token, MatrixView<const float> hidden) const {
   Take(stream, &Entry::hidden_states, layer, first_token, hidden);
 }

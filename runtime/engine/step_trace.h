@@ -7,6 +7,7 @@
 #include "core/device/device.h"
 #include "core/formats/tensor.h"
 #include "runtime/engine/step_plan.h"
+#include "runtime/engine/transformer.h"
 #include "runtime/model/model_spec.h"
 
 namespace tokenferry {
@@ -18,7 +19,8 @@ class StepTrace {
   // `mine` are this rank's entries in the order of rows, and `results` theirs.
   StepTrace(const ModelSpec& model, const std::vector<const StepEntry*>& mine, std::vector<EntryResult>& results);
 
-  bool is_wanted() const { return !entries_.empty(); }
+  // Sets what the layers' hidden states go to, where somebody wants them. Both must outlive the step.
+  void Observe(Stream& stream, LayerObserver& observer) const;
 
   // Rows [first_token, ..) of the step, device memory: hidden [n, H] that layer `layer` is given, or, as that of layer
   // L, what the last one has made; router_logits [n, E] of MoE layer `moe_idx`.

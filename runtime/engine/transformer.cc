@@ -49,11 +49,15 @@ absl::Status Transformer::CheckDevice(const ModelSpec& model, DeviceKind kind) {
   if (kind == DeviceKind::kCpu) return absl::OkStatus();
   const bool has_temperature =
       absl::c_any_of(model.layers, [](const LayerSpec& layer) { return layer.attention.temperature.scale != 0; });
+  const bool has_output_gate =
+      absl::c_any_of(model.layers, [](const LayerSpec& layer) { return layer.attention.has_output_gate; });
   const struct {
     bool is_needed;
     absl::string_view what;
   } cpu_only[] = {
       {has_temperature, "temperatures of attention"},
+      {model.has_states(), "gated delta nets"},
+      {has_output_gate, "gates of attention"},
       {model.moe.weight_on == WeightOn::kInput, "weights on the inputs of experts"},
   };
   for (const auto& feature : cpu_only) {
@@ -174,7 +178,7 @@ absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens
     for (int i = 0; i < num_batches; ++i) {
       TF_RETURN_IF_ERROR(FinishMoe(stream, i));
       ShowHidden(l, micro_batches_[i], observer);
-      Attention(stream, l, micro_batches_[i], cache.Layer(l, tokens.block_table, tokens.max_blocks));
+      Attention(stream, l, micro_batches_[i], tokens, cache);
       if (!is_moe) {
         DenseFfn(stream, layer, micro_batches_[i]);
       } else {
@@ -200,7 +204,8 @@ bool Transformer::is_capturable() const {
   return std::all_of(moe_.begin(), moe_.end(), [](const MoeRounds& moe) { return moe.layer().is_capturable(); });
 }
 
-void Transformer::Attention(Stream& stream, int layer, const MicroBatch& mb, const CacheView& cache) {
+void Transformer::Attention(Stream& stream, int layer, const MicroBatch& mb, const StepTokens& tokens,
+                            const KvCache& cache) {
   RunAttention(stream, {.spec = model_.layers[layer].attention,
                         .weights = weights_.layers[layer],
                         .norm_eps = model_.norm_eps,
@@ -209,7 +214,8 @@ void Transformer::Attention(Stream& stream, int layer, const MicroBatch& mb, con
                         .rope_table = rope_table_.as<float>(),
                         .rope_dim = model_.rope.dim,
                         .tokens = mb.positions,
-                        .cache = cache,
+                        .cache = cache.Layer(layer, tokens.block_table, tokens.max_blocks),
+                        .state = cache.State(layer, tokens.states),
                         .hidden = Rows(hidden_, mb),
                         .normed = Rows(normed_, mb),
                         .workspace = attention_.as<float>()});

@@ -22,6 +22,7 @@ struct StepTokens {
   TokenPositions positions;              // T = positions.num_tokens
   const int32_t* block_table = nullptr;  // [num_seqs, max_blocks]
   int64_t max_blocks = 0;
+  const int32_t* states = nullptr;  // [num_seqs] StateView::slots; null: the model has none
   int64_t max_tokens_per_rank = 0;  // of any rank in this step
 };
 
@@ -94,7 +95,7 @@ class Transformer {
   std::vector<MicroBatch> Split(const StepTokens& tokens) const;
   MatrixView<float> Rows(const Buffer& buffer, const MicroBatch& mb) const;  // of hidden_size columns
   void ShowHidden(int layer, const MicroBatch& mb, const LayerObserver& observer) const;
-  void Attention(Stream& stream, int layer, const MicroBatch& mb, const CacheView& cache);
+  void Attention(Stream& stream, int layer, const MicroBatch& mb, const StepTokens& tokens, const KvCache& cache);
   void DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb);
   void SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb, MatrixView<const float> x);
   absl::Status BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int batch_idx,

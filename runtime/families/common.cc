@@ -1,4 +1,5 @@
 // What the readers of families share.
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -133,6 +134,16 @@ void ReadDenseFirst(ConfigReader& in, ModelSpec& spec) {
   const int64_t frequency = in.Int("moe_layer_freq", 1, kMaxLayers, 1);
   for (int64_t i = 0; i < spec.num_layers(); ++i) {
     spec.layers[i].is_moe = i >= num_dense && i % frequency == 0;
+    spec.layers[i].dense_intermediate = width;
+  }
+}
+
+void ReadDenseLayers(ConfigReader& in, ModelSpec& spec) {
+  const int64_t step = in.Int("decoder_sparse_step", 1, kMaxLayers, 1);
+  const std::vector<int64_t> dense = in.IntOrList("mlp_only_layers", 0, kMaxLayers);
+  const int64_t width = in.Int("intermediate_size", 1, kMaxSize);
+  for (int64_t i = 0; i < spec.num_layers(); ++i) {
+    spec.layers[i].is_moe = (i + 1) % step == 0 && std::find(dense.begin(), dense.end(), i) == dense.end();
     spec.layers[i].dense_intermediate = width;
   }
 }

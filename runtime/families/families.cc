@@ -9,6 +9,7 @@
 #include "runtime/checkpoint/model_folder.h"
 #include "runtime/families/family.h"
 #include "runtime/families/gguf.h"
+#include "runtime/model/tensor_plan.h"
 
 namespace tokenferry {
 namespace {
@@ -16,16 +17,23 @@ namespace {
 // All families. To add one: docs/add-a-model.md.
 constexpr const Family* kFamilies[] = {&kDeepSeekV2, &kDeepSeekV3, &kGlm4Moe,   &kGlm4MoeLite, &kGptOss,
                                        &kGraniteMoe, &kLlama4,     &kMiniMaxM2, &kMixtral,     &kOlmoe,
-                                       &kPhiMoe,     &kQwen2Moe,   &kQwen3Moe};
+                                       &kPhiMoe,     &kQwen2Moe,   &kQwen35Moe, &kQwen3Moe,    &kQwen3Next};
 
 // Models that also read images: the text model is described by text_config, with a model_type of its own.
 struct Wrapper {
-  absl::string_view model_type, architecture, prefix;
+  absl::string_view model_type, architecture;
+  absl::string_view prefix;       // before the text model's names
+  absl::string_view body;         // what its layers, embedding and last norm are below
   absl::string_view not_read[2];  // towers and projections of images
 };
 constexpr Wrapper kWrappers[] = {
-    {"llama4", "Llama4ForConditionalGeneration", "language_model.", {"vision_model.", "multi_modal_projector."}},
-    {"kimi_k25", "KimiK25ForConditionalGeneration", "language_model.", {"vision_tower.", "mm_projector."}},
+    {"llama4",
+     "Llama4ForConditionalGeneration",
+     "language_model.",
+     "model.",
+     {"vision_model.", "multi_modal_projector."}},
+    {"kimi_k25", "KimiK25ForConditionalGeneration", "language_model.", "model.", {"vision_tower.", "mm_projector."}},
+    {"qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", "", "model.language_model.", {"model.visual."}},
 };
 
 std::vector<absl::string_view> ModelTypes() {
@@ -59,6 +67,19 @@ void CheckArchitecture(ConfigReader& in, absl::Span<const absl::string_view> kno
   in.RequireOneOf("architectures", list[0].get<std::string>(), known, "architecture");
 }
 
+// Where the files of the whole model have the text model's tensors.
+void NameWithin(const Wrapper& wrapper, ModelSpec& spec) {
+  spec.prefix = std::string(wrapper.prefix);
+  if (wrapper.body != "model.") {
+    spec.layer_prefix = absl::StrCat(wrapper.body, "layers.");
+    spec.names[Role::kEmbedTokens] = absl::StrCat(wrapper.body, "embed_tokens.weight");
+    spec.names[Role::kFinalNorm] = absl::StrCat(wrapper.body, "norm.weight");
+  }
+  for (const absl::string_view prefix : wrapper.not_read) {
+    if (!prefix.empty()) spec.not_read.emplace_back(prefix);
+  }
+}
+
 // `in` reads the object that describes the text model.
 absl::Status ReadText(ConfigReader& in, ModelSpec& spec) {
   const Family* family = FindFamily(in);
@@ -84,10 +105,11 @@ absl::StatusOr<ModelSpec> SpecOf(const JsonDocument& document) {
     TF_RETURN_IF_ERROR(in.status());
     ConfigReader nested(*text);
     TF_RETURN_IF_ERROR(ReadText(nested, spec));
-    spec.prefix = std::string(wrapper->prefix);
-    for (const absl::string_view prefix : wrapper->not_read) spec.not_read.emplace_back(prefix);
+    NameWithin(*wrapper, spec);
   }
   TF_RETURN_IF_ERROR(ReadQuantization(in, spec));
+  // Quantised files have experts one by one.
+  if (spec.quant.is_quantised() && spec.has_single_names) return WithSingleExperts(std::move(spec));
   return spec;
 }
 

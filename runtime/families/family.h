@@ -25,7 +25,7 @@ struct Family {
 };
 
 extern const Family kDeepSeekV2, kDeepSeekV3, kGlm4Moe, kGlm4MoeLite, kGptOss, kGraniteMoe, kLlama4, kMiniMaxM2,
-    kMixtral, kOlmoe, kPhiMoe, kQwen2Moe, kQwen3Moe;
+    kMixtral, kOlmoe, kPhiMoe, kQwen2Moe, kQwen35Moe, kQwen3Moe, kQwen3Next;
 
 // Sizes, norms, dtype, end tokens; a LayerSpec for each layer.
 void ReadCommon(ConfigReader& in, ModelSpec& spec);
@@ -43,6 +43,9 @@ void ReadBiasedRouter(ConfigReader& in, ModelSpec& spec);
 void ReadGroups(ConfigReader& in, ModelSpec& spec);
 // The first first_k_dense_replace layers are dense, and after them those that moe_layer_freq does not divide.
 void ReadDenseFirst(ConfigReader& in, ModelSpec& spec);
+// Layers that mlp_only_layers lists are dense, and so are those whose number, from one on, decoder_sparse_step does not
+// divide.
+void ReadDenseLayers(ConfigReader& in, ModelSpec& spec);
 // n_shared_experts, as one network of so many times the width of an expert.
 void ReadSharedExperts(ConfigReader& in, ModelSpec& spec);
 

@@ -31,7 +31,7 @@ void Read(ConfigReader& in, ModelSpec& spec) {
                 {Role::kSharedGate, "shared_mlp.input_linear.weight"},
                 {Role::kSharedUp, "shared_mlp.input_linear.weight"},
                 {Role::kSharedDown, "shared_mlp.output_linear.weight"}};
-  spec.fused = FusedExperts::kRows;
+  spec.fused = FusedExperts::kRowsOfAll;
 }
 
 }  // namespace

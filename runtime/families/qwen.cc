@@ -1,7 +1,5 @@
 // Qwen1.5-MoE and Qwen2-57B-A14B (biases, a shared expert with a score of its own); Qwen3-MoE (norms of queries and
 // keys).
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
 #include "runtime/families/family.h"
 
@@ -34,13 +32,7 @@ void ReadWindows(ConfigReader& in, ModelSpec& spec) {
 void ReadNetworks(ConfigReader& in, ModelSpec& spec) {
   ReadExperts(in, spec, {"num_experts", "num_local_experts"}, "moe_intermediate_size");
   spec.moe.router.renormalise = in.Bool("norm_topk_prob", false) ? Renormalise::kYes : Renormalise::kNo;
-  const int64_t step = in.Int("decoder_sparse_step", 1, kMaxLayers, 1);
-  const std::vector<int64_t> dense = in.IntOrList("mlp_only_layers", 0, kMaxLayers);
-  const int64_t width = in.Int("intermediate_size", 1, kMaxSize);
-  for (int64_t i = 0; i < spec.num_layers(); ++i) {
-    spec.layers[i].is_moe = (i + 1) % step == 0 && std::find(dense.begin(), dense.end(), i) == dense.end();
-    spec.layers[i].dense_intermediate = width;
-  }
+  ReadDenseLayers(in, spec);
 }
 
 void Read2(ConfigReader& in, ModelSpec& spec) {

@@ -11,6 +11,7 @@
 #include "core/moe/gated_activation.h"
 #include "core/moe/router_spec.h"
 #include "runtime/attention/attention_ops.h"
+#include "runtime/attention/gated_delta.h"
 #include "runtime/attention/rope.h"
 #include "runtime/model/quant_spec.h"
 #include "runtime/model/weight_role.h"
@@ -18,8 +19,15 @@
 namespace tokenferry {
 
 enum class AttentionKind : uint8_t {
-  kLatent,   // multi-head latent attention (DeepSeek-V2/V3)
-  kGrouped,  // a key and a value head for every num_heads / num_kv_heads query heads; all of them alike: MHA
+  kLatent,      // multi-head latent attention (DeepSeek-V2/V3)
+  kGrouped,     // a key and a value head for every num_heads / num_kv_heads query heads; all of them alike: MHA
+  kGatedDelta,  // a gated delta net, whose sequences have a state instead of keys and values (Qwen3-Next)
+};
+
+// How the projections of a gated delta net are stored.
+enum class DeltaProjections : uint8_t {
+  kApart,    // queries, keys and values together, the rest each by itself
+  kGrouped,  // two matrices; of each key head its query, key, values and gates, and its betas and decays
 };
 
 // The norms of hidden states: before attention, before the network, and the last one.
@@ -49,10 +57,16 @@ struct Temperature {
 enum class FusedExperts : uint8_t {
   kNone,                // each by itself
   kStacked,             // gate [E, I, H], up [E, I, H], down [E, H, I], and biases [E, ..] alike
-  kRows,                // [E, 2I, H] gate rows, then up rows; [E, H, I]. A shared network's alike, [2S, H]
+  kRows,                // [E, 2I, H] gate rows, then up rows; [E, H, I]
+  kRowsOfAll,           // the same, and a shared network's alike, [2S, H]
   kColumns,             // transposed: [E, H, 2I] gate columns, then up columns; [E, I, H]
   kInterleavedColumns,  // transposed: [E, H, 2I] gate and up columns in turn; [E, I, H]
 };
+
+// What projects an attention's output into the hidden states.
+constexpr Role OutputRole(AttentionKind kind) {
+  return kind == AttentionKind::kGatedDelta ? Role::kDeltaOut : Role::kO;
+}
 
 struct AttentionSpec {
   AttentionKind kind = AttentionKind::kLatent;
@@ -76,14 +90,26 @@ struct AttentionSpec {
   KeyRange keys;       // which ones a token sees
   bool has_sinks = false;
   Temperature temperature;
+  // q_proj has for each head its queries, then as many gates: outputs are times their sigmoid. With QkNorm::kHead.
+  bool has_output_gate = false;
+
+  // kGatedDelta.
+  DeltaShape delta;
+  DeltaProjections delta_projections = DeltaProjections::kApart;
 
   friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
   int64_t query_size() const { return num_heads * (kind == AttentionKind::kLatent ? nope_dim + rope_dim : head_dim); }
-  int64_t output_size() const { return num_heads * (kind == AttentionKind::kLatent ? value_dim : head_dim); }
-  // A token's row of the KV cache has two parts: latent and rotated key, or all keys and all values.
+  int64_t query_rows() const { return has_output_gate ? 2 * query_size() : query_size(); }  // of q_proj
+  int64_t output_size() const {
+    if (kind == AttentionKind::kGatedDelta) return delta.values_size();
+    return num_heads * (kind == AttentionKind::kLatent ? value_dim : head_dim);
+  }
+  // A token's row of the KV cache has two parts: latent and rotated key, or all keys and all values; or none.
   int64_t cache_first() const { return kind == AttentionKind::kLatent ? kv_lora_rank : num_kv_heads * head_dim; }
   int64_t cache_second() const { return kind == AttentionKind::kLatent ? rope_dim : num_kv_heads * head_dim; }
   int64_t cache_row() const { return cache_first() + cache_second(); }
+  // Values that are kept of a sequence as a whole.
+  int64_t state_size() const { return kind == AttentionKind::kGatedDelta ? delta.state_size() : 0; }
 };
 
 struct LayerSpec {
@@ -119,6 +145,7 @@ struct ModelSpec {
   int64_t hidden_size = 0;
   int64_t max_position_embeddings = 0;
   NormKind norm = NormKind::kRms;
+  bool has_norms_minus_one = false;  // stored norms of hidden states, queries and keys are one less than they are
   float norm_eps = 1e-6f;            // of all norms but those of latents
   bool tie_word_embeddings = false;  // lm_head is embed_tokens
   DType dtype = DType::kBF16;        // what is not quantised
@@ -136,6 +163,7 @@ struct ModelSpec {
   std::string prefix;                          // before every tensor's name, "language_model."
   std::string layer_prefix = "model.layers.";  // before the number of a layer
   FusedExperts fused = FusedExperts::kNone;
+  bool has_single_names = false;      // the files may have the experts one by one instead, under InfoOf's names
   std::map<Role, std::string> names;  // where a family differs from InfoOf(role).name
   bool has_split_kv_b = false;        // kKvB is stored as keys and values apart (runtime/model/split_kv_b.h)
   std::vector<std::string> not_read;  // prefixes of tensors that generating text does not need
@@ -145,6 +173,13 @@ struct ModelSpec {
 
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
   int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
+  // Of layers that keep a state of each sequence, which follows from all its tokens.
+  bool has_states() const {
+    for (const LayerSpec& layer : layers) {
+      if (layer.attention.state_size() > 0) return true;
+    }
+    return false;
+  }
   int64_t num_moe_layers() const {
     int64_t count = 0;
     for (const LayerSpec& layer : layers) count += layer.is_moe ? 1 : 0;

@@ -17,12 +17,16 @@ uint32_t WordAt(absl::Span<const uint8_t> src, int64_t idx) {
   return word;
 }
 
-template <class Narrow>
+float Same(float x) { return x; }
+float PlusOne(float x) { return x + 1; }
+
+// Elements to F32.
+template <class Element, float (*kChange)(float)>
 void Widen(absl::Span<const uint8_t> src, uint8_t* dst) {
-  for (size_t i = 0; i < src.size() / sizeof(Narrow); ++i) {
-    Narrow narrow;
-    std::memcpy(&narrow, src.data() + i * sizeof(Narrow), sizeof(Narrow));
-    const float value = ToFloat(narrow);
+  for (size_t i = 0; i < src.size() / sizeof(Element); ++i) {
+    Element element;
+    std::memcpy(&element, src.data() + i * sizeof(Element), sizeof(Element));
+    const float value = kChange(ToFloat(element));
     std::memcpy(dst + i * sizeof(float), &value, sizeof(float));
   }
 }
@@ -66,6 +70,7 @@ void UnpackAwqZeroPoints(absl::Span<const uint8_t> src, uint8_t* dst) {
 int64_t Repack::growth() const {
   switch (kind) {
     case Kind::kWiden:
+    case Kind::kWidenAddOne:
       return 2;
     case Kind::kZeroPoints:
     case Kind::kAwqZeroPoints:
@@ -81,7 +86,11 @@ void RepackBytes(const Repack& repack, DType dtype, int64_t cols, absl::Span<con
       if (!src.empty()) std::memcpy(dst, src.data(), src.size());
       return;
     case Repack::Kind::kWiden:
-      return dtype == DType::kF16 ? Widen<F16>(src, dst) : Widen<BF16>(src, dst);
+      return dtype == DType::kF16 ? Widen<F16, Same>(src, dst) : Widen<BF16, Same>(src, dst);
+    case Repack::Kind::kWidenAddOne:
+      return dtype == DType::kF16 ? Widen<F16, PlusOne>(src, dst) : Widen<BF16, PlusOne>(src, dst);
+    case Repack::Kind::kAddOne:
+      return Widen<float, PlusOne>(src, dst);
     case Repack::Kind::kFlipSigns:
       for (size_t i = 0; i < src.size(); ++i) dst[i] = src[i] ^ 0x80;
       return;

@@ -48,14 +48,16 @@ StoredTensor Locate(const ModelSpec& model, const TensorSpec& spec, std::string 
   const int half = HalfOf(spec.role);
   const bool is_shared = spec.part() == ModelPart::kSharedExpert && half >= 0;
   StoredTensor result{.name = std::move(name), .dtype = dtype, .shape = spec.shape};
-  if (fused == FusedExperts::kNone || (spec.expert < 0 && !(is_shared && fused == FusedExperts::kRows))) return result;
+  if (fused == FusedExperts::kNone || (spec.expert < 0 && !(is_shared && fused == FusedExperts::kRowsOfAll))) {
+    return result;
+  }
   if (fused == FusedExperts::kStacked) {
     const int64_t size = Product(spec.shape);
     result.part = {.kind = PartKind::kRange, .begin = spec.expert * size, .size = size};
     result.shape.insert(result.shape.begin(), model.moe.num_experts);
     return result;
   }
-  const bool is_transposed = fused != FusedExperts::kRows;
+  const bool is_transposed = fused != FusedExperts::kRows && fused != FusedExperts::kRowsOfAll;
   const int64_t num_halves = half < 0 ? 1 : 2, size = Product(spec.shape), num_rows = spec.shape[0];
   std::vector<int64_t>& stored = result.shape;  // first of one expert
   stored[0] *= num_halves;
@@ -162,11 +164,23 @@ WeightFormat SplitFormat(const TensorSpec& spec) {
   return {.dtype = is_bf16 ? DType::kBF16 : DType::kF32};
 }
 
-WeightFormat PlainFormat(TensorSpec& spec) {
+// Whether the file's vector is one less than the model's.
+bool IsMinusOne(const ModelSpec& model, Role role) {
+  if (!model.has_norms_minus_one) return false;
+  return role == Role::kInputNorm || role == Role::kPostNorm || role == Role::kFinalNorm || role == Role::kQNorm ||
+         role == Role::kKNorm;
+}
+
+WeightFormat PlainFormat(const ModelSpec& model, TensorSpec& spec) {
   StoredTensor& data = spec.stored[0];
+  const bool adds_one = IsMinusOne(model, spec.role);
   const bool is_wide =
-      InfoOf(spec.role).storage == Storage::kF32 || (data.dtype == DType::kF16 && spec.shape.size() == 1);
-  data.repack.kind = is_wide && data.dtype != DType::kF32 ? Repack::Kind::kWiden : Repack::Kind::kNone;
+      adds_one || InfoOf(spec.role).storage == Storage::kF32 || (data.dtype == DType::kF16 && spec.shape.size() == 1);
+  if (is_wide && data.dtype != DType::kF32) {
+    data.repack.kind = adds_one ? Repack::Kind::kWidenAddOne : Repack::Kind::kWiden;
+  } else {
+    data.repack.kind = adds_one ? Repack::Kind::kAddOne : Repack::Kind::kNone;
+  }
   return {.dtype = is_wide ? DType::kF32 : data.dtype};
 }
 
@@ -229,6 +243,11 @@ void StorePlain(const ModelSpec& model, DType dtype, TensorSpec& spec) {
                     .dtype = dtype,
                     .shape = {a.num_heads, a.value_dim, a.kv_lora_rank}}};
   }
+  if (spec.role == Role::kDeltaConv) {
+    const int64_t taps = spec.rows(), channels = spec.cols();
+    spec.stored[0].shape = {channels, 1, taps};
+    spec.stored[0].part = {.kind = PartKind::kColumns, .size = channels * taps, .cols = taps};
+  }
   SetFormat(model, spec);
 }
 
@@ -256,7 +275,7 @@ void StoreQuantised(const ModelSpec& model, TensorSpec& spec) {
 
 void SetFormat(const ModelSpec& model, TensorSpec& spec) {
   spec.stored_format = spec.is_split()           ? SplitFormat(spec)
-                       : spec.stored.size() == 1 ? PlainFormat(spec)
+                       : spec.stored.size() == 1 ? PlainFormat(model, spec)
                                                  : QuantisedFormat(model.quant, spec);
   spec.format = spec.stored_format;
 }

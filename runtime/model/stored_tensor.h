@@ -33,6 +33,8 @@ struct Repack {
   enum class Kind : uint8_t {
     kNone,
     kWiden,          // 16 bits to F32
+    kWidenAddOne,    // the same, plus one
+    kAddOne,         // F32 plus one
     kFlipSigns,      // bytes q + 128 to I8
     kZeroPoints,     // a word of codes to a byte for each, plus zero_offset
     kAwqZeroPoints,  // the same, in the order of AWQ's words
@@ -48,7 +50,7 @@ struct Repack {
 };
 
 // dst takes src.size() * growth() bytes. A row has `cols` stored elements; src is whole rows, rows_at_a_time() of them
-// or a multiple, unless the kind is kNone, kWiden or kFlipSigns.
+// or a multiple, unless every stored element becomes one of memory.
 void RepackBytes(const Repack& repack, DType dtype, int64_t cols, absl::Span<const uint8_t> src, uint8_t* dst);
 
 struct StoredTensor {

@@ -45,7 +45,7 @@ void VisitLatentAttention(const AttentionSpec& a, int64_t hidden, TensorVisitor 
 }
 
 void VisitGroupedAttention(const AttentionSpec& a, int64_t hidden, TensorVisitor visit) {
-  const int64_t q_rows = a.query_size(), kv_rows = a.num_kv_heads * a.head_dim;
+  const int64_t q_rows = a.query_rows(), kv_rows = a.num_kv_heads * a.head_dim;
   visit(Role::kQ, {q_rows, hidden}, -1);
   visit(Role::kK, {kv_rows, hidden}, -1);
   visit(Role::kV, {kv_rows, hidden}, -1);
@@ -60,6 +60,23 @@ void VisitGroupedAttention(const AttentionSpec& a, int64_t hidden, TensorVisitor
     visit(Role::kQNorm, {heads ? a.head_dim : q_rows}, -1);
     visit(Role::kKNorm, {heads ? a.head_dim : kv_rows}, -1);
   }
+}
+
+void VisitGatedDelta(const AttentionSpec& a, int64_t hidden, TensorVisitor visit) {
+  const DeltaShape& d = a.delta;
+  if (a.delta_projections == DeltaProjections::kApart) {
+    visit(Role::kDeltaQkv, {d.num_channels(), hidden}, -1);
+    visit(Role::kDeltaZ, {d.values_size(), hidden}, -1);
+    visit(Role::kDeltaB, {d.num_value_heads, hidden}, -1);
+    visit(Role::kDeltaA, {d.num_value_heads, hidden}, -1);
+  } else {
+    visit(Role::kDeltaQkvz, {d.num_channels() + d.values_size(), hidden}, -1);
+    visit(Role::kDeltaBa, {2 * d.num_value_heads, hidden}, -1);
+  }
+  visit(Role::kDeltaConv, {d.conv_size, d.num_channels()}, -1);
+  visit(Role::kDeltaALog, {d.num_value_heads}, -1);
+  visit(Role::kDeltaDtBias, {d.num_value_heads}, -1);
+  visit(Role::kDeltaNorm, {d.value_dim}, -1);
 }
 
 // A norm of hidden states.
@@ -150,6 +167,22 @@ void ClassifyOthers(const Checkpoint& checkpoint, const absl::flat_hash_set<std:
   }
 }
 
+// Whether the files have one by one what the model's may have in either way.
+bool HasSingleExperts(const ModelSpec& model, const Checkpoint& checkpoint) {
+  if (!model.has_single_names || model.fused == FusedExperts::kNone) return false;
+  const auto first = std::find_if(model.layers.begin(), model.layers.end(), [](const auto& l) { return l.is_moe; });
+  const auto layer = static_cast<int32_t>(first - model.layers.begin());
+  // The first tensor of the first expert, whatever it is stored as.
+  const std::string single = PlainName(WithSingleExperts(model), Role::kExpertGate, layer, 0);
+  const absl::string_view module = absl::StripSuffix(single, "weight");
+  for (int s = 0; s < checkpoint.num_shards(); ++s) {
+    for (const TensorInfo& info : checkpoint.shard(s).tensors()) {
+      if (absl::StartsWith(info.name, module)) return true;
+    }
+  }
+  return false;
+}
+
 // One line for each kind of fault: what is wrong with one shard is the same for all its tensors.
 void CollectWarnings(const Checkpoint& checkpoint, CheckedPlan& checked) {
   std::map<std::string, int64_t> num_tensors;  // by fault
@@ -170,6 +203,12 @@ void CollectWarnings(const Checkpoint& checkpoint, CheckedPlan& checked) {
 
 }  // namespace
 
+ModelSpec WithSingleExperts(ModelSpec model) {
+  model.fused = FusedExperts::kNone;
+  for (const Role role : {Role::kExpertGate, Role::kExpertUp, Role::kExpertDown}) model.names.erase(role);
+  return model;
+}
+
 void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor visit) {
   const int64_t hidden = model.hidden_size;
   const AttentionSpec& attention = layer.attention;
@@ -181,8 +220,11 @@ void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor vi
     case AttentionKind::kGrouped:
       VisitGroupedAttention(attention, hidden, visit);
       break;
+    case AttentionKind::kGatedDelta:
+      VisitGatedDelta(attention, hidden, visit);
+      break;
   }
-  visit(Role::kO, {hidden, attention.output_size()}, -1);
+  visit(OutputRole(attention.kind), {hidden, attention.output_size()}, -1);
   if (attention.has_o_bias) visit(Role::kOBias, {hidden}, -1);
   VisitNorm(model, Role::kPostNorm, Role::kPostNormBias, visit);
   if (layer.is_moe) {
@@ -233,11 +275,12 @@ absl::Status CheckGpuFormats(const TensorPlan& plan) {
 }
 
 absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelSpec& model, const Checkpoint& checkpoint) {
-  auto plan = PlanTensors(model);
+  const ModelSpec stored = HasSingleExperts(model, checkpoint) ? WithSingleExperts(model) : model;
+  auto plan = PlanTensors(stored);
   if (!plan.ok()) return Annotate(plan.status(), absl::StrCat(checkpoint.dir(), "/config.json"));
   CheckedPlan checked{.plan = *std::move(plan)};
-  TF_ASSIGN_OR_RETURN(const NamePatterns ignored, NamePatterns::Compile(model.quant.ignored));
-  TensorCheck check(model, ignored, checkpoint);
+  TF_ASSIGN_OR_RETURN(const NamePatterns ignored, NamePatterns::Compile(stored.quant.ignored));
+  TensorCheck check(stored, ignored, checkpoint);
   for (TensorSpec& spec : checked.plan.tensors) TF_RETURN_IF_ERROR(check.Resolve(spec));
   TF_RETURN_IF_ERROR(check.MissingTensors(checked.plan.tensors.size()));
   ClassifyOthers(checkpoint, check.needed(), checked);

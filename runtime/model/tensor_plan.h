@@ -21,6 +21,9 @@ struct TensorPlan {
 
 // A tensor of the model: what it is for, its shape, and for routed experts which one (else -1).
 using TensorVisitor = absl::FunctionRef<void(Role role, std::vector<int64_t> shape, int32_t expert)>;
+// The same model with the experts of ModelSpec::has_single_names one by one.
+ModelSpec WithSingleExperts(ModelSpec model);
+
 // The one place that knows which tensors a layer has.
 void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor visit);
 

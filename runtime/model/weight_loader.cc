@@ -27,6 +27,8 @@ int64_t ElementBytes(const Piece& piece) {
     case Repack::Kind::kNone:
       return DTypeBytes(piece.tensor->dtype);
     case Repack::Kind::kWiden:
+    case Repack::Kind::kWidenAddOne:
+    case Repack::Kind::kAddOne:
       return sizeof(float);
     default:
       return 1;

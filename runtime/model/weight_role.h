@@ -52,6 +52,18 @@ enum class Role : uint8_t {
   kQNorm,  // [head_dim], or [rows of q_proj]
   kKNorm,
   kSinks,  // [heads]
+  // Gated delta nets.
+  kDeltaQkv,     // in_proj_qkv [num_channels, H]
+  kDeltaZ,       // in_proj_z [values_size, H]
+  kDeltaB,       // in_proj_b [value heads, H]
+  kDeltaA,       // in_proj_a [value heads, H]
+  kDeltaQkvz,    // in_proj_qkvz [num_channels + values_size, H], by key head
+  kDeltaBa,      // in_proj_ba [2 * value heads, H], by key head
+  kDeltaConv,    // conv1d [taps, num_channels]; the files have [num_channels, 1, taps]
+  kDeltaALog,    // [value heads]
+  kDeltaDtBias,  // [value heads]
+  kDeltaNorm,    // [value_dim]
+  kDeltaOut,     // out_proj [H, values_size]
   // A dense network.
   kDenseGate,  // [I, H]
   kDenseUp,    // [I, H]

@@ -1,9 +1,12 @@
 #include "runtime/ops/elementwise_ops.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 #include "core/device/cuda_launcher.h"
 #include "core/kernels/exp.h"
 #include "core/kernels/row_parallel.h"
+#include "runtime/ops/row_kernels.h"
 
 namespace tokenferry {
 namespace {
@@ -36,6 +39,28 @@ void Row(const ScaleRowsArgs& a, int64_t t) {
   for (int64_t i = 0; i < a.x.cols; ++i) out[i] = x[i] * weight;
 }
 
+void GateRow(const GateArgs& a, int64_t t, const RowKernels& kernels) {
+  constexpr int64_t kPiece = 256;
+  float sigmoid[kPiece];
+  float* x = a.x.row(t);
+  for (int64_t begin = 0; begin < a.x.cols; begin += kPiece) {
+    const int64_t size = std::min(kPiece, a.x.cols - begin);
+    kernels.sigmoid(a.gate.row(t) + begin, size, sigmoid);
+    for (int64_t i = 0; i < size; ++i) x[begin + i] *= sigmoid[i];
+  }
+}
+
+void GateReference(const GateArgs& a) {
+  for (int64_t t = 0; t < a.x.rows; ++t) GateRow(a, t, PortableRowKernels());
+}
+
+void GateCpu(const GateArgs& a, CpuContext& context) {
+  const RowKernels& kernels = RowKernelsFor(context.isa);
+  ParallelRows(context, a.x.rows, a.x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) GateRow(a, t, kernels);
+  });
+}
+
 template <class Args>
 void Reference(const Args& args) {
   for (int64_t t = 0; t < args.x.rows; ++t) Row(args, t);
@@ -62,10 +87,17 @@ constexpr Op<GateRowsArgs> kGateRows{"gate_rows", &Reference<GateRowsArgs>, &Cpu
                                      TF_CUDA_LAUNCHER(CudaGateRows)};
 constexpr Op<ScaleArgs> kScale{"scale", &Reference<ScaleArgs>, &Cpu<ScaleArgs>, TF_CUDA_LAUNCHER(CudaScale)};
 
-// A GPU has no kernel for it yet.
+// A GPU has no kernels for these yet.
+constexpr Op<GateArgs> kGate{"gate", &GateReference, &GateCpu};
 constexpr Op<ScaleRowsArgs> kScaleRows{"scale_rows", &Reference<ScaleRowsArgs>, &Cpu<ScaleRowsArgs>};
 
 void Scale(Stream& stream, const ScaleArgs& args) { stream.Launch(kScale, args); }
+
+void Gate(Stream& stream, const GateArgs& args) {
+  TF_CHECK_EQ(args.x.rows, args.gate.rows);
+  TF_CHECK_EQ(args.x.cols, args.gate.cols);
+  stream.Launch(kGate, args);
+}
 
 void ScaleRows(Stream& stream, const ScaleRowsArgs& args) {
   TF_CHECK_EQ(args.x.rows, args.out.rows);

@@ -27,6 +27,13 @@ struct GateRowsArgs {
 };
 void GateRows(Stream& stream, const GateRowsArgs& args);
 
+// x[t, i] *= sigmoid(gate[t, i]), as GateRows. CPUs only.
+struct GateArgs {
+  MatrixView<float> x;
+  MatrixView<const float> gate;
+};
+void Gate(Stream& stream, const GateArgs& args);
+
 // x *= factor.
 struct ScaleArgs {
   MatrixView<float> x;

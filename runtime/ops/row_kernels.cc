@@ -181,10 +181,66 @@ void Widen(const WeightView& w, Panel panel, Compute compute, float* out) {
                             : WithWeightReader<WidenPanel, Compute::kF32>(w, panel, out);
 }
 
+void Sigmoid(const float* x, int64_t size, float* out) {
+  const Lanes one = SetLanes(1.0f);
+  for (int64_t i = 0; i < size; i += kNumLanes) {
+    const int64_t count = std::min<int64_t>(kNumLanes, size - i);
+    Lanes gate = LoadFirst(count, x + i);
+    for (int v = 0; v < kVecs; ++v) {
+      gate.v[v] = hn::Div(one.v[v], hn::Add(one.v[v], ExpF32(F32Tag(), hn::Neg(gate.v[v]))));
+    }
+    StoreFirst(count, gate, out + i);
+  }
+}
+
+// kParts * kNumLanes columns of the state; with kParts == 1 only the first `count` of them.
+template <int kParts>
+HWY_INLINE void DeltaColumns(const DeltaStep& s, int64_t column, int64_t count) {
+  const bool whole = kParts > 1 || count == kNumLanes;
+  const Lanes decay = SetLanes(s.decay), beta = SetLanes(s.beta);
+  float* const state = s.state + column;
+  const auto load = [&](const float* from) { return whole ? LoadLanes(from) : LoadFirst(count, from); };
+  Lanes delta[kParts], out[kParts];
+  for (int p = 0; p < kParts; ++p) delta[p] = out[p] = ZeroLanes();
+  for (int64_t i = 0; i < s.key_dim; ++i) {
+    const Lanes k = SetLanes(s.k[i]);
+    for (int p = 0; p < kParts; ++p) {
+      delta[p] = FmaLanes(k, MulLanes(decay, load(state + i * s.value_dim + p * kNumLanes)), delta[p]);
+    }
+  }
+  for (int p = 0; p < kParts; ++p) {
+    const Lanes v = load(s.v + column + p * kNumLanes);
+    for (int n = 0; n < kVecs; ++n) delta[p].v[n] = hn::Mul(beta.v[n], hn::Sub(v.v[n], delta[p].v[n]));
+  }
+  for (int64_t i = 0; i < s.key_dim; ++i) {
+    const Lanes k = SetLanes(s.k[i]), q = SetLanes(s.q[i]);
+    for (int p = 0; p < kParts; ++p) {
+      float* const at = state + i * s.value_dim + p * kNumLanes;
+      const Lanes next = FmaLanes(k, delta[p], MulLanes(decay, load(at)));
+      whole ? StoreLanes(next, at) : StoreFirst(count, next, at);
+      out[p] = FmaLanes(q, next, out[p]);
+    }
+  }
+  for (int p = 0; p < kParts; ++p) {
+    float* const to = s.out + column + p * kNumLanes;
+    whole ? StoreLanes(out[p], to) : StoreFirst(count, out[p], to);
+  }
+}
+
+void StepDelta(const DeltaStep& s) {
+  int64_t column = 0;
+  for (; column + kSumParts * kNumLanes <= s.value_dim; column += kSumParts * kNumLanes) {
+    DeltaColumns<kSumParts>(s, column, kNumLanes);
+  }
+  for (; column < s.value_dim; column += kNumLanes) {
+    DeltaColumns<1>(s, column, std::min<int64_t>(kNumLanes, s.value_dim - column));
+  }
+}
+
 }  // namespace
 
 const RowKernels& Kernels() {
-  static constexpr RowKernels kKernels{&Dot, &WeightedSum, &SoftmaxBlock, &Widen};
+  static constexpr RowKernels kKernels{&Dot, &WeightedSum, &SoftmaxBlock, &Widen, &Sigmoid, &StepDelta};
   return kKernels;
 }
 

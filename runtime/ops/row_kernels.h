@@ -22,6 +22,19 @@ struct Panel {
   int64_t col = 0, num_cols = 0;
 };
 
+// A token's step of the gated delta rule (Yang et al., arXiv:2412.06464) in one head: for every column j of the state,
+//   s[i] = decay * state[i, j]; d = beta * (v[j] - sum_i k[i] * s[i]); state[i, j] = fma(k[i], d, s[i]);
+//   out[j] = sum_i q[i] * state[i, j]
+// Both sums are one fma chain over i = 0, 1, .., from +0.
+struct DeltaStep {
+  const float *q = nullptr, *k = nullptr;  // [key_dim]
+  const float* v = nullptr;                // [value_dim]
+  int64_t key_dim = 0, value_dim = 0;
+  float decay = 1, beta = 1;
+  float* state = nullptr;  // [key_dim, value_dim]
+  float* out = nullptr;    // [value_dim]
+};
+
 struct RowKernels {
   // out[a * out_stride + b] = x_a . w_b over `cols`, in the lane order of core/kernels/matmul.h.
   void (*dot)(Rows x, Rows w, int64_t cols, float* out, int64_t out_stride);
@@ -37,6 +50,11 @@ struct RowKernels {
   // out[r * panel.num_cols + c] = element (panel.row + r, panel.col + c) of `w`, dequantised; rounded to bf16 first in
   // Compute::kBF16.
   void (*widen)(const WeightView& w, Panel panel, Compute compute, float* out);
+
+  // out[i] = 1 / (1 + exp(-x[i])), with core/kernels/exp.h. x and out may be the same memory.
+  void (*sigmoid)(const float* x, int64_t size, float* out);
+
+  void (*delta_step)(const DeltaStep& step);
 };
 
 // Isa::kAvx512Bf16 has the kernels of kAvx512: vdpbf16ps would have its own order.

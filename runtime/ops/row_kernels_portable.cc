@@ -53,10 +53,30 @@ void Widen(const WeightView& w, Panel panel, Compute compute, float* out) {
   }
 }
 
+void Sigmoid(const float* x, int64_t size, float* out) {
+  for (int64_t i = 0; i < size; ++i) out[i] = 1.0f / (1.0f + ExpF32(-x[i]));
+}
+
+void StepDelta(const DeltaStep& s) {
+  for (int64_t j = 0; j < s.value_dim; ++j) {
+    float predicted = 0, out = 0;
+    for (int64_t i = 0; i < s.key_dim; ++i) {
+      predicted = std::fma(s.k[i], s.decay * s.state[i * s.value_dim + j], predicted);
+    }
+    const float delta = s.beta * (s.v[j] - predicted);
+    for (int64_t i = 0; i < s.key_dim; ++i) {
+      float& state = s.state[i * s.value_dim + j];
+      state = std::fma(s.k[i], delta, s.decay * state);
+      out = std::fma(s.q[i], state, out);
+    }
+    s.out[j] = out;
+  }
+}
+
 }  // namespace
 
 const RowKernels& PortableRowKernels() {
-  static constexpr RowKernels kKernels{&Dot, &WeightedSum, &SoftmaxBlock, &Widen};
+  static constexpr RowKernels kKernels{&Dot, &WeightedSum, &SoftmaxBlock, &Widen, &Sigmoid, &StepDelta};
   return kKernels;
 }
 

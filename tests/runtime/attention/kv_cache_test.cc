@@ -27,7 +27,26 @@ TEST(KvCache, CountsItsMemory) {
   }
   EXPECT_EQ(device.device().allocated_bytes(), 0u);
   // DeepSeek-V3: 61 layers of 512 + 64 values in bf16.
-  EXPECT_EQ(KvCache::BytesPerToken({.layers = std::vector<CacheRowSizes>(61, {512, 64})}), 70272);
+  EXPECT_EQ(KvCache::BytesPerToken({.layers = std::vector<CacheSizes>(61, {512, 64})}), 70272);
+}
+
+TEST(KvCache, KeepsAStateForEachSequence) {
+  TestDevice device({});
+  const KvCacheOptions options = {
+      .layers = {{10, 4}, {0, 0, 70}, {0, 0, 30}}, .dtype = DType::kBF16, .num_blocks = 5, .num_states = 3};
+  EXPECT_EQ(KvCache::BytesPerToken(options), 14 * 2);
+  EXPECT_EQ(KvCache::BytesPerState(options), 100 * 4);
+  EXPECT_EQ(KvCache::NumBytes(options), 5 * 64 * 14 * 2 + 3 * 100 * 4);
+  KvCache cache = *KvCache::Create(device.device(), options);
+  EXPECT_EQ(device.device().allocated_bytes(), static_cast<size_t>(cache.num_bytes()));
+  const std::vector<int32_t> slots = {2, 0};
+  const StateView state = cache.State(1, slots.data());
+  EXPECT_EQ(state.size, 70);
+  EXPECT_EQ(state.of(0), state.data + 140);
+  EXPECT_EQ(state.of(1), state.data);
+  // Qwen3-Next-80B: 36 layers with 32 matrices of 128 x 128, and the last three rows of 8192 channels.
+  const DeltaShape shape = {16, 32, 128, 128, 4};
+  EXPECT_EQ(KvCache::BytesPerState({.layers = std::vector<CacheSizes>(36, {0, 0, shape.state_size()})}), 79'036'416);
 }
 
 TEST(KvCache, RefusesBadOptions) {
@@ -43,6 +62,12 @@ TEST(KvCache, RefusesBadOptions) {
   EXPECT_EQ(code([](O& o) { o.layers[0].second = -1; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](O& o) { o.num_blocks = 0; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](O& o) { o.dtype = DType::kF16; }), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](O& o) { o.layers[1] = {0, 0, 8}; }), absl::StatusCode::kInvalidArgument);  // states of nobody
+  EXPECT_EQ(code([](O& o) { o.layers[1] = {4, 0, 8}, o.num_states = 1; }), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](O& o) {
+              o.layers[1] = {0, 0, INT64_MAX / 4}, o.num_states = 2;
+            }),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](O& o) { o.layers[2].first = INT64_MAX; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](O& o) { o.layers[0].first = o.layers[1].first = INT64_MAX / (4 * kCacheBlockTokens * 2); }),
             absl::StatusCode::kInvalidArgument);

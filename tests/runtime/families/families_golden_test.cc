@@ -339,6 +339,41 @@ TEST(LongRope, SequencesOfBothRotationsRunSideBySide) {
   std::filesystem::remove_all(dir);
 }
 
+// Layers with a state of each sequence: it is the sequence's alone and from its start on, whoever had it before, and
+// whether the sequence was preempted or had been begun elsewhere.
+TEST(GatedDelta, EverySequenceHasItsOwnState) {
+  std::vector<int32_t> prompt;
+  for (int i = 0; i < 140; ++i) prompt.push_back((i * 37 + 11) % 300);
+  const std::vector<int32_t> other(prompt.begin() + 1, prompt.end()), brief = {5, 6, 7};
+  std::vector<Request> requests = {GenerateRequest(prompt, 70), GenerateRequest(prompt, 60), GenerateRequest(brief, 20),
+                                   GenerateRequest(other, 70), GenerateRequest(prompt, 5)};
+  RunSetup alone;
+  alone.model_dir = DataDir() + "qwen3_next";
+  std::vector<RunResult> want;
+  for (const Request& r : requests) want.push_back(RunLocally(alone, {r})[0]);
+  EXPECT_EQ(want[4].tokens, std::vector<int32_t>(want[0].tokens.begin(), want[0].tokens.begin() + 5));
+  requests.push_back(requests[0]);  // goes on behind its ninth token
+  requests.back().output.assign(want[0].tokens.begin(), want[0].tokens.begin() + 9);
+  want.emplace_back();
+  want.back().tokens.assign(want[0].tokens.begin() + 9, want[0].tokens.end());
+  want.back().logprobs.assign(want[0].logprobs.begin() + 9, want[0].logprobs.end());
+  for (const int num_ranks : {1, 3}) {
+    SCOPED_TRACE(testing::Message() << num_ranks << " ranks");
+    RunSetup setup = alone;
+    setup.num_ranks = num_ranks;
+    setup.engine.prefill_chunk = 50;
+    setup.engine.max_sequences_per_rank = 3;
+    setup.engine.cache_tokens_per_rank = 384;  // six blocks, of which a sequence takes up to four
+    const RunOutcome run = RunAndCount(setup, requests);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      EXPECT_EQ(run.results[i].tokens, want[i].tokens) << i;
+      EXPECT_EQ(run.results[i].logprobs, want[i].logprobs) << i;
+    }
+    EXPECT_EQ(run.scheduler.prefix_hit_tokens, 0);
+    if (num_ranks == 1) EXPECT_GT(run.scheduler.num_preemptions, 0);
+  }
+}
+
 TEST_P(Families, BothGenerationsOfConfigAreOneModel) {
   const auto old_keys = ParseModelSpec(ReadText(dir() + "/config.json"), "config.json");
   ASSERT_TRUE(old_keys.ok()) << old_keys.status();

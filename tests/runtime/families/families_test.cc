@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "runtime/model/stored_tensor.h"
 #include "tests/support/checkpoint_writer.h"
 #include "tests/support/status_matchers.h"
 
@@ -96,6 +97,64 @@ TEST(Qwen, LayersAreDenseOrHaveWindowsAsTheKeysSay) {
   EXPECT_ERROR(With("qwen2_moe", listed), kUnimplemented, "'layer_types' names the attention 'linear_attention'");
   EXPECT_FALSE(With("qwen2_moe", {{"qkv_bias", false}})->layers[0].attention.has_qkv_bias);
   EXPECT_TRUE(With("qwen3_moe", {{"attention_bias", true}})->layers[0].attention.has_o_bias);
+}
+
+TEST(QwenHybrid, LayersAreOfTwoKinds) {
+  const auto model = With("qwen3_next", {{"num_hidden_layers", 5}, {"mlp_only_layers", {1}}});
+  ASSERT_OK(model);
+  for (int i = 0; i < 5; ++i) {
+    const AttentionSpec& a = model->layers[i].attention;
+    EXPECT_EQ(a.kind, i == 3 ? AttentionKind::kGrouped : AttentionKind::kGatedDelta) << i;
+    EXPECT_EQ(model->layers[i].is_moe, i != 1) << i;
+  }
+  const AttentionSpec &full = model->layers[3].attention, &delta = model->layers[0].attention;
+  EXPECT_TRUE(full.has_output_gate);
+  EXPECT_EQ(full.query_rows(), 2 * 4 * 32);
+  EXPECT_EQ(full.state_size(), 0);
+  EXPECT_EQ(delta.delta, (DeltaShape{2, 4, 16, 16, 4}));
+  EXPECT_EQ(delta.cache_row(), 0);
+  EXPECT_EQ(delta.state_size(), 3 * 128 + 4 * 16 * 16);
+  EXPECT_EQ(model->rope.dim, 8);
+  EXPECT_TRUE(model->has_norms_minus_one);
+  EXPECT_EQ(model->moe.router.renormalise, Renormalise::kYes);
+  EXPECT_EQ(With("qwen3_next", {{"norm_topk_prob", false}})->moe.router.renormalise, Renormalise::kNo);
+  const auto listed =
+      With("qwen3_next", {{"layer_types", {"full_attention", "linear_attention", "full_attention", "full_attention"}}});
+  ASSERT_OK(listed);
+  EXPECT_EQ(listed->layers[0].attention.kind, AttentionKind::kGrouped);
+  EXPECT_EQ(listed->layers[1].attention.kind, AttentionKind::kGatedDelta);
+}
+
+TEST(QwenHybrid, Refuses) {
+  EXPECT_ERROR(With("qwen3_next", {{"attention_bias", true}}), kUnimplemented, "'attention_bias' is true");
+  EXPECT_ERROR(With("qwen3_next", {{"linear_num_value_heads", 5}}), kInvalid,
+               "'linear_num_value_heads' is 5, which linear_num_key_heads 2 does not divide");
+  EXPECT_ERROR(With("qwen3_next", {{"linear_conv_kernel_dim", 0}}), kInvalid, "'linear_conv_kernel_dim'");
+  EXPECT_ERROR(With("qwen3_next", {{"linear_key_head_dim", nullptr}}), kInvalid, "'linear_key_head_dim' is missing");
+  EXPECT_ERROR(With("qwen3_next", {{"layer_types", {"full_attention"}}}), kInvalid,
+               "'layer_types' has 1 entries for 4 layers");
+  EXPECT_ERROR(With("qwen3_next", {{"layer_types", {"full_attention", "mamba", "full_attention", "mamba"}}}),
+               kUnimplemented, "'layer_types'", "'mamba'", "known: full_attention, linear_attention");
+}
+
+TEST(QwenHybrid, TheTextModelIsWithinAnother) {
+  const auto model = With("qwen3_5_moe", json::object());
+  ASSERT_OK(model);
+  EXPECT_EQ(PlainName(*model, Role::kLmHead, -1, -1), "lm_head.weight");
+  EXPECT_EQ(PlainName(*model, Role::kFinalNorm, -1, -1), "model.language_model.norm.weight");
+  EXPECT_EQ(PlainName(*model, Role::kDeltaOut, 2, -1), "model.language_model.layers.2.linear_attn.out_proj.weight");
+  EXPECT_EQ(PlainName(*model, Role::kExpertUp, 0, 7), "model.language_model.layers.0.mlp.experts.gate_up_proj");
+  EXPECT_FALSE(With("qwen3_5_moe", {{"text_config", nullptr}}).ok());
+  // The text model alone has a config of its own. Quantised files have the experts one by one.
+  json text = Golden("qwen3_5_moe")["text_config"];
+  text["architectures"] = {"Qwen3_5MoeForCausalLM"};
+  const auto by_itself = ParseModelSpec(text.dump(), "c.json");
+  ASSERT_OK(by_itself);
+  EXPECT_EQ(PlainName(*by_itself, Role::kFinalNorm, -1, -1), "model.norm.weight");
+  text["quantization_config"] = {{"quant_method", "fp8"}, {"weight_block_size", {128, 128}}};
+  const auto quantised = ParseModelSpec(text.dump(), "c.json");
+  ASSERT_OK(quantised);
+  EXPECT_EQ(PlainName(*quantised, Role::kExpertUp, 0, 7), "model.layers.0.mlp.experts.7.up_proj.weight");
 }
 
 TEST(DeepSeekV2, ScalesWhatItDoesNotNormalise) {

@@ -31,7 +31,9 @@ constexpr Published kPublished[] = {
     {"mixtral-8x7b", 46.703, 12.880},       {"olmoe-1b-7b", 6.919, 1.282},
     {"phi-3.5-moe", 41.873, 6.640},         {"qwen1.5-moe-a2.7b", 14.316, 2.689},
     {"qwen2-57b-a14b", 57.409, 14.249},     {"qwen3-235b-a22b", 235.094, 22.191},
-    {"qwen3-30b-a3b", 30.532, 3.353},
+    {"qwen3-30b-a3b", 30.532, 3.353},       {"qwen3-next-80b-a3b", 79.674, 3.875},
+    {"qwen3.5-35b-a3b", 34.661, 3.455},     {"qwen3.5-122b-a10b", 122.112, 9.771},
+    {"qwen3.5-397b-a17b", 396.346, 17.349},
 };
 
 std::string ConfigDir() { return std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/configs/"; }

@@ -1,5 +1,8 @@
-// Which rotation of LongRoPE a request gets.
+// What a sequence has besides its blocks: a rotation of LongRoPE, and a state.
 #include <gtest/gtest.h>
+
+#include <map>
+#include <utility>
 
 #include "runtime/engine/scheduler.h"
 
@@ -41,6 +44,34 @@ TEST(Scheduler, LongAndShortRotationsShareNoCache) {
       ASSERT_TRUE(s.Accept({result}).ok());
     }
   }
+}
+
+// As many states as sequences may run on a rank; and nothing of another sequence's cache, which has no state.
+TEST(Scheduler, ASequenceHasAStateOfItsRankAsLongAsItRuns) {
+  Scheduler s({.num_ranks = 2, .prefill_chunk = 1000, .max_sequences_per_rank = 2, .has_states = true});
+  for (int i = 0; i < 7; ++i) {
+    Request r{.max_new_tokens = 1 + i % 2};
+    r.prompt.assign(130, 7);
+    ASSERT_TRUE(s.Add(r).ok());
+  }
+  std::map<int32_t, std::pair<int, int32_t>> running;  // rank and state, by sequence
+  int64_t num_started = 0;
+  while (!s.idle()) {
+    const StepPlan plan = s.Next();
+    for (const int32_t seq : plan.released) running.erase(seq);
+    for (const NewSequence& started : plan.started) {
+      ++num_started;
+      EXPECT_TRUE(started.cached_tokens.empty());  // though all prompts are the same
+      EXPECT_TRUE(started.state == 0 || started.state == 1) << started.state;
+      for (const auto& [seq, at] : running) EXPECT_NE(at, std::pair(started.rank.value, started.state)) << seq;
+      running[started.seq] = {started.rank.value, started.state};
+    }
+    std::vector<EntryResult> results;
+    for (const StepEntry& e : plan.entries) results.push_back({.seq = e.seq});
+    ASSERT_TRUE(s.Accept(std::move(results)).ok());
+  }
+  EXPECT_EQ(num_started, 7);
+  EXPECT_EQ(s.stats().prefix_hit_tokens, 0);
 }
 
 }  // namespace
