@@ -15,6 +15,9 @@
 # tests_quick: every test that is not `slow`; tests_tsan, tests_gpu, tests_arm64: those with that label; fuzzers: every libFuzzer target.
 
 set(TF_WARNINGS -Wall -Wextra -Wno-missing-field-initializers)
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  list(APPEND TF_WARNINGS -Werror=dangling)  # a view of a temporary is never meant, and GCC 12 does not see it
+endif()
 set(TOKENFERRY_FUZZ_SECONDS 10 CACHE STRING "how long the test of a libFuzzer target runs")
 
 add_library(tf_options INTERFACE)

@@ -35,7 +35,7 @@ bool JinjaExpressionParser::TakeOperator(absl::string_view op) {
 }
 
 absl::Status JinjaExpressionParser::Unexpected(absl::string_view wanted) const {
-  const absl::string_view found = token().kind == JinjaTokenKind::kEnd ? "the end of the template" : token().text;
+  const std::string found = token().kind == JinjaTokenKind::kEnd ? "the end of the template" : token().text;
   return Fail(token(), absl::StrCat("expected ", wanted, ", found '", Excerpt(found), "'"));
 }
 

@@ -109,6 +109,8 @@ TEST(JinjaTemplate, ErrorsSayLineAndColumn) {
   const auto message = [](absl::string_view text) { return std::string(RunText(text).status().message()); };
   EXPECT_EQ(message("a\n  {{ 'é' ~ missing.x }}"), "t.jinja:2:20: 'missing' is undefined");
   EXPECT_EQ(message("{% if x %}\n\n{% for %}"), "t.jinja:3:8: expected a name, found '%}'");
+  EXPECT_EQ(message("{{ (x a_name_longer_than_strings_keep_in_place) }}"),
+            "t.jinja:1:7: expected ')', found 'a_name_longer_than_strings_keep_in_place'");
   EXPECT_EQ(message("{{ 1 }}\n{{ raise_exception('No.') }}"), "t.jinja:2:4: No.");
   EXPECT_EQ(message("{% macro m() %}\n{{ 1 + 'a' }}{% endmacro %}\n{{ m() }}"),
             "t.jinja:2:6: cannot use + on int and str");
