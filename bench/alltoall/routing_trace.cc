@@ -8,7 +8,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr char kFormat[] = "tokenferry-routing-1";
+constexpr absl::string_view kFormat = "tokenferry-routing-1";
 constexpr int64_t kMaxExperts = 1 << 20;
 using Json = nlohmann::ordered_json;
 
@@ -72,7 +72,7 @@ absl::StatusOr<RoutingTrace> ReadRoutingTrace(const std::string& path) {
 
 absl::Status WriteRoutingTrace(const std::string& path, const RoutingTrace& trace) {
   std::ofstream file(path);
-  file << Json{{"format", kFormat},
+  file << Json{{"format", std::string(kFormat)},
                {"num_experts", trace.num_experts},
                {"top_k", trace.top_k},
                {"source", trace.source}}

@@ -144,7 +144,9 @@ TEST(ExpertChoice, FollowsItsDefinitionOnEveryDevice) {
       }
       for (int64_t k = 0; k < num_experts && got.idx[t * num_experts + k] >= 0; ++k) {
         const int64_t i = t * num_experts + k, e = got.idx[i];
-        if (k > 0) ASSERT_GT(e, got.idx[i - 1]);
+        if (k > 0) {
+          ASSERT_GT(e, got.idx[i - 1]);
+        }
         scores[t * num_experts + e] = got.weight[i];
         ASSERT_NEAR(got.weight[i], exact[t * num_experts + e], exact[t * num_experts + e] * bound);
       }
@@ -159,7 +161,9 @@ TEST(ExpertChoice, FollowsItsDefinitionOnEveryDevice) {
       }
       ASSERT_EQ(num_taken, std::min(capacity, num_tokens)) << e;
       for (int64_t t = 0; t < num_tokens; ++t) {
-        if (scores[t * num_experts + e] == 0) ASSERT_LE(exact[t * num_experts + e], worst * (1 + 2 * bound)) << e;
+        if (scores[t * num_experts + e] == 0) {
+          ASSERT_LE(exact[t * num_experts + e], worst * (1 + 2 * bound)) << e;
+        }
       }
     }
     for (const CpuDeviceOptions& options : FastDevices()) {

@@ -333,7 +333,9 @@ TEST(LongRope, SequencesOfBothRotationsRunSideBySide) {
         EXPECT_EQ(run.results[i].tokens, want[i].tokens) << i;
         EXPECT_EQ(run.results[i].logprobs, want[i].logprobs) << i;
       }
-      if (num_ranks == 1) EXPECT_GT(run.scheduler.prefix_hit_tokens, 0);
+      if (num_ranks == 1) {
+        EXPECT_GT(run.scheduler.prefix_hit_tokens, 0);
+      }
     }
   }
   std::filesystem::remove_all(dir);

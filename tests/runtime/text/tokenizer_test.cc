@@ -184,8 +184,9 @@ TEST(SplitRegex, CaseFolding) {
 
 // A megabyte on which the expression needs 5 * 10^11 steps, or exponentially many: the bound ends it, nothing is lost.
 TEST(Tokenizer, HostileTextEnds) {
-  std::string spaces = std::string(1 << 20, ' ') + "x";
-  std::string letters = std::string(1 << 12, 'a') + "!";
+  std::string spaces(1 << 20, ' '), letters(1 << 12, 'a');
+  spaces.push_back('x');
+  letters.push_back('!');
   for (absl::string_view regex : {"\\\\s+$", "(?:\\\\s+)+$", "(?:a|aa)+$", "(?:a*)*b", "\\\\s++$", "(?:a+a+)+b"}) {
     Tokenizer tokenizer = ByteTokenizer(Regex(regex), "", "", "");
     EXPECT_EQ(tokenizer.Decode(tokenizer.Encode(spaces)), spaces) << regex;
