@@ -22,7 +22,7 @@ constexpr int kMaxTurnedAway = 256;
 }  // namespace
 
 HttpServer::HttpServer(boost::asio::io_context& io, const HttpLimits& limits, HttpHandler handler)
-    : io_(io), limits_(limits), handler_(std::move(handler)), acceptor_(io), retry_(io) {}
+    : limits_(limits), handler_(std::move(handler)), acceptor_(io), retry_(io) {}
 
 HttpServer::~HttpServer() {
   for (const auto& connection : Open()) connection->Close();

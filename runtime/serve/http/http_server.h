@@ -48,7 +48,6 @@ class HttpServer {
   // A copy: connections that close leave the set.
   std::vector<std::shared_ptr<HttpConnection>> Open() const;
 
-  boost::asio::io_context& io_;
   const HttpLimits limits_;
   const HttpHandler handler_;
   boost::asio::ip::tcp::acceptor acceptor_;

@@ -16,8 +16,7 @@ constexpr int64_t kHidden = 40;
 
 SteadyExchanges::SteadyExchanges(Transport& transport, ExchangePath path, Reduction reduction, DType wire_dtype,
                                  DType output_dtype)
-    : transport_(transport),
-      placement_(Placement::Linear(kExperts, transport.num_ranks())),
+    : placement_(Placement::Linear(kExperts, transport.num_ranks())),
       device_(CreateCpuDevice({.num_threads = 1})),
       stream_(*device_->CreateStream()) {
   auto exchange = CreateExchange(transport, *device_,

@@ -21,7 +21,6 @@ class SteadyExchanges {
   static constexpr int kNumRoutings = 5;
   void RunOne(int routing);
 
-  Transport& transport_;
   const Placement placement_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Stream> stream_;
