@@ -1,7 +1,8 @@
 # tf_library(NAME name SOURCES .. DEPS .. [FUZZED])   one box of the layer diagram: target tokenferry_<name>. x.cu stands
 #   beside x.cc. FUZZED: it reads foreign bytes, and libFuzzer steers by its branches
-# tf_test(NAME name SOURCES .. DEPS .. [RANKS 1 2 3] [LABELS ..] [TIMEOUT s] [PROGRAMS target ..] [QUICK gtest-filter])
-#   without RANKS: one process. With RANKS: one ctest per rank count, under mpirun, with tests/support's MPI main.
+# tf_test(NAME name SOURCES .. DEPS .. [RANKS 1 2 3 | THREADS] [LABELS ..] [TIMEOUT s] [PROGRAMS target ..] [QUICK gtest-filter])
+#   without RANKS: one process; THREADS: with several ranks as threads, which wait for each other and
+#   so count as two. With RANKS: one ctest per rank count, under mpirun, with tests/support's MPI main; two as well.
 #   Test names: <name> or <name>.np<ranks>. PROGRAMS are built with it, for tests that start them.
 #   QUICK, or SHARE n: in sanitizer builds, test <name>.quick is the part of a `slow` test that the short runs do: what the
 #   filter names, or every n-th case.
@@ -172,11 +173,15 @@ function(tf_fake_gpu_test name timeout sources deps)
 endfunction()
 
 function(tf_test)
-  cmake_parse_arguments(A "" "NAME;TIMEOUT;QUICK;SHARE" "SOURCES;DEPS;RANKS;LABELS;PROGRAMS" ${ARGN})
+  cmake_parse_arguments(A "THREADS" "NAME;TIMEOUT;QUICK;SHARE" "SOURCES;DEPS;RANKS;LABELS;PROGRAMS" ${ARGN})
   if(NOT A_TIMEOUT)
     set(A_TIMEOUT 300)
   endif()
   math(EXPR A_TIMEOUT "${TF_TIME_SCALE} * ${A_TIMEOUT}")
+  set(processors 1)
+  if(A_THREADS OR A_RANKS)
+    set(processors 2)
+  endif()
   add_executable(${A_NAME} ${A_SOURCES})
   set_target_properties(${A_NAME} PROPERTIES UNITY_BUILD OFF)  # files of tests have names in common
   target_link_libraries(${A_NAME} PRIVATE tf_options ${A_DEPS} GTest::gtest GTest::gmock)
@@ -194,7 +199,7 @@ function(tf_test)
       list(APPEND quick_environment GTEST_TOTAL_SHARDS=${A_SHARE} GTEST_SHARD_INDEX=0)
     endif()
     add_test(NAME ${A_NAME}.quick COMMAND ${A_NAME} --gtest_filter=${A_QUICK})
-    set_tests_properties(${A_NAME}.quick PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${quick_labels}"
+    set_tests_properties(${A_NAME}.quick PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${quick_labels}" PROCESSORS ${processors}
                          ENVIRONMENT "${quick_environment}")
   endif()
   tf_join_groups(${A_NAME} "${quick_labels}")
@@ -205,7 +210,7 @@ function(tf_test)
   if(NOT A_RANKS)
     target_link_libraries(${A_NAME} PRIVATE GTest::gtest_main)
     add_test(NAME ${A_NAME} COMMAND ${A_NAME})
-    set_tests_properties(${A_NAME} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${A_LABELS}"
+    set_tests_properties(${A_NAME} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${A_LABELS}" PROCESSORS ${processors}
                          ENVIRONMENT "${TF_TEST_ENVIRONMENT}")
     return()
   endif()
@@ -216,7 +221,7 @@ function(tf_test)
       list(APPEND labels slow)
     endif()
     add_test(NAME ${A_NAME}.np${n} COMMAND ${PROJECT_SOURCE_DIR}/tests/support/mpirun.sh ${n} $<TARGET_FILE:${A_NAME}>)
-    set_tests_properties(${A_NAME}.np${n} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${labels}" PROCESSORS 2 COST 10
+    set_tests_properties(${A_NAME}.np${n} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${labels}" PROCESSORS ${processors} COST 10
                          ENVIRONMENT "${TF_TEST_ENVIRONMENT}")
   endforeach()
 endfunction()

@@ -33,8 +33,8 @@ fail() {
 
 # run_ctest PRESET CTEST_ARG ..: adds the tests' results, from ctest's JUnit file, to the sums. A test that could not be
 # started (`skipped` there) has failed; one that says that it cannot run here (status 77) is named, and counts as
-# neither. Three at a time for each processor: tests of several processes, which count as two and begin first (COST), wait
-# most of the time.
+# neither. Three at a time for each processor, since tests that start processes wait most of the time; tests whose ranks wait
+# for each other count as two, and the longest begin first (COST).
 run_ctest() {
   local preset=$1 results=build/$1/results.xml ran=0 bad=0 unstarted=0 skipped=0 status=0 absent
   shift
