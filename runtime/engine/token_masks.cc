@@ -1,6 +1,7 @@
 #include "runtime/engine/token_masks.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/string_view.h"
 
@@ -13,6 +14,12 @@ constexpr size_t kMaxMasks = 512;
 
 // 4 MiB of tables, which a walk from a state makes for those around it. When more are wanted, all are forgotten.
 constexpr size_t kMaxTables = 4096;
+
+// Few positions are not worth a look at which are alike.
+constexpr size_t kFewMasks = 32;
+// Edges and states that are looked at for it, each about 10 ns: a text of up to 2,000 characters, for tokens of up to
+// 128 bytes.
+constexpr int64_t kMaxAlikeSteps = 2'000'000;
 
 // In TokenMasks::Table: ask the automaton.
 constexpr int32_t kSlow = -1;
@@ -63,6 +70,7 @@ Vocabulary::Vocabulary(std::vector<std::string> bytes, std::vector<int32_t> spec
     : bytes_(std::move(bytes)), special_(std::move(special)) {
   for (size_t i = 0; i < bytes_.size(); ++i) {
     const auto num_bytes = static_cast<int32_t>(bytes_[i].size());
+    max_bytes_ = std::max(max_bytes_, bytes_[i].size());
     if (num_bytes > 0) order_.push_back({static_cast<int32_t>(i), num_bytes, 0});
   }
   std::sort(order_.begin(), order_.end(),
@@ -102,12 +110,55 @@ const TokenMasks::Table& TokenMasks::TableOf(int32_t state) {
 }
 
 absl::Span<const uint64_t> TokenMasks::At(const AutomatonPosition& position) {
-  auto found = masks_.find(position);
+  AutomatonPosition alike = position;
+  if (!alike_.empty()) {
+    alike.state = alike_[position.state];
+    for (int32_t& state : alike.stack) state = alike_[state];
+  }
+  auto found = masks_.find(alike);
   if (found == masks_.end()) {
+    if (masks_.size() >= kFewMasks && !std::exchange(has_looked_, true)) {
+      FindAlike();
+      return At(position);
+    }
     if (masks_.size() >= kMaxMasks) masks_.clear();
-    found = masks_.emplace(position, Compute(position)).first;
+    auto mask = Compute(alike);
+    found = masks_.emplace(std::move(alike), std::move(mask)).first;
   }
   return found->second;
+}
+
+// States are told apart by one byte more each time, as far as a token reaches. An edge that begins another part reads
+// no byte, so that the state behind it counts as it is; where the part has ended at least one has been read.
+void TokenMasks::FindAlike() {
+  const int num_states = automaton_.num_states();
+  std::vector<int32_t> classes(num_states, 0), finer(num_states);
+  size_t num_classes = 1;
+  int64_t num_steps = 0;
+  for (size_t depth = 0; depth < vocabulary_.max_bytes(); ++depth) {
+    num_steps += num_states + static_cast<int64_t>(automaton_.edges.size());
+    if (num_steps > kMaxAlikeSteps) return;
+    absl::flat_hash_map<std::vector<int32_t>, int32_t> found;
+    for (int s = 0; s < num_states; ++s) {
+      std::vector<int32_t> sign = {automaton_.is_end[s]};
+      for (int32_t i = automaton_.edge_offsets[s]; i < automaton_.edge_offsets[s + 1]; ++i) {
+        const ByteAutomaton::Edge& edge = automaton_.edges[i];
+        sign.push_back(edge.first << 8 | edge.last);
+        sign.push_back(edge.then < 0 ? classes[edge.target] : edge.target);
+        sign.push_back(edge.then < 0 ? -1 : classes[edge.then]);
+      }
+      finer[s] = found.emplace(std::move(sign), static_cast<int32_t>(found.size())).first->second;
+    }
+    classes.swap(finer);
+    if (std::exchange(num_classes, found.size()) == found.size()) break;
+  }
+  std::vector<int32_t> first(num_classes, -1);
+  alike_.resize(num_states);
+  for (int s = 0; s < num_states; ++s) {
+    int32_t& one = first[classes[s]];
+    if (one < 0) one = s;
+    alike_[s] = one;
+  }
 }
 
 // A depth-first walk over the tree of the tokens' bytes, which their order is: positions[n] is the one after the first

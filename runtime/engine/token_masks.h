@@ -23,6 +23,7 @@ class Vocabulary {
 
   int64_t size() const { return static_cast<int64_t>(bytes_.size()); }
   const std::string& bytes(int32_t token) const { return bytes_[token]; }
+  size_t max_bytes() const { return max_bytes_; }  // of a token
   bool IsSpecial(int32_t token) const;
 
  private:
@@ -37,9 +38,12 @@ class Vocabulary {
   };
   std::vector<Sorted> order_;
   std::string sorted_bytes_;
+  size_t max_bytes_ = 0;
 };
 
-// The masks of one automaton, kept by position: the sequences that run it share them. It has at most 512 masks, of a
+// The masks of one automaton, kept by position: the sequences that run it share them. Where a text is counted,
+// positions differ that no token can tell apart, since the end is further away than any reaches: these share a mask,
+// unless the automaton is so large that finding them would take longer than about 20 ms. It has at most 512 masks, of a
 // bit for each token, and 4 MiB of tables, and makes again what it had to forget. Not thread-safe.
 class TokenMasks {
  public:
@@ -50,12 +54,14 @@ class TokenMasks {
   // Bit i of word i / 64: token i may come at `position`, as bytes. Valid until the next call. A mask that is not there
   // yet takes a walk over the vocabulary.
   absl::Span<const uint64_t> At(const AutomatonPosition& position);
+  size_t num_masks() const { return masks_.size(); }
   // Takes a token. False: it may not come here, and neither may anything else now.
   bool Advance(int32_t token, AutomatonPosition& position) const;
 
  private:
   using Table = std::array<int32_t, 256>;  // the state behind each byte; kSlow where that takes the stack, or is none
 
+  void FindAlike();
   std::vector<uint64_t> Compute(const AutomatonPosition& position);
   // Valid until the next call.
   const Table& TableOf(int32_t state);
@@ -64,6 +70,8 @@ class TokenMasks {
   std::vector<std::unique_ptr<const Table>> tables_;  // by state; null: not needed yet
   size_t num_tables_ = 0;
   const Vocabulary& vocabulary_;
+  std::vector<int32_t> alike_;  // by state: one that no token tells from it; empty: not known
+  bool has_looked_ = false;     // for them
   absl::flat_hash_map<AutomatonPosition, std::vector<uint64_t>> masks_;
 };
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <string>
 #include <vector>
@@ -134,31 +135,82 @@ TEST(TokenMasks, EqualAWalkForEachToken) {
   }
 }
 
-// More states than are kept, from the first to the last and again: a counted text, of which each mask depends on what
-// is left.
+// Tokens of `vocabulary` that may come at `position`, byte by byte.
+std::vector<int32_t> Allowed(const ByteAutomaton& automaton, const Vocabulary& vocabulary,
+                             const AutomatonPosition& position) {
+  std::vector<int32_t> allowed;
+  for (int32_t token = 0; token < vocabulary.size(); ++token) {
+    AutomatonPosition copy = position;
+    bool good = !vocabulary.bytes(token).empty();
+    for (const char c : vocabulary.bytes(token)) good = good && Advance(automaton, static_cast<uint8_t>(c), copy);
+    if (good) allowed.push_back(token);
+  }
+  return allowed;
+}
+
+// More states than are kept, from the first to the last and again. Any of two bytes follows, so that a long token tells
+// nearly all states apart.
 TEST(TokenMasks, AreMadeAgainWhenTheyWereForgotten) {
   constexpr int32_t kNumStates = 10'000;
+  std::mt19937 random(1);
   ByteAutomaton chain;
   for (int32_t s = 0; s < kNumStates; ++s) {
     chain.edge_offsets.push_back(s);
-    if (s + 1 < kNumStates) chain.edges.push_back(Take(s % 2 == 0 ? 'a' : 'b', s % 2 == 0 ? 'a' : 'b', s + 1));
+    const char byte = random() % 2 == 0 ? 'a' : 'b';
+    if (s + 1 < kNumStates) chain.edges.push_back(Take(byte, byte, s + 1));
     chain.is_end.push_back(s + 1 == kNumStates ? 1 : 0);
   }
   chain.edge_offsets.push_back(kNumStates - 1);
-  const Vocabulary vocabulary({"a", "b", "ab", "ba", "aba"}, {});
+  const Vocabulary vocabulary({"a", "b", "ab", "ba", "aba", std::string(40, 'a')}, {});
   TokenMasks masks(chain, vocabulary);
+  size_t most = 0;
   for (int round = 0; round < 2; ++round) {
     for (int32_t s = 0; s < kNumStates; ++s) {
-      const int32_t left = kNumStates - 1 - s;
-      std::vector<int32_t> expected;
-      for (int32_t token = 0; token < vocabulary.size(); ++token) {
-        const std::string& bytes = vocabulary.bytes(token);
-        const bool begins_well = bytes[0] == (s % 2 == 0 ? 'a' : 'b');
-        if (begins_well && static_cast<int32_t>(bytes.size()) <= left) expected.push_back(token);
-      }
-      ASSERT_EQ(TokensIn(masks.At({s, {}}), vocabulary.size()), expected) << s;
+      ASSERT_EQ(TokensIn(masks.At({s, {}}), vocabulary.size()), Allowed(chain, vocabulary, {s, {}})) << s;
+      most = std::max(most, masks.num_masks());
     }
   }
+  EXPECT_EQ(most, 512u);
+}
+
+// A text of up to 3,000 letters or signs of two bytes between quotes, in which each letter may also be brackets around
+// another text of this kind. Rule 0 is a list of both.
+TEST(TokenMasks, OfCountedTextsAreShared) {
+  constexpr int32_t kLength = 3000, kFirst = 3;
+  ByteAutomaton text;
+  // 0: begin; 1: end; 2: the second byte of a sign; then a state for each number of letters that have come.
+  const auto add = [&](std::vector<ByteAutomaton::Edge> edges, uint8_t is_end) {
+    text.edge_offsets.push_back(static_cast<int32_t>(text.edges.size()));
+    text.edges.insert(text.edges.end(), edges.begin(), edges.end());
+    text.is_end.push_back(is_end);
+  };
+  add({Take('"', '"', kFirst)}, 0);
+  add({}, 1);
+  add({Take('\\', '\\', 1)}, 0);
+  for (int32_t i = 0; i <= kLength; ++i) {
+    std::vector<ByteAutomaton::Edge> edges;
+    if (i >= 5) edges.push_back(Take('"', '"', 1));
+    if (i < kLength) edges.push_back({'\\', '\\', 2, kFirst + i + 1}), edges.push_back(Take('a', 'z', kFirst + i + 1));
+    if (i < kLength) edges.push_back({'{', '{', kFirst + kLength + 1, kFirst + i + 1});
+    add(edges, 0);
+  }
+  add({Take('{', '{', kFirst + kLength + 2)}, 0);
+  add({{'"', '"', 0, kFirst + kLength + 3}}, 0);
+  add({Take('}', '}', 1)}, 0);
+  text.edge_offsets.push_back(static_cast<int32_t>(text.edges.size()));
+  ASSERT_TRUE(DecodeAutomaton(Encode(text)).ok());
+  const Vocabulary vocabulary(
+      {"a", "bc", "\"", "x\"", "\\\\", "\\", "\\\\def", "{\"", "\"}", "ghijk\"}q", "{\"abcdef\"}z\"", "{"}, {});
+  TokenMasks masks(text, vocabulary);
+  std::vector<AutomatonPosition> positions;
+  for (int32_t i = 0; i <= kLength; ++i) positions.push_back({kFirst + i, {}});
+  for (int32_t i = 0; i <= kLength; i += 7) positions.push_back({2, {kFirst + i}});
+  for (int32_t i = 0; i <= kLength; i += 11)
+    positions.push_back({kFirst + kLength - i, {kFirst + i, kFirst + kLength + 3}});
+  for (const AutomatonPosition& position : positions) {
+    ASSERT_EQ(TokensIn(masks.At(position), vocabulary.size()), Allowed(text, vocabulary, position)) << position.state;
+  }
+  EXPECT_LT(masks.num_masks(), 300u);
 }
 
 TEST(Grammars, AreSharedWhileTheyAreOpen) {
