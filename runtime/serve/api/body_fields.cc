@@ -116,6 +116,13 @@ absl::StatusOr<std::vector<int32_t>> BodyFields::TokenIds(absl::string_view name
   return ReadTokenIds(*node, name, vocab_size);
 }
 
+bool BodyFields::Asks(absl::string_view name) const {
+  const nlohmann::json& fields = document_.root().value();
+  const auto found = fields.find(std::string(name));
+  if (found == fields.end() || *found == false) return false;
+  return found->is_string() ? *found != "" : !found->empty();  // null is empty; a number is not
+}
+
 int64_t BodyFields::num_ignored() const {
   int64_t count = 0;
   for (const auto& item : document_.root().value().items()) count += known_.count(item.key()) == 0;

@@ -39,6 +39,9 @@ class BodyFields {
   absl::StatusOr<std::vector<std::string>> Strings(absl::string_view name);
   absl::StatusOr<std::vector<int32_t>> TokenIds(absl::string_view name, int64_t vocab_size);
 
+  // Whether a field is there and asks for something: it is not null, false or empty. It stays one that nobody knows.
+  bool Asks(absl::string_view name) const;
+
   // Fields that nobody has asked for.
   int64_t num_ignored() const;
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -148,6 +149,30 @@ absl::Status ReadMaxTokens(const ServedModel& model, const RouteFields& route, G
                    route.max_tokens_field});
 }
 
+// What other servers know: to pass over one of these would give another answer than the one that was asked for.
+absl::Status RefuseUnsupported(const BodyFields& fields) {
+  static constexpr char kForm[] = "is not supported: use response_format";
+  constexpr std::pair<const char*, const char*> kFields[] = {
+      {"guided_json", kForm},
+      {"guided_regex", kForm},
+      {"guided_choice", kForm},
+      {"guided_grammar", kForm},
+      {"structured_outputs", kForm},
+      {"functions", "is not supported: use tools"},
+      {"function_call", "is not supported: use tool_choice"},
+      {"prompt_logprobs", "is not supported: use echo and logprobs of /v1/completions"},
+      {"use_beam_search", "is not supported"},
+      {"bad_words", "is not supported: use logit_bias"},
+      {"allowed_token_ids", "is not supported: use logit_bias"},
+      {"audio", "is not supported"},
+      {"web_search_options", "is not supported"},
+  };
+  for (const auto& [name, why] : kFields) {
+    if (fields.Asks(name)) return FieldError(name, why);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadStreaming(BodyFields& fields, GenerationRequest* out) {
   TF_ASSIGN_OR_RETURN(out->stream, fields.Switch("stream", false));
   TF_ASSIGN_OR_RETURN(const auto options, fields.Node("stream_options"));
@@ -171,6 +196,7 @@ absl::Status ReadSharedFields(BodyFields& fields, const ServedModel& model, cons
                      absl::StrCat("the model '", Excerpt(*name), "' is not served here, '", model.name, "' is"),
                      "model"});
   }
+  TF_RETURN_IF_ERROR(RefuseUnsupported(fields));
   TF_RETURN_IF_ERROR(ReadChoices(fields, limits, out));
   TF_RETURN_IF_ERROR(CheckGrammarBytes(*out));
   TF_RETURN_IF_ERROR(ReadMaxTokens(model, route, out));

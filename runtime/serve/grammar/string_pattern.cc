@@ -228,7 +228,9 @@ std::string PatternOfFormat(absl::string_view format) {
   if (format == "hostname") return absl::StrCat("^", kLabel, "(\\.", kLabel, ")*$");
   if (format == "email") {
     constexpr absl::string_view kAtom = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+";
-    return absl::StrCat("^", kAtom, "(\\.", kAtom, ")*@(", kLabel, "\\.)+[A-Za-z]{2,63}$");
+    // Labels of any length, which takes few states for each of a `maxLength`.
+    constexpr absl::string_view kAnyLabel = "[A-Za-z0-9]+(-+[A-Za-z0-9]+)*";
+    return absl::StrCat("^", kAtom, "(\\.", kAtom, ")*@(", kAnyLabel, "\\.)+[A-Za-z]{2,}$");
   }
   return "";
 }

@@ -313,8 +313,7 @@ class ApiTest(ProgramTest):
             "timeout": [0, -1, 10**9],
             "cache_salt": [1, "x" * 257],
             "routing": [1],
-            "best_of": [2],
-            "suffix": ["x"],
+            "best_of": [2], "suffix": ["x"], "guided_json": [{"type": "object"}], "functions": [[{"name": "f"}]], "prompt_logprobs": [1],
             "prompt": [None, 1, {}, [], [[]], [1, "a"], ["a", 1], [10**9], [-1], ["a"] * 65],
         }.items():
             for value in values:
@@ -336,7 +335,8 @@ class ApiTest(ProgramTest):
     def test_unknown_fields_are_counted(self):
         before = self.server.metric("tokenferry_ignored_fields_total") or 0
         self.server.complete(frobnicate=1, user="me")
-        self.assertEqual(self.server.metric("tokenferry_ignored_fields_total"), before + 1)
+        self.server.complete(guided_json=None, functions=[], guided_regex="", use_beam_search=False, structured_outputs={}, best_of=1, suffix="")
+        self.assertEqual(self.server.metric("tokenferry_ignored_fields_total"), before + 1 + 5)
 
     def test_other_routes(self):
         status, body = self.server.get("/v1/models")
