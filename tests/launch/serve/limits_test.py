@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import signal
 import socket
 import time
 
@@ -197,6 +198,8 @@ class LimitTest(ProgramTest):
         with Server("--max-connections", "5") as server:
             open_ones = [server.connect() for _ in range(5)]
             await_(lambda: server.status_of(get())[0] == 503, "a connection too many")
+            for _ in range(1000):
+                self.assertEqual(server.status_of(get()), (503, True))
             for s in open_ones:
                 s.close()
             await_(lambda: server.status_of(get(b"Connection: close\r\n"))[0] == 200, "room again")
@@ -207,7 +210,8 @@ class LimitTest(ProgramTest):
             body = json.dumps({"prompt": "a", "max_tokens": 3000, "ignore_eos": True, "stream": True}).encode()
             clients = []
             self.addCleanup(lambda: [client.close() for client in clients])
-            for _ in range(4):  # one runs, one more is with the ranks, two wait
+            server.job.process.send_signal(signal.SIGSTOP)  # the rank: they wait as long as it takes
+            for _ in range(4):  # two are with the ranks, two wait
                 clients.append(server.connect())
                 clients[-1].sendall(post(body, path=b"/v1/completions"))
             await_(lambda: server.metric("tokenferry_num_requests_waiting") == 2, "two wait")
@@ -215,6 +219,13 @@ class LimitTest(ProgramTest):
             self.assertEqual((status, answer["error"]["code"], headers["Retry-After"]), (429, "queue_full", "1"))
             status, answer, _ = server.request("POST", "/v1/messages", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1})
             self.assertEqual((status, answer["type"], answer["error"]["type"]), (429, "error", "rate_limit_error"))
+            refused = http.client.HTTPConnection(server.host, server.port, timeout=WAIT)
+            clients.append(refused)
+            for _ in range(1000):
+                refused.request("POST", "/v1/completions", '{"prompt": "a"}')
+                answer = refused.getresponse()
+                self.assertEqual((answer.status, json.loads(answer.read())["error"]["code"]), (429, "queue_full"))
+            server.job.process.send_signal(signal.SIGCONT)
             for client in clients:
                 client.close()
             await_(lambda: server.post("/v1/completions", {"prompt": "a"})[0] == 200, "room again")
@@ -241,6 +252,14 @@ class LimitTest(ProgramTest):
             self.assertEqual((status, answer["error"]["code"]), (504, "timeout"))
             got = list(server.stream("/v1/completions", body))
             self.assertEqual((got[-2]["error"]["code"], got[-1]), ("timeout", "[DONE]"))
+            for _ in range(5):
+                clients = [server.connect() for _ in range(200)]
+                for client in clients:
+                    client.sendall(post(json.dumps(body).encode(), b"Connection: close\r\n", b"/v1/completions"))
+                for client in clients:
+                    with client:
+                        answer, closed = read_all(client)
+                        self.assertTrue(closed and answer.startswith(b"HTTP/1.1 504 "), answer[:80])
             await_(lambda: server.metric("tokenferry_num_requests_running") == 0, "cancelled")
             self.assertEqual(server.stop(), 0)
 
