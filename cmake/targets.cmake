@@ -8,7 +8,8 @@
 #   filter names, or every n-th case.
 #   LABELS: `slow` (not in the short sanitizer runs), `tsan` (also run under the thread sanitizer; `tsan_full`: only by
 #   run.sh --full), `fakegpu` (test <name>.fakegpu.sm<arch> is the same with the CUDA runtime of tests/fakegpu, once for each
-#   architecture: the kernels' PTX executed on the CPU), `gpu` (all that the cuda preset's short run builds and runs; they pass without a GPU), `arm64` (tests/arm64.sh runs it).
+#   architecture: the kernels' PTX executed on the CPU), `gpu` (all that the cuda preset's short run builds and runs, of one architecture alone,
+#   TF_SHORT_RUN_ARCH; they pass without a GPU), `arm64` (tests/arm64.sh runs it).
 # tf_script_test(NAME name COMMAND .. [LABELS ..] [TIMEOUT s] [PROGRAMS target ..])   a test that is not GoogleTest
 # tf_fuzz(NAME name SOURCES .. DEPS .. [SEEDS folder])   a libFuzzer target, built in preset `asan` (clang); its test runs it
 #   for TOKENFERRY_FUZZ_SECONDS from the files in SEEDS
@@ -152,6 +153,15 @@ if(TOKENFERRY_SANITIZE)
 endif()
 list(APPEND TF_TEST_ENVIRONMENT "TF_TIME_SCALE=${TF_TIME_SCALE}")
 
+# The architecture whose tests are labelled `gpu`: Hopper, where it is compiled for.
+if(TOKENFERRY_CUDA)
+  set(TF_SHORT_RUN_ARCH ${CMAKE_CUDA_ARCHITECTURES})
+  list(FILTER TF_SHORT_RUN_ARCH INCLUDE REGEX "^90")
+  if(NOT TF_SHORT_RUN_ARCH)
+    list(GET CMAKE_CUDA_ARCHITECTURES 0 TF_SHORT_RUN_ARCH)
+  endif()
+endif()
+
 # The test again, with the fake CUDA runtime. Other labels than `gpu` may follow: `slow` is for what takes long to build too.
 function(tf_fake_gpu_test name timeout sources deps)
   set(labels gpu)
@@ -165,9 +175,13 @@ function(tf_fake_gpu_test name timeout sources deps)
   target_compile_options(${name}.fakegpu PRIVATE ${TF_TEST_OPTIONS})
   tf_join_groups(${name}.fakegpu "${labels}")
   foreach(arch ${CMAKE_CUDA_ARCHITECTURES})
+    set(arch_labels fakegpu ${labels})
+    if(NOT arch STREQUAL TF_SHORT_RUN_ARCH)
+      list(REMOVE_ITEM arch_labels gpu)
+    endif()
     string(REGEX MATCH "^[0-9]+" arch ${arch})
     add_test(NAME ${name}.fakegpu.sm${arch} COMMAND ${name}.fakegpu)
-    set_tests_properties(${name}.fakegpu.sm${arch} PROPERTIES TIMEOUT ${timeout} LABELS "fakegpu;${labels}"
+    set_tests_properties(${name}.fakegpu.sm${arch} PROPERTIES TIMEOUT ${timeout} LABELS "${arch_labels}"
                          ENVIRONMENT "${TF_TEST_ENVIRONMENT};TF_FAKEGPU_ARCH=${arch};TF_FAKEGPU_DEVICES=8")
   endforeach()
 endfunction()
