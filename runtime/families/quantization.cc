@@ -99,6 +99,8 @@ void ReadGptq(ConfigReader& in, QuantSpec& quant) {
   const std::string format = in.String(key, "gptq");
   in.RequireOneOf(key, format, {"gptq", "gptq_v2"}, "GPTQ format");
   quant.zero_offset = format == "gptq" ? 1 : 0;  // the first format stores zero points less one
+  // Act-order puts inputs into groups by their importance, unless the groups are made before.
+  quant.needs_group_idx = in.Bool("desc_act", false) && !in.Bool("static_groups", false);
   if (in.Bool("lm_head", false)) in.FailUnsupported("lm_head", "is true; only false is supported");
   ReadIgnored(in, {"modules_to_not_convert"}, quant);
   ReadDynamic(in, quant);
@@ -140,13 +142,14 @@ void ReadStrategy(ConfigReader& in, QuantSpec& quant) {
 void ReadWeightScheme(ConfigReader& in, absl::string_view format, QuantSpec& quant) {
   const std::string type = in.String("type");
   in.RequireOneOf("type", type, {"int", "float"}, "type of number");
-  if (!in.Bool("symmetric", true)) in.FailUnsupported("symmetric", "is false; only true is supported");
   if (in.Bool("dynamic", false)) in.FailUnsupported("dynamic", "is true; only false is supported for weights");
   const std::optional<JsonNode> order = in.Find("actorder");
   if (order && order->value() != "weight" && order->value() != "static" && order->value() != false) {
     in.FailUnsupported("actorder", "groups inputs out of order; only null, \"weight\" and \"static\" are supported");
   }
   const bool is_float = type == "float", is_packed = format == "pack-quantized";
+  quant.has_zero_points = !in.Bool("symmetric", true);
+  if (is_float && quant.has_zero_points) in.FailUnsupported("symmetric", "is false; floats have no zero points");
   RequireBits(in, "num_bits", {4, 8}, quant);
   if (!in.ok()) return;
   if ((is_float || !is_packed) && quant.bits != 8) {

@@ -41,6 +41,15 @@ void UnpackWords(absl::Span<const uint8_t> src, int bits, int32_t offset, uint8_
   }
 }
 
+void UnpackWordRows(int64_t cols, absl::Span<const uint8_t> src, int bits, uint8_t* dst) {
+  const uint32_t mask = (1u << bits) - 1;
+  for (int64_t begin = 0; begin < static_cast<int64_t>(src.size() / 4); begin += cols) {
+    for (int shift = 0; shift < 32; shift += bits) {
+      for (int64_t c = 0; c < cols; ++c) *dst++ = static_cast<uint8_t>(WordAt(src, begin + c) >> shift & mask);
+    }
+  }
+}
+
 void UnpackAwqWord(uint32_t word, uint8_t (&codes)[8]) {
   for (int j = 0; j < 8; ++j) codes[kAwqOrder[j]] = word >> (4 * j) & 0xF;
 }
@@ -74,6 +83,7 @@ int64_t Repack::growth() const {
       return 2;
     case Kind::kZeroPoints:
     case Kind::kAwqZeroPoints:
+    case Kind::kZeroPointRows:
       return 8 / bits;
     default:
       return 1;
@@ -98,6 +108,8 @@ void RepackBytes(const Repack& repack, DType dtype, int64_t cols, absl::Span<con
       return UnpackWords(src, repack.bits, repack.zero_offset, dst);
     case Repack::Kind::kAwqZeroPoints:
       return UnpackAwqZeroPoints(src, dst);
+    case Repack::Kind::kZeroPointRows:
+      return UnpackWordRows(cols, src, repack.bits, dst);
     case Repack::Kind::kAwqCodes:
       return UnpackAwqRows(cols, src, dst);
   }

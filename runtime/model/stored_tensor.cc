@@ -95,14 +95,34 @@ int64_t GroupOf(const QuantSpec& quant, const TensorSpec& spec) {
   return quant.block_cols > 0 ? quant.block_cols : spec.cols();
 }
 
+// compressed-tensors': integers in groups of inputs. Codes and zero points are both stored plus half their range, or
+// both signed: what memory holds is unsigned.
+StoredTensor BlockZeroPoints(const QuantSpec& quant, const std::string& name, int64_t rows, int64_t groups) {
+  StoredTensor result{
+      .use = Use::kZeroPoints, .name = name + "_zero_point", .dtype = DType::kI8, .shape = {rows, groups}};
+  if (quant.method == QuantMethod::kI8) {
+    result.repack.kind = Repack::Kind::kFlipSigns;
+    return result;
+  }
+  const int64_t word_rows = rows * quant.bits / 32;
+  result.dtype = DType::kI32;
+  result.shape = {word_rows, groups};
+  result.part = {.kind = PartKind::kRows, .size = word_rows * groups, .cols = groups};
+  result.repack = {Repack::Kind::kZeroPointRows, quant.bits};
+  return result;
+}
+
 // X.weight and its scales, in blocks.
 void StoreBlocks(const ModelSpec& model, const std::string& name, DType scale_dtype, TensorSpec& spec) {
   const QuantSpec& quant = model.quant;
   StoredTensor data{.name = name, .dtype = DType::kF8E4M3, .shape = spec.shape};
-  if (quant.method == QuantMethod::kI8) data.dtype = DType::kI8;
+  if (quant.method == QuantMethod::kI8) {
+    data.dtype = DType::kI8;
+    if (quant.has_zero_points) data.repack.kind = Repack::Kind::kFlipSigns;
+  }
   if (quant.method == QuantMethod::kPacked) {
     data = {.name = name + "_packed", .dtype = DType::kI32, .shape = {spec.rows(), spec.cols() * quant.bits / 32}};
-    if (quant.bits == 8) data.repack.kind = Repack::Kind::kFlipSigns;
+    if (quant.bits == 8 && !quant.has_zero_points) data.repack.kind = Repack::Kind::kFlipSigns;
   }
   const int64_t block_rows = quant.block_rows > 0 ? quant.block_rows : spec.rows();
   spec.stored = {std::move(data),
@@ -110,6 +130,9 @@ void StoreBlocks(const ModelSpec& model, const std::string& name, DType scale_dt
                   .name = name + quant.scale_suffix,
                   .dtype = scale_dtype,
                   .shape = {CeilDiv(spec.rows(), block_rows), CeilDiv(spec.cols(), GroupOf(quant, spec))}}};
+  if (quant.has_zero_points) {
+    spec.stored.push_back(BlockZeroPoints(quant, name, spec.rows(), spec.stored.back().shape[1]));
+  }
 }
 
 void StoreGptq(const QuantSpec& quant, const std::string& base, DType scale_dtype, TensorSpec& spec) {
@@ -199,6 +222,7 @@ WeightFormat QuantisedFormat(const QuantSpec& quant, TensorSpec& spec) {
     case QuantMethod::kMxfp4:
       return PlanarWeights::Of(DType::kU4, WeightCoding::kE2M1, DType::kUE8M0, kMxfp4Group);
     default:
+      if (quant.has_zero_points) return PlanarWeights::Of(codes, WeightCoding::kZeroPoint, scales.dtype, group);
       return quant.bits == 8 ? PlanarWeights::Of(DType::kI8, WeightCoding::kNumber, scales.dtype, group)
                              : PlanarWeights::Of(DType::kU4, WeightCoding::kInt4, scales.dtype, group);
   }
@@ -288,7 +312,8 @@ std::string QuantisationProblem(const ModelSpec& model, const TensorSpec& spec) 
   }
   const int64_t codes = 32 / quant.bits;  // of a word
   const bool words_of_inputs = quant.method == QuantMethod::kPacked || quant.method == QuantMethod::kGptq;
-  const bool words_of_outputs = quant.method == QuantMethod::kAwq || quant.method == QuantMethod::kGptq;
+  const bool words_of_outputs = quant.method == QuantMethod::kAwq || quant.method == QuantMethod::kGptq ||
+                                (quant.method == QuantMethod::kPacked && quant.has_zero_points);
   if (words_of_inputs && spec.cols() % codes != 0) {
     return absl::StrCat("has ", spec.cols(), " inputs, which do not fill words of ", codes, " codes");
   }

@@ -35,9 +35,10 @@ struct Repack {
     kWiden,          // 16 bits to F32
     kWidenAddOne,    // the same, plus one
     kAddOne,         // F32 plus one
-    kFlipSigns,      // bytes q + 128 to I8
+    kFlipSigns,      // bytes q + 128 to I8, and back
     kZeroPoints,     // a word of codes to a byte for each, plus zero_offset
     kAwqZeroPoints,  // the same, in the order of AWQ's words
+    kZeroPointRows,  // a row of words to as many rows of bytes as a word has codes
     kAwqCodes,  // two rows of words in the order of AWQ to a row of bytes: the code of the first row in the low half
   };
   Kind kind = Kind::kNone;

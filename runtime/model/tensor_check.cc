@@ -192,9 +192,9 @@ absl::Status TensorCheck::Resolve(TensorSpec& spec) {
     TF_RETURN_IF_ERROR(CheckData(spec, data));
     data.dtype = found->info->dtype;
   }
-  // Without it the groups are in order.
-  if (IsQuantised(spec) && spec.stored.back().use == Use::kGroupIdx &&
-      checkpoint_.Find(spec.stored.back().name) == nullptr) {
+  // Without it the groups are in order, unless there are several and the config says otherwise.
+  if (IsQuantised(spec) && !(model_.quant.needs_group_idx && model_.quant.block_cols > 0) &&
+      spec.stored.back().use == Use::kGroupIdx && checkpoint_.Find(spec.stored.back().name) == nullptr) {
     spec.stored.pop_back();
   }
   for (size_t i = num_data; i < spec.stored.size(); ++i) TF_RETURN_IF_ERROR(CheckSide(spec, spec.stored[i]));

@@ -5,15 +5,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <functional>
 #include <nlohmann/json.hpp>
 
-#include "core/device/cpu_device.h"
 #include "runtime/families/families.h"
 #include "runtime/model/expert_dtype.h"
 #include "runtime/model/model_summary.h"
 #include "runtime/model/weights.h"
-#include "tests/support/checkpoint_writer.h"
+#include "tests/runtime/model/quantised_fixture.h"
 #include "tests/support/status_matchers.h"
 
 namespace tokenferry::testing {
@@ -24,60 +22,6 @@ using nlohmann::json;
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
 constexpr auto kDataLoss = absl::StatusCode::kDataLoss;
-
-std::string FamilyDir(const std::string& name) {
-  return std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/families/" + name;
-}
-
-// A golden checkpoint of one file whose config and tensors a test changes.
-class Quantised : public ::testing::Test {
- protected:
-  void Start(const std::string& family) {
-    config_ = json::parse(ReadFile(FamilyDir(family) + "/config.json"));
-    const auto file = SafetensorsFile::Open(FamilyDir(family) + "/model.safetensors");
-    ASSERT_OK(file);
-    tensors_.clear();
-    for (const TensorInfo& info : (*file)->tensors()) {
-      FileTensor tensor{info.name, info.dtype, info.shape, std::string(static_cast<size_t>(info.num_bytes), '\0')};
-      ASSERT_OK(
-          (*file)->Read(info, 0, absl::MakeSpan(reinterpret_cast<uint8_t*>(tensor.data.data()), tensor.data.size())));
-      tensors_.push_back(std::move(tensor));
-    }
-  }
-  FileTensor& Tensor(const std::string& name) { return FindTensor(tensors_, name); }
-  void Remove(const std::string& name) {
-    std::erase_if(tensors_, [&](const FileTensor& t) { return t.name == name; });
-  }
-  void Add(FileTensor tensor) { tensors_.push_back(std::move(tensor)); }
-  json& quant() { return config_["quantization_config"]; }
-
-  // The status of reading the config, checking the headers and loading, whichever fails first.
-  absl::Status Load() {
-    WriteFile(dir_.path() + "/config.json", config_.dump());
-    WriteFile(dir_.path() + "/model.safetensors", SafetensorsBytes(tensors_));
-    TF_ASSIGN_OR_RETURN(const ModelSpec model, LoadModelSpec(dir_.path()));
-    TF_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(dir_.path()));
-    TF_ASSIGN_OR_RETURN(checked_, CheckCheckpoint(model, checkpoint));
-    const auto device = CreateCpuDevice({});
-    TF_ASSIGN_OR_RETURN(const auto stream, device->CreateStream());
-    const Placement placement = Placement::Linear(static_cast<int>(model.moe.num_experts), 1);
-    TF_RETURN_IF_ERROR(SetExpertDtype(expert_dtype_, checked_.plan));
-    TF_ASSIGN_OR_RETURN(const ModelWeights weights, LoadWeights(checkpoint, checked_.plan, *stream,
-                                                                {.placement = &placement, .staging_bytes = 64 << 10}));
-    stats_ = weights.stats;
-    kept_ = BytesPerRank(checked_.plan, placement)[0];
-    conversion_ = ConversionBytesPerRank(checked_.plan, placement)[0];
-    return absl::OkStatus();
-  }
-
-  TempDir dir_;
-  json config_;
-  std::vector<FileTensor> tensors_;
-  ExpertDtype expert_dtype_ = ExpertDtype::kStored;
-  CheckedPlan checked_;
-  LoadStats stats_;
-  int64_t kept_ = 0, conversion_ = 0;  // bytes that the plan says memory holds, and while experts are converted
-};
 
 const std::string kGate = "model.layers.1.mlp.experts.3.gate_proj.";
 
@@ -266,6 +210,15 @@ TEST_F(Quantised, GroupsAreInOrder) {
   Start("qwen3_moe_gptq");
   Remove(kGate + "g_idx");  // then they are in order
   EXPECT_EQ(absl::OkStatus(), Load());
+  // Act-order is a way to find codes; what matters is where it has left the inputs.
+  Start("qwen3_moe_gptq");
+  quant()["desc_act"] = true;
+  EXPECT_EQ(absl::OkStatus(), Load());
+  Remove(kGate + "g_idx");
+  EXPECT_ERROR(Load(), kInvalid, kGate + "qweight' is stored as I32 [32, 128], but its groups of inputs '",
+               "g_idx' I32 [256] are missing");
+  quant()["static_groups"] = true;
+  EXPECT_EQ(absl::OkStatus(), Load());
 }
 
 TEST_F(Quantised, ScalesAreNumbersOtherThanZero) {
@@ -334,7 +287,7 @@ TEST_F(Quantised, UnknownSettingsAreOneLine) {
   EXPECT_ERROR(refused("deepseek_v3_int4", [](json& q) { q["format"] = "nvfp4-pack-quantized"; }), kUnimplemented,
                "'nvfp4-pack-quantized'");
   const auto weights = [](json& q) -> json& { return q["config_groups"]["group_0"]["weights"]; };
-  EXPECT_ERROR(refused("deepseek_v3_int4", [&](json& q) { weights(q)["symmetric"] = false; }), kUnimplemented,
+  EXPECT_ERROR(refused("qwen3_moe_fp8_channel", [&](json& q) { weights(q)["symmetric"] = false; }), kUnimplemented,
                "symmetric' is false");
   EXPECT_ERROR(refused("deepseek_v3_int4", [&](json& q) { weights(q)["actorder"] = "group"; }), kUnimplemented,
                "actorder'");
