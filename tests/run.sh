@@ -135,7 +135,7 @@ if command -v nvcc >/dev/null; then
   if [ "$full" = yes ]; then
     once cuda 'tokenferry tokenferry.fakegpu fakegpu_engine_test.fakegpu tests_gpu' -DTOKENFERRY_BENCH=OFF -- --label-regex '^(gpu|fakegpu)$'
   else
-    once cuda tests_gpu -DTOKENFERRY_BENCH=OFF -- --label-regex '^gpu$'
+    once cuda tests_gpu -DTOKENFERRY_BENCH=OFF -DCMAKE_CUDA_ARCHITECTURES=90a-virtual -- --label-regex '^gpu$'
   fi
 else
   say "cuda: skipped, no nvcc here"
