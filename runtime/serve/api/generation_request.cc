@@ -150,7 +150,7 @@ absl::Status ReadMaxTokens(const ServedModel& model, const RouteFields& route, G
 }
 
 // What other servers know: to pass over one of these would give another answer than the one that was asked for.
-absl::Status RefuseUnsupported(const BodyFields& fields) {
+absl::Status RefuseFieldsOfOthers(const BodyFields& fields) {
   static constexpr char kForm[] = "is not supported: use response_format";
   constexpr std::pair<const char*, const char*> kFields[] = {
       {"guided_json", kForm},
@@ -196,7 +196,7 @@ absl::Status ReadSharedFields(BodyFields& fields, const ServedModel& model, cons
                      absl::StrCat("the model '", Excerpt(*name), "' is not served here, '", model.name, "' is"),
                      "model"});
   }
-  TF_RETURN_IF_ERROR(RefuseUnsupported(fields));
+  TF_RETURN_IF_ERROR(RefuseFieldsOfOthers(fields));
   TF_RETURN_IF_ERROR(ReadChoices(fields, limits, out));
   TF_RETURN_IF_ERROR(CheckGrammarBytes(*out));
   TF_RETURN_IF_ERROR(ReadMaxTokens(model, route, out));
