@@ -22,31 +22,53 @@ using Ids = std::vector<int32_t>;
 
 constexpr absl::string_view kUnquantised = "unquantised";
 
-absl::StatusOr<std::vector<Ids>> ReadIds(const std::string& path, const ModelSpec& model) {
+// A prompt, and with an encoder what its decoder is given, of which the scores are.
+struct EvalPrompt {
+  Ids ids, decoder_ids = {};
+
+  const Ids& scored() const { return decoder_ids.empty() ? ids : decoder_ids; }
+  int64_t num_scored() const { return static_cast<int64_t>(scored().size()); }
+};
+
+absl::StatusOr<Ids> ReadTokens(const JsonNode& list, const std::string& what, const ModelSpec& model) {
+  TF_ASSIGN_OR_RETURN(const std::vector<JsonNode> tokens, list.Elements());
+  Ids ids;
+  for (const JsonNode& token : tokens) {
+    TF_ASSIGN_OR_RETURN(const int64_t id, token.Int(0, model.vocab_size - 1));
+    ids.push_back(static_cast<int32_t>(id));
+  }
+  const absl::Status fits = CheckContext(what, static_cast<int64_t>(ids.size()), 0, model);
+  return fits.ok() ? absl::StatusOr<Ids>(std::move(ids)) : list.Error(fits.message());
+}
+
+absl::StatusOr<std::vector<EvalPrompt>> ReadIds(const std::string& path, const ModelSpec& model) {
   TF_ASSIGN_OR_RETURN(std::string text, ReadFlagFile("--ids", path));
   TF_ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(std::move(text), absl::StrCat("--ids ", path)));
   TF_ASSIGN_OR_RETURN(const JsonNode list, document.root().Child("prompts"));
   TF_ASSIGN_OR_RETURN(const std::vector<JsonNode> nodes, list.Elements());
   if (nodes.empty()) return list.Error("is empty");
-  std::vector<Ids> prompts;
+  std::vector<EvalPrompt> prompts;
   for (const JsonNode& node : nodes) {
     TF_ASSIGN_OR_RETURN(const JsonNode input_ids, node.Child("input_ids"));
-    TF_ASSIGN_OR_RETURN(const std::vector<JsonNode> tokens, input_ids.Elements());
-    Ids ids;
-    for (const JsonNode& token : tokens) {
-      TF_ASSIGN_OR_RETURN(const int64_t id, token.Int(0, model.vocab_size - 1));
-      ids.push_back(static_cast<int32_t>(id));
-    }
     const std::string what = absl::StrCat("prompt ", prompts.size());
-    const absl::Status fits = CheckContext(what, static_cast<int64_t>(ids.size()), 0, model);
-    if (!fits.ok()) return input_ids.Error(fits.message());
-    prompts.push_back(std::move(ids));
+    EvalPrompt prompt;
+    TF_ASSIGN_OR_RETURN(prompt.ids, ReadTokens(input_ids, what, model));
+    if (model.has_encoder()) {
+      TF_ASSIGN_OR_RETURN(const JsonNode decoder_ids, node.Child("decoder_input_ids"));
+      TF_ASSIGN_OR_RETURN(prompt.decoder_ids, ReadTokens(decoder_ids, absl::StrCat(what, " of the decoder"), model));
+    }
+    prompts.push_back(std::move(prompt));
   }
   return prompts;
 }
 
 // The text in windows of the model's context, each starting with what the tokenizer puts before a prompt.
-absl::StatusOr<std::vector<Ids>> ReadText(const std::string& path, const ModelFiles& files) {
+absl::StatusOr<std::vector<EvalPrompt>> ReadText(const std::string& path, const ModelFiles& files) {
+  if (files.model.has_encoder()) {
+    return absl::InvalidArgumentError(
+        "--text: the model has an encoder, and one text does not say what its decoder is given; use --ids with "
+        "input_ids and decoder_input_ids");
+  }
   TF_ASSIGN_OR_RETURN(const std::string text, ReadFlagFile("--text", path));
   Ids all = files.tokenizer->Encode(text);
   const Ids start(files.tokenizer->prefix_ids().begin(), files.tokenizer->prefix_ids().end());
@@ -58,49 +80,71 @@ absl::StatusOr<std::vector<Ids>> ReadText(const std::string& path, const ModelFi
   }
   if (all.empty()) return absl::InvalidArgumentError(absl::StrCat("--text '", path, "': no tokens in it"));
   const size_t window = static_cast<size_t>(files.model.max_position_embeddings) - start.size();
-  std::vector<Ids> windows;
+  std::vector<EvalPrompt> windows;
   for (size_t begin = 0; begin < all.size(); begin += window) {
-    windows.push_back(start);
-    windows.back().insert(windows.back().end(), all.begin() + begin,
-                          all.begin() + std::min(begin + window, all.size()));
+    Ids& ids = windows.emplace_back(EvalPrompt{start}).ids;
+    ids.insert(ids.end(), all.begin() + begin, all.begin() + std::min(begin + window, all.size()));
   }
   return windows;
 }
 
 // The file of --out: for prompt i logits.i [S, V], expert_idx.i and expert_weight.i [M, S, K] and, with --trace,
-// hidden_states.i [L + 1, S, H] and router_logits.i [M, S, E]. L layers, M of them MoE layers.
+// hidden_states.i [L + 1, S, H] and router_logits.i [M, S, E]. L layers, M of them MoE layers. With an encoder these
+// are the decoder's, and encoder_expert_idx.i and so on, all but logits, those of its encoder.
 class OutFile {
  public:
-  static absl::StatusOr<std::unique_ptr<OutFile>> Create(const std::string& path, const std::vector<Ids>& prompts,
-                                                         const ModelSpec& model, Wanted trace) {
+  static absl::StatusOr<std::unique_ptr<OutFile>> Create(const std::string& path,
+                                                         const std::vector<EvalPrompt>& prompts, const ModelSpec& model,
+                                                         Wanted trace) {
     auto out = std::make_unique<OutFile>();
     out->trace_ = trace;
     for (size_t i = 0; i < prompts.size(); ++i) {
-      const int64_t S = static_cast<int64_t>(prompts[i].size()), M = model.num_moe_layers(), K = model.moe.router.top_k;
-      out->specs_.push_back({absl::StrCat("logits.", i), DType::kF32, {S, model.vocab_size}});
-      out->specs_.push_back({absl::StrCat("expert_idx.", i), DType::kI32, {M, S, K}});
-      out->specs_.push_back({absl::StrCat("expert_weight.", i), DType::kF32, {M, S, K}});
-      if (trace == Wanted::kNo) continue;
-      const int64_t num_states = model.num_layers() + 1;
-      out->specs_.push_back({absl::StrCat("hidden_states.", i), DType::kF32, {num_states, S, model.hidden_size}});
-      out->specs_.push_back({absl::StrCat("router_logits.", i), DType::kF32, {M, S, model.moe.num_experts}});
+      Sequence& s = out->sequences_.emplace_back();
+      s.first = out->specs_.size();
+      out->specs_.push_back({absl::StrCat("logits.", i), DType::kF32, {prompts[i].num_scored(), model.vocab_size}});
+      out->AddStack(model, Stack::kDecoder, i, prompts[i].num_scored());
+      s.first_of_encoder = out->specs_.size();
+      if (model.has_encoder()) out->AddStack(model, Stack::kEncoder, i, static_cast<int64_t>(prompts[i].ids.size()));
     }
     TF_ASSIGN_OR_RETURN(out->writer_, SafetensorsWriter::Create(path, out->specs_));
     return out;
   }
 
-  absl::Status Take(size_t i, int64_t position, const EntryResult& r) {
-    const size_t first = i * (trace_ == Wanted::kYes ? 5 : 3);  // of the prompt's tensors
-    TF_RETURN_IF_ERROR(WriteRows(first, position, absl::MakeConstSpan(r.logits)));
-    TF_RETURN_IF_ERROR(WriteRows(first + 1, position, absl::MakeConstSpan(r.expert_idx)));
-    TF_RETURN_IF_ERROR(WriteRows(first + 2, position, absl::MakeConstSpan(r.expert_weight)));
+  absl::Status Take(const SequenceUpdate& u) {
+    const Sequence& s = sequences_[u.seq];
+    const EntryResult& r = u.result;
+    size_t next = s.first_of_encoder;
+    if (u.stack == Stack::kDecoder) {
+      next = s.first;
+      TF_RETURN_IF_ERROR(WriteRows(next++, u.position, absl::MakeConstSpan(r.logits)));
+    }
+    TF_RETURN_IF_ERROR(WriteRows(next++, u.position, absl::MakeConstSpan(r.expert_idx)));
+    TF_RETURN_IF_ERROR(WriteRows(next++, u.position, absl::MakeConstSpan(r.expert_weight)));
     if (trace_ == Wanted::kNo) return absl::OkStatus();
-    TF_RETURN_IF_ERROR(WriteRows(first + 3, position, absl::MakeConstSpan(r.hidden_states)));
-    return WriteRows(first + 4, position, absl::MakeConstSpan(r.router_logits));
+    TF_RETURN_IF_ERROR(WriteRows(next++, u.position, absl::MakeConstSpan(r.hidden_states)));
+    return WriteRows(next, u.position, absl::MakeConstSpan(r.router_logits));
   }
   absl::Status Commit() { return writer_->Commit(); }
 
  private:
+  struct Sequence {
+    size_t first = 0, first_of_encoder = 0;  // in specs_
+  };
+
+  // What both stacks have.
+  void AddStack(const ModelSpec& model, Stack stack, size_t i, int64_t num_tokens) {
+    const int64_t M = model.num_moe_layers(stack), K = model.moe.router.top_k;
+    const auto add = [&](absl::string_view name, DType dtype, int64_t num_matrices, int64_t cols) {
+      const absl::string_view prefix = stack == Stack::kEncoder ? "encoder_" : "";
+      specs_.push_back({absl::StrCat(prefix, name, ".", i), dtype, {num_matrices, num_tokens, cols}});
+    };
+    add("expert_idx", DType::kI32, M, K);
+    add("expert_weight", DType::kF32, M, K);
+    if (trace_ == Wanted::kNo) return;
+    add("hidden_states", DType::kF32, model.num_layers(stack) + 1, model.hidden_size);
+    add("router_logits", DType::kF32, M, model.moe.num_experts);
+  }
+
   // Rows [position, ..) of each of a tensor's matrices: `values` [matrices, n, cols] into [matrices, S, cols], or
   // [n, cols] into [S, cols].
   template <class T>
@@ -118,7 +162,8 @@ class OutFile {
   }
 
   std::unique_ptr<SafetensorsWriter> writer_;
-  std::vector<SafetensorsWriter::Spec> specs_;  // by prompt, each with as many
+  std::vector<SafetensorsWriter::Spec> specs_;
+  std::vector<Sequence> sequences_;  // by prompt
   Wanted trace_ = Wanted::kNo;
 };
 
@@ -154,9 +199,10 @@ class Evaluation {
   std::vector<Request> requests(Wanted trace) const {
     std::vector<Request> requests;
     const bool needs_logits = out_ != nullptr || comparison_ != nullptr;
-    for (const Ids& ids : prompts_) {
+    for (const EvalPrompt& prompt : prompts_) {
       Request& request = requests.emplace_back();
-      request.prompt = ids;
+      request.prompt = prompt.ids;
+      request.decoder_input = prompt.decoder_ids;
       request.kind = needs_logits ? RequestKind::kLogits : RequestKind::kScore;
       request.trace = trace;
     }
@@ -169,7 +215,7 @@ class Evaluation {
   }
   std::vector<int64_t> prompt_tokens() const {
     std::vector<int64_t> num_tokens;
-    for (const Ids& ids : prompts_) num_tokens.push_back(static_cast<int64_t>(ids.size()));
+    for (const EvalPrompt& prompt : prompts_) num_tokens.push_back(prompt.num_scored());
     return num_tokens;
   }
   EvalComparison* comparison() { return comparison_.get(); }
@@ -177,7 +223,7 @@ class Evaluation {
   absl::StatusOr<Proceed> Take(const SequenceUpdate& u) {
     for (double logprob : u.result.logprobs) scores_[u.seq].nll -= logprob;
     scores_[u.seq].num_tokens += static_cast<int64_t>(u.result.logprobs.size());
-    if (out_) TF_RETURN_IF_ERROR(out_->Take(u.seq, u.position, u.result));
+    if (out_) TF_RETURN_IF_ERROR(out_->Take(u));
     if (comparison_) TF_RETURN_IF_ERROR(comparison_->Take(u));
     return Proceed::kGoOn;
   }
@@ -212,7 +258,7 @@ class Evaluation {
   }
 
  private:
-  std::vector<Ids> prompts_;
+  std::vector<EvalPrompt> prompts_;
   std::vector<Score> scores_;
   std::unique_ptr<OutFile> out_;
   std::unique_ptr<TextFileWriter> json_;
@@ -261,7 +307,8 @@ absl::Status RunReference(RankContext& context, const EvalFlags& flags, const Mo
 }  // namespace
 
 void EvalCommand::Declare(FlagSet& set, SharedFlags* shared) {
-  set.Text("ids", &flags_.ids_file, "JSON file {\"prompts\": [{\"input_ids\": [..]}, ..]}; -: stdin");
+  set.Text("ids", &flags_.ids_file,
+           "JSON file {\"prompts\": [{\"input_ids\": [..]}, ..]}, with an encoder decoder_input_ids too; -: stdin");
   set.Text("text", &flags_.text_file, "text file, tokenized as one prompt; -: stdin");
   set.Text("out", &flags_.out_file, "safetensors file to write: logits and routing");
   set.Switch("trace", &flags_.trace, Wanted::kYes,

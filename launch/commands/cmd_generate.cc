@@ -68,7 +68,8 @@ absl::StatusOr<std::vector<Prompt>> ReadPrompts(const GenerateFlags& flags, cons
     TF_ASSIGN_OR_RETURN(std::string text, ReadFlagFile("--prompt-file", file));
     prompts.push_back({absl::StrCat("--prompt-file '", file, "'"), std::move(text)});
   }
-  for (Prompt& prompt : prompts) prompt.ids = EncodePrompt(*files.tokenizer, prompt.text);
+  const PromptEnd end = files.model.has_encoder() ? PromptEnd::kClosed : PromptEnd::kOpen;
+  for (Prompt& prompt : prompts) prompt.ids = EncodePrompt(*files.tokenizer, prompt.text, end);
   TF_RETURN_IF_ERROR(ReadChats(flags, model_dir, *files.tokenizer, prompts));
   for (const Prompt& prompt : prompts) {
     if (prompt.text.empty()) return absl::InvalidArgumentError(absl::StrCat(prompt.name, " is empty"));
@@ -133,7 +134,7 @@ StopRules StopRulesOf(const GenerateFlags& flags, const ModelFiles& files) {
 class Printer {
  public:
   Printer(const GenerateFlags& flags, const ModelFiles& files, const std::vector<Prompt>& prompts)
-      : flags_(flags), prompts_(prompts) {
+      : flags_(flags), prompts_(prompts), continues_(!files.model.has_encoder()) {
     const StopRules rules = StopRulesOf(flags, files);
     for (size_t i = 0; i < prompts.size(); ++i) streams_.emplace_back(*files.tokenizer, rules);
     outputs_.resize(prompts.size());
@@ -173,7 +174,7 @@ class Printer {
       if (shown_ == std::string::npos) {
         if (prompts_.size() > 1) std::printf("[%zu] ", current_);
         const std::string& prompt = prompts_[current_].text;
-        if (prompts_[current_].echo == Echo::kYes) std::fwrite(prompt.data(), 1, prompt.size(), stdout);
+        if (continues_ && prompts_[current_].echo == Echo::kYes) std::fwrite(prompt.data(), 1, prompt.size(), stdout);
         shown_ = 0;
       }
       const Output& out = outputs_[current_];
@@ -189,6 +190,7 @@ class Printer {
 
   const GenerateFlags& flags_;
   const std::vector<Prompt>& prompts_;
+  const bool continues_;  // what comes stands behind the prompt; else it is the answer to it
   std::vector<TextStream> streams_;
   std::vector<Output> outputs_;
   size_t current_ = 0, shown_ = std::string::npos;

@@ -81,6 +81,10 @@ std::string DescribeModel(const ModelSpec& m) {
   std::string text =
       absl::StrFormat("%s, %d layers of hidden size %d (%d with experts), context %d, vocabulary %d\n", m.model_type,
                       m.num_layers(), m.hidden_size, m.num_moe_layers(), m.max_position_embeddings, m.vocab_size);
+  if (m.has_encoder()) {
+    absl::StrAppend(&text, m.num_layers(Stack::kEncoder), " of the layers are an encoder; experts take ",
+                    m.moe.sequence_capacity, " tokens of a sequence\n");
+  }
   std::map<std::string, int64_t> num_layers;
   for (const LayerSpec& layer : m.layers) ++num_layers[DescribeAttention(layer.attention)];
   for (const auto& [attention, count] : num_layers) {

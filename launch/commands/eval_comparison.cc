@@ -15,13 +15,17 @@ namespace {
 
 // What is kept of a token of the first run.
 int64_t KeptBytesPerToken(const ModelSpec& reference) {
-  const int64_t routing = reference.num_moe_layers() * reference.moe.router.top_k * int64_t{sizeof(int32_t)};
+  const int64_t routing =
+      reference.num_moe_layers(Stack::kDecoder) * reference.moe.router.top_k * int64_t{sizeof(int32_t)};
   return reference.vocab_size * int64_t{sizeof(float)} + int64_t{sizeof(double)} + routing;
 }
 
 }  // namespace
 
 absl::Status EvalComparison::Comparable(const ModelSpec& reference, const ModelSpec& model) {
+  if (model.has_encoder() != reference.has_encoder()) {
+    return absl::InvalidArgumentError("--compare-to: one of the models has an encoder, and the other has none");
+  }
   if (model.vocab_size == reference.vocab_size) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("--compare-to: that model has a vocabulary of ", reference.vocab_size,
                                                  ", this one of ", model.vocab_size));
@@ -41,11 +45,11 @@ absl::Status EvalComparison::FitsMemory(const ModelSpec& reference, absl::Span<c
 EvalComparison::EvalComparison(const ModelSpec& reference, const ModelSpec& model,
                                absl::Span<const int64_t> prompt_tokens)
     : reference_(reference),
-      has_flips_(model.num_moe_layers() == reference.num_moe_layers() &&
+      has_flips_(model.num_moe_layers(Stack::kDecoder) == reference.num_moe_layers(Stack::kDecoder) &&
                  model.moe.num_experts == reference.moe.num_experts &&
                  model.moe.router.top_k == reference.moe.router.top_k),
       sequences_(prompt_tokens.size()) {
-  const auto num_moe_layers = static_cast<size_t>(reference.num_moe_layers());
+  const auto num_moe_layers = static_cast<size_t>(reference.num_moe_layers(Stack::kDecoder));
   if (has_flips_) {
     choices_.assign(num_moe_layers, 0);
     flips_.assign(num_moe_layers, 0);
@@ -61,6 +65,7 @@ EvalComparison::EvalComparison(const ModelSpec& reference, const ModelSpec& mode
 }
 
 absl::Status EvalComparison::TakeReference(const SequenceUpdate& u) {
+  if (u.stack == Stack::kEncoder) return absl::OkStatus();
   Sequence& s = sequences_[static_cast<size_t>(u.seq)];
   const EntryResult& r = u.result;
   for (const double logprob : r.logprobs) reference_nll_ -= logprob;
@@ -84,6 +89,7 @@ absl::Status EvalComparison::TakeReference(const SequenceUpdate& u) {
 }
 
 absl::Status EvalComparison::Take(const SequenceUpdate& u) {
+  if (u.stack == Stack::kEncoder) return absl::OkStatus();
   const Sequence& s = sequences_[static_cast<size_t>(u.seq)];
   const auto V = static_cast<size_t>(reference_.vocab_size), K = static_cast<size_t>(reference_.moe.router.top_k);
   const size_t first = static_cast<size_t>(u.position), n = u.result.logits.size() / V;

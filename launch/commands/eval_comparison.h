@@ -21,13 +21,15 @@ class EvalComparison {
  public:
   // Of models that are Comparable. Reserves memory for prompts of `prompt_tokens` tokens.
   EvalComparison(const ModelSpec& reference, const ModelSpec& model, absl::Span<const int64_t> prompt_tokens);
-  // InvalidArgument when the two vocabularies differ.
+  // InvalidArgument when the two vocabularies differ, or one model has an encoder.
   static absl::Status Comparable(const ModelSpec& reference, const ModelSpec& model);
   // ResourceExhausted, with both numbers, when a comparison with `reference` keeps more than `available_bytes`.
   static absl::Status FitsMemory(const ModelSpec& reference, absl::Span<const int64_t> prompt_tokens,
                                  int64_t available_bytes);
 
-  // An update of the run that is compared with; its requests are RequestKind::kLogits. Internal: a logit is no number.
+  // Both leave an encoder's part of an update's sequence out: what is compared are choices for the tokens that are
+  // scored. An update of the run that is compared with; its requests are RequestKind::kLogits. Internal: a logit is no
+  // number.
   absl::Status TakeReference(const SequenceUpdate& update);
   // An update of the other run, of tokens that the first one had. The same error.
   absl::Status Take(const SequenceUpdate& update);

@@ -101,7 +101,8 @@ absl::StatusOr<std::vector<int64_t>> AgreeOnLengths(RankContext& context, absl::
   std::vector<int64_t> lengths;
   absl::Status fits = absl::OkStatus();
   for (size_t i = 0; first && i < requests.size(); ++i) {
-    lengths.push_back(static_cast<int64_t>(requests[i].prompt.size()) + requests[i].max_new_tokens);
+    lengths.push_back(static_cast<int64_t>(requests[i].prompt.size() + requests[i].decoder_input.size()) +
+                      requests[i].max_new_tokens);
     if (asked == 0 || !fits.ok() || lengths[i] <= WholeBlocks(asked)) continue;
     fits = absl::InvalidArgumentError(absl::StrCat("prompt ", i, " needs room for ", lengths[i],
                                                    " tokens with what is to be generated, but --kv-cache-tokens ",
@@ -116,7 +117,8 @@ absl::StatusOr<std::vector<int64_t>> AgreeOnLengths(RankContext& context, absl::
 }
 
 // The engine that the flags ask for, with room for sequences of these lengths, spread evenly over the ranks.
-EngineOptions SizedFor(absl::Span<const int64_t> lengths, const SharedFlags& flags, int num_ranks) {
+EngineOptions SizedFor(absl::Span<const int64_t> lengths, const SharedFlags& flags, const ModelSpec& model,
+                       int num_ranks) {
   EngineOptions engine = flags.engine;
   int64_t longest = 0, blocks = 0;
   for (const int64_t n : lengths) {
@@ -132,6 +134,7 @@ EngineOptions SizedFor(absl::Span<const int64_t> lengths, const SharedFlags& fla
   const int64_t whole = longest * kCacheBlockTokens;
   engine.prefill_chunk =
       flags.prefill_chunk > 0 ? std::min<int64_t>(flags.prefill_chunk, std::max<int64_t>(whole, 1)) : whole;
+  if (model.has_encoder()) engine.encoder_tokens_per_rank = whole;  // what it reads passes in one step
   return engine;
 }
 
@@ -243,7 +246,8 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenModel(RankContext& context, Toke
 absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context, std::unique_ptr<ModelFiles> files,
                                                            absl::Span<const Request> requests) {
   TF_ASSIGN_OR_RETURN(const std::vector<int64_t> lengths, AgreeOnLengths(context, requests));
-  return StartEngine(context, std::move(files), SizedFor(lengths, context.flags, context.num_ranks()), nullptr);
+  const EngineOptions engine = SizedFor(lengths, context.flags, files->model, context.num_ranks());
+  return StartEngine(context, std::move(files), engine, nullptr);
 }
 
 absl::StatusOr<std::unique_ptr<ModelSession>> StartServingSession(
@@ -255,12 +259,15 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartServingSession(
   engine.cache_tokens_per_rank = WholeBlocks(
       flags.kv_cache_tokens > 0 ? flags.kv_cache_tokens : std::max(kServingCacheTokens, size.max_sequence_tokens));
   engine.prefill_chunk = flags.prefill_chunk > 0 ? flags.prefill_chunk : WholeBlocks(size.max_sequence_tokens);
+  if (files->model.has_encoder()) engine.encoder_tokens_per_rank = WholeBlocks(size.max_sequence_tokens);
   return StartEngine(context, std::move(files), std::move(engine), on_progress);
 }
 
 absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens, const ModelSpec& model) {
   if (prompt_tokens == 0) return absl::InvalidArgumentError(absl::StrCat(what, " is empty: give at least one token"));
-  if (prompt_tokens + new_tokens <= model.max_position_embeddings) return absl::OkStatus();
+  // With an encoder a prompt has positions of its own, and the decoder's start takes one of the answer's.
+  const int64_t longest = model.has_encoder() ? std::max(prompt_tokens, new_tokens + 1) : prompt_tokens + new_tokens;
+  if (longest <= model.max_position_embeddings) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(what, " has ", prompt_tokens, " tokens and ", new_tokens,
                                                  " are to be generated, but the model's context is ",
                                                  model.max_position_embeddings, " tokens"));

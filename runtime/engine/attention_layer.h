@@ -19,15 +19,23 @@ struct AttentionStep {
   const float* rope_table = nullptr;  // RopeArgs::cos_sin, rope_dim wide
   int64_t rope_dim = 0;
   TokenPositions tokens;
-  CacheView cache;             // of this layer
-  StateView state;             // of this layer
-  MatrixView<float> hidden;    // [T, H] in and out: the layer's output is added
-  MatrixView<float> normed;    // [T, H] scratch
-  float* workspace = nullptr;  // AttentionWorkspace floats
+  CacheView cache;                       // of this layer
+  StateView state;                       // of this layer
+  const int32_t* last_source = nullptr;  // [T] last position of its sequence's encoder input; null: there is no encoder
+  RelativeBias bias;                     // of the layer's own scores
+  MatrixView<float> hidden;              // [T, H] in and out: the layer's output is added
+  MatrixView<float> normed;              // [T, H] scratch
+  float* workspace = nullptr;            // AttentionWorkspace floats
 };
 void LatentAttentionLayer(Stream& stream, const AttentionStep& step);
 void GroupedAttentionLayer(Stream& stream, const AttentionStep& step);
 void GatedDeltaLayer(Stream& stream, const AttentionStep& step);
+
+// Attention to what an encoder has made of each sequence's input, whose keys and values WriteSource has left in
+// step.cache.
+void CrossAttentionLayer(Stream& stream, const AttentionStep& step);
+// step.tokens are the inputs of encoders, step.normed what came of them; `hidden` is not looked at.
+void WriteSource(Stream& stream, const AttentionStep& step);
 
 // What all end with: hidden += residual_scale * (o_proj(out) + bias); `normed` is free by then.
 void AddAttention(Stream& stream, const AttentionStep& step, MatrixView<const float> out);

@@ -7,6 +7,7 @@
 #include "comm/transport/collectives.h"
 #include "comm/wait/wait.h"
 #include "core/host/clock.h"
+#include "runtime/engine/cache_layers.h"
 #include "runtime/engine/step_trace.h"
 
 namespace tokenferry {
@@ -30,10 +31,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Transport& transport, Dev
 
 KvCacheOptions Engine::CacheOptions(const ModelSpec& model, const EngineOptions& options) {
   KvCacheOptions cache;
-  for (const LayerSpec& layer : model.layers) {
-    const AttentionSpec& a = layer.attention;
-    cache.layers.push_back({a.cache_first(), a.cache_second(), a.state_size()});
-  }
+  cache.layers = CacheLayersOf(model);
   if (model.has_states()) cache.num_states = options.max_sequences_per_rank;
   cache.dtype = options.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
   cache.num_blocks = options.cache_tokens_per_rank / kCacheBlockTokens;
@@ -45,8 +43,10 @@ absl::Status Engine::Allocate() {
   TF_ASSIGN_OR_RETURN(KvCache created, KvCache::Create(device_, cache));
   cache_ = std::move(created);
   sequences_.emplace(transport_.rank(), cache.num_blocks, options_.max_sequences_per_rank);
-  // ids, seq, position, wanted rows and rows of rotations; a state and a block table row per sequence.
-  const int64_t ints = 5 * max_tokens() + options_.max_sequences_per_rank * (1 + cache.num_blocks);
+  // ids, seq, position, wanted rows, rows of rotations and last positions of encoders; a state and a block table row
+  // per entry, of which a sequence with an encoder has two.
+  const int64_t num_entries = (model_.has_encoder() ? 2 : 1) * options_.max_sequences_per_rank;
+  const int64_t ints = 6 * max_tokens() + num_entries * (1 + cache.num_blocks);
   TF_ASSIGN_OR_RETURN(inputs_, device_.Allocate(ints * sizeof(int32_t), MemoryKind::kDevice, "step inputs"));
   const int64_t graph_rows = transformer_->is_capturable() ? GraphRows(options_.max_sequences_per_rank) : 0;
   TF_ASSIGN_OR_RETURN(
@@ -147,11 +147,17 @@ absl::Status Engine::RunUntilIdle(Scheduler* scheduler,
 }
 
 StepTokens Engine::Upload(const std::vector<const StepEntry*>& mine, int64_t num_rows) {
-  std::vector<int32_t> ids, seq, position, rope_row, states;
-  int64_t max_blocks = 0;
+  std::vector<int32_t> ids, seq, position, rope_row, last_source, states;
+  int64_t max_blocks = 0, num_encoder_tokens = 0;
+  sequence_tokens_ = {};
   for (size_t i = 0; i < mine.size(); ++i) {
     const StepEntry& e = *mine[i];
-    const SequenceTable::Sequence& sequence = sequences_->at(e.seq);
+    SequenceTable::Sequence& sequence = sequences_->at(e.seq);
+    if (e.stack == Stack::kEncoder) num_encoder_tokens += static_cast<int64_t>(e.tokens.size());
+    if (model_.moe.sequence_capacity > 0) {
+      sequence.expert_selections.resize(model_.num_moe_layers() * model_.moe.num_experts);
+      sequence_tokens_.selections.push_back(sequence.expert_selections.data());
+    }
     max_blocks = std::max(max_blocks, static_cast<int64_t>(sequence.blocks.size()));
     states.push_back(sequence.state);
     for (size_t t = 0; t < e.tokens.size(); ++t) {
@@ -159,6 +165,7 @@ StepTokens Engine::Upload(const std::vector<const StepEntry*>& mine, int64_t num
       seq.push_back(static_cast<int32_t>(i));
       position.push_back(static_cast<int32_t>(e.position + t));
       rope_row.push_back(transformer_->RopeRowOf(sequence.rope_factors, position.back()));
+      last_source.push_back(static_cast<int32_t>(sequence.num_source_tokens - 1));
     }
   }
   const int64_t num_tokens = num_rows > 0 ? num_rows : static_cast<int64_t>(ids.size());
@@ -187,6 +194,10 @@ StepTokens Engine::Upload(const std::vector<const StepEntry*>& mine, int64_t num
   next += max_tokens();  // wanted rows, see Score
   tokens.positions.rope_row = model_.rope.scaling == RopeScaling::kLongRope ? upload(rope_row, max_tokens()) : nullptr;
   tokens.states = model_.has_states() ? upload(states, options_.max_sequences_per_rank) : nullptr;
+  tokens.last_source = model_.has_encoder() ? upload(last_source, max_tokens()) : nullptr;
+  tokens.num_encoder_tokens = num_encoder_tokens;
+  sequence_tokens_.seq = std::move(seq);
+  tokens.sequences = &sequence_tokens_;
   tokens.block_table = upload(block_table, 0);
   tokens.max_blocks = max_blocks;
   return tokens;
@@ -208,8 +219,9 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const Ste
   }
   StepTokens tokens = Upload(mine);
   tokens.max_tokens_per_rank = most_tokens;
-  const int64_t T = tokens.positions.num_tokens, K = model_.moe.router.top_k, L = model_.num_moe_layers();
-  std::vector<int32_t> expert_idx(observe ? L * T * K : 0);
+  tokens.max_encoder_tokens_per_rank = plan.max_tokens_per_rank(transport_.num_ranks(), Stack::kEncoder);
+  const int64_t T = tokens.positions.num_tokens, K = model_.moe.router.top_k, L = most_moe_layers();
+  std::vector<int32_t> expert_idx(observe ? L * T * K : 0, -1);
   std::vector<float> expert_weight(observe ? L * T * K : 0);
   const StepTrace trace(model_, mine, results);
   LayerObserver observer;
@@ -278,112 +290,6 @@ absl::StatusOr<MoeStats> Engine::moe_stats() const {
   return stats;
 }
 
-// expert_idx and expert_weight are of this rank's tokens, [L, T, K].
-void Engine::TakeRouting(const std::vector<const StepEntry*>& mine, absl::Span<const int32_t> expert_idx,
-                         absl::Span<const float> expert_weight, std::vector<EntryResult>& results) const {
-  const int64_t K = model_.moe.router.top_k, L = model_.num_moe_layers();
-  const int64_t T = static_cast<int64_t>(expert_idx.size()) / std::max<int64_t>(L * K, 1);
-  int64_t end = 0;
-  for (size_t i = 0; i < mine.size(); ++i) {
-    const auto n = static_cast<int64_t>(mine[i]->tokens.size());
-    end += n;
-    if (!results[i].error.ok()) continue;
-    const int64_t wanted = mine[i]->want == Want::kLogits ? n : mine[i]->routing == Wanted::kYes ? 1 : 0;
-    for (int64_t l = 0; wanted > 0 && l < L; ++l) {
-      const auto idx = expert_idx.subspan((l * T + end - wanted) * K, wanted * K);
-      const auto weight = expert_weight.subspan((l * T + end - wanted) * K, wanted * K);
-      results[i].expert_idx.insert(results[i].expert_idx.end(), idx.begin(), idx.end());
-      results[i].expert_weight.insert(results[i].expert_weight.end(), weight.begin(), weight.end());
-    }
-  }
-}
-
-// Computes the logits that the entries want, a slice of rows at a time, and what is wanted of them.
-absl::Status Engine::Score(const std::vector<const StepEntry*>& mine, std::vector<EntryResult>& results) {
-  struct Wanted {
-    int32_t row;
-    size_t entry;
-    int64_t token;  // within the entry
-  };
-  std::vector<Wanted> wanted;
-  int32_t row = 0;
-  for (size_t i = 0; i < mine.size(); ++i) {
-    results[i].seq = mine[i]->seq;
-    const int64_t n = static_cast<int64_t>(mine[i]->tokens.size());
-    const bool only_last = mine[i]->want == Want::kToken && mine[i]->targets.empty();
-    const int64_t first = mine[i]->want == Want::kNothing ? n : only_last ? n - 1 : 0;
-    for (int64_t t = first; t < n; ++t) wanted.push_back({row + static_cast<int32_t>(t), i, t});
-    row += static_cast<int32_t>(n);
-  }
-  const int64_t V = model_.vocab_size;
-  int32_t* const device_rows = inputs_.as<int32_t>() + 3 * max_tokens();
-  for (size_t begin = 0; begin < wanted.size(); begin += Transformer::kLogitRows) {
-    const size_t n = std::min<size_t>(Transformer::kLogitRows, wanted.size() - begin);
-    std::vector<int32_t> rows;
-    for (size_t i = begin; i < begin + n; ++i) rows.push_back(wanted[i].row);
-    stream_->CopyToDevice(device_rows, rows.data(), n * sizeof(int32_t));
-    transformer_->Logits(*stream_, device_rows, MakeMatrix<float>(logits_.data(), n, V));
-    TF_RETURN_IF_ERROR(stream_->Synchronize());
-    for (size_t i = 0; i < n; ++i) {
-      const Wanted& w = wanted[begin + i];
-      const absl::Span<const float> logits(logits_.as<float>() + i * V, V);
-      TakeLogits(*mine[w.entry], w.token, logits, results[w.entry]);
-    }
-  }
-  return stream_->Synchronize();
-}
-
-// A sequence ends where a router could not send its token anywhere. The others go on: no row has met a row of it.
-absl::Status Engine::RefuseBadTokens(int64_t step, const StepTokens& tokens, const std::vector<const StepEntry*>& mine,
-                                     std::vector<EntryResult>& results) {
-  TF_ASSIGN_OR_RETURN(const std::vector<uint8_t> bad, transformer_->TakeBadTokens(*stream_, tokens));
-  auto begin = bad.begin();
-  for (size_t i = 0; i < mine.size(); ++i) {
-    const auto end = begin + static_cast<ptrdiff_t>(mine[i]->tokens.size());
-    const auto first = std::find(begin, end, 1);
-    if (first != end) {
-      results[i] = {.seq = mine[i]->seq,
-                    .error = absl::InternalError(absl::StrCat(
-                        "rank ", transport_.rank().value, ": ", ToString(CallSite{"route", -1, step}),
-                        ": the router's scores of the token at position ", mine[i]->position + (first - begin),
-                        " are NaN: the checkpoint's weights are broken, or those of an earlier layer"))};
-    }
-    begin = end;
-  }
-  return absl::OkStatus();
-}
-
-void Engine::TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result) {
-  if (!result.error.ok()) return;
-  const absl::Status taken = TryTakeLogits(entry, token, logits, result);
-  if (!taken.ok()) result = {.seq = result.seq, .error = taken};  // an answer with an error has nothing else
-}
-
-absl::Status Engine::TryTakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits,
-                                   EntryResult& result) {
-  const SequenceTable::Sequence& s = sequences_->at(entry.seq);
-  const int64_t position = entry.position + token + 1;  // of the token that the logits are for
-  const bool is_scored = token < static_cast<int64_t>(entry.targets.size());
-  if (is_scored || entry.want == Want::kLogits) {
-    TF_ASSIGN_OR_RETURN(const double log_sum_exp, sampler_.LogSumExp(logits, position));
-    if (is_scored) {
-      result.logprobs.push_back(static_cast<double>(logits[entry.targets[token]]) - log_sum_exp);
-      const auto top = Likeliest(logits, s.sampling.num_top_logprobs, log_sum_exp);
-      result.top_logprobs.insert(result.top_logprobs.end(), top.begin(), top.end());
-    }
-  }
-  if (entry.want == Want::kLogits) result.logits.insert(result.logits.end(), logits.begin(), logits.end());
-  if (entry.want != Want::kToken || token + 1 < static_cast<int64_t>(entry.tokens.size())) return absl::OkStatus();
-  SamplingState state{.counts = UsesCounts(s.sampling) ? &s.counts : nullptr,
-                      .position = position,
-                      .num_generated = position - s.num_prompt_tokens};
-  if (s.grammar != nullptr) {
-    TF_ASSIGN_OR_RETURN(state.allowed, s.grammar->Allowed(s.sampling.stop_token_ids));
-  }
-  TF_ASSIGN_OR_RETURN(result.sampled, sampler_.Sample(logits, s.sampling, state));
-  return absl::OkStatus();
-}
-
 SchedulerOptions Engine::scheduler_options() const {
   return {transport_.num_ranks(),
           options_.prefill_chunk,
@@ -393,7 +299,9 @@ SchedulerOptions Engine::scheduler_options() const {
           absl::InfiniteDuration(),
           PrefixCache::kOn,
           model_.rope,
-          model_.has_states()};
+          model_.has_states(),
+          options_.encoder_tokens_per_rank,
+          model_.has_encoder() ? model_.decoder_start_token_id : -1};
 }
 
 }  // namespace tokenferry

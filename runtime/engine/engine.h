@@ -2,6 +2,7 @@
 // begins.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -30,7 +31,8 @@ struct StepResults {
   std::vector<RankStats> rank_stats;  // [R], if the plan wanted them
 };
 
-// The experts that this rank's tokens of a step chose in one MoE layer, [tokens, top_k], host memory for the call.
+// The experts that this rank's tokens of a step chose in one MoE layer of the stack that each passes through, [tokens,
+// top_k], -1 where that has none; host memory for the call.
 using RoutingRecorder = std::function<void(int64_t step, int moe_idx, absl::Span<const int32_t> expert_idx)>;
 
 // One per rank. Owns cache and activations; transport, device, config and weights must outlive it.
@@ -79,6 +81,10 @@ class Engine {
   Engine(Transport& transport, Device& device, const ModelSpec& model, const EngineOptions& options)
       : transport_(transport), device_(device), model_(model), options_(options) {}
   int64_t max_tokens() const { return options_.max_tokens(); }
+  // Of the stack that has more: a row of a step passes through one stack.
+  int64_t most_moe_layers() const {
+    return std::max(model_.num_moe_layers(Stack::kEncoder), model_.num_moe_layers(Stack::kDecoder));
+  }
   absl::Status Allocate();
   // num_rows > 0: of a step of fixed shape, which has as many rows; those behind the tokens are none.
   StepTokens Upload(const std::vector<const StepEntry*>& mine, int64_t num_rows = 0);
@@ -108,6 +114,7 @@ class Engine {
   std::optional<KvCache> cache_;
   std::optional<SequenceTable> sequences_;
   Buffer inputs_, logits_;
+  SequenceTokens sequence_tokens_;  // of the step
   DecodeGraphs graphs_;
   Sampler sampler_;
   WaitPace pace_ = WaitPace::kPrompt;  // of the wait for the next plan

@@ -45,9 +45,10 @@ struct EngineOptions {
   int64_t prefill_chunk = 512;  // most prompt tokens per rank and step
   int64_t max_sequences_per_rank = 32;
   int64_t cache_tokens_per_rank = 4096;
+  int64_t encoder_tokens_per_rank = 0;  // of a model with an encoder: most tokens of its inputs per rank and step
 
   // Of a rank in a step: what activations and buffers are made for.
-  int64_t max_tokens() const { return prefill_chunk + max_sequences_per_rank; }
+  int64_t max_tokens() const { return encoder_tokens_per_rank + prefill_chunk + max_sequences_per_rank; }
 };
 
 }  // namespace tokenferry

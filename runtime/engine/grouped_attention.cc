@@ -95,7 +95,9 @@ void GroupedAttentionLayer(Stream& stream, const AttentionStep& s) {
                             .tokens = s.tokens,
                             .cache = s.cache,
                             .out = out.data,
-                            .compute = s.compute});
+                            .compute = s.compute,
+                            .last_key = a.sees_all ? s.last_source : nullptr,
+                            .bias = s.bias});
   GateOutput(stream, s, projected, out);
   AddAttention(stream, s, out);
 }

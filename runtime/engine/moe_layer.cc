@@ -38,7 +38,7 @@ MoeLayer::MoeLayer(Device& device, const Placement& placement, RankId rank, cons
       placement_(placement),
       shape_(shape),
       on_plan_(options.on_plan),
-      is_dropless_(options.overflow.kind == Overflow::kDropless),
+      overflow_kind_(options.overflow.kind),
       num_slots_(placement.num_local_slots(rank)) {}
 
 absl::StatusOr<std::unique_ptr<MoeLayer>> MoeLayer::Create(Transport& transport, Device& device,
@@ -103,7 +103,7 @@ absl::Status MoeLayer::Allocate() {
 
 absl::Status MoeLayer::Route(Stream& stream, MoeStep& step) {
   const int64_t T = step.x.rows, K = shape_.router.top_k;
-  TF_CHECK_LE(T, shape_.max_tokens);
+  TF_CHECK_LE(step.first_row + T, shape_.max_tokens);
   ++stats_.num_calls;
   step.routing = {MakeMatrix<int32_t>(expert_idx_.data(), T, K), MakeMatrix<float>(expert_weight_.data(), T, K)};
   {
@@ -123,11 +123,15 @@ absl::Status MoeLayer::Route(Stream& stream, MoeStep& step) {
     args.bias = step.weights->choice_bias;
     args.out = step.routing;
     args.choice = overflow_->choice(T);
-    args.bad_tokens = bad_tokens_.as<uint8_t>();
+    args.bad_tokens = bad_tokens_.as<uint8_t>() + step.first_row;
     args.position = step.position;
     tokenferry::Route(stream, args);
   }
-  TF_RETURN_IF_ERROR(overflow_->Run(stream, At(step.site, "overflow"), step.moe_idx, step.routing));
+  if (overflow_kind_ == Overflow::kSequenceCapacity) {
+    TF_RETURN_IF_ERROR(overflow_->RunBySequence(stream, step.moe_idx, *step.sequences, step.first_row, step.routing));
+  } else {
+    TF_RETURN_IF_ERROR(overflow_->Run(stream, At(step.site, "overflow"), step.moe_idx, step.routing));
+  }
   step.combine_weight = step.routing.weight;
   if (shape_.weight_on == WeightOn::kOutput) return absl::OkStatus();
   const auto scaled = MakeMatrix<float>(scaled_rows_.data(), T, shape_.hidden);

@@ -45,9 +45,12 @@ struct MoeStep {
   MatrixView<const float> x;                 // [T, H]; unchanged until the layer ends
   // [T, H] x as it is dispatched: HomeRows', or another matrix that Exchange::BeginDispatch takes, as x itself.
   ConstFloatMatrix rows = {};
-  const int32_t* position = nullptr;            // [T] RouteArgs::position: rows that are no tokens; null: none
-  MatrixView<float> out;                        // [T, H], not x's memory: the sum of a token's experts, weighted
-  int64_t max_tokens_per_rank = 0;              // most tokens of any rank in this batch, the same on all
+  const int32_t* position = nullptr;  // [T] RouteArgs::position: rows that are no tokens; null: none
+  MatrixView<float> out;              // [T, H], not x's memory: the sum of a token's experts, weighted
+  int64_t max_tokens_per_rank = 0;    // most tokens of any rank in this batch, the same on all
+  // Where x begins among the rows that TakeBadTokens marks, and in `sequences`.
+  int64_t first_row = 0;
+  const SequenceTokens* sequences = nullptr;    // of the step; kSequenceCapacity only
   Routing routing = {};                         // Route's: device memory of the layer object
   MatrixView<const float> combine_weight = {};  // [T, K] Route's: routing.weight, or ones where it is on the input
   MatrixView<const float> router_logits = {};   // [T, E] Route's: with the router's bias, before scoring
@@ -90,9 +93,11 @@ class MoeLayer {
   absl::Status FinishCombine(Stream& stream, const MoeStep& step);
 
   // Whether the five calls only enqueue, on arguments that are the same for the same shapes: then they may be captured.
-  bool is_capturable() const { return is_dropless_ && exchanges_.For(0).host_plan() == nullptr; }
+  bool is_capturable() const {
+    return overflow_kind_ == Overflow::kDropless && exchanges_.For(0).host_plan() == nullptr;
+  }
 
-  // Writes 1 for those of the first marks.size() tokens that a Route since the last call could send nowhere, since a
+  // Writes 1 for those of rows [0, marks.size()) that a Route since the last call could send nowhere, since a
   // router's scores of them were NaN; leaves the other marks. Synchronizes.
   absl::Status TakeBadTokens(Stream& stream, absl::Span<uint8_t> marks);
   // Both synchronize the stream: counters lie on the device.
@@ -109,7 +114,7 @@ class MoeLayer {
   const Placement placement_;
   const MoeShape shape_;
   const PlanObserver on_plan_;
-  const bool is_dropless_;
+  const Overflow overflow_kind_;
   const int64_t num_slots_;  // of this rank, in every layer
   ExchangeBySize exchanges_;
   Exchange* exchange_ = nullptr;  // of the last Plan

@@ -1,5 +1,6 @@
 #include "runtime/engine/overflow_stage.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "comm/transport/collectives.h"
@@ -155,6 +156,27 @@ int64_t OverflowStage::CapacityOf(int64_t num_tokens) const {
 }
 
 int64_t OverflowStage::most_capacity() const { return CapacityOf(transport_.num_ranks() * options_.max_tokens); }
+
+absl::Status OverflowStage::RunBySequence(Stream& stream, int moe_idx, const SequenceTokens& tokens, int64_t first,
+                                          Routing& routing) {
+  const int64_t T = routing.expert_idx.rows, K = options_.top_k;
+  // As if the other ranks had no tokens: theirs do not matter to a sequence of this one.
+  GlobalRouting mine;
+  mine.top_k = options_.top_k;
+  mine.token_offsets.assign(transport_.num_ranks() + 1, T);
+  std::fill_n(mine.token_offsets.begin(), transport_.rank().value + 1, 0);
+  mine.expert_idx.resize(T * K);
+  mine.weight.resize(T * K);
+  stream.CopyToHost(mine.expert_idx.data(), routing.expert_idx.data, T * K * sizeof(int32_t));
+  stream.CopyToHost(mine.weight.data(), routing.weight.data, T * K * sizeof(float));
+  TF_RETURN_IF_ERROR(stream.Synchronize());
+  const GlobalRouting before = mine;
+  ApplySequenceCapacity(options_.policy.sequence_capacity, tokens, first, moe_idx, placement_.num_experts(),
+                        MakeMatrix<int32_t>(mine.expert_idx.data(), T, K), MakeMatrix<float>(mine.weight.data(), T, K));
+  CountOverflow(before, mine, transport_.rank(), counts_[moe_idx]);
+  WriteBack(stream, mine, routing);
+  return absl::OkStatus();
+}
 
 absl::Status OverflowStage::Run(Stream& stream, const CallSite& site, int moe_idx, Routing& routing) {
   const OverflowPolicy& policy = options_.policy;

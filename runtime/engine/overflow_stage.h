@@ -8,6 +8,7 @@
 #include "comm/transport/transport.h"
 #include "core/device/device.h"
 #include "experts/overflow/overflow.h"
+#include "experts/overflow/sequence_capacity.h"
 
 namespace tokenferry {
 
@@ -29,10 +30,15 @@ class OverflowStage {
   // What the router shall fill as RouteArgs::choice: null unless kReroute.
   MatrixView<float> choice(int64_t num_tokens) const;
 
-  // Collective, all ranks, unless the policy is kDropless. Changes `routing` (device memory, T <= max_tokens rows) in
-  // place; with kReroute it points routing.location at memory of this object. Synchronizes the stream. Errors: kTrap's;
-  // DataLoss and FailedPrecondition when the ranks' messages or policies do not fit together; the same on every rank.
+  // Collective, all ranks, unless the policy is kDropless; not for kSequenceCapacity. Changes `routing` (device memory,
+  // T <= max_tokens rows) in place; with kReroute it points routing.location at memory of this object. Synchronizes the
+  // stream. Errors: kTrap's; DataLoss and FailedPrecondition when the ranks' messages or policies do not fit together;
+  // the same on every rank.
   absl::Status Run(Stream& stream, const CallSite& site, int moe_idx, Routing& routing);
+
+  // kSequenceCapacity, of this rank alone: for routing of tokens [first, first + T) of `tokens`. Synchronizes.
+  absl::Status RunBySequence(Stream& stream, int moe_idx, const SequenceTokens& tokens, int64_t first,
+                             Routing& routing);
 
   int64_t capacity() const { return capacity_; }  // of the last Run: of an expert or a rank
   int64_t most_capacity() const;                  // where every rank has max_tokens tokens

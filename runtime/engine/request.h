@@ -14,7 +14,8 @@ namespace tokenferry {
 enum class RequestKind : uint8_t { kGenerate, kScore, kLogits };
 
 struct Request {
-  std::vector<int32_t> prompt;  // at least one token
+  // At least one token. A model with an encoder reads it with that, whole in one step.
+  std::vector<int32_t> prompt;
   RequestKind kind = RequestKind::kGenerate;
   int64_t max_new_tokens = 0;  // kGenerate: at least 1
   SamplingParams sampling;
@@ -26,6 +27,8 @@ struct Request {
   Wanted prompt_scores = Wanted::kNo;  // kGenerate: natural-log probabilities of the prompt's tokens too, as kScore
   Wanted routing = Wanted::kNo;        // kGenerate: the experts of the step that samples each token
   Wanted trace = Wanted::kNo;          // kLogits: hidden states and router logits of the prompt's tokens too
+  // Of a model with an encoder: what its decoder begins with, and what is scored; empty: decoder_start_token_id.
+  std::vector<int32_t> decoder_input;
 };
 
 enum class SequenceEnd : uint8_t {
@@ -38,7 +41,8 @@ enum class SequenceEnd : uint8_t {
 // What a step brought for one sequence.
 struct SequenceUpdate {
   int32_t seq = 0;
-  bool has_token = false;  // kGenerate: a new token
+  Stack stack = Stack::kDecoder;  // kEncoder: `result` is of the whole prompt, as an encoder reads it
+  bool has_token = false;         // kGenerate: a new token
   SampledToken token;
   int64_t num_cached_tokens = 0;  // with a sequence's first token: how many of its prompt's came from the cache
   int64_t position = 0;           // of the first token whose scores, logits and routing are in `result`

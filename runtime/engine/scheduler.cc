@@ -28,6 +28,7 @@ absl::Status CheckRequest(const Request& r, int64_t vocab_size) {
         absl::StrCat("max-tokens is ", r.max_new_tokens, ", but ", r.output.size(), " have been generated already"));
   }
   for (const int32_t token : r.prompt) TF_RETURN_IF_ERROR(CheckToken("the prompt", token, vocab_size));
+  for (const int32_t token : r.decoder_input) TF_RETURN_IF_ERROR(CheckToken("the decoder's input", token, vocab_size));
   for (const int32_t token : r.output) TF_RETURN_IF_ERROR(CheckToken("the output so far", token, vocab_size));
   TF_RETURN_IF_ERROR(Validate(r.sampling));
   return ValidateTokens(r.sampling, vocab_size);
@@ -35,11 +36,18 @@ absl::Status CheckRequest(const Request& r, int64_t vocab_size) {
 
 }  // namespace
 
-int64_t Scheduler::Sequence::max_blocks() const { return CacheBlocks(max_tokens()); }
+// Positions of encoder and decoder share blocks: a block has rows for both.
+int64_t Scheduler::Sequence::max_blocks() const {
+  return std::max(CacheBlocks(max_tokens()), CacheBlocks(static_cast<int64_t>(encoder_tokens.size())));
+}
+
+int64_t Scheduler::Sequence::first_blocks() const {
+  return std::max(CacheBlocks(num_tokens()), CacheBlocks(static_cast<int64_t>(encoder_tokens.size())));
+}
 
 Scheduler::Scheduler(const SchedulerOptions& options)
     : options_(options),
-      prefix_cache_(options.has_states ? PrefixCache::kOff : options.prefix_cache),
+      prefix_cache_(options.has_states || options.has_encoder() ? PrefixCache::kOff : options.prefix_cache),
       budget_(options.prefill_chunk, options.step_target) {
   std::vector<int32_t> states(options.max_sequences_per_rank);
   std::iota(states.rbegin(), states.rend(), 0);
@@ -48,10 +56,32 @@ Scheduler::Scheduler(const SchedulerOptions& options)
   }
 }
 
+// The request's prompt becomes the sequence's tokens, or its encoder's input.
+absl::Status Scheduler::SetTokens(Request& request, Sequence& s) const {
+  s.tokens = std::exchange(request.prompt, {});
+  if (options_.has_encoder()) {
+    s.encoder_tokens = std::exchange(s.tokens, std::exchange(request.decoder_input, {}));
+    if (s.tokens.empty()) s.tokens = {options_.decoder_start_token};
+    if (request.prompt_scores == Wanted::kYes) {
+      return absl::InvalidArgumentError("scores of the prompt: the model reads it with an encoder, which has none");
+    }
+    const auto num_tokens = static_cast<int64_t>(s.encoder_tokens.size());
+    if (num_tokens > options_.encoder_tokens_per_rank) {
+      return absl::ResourceExhaustedError(absl::StrCat("a prompt of ", num_tokens,
+                                                       " tokens is read in one step, but a rank ", "takes ",
+                                                       options_.encoder_tokens_per_rank, " in a step"));
+    }
+  } else if (!request.decoder_input.empty()) {
+    return absl::InvalidArgumentError("the model has no decoder input: it has no encoder");
+  }
+  s.num_prompt_tokens = s.num_tokens();
+  return absl::OkStatus();
+}
+
 absl::StatusOr<int32_t> Scheduler::Add(Request request) {
   TF_RETURN_IF_ERROR(CheckRequest(request, options_.vocab_size));
   Sequence s;
-  s.num_prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  TF_RETURN_IF_ERROR(SetTokens(request, s));
   s.request = std::move(request);
   const int64_t capacity = options_.cache_tokens_per_rank / kCacheBlockTokens;
   if (s.max_blocks() > capacity) {
@@ -61,7 +91,6 @@ absl::StatusOr<int32_t> Scheduler::Add(Request request) {
   }
   s.rope_factors = FactorsFor(options_.rope, s.max_tokens());
   s.cache_scope = absl::StrCat(s.rope_factors == RopeFactors::kLong ? "long:" : "short:", s.request.cache_scope);
-  s.tokens = std::exchange(s.request.prompt, {});
   s.tokens.insert(s.tokens.end(), s.request.output.begin(), s.request.output.end());
   s.request.output = {};
   waiting_.emplace(next_seq_, std::move(s));
@@ -116,7 +145,7 @@ Scheduler::Berth Scheduler::FindBerth(const Sequence& s) const {
     // The last token is computed in any case: what follows it is wanted.
     if (may_skip) cached = rank.blocks.Find(s.cache_scope, s.tokens, (s.num_tokens() - 1) / kCacheBlockTokens);
     const auto num_cached = static_cast<int64_t>(cached.blocks.size());
-    const int64_t num_missing = CacheBlocks(s.num_tokens()) - num_cached;
+    const int64_t num_missing = s.first_blocks() - num_cached;
     if (num_missing > rank.blocks.num_available() - cached.num_unheld) continue;
     const std::tuple value(num_running <= least_running + kMaxLead ? num_cached : 0, -rank.promised_blocks);
     if (best.rank >= 0 && value <= best_value) continue;
@@ -148,7 +177,7 @@ void Scheduler::Start(StepPlan& plan, int32_t seq, Sequence& s, Berth berth) {
   rank.free_states.pop_back();
   s.num_filled_blocks = static_cast<int64_t>(s.blocks.size());
   s.num_done = s.num_filled_blocks * kCacheBlockTokens;
-  const std::vector<int32_t> empty = rank.blocks.Take(CacheBlocks(s.num_tokens()) - s.num_filled_blocks);
+  const std::vector<int32_t> empty = rank.blocks.Take(s.first_blocks() - s.num_filled_blocks);
   s.blocks.insert(s.blocks.end(), empty.begin(), empty.end());
   s.num_sent_blocks = static_cast<int64_t>(s.blocks.size());
   if (!std::exchange(s.has_started, true)) {
@@ -175,11 +204,17 @@ void Scheduler::SharePrefill(Rank& rank) {
     if (!s->decodes()) prompts.push_back(s);
   }
   int64_t left = budget_.tokens_per_rank(), num_waiting = static_cast<int64_t>(prompts.size());
+  int64_t encoder_left = options_.encoder_tokens_per_rank;
   for (Sequence* s : prompts) {
     const int64_t share = std::min(left, std::max(kCacheBlockTokens, left / num_waiting--));
     // A piece is either all reported already (before a preemption) or all new.
     const int64_t end = s->scores_prompt() && s->num_done < s->num_reported ? s->num_reported : s->num_tokens();
     s->num_in_flight = std::min(share, end - s->num_done);
+    if (s->is_encoding()) {
+      const auto num_encoded = static_cast<int64_t>(s->encoder_tokens.size());
+      if (num_encoded > encoder_left) s->num_in_flight = 0;  // in the next step
+      if (s->num_in_flight > 0) encoder_left -= num_encoded;
+    }
     left -= s->num_in_flight;
   }
 }
@@ -206,6 +241,16 @@ StepEntry Scheduler::MakeEntry(int32_t seq, Sequence& s) {
   return e;
 }
 
+StepEntry Scheduler::MakeEncoderEntry(int32_t seq, const Sequence& s) {
+  StepEntry e;
+  e.seq = seq;
+  e.rank = s.rank;
+  e.stack = Stack::kEncoder;
+  e.tokens = s.encoder_tokens;
+  if (s.request.kind == RequestKind::kLogits) e.want = Want::kLogits, e.trace = s.request.trace;
+  return e;
+}
+
 StepPlan Scheduler::Next() {
   StepPlan plan;
   plan.released = std::exchange(released_, {});
@@ -213,6 +258,9 @@ StepPlan Scheduler::Next() {
   Admit(plan);
   for (Rank& rank : ranks_) {
     SharePrefill(rank);
+    for (const auto& [seq, s] : rank.running) {
+      if (s->is_encoding()) plan.entries.push_back(MakeEncoderEntry(seq, *s));
+    }
     for (auto& [seq, s] : rank.running) {
       if (s->num_in_flight > 0) plan.entries.push_back(MakeEntry(seq, *s));
     }
@@ -245,10 +293,15 @@ absl::StatusOr<std::vector<SequenceUpdate>> Scheduler::Accept(std::vector<EntryR
 }
 
 void Scheduler::TakeResult(const StepEntry& entry, EntryResult result, Sequence& s, SequenceUpdate& update) {
-  s.num_done += std::exchange(s.num_in_flight, 0);
+  if (entry.stack == Stack::kDecoder) s.num_done += std::exchange(s.num_in_flight, 0);
   if (!result.error.ok()) {
     update.error = result.error;
     update.end = SequenceEnd::kError;
+    return;
+  }
+  if (entry.stack == Stack::kEncoder) {
+    update.stack = Stack::kEncoder;
+    update.result = std::move(result);
     return;
   }
   FillBlocks(s);

@@ -29,6 +29,12 @@ struct SchedulerOptions {
   // Whether layers of the model keep a state of each sequence. It follows from all its tokens, and what another
   // sequence has left are keys alone: so none starts from another's blocks, whatever prefix_cache says.
   bool has_states = false;
+  // Of a model with an encoder: most tokens of encoders' inputs per rank and step, at least 1, and what a decoder
+  // begins with. Keys follow from the encoder's input too, so that no sequence starts from another's blocks.
+  int64_t encoder_tokens_per_rank = 0;
+  int32_t decoder_start_token = -1;  // -1: there is no encoder
+
+  bool has_encoder() const { return decoder_start_token >= 0; }
 };
 
 // Now, and since the scheduler's creation.
@@ -50,7 +56,8 @@ class Scheduler {
   explicit Scheduler(const SchedulerOptions& options);
 
   // The sequence's number. InvalidArgument for an empty prompt, a token that the model does not have, and what Validate
-  // refuses; ResourceExhausted, with the numbers, when the request could never fit into a rank's cache.
+  // refuses; ResourceExhausted, with the numbers, when the request could never fit into a rank's cache, or its prompt
+  // into a step of encoders.
   absl::StatusOr<int32_t> Add(Request request);
 
   // The next step: one token for every decoding sequence, and pieces of prompts up to the budget of each rank, shared
@@ -73,8 +80,9 @@ class Scheduler {
 
  private:
   struct Sequence {
-    Request request;              // its prompt and output are moved to `tokens`
-    std::vector<int32_t> tokens;  // prompt and output so far
+    Request request;                      // its prompt and output are moved to `tokens`
+    std::vector<int32_t> tokens;          // prompt and output so far; with an encoder, of the decoder
+    std::vector<int32_t> encoder_tokens;  // its encoder's input
     int64_t num_prompt_tokens = 0;
     RopeFactors rope_factors = RopeFactors::kShort;
     std::string cache_scope;  // the request's, for its rope_factors
@@ -94,6 +102,8 @@ class Scheduler {
     // What it will have and take at most.
     int64_t max_tokens() const { return num_prompt_tokens + request.max_new_tokens; }
     int64_t max_blocks() const;
+    int64_t first_blocks() const;  // what it starts with
+    bool is_encoding() const { return num_done == 0 && num_in_flight > 0 && !encoder_tokens.empty(); }
     bool decodes() const { return num_done == num_tokens() - 1 && num_generated() > 0; }
     bool scores_prompt() const {
       return request.kind != RequestKind::kGenerate || request.prompt_scores == Wanted::kYes;
@@ -120,6 +130,8 @@ class Scheduler {
   void Start(StepPlan& plan, int32_t seq, Sequence& s, Berth berth);
   void SharePrefill(Rank& rank);
   static StepEntry MakeEntry(int32_t seq, Sequence& s);
+  static StepEntry MakeEncoderEntry(int32_t seq, const Sequence& s);
+  absl::Status SetTokens(Request& request, Sequence& s) const;
   void TakeResult(const StepEntry& entry, EntryResult result, Sequence& s, SequenceUpdate& update);
   void FillBlocks(Sequence& s);
   void LeaveRank(int32_t seq, Sequence& s);

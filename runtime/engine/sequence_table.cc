@@ -54,7 +54,8 @@ absl::Status SequenceTable::Start(const NewSequence& started) {
     return absl::InternalError(
         absl::StrCat("sequence ", started.seq, " is given state ", started.state, " of ", num_states_));
   }
-  Sequence sequence{{}, started.num_prompt_tokens, started.sampling, {}, nullptr, started.rope_factors, started.state};
+  Sequence sequence{
+      {}, started.num_prompt_tokens, started.sampling, {}, nullptr, started.rope_factors, started.state, 0, {}};
   const std::string grammar = std::exchange(sequence.sampling.grammar, "");
   if (!grammar.empty()) sequence.grammar = std::make_shared<GrammarRun>(grammars_.Open(grammar));
   TF_RETURN_IF_ERROR(PutBlocks(started.seq, 0, started.blocks, sequence));
@@ -67,6 +68,10 @@ absl::Status SequenceTable::Extend(const StepEntry& entry) {
   const auto it = sequences_.find(entry.seq);
   if (it == sequences_.end()) {
     return absl::InternalError(absl::StrCat("sequence ", entry.seq, " is in the plan, but has not started"));
+  }
+  if (entry.stack == Stack::kEncoder) {
+    it->second.num_source_tokens = static_cast<int64_t>(entry.tokens.size());
+    return absl::OkStatus();
   }
   TF_RETURN_IF_ERROR(PutBlocks(entry.seq, entry.first_block, entry.blocks, it->second));
   Count(entry.tokens, entry.position, it->second);

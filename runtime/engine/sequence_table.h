@@ -24,7 +24,9 @@ class SequenceTable {
     TokenCounts counts;                   // of the tokens so far; kept only for penalties
     std::shared_ptr<GrammarRun> grammar;  // of SamplingParams::grammar, behind the tokens so far; null: none
     RopeFactors rope_factors = RopeFactors::kShort;
-    int32_t state = 0;  // of the rank's
+    int32_t state = 0;                       // of the rank's
+    int64_t num_source_tokens = 0;           // of its encoder's input, once that is known
+    std::vector<int32_t> expert_selections;  // SequenceTokens::selections, where the model has capacities per sequence
   };
 
   // Of rank `rank`, whose cache has `num_blocks` blocks and `num_states` states.
@@ -37,6 +39,7 @@ class SequenceTable {
   absl::Status Apply(const StepPlan& plan);
 
   const Sequence& at(int32_t seq) const { return sequences_.at(seq); }
+  Sequence& at(int32_t seq) { return sequences_.at(seq); }
 
   // See Grammars.
   void SetVocabulary(std::unique_ptr<const Vocabulary> vocabulary) { grammars_.SetVocabulary(std::move(vocabulary)); }

@@ -13,7 +13,7 @@ static void Fields(Archive& a, NewSequence& s) {
 }
 template <class Archive>
 static void Fields(Archive& a, StepEntry& e) {
-  a(e.seq), a(e.rank.value), a(e.position), a(e.tokens), a(e.first_block), a(e.blocks);
+  a(e.seq), a(e.rank.value), a(e.stack), a(e.position), a(e.tokens), a(e.first_block), a(e.blocks);
   a(e.want), a(e.targets), a(e.routing), a(e.trace);
 }
 template <class Archive>
@@ -52,9 +52,11 @@ int64_t StepPlan::num_tokens() const {
   return sum;
 }
 
-int64_t StepPlan::max_tokens_per_rank(int num_ranks) const {
+int64_t StepPlan::max_tokens_per_rank(int num_ranks, Stack stack) const {
   std::vector<int64_t> tokens(num_ranks);
-  for (const StepEntry& e : entries) tokens[e.rank.value] += static_cast<int64_t>(e.tokens.size());
+  for (const StepEntry& e : entries) {
+    if (e.stack == stack) tokens[e.rank.value] += static_cast<int64_t>(e.tokens.size());
+  }
   return *std::max_element(tokens.begin(), tokens.end());
 }
 

@@ -10,6 +10,7 @@
 #include "core/status.h"
 #include "runtime/attention/rope.h"
 #include "runtime/engine/sampler.h"
+#include "runtime/model/model_spec.h"
 
 namespace tokenferry {
 
@@ -39,8 +40,9 @@ enum class Want : uint8_t {
 struct StepEntry {
   int32_t seq = 0;
   RankId rank;
-  int64_t position = 0;         // of tokens[0]
-  std::vector<int32_t> tokens;  // at least one
+  Stack stack = Stack::kDecoder;  // kEncoder: the whole input of the sequence's encoder, from position 0
+  int64_t position = 0;           // of tokens[0]
+  std::vector<int32_t> tokens;    // at least one
   // From its first_block-th on, the sequence's blocks are these from now on; empty: as they were.
   int64_t first_block = 0;
   std::vector<int32_t> blocks;
@@ -61,15 +63,16 @@ enum class StepKind : uint8_t {
 struct StepPlan {
   StepKind kind = StepKind::kRun;
   std::vector<NewSequence> started;
-  std::vector<StepEntry> entries;  // by rank, within a rank in the order of rows
+  std::vector<StepEntry> entries;  // by rank, within a rank in the order of rows: those of encoders first
   std::vector<int32_t> released;   // sequences whose cache is freed before the step
   Wanted stats = Wanted::kNo;      // the ranks' counters, with the results
 
   int64_t num_tokens() const;  // of all ranks
-  int64_t max_tokens_per_rank(int num_ranks) const;
+  int64_t max_tokens_per_rank(int num_ranks, Stack stack = Stack::kDecoder) const;
 };
 
-// What a rank reports back about its entries, in the plan's order.
+// What a rank reports back about its entries, in the plan's order. Layers are those of the entry's stack; an encoder
+// has no logits.
 struct EntryResult {
   int32_t seq = 0;
   absl::Status error;                      // what this sequence alone has met; the rest is empty then

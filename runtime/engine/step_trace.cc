@@ -13,8 +13,8 @@ StepTrace::StepTrace(const ModelSpec& model, const std::vector<const StepEntry*>
     const auto n = static_cast<int64_t>(mine[i]->tokens.size());
     if (mine[i]->trace == Wanted::kYes) {
       EntryResult& r = results[i];
-      r.hidden_states.resize((model.num_layers() + 1) * n * model.hidden_size);
-      r.router_logits.resize(model.num_moe_layers() * n * model.moe.num_experts);
+      r.hidden_states.resize((model.num_layers(mine[i]->stack) + 1) * n * model.hidden_size);
+      r.router_logits.resize(model.num_moe_layers(mine[i]->stack) * n * model.moe.num_experts);
       entries_.push_back({begin, begin + n, r.hidden_states.data(), r.router_logits.data()});
     }
     begin += n;

@@ -6,7 +6,7 @@
 #include "core/kernels/gather_rows.h"
 #include "experts/ffn/expert_ffn.h"
 #include "runtime/attention/rope.h"
-#include "runtime/engine/attention_layer.h"
+#include "runtime/engine/cache_layers.h"
 #include "runtime/engine/layer_ops.h"
 #include "runtime/ops/elementwise_ops.h"
 
@@ -41,6 +41,9 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& tran
                                                                  const EngineOptions& options) {
   std::unique_ptr<Transformer> t(new Transformer(model, weights, options));
   TF_RETURN_IF_ERROR(t->AllocateActivations(device));
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device.CreateStream());
+  TF_RETURN_IF_ERROR(t->CreateRopeTable(*stream));
+  TF_ASSIGN_OR_RETURN(t->relative_bias_, RelativeBiasTables::Create(*stream, model, weights));
   TF_RETURN_IF_ERROR(t->CreateMoe(transport, device, placement));
   return t;
 }
@@ -55,6 +58,7 @@ absl::Status Transformer::CheckDevice(const ModelSpec& model, DeviceKind kind) {
     bool is_needed;
     absl::string_view what;
   } cpu_only[] = {
+      {model.has_encoder(), "an encoder"},
       {has_temperature, "temperatures of attention"},
       {model.has_states(), "gated delta nets"},
       {has_output_gate, "gates of attention"},
@@ -85,7 +89,19 @@ absl::Status Transformer::CreateMoe(Transport& transport, Device& device, const 
         "overlap two_batch: an overflow policy looks at all tokens of a step at once; choose dropless, or overlap "
         "shared");
   }
+  if (num_batches > 1 && model_.has_encoder()) {
+    return absl::InvalidArgumentError(
+        "overlap two_batch: an encoder's input passes whole; choose overlap off or shared for this model");
+  }
   MoeOptions moe = options_.moe;
+  if (model_.moe.sequence_capacity > 0) {
+    if (moe.overflow.kind != Overflow::kDropless) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("overflow: experts of this model take ", model_.moe.sequence_capacity,
+                       " tokens of a sequence, as its config.json says; leave the policy at dropless"));
+    }
+    moe.overflow = {.kind = Overflow::kSequenceCapacity, .sequence_capacity = model_.moe.sequence_capacity};
+  }
   moe.exchange_budget /= num_batches;
   const MoeShape shape = MoeShapeOf(model_, options_.compute, (options_.max_tokens() + num_batches - 1) / num_batches);
   for (int i = 0; i < num_batches; ++i) {
@@ -127,28 +143,32 @@ absl::Status Transformer::AllocateActivations(Device& device) {
     TF_ASSIGN_OR_RETURN(this->*a.buffer,
                         device.Allocate(a.rows * a.cols * sizeof(float), MemoryKind::kDevice, a.label));
   }
-  rope_ = model_.rope;
-  rope_.max_position = ServedPositions(model_, options_);
-  TF_ASSIGN_OR_RETURN(const std::vector<float> table, RopeTable(rope_));
-  TF_ASSIGN_OR_RETURN(rope_table_, device.Allocate(table.size() * sizeof(float), MemoryKind::kDevice, "rope table"));
-  TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device.CreateStream());
-  stream->CopyToDevice(rope_table_.data(), table.data(), rope_table_.num_bytes());
-  return stream->Synchronize();
+  return absl::OkStatus();
 }
 
-// Halves of this rank's tokens, the first one larger by one if need be: so that every rank knows the largest first and
+absl::Status Transformer::CreateRopeTable(Stream& stream) {
+  rope_ = model_.rope;
+  if (rope_.dim == 0) return absl::OkStatus();
+  rope_.max_position = ServedPositions(model_, options_);
+  TF_ASSIGN_OR_RETURN(const std::vector<float> table, RopeTable(rope_));
+  TF_ASSIGN_OR_RETURN(rope_table_,
+                      stream.device().Allocate(table.size() * sizeof(float), MemoryKind::kDevice, "rope table"));
+  stream.CopyToDevice(rope_table_.data(), table.data(), rope_table_.num_bytes());
+  return stream.Synchronize();
+}
+
+// Halves of a part's tokens, the first one larger by one if need be: so that every rank knows the largest first and
 // second half of all.
-std::vector<Transformer::MicroBatch> Transformer::Split(const StepTokens& tokens) const {
+std::vector<Transformer::MicroBatch> Transformer::Split(const TokenPositions& all, const Part& part) const {
   std::vector<MicroBatch> out;
-  const int64_t n = static_cast<int64_t>(moe_.size()), T = tokens.positions.num_tokens;
-  int64_t first = 0;
+  const int64_t n = static_cast<int64_t>(moe_.size()), T = part.num_tokens;
+  int64_t first = part.first;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t count = (T + n - 1 - i) / n;
-    const TokenPositions& all = tokens.positions;
     out.push_back({.first = first,
                    .positions = {all.seq + first, all.position + first, count,
                                  all.rope_row == nullptr ? nullptr : all.rope_row + first},
-                   .max_tokens_per_rank = (tokens.max_tokens_per_rank + n - 1 - i) / n});
+                   .max_tokens_per_rank = (part.max_tokens_per_rank + n - 1 - i) / n});
     first += count;
   }
   return out;
@@ -167,31 +187,45 @@ absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens
   if (model_.embedding_scale != 1) {
     Scale(stream, {MakeMatrix<float>(hidden_.data(), T, model_.hidden_size), model_.embedding_scale});
   }
-  micro_batches_ = Split(tokens);
+  const int64_t E = tokens.num_encoder_tokens;
+  if (tokens.max_encoder_tokens_per_rank > 0) {
+    const Part inputs{Stack::kEncoder, 0, E, tokens.max_encoder_tokens_per_rank};
+    TF_RETURN_IF_ERROR(RunLayers(stream, step, tokens, inputs, cache, observer));
+    WriteSources(stream, tokens, cache);
+  }
+  return RunLayers(stream, step, tokens, {Stack::kDecoder, E, T - E, tokens.max_tokens_per_rank}, cache, observer);
+}
+
+absl::Status Transformer::RunLayers(Stream& stream, int64_t step, const StepTokens& tokens, const Part& part,
+                                    KvCache& cache, const LayerObserver& observer) {
+  micro_batches_ = Split(tokens.positions, part);
   const int num_batches = static_cast<int>(micro_batches_.size());
-  int moe_idx = 0;
+  const int first = static_cast<int>(model_.first_layer(part.stack));
+  const int end = first + static_cast<int>(model_.num_layers(part.stack));
+  MoeCall call{.first_row = part.first, .sequences = tokens.sequences};
+  if (part.stack == Stack::kDecoder) call.moe_idx = static_cast<int>(model_.num_moe_layers(Stack::kEncoder));
   // While rows of one micro-batch travel, the other one computes.
-  for (int l = 0; l < model_.num_layers(); ++l) {
+  for (int l = first; l < end; ++l) {
     const LayerWeights& layer = weights_.layers[l];
     const bool is_moe = model_.layers[l].is_moe;
-    const CallSite site{"moe", l, step};
+    call.site = {"moe", l, step};
     for (int i = 0; i < num_batches; ++i) {
       TF_RETURN_IF_ERROR(FinishMoe(stream, i));
-      ShowHidden(l, micro_batches_[i], observer);
+      ShowHidden(l - first, micro_batches_[i], observer);
       Attention(stream, l, micro_batches_[i], tokens, cache);
       if (!is_moe) {
         DenseFfn(stream, layer, micro_batches_[i]);
       } else {
-        TF_RETURN_IF_ERROR(BeginMoe(stream, site, layer, moe_idx, i, observer));
+        TF_RETURN_IF_ERROR(BeginMoe(stream, call, layer, i, observer));
       }
     }
     if (!is_moe) continue;
     for (int i = 0; i < num_batches; ++i) TF_RETURN_IF_ERROR(ComputeMoe(stream, i));
-    ++moe_idx;
+    ++call.moe_idx, ++call.moe_idx_in_stack;
   }
   for (int i = 0; i < num_batches; ++i) {
     TF_RETURN_IF_ERROR(FinishMoe(stream, i));
-    ShowHidden(static_cast<int>(model_.num_layers()), micro_batches_[i], observer);
+    ShowHidden(end - first, micro_batches_[i], observer);
   }
   return absl::OkStatus();
 }
@@ -204,27 +238,48 @@ bool Transformer::is_capturable() const {
   return std::all_of(moe_.begin(), moe_.end(), [](const MoeRounds& moe) { return moe.layer().is_capturable(); });
 }
 
+AttentionStep Transformer::AttentionOf(int layer, const MicroBatch& mb, const StepTokens& tokens) const {
+  return {.spec = model_.layers[layer].attention,
+          .weights = weights_.layers[layer],
+          .norm_eps = model_.norm_eps,
+          .residual_scale = model_.residual_scale,
+          .compute = options_.compute,
+          .rope_table = rope_table_.as<float>(),
+          .rope_dim = model_.rope.dim,
+          .tokens = mb.positions,
+          .last_source = tokens.last_source == nullptr ? nullptr : tokens.last_source + mb.first,
+          .bias = relative_bias_.Of(layer),
+          .hidden = Rows(hidden_, mb),
+          .normed = Rows(normed_, mb),
+          .workspace = attention_.as<float>()};
+}
+
 void Transformer::Attention(Stream& stream, int layer, const MicroBatch& mb, const StepTokens& tokens,
                             const KvCache& cache) {
-  RunAttention(stream, {.spec = model_.layers[layer].attention,
-                        .weights = weights_.layers[layer],
-                        .norm_eps = model_.norm_eps,
-                        .residual_scale = model_.residual_scale,
-                        .compute = options_.compute,
-                        .rope_table = rope_table_.as<float>(),
-                        .rope_dim = model_.rope.dim,
-                        .tokens = mb.positions,
-                        .cache = cache.Layer(layer, tokens.block_table, tokens.max_blocks),
-                        .state = cache.State(layer, tokens.states),
-                        .hidden = Rows(hidden_, mb),
-                        .normed = Rows(normed_, mb),
-                        .workspace = attention_.as<float>()});
+  AttentionStep step = AttentionOf(layer, mb, tokens);
+  step.cache = cache.Layer(OwnCacheLayer(model_, layer), tokens.block_table, tokens.max_blocks);
+  step.state = cache.State(OwnCacheLayer(model_, layer), tokens.states);
+  RunAttention(stream, step);
+  if (!model_.layers[layer].attends_to_encoder) return;
+  step.cache = cache.Layer(CrossCacheLayer(model_, layer), tokens.block_table, tokens.max_blocks);
+  CrossAttentionLayer(stream, step);
+}
+
+void Transformer::WriteSources(Stream& stream, const StepTokens& tokens, const KvCache& cache) {
+  const MicroBatch& mb = micro_batches_.front();
+  Norm(stream, Rows(hidden_, mb), weights_.ends[Role::kEncoderNorm], Rows(normed_, mb), model_.norm_eps);
+  for (int l = static_cast<int>(model_.num_encoder_layers); l < model_.num_layers(); ++l) {
+    AttentionStep step = AttentionOf(l, mb, tokens);
+    step.cache = cache.Layer(CrossCacheLayer(model_, l), tokens.block_table, tokens.max_blocks);
+    WriteSource(stream, step);
+  }
 }
 
 void Transformer::DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb) {
   const auto hidden = Rows(hidden_, mb), normed = Rows(normed_, mb);
   Norm(stream, hidden, layer, kPostNorm, normed, model_.norm_eps);
-  const GatedWeights ffn{layer[Role::kDenseGate], layer[Role::kDenseUp], layer[Role::kDenseDown]};
+  const GatedWeights ffn{layer[Role::kDenseGate], layer[Role::kDenseUp], layer[Role::kDenseDown],
+                         model_.dense_activation};
   if (model_.residual_scale == 1) return GatedFfn(stream, normed, ffn, hidden.data, Accumulate::kYes);
   GatedFfn(stream, normed, ffn, normed.data, Accumulate::kNo);
   Add(stream, {hidden, normed, {}, model_.residual_scale});
@@ -242,8 +297,8 @@ void Transformer::SharedFfn(Stream& stream, const LayerWeights& layer, const Mic
   GateRows(stream, {out, shared_score_.as<float>()});
 }
 
-absl::Status Transformer::BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx,
-                                   int batch_idx, const LayerObserver& observer) {
+absl::Status Transformer::BeginMoe(Stream& stream, const MoeCall& call, const LayerWeights& layer, int batch_idx,
+                                   const LayerObserver& observer) {
   const MicroBatch& mb = micro_batches_[batch_idx];
   MoeRounds& moe = moe_[batch_idx];
   // The norm writes rows as they travel, where they are read: instead of those that router and shared expert read, or,
@@ -254,16 +309,18 @@ absl::Status Transformer::BeginMoe(Stream& stream, const CallSite& site, const L
   Norm(stream, Rows(hidden_, mb), layer, kPostNorm, x, model_.norm_eps,
        is_narrow ? home.as<BF16>() : MatrixView<BF16>());
   if (options_.overlap == Overlap::kOff) SharedFfn(stream, layer, mb, x);
-  TF_RETURN_IF_ERROR(moe.Begin(stream, {.site = site,
-                                        .moe_idx = moe_idx,
-                                        .weights = &moe_weights_[moe_idx],
+  TF_RETURN_IF_ERROR(moe.Begin(stream, {.site = call.site,
+                                        .moe_idx = call.moe_idx,
+                                        .weights = &moe_weights_[call.moe_idx],
                                         .x = x,
                                         .rows = home.data == nullptr ? ConstFloatMatrix(x) : home,
                                         .position = mb.positions.position,
                                         .out = Rows(moe_out_, mb),
-                                        .max_tokens_per_rank = mb.max_tokens_per_rank}));
+                                        .max_tokens_per_rank = mb.max_tokens_per_rank,
+                                        .first_row = call.first_row,
+                                        .sequences = call.sequences}));
   if (options_.overlap != Overlap::kOff) SharedFfn(stream, layer, mb, x);
-  if (observer.on_routing) observer.on_routing(moe_idx, mb.first, moe.routing(), moe.router_logits());
+  if (observer.on_routing) observer.on_routing(call.moe_idx_in_stack, mb.first, moe.routing(), moe.router_logits());
   return absl::OkStatus();
 }
 
@@ -285,7 +342,8 @@ absl::Status Transformer::FinishMoe(Stream& stream, int batch_idx) {
 
 absl::StatusOr<std::vector<uint8_t>> Transformer::TakeBadTokens(Stream& stream, const StepTokens& tokens) {
   std::vector<uint8_t> bad(tokens.positions.num_tokens);
-  const std::vector<MicroBatch> micro_batches = Split(tokens);
+  const std::vector<MicroBatch> micro_batches =
+      Split(tokens.positions, {.num_tokens = tokens.positions.num_tokens});  // of all rows, as Routes have marked them
   for (size_t i = 0; i < moe_.size(); ++i) {
     const MicroBatch& mb = micro_batches[i];
     const auto marks = absl::MakeSpan(bad).subspan(mb.first, mb.positions.num_tokens);
@@ -327,8 +385,12 @@ void Transformer::GatedFfn(Stream& stream, MatrixView<const float> x, const Gate
   const auto gate = MakeMatrix<float>(gate_.data(), x.rows, ffn.gate.rows),
              up = MakeMatrix<float>(up_.data(), x.rows, ffn.up.rows);
   Project(stream, x, ffn.gate, gate.data, options_.compute);
-  Project(stream, x, ffn.up, up.data, options_.compute);
-  SiluMul(stream, {gate, up, gate});
+  if (ffn.activation == GatedActivation::Kind::kRelu) {
+    Relu(stream, {gate});
+  } else {
+    Project(stream, x, ffn.up, up.data, options_.compute);
+    SiluMul(stream, {gate, up, gate});
+  }
   Project(stream, gate, ffn.down, y, options_.compute, accumulate);
 }
 

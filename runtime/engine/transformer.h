@@ -9,8 +9,10 @@
 #include "core/kernels/matmul.h"
 #include "runtime/attention/attention_ops.h"
 #include "runtime/attention/kv_cache.h"
+#include "runtime/engine/attention_layer.h"
 #include "runtime/engine/engine_options.h"
 #include "runtime/engine/moe_rounds.h"
+#include "runtime/engine/relative_bias_tables.h"
 #include "runtime/model/model_spec.h"
 #include "runtime/model/weights.h"
 
@@ -23,15 +25,22 @@ struct StepTokens {
   const int32_t* block_table = nullptr;  // [num_seqs, max_blocks]
   int64_t max_blocks = 0;
   const int32_t* states = nullptr;  // [num_seqs] StateView::slots; null: the model has none
-  int64_t max_tokens_per_rank = 0;  // of any rank in this step
+  int64_t max_tokens_per_rank = 0;  // of any rank in this step; with an encoder, of its decoder
+
+  // Of a model with an encoder: the first rows are inputs of encoders, each whole; all others are the decoder's.
+  int64_t num_encoder_tokens = 0;
+  int64_t max_encoder_tokens_per_rank = 0;    // of any rank in this step
+  const int32_t* last_source = nullptr;       // [T] last position of the input of its sequence's encoder
+  const SequenceTokens* sequences = nullptr;  // host memory; MoeSpec::sequence_capacity
 };
 
 // Sees what the layers of a step hold for its tokens [first_token, ..), while the step is enqueued; null: nobody looks.
 // Device memory that later layers overwrite: it is read by what the call enqueues on the same stream.
 struct LayerObserver {
-  // Before layer `layer`, and as layer L after the last one, before the final norm; `hidden` is [n, H].
+  // Before layer `layer` of the stack that these tokens pass through, and as its layer L after the last one, before the
+  // final norm; `hidden` is [n, H].
   std::function<void(int layer, int64_t first_token, MatrixView<const float> hidden)> on_hidden;
-  // After each MoE layer has routed; `router_logits` is [n, E], MoeStep's.
+  // After each MoE layer of the stack has routed; `router_logits` is [n, E], MoeStep's.
   std::function<void(int moe_idx, int64_t first_token, const Routing& routing, MatrixView<const float> router_logits)>
       on_routing;
 };
@@ -84,27 +93,47 @@ class Transformer {
   };
   static std::vector<Activation> Activations(const ModelSpec& model, int64_t max_tokens);
   absl::Status AllocateActivations(Device& device);
+  absl::Status CreateRopeTable(Stream& stream);
   absl::Status CreateMoe(Transport& transport, Device& device, const Placement& placement);
-  // A part of a step's tokens: rows [first, first + positions.num_tokens) of the activations.
+  // The rows of a step that pass through one stack.
+  struct Part {
+    Stack stack = Stack::kDecoder;
+    int64_t first = 0, num_tokens = 0;
+    int64_t max_tokens_per_rank = 0;
+  };
+  absl::Status RunLayers(Stream& stream, int64_t step, const StepTokens& tokens, const Part& part, KvCache& cache,
+                         const LayerObserver& observer);
+  // A part of a part's tokens: rows [first, first + positions.num_tokens) of the activations.
   struct MicroBatch {
     int64_t first = 0;
     TokenPositions positions;
     int64_t max_tokens_per_rank = 0;
     bool combining = false;  // the outputs of a MoE layer are on their way here
   };
-  std::vector<MicroBatch> Split(const StepTokens& tokens) const;
+  std::vector<MicroBatch> Split(const TokenPositions& all, const Part& part) const;
   MatrixView<float> Rows(const Buffer& buffer, const MicroBatch& mb) const;  // of hidden_size columns
   void ShowHidden(int layer, const MicroBatch& mb, const LayerObserver& observer) const;
+  AttentionStep AttentionOf(int layer, const MicroBatch& mb, const StepTokens& tokens) const;
   void Attention(Stream& stream, int layer, const MicroBatch& mb, const StepTokens& tokens, const KvCache& cache);
+  // Of what the encoder has made of its rows, for every layer that attends to it.
+  void WriteSources(Stream& stream, const StepTokens& tokens, const KvCache& cache);
   void DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb);
   void SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb, MatrixView<const float> x);
-  absl::Status BeginMoe(Stream& stream, const CallSite& site, const LayerWeights& layer, int moe_idx, int batch_idx,
+  // A MoE layer, for the observer by its number within the stack.
+  struct MoeCall {
+    CallSite site;
+    int moe_idx = 0, moe_idx_in_stack = 0;
+    int64_t first_row = 0;  // MoeStep's
+    const SequenceTokens* sequences = nullptr;
+  };
+  absl::Status BeginMoe(Stream& stream, const MoeCall& call, const LayerWeights& layer, int batch_idx,
                         const LayerObserver& observer);
   absl::Status ComputeMoe(Stream& stream, int batch_idx);
   absl::Status FinishMoe(Stream& stream, int batch_idx);
-  // down(silu(gate(x)) * up(x)). gate, up [I, H]; down [H, I].
+  // down(silu(gate(x)) * up(x)), or down(relu(gate(x))). gate, up [I, H]; down [H, I].
   struct GatedWeights {
     const WeightView &gate, &up, &down;
+    GatedActivation::Kind activation = GatedActivation::Kind::kSilu;
   };
   void GatedFfn(Stream& stream, MatrixView<const float> x, const GatedWeights& ffn, float* y, Accumulate accumulate);
 
@@ -115,7 +144,8 @@ class Transformer {
   std::vector<MoeRounds> moe_;                // [micro-batches]
   std::vector<MicroBatch> micro_batches_;     // of the step
   RopeConfig rope_;                           // of the table: as far as this job serves
-  Buffer rope_table_;
+  Buffer rope_table_;                         // null: no layer rotates
+  RelativeBiasTables relative_bias_;
   // Activations of max_tokens rows, f32.
   Buffer hidden_, normed_, gate_, up_, shared_out_, shared_score_, moe_out_;
   Buffer attention_;  // AttentionWorkspace of the layer that needs most

@@ -21,15 +21,15 @@ DType ReadDType(ConfigReader& in) {
 
 }  // namespace
 
-void ReadCommon(ConfigReader& in, ModelSpec& spec) {
+void ReadCommon(ConfigReader& in, const CommonKeys& keys, ModelSpec& spec) {
   spec.vocab_size = in.Int("vocab_size", 1, kMaxSize);
-  spec.hidden_size = in.Int("hidden_size", 1, kMaxSize);
-  spec.layers.resize(static_cast<size_t>(in.Int("num_hidden_layers", 1, kMaxLayers)));
-  spec.max_position_embeddings = in.Int("max_position_embeddings", 1, kMaxSize);
-  spec.norm_eps = static_cast<float>(in.Number("rms_norm_eps", 0, 1));
+  spec.hidden_size = in.Int(keys.hidden_size, 1, kMaxSize);
+  spec.layers.resize(static_cast<size_t>(in.Int(keys.num_layers, 1, kMaxLayers)));
+  spec.max_position_embeddings = in.Int(keys.max_positions, 1, kMaxSize, keys.default_positions);
+  spec.norm_eps = static_cast<float>(in.Number(keys.norm_eps, 0, 1));
   spec.tie_word_embeddings = in.Bool("tie_word_embeddings", false);
-  const std::string hidden_act = in.String("hidden_act", "silu");
-  in.RequireOneOf("hidden_act", hidden_act, {"silu"}, "activation");
+  const std::string activation = in.String(keys.activation_key, std::string(keys.activation));
+  in.RequireOneOf(keys.activation_key, activation, {keys.activation}, "activation");
   spec.dtype = ReadDType(in);
   spec.bos_token_id = static_cast<int32_t>(in.Int("bos_token_id", 0, spec.vocab_size - 1, -1));
   spec.eos_token_ids = ReadEndTokens(in, spec.vocab_size);

@@ -15,9 +15,9 @@ namespace tokenferry {
 namespace {
 
 // All families. To add one: docs/add-a-model.md.
-constexpr const Family* kFamilies[] = {&kDeepSeekV2, &kDeepSeekV3, &kGlm4Moe,   &kGlm4MoeLite, &kGptOss,
-                                       &kGraniteMoe, &kLlama4,     &kMiniMaxM2, &kMixtral,     &kOlmoe,
-                                       &kPhiMoe,     &kQwen2Moe,   &kQwen35Moe, &kQwen3Moe,    &kQwen3Next};
+constexpr const Family* kFamilies[] = {&kDeepSeekV2, &kDeepSeekV3, &kGlm4Moe,   &kGlm4MoeLite, &kGptOss, &kGraniteMoe,
+                                       &kLlama4,     &kMiniMaxM2,  &kMixtral,   &kOlmoe,       &kPhiMoe, &kQwen2Moe,
+                                       &kQwen35Moe,  &kQwen3Moe,   &kQwen3Next, &kSwitch};
 
 // Models that also read images: the text model is described by text_config, with a model_type of its own.
 struct Wrapper {
@@ -85,7 +85,7 @@ absl::Status ReadText(ConfigReader& in, ModelSpec& spec) {
   const Family* family = FindFamily(in);
   TF_RETURN_IF_ERROR(in.status());
   CheckArchitecture(in, family->architectures);
-  ReadCommon(in, spec);
+  ReadCommon(in, family->keys, spec);
   family->read(in, spec);
   return in.status();
 }

@@ -1,6 +1,8 @@
 // One family of models, and what their readers share. Internal to this folder.
 #pragma once
 
+#include <optional>
+
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "runtime/model/config_reader.h"
@@ -16,19 +18,28 @@ inline constexpr int64_t kMaxHeadDim = int64_t{1} << 12;
 inline constexpr int64_t kMaxLayers = 512;
 inline constexpr int64_t kMaxExperts = 4096;
 
+// What the keys are called that ReadCommon reads.
+struct CommonKeys {
+  absl::string_view hidden_size = "hidden_size", num_layers = "num_hidden_layers", norm_eps = "rms_norm_eps";
+  absl::string_view activation_key = "hidden_act", activation = "silu";  // the one that there is
+  absl::string_view max_positions = "max_position_embeddings";
+  std::optional<int64_t> default_positions;  // where the files do not say; none: they must
+};
+
 // `read` fills in what config.json says and the family fixes; errors stay in the reader. Before it ReadCommon has run,
 // after it come the checks and the quantisation, which are the same for all.
 struct Family {
   absl::Span<const absl::string_view> model_types;
   absl::Span<const absl::string_view> architectures;
   void (*read)(ConfigReader& in, ModelSpec& spec);
+  CommonKeys keys = {};
 };
 
 extern const Family kDeepSeekV2, kDeepSeekV3, kGlm4Moe, kGlm4MoeLite, kGptOss, kGraniteMoe, kLlama4, kMiniMaxM2,
-    kMixtral, kOlmoe, kPhiMoe, kQwen2Moe, kQwen35Moe, kQwen3Moe, kQwen3Next;
+    kMixtral, kOlmoe, kPhiMoe, kQwen2Moe, kQwen35Moe, kQwen3Moe, kQwen3Next, kSwitch;
 
 // Sizes, norms, dtype, end tokens; a LayerSpec for each layer.
-void ReadCommon(ConfigReader& in, ModelSpec& spec);
+void ReadCommon(ConfigReader& in, const CommonKeys& keys, ModelSpec& spec);
 
 // The attention of all layers. Grouped: half-split rotation and scores times head_dim^-0.5.
 void ReadLatentAttention(ConfigReader& in, ModelSpec& spec);

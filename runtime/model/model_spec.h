@@ -12,6 +12,7 @@
 #include "core/moe/router_spec.h"
 #include "runtime/attention/attention_ops.h"
 #include "runtime/attention/gated_delta.h"
+#include "runtime/attention/relative_bias.h"
 #include "runtime/attention/rope.h"
 #include "runtime/model/quant_spec.h"
 #include "runtime/model/weight_role.h"
@@ -29,6 +30,10 @@ enum class DeltaProjections : uint8_t {
   kApart,    // queries, keys and values together, the rest each by itself
   kGrouped,  // two matrices; of each key head its query, key, values and gates, and its betas and decays
 };
+
+// Whose layers: a model that has an encoder reads a sequence's input with it, whole, and its decoder attends to what
+// comes of that. All others are a decoder alone.
+enum class Stack : uint8_t { kDecoder, kEncoder };
 
 // The norms of hidden states: before attention, before the network, and the last one.
 enum class NormKind : uint8_t {
@@ -89,6 +94,9 @@ struct AttentionSpec {
   float clip_qkv = 0;  // queries, keys and values are limited to +-clip_qkv before the rotation; 0: they are not
   KeyRange keys;       // which ones a token sees
   bool has_sinks = false;
+  bool sees_all = false;            // all of the input, whatever the position: an encoder's
+  RelativeBuckets relative;         // what scores gain by distance
+  bool has_relative_table = false;  // the layer has a table of its own; else that of the nearest one before it holds
   Temperature temperature;
   // q_proj has for each head its queries, then as many gates: outputs are times their sigmoid. With QkNorm::kHead.
   bool has_output_gate = false;
@@ -115,7 +123,8 @@ struct AttentionSpec {
 struct LayerSpec {
   AttentionSpec attention;
   bool is_moe = false;
-  int64_t dense_intermediate = 0;  // of the layer's one network, where it is no MoE layer
+  int64_t dense_intermediate = 0;   // of the layer's one network, where it is no MoE layer
+  bool attends_to_encoder = false;  // after its own attention, by heads of the same number and size
 
   friend bool operator==(const LayerSpec&, const LayerSpec&) = default;
 };
@@ -128,10 +137,13 @@ struct MoeSpec {
   bool has_router_bias = false;            // of the logits
   bool has_choice_bias = false;            // e_score_correction_bias: experts are chosen by score + bias
   WeightOn weight_on = WeightOn::kOutput;  // kInput: with top_k 1 only
-  GatedActivation activation;              // of the routed experts; all other networks have silu
-  bool has_expert_bias = false;            // of all three matrices
-  int64_t shared_intermediate = 0;         // of the network that all tokens meet; 0: none
-  bool has_shared_score = false;           // its output is times sigmoid(x . shared_expert_gate)
+  GatedActivation activation;              // of the routed experts
+  // Of each sequence an expert takes so many tokens, the first ones, and the others get nothing from it (Switch); 0: it
+  // takes all.
+  int64_t sequence_capacity = 0;
+  bool has_expert_bias = false;     // of all three matrices
+  int64_t shared_intermediate = 0;  // of the network that all tokens meet; 0: none
+  bool has_shared_score = false;    // its output is times sigmoid(x . shared_expert_gate)
 
   friend bool operator==(const MoeSpec&, const MoeSpec&) = default;
 };
@@ -153,8 +165,11 @@ struct ModelSpec {
   float residual_scale = 1;          // of what a layer's two parts add
   bool has_head_bias = false;        // of lm_head, before logits_scale
   float logits_scale = 1;
-  RopeConfig rope;                // of all layers
-  std::vector<LayerSpec> layers;  // without multi-token-prediction modules
+  // Of dense layers: kSilu or kRelu. The shared expert has silu.
+  GatedActivation::Kind dense_activation = GatedActivation::Kind::kSilu;
+  RopeConfig rope;                 // of all layers
+  std::vector<LayerSpec> layers;   // without multi-token-prediction modules
+  int64_t num_encoder_layers = 0;  // the first of `layers`; 0: there is no encoder
   MoeSpec moe;
 
   QuantSpec quant;  // of the projections
@@ -163,13 +178,16 @@ struct ModelSpec {
   std::string prefix;                          // before every tensor's name, "language_model."
   std::string layer_prefix = "model.layers.";  // before the number of a layer
   FusedExperts fused = FusedExperts::kNone;
-  bool has_single_names = false;      // the files may have the experts one by one instead, under InfoOf's names
-  std::map<Role, std::string> names;  // where a family differs from InfoOf(role).name
-  bool has_split_kv_b = false;        // kKvB is stored as keys and values apart (runtime/model/split_kv_b.h)
-  std::vector<std::string> not_read;  // prefixes of tensors that generating text does not need
+  bool has_single_names = false;              // the files may have the experts one by one instead, under InfoOf's names
+  std::map<Role, std::string> names;          // where a family differs from InfoOf(role).name
+  std::string encoder_prefix;                 // layer_prefix of an encoder, whose layers are numbered from 0 too
+  std::map<Role, std::string> encoder_names;  // of its layers, instead of `names`
+  bool has_split_kv_b = false;                // kKvB is stored as keys and values apart (runtime/model/split_kv_b.h)
+  std::vector<std::string> not_read;          // prefixes of tensors that generating text does not need
 
   int32_t bos_token_id = -1;           // -1: none
   std::vector<int32_t> eos_token_ids;  // any of them ends a text; may be empty
+  int32_t decoder_start_token_id = 0;  // of a model with an encoder: what its decoder begins with
 
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
   int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
@@ -180,9 +198,16 @@ struct ModelSpec {
     }
     return false;
   }
-  int64_t num_moe_layers() const {
+  int64_t num_moe_layers() const { return num_moe_layers(Stack::kEncoder) + num_moe_layers(Stack::kDecoder); }
+  bool has_encoder() const { return num_encoder_layers > 0; }
+  // Those of a stack are layers [first_layer, first_layer + num_layers).
+  int64_t first_layer(Stack stack) const { return stack == Stack::kEncoder ? 0 : num_encoder_layers; }
+  int64_t num_layers(Stack stack) const {
+    return stack == Stack::kEncoder ? num_encoder_layers : num_layers() - num_encoder_layers;
+  }
+  int64_t num_moe_layers(Stack stack) const {
     int64_t count = 0;
-    for (const LayerSpec& layer : layers) count += layer.is_moe ? 1 : 0;
+    for (int64_t l = 0; l < num_layers(stack); ++l) count += layers[first_layer(stack) + l].is_moe ? 1 : 0;
     return count;
   }
 };

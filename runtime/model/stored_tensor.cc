@@ -242,9 +242,13 @@ int64_t TensorSpec::stored_bytes() const {
 }
 
 std::string PlainName(const ModelSpec& model, Role role, int32_t layer, int32_t expert) {
-  const auto own = model.names.find(role);
-  const std::string name = own != model.names.end() ? own->second : InfoOf(role).name;
-  const std::string place = layer < 0 ? "" : absl::StrCat(model.layer_prefix, layer, ".");
+  const bool is_encoder = layer >= 0 && layer < model.num_encoder_layers;
+  const auto& names = is_encoder ? model.encoder_names : model.names;
+  const auto own = names.find(role);
+  const std::string name = own != names.end() ? own->second : InfoOf(role).name;
+  const std::string place = layer < 0 ? ""
+                                      : absl::StrCat(is_encoder ? model.encoder_prefix : model.layer_prefix,
+                                                     is_encoder ? layer : layer - model.num_encoder_layers, ".");
   return absl::StrCat(model.prefix, place, expert < 0 ? name : absl::Substitute(name, expert));
 }
 

@@ -25,9 +25,10 @@ constexpr FfnRoles kDense{Role::kDenseGate, Role::kDenseUp, Role::kDenseDown};
 constexpr FfnRoles kShared{Role::kSharedGate, Role::kSharedUp, Role::kSharedDown};
 constexpr FfnRoles kExpert{Role::kExpertGate, Role::kExpertUp, Role::kExpertDown};
 
-void VisitFfn(const FfnRoles& roles, int64_t width, int64_t hidden, TensorVisitor visit, int32_t expert = -1) {
+void VisitFfn(const FfnRoles& roles, int64_t width, int64_t hidden, GatedActivation::Kind activation,
+              TensorVisitor visit, int32_t expert = -1) {
   visit(roles.gate, {width, hidden}, expert);
-  visit(roles.up, {width, hidden}, expert);
+  if (GatedActivation{activation}.has_up()) visit(roles.up, {width, hidden}, expert);
   visit(roles.down, {hidden, width}, expert);
 }
 
@@ -55,6 +56,7 @@ void VisitGroupedAttention(const AttentionSpec& a, int64_t hidden, TensorVisitor
     visit(Role::kVBias, {kv_rows}, -1);
   }
   if (a.has_sinks) visit(Role::kSinks, {a.num_heads}, -1);
+  if (a.has_relative_table) visit(Role::kRelativeBias, {a.relative.num_buckets, a.num_heads}, -1);
   if (a.qk_norm == QkNorm::kHead || a.qk_norm == QkNorm::kProjection) {
     const bool heads = a.qk_norm == QkNorm::kHead;
     visit(Role::kQNorm, {heads ? a.head_dim : q_rows}, -1);
@@ -79,6 +81,13 @@ void VisitGatedDelta(const AttentionSpec& a, int64_t hidden, TensorVisitor visit
   visit(Role::kDeltaNorm, {d.value_dim}, -1);
 }
 
+void VisitCrossAttention(const AttentionSpec& a, int64_t hidden, TensorVisitor visit) {
+  visit(Role::kCrossNorm, {hidden}, -1);
+  visit(Role::kCrossQ, {a.query_size(), hidden}, -1);
+  for (const Role role : {Role::kCrossK, Role::kCrossV}) visit(role, {a.num_kv_heads * a.head_dim, hidden}, -1);
+  visit(Role::kCrossO, {hidden, a.output_size()}, -1);
+}
+
 // A norm of hidden states.
 void VisitNorm(const ModelSpec& model, Role weight, Role bias, TensorVisitor visit) {
   visit(weight, {model.hidden_size}, -1);
@@ -95,10 +104,11 @@ void VisitExperts(const MoeSpec& moe, int64_t hidden, TensorVisitor visit) {
   visit(Role::kRouter, {moe.num_experts, hidden}, -1);
   if (moe.has_router_bias) visit(Role::kRouterBias, {moe.num_experts}, -1);
   if (moe.has_choice_bias) visit(Role::kChoiceBias, {moe.num_experts}, -1);
-  if (moe.shared_intermediate > 0) VisitFfn(kShared, moe.shared_intermediate, hidden, visit);
+  if (moe.shared_intermediate > 0)
+    VisitFfn(kShared, moe.shared_intermediate, hidden, GatedActivation::Kind::kSilu, visit);
   if (moe.has_shared_score) visit(Role::kSharedScore, {1, hidden}, -1);
   for (int32_t e = 0; e < moe.num_experts; ++e) {
-    VisitFfn(kExpert, moe.intermediate, hidden, visit, e);
+    VisitFfn(kExpert, moe.intermediate, hidden, moe.activation.kind, visit, e);
     if (moe.has_expert_bias) VisitExpertBiases(moe, hidden, visit, e);
   }
 }
@@ -226,11 +236,12 @@ void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor vi
   }
   visit(OutputRole(attention.kind), {hidden, attention.output_size()}, -1);
   if (attention.has_o_bias) visit(Role::kOBias, {hidden}, -1);
+  if (layer.attends_to_encoder) VisitCrossAttention(attention, hidden, visit);
   VisitNorm(model, Role::kPostNorm, Role::kPostNormBias, visit);
   if (layer.is_moe) {
     VisitExperts(model.moe, hidden, visit);
   } else {
-    VisitFfn(kDense, layer.dense_intermediate, hidden, visit);
+    VisitFfn(kDense, layer.dense_intermediate, hidden, model.dense_activation, visit);
   }
 }
 
@@ -250,6 +261,7 @@ absl::StatusOr<TensorPlan> PlanTensors(const ModelSpec& model) {
                [&](Role role, std::vector<int64_t> shape, int32_t expert) { add(role, std::move(shape), l, expert); });
   }
   const auto of_model = [&](Role role, std::vector<int64_t> shape, int32_t) { add(role, std::move(shape), -1, -1); };
+  if (model.has_encoder()) add(Role::kEncoderNorm, {model.hidden_size}, -1, -1);
   VisitNorm(model, Role::kFinalNorm, Role::kFinalNormBias, of_model);
   if (!model.tie_word_embeddings) add(Role::kLmHead, {model.vocab_size, model.hidden_size}, -1, -1);
   if (model.has_head_bias) add(Role::kLmHeadBias, {model.vocab_size}, -1, -1);

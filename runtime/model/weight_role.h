@@ -26,8 +26,9 @@ enum class Role : uint8_t {
   kEmbedTokens,  // [V, H]
   kFinalNorm,    // [H]
   kFinalNormBias,
-  kLmHead,      // [V, H]; absent when tied
-  kLmHeadBias,  // [V]
+  kLmHead,       // [V, H]; absent when tied
+  kLmHeadBias,   // [V]
+  kEncoderNorm,  // of what an encoder makes [H]
   // Of a layer.
   kInputNorm,  // [H]
   kInputNormBias,
@@ -53,17 +54,24 @@ enum class Role : uint8_t {
   kKNorm,
   kSinks,  // [heads]
   // Gated delta nets.
-  kDeltaQkv,     // in_proj_qkv [num_channels, H]
-  kDeltaZ,       // in_proj_z [values_size, H]
-  kDeltaB,       // in_proj_b [value heads, H]
-  kDeltaA,       // in_proj_a [value heads, H]
-  kDeltaQkvz,    // in_proj_qkvz [num_channels + values_size, H], by key head
-  kDeltaBa,      // in_proj_ba [2 * value heads, H], by key head
-  kDeltaConv,    // conv1d [taps, num_channels]; the files have [num_channels, 1, taps]
-  kDeltaALog,    // [value heads]
-  kDeltaDtBias,  // [value heads]
-  kDeltaNorm,    // [value_dim]
-  kDeltaOut,     // out_proj [H, values_size]
+  kDeltaQkv,      // in_proj_qkv [num_channels, H]
+  kDeltaZ,        // in_proj_z [values_size, H]
+  kDeltaB,        // in_proj_b [value heads, H]
+  kDeltaA,        // in_proj_a [value heads, H]
+  kDeltaQkvz,     // in_proj_qkvz [num_channels + values_size, H], by key head
+  kDeltaBa,       // in_proj_ba [2 * value heads, H], by key head
+  kDeltaConv,     // conv1d [taps, num_channels]; the files have [num_channels, 1, taps]
+  kDeltaALog,     // [value heads]
+  kDeltaDtBias,   // [value heads]
+  kDeltaNorm,     // [value_dim]
+  kDeltaOut,      // out_proj [H, values_size]
+  kRelativeBias,  // [buckets, heads]
+  // Attention of a decoder to what an encoder has made.
+  kCrossNorm,  // [H]
+  kCrossQ,     // as kQ, kK, kV and kO
+  kCrossK,
+  kCrossV,
+  kCrossO,
   // A dense network.
   kDenseGate,  // [I, H]
   kDenseUp,    // [I, H]

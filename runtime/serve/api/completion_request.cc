@@ -14,7 +14,8 @@ constexpr char kShapes[] = "must be a string, a list of strings, a list of token
 
 absl::Status AddText(const ServedModel& model, const nlohmann::json& text, GenerationRequest* out) {
   if (!text.is_string()) return FieldError("prompt", kShapes);
-  out->prompts.push_back({EncodePrompt(model.tokenizer, text.get<std::string>()), text.get<std::string>()});
+  const PromptEnd end = model.spec.has_encoder() ? PromptEnd::kClosed : PromptEnd::kOpen;
+  out->prompts.push_back({EncodePrompt(model.tokenizer, text.get<std::string>(), end), text.get<std::string>()});
   return absl::OkStatus();
 }
 

@@ -31,7 +31,21 @@ void Spread(const std::vector<T>& rows, int64_t num_matrices, int64_t cols, int6
 }
 
 // Chunks come in order; logits rows are appended, [L, n, ..] is spread into [L, S, ..].
-void Append(const SequenceUpdate& u, const ModelSpec& model, int64_t num_tokens, RunResult& r) {
+void AppendLayers(const SequenceUpdate& u, const ModelSpec& model, int64_t num_tokens, RunResult& r) {
+  const int64_t L = model.num_moe_layers(u.stack), K = model.moe.router.top_k;
+  const EntryResult& of = u.result;
+  Spread(of.expert_idx, L, K, u.position, num_tokens, r.expert_idx);
+  Spread(of.expert_weight, L, K, u.position, num_tokens, r.expert_weight);
+  Spread(of.hidden_states, model.num_layers(u.stack) + 1, model.hidden_size, u.position, num_tokens, r.hidden_states);
+  Spread(of.router_logits, L, model.moe.num_experts, u.position, num_tokens, r.router_logits);
+}
+
+void Append(const SequenceUpdate& u, const ModelSpec& model, const Request& request, RunResult& r) {
+  const auto num_prompt = static_cast<int64_t>(request.prompt.size());
+  if (u.stack == Stack::kEncoder) {
+    r.encoder.resize(1);
+    return AppendLayers(u, model, num_prompt, r.encoder[0]);
+  }
   if (u.has_token) r.tokens.push_back(u.token.token), r.logprobs.push_back(u.token.logprob);
   for (double logprob : u.result.logprobs) r.nll -= logprob;
   r.num_scored += static_cast<int64_t>(u.result.logprobs.size());
@@ -40,11 +54,7 @@ void Append(const SequenceUpdate& u, const ModelSpec& model, int64_t num_tokens,
   if (u.has_token)
     r.token_experts.insert(r.token_experts.end(), u.result.expert_idx.begin(), u.result.expert_idx.end());
   if (u.has_token) return;
-  const int64_t L = model.num_moe_layers(), K = model.moe.router.top_k;
-  Spread(u.result.expert_idx, L, K, u.position, num_tokens, r.expert_idx);
-  Spread(u.result.expert_weight, L, K, u.position, num_tokens, r.expert_weight);
-  Spread(u.result.hidden_states, model.num_layers() + 1, model.hidden_size, u.position, num_tokens, r.hidden_states);
-  Spread(u.result.router_logits, L, model.moe.num_experts, u.position, num_tokens, r.router_logits);
+  AppendLayers(u, model, model.has_encoder() ? static_cast<int64_t>(request.decoder_input.size()) : num_prompt, r);
 }
 
 }  // namespace
@@ -83,8 +93,10 @@ absl::StatusOr<std::unique_ptr<RankEngine>> StartEngine(Transport& transport, co
   load.placement = &placement;
   load.rank = transport.rank();
   TF_ASSIGN_OR_RETURN(rank->weights, LoadWeights(checkpoint, plan.plan, *stream, load));
+  EngineOptions options = setup.engine;
+  if (rank->model.has_encoder() && options.encoder_tokens_per_rank == 0) options.encoder_tokens_per_rank = 1024;
   TF_ASSIGN_OR_RETURN(rank->engine,
-                      Engine::Create(transport, *rank->device, rank->model, rank->weights, placement, setup.engine));
+                      Engine::Create(transport, *rank->device, rank->model, rank->weights, placement, options));
   return rank;
 }
 
@@ -101,7 +113,7 @@ absl::StatusOr<RunOutcome> RunRank(Transport& transport, const RunSetup& setup, 
   }
   TF_RETURN_IF_ERROR(engine->RunUntilIdle(&scheduler, [&](const SequenceUpdate& u) -> absl::Status {
     TF_RETURN_IF_ERROR(u.error);
-    Append(u, rank->model, static_cast<int64_t>(requests[u.seq].prompt.size()), run.results[u.seq]);
+    Append(u, rank->model, requests[u.seq], run.results[u.seq]);
     return absl::OkStatus();
   }));
   run.scheduler = scheduler.stats();
@@ -136,6 +148,11 @@ RunOutcome RunAndCount(const RunSetup& setup, const std::vector<Request>& reques
   });
   for (int r = 0; r < setup.num_ranks; ++r) EXPECT_TRUE(ended[r].ok()) << "rank " << r << ": " << ended[r];
   return outcome;
+}
+
+Request WithDecoder(Request request, std::vector<int32_t> decoder_ids) {
+  request.decoder_input = std::move(decoder_ids);
+  return request;
 }
 
 Request LogitsRequest(std::vector<int32_t> ids) {

@@ -35,6 +35,7 @@ struct RunResult {
   std::vector<float> expert_weight;    // kLogits: [L, S, K]
   std::vector<float> hidden_states;    // Request::trace: [all layers + 1, S, H]
   std::vector<float> router_logits;    // Request::trace: [L, S, E]
+  std::vector<RunResult> encoder;      // one, of a model with an encoder: the same of its layers and its input
   double nll = 0;                      // kScore, kLogits
   int64_t num_scored = 0;
   int64_t num_top = 0;  // likeliest tokens of the prompt
@@ -72,6 +73,8 @@ absl::StatusOr<RunOutcome> RunRank(Transport& transport, const RunSetup& setup, 
 // Random, not uniform, some ranks possibly without experts.
 Placement RandomPlacement(int num_experts, int num_ranks, int64_t seed);
 
+// Of a model with an encoder: `decoder_ids` are scored.
+Request WithDecoder(Request request, std::vector<int32_t> decoder_ids);
 Request LogitsRequest(std::vector<int32_t> ids);
 Request TraceRequest(std::vector<int32_t> ids);  // logits, hidden states and router logits
 Request ScoreRequest(std::vector<int32_t> ids);

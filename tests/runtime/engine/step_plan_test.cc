@@ -14,9 +14,9 @@ StepPlan Example() {
   sampling.stop_token_ids = {1, 2};
   sampling.min_tokens = 4;
   plan.started.push_back({3, RankId(2), {5, 0, 9}, 7, sampling, {4, 4}});
-  plan.entries.push_back({3, RankId(2), 5, {9, 8, 7}, 2, {6, 1}, Want::kLogits, {8, 7}});
+  plan.entries.push_back({3, RankId(2), Stack::kDecoder, 5, {9, 8, 7}, 2, {6, 1}, Want::kLogits, {8, 7}});
   plan.entries.back().trace = Wanted::kYes;
-  plan.entries.push_back({4, RankId(3), 0, {1}, 0, {}, Want::kToken, {}, Wanted::kYes});
+  plan.entries.push_back({4, RankId(3), Stack::kDecoder, 0, {1}, 0, {}, Want::kToken, {}, Wanted::kYes});
   plan.released = {1, 2};
   plan.kind = StepKind::kIdle;
   plan.stats = Wanted::kYes;
@@ -47,6 +47,15 @@ TEST(StepPlan, SurvivesTheWire) {
   EXPECT_EQ(back->entries[1].rank, RankId(3));
   EXPECT_EQ(back->released, (std::vector<int32_t>{1, 2}));
   EXPECT_EQ(Encode(*back), Encode(Example()));
+}
+
+TEST(StepPlan, AnEncodersEntrySurvivesTheWire) {
+  StepPlan plan = Example();
+  plan.entries[1].stack = Stack::kEncoder;
+  const auto back = DecodeStepPlan(Encode(plan));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->entries[0].stack, Stack::kDecoder);
+  EXPECT_EQ(back->entries[1].stack, Stack::kEncoder);
 }
 
 TEST(StepPlan, CountsTokensPerRank) {

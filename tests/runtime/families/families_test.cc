@@ -299,5 +299,52 @@ TEST(GptOss, SinksAndWindows) {
   EXPECT_EQ(mxfp4->quant.method, QuantMethod::kMxfp4);
 }
 
+json Switch(const json& changes) {
+  json config = json::parse(ReadFile(std::string(std::getenv("TF_SOURCE_DIR")) +
+                                     "/tests/data/encoder_decoder/switch_transformers_capacity/config.json"));
+  config.update(changes);
+  return config;
+}
+
+TEST(SwitchTransformers, Reads) {
+  const auto model =
+      ParseModelSpec(Switch({{"num_decoder_layers", 3}, {"decoder_start_token_id", 7}}).dump(), "c.json");
+  ASSERT_OK(model);
+  EXPECT_EQ(model->num_layers(Stack::kEncoder), 4);
+  EXPECT_EQ(model->num_layers(Stack::kDecoder), 3);
+  std::vector<bool> is_moe;
+  for (const LayerSpec& layer : model->layers) is_moe.push_back(layer.is_moe);
+  EXPECT_EQ(is_moe, (std::vector<bool>{false, true, false, true, false, true, false}));
+  EXPECT_EQ(model->num_moe_layers(Stack::kDecoder), 1);
+  EXPECT_EQ(model->decoder_start_token_id, 7);
+  EXPECT_EQ(model->moe.sequence_capacity, 5);
+  EXPECT_EQ(model->logits_scale, 0.125f);  // 64^-0.5, since the head is the embedding
+  const AttentionSpec &encoder = model->layers[0].attention, &decoder = model->layers[4].attention;
+  EXPECT_TRUE(encoder.sees_all && encoder.has_relative_table && decoder.has_relative_table && !decoder.sees_all);
+  EXPECT_EQ(decoder.relative, (RelativeBuckets{32, 128, RelativeBuckets::Sides::kBefore}));
+  EXPECT_FALSE(model->layers[1].attention.has_relative_table);
+  EXPECT_EQ(encoder.scale, 1);
+  EXPECT_TRUE(model->layers[4].attends_to_encoder && !model->layers[3].attends_to_encoder);
+  EXPECT_EQ(model->max_position_embeddings, 512);
+  const auto untied = ParseModelSpec(Switch({{"tie_word_embeddings", false}}).dump(), "c.json");
+  ASSERT_OK(untied);
+  EXPECT_EQ(untied->logits_scale, 1);
+  const auto all = ParseModelSpec(Switch({{"encoder_sparse_step", 1}}).dump(), "c.json");
+  ASSERT_OK(all);
+  EXPECT_EQ(all->num_moe_layers(Stack::kEncoder), 4);
+}
+
+TEST(SwitchTransformers, Refuses) {
+  const auto parse = [](const json& changes) { return ParseModelSpec(Switch(changes).dump(), "c.json").status(); };
+  EXPECT_ERROR(parse({{"feed_forward_proj", "gated-gelu"}}), kUnimplemented, "feed_forward_proj", "gated-gelu");
+  EXPECT_ERROR(parse({{"is_gated_act", true}}), kUnimplemented, "is_gated_act");
+  EXPECT_ERROR(parse({{"is_encoder_decoder", false}}), kUnimplemented, "is_encoder_decoder");
+  EXPECT_ERROR(parse({{"router_type", "tokens_choose"}}), kUnimplemented, "router_type", "tokens_choose");
+  EXPECT_ERROR(parse({{"expert_capacity", 0}}), kInvalid, "expert_capacity");
+  EXPECT_ERROR(parse({{"relative_attention_num_buckets", 30}}), kInvalid, "relative_attention_num_buckets");
+  EXPECT_ERROR(parse({{"relative_attention_max_distance", 16}}), kInvalid, "relative_attention_num_buckets");
+  EXPECT_ERROR(parse({{"decoder_start_token_id", 320}}), kInvalid, "decoder_start_token_id");
+}
+
 }  // namespace
 }  // namespace tokenferry::testing

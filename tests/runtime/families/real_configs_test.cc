@@ -33,7 +33,7 @@ constexpr Published kPublished[] = {
     {"qwen2-57b-a14b", 57.409, 14.249},     {"qwen3-235b-a22b", 235.094, 22.191},
     {"qwen3-30b-a3b", 30.532, 3.353},       {"qwen3-next-80b-a3b", 79.674, 3.875},
     {"qwen3.5-35b-a3b", 34.661, 3.455},     {"qwen3.5-122b-a10b", 122.112, 9.771},
-    {"qwen3.5-397b-a17b", 396.346, 17.349},
+    {"qwen3.5-397b-a17b", 396.346, 17.349}, {"switch-base-8", 0.619, 0.223},
 };
 
 std::string ConfigDir() { return std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/configs/"; }
