@@ -49,9 +49,9 @@ absl::Status Engine::Allocate() {
   const int64_t ints = 6 * max_tokens() + num_entries * (1 + cache.num_blocks);
   TF_ASSIGN_OR_RETURN(inputs_, device_.Allocate(ints * sizeof(int32_t), MemoryKind::kDevice, "step inputs"));
   const int64_t graph_rows = transformer_->is_capturable() ? GraphRows(options_.max_sequences_per_rank) : 0;
-  TF_ASSIGN_OR_RETURN(
-      logits_, device_.Allocate(std::max(Transformer::kLogitRows, graph_rows) * model_.vocab_size * sizeof(float),
-                                MemoryKind::kHost, "logits"));
+  TF_ASSIGN_OR_RETURN(LogitRows logits,
+                      LogitRows::Create(device_, model_.vocab_size, std::max(Transformer::kLogitRows, graph_rows)));
+  logits_.emplace(std::move(logits));
   return absl::OkStatus();
 }
 
@@ -266,20 +266,26 @@ absl::Status Engine::Decode(int64_t step, const std::vector<const StepEntry*>& m
   std::vector<int32_t> rows(num_rows);
   absl::c_iota(rows, 0);
   stream_->CopyToDevice(device_rows, rows.data(), num_rows * sizeof(int32_t));
-  const int64_t V = model_.vocab_size;
+  std::vector<LogitRows::Row> wanted;
+  for (const StepEntry* e : mine) wanted.push_back({e, &sequences_->at(e->seq), 0});
+  logits_->Want(*stream_, std::move(wanted));
   absl::Status decoded = graphs_.Run(device_, *stream_, num_rows, [&]() -> absl::Status {
     TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, /*step=*/-1, tokens, *cache_, {}));  // the graph is of many
     for (int64_t begin = 0; begin < num_rows; begin += Transformer::kLogitRows) {
       const int64_t n = std::min(Transformer::kLogitRows, num_rows - begin);
-      transformer_->Logits(*stream_, device_rows + begin, MakeMatrix<float>(logits_.as<float>() + begin * V, n, V));
+      transformer_->Logits(*stream_, device_rows + begin, logits_->Rows(begin, n));
     }
+    logits_->Scan(*stream_, 0, num_rows);
     return absl::OkStatus();
   });
-  if (decoded.ok()) decoded = stream_->Synchronize();
+  if (decoded.ok()) {
+    logits_->Fetch(*stream_);
+    decoded = stream_->Synchronize();
+  }
   TF_RETURN_IF_ERROR(Annotate(decoded, absl::StrCat("step ", step)));
   for (size_t i = 0; i < mine.size(); ++i) {
     results[i].seq = mine[i]->seq;
-    TakeLogits(*mine[i], 0, absl::Span<const float>(logits_.as<float>() + i * V, V), results[i]);
+    logits_->Take(static_cast<int64_t>(i), results[i]);
   }
   return RefuseBadTokens(step, tokens, mine, results);
 }

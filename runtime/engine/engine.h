@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "runtime/engine/decode_graphs.h"
 #include "runtime/engine/engine_options.h"
+#include "runtime/engine/logit_rows.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/sequence_table.h"
 #include "runtime/engine/step_plan.h"
@@ -100,10 +101,6 @@ class Engine {
   absl::Status Score(const std::vector<const StepEntry*>& mine, std::vector<EntryResult>& results);
   absl::Status RefuseBadTokens(int64_t step, const StepTokens& tokens, const std::vector<const StepEntry*>& mine,
                                std::vector<EntryResult>& results);
-  // An error is of the sequence: TakeLogits leaves it in the result.
-  absl::Status TryTakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits,
-                             EntryResult& result);
-  void TakeLogits(const StepEntry& entry, int64_t token, absl::Span<const float> logits, EntryResult& result);
 
   Transport& transport_;
   Device& device_;
@@ -113,10 +110,10 @@ class Engine {
   std::unique_ptr<Transformer> transformer_;
   std::optional<KvCache> cache_;
   std::optional<SequenceTable> sequences_;
-  Buffer inputs_, logits_;
+  std::optional<LogitRows> logits_;
+  Buffer inputs_;
   SequenceTokens sequence_tokens_;  // of the step
   DecodeGraphs graphs_;
-  Sampler sampler_;
   WaitPace pace_ = WaitPace::kPrompt;  // of the wait for the next plan
   EngineStats stats_;
   RoutingRecorder recorder_;

@@ -37,15 +37,22 @@ void Exclude(absl::Span<const uint64_t> allowed, absl::Span<double> scores) {
   }
 }
 
-// In four chains, a fixed order: one chain of additions would take longer than the exponentials.
-double SumOf(absl::Span<const double> values) {
-  double chains[4] = {};
-  const size_t whole = values.size() / 4 * 4;
-  for (size_t i = 0; i < whole; i += 4) {
-    for (int c = 0; c < 4; ++c) chains[c] += values[i + c];
-  }
-  for (size_t i = whole; i < values.size(); ++i) chains[i - whole] += values[i];
-  return (chains[0] + chains[1]) + (chains[2] + chains[3]);
+absl::Status BadLogit(int64_t token, int64_t position, double logit) {
+  return absl::InternalError(absl::StrCat("logit of token ", token, " at position ", position, " is ",
+                                          std::isnan(logit) ? "NaN" : "infinite"));
+}
+
+absl::Status AllRuledOut(int64_t position) {
+  return absl::InternalError(absl::StrCat("all logits at position ", position, " are -infinity"));
+}
+
+bool MustGoOn(const SamplingParams& params, const SamplingState& state) {
+  return state.num_generated < params.min_tokens;
+}
+
+// Whether Adjust makes other scores of the logits.
+bool IsAdjusted(const SamplingParams& params, const SamplingState& state) {
+  return !state.allowed.empty() || MustGoOn(params, state) || !params.logit_bias.empty() || state.counts != nullptr;
 }
 
 }  // namespace
@@ -59,30 +66,24 @@ absl::Status Sampler::Widen(absl::Span<const float> logits, int64_t position) {
   const LogitScan scan = kernels_.widen(logits.data(), size, scores_.data());
   for (int64_t i = 0; !scan.all_below_infinity && i < size; ++i) {
     if (scores_[i] < -kNever) continue;
-    return absl::InternalError(absl::StrCat("logit of token ", i, " at position ", position, " is ",
-                                            std::isnan(scores_[i]) ? "NaN" : "infinite"));
+    return BadLogit(i, position, scores_[i]);
   }
-  if (scan.largest == kNever) {
-    return absl::InternalError(absl::StrCat("all logits at position ", position, " are -infinity"));
-  }
+  if (scan.largest == kNever) return AllRuledOut(position);
   largest_ = scan.largest;
   return absl::OkStatus();
 }
 
-// Whether any score is another one than the logit.
-bool Sampler::Adjust(const SamplingParams& params, const SamplingState& state) {
+void Sampler::Adjust(const SamplingParams& params, const SamplingState& state) {
   const auto size = static_cast<int64_t>(scores_.size());
   const auto in_vocabulary = [size](int32_t token) { return token >= 0 && token < size; };
   if (!state.allowed.empty()) Exclude(state.allowed, absl::MakeSpan(scores_));
-  const bool must_go_on = state.num_generated < params.min_tokens;
   for (const int32_t token : params.stop_token_ids) {
-    if (must_go_on && in_vocabulary(token)) scores_[token] = kNever;
+    if (MustGoOn(params, state) && in_vocabulary(token)) scores_[token] = kNever;
   }
   for (const LogitBias& b : params.logit_bias) {
     if (in_vocabulary(b.token)) scores_[b.token] += b.bias;
   }
   if (state.counts != nullptr) Penalise(params, *state.counts, absl::MakeSpan(scores_));
-  return !state.allowed.empty() || must_go_on || !params.logit_bias.empty() || state.counts != nullptr;
 }
 
 int32_t Sampler::Draw(const SamplingParams& params, double uniform) {
@@ -104,7 +105,7 @@ int32_t Sampler::Draw(const SamplingParams& params, double uniform) {
 absl::StatusOr<double> Sampler::LogSumExp(absl::Span<const float> logits, int64_t position) {
   TF_RETURN_IF_ERROR(Widen(logits, position));
   kernels_.exp_scores(scores_.data(), static_cast<int64_t>(logits.size()), largest_, 1, relative_.data());
-  return largest_ + std::log(SumOf(relative_));
+  return largest_ + std::log(SumInChains(relative_));
 }
 
 double Sampler::Divergence(absl::Span<const float> logits, double log_sum_exp, absl::Span<const float> other,
@@ -120,7 +121,7 @@ double Sampler::Divergence(absl::Span<const float> logits, double log_sum_exp, a
     const double p = relative_[i];
     relative_[i] = p > 0 ? p * (scores_[i] - static_cast<double>(other[i])) : 0;
   }
-  return std::max(SumOf(relative_) - (log_sum_exp - other_log_sum_exp), 0.0);
+  return std::max(SumInChains(relative_) - (log_sum_exp - other_log_sum_exp), 0.0);
 }
 
 absl::StatusOr<SampledToken> Sampler::Sample(absl::Span<const float> logits, const SamplingParams& params,
@@ -128,8 +129,9 @@ absl::StatusOr<SampledToken> Sampler::Sample(absl::Span<const float> logits, con
   TF_ASSIGN_OR_RETURN(const double log_sum, LogSumExp(logits, state.position));
   const auto size = static_cast<int64_t>(logits.size());
   double largest = largest_;
-  const bool adjusted = Adjust(params, state);
+  const bool adjusted = IsAdjusted(params, state);
   if (adjusted) {
+    Adjust(params, state);
     largest = kernels_.largest(scores_.data(), size);
     if (largest == kNever) {
       return absl::FailedPreconditionError(
@@ -149,6 +151,41 @@ absl::StatusOr<SampledToken> Sampler::Sample(absl::Span<const float> logits, con
   }
   chosen.logprob = static_cast<float>(logits[chosen.token] - log_sum);
   chosen.top = Likeliest(logits, params.num_top_logprobs, log_sum);
+  return chosen;
+}
+
+int Sampler::NumCandidates(const SamplingParams& params, const SamplingState& state) {
+  if (IsAdjusted(params, state)) return 0;
+  const int num_chosen_among = params.temperature == 0 ? 1 : params.top_k;
+  if (num_chosen_among == 0 || num_chosen_among > kMaxLogitCandidates) return 0;
+  return std::max(num_chosen_among, params.num_top_logprobs);
+}
+
+absl::StatusOr<SampledToken> Sampler::Sample(const LogitSummary& summary, const SamplingParams& params,
+                                             const SamplingState& state) {
+  if (summary.bad_token >= 0) return BadLogit(summary.bad_token, state.position, summary.largest);
+  if (summary.largest == static_cast<float>(kNever)) return AllRuledOut(state.position);
+  const double log_sum = summary.largest + std::log(summary.sum_exp);
+  std::vector<LogitCandidate> candidates(summary.candidates, summary.candidates + summary.num_candidates);
+  const int num_top = std::min(params.num_top_logprobs, summary.num_candidates);
+  SampledToken chosen;
+  for (const LogitCandidate& c : absl::MakeConstSpan(candidates).first(num_top)) {
+    chosen.top.push_back({c.token, static_cast<float>(c.logit - log_sum)});
+  }
+  LogitCandidate taken = candidates.front();
+  if (params.temperature != 0) {
+    // The tokens that top-k leaves, as a vocabulary of their own: in its order, equal ones are where they were.
+    candidates.resize(std::min<size_t>(params.top_k, candidates.size()));
+    std::sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) { return a.token < b.token; });
+    scores_.clear();
+    for (const LogitCandidate& c : candidates) scores_.push_back(c.logit);
+    relative_.resize(scores_.size());
+    kernels_.exp_scores(scores_.data(), static_cast<int64_t>(scores_.size()), summary.largest, params.temperature,
+                        relative_.data());
+    taken = candidates[Draw(params, CounterUniform(params.seed, static_cast<uint64_t>(state.position)))];
+  }
+  chosen.token = taken.token;
+  chosen.logprob = static_cast<float>(taken.logit - log_sum);
   return chosen;
 }
 

@@ -11,6 +11,7 @@
 #include "runtime/engine/sampler_kernels.h"
 #include "runtime/engine/sampling_params.h"
 #include "runtime/engine/token_order.h"
+#include "runtime/ops/scan_logits.h"
 
 namespace tokenferry {
 
@@ -60,7 +61,15 @@ class Sampler {
   absl::StatusOr<SampledToken> Sample(absl::Span<const float> logits, const SamplingParams& params,
                                       const SamplingState& state);
 
-  // Natural log of sum(exp(logits)), in double, for the token at `position`. Internal as for Sample.
+  // The same token and numbers, bit for bit, from what a device has found out about the logits: a summary with
+  // NumCandidates(params, state) candidates, of which there is at least one.
+  absl::StatusOr<SampledToken> Sample(const LogitSummary& summary, const SamplingParams& params,
+                                      const SamplingState& state);
+  // 1 to kMaxLogitCandidates; 0: no summary will do, since tokens that are not among the likeliest may be chosen.
+  static int NumCandidates(const SamplingParams& params, const SamplingState& state);
+
+  // Natural log of sum(exp(logits)), in double, for the token at `position`. The order of the sum is SumInChains'.
+  // Internal as for Sample.
   absl::StatusOr<double> LogSumExp(absl::Span<const float> logits, int64_t position);
 
   // Kullback-Leibler divergence of softmax(other) from softmax(logits), in nats: what is lost by coding the tokens of
@@ -71,7 +80,7 @@ class Sampler {
 
  private:
   absl::Status Widen(absl::Span<const float> logits, int64_t position);
-  bool Adjust(const SamplingParams& params, const SamplingState& state);
+  void Adjust(const SamplingParams& params, const SamplingState& state);
   int32_t Draw(const SamplingParams& params, double uniform);
 
   const SamplerKernels& kernels_;

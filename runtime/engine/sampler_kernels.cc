@@ -1,11 +1,11 @@
 #include "runtime/engine/sampler_kernels.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 
 #include "core/kernels/simd_targets.h"
+#include "runtime/ops/exp_f64.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "runtime/engine/sampler_kernels.cc"
@@ -16,29 +16,6 @@
 #define TOKENFERRY_RUNTIME_ENGINE_SAMPLER_KERNELS_ONCE_
 namespace tokenferry {
 namespace {
-
-// exp(x) = 2^n * exp(r) for x <= 0, n = round(x / ln 2), r = x - n * ln 2 (Cody-Waite: ln 2 in two parts), |r| <=
-// 0.3466, and exp(r) by its Taylor series to r^12. Truncation: r^13 / 13! <= 1.7e-16.
-constexpr double kRoundShift = 0x1.8p52;  // adding it rounds to an integer and leaves that in the low bits
-constexpr double kLog2e = 1.44269504088896340736;
-constexpr double kLn2High = 0x1.62e42feep-1;       // 32 leading bits of ln 2: n * kLn2High is exact
-constexpr double kLn2Low = 0x1.a39ef35793c76p-33;  // ln 2 - kLn2High
-constexpr double kUnderflow = -708;                // below: 0; 2^n is a normal number above
-constexpr int kNumTaylor = 13;
-constexpr double kTaylor[kNumTaylor] = {
-    1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
-    1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
-
-double ExpNotPositive(double x) {
-  if (x < kUnderflow) return 0;
-  const double shifted = x * kLog2e + kRoundShift;
-  const double n = shifted - kRoundShift;
-  const double r = (x - n * kLn2High) - n * kLn2Low;
-  double q = kTaylor[0];
-  for (int i = 1; i < kNumTaylor; ++i) q = q * r + kTaylor[i];
-  const int64_t exponent = std::bit_cast<int64_t>(shifted) - std::bit_cast<int64_t>(kRoundShift);
-  return q * std::bit_cast<double>((exponent + 1023) << 52);
-}
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
@@ -98,6 +75,7 @@ double Largest(const double* scores, int64_t size) {
 }
 
 void ExpScores(const double* scores, int64_t size, double largest, double temperature, double* weights) {
+  using namespace exp_f64_internal;
   const F64Tag d;
   const hn::RebindToSigned<F64Tag> di;
   const auto num_lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -108,8 +86,8 @@ void ExpScores(const double* scores, int64_t size, double largest, double temper
     const F64Vec shifted = hn::Add(hn::Mul(x, hn::Set(d, kLog2e)), shift);
     const F64Vec n = hn::Sub(shifted, shift);
     const F64Vec r = hn::Sub(hn::Sub(x, hn::Mul(n, hn::Set(d, kLn2High))), hn::Mul(n, hn::Set(d, kLn2Low)));
-    F64Vec q = hn::Set(d, kTaylor[0]);
-    for (int k = 1; k < kNumTaylor; ++k) q = hn::Add(hn::Mul(q, r), hn::Set(d, kTaylor[k]));
+    F64Vec q = hn::Set(d, Taylor(0));
+    for (int k = 1; k < kNumTaylor; ++k) q = hn::Add(hn::Mul(q, r), hn::Set(d, Taylor(k)));
     const auto exponent = hn::Sub(hn::BitCast(di, shifted), hn::BitCast(di, shift));
     const F64Vec power = hn::BitCast(d, hn::ShiftLeft<52>(hn::Add(exponent, hn::Set(di, 1023))));
     const F64Vec y = hn::Mul(q, power);

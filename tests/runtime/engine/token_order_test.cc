@@ -6,9 +6,11 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <random>
 
+#include "core/device/cpu_device.h"
 #include "runtime/engine/sampler.h"
 
 namespace tokenferry {
@@ -103,6 +105,83 @@ TEST(Sampler, ChoosesAsASortedReferenceDoes) {
         }
       }
     }
+  }
+}
+
+LogitSummary SummaryOf(const std::vector<float>& logits, int32_t num_candidates) {
+  const std::unique_ptr<Device> device = CreateCpuDevice({});
+  const std::unique_ptr<Stream> stream = *device->CreateStream();
+  LogitSummary summary;
+  const auto size = static_cast<int64_t>(logits.size());
+  ScanLogits(*stream, {{logits.data(), 1, size, size}, &num_candidates, &summary});
+  EXPECT_TRUE(stream->Synchronize().ok());
+  return summary;
+}
+
+// What a GPU tells of its logits is enough for greedy and top-k, to the last bit of what is reported.
+TEST(Sampler, ChoosesFromASummaryWhatItChoosesFromAllLogits) {
+  SCOPED_TRACE(testing::Message() << "seed " << kSeed);
+  std::mt19937_64 random(kSeed);
+  Sampler sampler;
+  for (const size_t size : {1u, 2u, 47u, 1024u, 1031u, 4099u}) {
+    int shape_idx = -1;
+    for (const std::vector<float>& logits : Shapes(size, random)) {
+      SCOPED_TRACE(testing::Message() << size << " tokens, shape " << ++shape_idx);
+      for (const auto& [temperature, top_k, top_p, min_p, num_top] :
+           std::vector<std::tuple<double, int, double, double, int>>{{0, 0, 1, 0, 0},
+                                                                     {0, 0, 1, 0, 20},
+                                                                     {1, 1, 1, 0, 3},
+                                                                     {1, 20, 0.9, 0, 5},
+                                                                     {0.3, 64, 0.8, 0.1, 0},
+                                                                     {2.5, 50, 1, 0.05, 20}}) {
+        SamplingParams p{.temperature = temperature, .top_k = top_k, .top_p = top_p, .min_p = min_p};
+        p.num_top_logprobs = num_top;
+        const int num_candidates = Sampler::NumCandidates(p, {});
+        ASSERT_EQ(num_candidates, std::max({1, top_k, num_top}));
+        const LogitSummary summary = SummaryOf(logits, num_candidates);
+        for (int i = 0; i < 20; ++i) {
+          p.seed = random();
+          const SampledToken want = *sampler.Sample(logits, p, {.position = i});
+          const SampledToken got = *sampler.Sample(summary, p, {.position = i});
+          ASSERT_EQ(got.token, want.token) << "temperature " << temperature << ", top-k " << top_k;
+          ASSERT_EQ(got.logprob, want.logprob);
+          ASSERT_EQ(got.top.size(), want.top.size());
+          for (size_t k = 0; k < want.top.size(); ++k) {
+            ASSERT_EQ(got.top[k].token, want.top[k].token);
+            ASSERT_EQ(got.top[k].logprob, want.top[k].logprob);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Sampler, NeedsAllLogitsForWhatIsNotAmongTheLikeliest) {
+  const auto num_candidates = [](auto change, SamplingState state = {}) {
+    SamplingParams p{.temperature = 1, .top_k = 5};
+    change(p);
+    return Sampler::NumCandidates(p, state);
+  };
+  const TokenCounts counts;
+  const uint64_t all = ~uint64_t{0};
+  EXPECT_EQ(num_candidates([](auto&) {}), 5);
+  EXPECT_EQ(num_candidates([](auto& p) { p.top_k = 0; }), 0);
+  EXPECT_EQ(num_candidates([](auto& p) { p.top_k = kMaxLogitCandidates + 1; }), 0);
+  EXPECT_EQ(num_candidates([](auto& p) { p.logit_bias = {{3, -1}}; }), 0);
+  EXPECT_EQ(num_candidates([](auto& p) { p.min_tokens = 2; }, {.num_generated = 1}), 0);
+  EXPECT_EQ(num_candidates([](auto& p) { p.min_tokens = 2; }, {.num_generated = 2}), 5);
+  EXPECT_EQ(num_candidates([](auto&) {}, {.counts = &counts}), 0);
+  EXPECT_EQ(num_candidates([](auto&) {}, {.allowed = {&all, 1}}), 0);
+}
+
+TEST(Sampler, ASummaryNamesTheFirstBadLogit) {
+  Sampler sampler;
+  const float never = -std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  for (const std::vector<float>& logits :
+       {std::vector<float>{1, 2, nan, 3, -never}, {1, -never, nan}, {never, never, never}, {-never}}) {
+    const absl::Status want = sampler.Sample(logits, {}, {.position = 4}).status();
+    EXPECT_FALSE(want.ok());
+    EXPECT_EQ(sampler.Sample(SummaryOf(logits, 1), {}, {.position = 4}).status(), want);
   }
 }
 
