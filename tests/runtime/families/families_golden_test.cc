@@ -372,7 +372,9 @@ TEST(GatedDelta, EverySequenceHasItsOwnState) {
       EXPECT_EQ(run.results[i].logprobs, want[i].logprobs) << i;
     }
     EXPECT_EQ(run.scheduler.prefix_hit_tokens, 0);
-    if (num_ranks == 1) EXPECT_GT(run.scheduler.num_preemptions, 0);
+    if (num_ranks == 1) {
+      EXPECT_GT(run.scheduler.num_preemptions, 0);
+    }
   }
 }
 
