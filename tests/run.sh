@@ -33,13 +33,13 @@ fail() {
 
 # run_ctest PRESET CTEST_ARG ..: adds the tests' results, from ctest's JUnit file, to the sums. A test that could not be
 # started (`skipped` there) has failed; one that says that it cannot run here (status 77) is named, and counts as
-# neither. Three at a time for each processor, since tests that start processes wait most of the time; tests whose ranks wait
+# neither. Four at a time for each processor, since tests that start processes wait most of the time; tests whose ranks wait
 # for each other count as two, and the longest begin first (COST).
 run_ctest() {
   local preset=$1 results=build/$1/results.xml ran=0 bad=0 unstarted=0 skipped=0 status=0 absent
   shift
   rm -f "$results"
-  ${TF_CTEST_PREFIX:-} ctest --preset "$preset" --parallel "$((3 * $(nproc)))" --progress --output-junit results.xml "$@" || status=$?
+  ${TF_CTEST_PREFIX:-} ctest --preset "$preset" --parallel "$((4 * $(nproc)))" --progress --output-junit results.xml "$@" || status=$?
   read -r ran bad unstarted skipped < <(sed -n '/<testcase/q; s/^[^a-z]*\(tests\|failures\|disabled\|skipped\)="\([0-9]*\)".*/\2/p' \
     "$results" 2>/dev/null | head -4 | tr '\n' ' '; echo)
   absent=$(grep -B1 'skipped message="SKIP_RETURN_CODE=77"' "$results" 2>/dev/null | sed -n 's/.*<testcase name="\([^"]*\)".*/\1/p')
