@@ -1,5 +1,6 @@
 """A running `tokenferry serve`, and clients that send what they are told to, for the tests of this folder."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -140,10 +141,13 @@ class Server:
 
 def listens(pid, port):
     """Whether the process listens on the port."""
+    inodes = set()
     try:
-        inodes = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # a connection that has just been closed
+                inodes.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
     except OSError:
-        return False
+        return False  # the process has ended
     with open("/proc/net/tcp") as f:
         listening = {f"socket:[{line.split()[9]}]" for line in f.readlines()[1:]
                      if line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"}
