@@ -54,8 +54,10 @@ class ZeroPointWeights {
 const std::string kMatrix = "model.layers.1.mlp.experts.3.gate_proj.";
 
 TEST_F(Quantised, CompressedTensorsHaveZeroPoints) {
-  for (const auto& [family, bits] :
+  for (const auto& stored :
        {std::pair<const char*, int64_t>{"deepseek_v3_int4", 4}, {"qwen3_moe_int8_packed", 8}, {"olmoe_int8", 8}}) {
+    const char* const family = stored.first;
+    const int64_t bits = stored.second;  // a name of its own, which clang lets lambdas capture
     SCOPED_TRACE(family);
     Start(family);
     quant()["config_groups"]["group_0"]["weights"]["symmetric"] = false;
