@@ -172,7 +172,8 @@ TEST_F(GgufTokenizer, NamedPreTokenizersCutAsTheirTokenizerJson) {
     const auto tokenizer = Load(ByteLevel(named.folder, named.pre));
     ASSERT_OK(published);
     ASSERT_OK(tokenizer);
-    for (const json& c : ReadTokenizer(named.folder, "cases.json")["encode"]) {
+    const json cases = ReadTokenizer(named.folder, "cases.json");
+    for (const json& c : cases["encode"]) {
       const std::string text = c["text"];
       EXPECT_EQ(tokenizer->Encode(text), published->Encode(text)) << c["text"];
     }
