@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <tuple>
 
 #include "core/device/cuda_status.h"
@@ -22,6 +23,19 @@ struct LaunchShape {
   int64_t num_blocks_y = 1;  // at most 65535
 };
 
+// Lets `kernel` have so much dynamic shared memory on the current device. The limit is the kernel's, of all threads of
+// the process: it only grows, so that no rank takes away what another one is about to launch with.
+inline absl::Status AllowSharedMemory(const void* kernel, size_t num_bytes) {
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  cudaFuncAttributes attributes;
+  TF_RETURN_IF_CUDA_ERROR(cudaFuncGetAttributes(&attributes, kernel));
+  if (static_cast<int64_t>(num_bytes) <= attributes.maxDynamicSharedSizeBytes) return absl::OkStatus();
+  return CudaStatus(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(num_bytes)),
+      "cudaFuncSetAttribute");
+}
+
 // Enqueues kernel(args ..) on `stream`, a cudaStream_t. Arguments are converted to the kernel's parameter types and
 // copied.
 template <class... Params, class... Args>
@@ -34,8 +48,7 @@ absl::Status LaunchKernel(void (*kernel)(Params...), const LaunchShape& shape, v
   }
   const auto* function = reinterpret_cast<const void*>(kernel);
   if (shape.shared_bytes > kStaticLimit) {
-    TF_RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 static_cast<int>(shape.shared_bytes)));
+    TF_RETURN_IF_ERROR(AllowSharedMemory(function, shape.shared_bytes));
   }
   std::tuple<Params...> values(static_cast<Params>(args)...);
   return std::apply(

@@ -17,8 +17,7 @@ absl::StatusOr<int64_t> ResidentBlocks(Kernel kernel, int threads, size_t shared
   int device = 0, num_sms = 0, per_sm = 0;
   TF_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
   TF_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device));
-  TF_RETURN_IF_CUDA_ERROR(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  TF_RETURN_IF_ERROR(AllowSharedMemory(reinterpret_cast<const void*>(kernel), shared_bytes));
   TF_RETURN_IF_CUDA_ERROR(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, shared_bytes));
   return static_cast<int64_t>(num_sms) * std::max(1, per_sm);
 }

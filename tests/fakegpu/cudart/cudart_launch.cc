@@ -176,6 +176,16 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, 
   return cudaSuccess;
 }
 
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* stub) {
+  return Call([&](Runtime& runtime) {
+    const auto found = runtime.functions.find(stub);
+    if (found == runtime.functions.end()) return cudaErrorInvalidDeviceFunction;
+    *attributes = {};
+    attributes->maxDynamicSharedSizeBytes = found->second.max_dynamic_shared;
+    return cudaSuccess;
+  });
+}
+
 cudaError_t cudaFuncSetAttribute(const void* stub, cudaFuncAttribute attribute, int value) {
   return Call([&](Runtime& runtime) {
     const auto found = runtime.functions.find(stub);
