@@ -73,6 +73,7 @@ class JsonSchema {
     const Json* schema;
     Place place;
     const Json* names;  // null: there is none
+    Place names_place;
     std::optional<std::string> pattern;
   };
   struct ObjectForm {

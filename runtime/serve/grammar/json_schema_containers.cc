@@ -48,7 +48,7 @@ class OtherNames {
   // `names`: what may not follow `at`.
   absl::StatusOr<Node> Append(Node at, const std::vector<std::u32string>& names) {
     TF_RETURN_IF_ERROR(AddCharacters(free_, Complement({}), free_));
-    TF_RETURN_IF_ERROR(AppendLevel(at, {names.begin(), names.end()}));
+    TF_RETURN_IF_ERROR(AppendTrie(at, {names.begin(), names.end()}));
     return end_;
   }
 
@@ -58,27 +58,32 @@ class OtherNames {
     return builder_.Spend(100 + static_cast<int64_t>(set.size()));
   }
 
-  // As deep as the longest name: names are bounded by the schema's bytes, and nodes before that.
-  absl::Status AppendLevel(Node at, const std::vector<std::u32string_view>& names) {
-    if (builder_.too_large()) return absl::OkStatus();
-    std::map<char32_t, std::vector<std::u32string_view>> by_first;
-    bool is_name = false;
-    for (const std::u32string_view name : names) {
-      if (name.empty()) {
-        is_name = true;
-      } else {
-        by_first[name[0]].push_back(name.substr(1));
+  // A list of places instead of a recursion, which would be as deep as the longest name.
+  absl::Status AppendTrie(Node at, std::vector<std::u32string_view> names) {
+    std::vector<std::pair<Node, std::vector<std::u32string_view>>> open = {{at, std::move(names)}};
+    while (!open.empty() && !builder_.too_large()) {
+      const auto [from, rests] = std::move(open.back());
+      open.pop_back();
+      std::map<char32_t, std::vector<std::u32string_view>> by_first;
+      bool is_name = false;
+      for (const std::u32string_view rest : rests) {
+        if (rest.empty()) {
+          is_name = true;
+        } else {
+          by_first[rest[0]].push_back(rest.substr(1));
+        }
       }
+      if (!is_name) builder_.Join(from, end_);
+      CodePointSet firsts;
+      for (auto& [first, further] : by_first) {
+        firsts.push_back({first, first});
+        const Node next = builder_.NewNode();
+        TF_RETURN_IF_ERROR(AddCharacters(from, {{first, first}}, next));
+        open.emplace_back(next, std::move(further));
+      }
+      TF_RETURN_IF_ERROR(AddCharacters(from, Complement(std::move(firsts)), free_));
     }
-    if (!is_name) builder_.Join(at, end_);
-    CodePointSet firsts;
-    for (const auto& [first, rest] : by_first) {
-      firsts.push_back({first, first});
-      const Node next = builder_.NewNode();
-      TF_RETURN_IF_ERROR(AddCharacters(at, {{first, first}}, next));
-      TF_RETURN_IF_ERROR(AppendLevel(next, rest));
-    }
-    return AddCharacters(at, Complement(std::move(firsts)), free_);
+    return absl::OkStatus();
   }
 
   AutomatonBuilder& builder_;
@@ -142,7 +147,8 @@ absl::StatusOr<JsonSchema::ObjectForm> JsonSchema::ReadObject(const Json& schema
   if (additional != nullptr && !additional->is_boolean() && !additional->is_object()) {
     return place.In("additionalProperties").Error("must be an object, true or false");
   }
-  const Place of_properties = place.In("properties"), of_others = place.In("additionalProperties");
+  const Place of_properties = place.In("properties"), of_others = place.In("additionalProperties"),
+              of_names = place.In("propertyNames");
   if (properties != nullptr) {
     for (const auto& [name, value] : properties->items())
       form.members.push_back({name, &value, of_properties.In(name)});
@@ -151,7 +157,7 @@ absl::StatusOr<JsonSchema::ObjectForm> JsonSchema::ReadObject(const Json& schema
   const bool has_schema = additional != nullptr && additional->is_object() && !additional->empty();
   // Where there are properties, others come only where a schema says of what kind.
   if (!is_closed && (form.members.empty() || has_schema)) {
-    form.others = OtherMembers{has_schema ? additional : &AnyValue(), of_others, nullptr, std::nullopt};
+    form.others = OtherMembers{has_schema ? additional : &AnyValue(), of_others, nullptr, of_names, std::nullopt};
   }
   if (patterns != nullptr && !patterns->empty()) {
     if (patterns->size() > 1 || !form.members.empty() || names != nullptr) {
@@ -159,11 +165,11 @@ absl::StatusOr<JsonSchema::ObjectForm> JsonSchema::ReadObject(const Json& schema
           "'patternProperties' of several patterns, or beside 'properties' or 'propertyNames', is not supported");
     }
     const auto only = patterns->begin();
-    form.others = OtherMembers{&*only, place.In("patternProperties").In(only.key()), nullptr, only.key()};
+    form.others = OtherMembers{&*only, place.In("patternProperties").In(only.key()), nullptr, of_names, only.key()};
   }
   if (names == nullptr) return form;
   if (!form.members.empty()) return place.Error("'propertyNames' beside 'properties' is not supported");
-  if (!names->is_object()) return place.In("propertyNames").Error("must be an object");
+  if (!names->is_object()) return of_names.Error("must be an object");
   if (!form.others) return form;
   const Json* const listed = Find(*names, "enum");
   if (listed == nullptr) {
@@ -173,11 +179,11 @@ absl::StatusOr<JsonSchema::ObjectForm> JsonSchema::ReadObject(const Json& schema
   // Names that are listed are properties, each of which may come once.
   const std::string other = OtherKeyword(*names, {"enum", "type"});
   if (!other.empty() || !listed->is_array() || names->value("type", Json("string")) != "string") {
-    return place.In("propertyNames").Error("of an 'enum' must be a list of texts and nothing else");
+    return of_names.Error("of an 'enum' must be a list of texts and nothing else");
   }
   std::set<std::string> seen;
   for (const Json& name : *listed) {
-    if (!name.is_string()) return place.In("propertyNames").Error("of an 'enum' must be a list of texts");
+    if (!name.is_string()) return of_names.Error("of an 'enum' must be a list of texts");
     if (seen.insert(name.get<std::string>()).second) form.members.push_back({name, form.others->schema, of_others});
   }
   form.others.reset();
@@ -257,7 +263,7 @@ JsonSchema::NodeOr JsonSchema::Members(Node at, const ObjectForm& form) {
 JsonSchema::NodeOr JsonSchema::OtherName(Node at, const ObjectForm& form) {
   const OtherMembers& others = *form.others;
   if (others.names != nullptr) {
-    const Place place = others.place.In("propertyNames");
+    const Place& place = others.names_place;
     const std::string other = OtherKeyword(*others.names, {"type", "minLength", "maxLength", "pattern"});
     if (!other.empty()) return place.Error(absl::StrCat("'", Excerpt(other), "' is not supported"));
     if (others.names->value("type", Json("string")) != "string") return place.Error("names are of type 'string'");

@@ -229,7 +229,7 @@ TEST(JsonSchema, NamesWhatItRefuses) {
       {R"x({"patternProperties":{"(?=x)":{}}})x", "patternProperties.(?=x): pattern: lookaround"},
       {R"({"type":"object","patternProperties":1})", "patternProperties: must be an object"},
       {R"({"type":"object","properties":{"a":{}},"propertyNames":{}})", "'propertyNames' beside 'properties'"},
-      {R"({"type":"object","propertyNames":{"format":"x","not":{}}})", "propertyNames: 'not' is not supported"},
+      {R"({"type":"object","propertyNames":{"format":"x","not":{}}})", "schema: propertyNames: 'not' is not supported"},
       {R"({"type":"object","propertyNames":{"type":"integer"}})", "propertyNames: names are of type 'string'"},
       {R"({"type":"object","propertyNames":{"enum":[1]}})", "propertyNames: of an 'enum' must be a list of texts"},
       {R"({"type":"object","propertyNames":1})", "propertyNames: must be an object"},
@@ -289,6 +289,13 @@ TEST(JsonSchema, StaysWithinItsLimits) {
   EXPECT_THAT(refusal(R"({"type":"array","minItems":1000000000,"items":{"type":"integer"}})"), too_much);
   EXPECT_THAT(refusal(absl::StrCat(R"({"description":")", std::string(kMaxSchemaBytes, 'x'), "\"}")),
               HasSubstr("65536 bytes"));
+  // A name as long as a schema allows: what other names there are is not found out by a recursion as deep.
+  EXPECT_THAT(refusal(absl::StrCat(R"({"type":"object","properties":{")", std::string(30'000, 'a'),
+                                   R"(":{}},"additionalProperties":{"type":"integer"}})")),
+              HasSubstr("states"));
+  EXPECT_EQ(refusal(absl::StrCat(R"({"type":"object","properties":{")", std::string(300, 'a'),
+                                 R"(":{}},"additionalProperties":{"type":"integer"}})")),
+            "");
   std::string deep = "{}";
   for (int i = 0; i <= kMaxSchemaDepth; ++i) deep = absl::StrCat(R"({"type":"array","items":)", deep, "}");
   EXPECT_THAT(refusal(deep), HasSubstr("nested more than 32 deep"));
