@@ -265,9 +265,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartServingSession(
 
 absl::Status CheckContext(absl::string_view what, int64_t prompt_tokens, int64_t new_tokens, const ModelSpec& model) {
   if (prompt_tokens == 0) return absl::InvalidArgumentError(absl::StrCat(what, " is empty: give at least one token"));
-  // With an encoder a prompt has positions of its own, and the decoder's start takes one of the answer's.
-  const int64_t longest = model.has_encoder() ? std::max(prompt_tokens, new_tokens + 1) : prompt_tokens + new_tokens;
-  if (longest <= model.max_position_embeddings) return absl::OkStatus();
+  if (new_tokens <= model.answer_room(prompt_tokens, model.max_position_embeddings)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(what, " has ", prompt_tokens, " tokens and ", new_tokens,
                                                  " are to be generated, but the model's context is ",
                                                  model.max_position_embeddings, " tokens"));

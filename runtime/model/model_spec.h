@@ -200,6 +200,11 @@ struct ModelSpec {
   }
   int64_t num_moe_layers() const { return num_moe_layers(Stack::kEncoder) + num_moe_layers(Stack::kDecoder); }
   bool has_encoder() const { return num_encoder_layers > 0; }
+  // How many tokens an answer may have in a context of so many positions; negative: not even the prompt has room. With
+  // an encoder a prompt has positions of its own, and the decoder's start takes one of the answer's.
+  int64_t answer_room(int64_t prompt_tokens, int64_t context) const {
+    return has_encoder() && prompt_tokens <= context ? context - 1 : context - prompt_tokens;
+  }
   // Those of a stack are layers [first_layer, first_layer + num_layers).
   int64_t first_layer(Stack stack) const { return stack == Stack::kEncoder ? 0 : num_encoder_layers; }
   int64_t num_layers(Stack stack) const {

@@ -139,7 +139,7 @@ absl::Status CheckGrammarBytes(const GenerationRequest& request) {
 absl::Status ReadMaxTokens(const ServedModel& model, const RouteFields& route, GenerationRequest* out) {
   int64_t longest = 0;
   for (const auto& prompt : out->prompts) longest = std::max(longest, static_cast<int64_t>(prompt.ids.size()));
-  const int64_t room = model.max_model_len - longest;
+  const int64_t room = model.spec.answer_room(longest, model.max_model_len);
   const bool wants_output = route.max_tokens.value_or(1) > 0;
   out->max_new_tokens = route.max_tokens.value_or(std::min(route.default_max_tokens, std::max<int64_t>(room, 1)));
   if (room >= out->max_new_tokens && (room > 0 || !wants_output)) return absl::OkStatus();
@@ -158,12 +158,21 @@ absl::Status RefuseFieldsOfOthers(const BodyFields& fields) {
       {"guided_choice", kForm},
       {"guided_grammar", kForm},
       {"structured_outputs", kForm},
+      {"json_schema", kForm},
+      {"regex", kForm},
+      {"ebnf", kForm},
+      {"grammar", kForm},
+      {"structural_tag", kForm},
       {"functions", "is not supported: use tools"},
       {"function_call", "is not supported: use tool_choice"},
       {"prompt_logprobs", "is not supported: use echo and logprobs of /v1/completions"},
       {"use_beam_search", "is not supported"},
       {"bad_words", "is not supported: use logit_bias"},
       {"allowed_token_ids", "is not supported: use logit_bias"},
+      {"logits_processors", "is not supported"},
+      {"truncate_prompt_tokens", "is not supported"},
+      {"include_stop_str_in_output", "is not supported"},
+      {"continue_final_message", "is not supported"},
       {"audio", "is not supported"},
       {"web_search_options", "is not supported"},
   };

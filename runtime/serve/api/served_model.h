@@ -17,7 +17,7 @@ namespace tokenferry {
 
 struct ServedModel {
   std::string name;           // as /v1/models says
-  int64_t max_model_len = 0;  // tokens of prompt and answer together
+  int64_t max_model_len = 0;  // the context: ModelSpec::answer_room
   ModelSpec spec;
   GenerationConfig generation;  // defaults of requests, and the end tokens
   Tokenizer tokenizer;

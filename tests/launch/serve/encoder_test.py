@@ -90,12 +90,17 @@ class EncoderTest(ProgramTest):
         self.assertEqual(self.succeed("generate", *flags, *ask).text(), got["text"] + "\n")  # without the prompt
         self.assertIn("4 of the layers are an encoder", self.succeed("inspect", "--model", self.model).text())
         # The front leaves a model's end of text out; with it ignored there is none in these.
-        with Server("--compute", "f32", "--max-num-seqs", "4", model=self.model, ranks=2) as serving:
+        with Server("--compute", "f32", "--max-num-seqs", "4", "--max-model-len", "64", model=self.model, ranks=2) as serving:
             body = {"prompt": [prompt, "xyz", prompt], "temperature": 0, "max_tokens": 20, "ignore_eos": True}
             status, answer = serving.post("/v1/completions", body)
             self.assertEqual(status, 200, answer)
             self.assertEqual([answer["choices"][i]["text"] for i in (0, 2)], 2 * [got["text"]])
             self.assertEqual(answer["usage"]["completion_tokens"], 60)
+            # Prompt and answer have positions of their own; the decoder's start takes one.
+            for prompt_ids, max_tokens, expected in (64, 63, 200), (64, 64, 400), (65, 1, 400):
+                body = {"prompt": [5] * prompt_ids, "max_tokens": max_tokens, "ignore_eos": True}
+                status, answer = serving.post("/v1/completions", body)
+                self.assertEqual(status, expected, answer)
             status, answer = serving.post("/v1/completions", {"prompt": prompt, "max_tokens": 2, "echo": True, "logprobs": 1})
             self.assertEqual((status, "scores of the prompt" in json.dumps(answer)), (400, True), answer)
 
