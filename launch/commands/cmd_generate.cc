@@ -24,6 +24,7 @@
 #include "runtime/text/chat/conversation.h"
 #include "runtime/text/chat/local_time.h"
 #include "runtime/text/text_stream.h"
+#include "runtime/text/unicode.h"
 
 namespace tokenferry {
 namespace {
@@ -287,6 +288,9 @@ absl::Status GenerateCommand::Check(const FlagSet& set, SharedFlags* shared) {
     if (set.given(std::string(flag.name))) flags_.given.emplace_back(flag.name);
   }
   flags_.has_max_tokens = set.given("max-tokens");
+  for (const std::string& stop : flags_.stop) {
+    if (!IsValidUtf8(stop)) return absl::InvalidArgumentError("--stop: is not UTF-8");
+  }
   if (flags_.conversation) TF_RETURN_IF_ERROR(CheckConversation());
   if (absl::c_count(flags_.prompt_files, "-") + absl::c_count(flags_.chats, "-") > 1) {
     return absl::InvalidArgumentError(

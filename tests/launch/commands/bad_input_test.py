@@ -345,6 +345,7 @@ class BadCommandLine(BadInput):
                 ("--ranks", "100000", "nearest is 4096"), ("--instruction-set", "avx3", "avx"),
                 ("--stop", "", "empty"), ("--model", "", "empty")]:
             self.refused([*generate, flag, value], [flag, value, *words], ALONE, status=2)
+        self.refused([*generate, "--stop", "\udca9"], ["--stop", "UTF-8"], ALONE, status=2)  # the byte a9
 
     def test_values_together(self):
         generate = ["generate", "--model", MODEL, "--prompt", "a"]
