@@ -247,7 +247,8 @@ StepEntry Scheduler::MakeEncoderEntry(int32_t seq, const Sequence& s) {
   e.rank = s.rank;
   e.stack = Stack::kEncoder;
   e.tokens = s.encoder_tokens;
-  if (s.request.kind == RequestKind::kLogits) e.want = Want::kLogits, e.trace = s.request.trace;
+  // Once: a sequence that was preempted after its first step has been reported that far.
+  if (s.request.kind == RequestKind::kLogits && s.num_reported == 0) e.want = Want::kLogits, e.trace = s.request.trace;
   return e;
 }
 
