@@ -56,7 +56,7 @@ set(TF_TEST_ENVIRONMENT
   "UBSAN_OPTIONS=print_stacktrace=1")
 
 # What nearly every source file includes is parsed once, which shortens a build from nothing. A compiler cache replaces
-# this; and run.sh --full compiles preset asan without it, so that a source file, and the header that it includes first,
+# this; and run.sh --full compiles preset asan without it and file by file, so that a source file, and the header that it includes first,
 # have to name what they use.
 if(CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_DISABLE_PRECOMPILE_HEADERS ON)

@@ -2,7 +2,8 @@
 # gpu.sh: shows on a machine with an NVIDIA GPU what the machines that build this project cannot: every kernel against its
 # reference, the model's logits and texts against the CPU's, compute-sanitizer, and the kernels' rates.
 #
-#   bash tests/gpu.sh                 from a built tree (build/cuda)
+#   bash tests/gpu.sh                 from a built tree (build/cuda; tests/run.sh leaves it compiled for Hopper alone: configure
+#                                     and build with --preset cuda first)
 #   bash tests/gpu.sh --pack DIR      builds, and puts all that is needed into DIR (below 60 MiB): programs, libraries but
 #                                     glibc, model. On a machine without this project's packages: bash DIR/tests/gpu.sh
 #   --out DIR                         where results go [gpu-results]: a log per step, and gpu.json

@@ -6,7 +6,7 @@
 #          5 seconds                                                        (--full: every test; 5 minutes each)
 #   tsan   thread sanitizer: the tests labelled `tsan`, transports and exchange                  (--full: `tsan_full` too)
 #   cuda   where nvcc is found: core and the tests labelled `gpu`, which pass without one: kernels
-#          are executed on the CPU, from nvcc's PTX        (--full: the program too, and a model on the fake GPU)
+#          are executed on the CPU, from nvcc's PTX for Hopper  (--full: for all architectures; the program, and a model)
 #   arm64  with --full only: tests/arm64.sh
 # A part that does not build counts as one failed test, and the others still run. All parts but cpu are left out when
 # nothing has changed since they passed.
@@ -118,7 +118,7 @@ choose_asan_options
 
 suite cpu all -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON --
 if [ "$full" = yes ]; then
-  once asan all -DTOKENFERRY_FUZZ_SECONDS=300 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON --
+  once asan all -DTOKENFERRY_FUZZ_SECONDS=300 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON -DCMAKE_UNITY_BUILD=OFF --
 else
   once asan 'tests_quick fuzzers' -DTOKENFERRY_FUZZ_SECONDS=5 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=OFF -- --label-exclude slow
 fi

@@ -26,7 +26,6 @@ from server import MODEL, PROGRAM, Server, await_, resident_bytes  # noqa: E402
 from streams import Crowd, Stream, cpu_seconds, num_sockets, percentile  # noqa: E402
 
 
-
 def milliseconds(seconds):
     return round(1000 * seconds, 2)
 
