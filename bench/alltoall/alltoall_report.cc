@@ -24,13 +24,13 @@ constexpr size_t kColumns = 120;
 // ---- JSON
 
 // To nine digits, as in the CSV file: more than any clock has.
-double Rounded(double v) { return std::strtod(absl::StrFormat("%.9g", v).c_str(), nullptr); }
+double ToNineDigits(double v) { return std::strtod(absl::StrFormat("%.9g", v).c_str(), nullptr); }
 
 Json ToJson(const Summary& s) {
-  return {{"min_us", Rounded(s.min)},
-          {"median_us", Rounded(s.median)},
-          {"p95_us", Rounded(s.p95)},
-          {"max_us", Rounded(s.max)}};
+  return {{"min_us", ToNineDigits(s.min)},
+          {"median_us", ToNineDigits(s.median)},
+          {"p95_us", ToNineDigits(s.p95)},
+          {"max_us", ToNineDigits(s.max)}};
 }
 
 Json BaselineJson(const BaselineResult& b, const PathResult& path) {
@@ -39,7 +39,7 @@ Json BaselineJson(const BaselineResult& b, const PathResult& path) {
   const std::pair<const char*, double> steps[] = {
       {"plan", b.median.plan}, {"pack", b.median.pack},     {"forward", b.median.forward}, {"unpack", b.median.unpack},
       {"read", b.median.read}, {"reduce", b.median.reduce}, {"back", b.median.back},       {"sum", b.median.sum}};
-  for (const auto& [name, seconds] : steps) json["median_us"][name] = Rounded(seconds * 1e6);
+  for (const auto& [name, seconds] : steps) json["median_us"][name] = ToNineDigits(seconds * 1e6);
   if (!IsWhole(b.kind)) return json;
   json["overhead_us"] = b.round_trip.median - path.us.local_read.median;
   json["round_trip_over_this"] = RoundTripOver(b, path);
@@ -71,7 +71,7 @@ Json ResultJson(const ReportRow& row) {
         [&at](const auto& v) {
           using T = std::decay_t<decltype(v)>;
           if constexpr (std::is_same_v<T, double>) {
-            at = Rounded(v);
+            at = ToNineDigits(v);
           } else if constexpr (!std::is_same_v<T, std::monostate>) {
             at = v;
           }
@@ -118,7 +118,7 @@ std::string Padded(absl::string_view text, int width) {
   return width < 0 ? absl::StrCat(text, spaces) : absl::StrCat(spaces, text);
 }
 
-std::string Printed(const Column& column, const Cell& cell) {
+std::string CellText(const Column& column, const Cell& cell) {
   if (std::holds_alternative<std::monostate>(cell)) return "-";
   if (std::holds_alternative<double>(cell)) {
     return absl::StrFormat("%.*f", column.decimals, column.scale * std::get<double>(cell));
@@ -163,12 +163,12 @@ std::string Header(const std::vector<const Column*>& columns) {
   return header;
 }
 
-std::string Line(const std::vector<const Column*>& columns, const ReportRow& row) {
+std::string RowLine(const std::vector<const Column*>& columns, const ReportRow& row) {
   const std::string& why = row.baseline != nullptr ? row.baseline->unavailable : row.path.unavailable;
   std::string line;
   for (const Column* c : columns) {
     if (!why.empty() && c->table != Table::kBoth) continue;
-    const std::string text = Printed(*c, c->value(row));
+    const std::string text = CellText(*c, c->value(row));
     absl::StrAppend(&line, Padded(c->width < 0 ? " " + text : text, c->width));
   }
   if (!why.empty()) return Wrapped(absl::StrCat(line, " not available: ", why));
@@ -179,7 +179,7 @@ std::string Line(const std::vector<const Column*>& columns, const ReportRow& row
 std::string GroupTitle(const ReportRow& row) {
   std::vector<std::string> parts;
   for (const Column* c : ColumnsOf(Table::kGroup)) {
-    parts.push_back(absl::StrCat(c->heading, " ", Printed(*c, c->value(row))));
+    parts.push_back(absl::StrCat(c->heading, " ", CellText(*c, c->value(row))));
   }
   return absl::StrJoin(parts, ", ");
 }
@@ -301,7 +301,7 @@ std::string ReportTable(const AllToAllReport& r, PerRankTimes per_rank) {
         for (const ReportRow& row : RowsOf(r, *p)) {
           // A baseline, or what could not be run, has times at most.
           const bool has_rates = row.baseline == nullptr && row.path.unavailable.empty();
-          if (table == Table::kTimes || has_rates) absl::StrAppend(&out, Line(columns, row));
+          if (table == Table::kTimes || has_rates) absl::StrAppend(&out, RowLine(columns, row));
         }
       }
     }

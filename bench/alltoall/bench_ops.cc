@@ -89,7 +89,7 @@ ReadFn ReadFor(Isa) { return ReadRangePortable; }
 #endif
 
 // Finite values only: no NaN to keep, so that the loop vectorises.
-BF16 Rounded(float x) {
+BF16 RoundFinite(float x) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, x);
   return BF16{static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16)};
 }
@@ -99,7 +99,7 @@ void ScaleRow(const In* row, float factor, int64_t hidden, DType out_dtype, void
   if (out_dtype == DType::kF32) {
     for (int64_t c = 0; c < hidden; ++c) static_cast<float*>(out)[c] = factor * ToFloat(row[c]);
   } else {
-    for (int64_t c = 0; c < hidden; ++c) static_cast<BF16*>(out)[c] = Rounded(factor * ToFloat(row[c]));
+    for (int64_t c = 0; c < hidden; ++c) static_cast<BF16*>(out)[c] = RoundFinite(factor * ToFloat(row[c]));
   }
 }
 

@@ -54,8 +54,8 @@ absl::Status TimeLayer(const BenchContext& context, TimedLayer& layer, const Moe
   return CountWork(context, layer, result);
 }
 
-absl::StatusOr<MoeResult> RunPath(const BenchContext& context, const MoeBenchOptions& options,
-                                  const RandomLayer& random, int top_k, ExchangePath path) {
+absl::StatusOr<MoeResult> RunMoe(const BenchContext& context, const MoeBenchOptions& options, const RandomLayer& random,
+                                 int top_k, ExchangePath path) {
   MoeResult result{.shape = random.shape, .top_k = top_k, .weight_dtype = random.dtype, .path = path};
   auto layer =
       MoeLayer::Create(context.transport, context.device, random.placement, random.shape, {.exchange = {.path = path}});
@@ -94,7 +94,7 @@ absl::Status RunShape(const BenchContext& context, const MoeBenchOptions& option
   for (const int64_t tokens : options.tokens) {
     (*random)->shape.max_tokens = tokens;
     for (const ExchangePath path : options.paths) {
-      TF_ASSIGN_OR_RETURN(MoeResult result, RunPath(context, options, **random, top_k, path));
+      TF_ASSIGN_OR_RETURN(MoeResult result, RunMoe(context, options, **random, top_k, path));
       report->results.push_back(std::move(result));
     }
   }

@@ -5,7 +5,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr absl::Duration kLivenessPeriod = absl::Milliseconds(100);
+constexpr absl::Duration kFlagLivenessPeriod = absl::Milliseconds(100);
 
 const char* SignalName(int signal) {
   static constexpr const char* kNames[kNumPeerSignals] = {"plan", "plan indices", "dispatch rows", "expert outputs"};
@@ -42,7 +42,7 @@ absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t se
   if (pending_.empty()) return absl::OkStatus();
   WaitLimit limit(peers_.timeout());
   Backoff turn;  // as in the transports: sleeps cost more than a phase of a small batch takes
-  Deadline next_liveness = Deadline::After(kLivenessPeriod);
+  Deadline next_liveness = Deadline::After(kFlagLivenessPeriod);
   int last_arrival = -1;
   while (!pending_.empty()) {
     const size_t num_before = pending_.size();
@@ -60,7 +60,7 @@ absl::Status PeerFlags::Wait(const CallSite& site, PeerSignal signal, int64_t se
     }
     if (next_liveness.Expired()) {
       TF_RETURN_IF_ERROR(CheckAlive(site, signal, sequence, wanted));
-      next_liveness = Deadline::After(kLivenessPeriod);
+      next_liveness = Deadline::After(kFlagLivenessPeriod);
     }
     turn.Pause();
   }

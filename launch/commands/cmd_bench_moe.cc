@@ -8,7 +8,6 @@
 #include "launch/commands/result_file.h"
 
 namespace tokenferry {
-namespace {}  // namespace
 
 void BenchMoeCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
   MoeBenchOptions* o = &flags_.bench;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "comm/transport/collectives.h"
 #include "core/host/memory_info.h"
+#include "core/mib.h"
 
 namespace tokenferry {
 namespace {
@@ -132,7 +133,7 @@ RankReport FromJson(const Json& json) {
 
 double PerSecond(int64_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
 
-std::string InMib(int64_t num_bytes) { return absl::StrFormat("%.1f MiB", static_cast<double>(num_bytes) / (1 << 20)); }
+std::string InMib(int64_t num_bytes) { return absl::StrFormat("%.1f MiB", Mib(num_bytes)); }
 
 // Empty when no policy had to do anything.
 std::string OverflowLine(const std::vector<RankReport>& ranks) {

@@ -9,6 +9,7 @@
 #include "core/device/cuda_device.h"
 #include "core/host/cgroup.h"
 #include "core/host/memory_info.h"
+#include "core/mib.h"
 
 namespace tokenferry {
 namespace {
@@ -48,7 +49,7 @@ std::string Remedy(const std::vector<RankMemory>& memory_per_rank, int64_t avail
 }  // namespace
 
 std::string FormatBytes(int64_t num_bytes) {
-  const double mib = static_cast<double>(num_bytes) / (1 << 20);
+  const double mib = Mib(num_bytes);
   return mib < 1024 ? absl::StrFormat("%.1f MiB", mib) : absl::StrFormat("%.1f GiB", mib / 1024);
 }
 

@@ -13,7 +13,7 @@ namespace tokenferry {
 namespace {
 
 template <class Narrow>
-void Widen(const std::vector<uint8_t>& bytes, std::vector<float>& values) {
+void WidenStored(const std::vector<uint8_t>& bytes, std::vector<float>& values) {
   for (size_t i = 0; i < values.size(); ++i) {
     Narrow narrow;
     std::memcpy(&narrow, bytes.data() + i * sizeof(Narrow), sizeof(Narrow));
@@ -35,7 +35,7 @@ absl::Status ReadWidened(const Checkpoint& checkpoint, const StoredTensor& tenso
   } else if (dtype == DType::kF32) {
     std::memcpy(values.data(), bytes.data(), bytes.size());
   } else {
-    dtype == DType::kF16 ? Widen<F16>(bytes, values) : Widen<BF16>(bytes, values);
+    dtype == DType::kF16 ? WidenStored<F16>(bytes, values) : WidenStored<BF16>(bytes, values);
   }
   for (int64_t i = 0; i < count; ++i) {
     if (std::isfinite(values[i])) continue;

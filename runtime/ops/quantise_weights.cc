@@ -112,18 +112,18 @@ void QuantiseRow(const QuantiseWeightsArgs& a, int64_t row, const RowKernels& ke
   if (num_unfit > 0) std::atomic_ref<int64_t>(*a.num_unfit_groups).fetch_add(num_unfit, std::memory_order_relaxed);
 }
 
-void Reference(const QuantiseWeightsArgs& a) {
+void QuantiseReference(const QuantiseWeightsArgs& a) {
   for (int64_t row = 0; row < a.dst.rows; ++row) QuantiseRow(a, row, PortableRowKernels());
 }
 
-void Cpu(const QuantiseWeightsArgs& a, CpuContext& context) {
+void QuantiseCpu(const QuantiseWeightsArgs& a, CpuContext& context) {
   const RowKernels& kernels = RowKernelsFor(context.isa);
   ParallelRows(context, a.dst.rows, a.dst.cols, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) QuantiseRow(a, row, kernels);
   });
 }
 
-constexpr Op<QuantiseWeightsArgs> kQuantiseWeights{"quantise_weights", &Reference, &Cpu};
+constexpr Op<QuantiseWeightsArgs> kQuantiseWeights{"quantise_weights", &QuantiseReference, &QuantiseCpu};
 
 }  // namespace
 

@@ -7,7 +7,6 @@
 
 #include "core/check.h"
 #include "core/device/cuda_launcher.h"
-#include "core/kernels/row_parallel.h"
 #include "runtime/ops/exp_f64.h"
 
 namespace tokenferry {

@@ -12,7 +12,7 @@ namespace tokenferry {
 
 // Sums over a vocabulary are made in one order everywhere: value i belongs to chain i % kSumChains, each chain is added
 // up by rising i, and then the second half of the chains is added to the first, until one is left. The chains are the
-// threads of a block, and on a CPU as many as there are lanes of vectors.
+// threads of a block; on a CPU, vectors add neighbouring chains.
 inline constexpr int kSumChains = 1024;
 double SumInChains(absl::Span<const double> values);
 

@@ -7,14 +7,14 @@
 namespace tokenferry {
 namespace {
 
-struct Range {
+struct TextRange {
   size_t begin, end;
   bool is_match;
 };
 
 // Matches and the gaps between them, in order, covering `text`.
-std::vector<Range> Ranges(const SplitStep& step, absl::string_view text) {
-  std::vector<Range> ranges;
+std::vector<TextRange> Ranges(const SplitStep& step, absl::string_view text) {
+  std::vector<TextRange> ranges;
   size_t pos = 0;
   for (const MatchSpan& span : step.regex.FindAll(text)) {
     if (pos < span.begin) ranges.push_back({pos, span.begin, step.invert});
@@ -26,10 +26,10 @@ std::vector<Range> Ranges(const SplitStep& step, absl::string_view text) {
 }
 
 // Joins each range to the one before where the behaviour says so. For kMergedWithNext `ranges` comes reversed.
-std::vector<Range> Joined(const std::vector<Range>& ranges, SplitBehavior behavior) {
-  std::vector<Range> out;
+std::vector<TextRange> Joined(const std::vector<TextRange>& ranges, SplitBehavior behavior) {
+  std::vector<TextRange> out;
   bool previous_match = false;
-  for (const Range& range : ranges) {
+  for (const TextRange& range : ranges) {
     bool join =
         behavior == SplitBehavior::kContiguous ? range.is_match == previous_match : range.is_match && !previous_match;
     if (join && !out.empty()) {
@@ -44,12 +44,12 @@ std::vector<Range> Joined(const std::vector<Range>& ranges, SplitBehavior behavi
 }
 
 void SplitPiece(const SplitStep& step, absl::string_view piece, std::vector<absl::string_view>& out) {
-  std::vector<Range> ranges = Ranges(step, piece);
+  std::vector<TextRange> ranges = Ranges(step, piece);
   switch (step.behavior) {
     case SplitBehavior::kIsolated:
       break;
     case SplitBehavior::kRemoved:
-      ranges.erase(std::remove_if(ranges.begin(), ranges.end(), [](const Range& r) { return r.is_match; }),
+      ranges.erase(std::remove_if(ranges.begin(), ranges.end(), [](const TextRange& r) { return r.is_match; }),
                    ranges.end());
       break;
     case SplitBehavior::kMergedWithNext:
@@ -62,7 +62,7 @@ void SplitPiece(const SplitStep& step, absl::string_view piece, std::vector<absl
       ranges = Joined(ranges, step.behavior);
       break;
   }
-  for (const Range& range : ranges) {
+  for (const TextRange& range : ranges) {
     if (range.begin < range.end) out.push_back(piece.substr(range.begin, range.end - range.begin));
   }
 }

@@ -4,7 +4,6 @@
 #include "core/round_up.h"
 
 namespace tokenferry {
-namespace {}  // namespace
 
 DevicePeerLayout DevicePeerLayout::For(const DevicePeerCapacity& c, int64_t row_bytes, int64_t out_bytes) {
   constexpr int64_t kAlignment = 256, kPiece = int64_t{2} << 20;

@@ -5,7 +5,6 @@
 #include "absl/strings/str_cat.h"
 
 namespace tokenferry {
-namespace {}  // namespace
 
 int64_t PeerHeaders::FirstRow(int src, int dst) const {
   int64_t begin = 0;

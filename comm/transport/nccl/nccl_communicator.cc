@@ -15,7 +15,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr CallSite kStartCommunicator{"start: nccl"};
+constexpr CallSite kStart{"start: nccl"};
 constexpr int kOldest = NCCL_VERSION(2, 14, 0);  // ncclCommInitRankConfig, ncclCommFinalize
 constexpr int kSharesGpus = NCCL_VERSION(2, 30, 3);
 constexpr absl::Duration kAbortTime = absl::Seconds(2);
@@ -42,12 +42,12 @@ absl::Status CheckVersion(GpuUse use, int& version) {
 // All ranks must speak the same version: others do not understand each other when they connect, or wait for ever.
 absl::Status AgreeOnVersion(Transport& control, GpuUse use) {
   int version = 0;
-  TF_RETURN_IF_ERROR(AgreeOnStatus(control, kStartCommunicator, CheckVersion(use, version)));
-  TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, AllGather(control, kStartCommunicator, VersionText(version)));
+  TF_RETURN_IF_ERROR(AgreeOnStatus(control, kStart, CheckVersion(use, version)));
+  TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, AllGather(control, kStart, VersionText(version)));
   for (size_t r = 1; r < all.size(); ++r) {
     if (all[r] == all[0]) continue;
     return AgreeOnStatus(
-        control, kStartCommunicator,
+        control, kStart,
         absl::FailedPreconditionError(absl::StrCat("NCCL is ", all[0], " on rank 0 and ", all[r], " on rank ", r,
                                                    "; install one version on all hosts")));
   }
@@ -58,9 +58,9 @@ absl::StatusOr<ncclUniqueId> ShareUniqueId(Transport& control) {
   ncclUniqueId id = {};
   absl::Status made;
   if (control.rank() == RankId(0)) made = NcclStatus(ncclGetUniqueId(&id), "ncclGetUniqueId", nullptr);
-  TF_RETURN_IF_ERROR(AgreeOnStatus(control, kStartCommunicator, made));
-  TF_ASSIGN_OR_RETURN(const std::string bytes, Broadcast(control, kStartCommunicator, RankId(0),
-                                                         absl::string_view(id.internal, sizeof id.internal)));
+  TF_RETURN_IF_ERROR(AgreeOnStatus(control, kStart, made));
+  TF_ASSIGN_OR_RETURN(const std::string bytes,
+                      Broadcast(control, kStart, RankId(0), absl::string_view(id.internal, sizeof id.internal)));
   if (bytes.size() != sizeof id.internal) return absl::DataLossError("start: nccl: rank 0 sent no id");
   std::memcpy(id.internal, bytes.data(), sizeof id.internal);
   return id;
@@ -80,7 +80,7 @@ absl::StatusOr<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Create(Trans
       ncclCommInitRankConfig(&communicator->comm_, control.num_ranks(), id, control.rank().value, &config);
   const auto joined = communicator->Settle(begun, keep_waiting);
   TF_RETURN_IF_ERROR(AgreeOnStatus(
-      control, kStartCommunicator,
+      control, kStart,
       joined.ok() ? NcclStatus(*joined, "ncclCommInitRankConfig", communicator->comm_) : joined.status()));
   return communicator;
 }

@@ -13,7 +13,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr CallSite kStartTransport{"start: nccl"};
+constexpr CallSite kStart{"start: nccl"};
 constexpr absl::Duration kLookPeriod = absl::Milliseconds(20);  // at what NCCL says, and at processes
 
 class NcclTransport : public ForwardingTransport, private StreamWatch {
@@ -34,7 +34,7 @@ class NcclTransport : public ForwardingTransport, private StreamWatch {
 
   // Collective.
   absl::Status Start(GpuUse use) {
-    TF_RETURN_IF_ERROR(AgreeOnStatus(inner(), kStartTransport, CreateStream()));
+    TF_RETURN_IF_ERROR(AgreeOnStatus(inner(), kStart, CreateStream()));
     TF_RETURN_IF_ERROR(log_.Start(device_, *stream_));
     RestartLimit();
     const auto keep_waiting = [this] { return Look([] { return std::string("start: NCCL waits for all ranks"); }); };

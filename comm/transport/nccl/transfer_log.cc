@@ -9,7 +9,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr CallSite kStartLog{"start: nccl"};
+constexpr CallSite kStart{"start: nccl"};
 
 }  // namespace
 
@@ -29,12 +29,12 @@ absl::Status TransferLog::Prepare(Device& device, Stream& stream) {
 }
 
 absl::Status TransferLog::Start(Device& device, Stream& stream) {
-  TF_RETURN_IF_ERROR(AgreeOnStatus(control_, kStartLog, Prepare(device, stream)));
-  auto board = control_.peers().Reserve(kStartLog, sizeof(Progress));
+  TF_RETURN_IF_ERROR(AgreeOnStatus(control_, kStart, Prepare(device, stream)));
+  auto board = control_.peers().Reserve(kStart, sizeof(Progress));
   if (absl::IsFailedPrecondition(board.status())) return absl::OkStatus();  // containers of their own, say
   TF_RETURN_IF_ERROR(board.status());
   board_ = *std::move(board);
-  return AgreeOnStatus(control_, kStartLog, board_->Take(control_.rank().value, 0, sizeof(Progress)));
+  return AgreeOnStatus(control_, kStart, board_->Take(control_.rank().value, 0, sizeof(Progress)));
 }
 
 void TransferLog::Begin(const Transfer& t) {

@@ -19,7 +19,7 @@ double AsReal(const JinjaValue& value) {
   return value.real() != nullptr ? *value.real() : static_cast<double>(AsInteger(value));
 }
 
-absl::string_view Symbol(JinjaOp op) {
+absl::string_view OperatorSymbol(JinjaOp op) {
   static constexpr absl::string_view kSymbols[] = {
       "+", "-", "*", "/", "//", "%", "**", "==", "!=", "<", "<=", ">", ">=", "in", "not in", "-", "+"};
   return kSymbols[static_cast<size_t>(op)];
@@ -29,14 +29,14 @@ absl::Status Unsupported(JinjaOp op, const JinjaValue& a, const JinjaValue& b) {
   TF_RETURN_IF_ERROR(CheckDefined(a));
   TF_RETURN_IF_ERROR(CheckDefined(b));
   return absl::InvalidArgumentError(
-      absl::StrCat("cannot use ", Symbol(op), " on ", a.TypeName(), " and ", b.TypeName()));
+      absl::StrCat("cannot use ", OperatorSymbol(op), " on ", a.TypeName(), " and ", b.TypeName()));
 }
 
 absl::StatusOr<JinjaValue> IntegerArithmetic(JinjaOp op, absl::int128 a, absl::int128 b) {
   // Operands of 64 bits cannot overflow 128.
   constexpr absl::int128 kMax = std::numeric_limits<int64_t>::max();
   if (a > kMax || a < -kMax || b > kMax || b < -kMax) {
-    return absl::InvalidArgumentError(absl::StrCat(Symbol(op), ": an integer of more than 64 bits"));
+    return absl::InvalidArgumentError(absl::StrCat(OperatorSymbol(op), ": an integer of more than 64 bits"));
   }
   if ((op == JinjaOp::kFloorDiv || op == JinjaOp::kMod) && b == 0) {
     return absl::InvalidArgumentError("division by zero");
