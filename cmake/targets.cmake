@@ -1,5 +1,6 @@
-# tf_library(NAME name SOURCES .. DEPS .. [FUZZED])   one box of the layer diagram: target tokenferry_<name>. x.cu stands
-#   beside x.cc. FUZZED: it reads foreign bytes, and libFuzzer steers by its branches
+# tf_library(NAME name SOURCES .. DEPS .. [FUZZED] [COMPUTES])   one box of the layer diagram: target tokenferry_<name>. x.cu
+#   stands beside x.cc. FUZZED: it reads foreign bytes, and libFuzzer steers by its branches. COMPUTES: most of the tests' time
+#   goes into its loops, and sanitizer builds optimise it, too
 # tf_test(NAME name SOURCES .. DEPS .. [RANKS 1 2 3 | THREADS] [LABELS ..] [TIMEOUT s] [PROGRAMS target ..] [QUICK gtest-filter])
 #   without RANKS: one process; THREADS: with several ranks as threads, which wait for each other and
 #   so count as two. With RANKS: one ctest per rank count, under mpirun, with tests/support's MPI main; two as well.
@@ -56,8 +57,8 @@ set(TF_TEST_ENVIRONMENT
   "UBSAN_OPTIONS=print_stacktrace=1")
 
 # What nearly every source file includes is parsed once, which shortens a build from nothing. A compiler cache replaces
-# this; and run.sh --full compiles preset asan without it and file by file, so that a source file, and the header that it includes first,
-# have to name what they use.
+# this; and run.sh --full compiles preset asan without it and file by file, so that a source file, and the header that it
+# includes first, have to name what they use.
 if(CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_DISABLE_PRECOMPILE_HEADERS ON)
 endif()
@@ -80,6 +81,9 @@ tf_precompiled(NAME tf_common_headers HEADERS ${TF_COMMON_HEADERS} DEPS ${TF_COM
 if(TOKENFERRY_FUZZ)
   set(TF_FUZZED_OPTIONS -fsanitize=fuzzer-no-link)
   tf_precompiled(NAME tf_fuzzed_headers HEADERS ${TF_COMMON_HEADERS} DEPS ${TF_COMMON_DEPS} OPTIONS ${TF_FUZZED_OPTIONS})
+endif()
+if(TOKENFERRY_SANITIZE)
+  tf_precompiled(NAME tf_computing_headers HEADERS ${TF_COMMON_HEADERS} DEPS ${TF_COMMON_DEPS} OPTIONS -O1)
 endif()
 if(TOKENFERRY_TESTS)
   tf_precompiled(NAME tf_test_headers HEADERS <gmock/gmock.h> <gtest/gtest.h> ${TF_COMMON_HEADERS}
@@ -117,7 +121,7 @@ endfunction()
 
 # A build without CUDA leaves the .cu files out; TF_CUDA_LAUNCHER (core/device/cuda_launcher.h) is then null.
 function(tf_library)
-  cmake_parse_arguments(A "FUZZED" "NAME" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(A "FUZZED;COMPUTES" "NAME" "SOURCES;DEPS" ${ARGN})
   if(NOT TOKENFERRY_CUDA)
     list(FILTER A_SOURCES EXCLUDE REGEX "\\.cu$")
   endif()
@@ -129,6 +133,9 @@ function(tf_library)
   if(A_FUZZED AND TOKENFERRY_FUZZ)
     target_compile_options(tokenferry_${A_NAME} PRIVATE ${TF_FUZZED_OPTIONS})
     target_precompile_headers(tokenferry_${A_NAME} REUSE_FROM tf_fuzzed_headers)
+  elseif(A_COMPUTES AND TOKENFERRY_SANITIZE)
+    target_compile_options(tokenferry_${A_NAME} PRIVATE -O1)
+    target_precompile_headers(tokenferry_${A_NAME} REUSE_FROM tf_computing_headers)
   else()
     target_precompile_headers(tokenferry_${A_NAME} REUSE_FROM tf_common_headers)
   endif()
@@ -230,7 +237,7 @@ function(tf_test)
   target_link_libraries(${A_NAME} PRIVATE tokenferry_test_mpi_main)
   foreach(n ${A_RANKS})
     set(labels mpi ${A_LABELS})
-    if(TOKENFERRY_SANITIZE AND n GREATER 4)
+    if(TOKENFERRY_SANITIZE AND n GREATER 3)
       list(APPEND labels slow)
     endif()
     add_test(NAME ${A_NAME}.np${n} COMMAND ${PROJECT_SOURCE_DIR}/tests/support/mpirun.sh ${n} $<TARGET_FILE:${A_NAME}>)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # run.sh [--full]: installs what is missing, builds, and runs every test; ends with one line "N passed, N failed" and
 # status 0 only when nothing failed. What it runs:
-#   cpu    every test on the release build
+#   cpu    every test on the release build                  (--full: headers are compiled alone, too)
 #   asan   address + undefined behaviour sanitizers: every test that is not labelled `slow`, and every libFuzzer target for
-#          5 seconds                                                        (--full: every test; 5 minutes each)
+#          3 seconds                                                        (--full: every test; 5 minutes each)
 #   tsan   thread sanitizer: the tests labelled `tsan`, transports and exchange                  (--full: `tsan_full` too)
 #   cuda   where nvcc is found: core and the tests labelled `gpu`, which pass without one: kernels
 #          are executed on the CPU, from nvcc's PTX for Hopper  (--full: for all architectures; the program, and a model)
@@ -55,17 +55,81 @@ run_ctest() {
   [ "$bad" = 0 ] || failures+=("$preset: $bad tests, named above")
 }
 
+# configure_and_build PART: part PART in folder build/PART.
+configure_and_build() {
+  case "$1-$full" in
+    cpu-no) tf_configure cpu -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON && tf_build cpu all ;;
+    cpu-yes) tf_configure cpu -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON && tf_build cpu all tokenferry_headers_alone ;;
+    asan-no) tf_configure asan -DTOKENFERRY_FUZZ_SECONDS=3 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=OFF && tf_build asan tests_quick fuzzers ;;
+    asan-yes) tf_configure asan -DTOKENFERRY_FUZZ_SECONDS=300 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON -DCMAKE_UNITY_BUILD=OFF && tf_build asan all ;;
+    tsan-no) tf_configure tsan && tf_build tsan tests_tsan ;;
+    tsan-yes) tf_configure tsan && tf_build tsan all ;;
+    cuda-no) tf_configure cuda -DTOKENFERRY_BENCH=OFF -DCMAKE_CUDA_ARCHITECTURES=90a-virtual && tf_build cuda tests_gpu ;;
+    cuda-yes) tf_configure cuda -DTOKENFERRY_BENCH=OFF && tf_build cuda tokenferry tokenferry.fakegpu fakegpu_engine_test.fakegpu tests_gpu ;;
+  esac
+}
+
+run_tests() {
+  case "$1-$full" in
+    cpu-*) run_ctest cpu ;;
+    asan-no) run_ctest asan --label-exclude slow ;;
+    asan-yes) run_ctest asan ;;
+    tsan-no) TF_CTEST_PREFIX=$tsan_prefix run_ctest tsan --label-regex '^tsan$' ;;
+    tsan-yes) TF_CTEST_PREFIX=$tsan_prefix run_ctest tsan --label-regex '^tsan' ;;
+    cuda-no) run_ctest cuda --label-regex '^gpu$' ;;
+    cuda-yes) run_ctest cuda --label-regex '^(gpu|fakegpu)$' ;;
+  esac
+}
+
 # What a part's outcome depends on: the tree as it stands, the compilers, and what was asked for. Empty outside git.
 state_of() {
   git rev-parse --is-inside-work-tree >/dev/null 2>&1 || return 0
   { git rev-parse 'HEAD^{tree}'; git diff HEAD --binary; git ls-files --others --exclude-standard -z | xargs -0 -r sha256sum
-    g++ --version; clang++ --version; echo "$@"; } 2>/dev/null | sha256sum
+    g++ --version; clang++ --version; echo "$1 $full"; } 2>/dev/null | sha256sum
 }
 
-# once PRESET ..: like suite, but not again as long as nothing has changed since it passed.
+# Tests that wait for processes and deadlines leave a third of the processors idle. The parts that come later are built
+# meanwhile, in a process group of their own that takes only what the tests leave, and is ended when they are done:
+# the rest is then built as usual.
+builder=
+start_building_ahead() {
+  set -m
+  (
+    renice -n 19 -p "$BASHPID"
+    for part in "$@"; do configure_and_build "$part" || exit; done
+  ) >/dev/null 2>&1 </dev/null &
+  builder=$!
+  set +m
+}
+stop_building_ahead() {
+  [ -n "$builder" ] || return 0
+  kill -TERM -- "-$builder" 2>/dev/null
+  wait "$builder" 2>/dev/null
+  while kill -0 -- "-$builder" 2>/dev/null; do sleep 0.1; done
+  builder=
+}
+trap stop_building_ahead EXIT
+
+# suite PART LATER_PART ..: builds and tests PART, and builds the later ones as far as that goes meanwhile.
+suite() {
+  local part=$1 start=$SECONDS
+  shift
+  say "$part: building"
+  if ! configure_and_build "$part"; then
+    fail "$part: does not build"
+    return
+  fi
+  say "$part: built in $((SECONDS - start)) s, testing"
+  start_building_ahead "$@"
+  run_tests "$part"
+  stop_building_ahead
+  echo "$part took $((SECONDS - start)) s in all"
+}
+
+# once PART LATER_PART ..: like suite, but not again as long as nothing has changed since it passed.
 once() {
   local stamp=build/$1/passed before=$failed state
-  state=$(state_of "$@")
+  state=$(state_of "$1")
   if [ -n "$state" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then
     say "$1: nothing has changed since it passed; rm $stamp to repeat it"
     return
@@ -73,22 +137,6 @@ once() {
   rm -f "$stamp"
   suite "$@"
   if [ "$failed" = "$before" ]; then echo "$state" >"$stamp"; fi
-}
-
-# suite PRESET "TARGET .." CMAKE_ARGS -- CTEST_ARG ..
-suite() {
-  local preset=$1 targets=$2 start=$SECONDS cmake_args=()
-  shift 2
-  while [ "$1" != -- ]; do cmake_args+=("$1"); shift; done
-  shift
-  say "$preset: building"
-  if ! tf_configure "$preset" "${cmake_args[@]}" || ! tf_build "$preset" $targets; then
-    fail "$preset: does not build"
-    return
-  fi
-  say "$preset: built in $((SECONDS - start)) s, testing"
-  run_ctest "$preset" "$@"
-  echo "$preset took $((SECONDS - start)) s in all"
 }
 
 # The leak checker stops the other threads by ptrace, which container sandboxes forbid: then leaks go unchecked, and all
@@ -116,30 +164,11 @@ fi
 tsan_prefix=
 choose_asan_options
 
-suite cpu all -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON --
-if [ "$full" = yes ]; then
-  once asan all -DTOKENFERRY_FUZZ_SECONDS=300 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON -DCMAKE_UNITY_BUILD=OFF --
-else
-  once asan 'tests_quick fuzzers' -DTOKENFERRY_FUZZ_SECONDS=5 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=OFF -- --label-exclude slow
-fi
-TF_CTEST_PREFIX=$tsan_prefix
-if [ "$full" = yes ]; then
-  once tsan all -- --label-regex '^tsan'
-else
-  once tsan tests_tsan -- --label-regex '^tsan$'
-fi
-TF_CTEST_PREFIX=
-
+parts=(cpu asan tsan)
 if [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
-if command -v nvcc >/dev/null; then
-  if [ "$full" = yes ]; then
-    once cuda 'tokenferry tokenferry.fakegpu fakegpu_engine_test.fakegpu tests_gpu' -DTOKENFERRY_BENCH=OFF -- --label-regex '^(gpu|fakegpu)$'
-  else
-    once cuda tests_gpu -DTOKENFERRY_BENCH=OFF -DCMAKE_CUDA_ARCHITECTURES=90a-virtual -- --label-regex '^gpu$'
-  fi
-else
-  say "cuda: skipped, no nvcc here"
-fi
+if command -v nvcc >/dev/null; then parts+=(cuda); else say "cuda: skipped, no nvcc here"; fi
+suite "${parts[@]}"
+for ((i = 1; i < ${#parts[@]}; i++)); do once "${parts[@]:i}"; done
 
 if [ "$full" = yes ]; then
   say "arm64: building and testing under qemu"

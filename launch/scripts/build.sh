@@ -2,16 +2,16 @@
 
 say() { printf '\n== %s\n' "$*"; }
 
-# tf_configure PRESET [CMAKE ARG ..]: configures build/PRESET, eight files of a library to be compiled as one, which halves
-# the time of a build from nothing; who edits and compiles files one by one says -DCMAKE_UNITY_BUILD=OFF. A build folder that was moved or copied here from another
-# place is configured afresh, since CMake would refuse it. CMake's own chatter is shown only when it fails.
+# tf_configure PRESET [CMAKE ARG ..]: configures build/PRESET, many files of a library to be compiled as one, which halves
+# the time of a build from nothing; who edits and compiles files one by one says -DCMAKE_UNITY_BUILD=OFF. A build folder that
+# was moved or copied here from another place is configured afresh, since CMake would refuse it. CMake's own chatter is shown only when it fails.
 tf_configure() {
   local preset=$1 cache=build/$1/CMakeCache.txt fresh=() log
   shift
   if [ -f "$cache" ] && ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$PWD" "$cache"; then fresh=(--fresh); fi
   mkdir -p "build/$preset"
   log=build/$preset/configure.log
-  if ! cmake --preset "$preset" -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=8 "${fresh[@]}" "$@" >"$log" 2>&1; then
+  if ! cmake --preset "$preset" -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=24 "${fresh[@]}" "$@" >"$log" 2>&1; then
     cat "$log" >&2
     echo "configuring build/$preset failed (above, and in $log); a broken cache is cured by: rm -r build/$preset" >&2
     return 1

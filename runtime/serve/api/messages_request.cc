@@ -29,7 +29,7 @@ absl::StatusOr<std::string> StringOf(const Json& object, const char* key, absl::
 }
 
 // A text, or a list of text blocks: as one text.
-absl::StatusOr<std::string> TextOf(const Json& content, absl::string_view param) {
+absl::StatusOr<std::string> TextOfBlocks(const Json& content, absl::string_view param) {
   if (content.is_string()) return content.get<std::string>();
   if (!content.is_array()) return FieldError(param, "must be a text or a list of blocks");
   std::string text;
@@ -47,7 +47,7 @@ absl::StatusOr<Json> ConvertToolResult(const Json& block, absl::string_view para
   const auto content = block.find("content");
   std::string text;
   if (content != block.end()) {
-    TF_ASSIGN_OR_RETURN(text, TextOf(*content, param));
+    TF_ASSIGN_OR_RETURN(text, TextOfBlocks(*content, param));
   }
   return Json{{"role", "tool"}, {"tool_call_id", std::move(id)}, {"content", std::move(text)}};
 }
@@ -73,7 +73,7 @@ absl::Status AddMessage(const Json& message, Json* out) {
   const Json& content = message["content"];
   if (role != "user" && role != "assistant") return FieldError(kParam, "the role must be user or assistant");
   if (!content.is_array()) {
-    TF_ASSIGN_OR_RETURN(std::string text, TextOf(content, kParam));
+    TF_ASSIGN_OR_RETURN(std::string text, TextOfBlocks(content, kParam));
     out->push_back({{"role", role}, {"content", std::move(text)}});
     return absl::OkStatus();
   }
@@ -93,7 +93,7 @@ absl::Status AddMessage(const Json& message, Json* out) {
       text_blocks.push_back(block);
     }
   }
-  TF_ASSIGN_OR_RETURN(std::string text, TextOf(text_blocks, kParam));
+  TF_ASSIGN_OR_RETURN(std::string text, TextOfBlocks(text_blocks, kParam));
   if (text_blocks.empty() && calls.empty()) return absl::OkStatus();
   Json converted = {{"role", role}, {"content", std::move(text)}};
   if (!thinking.empty()) converted["reasoning_content"] = std::move(thinking);
@@ -160,7 +160,7 @@ absl::Status ConvertThinking(const Json& thinking, Json* variables) {
 absl::StatusOr<std::string> ConvertConversation(const Json& body) {
   Json messages = Json::array();
   if (body.contains("system") && !body["system"].is_null()) {
-    TF_ASSIGN_OR_RETURN(std::string system, TextOf(body["system"], "system"));
+    TF_ASSIGN_OR_RETURN(std::string system, TextOfBlocks(body["system"], "system"));
     messages.push_back({{"role", "system"}, {"content", std::move(system)}});
   }
   if (!body.contains("messages") || !body["messages"].is_array() || body["messages"].empty()) {
