@@ -28,6 +28,7 @@ absl::Status CudaCacheWrite(const CacheWriteArgs& args, void* stream);
 absl::Status CudaAbsorbQuery(const AbsorbQueryArgs& args, void* stream);
 absl::Status CudaLatentAttention(const LatentAttentionArgs& args, void* stream);
 absl::Status CudaExpandValue(const ExpandValueArgs& args, void* stream);
+absl::Status CudaTemperature(const TemperatureArgs& args, void* stream);
 absl::Status CudaGroupedAttention(const GroupedAttentionArgs& args, void* stream);
 
 constexpr Op<RopeArgs> kRope{"rotate", &attention_reference::Rotate, &attention_cpu::Rotate,
@@ -45,17 +46,27 @@ namespace {
 
 void TemperatureReference(const TemperatureArgs& a) {
   for (int64_t t = 0; t < a.tokens.num_tokens; ++t) {
-    const double chunk = std::floor((a.tokens.position[t] + 1.0) / static_cast<double>(a.period));
-    const auto factor = static_cast<float>(1 + static_cast<double>(a.scale) * std::log(1 + chunk));
+    const float factor = a.factors[TemperaturePlace(a, t)];
     for (int64_t i = 0; i < a.x.cols; ++i) a.x.row(t)[i] *= factor;
   }
 }
 
 }  // namespace
 
-constexpr Op<TemperatureArgs> kTemperature{"attention_temperature", &TemperatureReference, nullptr};
+constexpr Op<TemperatureArgs> kTemperature{"attention_temperature", &TemperatureReference, nullptr,
+                                           TF_CUDA_LAUNCHER(CudaTemperature)};
+
+std::vector<float> TemperatureFactors(float scale, float period, int64_t num_positions) {
+  std::vector<float> factors;
+  const auto last = static_cast<int64_t>(static_cast<double>(num_positions) / static_cast<double>(period));
+  for (int64_t i = 0; i <= last; ++i) {
+    factors.push_back(static_cast<float>(1 + static_cast<double>(scale) * std::log(1.0 + static_cast<double>(i))));
+  }
+  return factors;
+}
 
 void ApplyTemperature(Stream& stream, const TemperatureArgs& args) {
+  TF_CHECK(args.factors != nullptr);
   TF_CHECK_EQ(args.x.rows, args.tokens.num_tokens);
   stream.Launch(kTemperature, args);
 }

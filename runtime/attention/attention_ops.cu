@@ -35,6 +35,13 @@ __global__ void CacheWriteKernel(CacheWriteArgs a) {
   }
 }
 
+// A block per token.
+__global__ void TemperatureKernel(TemperatureArgs a) {
+  const float factor = a.factors[TemperaturePlace(a, blockIdx.x)];
+  float* x = a.x.row(blockIdx.x);
+  for (int64_t i = threadIdx.x; i < a.x.cols; i += blockDim.x) x[i] = __fmul_rn(x[i], factor);
+}
+
 constexpr int kAbsorbTokens = 4, kAbsorbThreads = 128;
 
 // Along x a block per (head, columns, tile of tokens), a thread per column; weights are read once per tile.
@@ -220,6 +227,10 @@ absl::Status LaunchGrouped(const GroupedAttentionArgs& a, void* stream) {
 
 absl::Status CudaRotate(const RopeArgs& a, void* stream) {
   return LaunchKernel(RopeKernel, {a.tokens.num_tokens, ThreadsFor(int64_t{a.heads} * a.dim / 2)}, stream, a);
+}
+
+absl::Status CudaTemperature(const TemperatureArgs& a, void* stream) {
+  return LaunchKernel(TemperatureKernel, {a.x.rows, ThreadsFor(a.x.cols)}, stream, a);
 }
 
 absl::Status CudaCacheWrite(const CacheWriteArgs& a, void* stream) {

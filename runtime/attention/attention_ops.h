@@ -133,13 +133,19 @@ struct KeyRange {
   }
 };
 
-// x[t, :] *= 1 + scale * ln(1 + floor((position[t] + 1) / period)), the factor computed in double and rounded once
-// (Llama 4's attention temperature). CPUs only.
+// x[t, :] *= factors[floor((position[t] + 1) / period)] (Llama 4's attention temperature).
 struct TemperatureArgs {
   MatrixView<float> x;
-  float scale = 0, period = 1;
+  const float* factors = nullptr;  // TemperatureFactors of all positions that there may be
+  float period = 1;
   TokenPositions tokens;
 };
+TF_HOST_DEVICE inline int64_t TemperaturePlace(const TemperatureArgs& a, int64_t t) {
+  return static_cast<int64_t>((static_cast<double>(a.tokens.position[t]) + 1.0) / static_cast<double>(a.period));
+}
+// 1 + scale * ln(1 + i) for i = 0 .. floor(num_positions / period), in double with libm's logarithm and rounded once: a
+// table, as of rotations, so that every device has the same factors.
+std::vector<float> TemperatureFactors(float scale, float period, int64_t num_positions);
 void ApplyTemperature(Stream& stream, const TemperatureArgs& args);
 
 // out[t, h, :]: attention of query head h of token t over the keys and values of head h / (heads / kv_heads) that it

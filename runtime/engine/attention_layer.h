@@ -18,6 +18,7 @@ struct AttentionStep {
   Compute compute = Compute::kBF16;
   const float* rope_table = nullptr;  // RopeArgs::cos_sin, rope_dim wide
   int64_t rope_dim = 0;
+  const float* temperature_factors = nullptr;  // TemperatureArgs::factors, where the layer has a temperature
   TokenPositions tokens;
   CacheView cache;                       // of this layer
   StateView state;                       // of this layer

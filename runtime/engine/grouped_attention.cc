@@ -81,7 +81,7 @@ void GroupedAttentionLayer(Stream& stream, const AttentionStep& s) {
     }
   }
   if (a.temperature.scale != 0) {
-    ApplyTemperature(stream, {query, a.temperature.scale, a.temperature.period, s.tokens});
+    ApplyTemperature(stream, {query, s.temperature_factors, a.temperature.period, s.tokens});
   }
   CacheWrite(stream, {key.data, key.stride, value.data, value.stride, s.tokens, s.cache});
 

@@ -5,7 +5,6 @@
 #include "absl/algorithm/container.h"
 #include "core/kernels/gather_rows.h"
 #include "experts/ffn/expert_ffn.h"
-#include "runtime/attention/rope.h"
 #include "runtime/engine/cache_layers.h"
 #include "runtime/engine/layer_ops.h"
 #include "runtime/ops/elementwise_ops.h"
@@ -42,7 +41,7 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& tran
   std::unique_ptr<Transformer> t(new Transformer(model, weights, options));
   TF_RETURN_IF_ERROR(t->AllocateActivations(device));
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device.CreateStream());
-  TF_RETURN_IF_ERROR(t->CreateRopeTable(*stream));
+  TF_ASSIGN_OR_RETURN(t->positions_, PositionTables::Create(*stream, model, ServedPositions(model, options)));
   TF_ASSIGN_OR_RETURN(t->relative_bias_, RelativeBiasTables::Create(*stream, model, weights));
   TF_RETURN_IF_ERROR(t->CreateMoe(transport, device, placement));
   return t;
@@ -50,8 +49,6 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& tran
 
 absl::Status Transformer::CheckDevice(const ModelSpec& model, DeviceKind kind) {
   if (kind == DeviceKind::kCpu) return absl::OkStatus();
-  const bool has_temperature =
-      absl::c_any_of(model.layers, [](const LayerSpec& layer) { return layer.attention.temperature.scale != 0; });
   const bool has_output_gate =
       absl::c_any_of(model.layers, [](const LayerSpec& layer) { return layer.attention.has_output_gate; });
   const struct {
@@ -59,10 +56,8 @@ absl::Status Transformer::CheckDevice(const ModelSpec& model, DeviceKind kind) {
     absl::string_view what;
   } cpu_only[] = {
       {model.has_encoder(), "an encoder"},
-      {has_temperature, "temperatures of attention"},
       {model.has_states(), "gated delta nets"},
       {has_output_gate, "gates of attention"},
-      {model.moe.weight_on == WeightOn::kInput, "weights on the inputs of experts"},
   };
   for (const auto& feature : cpu_only) {
     if (!feature.is_needed) continue;
@@ -144,17 +139,6 @@ absl::Status Transformer::AllocateActivations(Device& device) {
                         device.Allocate(a.rows * a.cols * sizeof(float), MemoryKind::kDevice, a.label));
   }
   return absl::OkStatus();
-}
-
-absl::Status Transformer::CreateRopeTable(Stream& stream) {
-  rope_ = model_.rope;
-  if (rope_.dim == 0) return absl::OkStatus();
-  rope_.max_position = ServedPositions(model_, options_);
-  TF_ASSIGN_OR_RETURN(const std::vector<float> table, RopeTable(rope_));
-  TF_ASSIGN_OR_RETURN(rope_table_,
-                      stream.device().Allocate(table.size() * sizeof(float), MemoryKind::kDevice, "rope table"));
-  stream.CopyToDevice(rope_table_.data(), table.data(), rope_table_.num_bytes());
-  return stream.Synchronize();
 }
 
 // Halves of a part's tokens, the first one larger by one if need be: so that every rank knows the largest first and
@@ -244,8 +228,9 @@ AttentionStep Transformer::AttentionOf(int layer, const MicroBatch& mb, const St
           .norm_eps = model_.norm_eps,
           .residual_scale = model_.residual_scale,
           .compute = options_.compute,
-          .rope_table = rope_table_.as<float>(),
+          .rope_table = positions_.rope(),
           .rope_dim = model_.rope.dim,
+          .temperature_factors = positions_.temperature_factors(),
           .tokens = mb.positions,
           .last_source = tokens.last_source == nullptr ? nullptr : tokens.last_source + mb.first,
           .bias = relative_bias_.Of(layer),

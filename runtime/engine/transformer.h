@@ -12,6 +12,7 @@
 #include "runtime/engine/attention_layer.h"
 #include "runtime/engine/engine_options.h"
 #include "runtime/engine/moe_rounds.h"
+#include "runtime/engine/position_tables.h"
 #include "runtime/engine/relative_bias_tables.h"
 #include "runtime/model/model_spec.h"
 #include "runtime/model/weights.h"
@@ -67,7 +68,7 @@ class Transformer {
 
   // TokenPositions::rope_row of a token.
   int32_t RopeRowOf(RopeFactors factors, int64_t position) const {
-    return static_cast<int32_t>(RopeRow(rope_, factors, position));
+    return static_cast<int32_t>(RopeRow(positions_.rope_config(), factors, position));
   }
 
   // Whether Forward and Logits of the same shapes, in the same memory, may be captured and launched again: nothing of
@@ -93,7 +94,6 @@ class Transformer {
   };
   static std::vector<Activation> Activations(const ModelSpec& model, int64_t max_tokens);
   absl::Status AllocateActivations(Device& device);
-  absl::Status CreateRopeTable(Stream& stream);
   absl::Status CreateMoe(Transport& transport, Device& device, const Placement& placement);
   // The rows of a step that pass through one stack.
   struct Part {
@@ -143,8 +143,7 @@ class Transformer {
   std::vector<MoeLayerWeights> moe_weights_;  // [MoE layers]
   std::vector<MoeRounds> moe_;                // [micro-batches]
   std::vector<MicroBatch> micro_batches_;     // of the step
-  RopeConfig rope_;                           // of the table: as far as this job serves
-  Buffer rope_table_;                         // null: no layer rotates
+  PositionTables positions_;                  // as far as this job serves
   RelativeBiasTables relative_bias_;
   // Activations of max_tokens rows, f32.
   Buffer hidden_, normed_, gate_, up_, shared_out_, shared_score_, moe_out_;

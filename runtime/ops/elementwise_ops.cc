@@ -79,6 +79,7 @@ absl::Status CudaAddBias(const AddBiasArgs& args, void* stream);  // elementwise
 absl::Status CudaClamp(const ClampArgs& args, void* stream);
 absl::Status CudaGateRows(const GateRowsArgs& args, void* stream);
 absl::Status CudaScale(const ScaleArgs& args, void* stream);
+absl::Status CudaScaleRows(const ScaleRowsArgs& args, void* stream);
 
 constexpr Op<AddBiasArgs> kAddBias{"add_bias", &Reference<AddBiasArgs>, &Cpu<AddBiasArgs>,
                                    TF_CUDA_LAUNCHER(CudaAddBias)};
@@ -87,9 +88,10 @@ constexpr Op<GateRowsArgs> kGateRows{"gate_rows", &Reference<GateRowsArgs>, &Cpu
                                      TF_CUDA_LAUNCHER(CudaGateRows)};
 constexpr Op<ScaleArgs> kScale{"scale", &Reference<ScaleArgs>, &Cpu<ScaleArgs>, TF_CUDA_LAUNCHER(CudaScale)};
 
-// A GPU has no kernels for these yet.
+constexpr Op<ScaleRowsArgs> kScaleRows{"scale_rows", &Reference<ScaleRowsArgs>, &Cpu<ScaleRowsArgs>,
+                                       TF_CUDA_LAUNCHER(CudaScaleRows)};
+// A GPU has no kernel for this yet.
 constexpr Op<GateArgs> kGate{"gate", &GateReference, &GateCpu};
-constexpr Op<ScaleRowsArgs> kScaleRows{"scale_rows", &Reference<ScaleRowsArgs>, &Cpu<ScaleRowsArgs>};
 
 void Scale(Stream& stream, const ScaleArgs& args) { stream.Launch(kScale, args); }
 

@@ -24,6 +24,14 @@ __global__ void ElementwiseKernel(Args a) {
   for (int64_t i = threadIdx.x; i < a.x.cols; i += blockDim.x) x[i] = Element(a, blockIdx.x, i, x[i]);
 }
 
+// A block per row.
+__global__ void ScaleRowsKernel(ScaleRowsArgs a) {
+  const float* x = a.x.row(blockIdx.x);
+  const float weight = *a.weight.row(blockIdx.x);
+  float* out = a.out.row(blockIdx.x);
+  for (int64_t i = threadIdx.x; i < a.x.cols; i += blockDim.x) out[i] = __fmul_rn(x[i], weight);
+}
+
 template <class Args>
 absl::Status LaunchElementwise(const Args& a, void* stream) {
   return LaunchKernel(ElementwiseKernel<Args>, {a.x.rows, ThreadsFor(a.x.cols)}, stream, a);
@@ -35,5 +43,8 @@ absl::Status CudaAddBias(const AddBiasArgs& args, void* stream) { return LaunchE
 absl::Status CudaClamp(const ClampArgs& args, void* stream) { return LaunchElementwise(args, stream); }
 absl::Status CudaGateRows(const GateRowsArgs& args, void* stream) { return LaunchElementwise(args, stream); }
 absl::Status CudaScale(const ScaleArgs& args, void* stream) { return LaunchElementwise(args, stream); }
+absl::Status CudaScaleRows(const ScaleRowsArgs& args, void* stream) {
+  return LaunchKernel(ScaleRowsKernel, {args.x.rows, ThreadsFor(args.x.cols)}, stream, args);
+}
 
 }  // namespace tokenferry

@@ -97,6 +97,20 @@ TEST_F(AttentionCudaTest, CacheWrite) {
   });
 }
 
+TEST_F(AttentionCudaTest, Temperature) {
+  const std::vector<float> factors = TemperatureFactors(0.1f, 7, 1000);
+  for (const int64_t num_tokens : kRowCounts) {
+    for (const int64_t cols : kWidths) {
+      ExpectSameBits([&](OpRun& run) {
+        const int32_t* seq = run.Input(std::vector<int32_t>(num_tokens));
+        const int32_t* position = run.Input(UniformInts(run.rng(), num_tokens, -1, 1000));
+        const MatrixView<float> x{run.InOut("x", NormalFloats(run.rng(), num_tokens * cols)), num_tokens, cols, cols};
+        ApplyTemperature(run.stream(), {x, run.Input(factors), 7, {seq, position, num_tokens}});
+      });
+    }
+  }
+}
+
 TEST_F(AttentionCudaTest, AbsorbAndExpand) {
   ForShapes([&](const Shape& s, int64_t num_tokens, Compute compute) {
     for (const WeightFormat& format : kWeightFormats) {

@@ -271,7 +271,8 @@ TEST(TemperatureTest, GrowsWithThePosition) {
   std::vector<float> x(5, 1.0f);
   const auto device = CreateCpuDevice({});
   auto stream = *device->CreateStream();
-  ApplyTemperature(*stream, {{x.data(), 5, 1, 1}, 0.1f, 8192, {seq.data(), position.data(), 5}});
+  const std::vector<float> factors = TemperatureFactors(0.1f, 8192, 100001);
+  ApplyTemperature(*stream, {{x.data(), 5, 1, 1}, factors.data(), 8192, {seq.data(), position.data(), 5}});
   ASSERT_TRUE(stream->Synchronize().ok());
   const std::vector<float> want = {1, 1, 1.069315f, 1.109861f, 1.256495f};
   for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(x[i], want[i], 1e-6) << i;  // the digits given

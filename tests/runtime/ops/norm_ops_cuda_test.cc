@@ -101,6 +101,20 @@ TEST_F(NormOpsCudaTest, Add) {
   }
 }
 
+TEST_F(NormOpsCudaTest, ScaleRows) {
+  for (int64_t num_rows : kRowCounts) {
+    for (int64_t cols : kWidths) {
+      SCOPED_TRACE(testing::Message() << num_rows << " rows of " << cols);
+      ExpectSameBits([&](OpRun& run) {
+        const int64_t stride = cols + run.rng()() % 3;
+        ScaleRows(run.stream(), {{run.Input(NormalFloats(run.rng(), num_rows * stride)), num_rows, cols, stride},
+                                 {run.Input(NormalFloats(run.rng(), num_rows)), num_rows, 1, 1},
+                                 {run.Output<float>("out", num_rows * cols), num_rows, cols, cols}});
+      });
+    }
+  }
+}
+
 TEST_F(NormOpsCudaTest, Elementwise) {
   for (int64_t num_rows : kRowCounts) {
     for (int64_t cols : kWidths) {
