@@ -15,4 +15,13 @@ struct CopyRowsArgs {
 };
 extern const Op<CopyRowsArgs> kCopyRows;
 
+// Row i of out is what lies at from[i]: rows in the memory of several ranks.
+struct PullRowsFromArgs {
+  const char* const* from = nullptr;  // [num_rows]
+  int64_t num_rows = 0;
+  int64_t row_bytes = 0;
+  char* out = nullptr;  // [num_rows, row_bytes]
+};
+extern const Op<PullRowsFromArgs> kPullRowsFrom;
+
 }  // namespace tokenferry

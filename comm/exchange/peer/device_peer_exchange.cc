@@ -7,7 +7,6 @@
 #include "comm/exchange/peer/device_peer_exchange.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "comm/exchange/path/exchange_rows.h"
 #include "comm/exchange/peer/device_peer_memory.h"
@@ -163,31 +162,11 @@ class DevicePeerMover : public PathMover {
   int64_t max_selections() const { return max_rows() * std::min<int64_t>(capacity_.top_k, num_slots_); }
   size_t num_counters() const { return 3 + 3 * static_cast<size_t>(num_ranks_); }
 
-  // The largest sizes of any rank, which all then have.
   absl::Status AgreeOnCapacity() {
-    absl::Status status;
-    if (options_.max_tokens == 0 || options_.max_top_k == 0) {
-      status = absl::FailedPreconditionError(
-          "exchange: path peer on GPUs has to know the most tokens and the top-k of an exchange in advance");
-    }
-    TF_RETURN_IF_ERROR(AgreeOnStatus(transport_, kStartDevicePeer, status));
-    const int64_t wanted[] = {options_.max_tokens, options_.max_top_k, row_bytes_, out_bytes_};
-    TF_ASSIGN_OR_RETURN(
-        const std::vector<std::string> all,
-        AllGather(transport_, kStartDevicePeer, {reinterpret_cast<const char*>(wanted), sizeof(wanted)}));
-    capacity_.num_ranks = num_ranks_;
-    for (int r = 0; r < num_ranks_ && status.ok(); ++r) {
-      int64_t theirs[4] = {};
-      if (all[r].size() == sizeof(theirs)) std::memcpy(theirs, all[r].data(), sizeof(theirs));
-      capacity_.tokens = std::max(capacity_.tokens, theirs[0]);
-      capacity_.top_k = std::max(capacity_.top_k, static_cast<int>(theirs[1]));
-      if (theirs[2] == row_bytes_ && theirs[3] == out_bytes_) continue;
-      status = absl::FailedPreconditionError(absl::StrCat(
-          "exchange: rows and outputs are of ", row_bytes_, " and ", out_bytes_, " bytes on rank ", rank_, ", of ",
-          theirs[2], " and ", theirs[3], " on rank ", r, "; start all ranks with the same model and options"));
-    }
+    TF_ASSIGN_OR_RETURN(capacity_, AgreeOnDeviceCapacity(transport_, kStartDevicePeer, options_));
     const DevicePeerLayout layout = DevicePeerLayout::For(capacity_, row_bytes_, out_bytes_);
-    if (status.ok() && options_.max_peer_bytes > 0 && layout.num_bytes > options_.max_peer_bytes) {
+    absl::Status status;
+    if (options_.max_peer_bytes > 0 && layout.num_bytes > options_.max_peer_bytes) {
       status = absl::ResourceExhaustedError(absl::StrCat("exchange: path peer for ", capacity_.tokens, " tokens needs ",
                                                          layout.num_bytes, " bytes per rank, more than the ",
                                                          options_.max_peer_bytes, " allowed"));
@@ -270,7 +249,7 @@ class DevicePeerMover : public PathMover {
   const int rank_, num_ranks_;
   const int64_t row_bytes_;  // of a dispatched row
   const int64_t out_bytes_;  // of an expert output
-  DevicePeerCapacity capacity_;
+  DeviceCapacity capacity_;
   DevicePeerLayout layout_ = {};
   std::unique_ptr<DevicePeerMemory> memory_;
   PeerGroupView group_;

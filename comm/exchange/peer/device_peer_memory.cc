@@ -1,12 +1,14 @@
 #include "comm/exchange/peer/device_peer_memory.h"
 
+#include <numeric>
+
 #include "comm/transport/collectives.h"
 #include "core/round_up.h"
 
 namespace tokenferry {
 
-DevicePeerLayout DevicePeerLayout::For(const DevicePeerCapacity& c, int64_t row_bytes, int64_t out_bytes) {
-  constexpr int64_t kAlignment = 256, kPiece = int64_t{2} << 20;
+DevicePeerLayout DevicePeerLayout::For(const DeviceCapacity& c, int64_t row_bytes, int64_t out_bytes) {
+  constexpr int64_t kAlignment = 256;
   int64_t end = 0;
   const auto take = [&](int64_t count, int64_t bytes) {
     const int64_t begin = end;
@@ -24,52 +26,39 @@ DevicePeerLayout DevicePeerLayout::For(const DevicePeerCapacity& c, int64_t row_
   layout.recv_selection_offsets = take(offsets, word);
   layout.return_selection = take(c.recv_selections(), idx);
   layout.outputs = take(c.recv_selections(), out_bytes);
-  layout.num_bytes = RoundUp(end, kPiece);
+  layout.num_bytes = RoundUp(end, MappedMemory::kPieceBytes);
   return layout;
 }
 
 absl::StatusOr<std::unique_ptr<DevicePeerMemory>> DevicePeerMemory::Create(Transport& transport, Device& device,
                                                                            Stream& stream,
-                                                                           const DevicePeerCapacity& capacity,
+                                                                           const DeviceCapacity& capacity,
                                                                            const DevicePeerLayout& layout) {
   auto memory = std::make_unique<DevicePeerMemory>();
   auto allocated = device.Allocate(layout.num_bytes, MemoryKind::kDevice, "exchange: peer memory");
   absl::Status status = allocated.status();
   if (status.ok()) {
-    memory->memory_ = *std::move(allocated);
+    memory->own_ = allocated->as<char>();
     // No flag may hold what was there before, and others may raise theirs as soon as they have mapped the memory.
     stream.Fill(memory->mine<char>(layout.flags), 0, kNumPeerStages * capacity.num_ranks * sizeof(int64_t));
     status = stream.Synchronize();
   }
   TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStartDevicePeer, status));
-  status = memory->MapAll(transport, device);
-  if (status.ok()) status = AgreeOnStatus(transport, kStartDevicePeer, memory->UploadTables(device, stream, layout));
+  std::vector<int> ranks(transport.num_ranks());
+  std::iota(ranks.begin(), ranks.end(), 0);
+  TF_ASSIGN_OR_RETURN(memory->mapped_,
+                      MappedMemory::Create(transport, kStartDevicePeer, device, *std::move(allocated), ranks));
+  status = AgreeOnStatus(transport, kStartDevicePeer, memory->UploadTables(device, stream, layout));
   if (status.ok()) return memory;
-  // Nobody may free what another rank still maps. Where not even that can be agreed on, the job has failed.
-  memory->mapped_.clear();
-  Barrier(transport, kStartDevicePeer).IgnoreError();
+  memory->mapped_.Unmap(transport, kStartDevicePeer);
   return status;
-}
-
-absl::Status DevicePeerMemory::MapAll(Transport& transport, Device& device) {
-  const auto exported = device.Export(memory_);
-  TF_RETURN_IF_ERROR(AgreeOnStatus(transport, kStartDevicePeer, exported.status()));
-  TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, AllGather(transport, kStartDevicePeer, *exported));
-  absl::Status status;
-  for (int r = 0; r < transport.num_ranks() && status.ok(); ++r) {
-    auto mapped =
-        r == transport.rank().value ? std::shared_ptr<void>(memory_.data(), [](void*) {}) : device.Import(all[r]);
-    status = Annotate(mapped.status(), absl::StrCat("memory of rank ", r));
-    if (mapped.ok()) mapped_.push_back(*std::move(mapped));
-  }
-  return AgreeOnStatus(transport, kStartDevicePeer, status);
 }
 
 absl::Status DevicePeerMemory::UploadTables(Device& device, Stream& stream, const DevicePeerLayout& layout) {
   std::vector<PeerPart> parts;
   std::vector<SendPlanSource> sources;
-  for (const std::shared_ptr<void>& mapped : mapped_) {
-    char* base = static_cast<char*>(mapped.get());
+  for (int r = 0; r < mapped_.num_ranks(); ++r) {
+    char* const base = mapped_.part(r);
     PeerPart& part = parts.emplace_back();
     part.flags = reinterpret_cast<int64_t*>(base + layout.flags);
     part.send = {reinterpret_cast<const int64_t*>(base + layout.row_offsets),

@@ -17,7 +17,7 @@ std::optional<PathTraffic> Traffic(const ExchangeShape& shape, const Topology& t
 // On GPUs: what ranks map of each other, rows that are pulled, and widened where they were quantised; arrays of the
 // plan; tables of ranks and of the placement, whose experts and copies of them are at most all ranks' slots.
 int64_t MostDeviceBytes(const WorstCase& w) {
-  const DevicePeerCapacity capacity{w.tokens, static_cast<int>(w.top_k), w.num_ranks};
+  const DeviceCapacity capacity{w.tokens, static_cast<int>(w.top_k), w.num_ranks};
   const int64_t word = sizeof(int64_t), idx = sizeof(int32_t), rows = w.rows_in * (w.row_bytes + w.home_bytes);
   const int64_t plan = 3 * idx * capacity.send_selections() + (idx + word) * w.tokens +
                        (idx + static_cast<int64_t>(sizeof(WireSelection))) * capacity.recv_selections();

@@ -5,7 +5,8 @@
 //    it is overwritten in Plan n + 2, after Plan n + 1 in which the rank has seen the plan flag n + 1 of all ranks of
 //    its host, which they raised after their Plan n.
 //  * Rows that a rank serves, and outputs of its experts, of n are read by the others until they raise their plan flag
-//    n + 1. They are overwritten after Plan n + 1, in which the rank has waited for those.
+//    n + 1. They are overwritten after Plan n + 1, in which the rank has waited for those. What a GPU has pulled of
+//    them is its own alone, and its stream's.
 #include "comm/exchange/two_level/two_level_exchange.h"
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <optional>
 
 #include "comm/exchange/path/exchange_rows.h"
+#include "comm/exchange/two_level/two_level_memory.h"
 #include "comm/exchange/two_level/two_level_state.h"
 #include "comm/ops/copy_rows.h"
 #include "comm/ops/exchange_ops.h"
@@ -27,7 +29,6 @@
 namespace tokenferry {
 namespace {
 
-constexpr CallSite kStartTwoLevel{"start: peer memory"};
 const std::vector<float> kOne = {1.0f};  // the weight of a host's sum
 
 class TwoLevelMover : public PathMover {
@@ -40,7 +41,6 @@ class TwoLevelMover : public PathMover {
         rank_(transport_.rank().value),
         num_ranks_(transport_.num_ranks()),
         wire_row_bytes_(RowBytes(options_.wire_dtype, options_.hidden)),
-        row_bytes_(RowBytes(options_.resident_dtype(), options_.hidden)),
         out_bytes_(options_.hidden * DTypeBytes(options_.output_dtype)),
         routes_(TwoLevelRoutes::Make(context.topology, transport_.rank())),
         planner_(transport_, options_.formats()),
@@ -59,12 +59,19 @@ class TwoLevelMover : public PathMover {
   }
 
   // Collective.
-  absl::Status Start() {
-    TF_ASSIGN_OR_RETURN(layout_, MakeTwoLevelLayout(num_ranks_, row_bytes_, out_bytes_));
-    TF_ASSIGN_OR_RETURN(memory_, transport_.peers().Reserve(kStartTwoLevel, layout_.bytes_per_rank));
-    flags_.emplace(transport_.peers(), *memory_);
+  absl::Status Start(const PathContext& context, TwoLevelRows kept_in) {
+    const int64_t row_bytes = RowBytes(options_.resident_dtype(), options_.hidden);
+    TF_ASSIGN_OR_RETURN(layout_, MakeTwoLevelLayout(num_ranks_, row_bytes, out_bytes_));
+    TF_ASSIGN_OR_RETURN(shared_, transport_.peers().Reserve(kStartTwoLevel, layout_.bytes_per_rank));
+    flags_.emplace(transport_.peers(), *shared_);
     // Flags must be there before anybody polls them; the rest is taken when a plan needs it.
-    return AgreeOnStatus(transport_, kStartTwoLevel, memory_->Take(rank_, 0, PeerFlags::kBytesPerRank));
+    TF_RETURN_IF_ERROR(AgreeOnStatus(transport_, kStartTwoLevel, shared_->Take(rank_, 0, PeerFlags::kBytesPerRank)));
+    if (kept_in == TwoLevelRows::kHostMemory) {
+      memory_ = CreateHostTwoLevelMemory(context, *shared_, layout_);
+      return absl::OkStatus();
+    }
+    TF_ASSIGN_OR_RETURN(memory_, CreateDeviceTwoLevelMemory(context, routes_, layout_));
+    return absl::OkStatus();
   }
 
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) override { return rows_.Home(num_tokens); }
@@ -122,7 +129,7 @@ class TwoLevelMover : public PathMover {
     for (int p = 0; p < state_.num_row_parts; ++p) TF_RETURN_IF_ERROR(transport_.Finish(stream, parts_[p]));
     if (IsQuantised(options_.wire_dtype)) {
       stream.Launch(kWidenRows, {narrow_rows_.data(), options_.wire_dtype, NumServedRows(), options_.hidden,
-                                 part() + layout_.rows, options_.expert_dtype});
+                                 memory_->rows(), options_.expert_dtype});
     }
     const CallSite forward = At(caller, "forward rows");
     TF_RETURN_IF_ERROR(Annotate(stream.Synchronize(), forward));
@@ -130,11 +137,13 @@ class TwoLevelMover : public PathMover {
     flags_->Raise(PeerSignal::kRows, sequence_);
     for (size_t m = 0; m < routes_.ranks.size(); ++m) wanted_[routes_.ranks[m]] = state_.published[m].num_rows;
     TF_RETURN_IF_ERROR(flags_->Wait(forward, PeerSignal::kRows, sequence_, wanted_));
-    return rows_.ForExperts(stream, plan_.recv, memory_->base() + layout_.rows, state_.row_location);
+    const auto rows = memory_->ReadRows(stream, NumServedRows(), state_.row_location);
+    TF_RETURN_IF_ERROR(Annotate(rows.status(), forward));
+    return rows_.ForExperts(stream, plan_.recv, rows->first, state_.row_location);
   }
 
   absl::StatusOr<FloatMatrix> ExpertOut() override {
-    return FloatMatrix(part() + layout_.outputs, options_.output_dtype, plan_.num_recv_selections(), options_.hidden);
+    return FloatMatrix(memory_->outputs(), options_.output_dtype, plan_.num_recv_selections(), options_.hidden);
   }
 
   absl::Status BeginCombine(Stream& stream, const CallSite& caller) override {
@@ -151,7 +160,9 @@ class TwoLevelMover : public PathMover {
     for (size_t d = 0; d < routes_.ranks.size(); ++d) {
       wanted_[routes_.ranks[d]] = state_.published[d].selection_offsets.back();
     }
-    TF_RETURN_IF_ERROR(flags_->Wait(At(caller, "combine inside"), PeerSignal::kOutputs, sequence_, wanted_));
+    const CallSite inside = At(caller, "combine inside");
+    TF_RETURN_IF_ERROR(flags_->Wait(inside, PeerSignal::kOutputs, sequence_, wanted_));
+    TF_RETURN_IF_ERROR(Annotate(ReadOutputs(stream), inside));
     TF_RETURN_IF_ERROR(back_send_.Reserve(device_, state_.back.send.back() * out_bytes_));
     const CallSite rows = At(caller, "combine rows");
     return reduces() ? ReturnSums(stream, rows, out) : ReturnOutputs(stream, rows, plan_.send, weight, out);
@@ -159,10 +170,13 @@ class TwoLevelMover : public PathMover {
 
  private:
   bool reduces() const { return options_.reduction == Reduction::kNode; }
-  char* part() const { return memory_->part(rank_); }
-  ConstFloatMatrix AllOutputs() const {
-    return {memory_->base() + layout_.outputs, options_.output_dtype, num_ranks_ * layout_.outputs_per_rank,
-            options_.hidden};
+
+  // Of this host, those that are to be sent back or summed here; and what comes back to this rank lies among them.
+  absl::Status ReadOutputs(Stream& stream) {
+    std::vector<int32_t>* const read[] = {&state_.sums.output, &state_.combine_output};
+    TF_ASSIGN_OR_RETURN(const TwoLevelMemory::Items items, memory_->ReadOutputs(stream, NumOwnOutputs(), read));
+    outputs_ = {items.first, options_.output_dtype, items.num, options_.hidden};
+    return absl::OkStatus();
   }
 
   // From what all ranks know: no host gets more rows from a rank than any has tokens.
@@ -175,19 +189,15 @@ class TwoLevelMover : public PathMover {
   }
 
   int64_t NumServedRows() const { return state_.rows.recv.back() + state_.row_counts[rank_]; }
-
-  // The first `num_bytes` from `begin` of this rank's part; `taken` is how many it has already.
-  absl::Status Take(const CallSite& site, int64_t begin, int64_t num_bytes, int64_t& taken) {
-    if (num_bytes <= taken) return absl::OkStatus();
-    TF_RETURN_IF_ERROR(Annotate(memory_->Take(rank_, begin, num_bytes), site));
-    taken = num_bytes;
-    return absl::OkStatus();
+  // Of this rank's experts, and what comes back.
+  int64_t NumOwnOutputs() const {
+    return plan_.num_recv_selections() + (reduces() ? 0 : routes_.NumSentAway(plan_.send));
   }
 
   // Tells the ranks of this host what their servers need to know, and reads what they tell.
   absl::Status Publish(const CallSite& site, const Placement& placement) {
     const int64_t published_bytes = PublishedPlan::NumBytes(num_ranks_, plan_.num_recv_selections());
-    const int64_t num_outputs = plan_.num_recv_selections() + (reduces() ? 0 : routes_.NumSentAway(plan_.send));
+    const int64_t num_outputs = NumOwnOutputs();
     if (std::max({NumServedRows(), num_outputs}) > layout_.max_items) {
       return absl::ResourceExhaustedError(absl::StrCat(
           ToString(site), ": rank ", rank_, " would serve ", NumServedRows(), " rows and hold ", num_outputs,
@@ -195,17 +205,19 @@ class TwoLevelMover : public PathMover {
     }
     const int parity = static_cast<int>(++sequence_ % 2);
     const int64_t published = layout_.published[parity];
-    TF_RETURN_IF_ERROR(Take(site, published, published_bytes, taken_published_[parity]));
-    TF_RETURN_IF_ERROR(Take(site, layout_.rows, NumServedRows() * row_bytes_, taken_rows_));
-    TF_RETURN_IF_ERROR(Take(site, layout_.outputs, num_outputs * out_bytes_, taken_outputs_));
+    if (int64_t& taken = taken_published_[parity]; published_bytes > taken) {
+      TF_RETURN_IF_ERROR(Annotate(shared_->Take(rank_, published, published_bytes), site));
+      taken = published_bytes;
+    }
+    TF_RETURN_IF_ERROR(Annotate(memory_->Take(NumServedRows(), num_outputs), site));
     CountSharedBytes();
     PublishedPlan::Write(NumServedRows(), plan_.recv, planner_.recv_selections(),
-                         placement.local_experts(RankId(rank_)), part() + published);
+                         placement.local_experts(RankId(rank_)), shared_->part(rank_) + published);
     TF_RETURN_IF_ERROR(transport_.EnterPhase(site));
     flags_->Raise(PeerSignal::kPlan, sequence_);
     TF_RETURN_IF_ERROR(flags_->Wait(site, PeerSignal::kPlan, sequence_, on_host_));
     for (int r : routes_.ranks) {
-      auto theirs = PublishedPlan::Read(memory_->part(r) + published, r, num_ranks_, layout_);
+      auto theirs = PublishedPlan::Read(shared_->part(r) + published, r, num_ranks_, layout_);
       if (!theirs.ok()) return Annotate(theirs.status(), site);
       state_.published.push_back(*std::move(theirs));
     }
@@ -213,9 +225,8 @@ class TwoLevelMover : public PathMover {
   }
 
   void CountSharedBytes() {
-    int64_t num_bytes = 0;
-    for (int64_t taken :
-         {int64_t{PeerFlags::kBytesPerRank}, taken_published_[0], taken_published_[1], taken_rows_, taken_outputs_}) {
+    int64_t num_bytes = memory_->shared_bytes();
+    for (int64_t taken : {int64_t{PeerFlags::kBytesPerRank}, taken_published_[0], taken_published_[1]}) {
       num_bytes += RoundUp(taken, kPage);
     }
     stats_.peak_peer_bytes = num_bytes;  // taken memory is kept
@@ -242,19 +253,20 @@ class TwoLevelMover : public PathMover {
     return absl::OkStatus();
   }
 
-  // work(i, n) on items [i, i + n), while parts are under way.
+  // work(i, n) on items [i, i + n), while parts are under way. A GPU works by itself, and is given all at once.
   template <class Work>
   void InSlices(int64_t num_items, Work work) {
     constexpr int64_t kSlice = 32;
-    for (int64_t i = 0; i < num_items; i += kSlice) {
-      work(i, std::min(kSlice, num_items - i));
+    const int64_t slice = device_.kind() == DeviceKind::kCpu ? kSlice : std::max<int64_t>(num_items, 1);
+    for (int64_t i = 0; i < num_items; i += slice) {
+      work(i, std::min(slice, num_items - i));
       transport_.Progress();
     }
   }
 
   // Where rows arrive: where experts read them, unless they have to be widened first.
   char* arrives() const {
-    return IsQuantised(options_.wire_dtype) ? static_cast<char*>(narrow_rows_.data()) : part() + layout_.rows;
+    return IsQuantised(options_.wire_dtype) ? static_cast<char*>(narrow_rows_.data()) : memory_->rows();
   }
 
   absl::Status ReturnOutputs(Stream& stream, const CallSite& site, const SendPlan& send, MatrixView<const float> weight,
@@ -264,12 +276,12 @@ class TwoLevelMover : public PathMover {
     TF_RETURN_IF_ERROR(selection_.Upload(stream, state_.combine_output));
     TF_RETURN_IF_ERROR(k_.Upload(stream, send.combine_k));
     const auto pack = [&](int64_t i, int64_t n) {
-      stream.Launch(kCopyRows, {AllOutputs().data, output_.as<int32_t>() + i, n, out_bytes_, BackSend(i)});
+      stream.Launch(kCopyRows, {outputs_.data, output_.as<int32_t>() + i, n, out_bytes_, BackSend(i)});
     };
-    char* const returned = part() + layout_.outputs + state_.num_own_outputs * out_bytes_;
+    char* const returned = memory_->outputs() + state_.num_own_outputs * out_bytes_;
     TF_RETURN_IF_ERROR(StartParts(stream, site, state_.back, out_bytes_, state_.num_back_parts, back_send_.data(),
                                   returned, stats_.combine_bytes_per_rank, pack));
-    return SumAtHome(stream, AllOutputs(), weight, out);
+    return SumAtHome(stream, outputs_, weight, out);
   }
 
   absl::Status ReturnSums(Stream& stream, const CallSite& site, MatrixView<float> out) {
@@ -314,7 +326,7 @@ class TwoLevelMover : public PathMover {
   // The sums of rows [begin, begin + num_rows) of those that this rank serves.
   void Sum(Stream& stream, int64_t begin, int64_t num_rows, void* out) {
     // Weights lie side by side, in the order of positions: a matrix whose rows all begin at the same place.
-    stream.Launch(kCombineRows, {AllOutputs(),
+    stream.Launch(kCombineRows, {outputs_,
                                  sum_offsets_.as<int64_t>() + begin,
                                  output_.as<int32_t>(),
                                  sum_k_.as<int32_t>(),
@@ -343,17 +355,19 @@ class TwoLevelMover : public PathMover {
   const ExchangeOptions& options_;
   ExchangeStats& stats_;
   const int rank_, num_ranks_;
-  const int64_t wire_row_bytes_, row_bytes_;  // of a dispatched row on its way, and where experts read it
-  const int64_t out_bytes_;                   // of an expert output
+  const int64_t wire_row_bytes_;  // of a dispatched row on its way
+  const int64_t out_bytes_;       // of an expert output
   const TwoLevelRoutes routes_;
   ExchangePlanner planner_;
   ExchangePlan plan_;
   ExchangeRows rows_;
   TwoLevelLayout layout_;
-  std::shared_ptr<PeerMemory> memory_;
+  std::shared_ptr<PeerMemory> shared_;
   std::optional<PeerFlags> flags_;
+  std::unique_ptr<TwoLevelMemory> memory_;
   int64_t sequence_ = 0;
-  int64_t taken_published_[2] = {}, taken_rows_ = 0, taken_outputs_ = 0;  // bytes of this rank's part
+  int64_t taken_published_[2] = {};  // bytes of this rank's part of `shared_`
+  ConstFloatMatrix outputs_;         // what the indices of the state's outputs mean, from ReadOutputs on
   GrowingBuffer wire_rows_, narrow_rows_, back_send_, home_sums_, weight_send_, weight_recv_;
   GrowingBuffer wire_token_{MemoryKind::kDevice, "exchange: token of each row"};
   GrowingBuffer own_token_{MemoryKind::kDevice, "exchange: token of each row for this host"};
@@ -374,16 +388,9 @@ class TwoLevelMover : public PathMover {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<PathMover>> CreateTwoLevelMover(const PathContext& context) {
-  absl::Status status;
-  if (context.device.kind() != DeviceKind::kCpu) {
-    status = absl::FailedPreconditionError(absl::StrCat("exchange: path two_level shares host memory, which ",
-                                                        context.device.ToString(),
-                                                        " does not compute on; choose path alltoallv"));
-  }
-  TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStartTwoLevel, status));
+absl::StatusOr<std::unique_ptr<PathMover>> CreateTwoLevelMover(const PathContext& context, TwoLevelRows kept_in) {
   auto mover = std::make_unique<TwoLevelMover>(context);
-  status = mover->Start();
+  const absl::Status status = mover->Start(context, kept_in);
   if (IsAgreedOn(status)) return status;
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStartTwoLevel, status));
   return mover;

@@ -25,7 +25,10 @@
 
 namespace tokenferry {
 
+// Where rows and outputs lie: memory of the host, or, as on GPUs, of each rank's device (two_level_memory.h).
+enum class TwoLevelRows : uint8_t { kHostMemory, kDeviceMemory };
+
 // Collective. FailedPrecondition, on all ranks, when ranks of a host cannot map each other's memory.
-absl::StatusOr<std::unique_ptr<PathMover>> CreateTwoLevelMover(const PathContext& context);
+absl::StatusOr<std::unique_ptr<PathMover>> CreateTwoLevelMover(const PathContext& context, TwoLevelRows kept_in);
 
 }  // namespace tokenferry

@@ -1,4 +1,5 @@
 #include "comm/exchange/two_level/two_level_exchange.h"
+#include "comm/exchange/two_level/two_level_memory.h"
 #include "comm/exchange/two_level/two_level_plan.h"
 #include "comm/peer/peer_flags.h"
 
@@ -19,12 +20,21 @@ std::optional<PathTraffic> Traffic(const ExchangeShape& shape, const Topology& t
   return t;
 }
 
+// On GPUs: rows and outputs for the largest exchange, and where those lie that are pulled.
+int64_t DeviceBytes(const WorstCase& w) {
+  const DeviceCapacity capacity{w.tokens, static_cast<int>(w.top_k), w.num_ranks};
+  const int64_t pulled = w.rows_in + capacity.recv_selections();
+  return DeviceTwoLevelLayout::For(capacity, w.home_bytes, w.output_bytes).num_bytes +
+         pulled * static_cast<int64_t>(sizeof(char*));
+}
+
 // A rank that is alone on its host serves everybody, and all of a token's experts may be there.
 int64_t MostBytes(const WorstCase& w) {
   const bool sums = w.reduction == Reduction::kNode;
   const int64_t served = w.rows_in * w.top_k;  // selections
   const int64_t returned = sums ? w.rows_in + w.rows_out : served;
-  const int64_t shared = w.rows_in * w.home_bytes + (w.selections_in + (sums ? 0 : w.selections_out)) * w.output_bytes +
+  const int64_t kept = w.rows_in * w.home_bytes + (w.selections_in + (sums ? 0 : w.selections_out)) * w.output_bytes;
+  const int64_t shared = (w.device == DeviceKind::kCpu ? kept : DeviceBytes(w)) +
                          2 * PublishedPlan::NumBytes(w.num_ranks, w.selections_in) + PeerFlags::kBytesPerRank +
                          8 * kPage;
   const int64_t weights = sums ? 4 * (w.selections_out + served) : 0;
@@ -33,8 +43,14 @@ int64_t MostBytes(const WorstCase& w) {
          weights + indices + w.IndexBytes();
 }
 
+// Ranks that compute on GPUs keep rows there, all others in the host's memory. Which it is has been agreed on at start.
+absl::StatusOr<std::unique_ptr<PathMover>> Create(const PathContext& context) {
+  const bool on_cpu = context.device.kind() == DeviceKind::kCpu;
+  return CreateTwoLevelMover(context, on_cpu ? TwoLevelRows::kHostMemory : TwoLevelRows::kDeviceMemory);
+}
+
 }  // namespace
 
-const PathInfo kTwoLevelPath = {ExchangePath::kTwoLevel, CreateTwoLevelMover, Traffic, MostBytes};
+const PathInfo kTwoLevelPath = {ExchangePath::kTwoLevel, Create, Traffic, MostBytes};
 
 }  // namespace tokenferry

@@ -68,6 +68,16 @@ absl::Status CheckSlotOffsets(Stream& stream, const ExpertRows& rows, const Recv
   return offsets.back() == rows.max_selections ? absl::OkStatus() : absl::InternalError("max_selections");
 }
 
+absl::StatusOr<std::unique_ptr<Exchange>> MakeExchange(Transport& transport, Device& device, ExchangeOptions options,
+                                                       const ExchangeRun& run) {
+  options.path = run.path;
+  options.reduction = run.reduction;
+  options.max_tokens = run.max_tokens;
+  options.max_top_k = run.max_top_k;
+  return run.make_path ? Exchange::Create(transport, device, options, run.make_path)
+                       : CreateExchange(transport, device, options);
+}
+
 // One exchange of this rank's tokens; the result is on the host.
 absl::StatusOr<std::vector<float>> RunOnce(Exchange& exchange, Device& device, Stream& stream, const ExchangeCase& c,
                                            const Placement& placement, int rank, int64_t begin, int64_t end,
@@ -213,13 +223,10 @@ void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placemen
   const auto cpu = CreateCpuDevice(run.device);
   Device* const device = run.on != nullptr ? run.on : cpu.get();
   auto stream = *device->CreateStream();
-  auto exchange = CreateExchange(transport, *device,
-                                 {.hidden = c.hidden,
-                                  .wire_dtype = c.wire_dtype,
-                                  .expert_dtype = c.expert_dtype,
-                                  .output_dtype = c.output_dtype,
-                                  .path = run.path,
-                                  .reduction = run.reduction});
+  auto exchange = MakeExchange(
+      transport, *device,
+      {.hidden = c.hidden, .wire_dtype = c.wire_dtype, .expert_dtype = c.expert_dtype, .output_dtype = c.output_dtype},
+      run);
   ASSERT_TRUE(exchange.ok()) << exchange.status();
   const int me = transport.rank().value;
   const int64_t begin = token_offsets[me], end = token_offsets[me + 1];
@@ -271,8 +278,8 @@ void RunRandomCases(Transport& transport, uint32_t seed, int num_cases, const Ex
   const int64_t kHidden[] = {1, 7, 16, 33, 256, 300};
   std::mt19937 random(seed);
   for (int i = 0; i < num_cases && !testing::Test::HasFailure(); ++i) {
-    const int num_tokens = random() % 6 == 0 ? 0 : static_cast<int>(random() % 60);
-    const int num_experts = 1 + static_cast<int>(random() % 13), top_k = 1 + static_cast<int>(random() % 8);
+    const int num_tokens = random() % 6 == 0 ? 0 : static_cast<int>(random() % (kMostCaseTokens + 1));
+    const int num_experts = 1 + static_cast<int>(random() % 13), top_k = 1 + static_cast<int>(random() % kMostCaseTopK);
     const int64_t hidden = kHidden[random() % 6];
     const DType dtype = random() % 2 ? DType::kBF16 : DType::kF32;
     const uint32_t case_seed = static_cast<uint32_t>(random());
@@ -298,7 +305,7 @@ void RunChangingCases(Transport& transport, uint32_t seed, int num_cases, const 
   const auto cpu = CreateCpuDevice(run.device);
   Device* const device = run.on != nullptr ? run.on : cpu.get();
   auto stream = *device->CreateStream();
-  auto exchange = CreateExchange(transport, *device, {.hidden = hidden, .wire_dtype = dtype, .path = run.path});
+  auto exchange = MakeExchange(transport, *device, {.hidden = hidden, .wire_dtype = dtype}, run);
   ASSERT_TRUE(exchange.ok()) << exchange.status();
   for (int i = 0; i < num_cases; ++i) {
     const int num_tokens = random() % 6 == 0 ? 0 : static_cast<int>(random() % 40);
@@ -329,7 +336,8 @@ absl::Status RunOneCase(Transport& transport, ExchangePath path, Device& device)
   c.weight.assign(num_ranks * num_ranks, 0.5f);
   for (int i = 0; i < num_ranks * num_ranks; ++i) c.expert_idx.push_back(i % num_ranks);
   TF_ASSIGN_OR_RETURN(auto stream, device.CreateStream());
-  TF_ASSIGN_OR_RETURN(auto exchange, CreateExchange(transport, device, {.hidden = c.hidden, .path = path}));
+  const ExchangeOptions options{.hidden = c.hidden, .path = path, .max_tokens = 1, .max_top_k = num_ranks};
+  TF_ASSIGN_OR_RETURN(auto exchange, CreateExchange(transport, device, options));
   return RunOnce(*exchange, device, *stream, c, Placement::Linear(num_ranks, num_ranks), me, me, me + 1).status();
 }
 

@@ -56,10 +56,17 @@ struct ExchangeRun {
   ExchangePath path = ExchangePath::kAllToAllV;
   Reduction reduction = Reduction::kExact;
   bool tells_experts = false;  // Transport::EnterPhase "experts" before they run
+  // What device memory is allocated for in advance, where a path asks for that: ExchangeOptions'.
+  int64_t max_tokens = 0;
+  int max_top_k = 0;
+  Exchange::MakePath make_path = nullptr;  // instead of what `path` says
 };
 void RunExchangeCase(Transport& transport, const ExchangeCase& c, const Placement& placement,
                      const std::vector<int64_t>& token_offsets, const ExchangeRun& run);
 
+// The most tokens and the largest top-k of the cases of these two lists.
+inline constexpr int64_t kMostCaseTokens = 59;
+inline constexpr int kMostCaseTopK = 8;
 // A list of cases over shapes, splits and placements, all made from `seed`; `run` as above.
 void RunRandomCases(Transport& transport, uint32_t seed, int num_cases, const ExchangeRun& run);
 

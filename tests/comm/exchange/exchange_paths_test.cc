@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "comm/exchange/allgather/allgather_exchange.h"
 #include "comm/exchange/exchange.h"
+#include "comm/exchange/two_level/two_level_exchange.h"
 #include "comm/exchange/two_level/two_level_plan.h"
 #include "tests/comm/exchange/exchange_case.h"
 #include "tests/comm/transport/hosted_transport.h"
@@ -141,6 +142,60 @@ INSTANTIATE_TEST_SUITE_P(Modes, ExchangePathsOnDevice,
                                           testing::Values(CpuExecution::kEager, CpuExecution::kLazy),
                                           testing::Values(CpuMemory::kPlain, CpuMemory::kTrap),
                                           testing::Values(KernelSet::kFast, KernelSet::kReference)));
+
+// Path two_level as GPUs take it, on CPU devices: each rank's memory is its own, and what it needs of others it pulls.
+class TwoLevelOnDevices : public testing::TestWithParam<std::tuple<CpuExecution, Reduction, const char*>> {};
+
+TEST_P(TwoLevelOnDevices, EqualTheReference) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(absl::StrCat("seed ", seed));
+  const auto [execution, reduction, layout] = GetParam();
+  const std::string hosts = layout;
+  CpuDeviceOptions device = FastDevice();
+  device.execution = execution;
+  RunThreads(Backend::kCheckedLocal, static_cast<int>(hosts.size()), absl::Seconds(60),
+             [&, r = reduction](Transport& t) {
+               HostedTransport hosted(t, hosts);
+               RunRandomCases(hosted, seed, 8,
+                              {.device = device,
+                               .num_rounds = 2,
+                               .formats = Formats::kAll,
+                               .path = ExchangePath::kTwoLevel,
+                               .reduction = r,
+                               .max_tokens = kMostCaseTokens,
+                               .max_top_k = kMostCaseTopK,
+                               .make_path = [](const PathContext& context) {
+                                 return CreateTwoLevelMover(context, TwoLevelRows::kDeviceMemory);
+                               }});
+             });
+}
+INSTANTIATE_TEST_SUITE_P(Layouts, TwoLevelOnDevices,
+                         testing::Combine(testing::Values(CpuExecution::kEager, CpuExecution::kLazy),
+                                          testing::Values(Reduction::kExact, Reduction::kNode),
+                                          testing::Values("a", "aa", "abb", "aba", "aaabb", "abbcccc")));
+
+TEST(TwoLevelOnDevices, HaveToKnowTheLargestExchange) {
+  RunThreads(Backend::kLocal, 3, absl::Seconds(60), [](Transport& t) {
+    const auto device = CreateCpuDevice(FastDevice());
+    const auto kept_there = [](const PathContext& context) {
+      return CreateTwoLevelMover(context, TwoLevelRows::kDeviceMemory);
+    };
+    ExchangeOptions options{.hidden = 8, .path = ExchangePath::kTwoLevel, .max_tokens = 3};
+    const auto unknown = Exchange::Create(t, *device, options, kept_there);
+    EXPECT_EQ(unknown.status().code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(unknown.status().message()), HasSubstr("path two_level on GPUs has to know the most"));
+    options.max_top_k = 2;
+    auto exchange = Exchange::Create(t, *device, options, kept_there);
+    ASSERT_TRUE(exchange.ok()) << exchange.status();
+    // Larger than what any rank has said.
+    const auto stream = *device->CreateStream();
+    std::vector<int32_t> experts(30, 0);
+    const Routing routing{MakeMatrix<int32_t>(experts.data(), 30, 1), {}};
+    const absl::Status status = (*exchange)->Plan(*stream, {"test", 2, 5}, routing, Placement::Linear(3, 3));
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("more than the 9 and 24 that path two_level was created for"));
+  });
+}
 
 TEST(TwoLevelRoutes, ServersHaveTheSameLocalIndexModuloTheirHostsRanks) {
   const Topology topology = Topology::FromHosts({"a", "a", "a", "b", "b", "c"});

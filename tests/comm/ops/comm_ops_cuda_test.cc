@@ -89,6 +89,23 @@ TEST_F(CommOpsCudaTest, CopyRows) {
   });
 }
 
+TEST_F(CommOpsCudaTest, PullRowsFrom) {
+  ForShapes([&](int64_t num_rows, int64_t row_bytes) {
+    ExpectSameBits([&](OpRun& run) {
+      std::vector<const char*> from;
+      std::vector<uint8_t> bytes(kSourceRows * row_bytes);
+      for (uint8_t& b : bytes) b = static_cast<uint8_t>(run.rng()());
+      const char* const parts[] = {reinterpret_cast<const char*>(run.Input(bytes)),
+                                   reinterpret_cast<const char*>(run.Input(bytes))};
+      for (const int32_t i : UniformInts(run.rng(), num_rows, 0, 2 * kSourceRows)) {
+        from.push_back(parts[i % 2] + i / 2 * row_bytes);
+      }
+      auto* const out = run.Output<uint8_t>("out", num_rows * row_bytes);
+      run.stream().Launch(kPullRowsFrom, {run.Input(from), num_rows, row_bytes, reinterpret_cast<char*>(out)});
+    });
+  });
+}
+
 TEST_F(CommOpsCudaTest, CombineRows) {
   ForShapes([&](int64_t num_tokens, int64_t cols) {
     ExpectSameBits([&](OpRun& run) { CombineCase<float, float>(run, num_tokens, cols); });

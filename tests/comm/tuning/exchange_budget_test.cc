@@ -8,6 +8,7 @@
 
 #include "comm/exchange/path/paths.h"
 #include "comm/exchange/peer/device_peer_exchange.h"
+#include "comm/exchange/two_level/two_level_exchange.h"
 #include "comm/transport/collectives.h"
 #include "comm/tuning/exchange_choice.h"
 #include "core/device/cpu_device.h"
@@ -27,6 +28,7 @@ struct BudgetCase {
   DType wire_dtype, expert_dtype, output_dtype;
   Reduction reduction = Reduction::kExact;
   const char* hosts = "aaaa";
+  DeviceKind as_on = DeviceKind::kCpu;  // kCuda, path two_level: rows lie where they do on GPUs
 };
 
 class ExchangeBudget : public testing::TestWithParam<BudgetCase> {
@@ -79,7 +81,11 @@ TEST_P(ExchangeBudget, HoldsWhereverTokensGo) {
       const Placement placement = Placement::Linear(kExperts, kRanks);
       const auto device = CreateCpuDevice({}), inputs = CreateCpuDevice({});
       const ExchangeOptions options = Options(max_tokens);
-      auto exchange = CreateExchange(transport, *device, options);
+      const auto kept_there = [](const PathContext& context) {
+        return CreateTwoLevelMover(context, TwoLevelRows::kDeviceMemory);
+      };
+      auto exchange = GetParam().as_on == DeviceKind::kCpu ? CreateExchange(transport, *device, options)
+                                                           : Exchange::Create(transport, *device, options, kept_there);
       ASSERT_TRUE(exchange.ok()) << exchange.status();
       std::mt19937 random(5);
       const auto anywhere = [&](int64_t, int k) {
@@ -90,7 +96,7 @@ TEST_P(ExchangeBudget, HoldsWhereverTokensGo) {
         ASSERT_EQ(ExchangeOnce(**exchange, *inputs, placement, tokens, options, anywhere), absl::OkStatus());
         ASSERT_EQ(ExchangeOnce(**exchange, *inputs, placement, tokens, options, to_rank_0), absl::OkStatus());
       }
-      const auto most = MostExchangeBytes(options, placement, max_tokens);
+      const auto most = MostExchangeBytes(options, placement, max_tokens, GetParam().as_on);
       ASSERT_TRUE(most.ok());
       auto stream = *device->CreateStream();
       const int64_t held =
@@ -116,7 +122,11 @@ INSTANTIATE_TEST_SUITE_P(
         BudgetCase{ExchangePath::kTwoLevel, DType::kF32, DType::kF32, DType::kF32, Reduction::kExact, "abbb"},
         BudgetCase{ExchangePath::kTwoLevel, DType::kF8E4M3, DType::kBF16, DType::kBF16, Reduction::kExact, "aabb"},
         BudgetCase{ExchangePath::kTwoLevel, DType::kBF16, DType::kBF16, DType::kF32, Reduction::kNode, "abbb"},
-        BudgetCase{ExchangePath::kTwoLevel, DType::kI8, DType::kF32, DType::kBF16, Reduction::kNode, "abcd"}));
+        BudgetCase{ExchangePath::kTwoLevel, DType::kI8, DType::kF32, DType::kBF16, Reduction::kNode, "abcd"},
+        BudgetCase{ExchangePath::kTwoLevel, DType::kF8E4M3, DType::kBF16, DType::kF32, Reduction::kExact, "abbb",
+                   DeviceKind::kCuda},
+        BudgetCase{ExchangePath::kTwoLevel, DType::kF32, DType::kF32, DType::kBF16, Reduction::kNode, "abcc",
+                   DeviceKind::kCuda}));
 
 // Path peer as GPUs take it allocates at its start, and tables with the first placement.
 TEST(DevicePeerBudget, IsWhatIsAllocated) {

@@ -69,7 +69,7 @@ class Nccl(FakeGpuTest):
             ([*NCCL], {"TF_FAKEGPU_DEVICES": 2}, "has 2 GPUs for 3 ranks"),
             ([*NCCL, "--share-gpus"], {"TF_FAKEGPU_DEVICES": 2}, "install 2.30.3 or newer"),
             (["--device", "cpu", "--transport", "nccl"], {}, "rows lie on cpu"),
-            ([*CUDA, "--path", "two_level"], {}, "two_level"),
+            ([*CUDA, "--transport", "mpi", "--path", "two_level"], {}, "choose --transport nccl, or path alltoallv"),
             ([*NCCL, "--kv-cache-tokens", "100000000"], {}, "not enough memory on a GPU of host"),
         ]
         for args, env, words in cases:
@@ -106,6 +106,14 @@ class Peer(FakeGpuTest):
             self.assertEqual(cuda, cpu, f"{ranks} ranks")
             bf16, _ = self.eval("bf16", [*PEER, "--compute", "bf16"], ranks, **seed)
             self.assertEqual(bf16, messages, f"{ranks} ranks, bf16")
+
+    def test_two_level(self):
+        """On one host nothing is sent: rows are pulled from the rank whose tokens they are."""
+        cpu, _ = self.eval("cpu", ["--device", "cpu", "--compute", "f32"], 1)
+        for ranks in (1, 2, 3):
+            cuda, _ = self.eval("cuda", [*CUDA, "--transport", "nccl", "--path", "two_level", "--compute", "f32"], ranks,
+                                TF_FAKEGPU_SEED=ranks)
+            self.assertEqual(cuda, cpu, f"{ranks} ranks")
 
     def test_where_memory_cannot_be_mapped(self):
         cpu, _ = self.eval("cpu", ["--device", "cpu", "--compute", "f32"], 1)
