@@ -136,12 +136,13 @@ void PrintMemoryTable(const ModelFiles& files, const ModelSummary& summary,
                 Mib(KvCache::BytesPerState(Engine::CacheOptions(files.model, kEngine))),
                 static_cast<long>(kEngine.max_sequences_per_rank));
   }
-  std::printf("%-6s %9s %12s %12s %12s %12s\n", "rank", "experts", "weights", "cache", "activations", "all");
+  std::printf("%-6s %9s %12s %12s %12s %12s %12s\n", "rank", "experts", "weights", "cache", "activations", "logits",
+              "all");
   for (size_t r = 0; r < memory_per_rank.size(); ++r) {
     const RankMemory& memory = memory_per_rank[r];
-    std::printf("%-6zu %9d %12.2f %12.2f %12.2f %12.2f\n", r,
+    std::printf("%-6zu %9d %12.2f %12.2f %12.2f %12.2f %12.2f\n", r,
                 files.placement.num_local_slots(RankId(static_cast<int>(r))), Mib(memory.weights), Mib(memory.cache),
-                Mib(memory.activations), Mib(memory.total()));
+                Mib(memory.activations), Mib(memory.logits), Mib(memory.total()));
   }
 }
 
@@ -190,7 +191,8 @@ void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::
     json["ranks"].push_back({{"experts", std::vector<int>(experts.begin(), experts.end())},
                              {"bytes", memory_per_rank[r].weights},
                              {"cache_bytes", memory_per_rank[r].cache},
-                             {"activation_bytes", memory_per_rank[r].activations}});
+                             {"activation_bytes", memory_per_rank[r].activations},
+                             {"logit_bytes", memory_per_rank[r].logits}});
   }
   std::printf("%s\n", FormatJson(json).c_str());
 }
@@ -209,7 +211,8 @@ absl::Status InspectCommand::Run(RankContext& context) const {
                       OpenModel(context, TokenizerUse::kNone, WeightsUse::kIfThere));
   if (context.transport.rank() != RankId(0)) return absl::OkStatus();
   const ModelSummary summary = SummarizeModel(files->plan.plan);
-  const std::vector<RankMemory> memory_per_rank = PlanMemory(files->plan.plan, files->placement, kEngine);
+  const std::vector<RankMemory> memory_per_rank =
+      PlanMemory(files->plan.plan, files->placement, kEngine, context.device.kind());
   (flags_.json ? PrintJson : PrintMemoryTable)(*files, summary, memory_per_rank);
   return absl::OkStatus();
 }

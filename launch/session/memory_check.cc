@@ -77,7 +77,7 @@ absl::Status FitsPlaces(const std::vector<RankMemory>& memory_per_rank,
     for (const RankId rank : place.ranks) {
       const RankMemory& memory = memory_per_rank[rank.value];
       sum.weights += memory.weights, sum.cache += memory.cache, sum.activations += memory.activations;
-      sum.conversion += memory.conversion;
+      sum.logits += memory.logits, sum.conversion += memory.conversion;
       needed_bytes += memory.total();
       available_bytes = std::min(available_bytes, available_bytes_per_rank[rank.value]);
     }
@@ -88,8 +88,8 @@ absl::Status FitsPlaces(const std::vector<RankMemory>& memory_per_rank,
     return absl::ResourceExhaustedError(
         absl::StrCat("not enough memory on ", place.name, ": its ", place.ranks.size(),
                      place.ranks.size() == 1 ? " rank needs " : " ranks need ", FormatBytes(needed_bytes), " (weights ",
-                     FormatBytes(sum.weights), ", cache ", FormatBytes(sum.cache), ", activations ",
-                     FormatBytes(sum.activations), conversion, ") and ", FormatBytes(available_bytes),
+                     FormatBytes(sum.weights), ", cache ", FormatBytes(sum.cache), ", logits ", FormatBytes(sum.logits),
+                     ", activations ", FormatBytes(sum.activations), conversion, ") and ", FormatBytes(available_bytes),
                      " are available: ", Remedy(memory_per_rank, available_bytes, place.kind)));
   }
   return absl::OkStatus();

@@ -189,7 +189,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartEngine(
   auto session = std::make_unique<ModelSession>();
   session->files = std::move(files);
   const ModelFiles& f = *session->files;
-  TF_RETURN_IF_ERROR(CheckMemory(context, PlanMemory(f.plan.plan, f.placement, engine)));
+  TF_RETURN_IF_ERROR(CheckMemory(context, PlanMemory(f.plan.plan, f.placement, engine, context.device.kind())));
   if (auto memory = ReadProcessMemory(); memory.ok()) session->resident_before_load = memory->resident_bytes;
   const Stopwatch load_watch;
   LoadProgress progress(context.transport.rank());

@@ -38,6 +38,11 @@ KvCacheOptions Engine::CacheOptions(const ModelSpec& model, const EngineOptions&
   return cache;
 }
 
+int64_t Engine::MostLogitRows(const EngineOptions& options, DeviceKind device) {
+  if (device == DeviceKind::kCpu) return Transformer::kLogitRows;
+  return std::max(Transformer::kLogitRows, GraphRows(options, options.max_sequences_per_rank));
+}
+
 absl::Status Engine::Allocate() {
   const KvCacheOptions cache = CacheOptions(model_, options_);
   TF_ASSIGN_OR_RETURN(KvCache created, KvCache::Create(device_, cache));
@@ -48,9 +53,9 @@ absl::Status Engine::Allocate() {
   const int64_t num_entries = (model_.has_encoder() ? 2 : 1) * options_.max_sequences_per_rank;
   const int64_t ints = 6 * max_tokens() + num_entries * (1 + cache.num_blocks);
   TF_ASSIGN_OR_RETURN(inputs_, device_.Allocate(ints * sizeof(int32_t), MemoryKind::kDevice, "step inputs"));
-  const int64_t graph_rows = transformer_->is_capturable() ? GraphRows(options_.max_sequences_per_rank) : 0;
-  TF_ASSIGN_OR_RETURN(LogitRows logits,
-                      LogitRows::Create(device_, model_.vocab_size, std::max(Transformer::kLogitRows, graph_rows)));
+  const int64_t rows =
+      transformer_->is_capturable() ? MostLogitRows(options_, device_.kind()) : Transformer::kLogitRows;
+  TF_ASSIGN_OR_RETURN(LogitRows logits, LogitRows::Create(device_, model_.vocab_size, rows));
   logits_.emplace(std::move(logits));
   return absl::OkStatus();
 }
@@ -214,7 +219,7 @@ absl::StatusOr<std::vector<EntryResult>> Engine::Execute(int64_t step, const Ste
   const int64_t most_tokens = plan.max_tokens_per_rank(transport_.num_ranks());
   std::vector<EntryResult> results(mine.size());
   if (most_tokens > 0 && IsGraph(plan)) {
-    TF_RETURN_IF_ERROR(Decode(step, mine, GraphRows(most_tokens), results));
+    TF_RETURN_IF_ERROR(Decode(step, mine, GraphRows(options_, most_tokens), results));
     return results;
   }
   StepTokens tokens = Upload(mine);
@@ -253,8 +258,8 @@ bool Engine::IsGraph(const StepPlan& plan) const {
   });
 }
 
-int64_t Engine::GraphRows(int64_t most_tokens) const {
-  return std::min(DecodeGraphs::RowsFor(most_tokens), max_tokens());
+int64_t Engine::GraphRows(const EngineOptions& options, int64_t most_tokens) {
+  return std::min(DecodeGraphs::RowsFor(most_tokens), options.max_tokens());
 }
 
 // A step that IsGraph. The host waits once before it reads the logits.

@@ -75,8 +75,10 @@ class Engine {
   std::string exchange_path() const { return transformer_->exchange_path(); }  // by size
   int64_t cache_bytes() const { return cache_->num_bytes(); }
 
-  // What Create will make.
+  // What Create will make. Rows of logits: the most that it may, since a GPU that can capture its steps needs those of
+  // the largest.
   static KvCacheOptions CacheOptions(const ModelSpec& model, const EngineOptions& options);
+  static int64_t MostLogitRows(const EngineOptions& options, DeviceKind device);
 
  private:
   Engine(Transport& transport, Device& device, const ModelSpec& model, const EngineOptions& options)
@@ -90,7 +92,8 @@ class Engine {
   // num_rows > 0: of a step of fixed shape, which has as many rows; those behind the tokens are none.
   StepTokens Upload(const std::vector<const StepEntry*>& mine, int64_t num_rows = 0);
   bool IsGraph(const StepPlan& plan) const;
-  int64_t GraphRows(int64_t most_tokens) const;  // of the graph for steps of which no rank has more
+  // Of the graph for steps of which no rank has more.
+  static int64_t GraphRows(const EngineOptions& options, int64_t most_tokens);
   absl::Status Decode(int64_t step, const std::vector<const StepEntry*>& mine, int64_t num_rows,
                       std::vector<EntryResult>& results);
   absl::StatusOr<std::vector<EntryResult>> Execute(int64_t step, const StepPlan& plan);

@@ -26,6 +26,12 @@ SamplingState StateOf(const LogitRows::Row& row) {
 
 }  // namespace
 
+int64_t LogitRows::NumBytes(DeviceKind device, int64_t vocab_size, int64_t num_rows) {
+  const int64_t per_row = vocab_size * static_cast<int64_t>(sizeof(float));
+  const int64_t beside = device == DeviceKind::kCpu ? 0 : sizeof(int32_t);  // candidates wanted
+  return num_rows * (per_row + beside);
+}
+
 absl::StatusOr<LogitRows> LogitRows::Create(Device& device, int64_t vocab_size, int64_t num_rows) {
   LogitRows rows;
   rows.vocab_size_ = vocab_size;

@@ -18,6 +18,9 @@ namespace tokenferry {
 // One per engine; the order of calls for a step is Want, what computes Rows, Scan, Fetch, Stream::Synchronize, Take.
 class LogitRows {
  public:
+  // Device memory that Create allocates: on a CPU the host's, and on a GPU its own, without what the host keeps beside.
+  static int64_t NumBytes(DeviceKind device, int64_t vocab_size, int64_t num_rows);
+
   // Of at most `num_rows` rows at a time.
   static absl::StatusOr<LogitRows> Create(Device& device, int64_t vocab_size, int64_t num_rows);
 

@@ -4,11 +4,13 @@
 
 namespace tokenferry {
 
-std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& placement, const EngineOptions& options) {
+std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& placement, const EngineOptions& options,
+                                   DeviceKind device) {
   const KvCacheOptions cache = Engine::CacheOptions(plan.model, options);
   const RankMemory same{
       .cache = KvCache::NumBytes(cache),
       .activations = Transformer::ActivationBytes(plan.model, options.max_tokens()),
+      .logits = LogitRows::NumBytes(device, plan.model.vocab_size, Engine::MostLogitRows(options, device)),
   };
   const std::vector<int64_t> weights = BytesPerRank(plan, placement);
   const std::vector<int64_t> conversion = ConversionBytesPerRank(plan, placement);

@@ -17,13 +17,15 @@ struct RankMemory {
   int64_t experts = 0;      // the routed experts of them
   int64_t cache = 0;        // KV cache, and states of sequences
   int64_t activations = 0;  // of a step
+  int64_t logits = 0;       // of as many rows as are computed at a time
   int64_t conversion = 0;   // an expert as it is stored, while it is converted; gone before there is a cache
 
   // No rank gets along with less. The exchange's buffers, which depend on where tokens go, come on top of it.
-  int64_t total() const { return weights + std::max(cache + activations, conversion); }
+  int64_t total() const { return weights + std::max(cache + activations + logits, conversion); }
 };
 
-// [R], by rank. `placement` is for plan.model.moe.num_experts experts.
-std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& placement, const EngineOptions& options);
+// [R], by rank, of ranks that compute on such devices. `placement` is for plan.model.moe.num_experts experts.
+std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& placement, const EngineOptions& options,
+                                   DeviceKind device);
 
 }  // namespace tokenferry

@@ -8,6 +8,8 @@
 #include <memory>
 
 #include "core/device/cuda_device.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/logit_rows.h"
 #include "tests/fakegpu/cudart/runtime.h"
 #include "tests/runtime/engine/engine_runner.h"
 
@@ -118,6 +120,24 @@ TEST(GraphStepTest, HoldsManySequences) {
   const auto trace = TraceOf(setup, requests, got);
   EXPECT_GE(NumCalls(trace, "cudaGraphLaunch"), 2);
   ExpectSame(got, RunLocally(cpu, requests));
+}
+
+// What the check of a GPU's memory counts for logits is what they take there.
+TEST(GraphStepTest, LogitsTakeWhatIsPlanned) {
+  constexpr int64_t kGranule = 4096;  // the fake's
+  const auto device = CreateCudaDevice({.ordinal = 0});
+  ASSERT_TRUE(device.ok()) << device.status();
+  for (const int64_t num_sequences : {1, 64, 65, 200}) {
+    const EngineOptions options{.max_sequences_per_rank = num_sequences};
+    const int64_t num_rows = Engine::MostLogitRows(options, DeviceKind::kCuda);
+    EXPECT_GE(num_rows, std::max<int64_t>(Transformer::kLogitRows, num_sequences));
+    const int64_t before = *AvailableGpuBytes(0);
+    const auto rows = LogitRows::Create(**device, 2304, num_rows);
+    ASSERT_TRUE(rows.ok()) << rows.status();
+    const int64_t taken = before - *AvailableGpuBytes(0);
+    EXPECT_GE(taken, LogitRows::NumBytes(DeviceKind::kCuda, 2304, num_rows));
+    EXPECT_LE(taken, LogitRows::NumBytes(DeviceKind::kCuda, 2304, num_rows) + 2 * kGranule);
+  }
 }
 
 // A policy asks the host in every layer.

@@ -56,6 +56,11 @@ class Nccl(FakeGpuTest):
             several, _ = self.eval("several", [*NCCL, "--compute", "bf16"], ranks, TF_FAKEGPU_ORDER="random")
             self.assertEqual(several, one, f"{ranks} ranks, bf16")
 
+    def test_inspect_tells_the_logits_of_a_gpu(self):
+        job = self.job(["inspect", "--model", MODEL, *CUDA, "--json"], 2)
+        self.assertEqual(job.status, 0, job.err)
+        self.assertEqual([rank["logit_bytes"] for rank in json.loads(job.out)["ranks"]], [64 * (2304 + 1) * 4] * 2)
+
     def test_auto_takes_nccl(self):
         _, job = self.eval("auto", [], 2)
         self.assertIn(", NCCL; ", job.err)

@@ -70,6 +70,15 @@ TEST(MemoryCheck, ConvertedExpertsCountUntilThereIsACache) {
   EXPECT_TRUE(Fits(ranks, Available({31, 31}), Hosts({2})).ok());
 }
 
+TEST(MemoryCheck, LogitsCount) {
+  auto ranks = Ranks(2, 10, 2, 1, 1);
+  ranks[1].logits = 2 * kGib;
+  EXPECT_TRUE(Fits(ranks, Available({30, 30}), Hosts({2})).ok());
+  EXPECT_THAT(
+      Fits(ranks, Available({29, 29}), Hosts({2})).message(),
+      HasSubstr("2 ranks need 30.0 GiB (weights 24.0 GiB, cache 2.0 GiB, logits 2.0 GiB, activations 2.0 GiB)"));
+}
+
 TEST(MemoryCheck, RanksOfAGpuCountTogether) {
   const auto ranks = Ranks(3, 10, 2, 1, 1);  // 14 each
   EXPECT_TRUE(Fits(ranks, Available({14, 14, 14}), Hosts({3}), {7, 8, 9}).ok());
