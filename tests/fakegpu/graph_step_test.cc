@@ -87,6 +87,21 @@ TEST(GraphStepTest, HasTheBitsOfEagerStepsByMessagesInBF16) {
   }
 }
 
+// The placements of identity_test.
+TEST(GraphStepTest, HasTheSameBitsForAnyPlacement) {
+  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+    RunSetup alone = SetupOf(1, compute, ExchangePath::kAllToAllV);
+    if (compute == Compute::kF32) alone.make_device = nullptr;  // a CPU's bf16 products have bits of their own
+    const std::vector<RunResult> want = RunLocally(alone, Requests());
+    for (int seed = 1; seed <= 4; ++seed) {
+      SCOPED_TRACE(testing::Message() << "seed " << seed);
+      RunSetup setup = SetupOf(1 + seed, compute, seed % 2 == 0 ? ExchangePath::kAllToAllV : ExchangePath::kPeer);
+      setup.placement_seed = seed;
+      ExpectSame(RunLocally(setup, Requests()), want);
+    }
+  }
+}
+
 // Greedy and top-k, a choice that needs all logits (a bias), and one among more tokens than a summary has.
 TEST(GraphStepTest, SamplesAsTheCpuDoes) {
   const auto sampled = [](double temperature, int top_k, double top_p) {
