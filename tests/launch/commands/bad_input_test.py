@@ -310,6 +310,12 @@ class BadMachine(BadInput):
                                  "--kv-cache-tokens"], how)
             self.assertIn("1 rank needs" if how == ALONE else "3 ranks need", line)
 
+    @unittest.skipIf(os.path.exists("/dev/nvidiactl"), "has a GPU")
+    def test_no_gpu(self):
+        for how in ALONE, PROCESSES:
+            self.refused(["generate", "--model", MODEL, "--prompt", "a", "--device", "cuda"], ["no CUDA device: "], how)
+        self.succeed("generate", "--model", MODEL, "--prompt", "a", "--max-tokens", "1", "--device", "auto")
+
     def test_open_files(self):
         """Ranks as threads open every shard each: 20 x 4 files. The soft limit is raised; a hard one is told."""
         args = [PROGRAM, "eval", "--model", MODEL, "--ids", self.write_ids("ids.json", [0, 5, 6]), "--ranks", "20"]
