@@ -69,11 +69,6 @@ def read_safetensors(path):
     return tensors
 
 
-def permute(rows, heads):
-    """What the converter does to the rows of q and k of the architecture `llama`: halves to pairs."""
-    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
-
-
 class Model:
     """A model of ../families, written tensor by tensor."""
 
@@ -122,11 +117,9 @@ class Model:
         else:
             self.out.add_tensor(name, values)
 
-    def add_all(self, change=lambda name, values: values, qtype=lambda name: None, skip=()):
+    def add_all(self, qtype=lambda name: None):
         experts = {}
         for hub_name, (dtype, values) in self.tensors.items():
-            if any(part in hub_name for part in skip):
-                continue
             parts = hub_name.split(".")
             if "experts" in parts and parts[parts.index("experts") + 1].isdigit():
                 at = parts.index("experts")
@@ -134,28 +127,12 @@ class Model:
                 experts.setdefault(merged, {})[int(parts[at + 1])] = (dtype, values)
                 continue
             name = self.name(hub_name)
-            self.add(name, dtype, change(name, values), qtype(name))
+            self.add(name, dtype, values, qtype(name))
         for merged, by_idx in experts.items():
             stack = np.stack([by_idx[e][1] for e in range(len(by_idx))])
             name = self.name(merged)
             self.add(name, by_idx[0][0], stack, qtype(name))
         finish(self.out)
-
-
-def make_mixtral():
-    m = Model("mixtral", gguf.MODEL_ARCH.LLAMA)
-    m.common_keys()
-    m.out.add_expert_count(m.config["num_local_experts"])
-    m.out.add_rope_dimension_count(m.config["hidden_size"] // m.config["num_attention_heads"])
-
-    def change(name, values):
-        if name.endswith("attn_q.weight"):
-            return permute(values, m.config["num_attention_heads"])
-        if name.endswith("attn_k.weight"):
-            return permute(values, m.config["num_key_value_heads"])
-        return values
-
-    m.add_all(change)
 
 
 def make_qwen3():
@@ -226,7 +203,6 @@ def make_sentencepiece():
 
 if __name__ == "__main__":
     make_blocks()
-    make_mixtral()
     make_qwen3()
     make_deepseek()
     make_sentencepiece()

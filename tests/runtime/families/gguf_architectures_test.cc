@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/families/families.h"
+#include "runtime/model/generation_config.h"
 #include "runtime/model/tensor_plan.h"
 #include "tests/runtime/families/gguf_golden.h"
 #include "tests/support/gguf_writer.h"
@@ -253,34 +254,68 @@ std::vector<Conversion> Conversions() {
   };
 }
 
+// Writes the family's checkpoint as its converter would.
+void WriteConverted(const Conversion& conversion, const std::string& path) {
+  const std::string dir = FamilyDir(conversion.family);
+  const json config = json::parse(testing::ReadFile(dir + "/config.json"));
+  const auto model = LoadModelSpec(dir);
+  ASSERT_OK(model);
+  const auto checkpoint = Checkpoint::Open(dir);
+  ASSERT_OK(checkpoint);
+  json metadata = conversion.values;
+  for (const auto* keys : {&kCommonKeys, &conversion.keys}) {
+    for (const auto& [key, of_config] : *keys) {
+      if (config.contains(of_config)) metadata.emplace(key, config[of_config]);
+    }
+  }
+  GgufWriter out;
+  out.Key("general.architecture", conversion.architecture.c_str());
+  for (const auto& [key, value] : metadata.items()) AddKey(conversion.architecture + "." + key, value, out);
+  for (const std::string token : {"bos", "eos"}) {
+    AddKey("tokenizer.ggml." + token + "_token_id", config.value(token + "_token_id", json()), out);
+  }
+  AddTensors(conversion, *model, *checkpoint, out);
+  testing::WriteFile(path, out.Bytes());
+}
+
 TEST(GgufGolden, OtherArchitecturesComputeTheSame) {
   for (const Conversion& conversion : Conversions()) {
     SCOPED_TRACE(conversion.family);
-    const std::string dir = FamilyDir(conversion.family);
-    const json config = json::parse(testing::ReadFile(dir + "/config.json"));
-    const auto model = LoadModelSpec(dir);
-    ASSERT_OK(model);
-    const auto checkpoint = Checkpoint::Open(dir);
-    ASSERT_OK(checkpoint);
-    json metadata = conversion.values;
-    for (const auto* keys : {&kCommonKeys, &conversion.keys}) {
-      for (const auto& [key, of_config] : *keys) {
-        if (config.contains(of_config)) metadata.emplace(key, config[of_config]);
-      }
-    }
-    GgufWriter out;
-    out.Key("general.architecture", conversion.architecture.c_str());
-    for (const auto& [key, value] : metadata.items()) AddKey(conversion.architecture + "." + key, value, out);
-    AddTensors(conversion, *model, *checkpoint, out);
     testing::TempDir temp;
     const std::string path = temp.path() + "/m.gguf";
-    testing::WriteFile(path, out.Bytes());
+    WriteConverted(conversion, path);
     const auto read = LoadModelSpec(path);
     ASSERT_OK(read);
     const auto ids = Golden<int32_t>(conversion.family, "long.input_ids");
     const auto logits = RunLocally(SetupOf(path, 2), {LogitsRequest(ids)})[0].logits;
     EXPECT_LE(WorstShare(logits, Golden<float>(conversion.family, "long.logits")), 1);
   }
+}
+
+// Rows of q and k are permuted in Mixtral's file; all else is as on the hub, but for names.
+TEST(GgufGolden, MixtralIsTheModelThatWasConverted) {
+  testing::TempDir temp;
+  const std::string path = temp.path() + "/m.gguf";
+  WriteConverted({.family = "mixtral",
+                  .architecture = "llama",
+                  .keys = {{"expert_count", "num_local_experts"}},
+                  .values = {{"rope.dimension_count", 16}},
+                  .permutes = true},
+                 path);
+  const auto got = LoadModelSpec(path), hub = LoadModelSpec(FamilyDir("mixtral"));
+  ASSERT_OK(got);
+  ASSERT_OK(hub);
+  ModelSpec want = *hub;
+  want.dtype = DType::kF32;
+  want.layer_prefix = "blk.";
+  want.fused = FusedExperts::kStacked;
+  want.names = got->names;
+  for (LayerSpec& layer : want.layers) layer.attention.rope_layout = RopeLayout::kInterleaved;
+  EXPECT_TRUE(*got == want);
+  const auto generation = LoadGenerationConfig(path, *got);
+  ASSERT_OK(generation);
+  EXPECT_EQ(generation->eos_token_ids, hub->eos_token_ids);
+  ExpectResultsOf("mixtral", path);
 }
 
 }  // namespace

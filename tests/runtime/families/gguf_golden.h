@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "runtime/checkpoint/safetensors.h"
 #include "tests/runtime/engine/engine_runner.h"
+#include "tests/support/checkpoint_writer.h"
 
 namespace tokenferry {
 
@@ -42,6 +45,34 @@ inline double WorstShare(const std::vector<float>& got, const std::vector<float>
     worst = std::isnan(share) ? HUGE_VAL : std::max(worst, share);
   }
   return worst;
+}
+
+inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return !a.empty() && a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+// One, two and three ranks, and chunks: the same bits. They are returned.
+inline std::vector<float> LogitsOfAll(const std::string& path, const std::vector<int32_t>& ids) {
+  const auto logits = RunLocally(SetupOf(path), {LogitsRequest(ids)})[0].logits;
+  for (const int ranks : {2, 3}) {
+    RunSetup setup = SetupOf(path, ranks);
+    setup.engine.prefill_chunk = 7;
+    setup.placement_seed = ranks;
+    EXPECT_TRUE(SameBits(RunLocally(setup, {LogitsRequest(ids)})[0].logits, logits)) << ranks << " ranks";
+  }
+  return logits;
+}
+
+// transformers' logits within the tolerance of tests/data/families, and its greedy texts.
+inline void ExpectResultsOf(const std::string& family, const std::string& path) {
+  const auto golden = nlohmann::json::parse(testing::ReadFile(FamilyDir(family) + "/golden.json"));
+  for (const std::string prompt : {"short", "long"}) {
+    const auto ids = Golden<int32_t>(family, prompt + ".input_ids");
+    EXPECT_LE(WorstShare(LogitsOfAll(path, ids), Golden<float>(family, prompt + ".logits")), 1) << prompt;
+    const auto greedy = golden["prompts"][prompt]["greedy"].get<std::vector<int32_t>>();
+    const auto request = GenerateRequest(ids, static_cast<int64_t>(greedy.size()));
+    EXPECT_EQ(RunLocally(SetupOf(path, 2), {request})[0].tokens, greedy) << prompt;
+  }
 }
 
 }  // namespace tokenferry

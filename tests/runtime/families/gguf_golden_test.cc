@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstring>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "core/formats/block_decode.h"
 #include "core/io/gguf.h"
@@ -21,44 +20,13 @@
 namespace tokenferry {
 namespace {
 
-using nlohmann::json;
 using testing::FileTensor;
 using testing::GgufWriter;
 
 std::string GgufPath(const std::string& name) { return SourceDir() + "/tests/data/gguf/" + name + ".gguf"; }
 
-bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
-  return !a.empty() && a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-// One, two and three ranks, and chunks: the same bits. They are returned.
-std::vector<float> LogitsOfAll(const std::string& path, const std::vector<int32_t>& ids) {
-  const auto logits = RunLocally(SetupOf(path), {LogitsRequest(ids)})[0].logits;
-  for (const int ranks : {2, 3}) {
-    RunSetup setup = SetupOf(path, ranks);
-    setup.engine.prefill_chunk = 7;
-    setup.placement_seed = ranks;
-    EXPECT_TRUE(SameBits(RunLocally(setup, {LogitsRequest(ids)})[0].logits, logits)) << ranks << " ranks";
-  }
-  return logits;
-}
-
-// transformers' logits within the tolerance of tests/data/families, though rows of q and k are permuted in Mixtral's
-// file; the greedy texts are the same.
 TEST(GgufGolden, AgreesWithTheModelThatWasConverted) {
-  for (const std::string family : {"mixtral", "deepseek_v2_lite"}) {
-    SCOPED_TRACE(family);
-    const json golden = json::parse(testing::ReadFile(FamilyDir(family) + "/golden.json"));
-    for (const std::string prompt : {"short", "long"}) {
-      const auto ids = Golden<int32_t>(family, prompt + ".input_ids");
-      const std::vector<float> want = Golden<float>(family, prompt + ".logits");
-      const std::vector<float> got = LogitsOfAll(GgufPath(family), ids);
-      EXPECT_LE(WorstShare(got, want), 1) << prompt;
-      const auto greedy = golden["prompts"][prompt]["greedy"].get<std::vector<int32_t>>();
-      const auto request = GenerateRequest(ids, static_cast<int64_t>(greedy.size()));
-      EXPECT_EQ(RunLocally(SetupOf(GgufPath(family), 2), {request})[0].tokens, greedy) << prompt;
-    }
-  }
+  ExpectResultsOf("deepseek_v2_lite", GgufPath("deepseek_v2_lite"));
 }
 
 // The name on the hub of a tensor of qwen3moe; $0 in it: it holds all experts.
