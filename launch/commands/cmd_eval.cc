@@ -89,8 +89,9 @@ absl::StatusOr<std::vector<EvalPrompt>> ReadText(const std::string& path, const 
 }
 
 // The file of --out: for prompt i logits.i [S, V], expert_idx.i and expert_weight.i [M, S, K] and, with --trace,
-// hidden_states.i [L + 1, S, H] and router_logits.i [M, S, E]. L layers, M of them MoE layers. With an encoder these
-// are the decoder's, and encoder_expert_idx.i and so on, all but logits, those of its encoder.
+// hidden_states.i [L + 1, S, H], router_logits.i [M, S, E] and, of models with indexers, indexer_topk.i [L, S,
+// index_topk]. L layers, M of them MoE layers. With an encoder these are the decoder's, and encoder_expert_idx.i and so
+// on, all but logits, those of its encoder.
 class OutFile {
  public:
   static absl::StatusOr<std::unique_ptr<OutFile>> Create(const std::string& path,
@@ -122,7 +123,9 @@ class OutFile {
     TF_RETURN_IF_ERROR(WriteRows(next++, u.position, absl::MakeConstSpan(r.expert_weight)));
     if (trace_ == Wanted::kNo) return absl::OkStatus();
     TF_RETURN_IF_ERROR(WriteRows(next++, u.position, absl::MakeConstSpan(r.hidden_states)));
-    return WriteRows(next, u.position, absl::MakeConstSpan(r.router_logits));
+    TF_RETURN_IF_ERROR(WriteRows(next++, u.position, absl::MakeConstSpan(r.router_logits)));
+    if (r.selected_keys.empty()) return absl::OkStatus();
+    return WriteRows(next, u.position, absl::MakeConstSpan(r.selected_keys));
   }
   absl::Status Commit() { return writer_->Commit(); }
 
@@ -143,6 +146,8 @@ class OutFile {
     if (trace_ == Wanted::kNo) return;
     add("hidden_states", DType::kF32, model.num_layers(stack) + 1, model.hidden_size);
     add("router_logits", DType::kF32, M, model.moe.num_experts);
+    if (model.num_selected_keys() == 0) return;
+    add("indexer_topk", DType::kI32, model.num_layers(stack), model.num_selected_keys());
   }
 
   // Rows [position, ..) of each of a tensor's matrices: `values` [matrices, n, cols] into [matrices, S, cols], or

@@ -58,8 +58,16 @@ std::string ParameterCounts(const ModelFiles& files, const ModelSummary& summary
 // "grouped, 32 heads of 128, 4 for keys and values, ..": one line for each kind of layer.
 std::string DescribeAttention(const AttentionSpec& a) {
   if (a.kind == AttentionKind::kLatent) {
-    return absl::StrFormat("latent, %d heads of %d + %d (rotary), values %d; cache %d + %d values per token and layer",
-                           a.num_heads, a.nope_dim, a.rope_dim, a.value_dim, a.cache_first(), a.cache_second());
+    std::string text =
+        absl::StrFormat("latent, %d heads of %d + %d (rotary), values %d; cache %d + %d values per token and layer",
+                        a.num_heads, a.nope_dim, a.rope_dim, a.value_dim, a.cache_first(), a.cache_second());
+    const IndexerSpec& i = a.indexer;
+    if (i.kind == IndexerSpec::Kind::kOwn) {
+      absl::StrAppend(&text, ", ", i.head_dim, " of an indexer with ", i.num_heads, " heads, which selects ",
+                      i.num_selected, " keys");
+    }
+    if (i.kind == IndexerSpec::Kind::kShared) absl::StrAppend(&text, "; keys that a layer before has selected");
+    return text;
   }
   if (a.kind == AttentionKind::kGatedDelta) {
     const DeltaShape& d = a.delta;

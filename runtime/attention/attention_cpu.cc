@@ -37,7 +37,10 @@ void PlanAttention(const LatentAttentionArgs& args, int num_threads, std::vector
   const int64_t heads = std::min<int64_t>(args.heads, queries);
   const int64_t most_tokens = std::max<int64_t>(1, queries / heads);
   for (int64_t begin = 0, end = 0; begin < tokens.num_tokens; begin = end) {
-    while (end < tokens.num_tokens && end - begin < most_tokens && tokens.seq[end] == tokens.seq[begin]) ++end;
+    // Who sees some keys only is alone with them.
+    for (end = begin + 1; end < tokens.num_tokens && end - begin < most_tokens; ++end) {
+      if (tokens.seq[end] != tokens.seq[begin] || !args.SeesAll(begin) || !args.SeesAll(end)) break;
+    }
     for (int64_t h = 0; h < args.heads; h += heads) {
       tasks.push_back({begin, end - begin, h, std::min(heads, args.heads - h)});
     }
@@ -62,8 +65,12 @@ class AttentionWorker {
       last = std::max(last, Position(t));
       for (int64_t h = 0; h < task_.num_heads; ++h) LoadQuery(t, h);
     }
-    for (int64_t begin = 0; begin <= last; begin += kCacheBlockTokens) {
-      VisitBlock(begin, std::min<int64_t>(kCacheBlockTokens, last + 1 - begin));
+    if (args_.SeesAll(task_.token_begin)) {
+      for (int64_t begin = 0; begin <= last; begin += kCacheBlockTokens) {
+        VisitBlock(begin, std::min<int64_t>(kCacheBlockTokens, last + 1 - begin));
+      }
+    } else {
+      VisitSelected();
     }
     for (int64_t t = 0; t < task_.num_tokens; ++t) {
       for (int64_t h = 0; h < task_.num_heads; ++h) rows_.Store(Row(t, h), args_.out + ArgsRow(t, h) * latent_);
@@ -91,6 +98,27 @@ class AttentionWorker {
       for (end = t + 1; end < task_.num_tokens && Visible(end, begin) == visible;) ++end;
       const Rows seen{keys.data, visible, keys.stride};  // a value is the beginning of its key
       if (visible > 0) rows_.Visit(seen, seen, Row(t, 0), Row(end, 0));
+    }
+  }
+
+  // The one token's keys, copied beside each other. It sees as many as are selected.
+  void VisitSelected() {
+    const int32_t* const selected = args_.selected + task_.token_begin * args_.num_selected;
+    for (int64_t begin = 0; begin < args_.num_selected; begin += kCacheBlockTokens) {
+      const int64_t size = std::min(kCacheBlockTokens, args_.num_selected - begin);
+      for (int64_t j = 0; j < size; ++j) CopyKey(selected[begin + j], keys_ + j * width_);
+      const Rows seen{keys_, size, width_};
+      rows_.Visit(seen, seen, 0, task_.num_heads);
+    }
+  }
+
+  void CopyKey(int64_t position, float* to) {
+    const CacheView& cache = args_.cache;
+    const int64_t at = CacheRow(cache, args_.tokens.seq[task_.token_begin], position);
+    if (cache.dtype == DType::kF32) {
+      std::copy_n(static_cast<const float*>(cache.data) + at, width_, to);
+    } else {
+      for (int64_t i = 0; i < width_; ++i) to[i] = ToFloat(static_cast<const BF16*>(cache.data)[at + i]);
     }
   }
 

@@ -90,7 +90,9 @@ void AbsorbQuery(Stream& stream, const AbsorbQueryArgs& args);
 // - m):
 //   weight_j = exp(score_j - m); sum = fma(sum, f, the block's weights added up in lane order, key j of it in lane j %
 //   16); acc = acc * f, then one fma chain over the block's keys in order; in the end u = acc / sum.
-// In kBF16 q~ and the rope query are rounded to bf16 before the scores.
+// In kBF16 q~ and the rope query are rounded to bf16 before the scores. Where `selected` says which keys a token sees,
+// they are the only ones, and blocks are of so many of them in their order: those who see all keys get the same bits.
+// selected: on CPUs only.
 struct LatentAttentionArgs {
   const float* q_latent = nullptr;  // [T, heads, r]
   const float* q = nullptr;         // [T, heads, nope + rope]; the last `rope` of a head (rotated) are read
@@ -100,6 +102,11 @@ struct LatentAttentionArgs {
   CacheView cache;
   float* out = nullptr;  // [T, heads, r]
   Compute compute = Compute::kF32;
+  const int32_t* selected = nullptr;  // [T, num_selected] positions, increasing, -1 behind the last; null: all keys
+  int64_t num_selected = 0;
+
+  // Whether token t sees all keys up to its own.
+  TF_HOST_DEVICE bool SeesAll(int64_t t) const { return selected == nullptr || tokens.position[t] < num_selected; }
 };
 void LatentAttention(Stream& stream, const LatentAttentionArgs& args);
 

@@ -79,21 +79,41 @@ struct Online {
   float max = -std::numeric_limits<float>::infinity(), sum = 0;
 };
 
-// One query over keys [first, last] of a sequence.
-void Attend(const CacheView& cache, int64_t seq, int64_t first, int64_t last, const HeadPlace& place,
+// The positions [first, last], cut where cache blocks end.
+using KeyBlocks = std::vector<std::vector<int64_t>>;
+KeyBlocks BlocksOf(int64_t first, int64_t last) {
+  KeyBlocks blocks;
+  for (int64_t position = first; position <= last; ++position) {
+    if (blocks.empty() || position % kCacheBlockTokens == 0) blocks.emplace_back();
+    blocks.back().push_back(position);
+  }
+  return blocks;
+}
+
+// The positions of `selected`, up to its first -1, so many at a time.
+KeyBlocks SelectedBlocks(const int32_t* selected, int64_t num_selected) {
+  KeyBlocks blocks;
+  for (int64_t i = 0; i < num_selected && selected[i] >= 0; ++i) {
+    if (i % kCacheBlockTokens == 0) blocks.emplace_back();
+    blocks.back().push_back(selected[i]);
+  }
+  return blocks;
+}
+
+// One query over keys of a sequence.
+void Attend(const CacheView& cache, int64_t seq, const KeyBlocks& blocks, const HeadPlace& place,
             const std::vector<float>& query, float scale, const Gain& gain, Online online, float* out) {
   std::fill_n(out, place.value_size, 0.0f);
-  if (last < 0) return;  // no token
-  for (int64_t block = first / kCacheBlockTokens; block <= last / kCacheBlockTokens; ++block) {
-    const int64_t begin = std::max(first, block * kCacheBlockTokens);
-    const int64_t size = std::min(last + 1, (block + 1) * kCacheBlockTokens) - begin;
+  if (blocks.empty()) return;  // no token
+  for (const std::vector<int64_t>& positions : blocks) {
+    const auto size = static_cast<int64_t>(positions.size());
     std::vector<std::vector<float>> rows(size);
     std::vector<float> weights(size);
     float new_max = online.max;
     for (int64_t j = 0; j < size; ++j) {
-      rows[j] = Widened(cache, seq, begin + j);
+      rows[j] = Widened(cache, seq, positions[j]);
       const float dot = DotF32(query.data(), rows[j].data() + place.key, place.key_size);
-      weights[j] = gain.Add(dot, begin + j) * scale;
+      weights[j] = gain.Add(dot, positions[j]) * scale;
       if (weights[j] > new_max) new_max = weights[j];
     }
     const float rescale = ExpF32(online.max - new_max);
@@ -142,14 +162,16 @@ void LatentAttention(const LatentAttentionArgs& args) {
   const int64_t latent = args.cache.first;
   std::vector<float> query(latent + args.rope);
   for (int64_t t = 0; t < args.tokens.num_tokens; ++t) {
+    const KeyBlocks blocks = args.selected == nullptr
+                                 ? BlocksOf(0, args.tokens.position[t])
+                                 : SelectedBlocks(args.selected + t * args.num_selected, args.num_selected);
     for (int64_t h = 0; h < args.heads; ++h) {
       const int64_t row = t * args.heads + h;
       const float* q_rope = args.q + row * (args.nope + args.rope) + args.nope;
       for (int64_t i = 0; i < latent; ++i) query[i] = Rounded(args.q_latent[row * latent + i], args.compute);
       for (int64_t i = 0; i < args.rope; ++i) query[latent + i] = Rounded(q_rope[i], args.compute);
       const HeadPlace place{.key_size = latent + args.rope, .value_size = latent};
-      Attend(args.cache, args.tokens.seq[t], 0, args.tokens.position[t], place, query, args.scale, {}, {},
-             args.out + row * latent);
+      Attend(args.cache, args.tokens.seq[t], blocks, place, query, args.scale, {}, {}, args.out + row * latent);
     }
   }
 }
@@ -165,8 +187,8 @@ void GroupedAttention(const GroupedAttentionArgs& args) {
       const int64_t position = args.tokens.position[t];
       Online online;
       if (args.sinks != nullptr) online = {args.sinks[h], 1.0f};
-      Attend(args.cache, args.tokens.seq[t], args.keys.First(position), args.Last(t), place, query, args.scale,
-             {args.bias, h, position}, online, args.out + row * d);
+      Attend(args.cache, args.tokens.seq[t], BlocksOf(args.keys.First(position), args.Last(t)), place, query,
+             args.scale, {args.bias, h, position}, online, args.out + row * d);
     }
   }
 }

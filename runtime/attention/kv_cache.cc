@@ -11,7 +11,7 @@ namespace {
 // Bytes of a buffer of states.
 absl::StatusOr<int64_t> StateBytes(const KvCacheOptions& o, const CacheSizes& layer) {
   int64_t num_bytes;
-  if (layer.first != 0 || layer.second != 0 || layer.state < 0 || o.num_states <= 0 ||
+  if (layer.of_token() != 0 || layer.state < 0 || o.num_states <= 0 ||
       o.num_states > std::numeric_limits<int32_t>::max() ||
       __builtin_mul_overflow(layer.state, o.num_states * static_cast<int64_t>(sizeof(float)), &num_bytes)) {
     return absl::InvalidArgumentError(absl::StrCat("kv cache: ", o.num_states, " states of ", layer.state,
@@ -24,12 +24,13 @@ absl::StatusOr<int64_t> StateBytes(const KvCacheOptions& o, const CacheSizes& la
 // Bytes of one layer's buffer.
 absl::StatusOr<int64_t> LayerBytes(const KvCacheOptions& o, const CacheSizes& row) {
   if (row.state != 0) return StateBytes(o, row);
-  if (row.first <= 0 || row.second < 0 || o.num_blocks <= 0) {
+  if (row.first <= 0 || row.second < 0 || row.index < 0 || o.num_blocks <= 0) {
     return absl::InvalidArgumentError(absl::StrCat("kv cache: rows of ", row.first, " + ", row.second, " values, ",
                                                    o.num_blocks, " blocks: all but the second must be positive"));
   }
   int64_t width, num_bytes;
   if (o.num_blocks > std::numeric_limits<int32_t>::max() || __builtin_add_overflow(row.first, row.second, &width) ||
+      __builtin_add_overflow(width, row.index, &width) ||
       __builtin_mul_overflow(o.num_blocks, kCacheBlockTokens * DTypeBytes(o.dtype), &num_bytes) ||
       __builtin_mul_overflow(num_bytes, width, &num_bytes)) {
     return absl::InvalidArgumentError(absl::StrCat("kv cache: ", o.num_blocks, " blocks of ", kCacheBlockTokens,
@@ -73,7 +74,7 @@ absl::StatusOr<KvCache> KvCache::Create(Device& device, const KvCacheOptions& op
 
 int64_t KvCache::BytesPerToken(const KvCacheOptions& options) {
   int64_t num_values = 0;
-  for (const CacheSizes& row : options.layers) num_values += row.first + row.second;
+  for (const CacheSizes& row : options.layers) num_values += row.of_token();
   return num_values * DTypeBytes(options.dtype);
 }
 
@@ -96,6 +97,15 @@ CacheView KvCache::Layer(int64_t layer, const int32_t* block_table, int64_t max_
           .second = options_.layers[layer].second,
           .block_table = block_table,
           .max_blocks = max_blocks};
+}
+
+CacheView KvCache::IndexKeys(int64_t layer, const int32_t* block_table, int64_t max_blocks) const {
+  CacheView view = Layer(layer, block_table, max_blocks);
+  const int64_t num_rows = options_.num_blocks * kCacheBlockTokens;
+  view.data = static_cast<uint8_t*>(view.data) + num_rows * (view.first + view.second) * DTypeBytes(view.dtype);
+  view.first = options_.layers[layer].index;
+  view.second = 0;
+  return view;
 }
 
 StateView KvCache::State(int64_t layer, const int32_t* slots) const {

@@ -12,11 +12,14 @@
 
 namespace tokenferry {
 
-// Values that one layer keeps: of a token in the two parts of its row (CacheView), and of a sequence (StateView). A
-// layer has one or the other.
+// Values that one layer keeps: of a token in the two parts of its row (CacheView) and, apart from these, in the key of
+// an indexer; or of a sequence (StateView).
 struct CacheSizes {
   int64_t first = 0, second = 0;
   int64_t state = 0;
+  int64_t index = 0;
+
+  int64_t of_token() const { return first + second + index; }
 };
 
 struct KvCacheOptions {
@@ -41,6 +44,8 @@ class KvCache {
 
   // `block_table` [num_seqs, max_blocks] is in device memory; -1 behind a sequence's last block.
   CacheView Layer(int64_t layer, const int32_t* block_table, int64_t max_blocks) const;
+  // The keys of a layer's indexer, rows of one part; 0 values: it has none.
+  CacheView IndexKeys(int64_t layer, const int32_t* block_table, int64_t max_blocks) const;
   // Of a layer with states. `slots` [num_seqs] is in device memory.
   StateView State(int64_t layer, const int32_t* slots) const;
 

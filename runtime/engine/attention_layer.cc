@@ -30,12 +30,18 @@ void AddAttention(Stream& stream, const AttentionStep& s, MatrixView<const float
   Add(stream, {s.hidden, s.normed, {}, s.residual_scale});
 }
 
+static int64_t IndexerWorkspace(const IndexerSpec& i, int64_t max_tokens) {
+  if (i.kind != IndexerSpec::Kind::kOwn) return 0;
+  return Workspace::Floats(max_tokens, {i.num_heads * i.head_dim, i.head_dim, i.num_heads});
+}
+
 int64_t AttentionWorkspace(const AttentionSpec& a, int64_t max_tokens) {
   const int64_t latents = a.num_heads * a.kv_lora_rank;
   switch (a.kind) {
     case AttentionKind::kLatent:
       return Workspace::Floats(max_tokens,
-                               {a.q_lora_rank, a.query_size(), a.cache_row(), latents, latents, a.output_size()});
+                               {a.q_lora_rank, a.query_size(), a.cache_row(), latents, latents, a.output_size()}) +
+             IndexerWorkspace(a.indexer, max_tokens);
     case AttentionKind::kGrouped:
       return Workspace::Floats(max_tokens, {a.query_rows(), a.has_output_gate ? a.query_size() : 0, a.cache_first(),
                                             a.cache_second(), a.output_size()});

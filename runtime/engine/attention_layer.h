@@ -21,7 +21,9 @@ struct AttentionStep {
   const float* temperature_factors = nullptr;  // TemperatureArgs::factors, where the layer has a temperature
   TokenPositions tokens;
   CacheView cache;                       // of this layer
+  CacheView index_keys;                  // of this layer, where it has an indexer
   StateView state;                       // of this layer
+  int32_t* selected = nullptr;           // SelectKeysArgs::selected, of this layer or of the last one with an indexer
   const int32_t* last_source = nullptr;  // [T] last position of its sequence's encoder input; null: there is no encoder
   RelativeBias bias;                     // of the layer's own scores
   MatrixView<float> hidden;              // [T, H] in and out: the layer's output is added

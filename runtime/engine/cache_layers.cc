@@ -5,7 +5,7 @@ namespace {
 
 CacheSizes RowOf(const LayerSpec& layer) {
   const AttentionSpec& a = layer.attention;
-  return {a.cache_first(), a.cache_second(), a.state_size()};
+  return {a.cache_first(), a.cache_second(), a.state_size(), a.indexer.cache_size()};
 }
 
 }  // namespace

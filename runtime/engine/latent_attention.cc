@@ -1,4 +1,5 @@
 // Multi-head latent attention in its absorbed form.
+#include "runtime/attention/key_selection.h"
 #include "runtime/engine/attention_layer.h"
 #include "runtime/engine/layer_ops.h"
 #include "runtime/engine/workspace.h"
@@ -16,6 +17,33 @@ void Query(Stream& stream, const AttentionStep& s, MatrixView<float> latent, flo
   Project(stream, s.normed, s.weights[Role::kQA], latent.data, s.compute);
   Norm(stream, latent, s.weights[Role::kQANorm], latent, s.spec.latent_norm_eps);
   Project(stream, latent, s.weights[Role::kQB], query, s.compute);
+}
+
+// Which keys the layer's tokens see, into `selected`; the indexer's own keys go into the cache.
+void RunIndexer(Stream& stream, const AttentionStep& s, MatrixView<const float> query_latent, Workspace& workspace) {
+  const IndexerSpec& i = s.spec.indexer;
+  const int64_t T = s.tokens.num_tokens;
+  const auto query = workspace.Take(T, i.num_heads * i.head_dim), key = workspace.Take(T, i.head_dim);
+  const auto weight = workspace.Take(T, i.num_heads);
+  const auto heads = static_cast<int32_t>(i.num_heads), rope = static_cast<int32_t>(s.rope_dim);
+  Project(stream, query_latent, s.weights[Role::kIndexQB], query.data, s.compute);
+  Project(stream, s.normed, s.weights[Role::kIndexK], key.data, s.compute);
+  // An output per head: in f32, as a router.
+  Project(stream, s.normed, s.weights[Role::kIndexWeights], weight.data, Compute::kF32);
+  const WeightView& norm = s.weights[Role::kIndexKNorm];
+  LayerNorm(stream,
+            {key, norm.data, norm.dtype(), s.weights.vector(Role::kIndexKNormBias), s.spec.latent_norm_eps, key});
+  Rotate(stream, {query.data, query.stride, i.head_dim, heads, rope, s.rope_table, s.tokens, i.rope_layout});
+  Rotate(stream, {key.data, key.stride, 0, 1, rope, s.rope_table, s.tokens, i.rope_layout});
+  CacheWrite(stream, {key.data, key.stride, nullptr, 0, s.tokens, s.index_keys});
+  SelectKeys(stream, {.q = query.data,
+                      .weight = weight.data,
+                      .heads = heads,
+                      .num_selected = i.num_selected,
+                      .tokens = s.tokens,
+                      .keys = s.index_keys,
+                      .selected = s.selected,
+                      .compute = s.compute});
 }
 
 }  // namespace
@@ -43,8 +71,10 @@ void LatentAttentionLayer(Stream& stream, const AttentionStep& s) {
   CacheWrite(stream, {latent.data, latent.stride, rope_key.data, rope_key.stride, s.tokens, s.cache});
 
   AbsorbQuery(stream, {query.data, T, heads, nope, rope, value, kv_b, absorbed.data, s.compute});
-  LatentAttention(stream,
-                  {absorbed.data, query.data, heads, nope, rope, a.scale, s.tokens, s.cache, context.data, s.compute});
+  if (a.indexer.kind == IndexerSpec::Kind::kOwn) RunIndexer(stream, s, query_latent, workspace);
+  const bool is_sparse = a.indexer.kind != IndexerSpec::Kind::kNone;
+  LatentAttention(stream, {absorbed.data, query.data, heads, nope, rope, a.scale, s.tokens, s.cache, context.data,
+                           s.compute, is_sparse ? s.selected : nullptr, a.indexer.num_selected});
   ExpandValue(stream, {context.data, T, heads, nope, value, kv_b, out.data, s.compute});
   AddAttention(stream, s, out);
 }

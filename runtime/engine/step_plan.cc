@@ -34,6 +34,7 @@ static void Fields(Archive& a, EntryResult& r) {
   }
   a(r.seq), a(r.sampled.token), a(r.sampled.logprob), a(r.sampled.top), a(r.logprobs);
   a(r.top_logprobs), a(r.logits), a(r.expert_idx), a(r.expert_weight), a(r.hidden_states), a(r.router_logits);
+  a(r.selected_keys);
 }
 
 template <class Archive>

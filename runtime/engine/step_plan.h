@@ -84,6 +84,9 @@ struct EntryResult {
   std::vector<float> expert_weight;        // kLogits: [L, tokens, K]; with `routing`: [L, 1, K]
   // `trace`: [all layers + 1, tokens, H], what each layer is given, and what the last one makes, before the final norm.
   std::vector<float> hidden_states;
+  // `trace`, of models with indexers: [all layers, tokens, num_selected_keys] positions that each token sees
+  // (SelectKeys).
+  std::vector<int32_t> selected_keys;
   std::vector<float> router_logits;  // `trace`: [L, tokens, E] with the router's bias, before scoring and choice bias
 };
 

@@ -58,6 +58,7 @@ absl::Status Transformer::CheckDevice(const ModelSpec& model, DeviceKind kind) {
       {model.has_encoder(), "an encoder"},
       {model.has_states(), "gated delta nets"},
       {has_output_gate, "gates of attention"},
+      {model.num_selected_keys() > 0, "sparse attention"},
   };
   for (const auto& feature : cpu_only) {
     if (!feature.is_needed) continue;
@@ -117,6 +118,7 @@ std::vector<Transformer::Activation> Transformer::Activations(const ModelSpec& m
   return {
       {&Transformer::hidden_, T, H, "hidden states"},
       {&Transformer::normed_, T, H, "normed hidden states"},
+      {&Transformer::selected_, T, model.num_selected_keys(), "selected keys"},
       {&Transformer::attention_, 1, attention, "attention"},
       {&Transformer::gate_, T, ffn, "ffn gate"},
       {&Transformer::up_, T, ffn, "ffn up"},
@@ -197,6 +199,7 @@ absl::Status Transformer::RunLayers(Stream& stream, int64_t step, const StepToke
       TF_RETURN_IF_ERROR(FinishMoe(stream, i));
       ShowHidden(l - first, micro_batches_[i], observer);
       Attention(stream, l, micro_batches_[i], tokens, cache);
+      ShowSelected(l - first, model_.layers[l].attention.indexer, micro_batches_[i], observer);
       if (!is_moe) {
         DenseFfn(stream, layer, micro_batches_[i]);
       } else {
@@ -218,6 +221,17 @@ void Transformer::ShowHidden(int layer, const MicroBatch& mb, const LayerObserve
   if (observer.on_hidden) observer.on_hidden(layer, mb.first, Rows(hidden_, mb));
 }
 
+int32_t* Transformer::Selected(const IndexerSpec& indexer, const MicroBatch& mb) const {
+  return selected_.as<int32_t>() + mb.first * indexer.num_selected;
+}
+
+void Transformer::ShowSelected(int layer, const IndexerSpec& indexer, const MicroBatch& mb,
+                               const LayerObserver& observer) const {
+  if (indexer.num_selected == 0 || !observer.on_selected) return;
+  observer.on_selected(layer, mb.first,
+                       MakeMatrix<const int32_t>(Selected(indexer, mb), mb.positions.num_tokens, indexer.num_selected));
+}
+
 bool Transformer::is_capturable() const {
   return std::all_of(moe_.begin(), moe_.end(), [](const MoeRounds& moe) { return moe.layer().is_capturable(); });
 }
@@ -232,6 +246,7 @@ AttentionStep Transformer::AttentionOf(int layer, const MicroBatch& mb, const St
           .rope_dim = model_.rope.dim,
           .temperature_factors = positions_.temperature_factors(),
           .tokens = mb.positions,
+          .selected = Selected(model_.layers[layer].attention.indexer, mb),
           .last_source = tokens.last_source == nullptr ? nullptr : tokens.last_source + mb.first,
           .bias = relative_bias_.Of(layer),
           .hidden = Rows(hidden_, mb),
@@ -243,6 +258,7 @@ void Transformer::Attention(Stream& stream, int layer, const MicroBatch& mb, con
                             const KvCache& cache) {
   AttentionStep step = AttentionOf(layer, mb, tokens);
   step.cache = cache.Layer(OwnCacheLayer(model_, layer), tokens.block_table, tokens.max_blocks);
+  step.index_keys = cache.IndexKeys(OwnCacheLayer(model_, layer), tokens.block_table, tokens.max_blocks);
   step.state = cache.State(OwnCacheLayer(model_, layer), tokens.states);
   RunAttention(stream, step);
   if (!model_.layers[layer].attends_to_encoder) return;

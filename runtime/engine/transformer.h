@@ -41,6 +41,9 @@ struct LayerObserver {
   // Before layer `layer` of the stack that these tokens pass through, and as its layer L after the last one, before the
   // final norm; `hidden` is [n, H].
   std::function<void(int layer, int64_t first_token, MatrixView<const float> hidden)> on_hidden;
+  // After the attention of a layer whose tokens see keys that an indexer selects, its own or one before; `selected` is
+  // [n, num_selected], SelectKeysArgs's.
+  std::function<void(int layer, int64_t first_token, MatrixView<const int32_t> selected)> on_selected;
   // After each MoE layer of the stack has routed; `router_logits` is [n, E], MoeStep's.
   std::function<void(int moe_idx, int64_t first_token, const Routing& routing, MatrixView<const float> router_logits)>
       on_routing;
@@ -113,6 +116,8 @@ class Transformer {
   std::vector<MicroBatch> Split(const TokenPositions& all, const Part& part) const;
   MatrixView<float> Rows(const Buffer& buffer, const MicroBatch& mb) const;  // of hidden_size columns
   void ShowHidden(int layer, const MicroBatch& mb, const LayerObserver& observer) const;
+  int32_t* Selected(const IndexerSpec& indexer, const MicroBatch& mb) const;
+  void ShowSelected(int layer, const IndexerSpec& indexer, const MicroBatch& mb, const LayerObserver& observer) const;
   AttentionStep AttentionOf(int layer, const MicroBatch& mb, const StepTokens& tokens) const;
   void Attention(Stream& stream, int layer, const MicroBatch& mb, const StepTokens& tokens, const KvCache& cache);
   // Of what the encoder has made of its rows, for every layer that attends to it.
@@ -147,6 +152,7 @@ class Transformer {
   RelativeBiasTables relative_bias_;
   // Activations of max_tokens rows, f32.
   Buffer hidden_, normed_, gate_, up_, shared_out_, shared_score_, moe_out_;
+  Buffer selected_;   // [max_tokens, ModelSpec::num_selected_keys()] int32
   Buffer attention_;  // AttentionWorkspace of the layer that needs most
   Buffer head_rows_;  // [kLogitRows, H]
 };

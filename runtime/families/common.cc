@@ -52,6 +52,22 @@ void ReadLatentAttention(ConfigReader& in, ModelSpec& spec) {
   for (LayerSpec& layer : spec.layers) layer.attention = a;
 }
 
+void ReadIndexer(ConfigReader& in, ModelSpec& spec, RopeLayout rope_layout) {
+  const IndexerSpec indexer{.kind = IndexerSpec::Kind::kOwn,
+                            .num_heads = in.Int("index_n_heads", 1, kMaxHeads),
+                            .head_dim = in.Int("index_head_dim", 2, kMaxHeadDim),
+                            .num_selected = in.Int("index_topk", 1, kMaxSize),
+                            .rope_layout = rope_layout};
+  if (!in.ok()) return;
+  const AttentionSpec& a = spec.layers[0].attention;
+  if (a.q_lora_rank == 0) in.Fail("q_lora_rank", "is missing, but an indexer's queries are made of that latent");
+  if (indexer.head_dim < a.rope_dim) {
+    in.Fail("index_head_dim",
+            absl::StrCat("is ", indexer.head_dim, ", less than the qk_rope_head_dim ", a.rope_dim, " that turn"));
+  }
+  for (LayerSpec& layer : spec.layers) layer.attention.indexer = indexer;
+}
+
 void ReadGroupedAttention(ConfigReader& in, ModelSpec& spec, PartialRotation partial) {
   AttentionSpec a{.kind = AttentionKind::kGrouped};
   a.num_heads = in.Int("num_attention_heads", 1, kMaxHeads);

@@ -1,4 +1,5 @@
-// DeepSeek-V3, R1, V3.1 and Kimi-K2; DeepSeek-V2 and V2-Lite: latent attention, groups of experts.
+// DeepSeek-V3, R1, V3.1 and Kimi-K2; V3.2, whose attention sees the keys that an indexer selects; DeepSeek-V2 and
+// V2-Lite: latent attention, groups of experts.
 #include "runtime/families/family.h"
 
 namespace tokenferry {
@@ -6,6 +7,8 @@ namespace {
 
 constexpr absl::string_view kV3Types[] = {"deepseek_v3", "kimi_k2"};
 constexpr absl::string_view kV3Architectures[] = {"DeepseekV3ForCausalLM"};
+constexpr absl::string_view kV32Types[] = {"deepseek_v32"};
+constexpr absl::string_view kV32Architectures[] = {"DeepseekV32ForCausalLM"};
 constexpr absl::string_view kV2Types[] = {"deepseek_v2"};
 constexpr absl::string_view kV2Architectures[] = {"DeepseekV2ForCausalLM"};
 
@@ -20,6 +23,11 @@ void ReadV3(ConfigReader& in, ModelSpec& spec) {
   ReadLatentAttention(in, spec);
   ReadNetworks(in, spec);
   ReadBiasedRouter(in, spec);
+}
+
+void ReadV32(ConfigReader& in, ModelSpec& spec) {
+  ReadV3(in, spec);
+  ReadIndexer(in, spec, RopeLayout::kHalfSplit);
 }
 
 void ReadV2(ConfigReader& in, ModelSpec& spec) {
@@ -41,6 +49,7 @@ void ReadV2(ConfigReader& in, ModelSpec& spec) {
 }  // namespace
 
 const Family kDeepSeekV3 = {kV3Types, kV3Architectures, ReadV3};
+const Family kDeepSeekV32 = {kV32Types, kV32Architectures, ReadV32};
 const Family kDeepSeekV2 = {kV2Types, kV2Architectures, ReadV2};
 
 }  // namespace tokenferry

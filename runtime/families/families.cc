@@ -15,9 +15,10 @@ namespace tokenferry {
 namespace {
 
 // All families. To add one: docs/add-a-model.md.
-constexpr const Family* kFamilies[] = {&kDeepSeekV2, &kDeepSeekV3, &kGlm4Moe,   &kGlm4MoeLite, &kGptOss, &kGraniteMoe,
-                                       &kLlama4,     &kMiniMaxM2,  &kMixtral,   &kOlmoe,       &kPhiMoe, &kQwen2Moe,
-                                       &kQwen35Moe,  &kQwen3Moe,   &kQwen3Next, &kSwitch};
+constexpr const Family* kFamilies[] = {&kDeepSeekV2, &kDeepSeekV3, &kDeepSeekV32, &kGlm4Moe,  &kGlm4MoeLite,
+                                       &kGlmMoeDsa,  &kGptOss,     &kGraniteMoe,  &kLlama4,   &kMiniMaxM2,
+                                       &kMixtral,    &kOlmoe,      &kPhiMoe,      &kQwen2Moe, &kQwen35Moe,
+                                       &kQwen3Moe,   &kQwen3Next,  &kSwitch};
 
 // Models that also read images: the text model is described by text_config, with a model_type of its own.
 struct Wrapper {

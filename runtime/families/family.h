@@ -35,8 +35,8 @@ struct Family {
   CommonKeys keys = {};
 };
 
-extern const Family kDeepSeekV2, kDeepSeekV3, kGlm4Moe, kGlm4MoeLite, kGptOss, kGraniteMoe, kLlama4, kMiniMaxM2,
-    kMixtral, kOlmoe, kPhiMoe, kQwen2Moe, kQwen35Moe, kQwen3Moe, kQwen3Next, kSwitch;
+extern const Family kDeepSeekV2, kDeepSeekV3, kDeepSeekV32, kGlm4Moe, kGlm4MoeLite, kGlmMoeDsa, kGptOss, kGraniteMoe,
+    kLlama4, kMiniMaxM2, kMixtral, kOlmoe, kPhiMoe, kQwen2Moe, kQwen35Moe, kQwen3Moe, kQwen3Next, kSwitch;
 
 // Sizes, norms, dtype, end tokens; a LayerSpec for each layer.
 void ReadCommon(ConfigReader& in, const CommonKeys& keys, ModelSpec& spec);
@@ -44,6 +44,8 @@ void ReadCommon(ConfigReader& in, const CommonKeys& keys, ModelSpec& spec);
 // The attention of all layers. Grouped: half-split rotation and scores times head_dim^-0.5.
 void ReadLatentAttention(ConfigReader& in, ModelSpec& spec);
 void ReadGroupedAttention(ConfigReader& in, ModelSpec& spec, PartialRotation partial);
+// The indexer of all layers, after ReadLatentAttention: index_n_heads, index_head_dim, index_topk.
+void ReadIndexer(ConfigReader& in, ModelSpec& spec, RopeLayout rope_layout);
 
 // num_experts by the first of `keys` that is there, num_experts_per_tok, and the width of an expert.
 void ReadExperts(ConfigReader& in, ModelSpec& spec, absl::Span<const absl::string_view> keys,

@@ -2,6 +2,7 @@
 // config.json; from here on nothing goes by a family's name.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -73,6 +74,24 @@ constexpr Role OutputRole(AttentionKind kind) {
   return kind == AttentionKind::kGatedDelta ? Role::kDeltaOut : Role::kO;
 }
 
+// Which keys a token's latent attention sees: all, or those that an indexer scores highest (runtime/attention/
+// key_selection.h).
+struct IndexerSpec {
+  enum class Kind : uint8_t {
+    kNone,
+    kOwn,     // the layer has an indexer
+    kShared,  // what the last layer with one has selected
+  };
+  Kind kind = Kind::kNone;
+  int64_t num_heads = 0, head_dim = 0;  // of the indexer's queries; the first rope_dim of a head turn
+  int64_t num_selected = 0;
+  RopeLayout rope_layout = RopeLayout::kHalfSplit;
+
+  friend bool operator==(const IndexerSpec&, const IndexerSpec&) = default;
+  // Values of a token in the cache.
+  int64_t cache_size() const { return kind == Kind::kOwn ? head_dim : 0; }
+};
+
 struct AttentionSpec {
   AttentionKind kind = AttentionKind::kLatent;
   int64_t num_heads = 0;  // of queries
@@ -84,7 +103,8 @@ struct AttentionSpec {
   int64_t q_lora_rank = 0;  // 0: one q_proj instead of q_a_proj and q_b_proj
   int64_t kv_lora_rank = 0;
   int64_t nope_dim = 0, rope_dim = 0, value_dim = 0;
-  float latent_norm_eps = 1e-6f;  // of the norms of both latents, whatever the layers' norms have
+  float latent_norm_eps = 1e-6f;  // of the norms of both latents and of an indexer's keys, whatever the layers' have
+  IndexerSpec indexer;
 
   // kGrouped.
   int64_t num_kv_heads = 0;
@@ -191,6 +211,12 @@ struct ModelSpec {
 
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
   int64_t num_layers() const { return static_cast<int64_t>(layers.size()); }
+  // Keys that a token sees at most, of layers with an indexer; 0: there are none.
+  int64_t num_selected_keys() const {
+    int64_t most = 0;
+    for (const LayerSpec& layer : layers) most = std::max(most, layer.attention.indexer.num_selected);
+    return most;
+  }
   // Of layers that keep a state of each sequence, which follows from all its tokens.
   bool has_states() const {
     for (const LayerSpec& layer : layers) {

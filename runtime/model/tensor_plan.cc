@@ -43,6 +43,13 @@ void VisitLatentAttention(const AttentionSpec& a, int64_t hidden, TensorVisitor 
   visit(Role::kKvA, {a.cache_row(), hidden}, -1);
   visit(Role::kKvANorm, {a.kv_lora_rank}, -1);
   visit(Role::kKvB, {a.num_heads * (a.nope_dim + a.value_dim), a.kv_lora_rank}, -1);
+  const IndexerSpec& indexer = a.indexer;
+  if (indexer.kind != IndexerSpec::Kind::kOwn) return;
+  visit(Role::kIndexQB, {indexer.num_heads * indexer.head_dim, a.q_lora_rank}, -1);
+  visit(Role::kIndexK, {indexer.head_dim, hidden}, -1);
+  visit(Role::kIndexKNorm, {indexer.head_dim}, -1);
+  visit(Role::kIndexKNormBias, {indexer.head_dim}, -1);
+  visit(Role::kIndexWeights, {indexer.num_heads, hidden}, -1);
 }
 
 void VisitGroupedAttention(const AttentionSpec& a, int64_t hidden, TensorVisitor visit) {

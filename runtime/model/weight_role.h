@@ -43,6 +43,12 @@ enum class Role : uint8_t {
   kKvA,      // kv_a_proj_with_mqa [r + rope, H]
   kKvANorm,  // [r]
   kKvB,      // kv_b_proj [heads * (nope + value), r]
+  // An indexer.
+  kIndexQB,         // [heads * head_dim, q_lora]
+  kIndexK,          // [head_dim, H]
+  kIndexKNorm,      // [head_dim]
+  kIndexKNormBias,  //
+  kIndexWeights,    // [heads, H]
   // Grouped attention.
   kK,  // k_proj [kv_heads * head_dim, H]
   kV,

@@ -42,7 +42,7 @@ TEST_P(FamiliesOnGpu, HasTheBitsOfTheCpu) {
   gpu.make_device = [next = std::make_shared<std::atomic<int>>(0)] { return CreateCudaDevice({.ordinal = (*next)++}); };
   const auto model = LoadModelSpec(cpu.model_dir);
   ASSERT_TRUE(model.ok()) << model.status();
-  const bool has_kernels = !model->has_states();
+  const bool has_kernels = !model->has_states() && model->num_selected_keys() == 0;
   const bool is_quantised = model->quant.method != QuantMethod::kNone && model->quant.method != QuantMethod::kF8;
   const bool has_formats = !is_quantised && model->dtype != DType::kF16;
   const absl::Status kernels = Transformer::CheckDevice(*model, DeviceKind::kCuda);

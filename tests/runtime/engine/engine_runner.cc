@@ -38,6 +38,8 @@ void AppendLayers(const SequenceUpdate& u, const ModelSpec& model, int64_t num_t
   Spread(of.expert_weight, L, K, u.position, num_tokens, r.expert_weight);
   Spread(of.hidden_states, model.num_layers(u.stack) + 1, model.hidden_size, u.position, num_tokens, r.hidden_states);
   Spread(of.router_logits, L, model.moe.num_experts, u.position, num_tokens, r.router_logits);
+  Spread(of.selected_keys, model.num_layers(u.stack), model.num_selected_keys(), u.position, num_tokens,
+         r.selected_keys);
 }
 
 void Append(const SequenceUpdate& u, const ModelSpec& model, const Request& request, RunResult& r) {

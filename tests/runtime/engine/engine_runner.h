@@ -35,6 +35,7 @@ struct RunResult {
   std::vector<float> expert_weight;    // kLogits: [L, S, K]
   std::vector<float> hidden_states;    // Request::trace: [all layers + 1, S, H]
   std::vector<float> router_logits;    // Request::trace: [L, S, E]
+  std::vector<int32_t> selected_keys;  // Request::trace: [all layers, S, num_selected_keys]
   std::vector<RunResult> encoder;      // one, of a model with an encoder: the same of its layers and its input
   double nll = 0;                      // kScore, kLogits
   int64_t num_scored = 0;

@@ -154,6 +154,27 @@ class Families : public testing::TestWithParam<std::string> {
     return faults;
   }
 
+  // Layers and tokens whose selected keys differ although no other selection was near.
+  struct SelectionFaults {
+    int64_t compared = 0, different = 0;
+  };
+  SelectionFaults CompareSelections(const std::string& prompt, const RunResult& result) const {
+    SelectionFaults faults;
+    if (file_->Find(prompt + ".indexer_topk") == nullptr) return faults;
+    const auto want = Tensor<int32_t>(prompt + ".indexer_topk");
+    const auto margin = Tensor<float>(prompt + ".index_margins");
+    EXPECT_EQ(result.selected_keys.size(), want.size());
+    if (result.selected_keys.size() != want.size()) return faults;
+    const size_t num_layers = golden_["moe_layers"].size() + 1, size = want.size() / (num_layers * margin.size());
+    for (size_t row = 0; row < num_layers * margin.size(); ++row) {
+      if (margin[row % margin.size()] <= 1e-4) continue;
+      ++faults.compared;
+      const auto of_row = want.begin() + row * size;
+      faults.different += std::equal(of_row, of_row + size, result.selected_keys.begin() + row * size) ? 0 : 1;
+    }
+    return faults;
+  }
+
   inline static std::string kimi_k25_;  // where it has been written
   std::unique_ptr<SafetensorsFile> file_;
   nlohmann::json golden_;
@@ -171,6 +192,7 @@ TEST_P(Families, AgreesWithTransformersInFloat32) {
   const auto results = RunLocally(setup, requests);
   double logits = 0, hidden_states = 0, router_logits = 0;
   RoutingFaults faults;
+  SelectionFaults selections;
   size_t num_texts = 0;
   for (size_t i = 0; i < prompts.size(); ++i) {
     const auto golden = [&](const std::string& what) { return Tensor<float>(prompts[i] + what); };
@@ -180,6 +202,8 @@ TEST_P(Families, AgreesWithTransformersInFloat32) {
         std::max(router_logits, WorstShare(results[i].router_logits, golden(".router_logits"), kOfRouterLogits));
     const RoutingFaults f = CompareRouting(prompts[i], results[i]);
     faults = {faults.compared + f.compared, faults.experts + f.experts, faults.weights + f.weights};
+    const SelectionFaults of_prompt = CompareSelections(prompts[i], results[i]);
+    selections = {selections.compared + of_prompt.compared, selections.different + of_prompt.different};
     const auto greedy = golden_["prompts"][prompts[i]]["greedy"].get<std::vector<int32_t>>();
     num_texts += results[prompts.size() + i].tokens == greedy ? 1 : 0;
   }
@@ -197,6 +221,12 @@ TEST_P(Families, AgreesWithTransformersInFloat32) {
   EXPECT_EQ(faults.experts, 0);
   EXPECT_EQ(faults.weights, 0);
   EXPECT_EQ(num_texts, prompts.size());
+  EXPECT_EQ(selections.compared > 0, file_->Find("long.indexer_topk") != nullptr);
+  EXPECT_EQ(selections.different, 0);
+  if (selections.compared > 0) {
+    std::printf("| %-22s | selected keys: %ld of %ld rows |\n", GetParam().c_str(),
+                static_cast<long>(selections.compared - selections.different), static_cast<long>(selections.compared));
+  }
 }
 
 // Bit for bit, traces too: ranks, chunks, company, instruction set; and nothing but operations touches device memory.
@@ -213,6 +243,7 @@ TEST_P(Families, BitsDoNotDependOnHowItRuns) {
       EXPECT_TRUE(SameBits(got.logits, want.logits)) << what;
       EXPECT_TRUE(SameBits(got.hidden_states, want.hidden_states)) << what;
       EXPECT_TRUE(SameBits(got.router_logits, want.router_logits)) << what;
+      EXPECT_EQ(got.selected_keys, want.selected_keys) << what;
       return results;
     };
     RunSetup chunks = whole;
@@ -292,90 +323,6 @@ TEST_P(Families, ExpertsInFewerBitsAreTheSameOnAllRanks) {
   EXPECT_LT(difference[ExpertDtype::kInt8], difference[ExpertDtype::kInt2]);
   EXPECT_LT(difference[ExpertDtype::kInt4], difference[ExpertDtype::kInt2]);
   EXPECT_GT(difference[ExpertDtype::kInt2], 0.01 * static_cast<double>(golden.size()));  // it does something
-}
-
-// LongRoPE, with an original context between two requests for the same prompt: each gets what it gets alone, beside and
-// after the other, preempted or not; and the two rotations are not the same.
-TEST(LongRope, SequencesOfBothRotationsRunSideBySide) {
-  const std::string from = DataDir() + "phimoe_longrope";
-  const auto dir = std::filesystem::path(testing::TempDir()) / absl::StrCat("longrope_", getpid());
-  std::filesystem::create_directory(dir);
-  std::filesystem::create_symlink(from + "/model.safetensors", dir / "model.safetensors");
-  nlohmann::json config = nlohmann::json::parse(ReadText(from + "/config.json"));
-  config["original_max_position_embeddings"] = config["rope_scaling"]["original_max_position_embeddings"] = 150;
-  std::ofstream(dir / "config.json") << config;
-  std::vector<int32_t> prompt;
-  for (int i = 0; i < 140; ++i) prompt.push_back((i * 37 + 11) % 300);
-  const std::vector<int32_t> other(prompt.begin() + 1, prompt.end());
-  const std::vector<Request> requests = {GenerateRequest(prompt, 10), GenerateRequest(prompt, 11),
-                                         GenerateRequest(other, 30),  GenerateRequest(prompt, 9),
-                                         GenerateRequest(prompt, 40), GenerateRequest(other, 5)};
-  RunSetup alone;
-  alone.model_dir = dir.string();
-  std::vector<RunResult> want;
-  for (const Request& r : requests) want.push_back(RunLocally(alone, {r})[0]);
-  const auto first_of = [&](size_t request, size_t count) {
-    const std::vector<float>& logprobs = want[request].logprobs;
-    return std::vector<float>(logprobs.begin(), logprobs.begin() + std::min(count, logprobs.size()));
-  };
-  EXPECT_NE(want[0].logprobs, first_of(1, 10));
-  EXPECT_EQ(want[1].logprobs, first_of(4, 11));
-  for (const int num_ranks : {1, 2, 3}) {
-    for (const int64_t at_once : {1, 8}) {
-      SCOPED_TRACE(testing::Message() << num_ranks << " ranks, " << at_once << " sequences at once");
-      RunSetup setup = alone;
-      setup.num_ranks = num_ranks;
-      setup.engine.prefill_chunk = 50;
-      setup.engine.max_sequences_per_rank = at_once;
-      setup.engine.cache_tokens_per_rank = 448;  // seven blocks, of which a sequence takes three
-      const RunOutcome run = RunAndCount(setup, requests);
-      for (size_t i = 0; i < requests.size(); ++i) {
-        EXPECT_EQ(run.results[i].tokens, want[i].tokens) << i;
-        EXPECT_EQ(run.results[i].logprobs, want[i].logprobs) << i;
-      }
-      if (num_ranks == 1) {
-        EXPECT_GT(run.scheduler.prefix_hit_tokens, 0);
-      }
-    }
-  }
-  std::filesystem::remove_all(dir);
-}
-
-// Layers with a state of each sequence: it is the sequence's alone and from its start on, whoever had it before, and
-// whether the sequence was preempted or had been begun elsewhere.
-TEST(GatedDelta, EverySequenceHasItsOwnState) {
-  std::vector<int32_t> prompt;
-  for (int i = 0; i < 140; ++i) prompt.push_back((i * 37 + 11) % 300);
-  const std::vector<int32_t> other(prompt.begin() + 1, prompt.end()), brief = {5, 6, 7};
-  std::vector<Request> requests = {GenerateRequest(prompt, 70), GenerateRequest(prompt, 60), GenerateRequest(brief, 20),
-                                   GenerateRequest(other, 70), GenerateRequest(prompt, 5)};
-  RunSetup alone;
-  alone.model_dir = DataDir() + "qwen3_next";
-  std::vector<RunResult> want;
-  for (const Request& r : requests) want.push_back(RunLocally(alone, {r})[0]);
-  EXPECT_EQ(want[4].tokens, std::vector<int32_t>(want[0].tokens.begin(), want[0].tokens.begin() + 5));
-  requests.push_back(requests[0]);  // goes on behind its ninth token
-  requests.back().output.assign(want[0].tokens.begin(), want[0].tokens.begin() + 9);
-  want.emplace_back();
-  want.back().tokens.assign(want[0].tokens.begin() + 9, want[0].tokens.end());
-  want.back().logprobs.assign(want[0].logprobs.begin() + 9, want[0].logprobs.end());
-  for (const int num_ranks : {1, 3}) {
-    SCOPED_TRACE(testing::Message() << num_ranks << " ranks");
-    RunSetup setup = alone;
-    setup.num_ranks = num_ranks;
-    setup.engine.prefill_chunk = 50;
-    setup.engine.max_sequences_per_rank = 3;
-    setup.engine.cache_tokens_per_rank = 384;  // six blocks, of which a sequence takes up to four
-    const RunOutcome run = RunAndCount(setup, requests);
-    for (size_t i = 0; i < requests.size(); ++i) {
-      EXPECT_EQ(run.results[i].tokens, want[i].tokens) << i;
-      EXPECT_EQ(run.results[i].logprobs, want[i].logprobs) << i;
-    }
-    EXPECT_EQ(run.scheduler.prefix_hit_tokens, 0);
-    if (num_ranks == 1) {
-      EXPECT_GT(run.scheduler.num_preemptions, 0);
-    }
-  }
 }
 
 TEST_P(Families, BothGenerationsOfConfigAreOneModel) {

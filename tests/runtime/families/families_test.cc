@@ -171,6 +171,50 @@ TEST(DeepSeekV2, ScalesWhatItDoesNotNormalise) {
                "known: greedy, group_limited_greedy");
 }
 
+TEST(DeepSeekV32, HasAnIndexer) {
+  const auto model = With("deepseek_v32", json::object());
+  ASSERT_OK(model);
+  const AttentionSpec& a = model->layers[2].attention;
+  EXPECT_EQ(a.kind, AttentionKind::kLatent);
+  EXPECT_EQ(a.indexer, (IndexerSpec{IndexerSpec::Kind::kOwn, 16, 16, 12, RopeLayout::kHalfSplit}));
+  EXPECT_EQ(a.rope_layout, RopeLayout::kInterleaved);
+  EXPECT_EQ(model->num_selected_keys(), 12);
+  EXPECT_ERROR(With("deepseek_v32", {{"index_topk", 0}}), kInvalid, "'index_topk'");
+  EXPECT_ERROR(With("deepseek_v32", {{"index_n_heads", nullptr}}), kInvalid, "'index_n_heads' is missing");
+  EXPECT_ERROR(With("deepseek_v32", {{"index_head_dim", 4}}), kInvalid,
+               "'index_head_dim' is 4, less than the qk_rope_head_dim 8");
+  EXPECT_ERROR(With("deepseek_v32", {{"q_lora_rank", nullptr}}), kInvalid, "'q_lora_rank' is missing");
+}
+
+TEST(Glm5, LayersShareWhatIndexersSelect) {
+  const auto with = [](json changes) {
+    changes["model_type"] = "glm_moe_dsa";
+    changes["architectures"] = {"GlmMoeDsaForCausalLM"};
+    return With("deepseek_v32", changes);
+  };
+  const auto kinds = [&](const json& changes) {
+    std::string kinds;
+    const auto model = with(changes);
+    EXPECT_TRUE(model.ok()) << model.status();
+    if (!model.ok()) return kinds;
+    for (const LayerSpec& layer : model->layers) {
+      kinds += layer.attention.indexer.kind == IndexerSpec::Kind::kOwn ? 'F' : 'S';
+    }
+    return kinds;
+  };
+  EXPECT_EQ(kinds(json::object()), "FFF");
+  EXPECT_EQ(with(json::object())->layers[0].attention.indexer.rope_layout, RopeLayout::kInterleaved);
+  EXPECT_EQ(kinds({{"indexer_types", {"full", "shared", "full"}}}), "FSF");
+  EXPECT_EQ(kinds({{"index_topk_pattern", "FSS"}}), "FSS");
+  EXPECT_EQ(kinds({{"num_hidden_layers", 8}, {"index_topk_freq", 3}}), "FFSSFSSF");
+  EXPECT_ERROR(with({{"indexer_types", {"full", "half", "full"}}}), kUnimplemented, "'indexer_types'", "'half'");
+  EXPECT_ERROR(with({{"indexer_types", {"full"}}}), kInvalid, "'indexer_types' has 1 entries for 3 layers");
+  EXPECT_ERROR(with({{"index_topk_pattern", "FXS"}}), kInvalid, "'index_topk_pattern' is 'FXS'");
+  EXPECT_ERROR(with({{"index_topk_freq", 2}, {"index_skip_topk_offset", 0}}), kInvalid,
+               "'index_topk_freq' makes the first layer share");
+  EXPECT_ERROR(with({{"index_topk_pattern", "SFF"}}), kInvalid, "'index_topk_pattern' makes the first layer share");
+}
+
 TEST(MiniMax, RotaryDimensions) {
   EXPECT_EQ(With("minimax_m2", json::object())->rope.dim, 16);
   EXPECT_EQ(With("minimax_m2", {{"rotary_dim", nullptr}})->rope.dim, 32);

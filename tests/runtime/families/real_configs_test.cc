@@ -22,6 +22,7 @@ struct Published {
 constexpr Published kPublished[] = {
     {"deepseek-v2", 235.741, 21.376},       {"deepseek-v2-lite", 15.706, 2.661},
     {"deepseek-v3", 671.026, 37.552},       {"glm-4.5", 352.798, 33.632},
+    {"deepseek-v3.2", 671.878, 38.404},     {"glm-5", 743.9, 41.8},
     {"glm-4.5-air", 106.852, 13.424},       {"glm-4.7-flash", 29.943, 3.897},
     {"granite-3.0-1b-a400m", 1.335, 0.429}, {"granite-3.0-3b-a800m", 3.299, 0.883},
     {"gpt-oss-20b", 20.915, 4.187},         {"gpt-oss-120b", 116.829, 5.712},
