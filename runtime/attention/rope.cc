@@ -53,6 +53,12 @@ float Stretched(const RopeConfig& c, float f) {
   return (1.0f - keep) * long_f + keep * f;
 }
 
+// Of each pair's period; empty: they have none.
+const std::vector<double>& PairFactors(const RopeConfig& c, RopeFactors factors) {
+  if (c.scaling != RopeScaling::kLongRope) return c.factors;
+  return factors == RopeFactors::kShort ? c.short_factors : c.long_factors;
+}
+
 float LongRopeFactor(const RopeConfig& c, RopeFactors factors) {
   const double mscale = factors == RopeFactors::kShort ? c.short_mscale : c.long_mscale;
   if (mscale != 0) return static_cast<float>(mscale);
@@ -94,18 +100,23 @@ absl::Status ValidateAttentionFactor(const RopeConfig& c) {
       absl::StrCat("rope: attention_factor is ", *c.attention_factor, ", must be positive"));
 }
 
-absl::Status ValidateLongRope(const RopeConfig& c) {
-  for (const auto& [name, factors] : {std::pair{"short_factor", &c.short_factors}, {"long_factor", &c.long_factors}}) {
-    if (static_cast<int64_t>(factors->size()) != c.dim / 2) {
-      return absl::InvalidArgumentError(absl::StrCat("rope: ", name, " has ", factors->size(), " factors, must have ",
-                                                     c.dim / 2, ", one for each pair of the ", c.dim,
-                                                     " dimensions that turn"));
-    }
-    for (const double factor : *factors) {
-      if (std::isfinite(factor) && factor > 0) continue;
-      return absl::InvalidArgumentError(absl::StrCat("rope: ", name, " has ", factor, ", must be positive"));
-    }
+// One for each pair.
+absl::Status ValidateFactors(const RopeConfig& c, const char* name, const std::vector<double>& factors) {
+  if (static_cast<int64_t>(factors.size()) != c.dim / 2) {
+    return absl::InvalidArgumentError(absl::StrCat("rope: ", name, " has ", factors.size(), " factors, must have ",
+                                                   c.dim / 2, ", one for each pair of the ", c.dim,
+                                                   " dimensions that turn"));
   }
+  for (const double factor : factors) {
+    if (std::isfinite(factor) && factor > 0) continue;
+    return absl::InvalidArgumentError(absl::StrCat("rope: ", name, " has ", factor, ", must be positive"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateLongRope(const RopeConfig& c) {
+  TF_RETURN_IF_ERROR(ValidateFactors(c, "short_factor", c.short_factors));
+  TF_RETURN_IF_ERROR(ValidateFactors(c, "long_factor", c.long_factors));
   for (const auto& [name, mscale] : {std::pair{"short_mscale", c.short_mscale}, {"long_mscale", c.long_mscale}}) {
     if (std::isfinite(mscale) && mscale >= 0) continue;
     return absl::InvalidArgumentError(absl::StrCat("rope: ", name, " is ", mscale, ", must be positive"));
@@ -153,6 +164,7 @@ absl::Status ValidateRope(const RopeConfig& c) {
     return absl::InvalidArgumentError(absl::StrCat("rope: theta is ", c.theta, ", must be larger than 1"));
   }
   if (c.scaling == RopeScaling::kNone) return absl::OkStatus();
+  if (c.scaling == RopeScaling::kFactors) return ValidateFactors(c, "factors", c.factors);
   if (absl::Status status = ValidateStretch(c); !status.ok()) return status;
   if (c.scaling == RopeScaling::kLongRope) return ValidateLongRope(c);
   return c.scaling == RopeScaling::kYarn ? ValidateYarn(c) : ValidateLlama3(c);
@@ -163,6 +175,7 @@ std::vector<float> RopeInverseFrequencies(const RopeConfig& c, RopeFactors facto
   const float theta = static_cast<float>(c.theta), dim = static_cast<float>(c.dim);
   const float factor = static_cast<float>(c.factor);
   const std::vector<float> ramp = c.scaling == RopeScaling::kYarn ? YarnRamp(c) : std::vector<float>();
+  const std::vector<double>& stretch = PairFactors(c, factors);
   std::vector<float> out(c.dim / 2);
   for (size_t i = 0; i < out.size(); ++i) {
     const float exponent = static_cast<float>(2 * i) / dim;
@@ -170,10 +183,7 @@ std::vector<float> RopeInverseFrequencies(const RopeConfig& c, RopeFactors facto
     const float period = static_cast<float>(std::pow(static_cast<double>(theta), static_cast<double>(exponent)));
     out[i] = 1.0f / period;
     if (c.scaling == RopeScaling::kLlama3) out[i] = Stretched(c, out[i]);
-    if (c.scaling == RopeScaling::kLongRope) {
-      const auto& stretch = factors == RopeFactors::kShort ? c.short_factors : c.long_factors;
-      out[i] = 1.0f / (static_cast<float>(stretch[i]) * period);
-    }
+    if (!stretch.empty()) out[i] = 1.0f / (static_cast<float>(stretch[i]) * period);
     if (ramp.empty()) continue;
     const float keep = 1.0f - ramp[i];
     const float interpolated = 1.0f / (factor * period);

@@ -23,6 +23,7 @@ enum class RopeScaling : uint8_t {
   // LongRoPE (arXiv:2402.13753), as Phi-3.5-MoE has it: each pair turns slower by a factor of its own, from one list in
   // sequences within the original context and from another in longer ones.
   kLongRope,
+  kFactors,  // each pair turns slower by a factor of its own, in all sequences (`rope_freqs` of GGUF files)
 };
 
 // Which of LongRoPE's lists a sequence is rotated by; all else has one rotation, kShort. It holds for all tokens of the
@@ -55,6 +56,8 @@ struct RopeConfig {
   // LongRoPE only.
   std::vector<double> short_factors, long_factors;  // [dim / 2] of the periods
   double short_mscale = 0, long_mscale = 0;         // instead of the attention factor; 0: absent
+
+  std::vector<double> factors;  // kFactors only: [dim / 2] of the periods
 
   friend bool operator==(const RopeConfig&, const RopeConfig&) = default;
 };

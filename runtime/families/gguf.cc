@@ -13,6 +13,7 @@ namespace {
 using nlohmann::json;
 
 constexpr absl::string_view kEmbedding = "token_embd.weight", kHead = "output.weight";
+constexpr absl::string_view kRopeFactors = "rope_freqs.weight", kLongRopeFactors = "rope_factors_long.weight";
 
 // What all architectures have.
 constexpr GgufKey kCommonKeys[] = {{"block_count", "num_hidden_layers"},
@@ -107,23 +108,12 @@ void ReadTokens(ConfigReader& in, json& config) {
   }
 }
 
-// Tensors that change the model's function and are not computed.
-absl::Status CheckTensors(const Checkpoint& checkpoint) {
-  for (const absl::string_view name : {"rope_freqs.weight", "rope_factors_long.weight"}) {
-    if (checkpoint.Find(name) == nullptr) continue;
-    return absl::UnimplementedError(
-        absl::StrCat(checkpoint.dir(), ": has the tensor '", name, "', which is not supported"));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<JsonDocument> ConfigOfGguf(const JsonNode& metadata, const Checkpoint& checkpoint) {
   ConfigReader in(metadata);
   const GgufArchitecture* architecture = FindArchitecture(in);
   TF_RETURN_IF_ERROR(in.status());
-  TF_RETURN_IF_ERROR(CheckTensors(checkpoint));
   const Checkpoint::Tensor* embedding = checkpoint.Find(kEmbedding);
   if (embedding == nullptr || embedding->info->shape.size() != 2) {
     return absl::InvalidArgumentError(
@@ -206,6 +196,35 @@ void NameLikeGguf(const JsonNode& metadata, const Checkpoint& checkpoint, ModelS
   spec.names[Role::kExpertGate] = "ffn_gate.$0.weight";
   spec.names[Role::kExpertUp] = "ffn_up.$0.weight";
   spec.names[Role::kExpertDown] = "ffn_down.$0.weight";
+}
+
+absl::Status ReadRopeFactors(const Checkpoint& checkpoint, ModelSpec& spec) {
+  if (checkpoint.Find(kLongRopeFactors) != nullptr) {
+    return absl::UnimplementedError(
+        absl::StrCat(checkpoint.dir(), ": has the tensor '", kLongRopeFactors, "', which is not supported"));
+  }
+  const Checkpoint::Tensor* tensor = checkpoint.Find(kRopeFactors);
+  if (tensor == nullptr) return absl::OkStatus();
+  RopeConfig& rope = spec.rope;
+  const std::string where = absl::StrCat(checkpoint.dir(), ": tensor '", kRopeFactors, "'");
+  if (rope.scaling != RopeScaling::kNone) {
+    return absl::UnimplementedError(absl::StrCat(where, " is there beside rope.scaling; only one is supported"));
+  }
+  const std::vector<int64_t> shape = {rope.dim / 2};
+  const TensorInfo& info = *tensor->info;
+  if (!info.problem.empty()) return absl::InvalidArgumentError(absl::StrCat(where, " ", info.problem));
+  if (info.dtype != DType::kF32 || info.shape != shape) {
+    return absl::InvalidArgumentError(absl::StrCat(where, " is ", DescribeTensor(info.dtype, info.shape), ", must be ",
+                                                   DescribeTensor(DType::kF32, shape),
+                                                   ": a factor for each pair that turns"));
+  }
+  std::vector<float> factors(static_cast<size_t>(rope.dim / 2));
+  const auto bytes = absl::MakeSpan(reinterpret_cast<uint8_t*>(factors.data()), factors.size() * sizeof(float));
+  TF_RETURN_IF_ERROR(checkpoint.Read(*tensor, 0, bytes));
+  rope.scaling = RopeScaling::kFactors;
+  rope.factors.assign(factors.begin(), factors.end());
+  spec.not_read.emplace_back(kRopeFactors);
+  return Annotate(ValidateRope(rope), where);
 }
 
 }  // namespace tokenferry

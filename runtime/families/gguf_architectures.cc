@@ -46,6 +46,20 @@ void ReadLlama(ConfigReader& in, const Checkpoint& /*checkpoint*/, json& /*confi
   }
 }
 
+// Chunks, temperatures and layers without rotation are those of the two models that there are, whose files do not say
+// more; the larger of them has no norms of queries and keys.
+void ReadLlama4(ConfigReader& in, const Checkpoint& /*checkpoint*/, json& config) {
+  constexpr int64_t kChunk = 8192, kExpertsWithoutNorms = 128;
+  config["intermediate_size"] = in.Int(GgufKeyName(in, "expert_feed_forward_length"), 1, kMaxSize);
+  config["interleave_moe_layer_step"] = in.Int(GgufKeyName(in, "interleave_moe_layer_step"), 1, kMaxLayers);
+  config["use_qk_norm"] = in.Int(GgufKeyName(in, "expert_count"), 1, kMaxExperts) != kExpertsWithoutNorms;
+  const std::string key = GgufKeyName(in, "attention.sliding_window");
+  const int64_t chunk = in.Int(key, 0, kMaxSize, kChunk);
+  if (in.ok() && chunk != kChunk) {
+    in.FailUnsupported(key, absl::StrCat("is ", chunk, "; only chunks of ", kChunk, " are supported"));
+  }
+}
+
 void ReadQwen3(ConfigReader& /*in*/, const Checkpoint& /*checkpoint*/, json& config) {
   config["norm_topk_prob"] = true;
 }
@@ -71,6 +85,14 @@ std::vector<GgufArchitecture> AllArchitectures() {
        .keys = {{"expert_count", "num_local_experts"}, {"attention.key_length", "head_dim"}},
        .read = ReadLlama,
        .rope_layout = RopeLayout::kInterleaved},
+      {.name = "llama4",
+       .model_type = "llama4_text",
+       .keys = {{"expert_count", "num_local_experts"},
+                {"feed_forward_length", "intermediate_size_mlp"},
+                {"attention.key_length", "head_dim"}},
+       .read = ReadLlama4,
+       .rope_layout = RopeLayout::kInterleaved,
+       .scoring = 2},
       {.name = "qwen2moe",
        .model_type = "qwen2_moe",
        .keys = {{"expert_count", "num_experts"},

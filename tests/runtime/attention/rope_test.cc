@@ -161,6 +161,21 @@ TEST(Rope, LongRopeHasAFactorForEachPair) {
   }
 }
 
+TEST(Rope, FactorsOfPairsHoldForAllSequences) {
+  RopeConfig c = {.theta = 10000, .dim = 8, .max_position = 100, .scaling = RopeScaling::kFactors};
+  c.factors = {1, 1.5, 4, 8};
+  const std::vector<float> f = RopeInverseFrequencies(c);
+  for (int i = 0; i < 4; ++i) ExpectFrequency(f[i], 1 / (c.factors[i] * std::pow(10000, i / 4.0)));
+  EXPECT_EQ(FactorsFor(c, 1000), RopeFactors::kShort);
+  const std::vector<float> table = *RopeTable(c);
+  ASSERT_EQ(table.size(), 100 * 8u);
+  EXPECT_EQ(table[99 * 8 + 3], static_cast<float>(std::cos(static_cast<double>(99 * f[3]))));
+  c.factors = {1, 1.5, 4};
+  EXPECT_EQ(ValidateRope(c).code(), absl::StatusCode::kInvalidArgument);
+  c.factors = {1, 1.5, 4, -1};
+  EXPECT_EQ(ValidateRope(c).code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(Rope, LongRopeFactorsFollowTheLongestThatASequenceMayBecome) {
   const RopeConfig c = LongRope();
   EXPECT_EQ(FactorsFor(c, 1), RopeFactors::kShort);

@@ -1,6 +1,7 @@
 // What the metadata of GGUF files means as a model, and what is refused.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 
 #include "runtime/families/families.h"
@@ -83,10 +84,11 @@ TEST_F(GgufMetadata, SaysWhatTheModelIs) {
 TEST_F(GgufMetadata, WhatIsNotKnownIsRefusedByName) {
   EXPECT_ERROR(LoadModelSpec(dir_.path() + "/none.gguf"), absl::StatusCode::kNotFound, "none.gguf");
   GgufWriter other;
-  EXPECT_ERROR(Load(other.Key("general.architecture", "gemma4")), kUnimplemented, path_,
-               "'general.architecture' names the architecture 'gemma4'; known: llama, qwen2moe, qwen3moe, olmoe, "
-               "deepseek2, glm4moe, ",
-               "minimax-m2, gpt-oss, granitemoe");
+  EXPECT_ERROR(
+      Load(other.Key("general.architecture", "gemma4")), kUnimplemented, path_,
+      "'general.architecture' names the architecture 'gemma4'; known: llama, llama4, qwen2moe, qwen3moe, olmoe, "
+      "deepseek2, glm4moe, ",
+      "minimax-m2, gpt-oss, granitemoe");
   EXPECT_ERROR(Load(GgufWriter()), kInvalid, path_, "'general.architecture' is missing");
   EXPECT_ERROR(Load(Llama().Key("llama.rope.scaling.type", "longrope")), kUnimplemented,
                "'llama.rope.scaling.type' names the scaling of the rotation 'longrope'");
@@ -97,11 +99,68 @@ TEST_F(GgufMetadata, WhatIsNotKnownIsRefusedByName) {
   EXPECT_ERROR(Load(Llama().Key("llama.rope.dimension_count", uint32_t{8})), kUnimplemented,
                "'llama.rope.dimension_count' is 8, but heads have 16");
   EXPECT_ERROR(Load(Llama().Key("llama.attention.key_length", "x")), kInvalid, path_, "llama.attention.key_length");
-  EXPECT_ERROR(Load(Llama().Tensor("rope_freqs.weight", 0, {8}, std::string(32, 'a'))), kUnimplemented,
-               "has the tensor 'rope_freqs.weight', which is not supported");
   GgufWriter dense;
   dense.Key("general.architecture", "llama").Key("llama.attention.head_count", uint32_t{4});
   EXPECT_ERROR(Load(dense), kUnimplemented, "'llama.expert_count' is missing or 0: a model without experts");
+}
+
+TEST_F(GgufMetadata, FactorsOfTheRotation) {
+  const auto with = [&](GgufWriter out, const std::vector<float>& factors) {
+    return Load(out.Tensor("rope_freqs.weight", 0, {factors.size()},
+                           {reinterpret_cast<const char*>(factors.data()), factors.size() * sizeof(float)}));
+  };
+  const std::vector<float> factors = {1, 1, 1, 1.5f, 2, 8, 8, 8};
+  const auto model = with(Llama(), factors);
+  ASSERT_OK(model);
+  EXPECT_EQ(model->rope.scaling, RopeScaling::kFactors);
+  EXPECT_EQ(model->rope.factors, std::vector<double>(factors.begin(), factors.end()));
+  EXPECT_ERROR(with(Llama(), {1, 2}), kInvalid, path_,
+               "tensor 'rope_freqs.weight' is F32 [2], must be F32 [8]: a factor for each pair that turns");
+  EXPECT_ERROR(Load(Llama().Tensor("rope_freqs.weight", 1, {8}, std::string(16, 'a'))), kInvalid,
+               "tensor 'rope_freqs.weight' is F16 [8], must be F32 [8]");
+  EXPECT_ERROR(Load(Llama().Tensor("rope_freqs.weight", 10, {256}, std::string(84, 'a'))), kInvalid,
+               "tensor 'rope_freqs.weight' has the type Q2_K");
+  EXPECT_ERROR(with(Llama(), {1, 1, 1, 0, 1, 1, 1, 1}), kInvalid, "tensor 'rope_freqs.weight'",
+               "factors has 0, must be positive");
+  EXPECT_ERROR(with(Llama(), {1, 1, 1, NAN, 1, 1, 1, 1}), kInvalid, "factors has nan, must be positive");
+  GgufWriter yarn = Llama();
+  yarn.Key("llama.rope.scaling.type", "yarn").Key("llama.rope.scaling.factor", 4.0f);
+  yarn.Key("llama.rope.scaling.original_context_length", uint32_t{32});
+  EXPECT_ERROR(with(yarn, factors), kUnimplemented,
+               "tensor 'rope_freqs.weight' is there beside rope.scaling; only one is supported");
+  EXPECT_ERROR(Load(Llama().Tensor("rope_factors_long.weight", 0, {8}, std::string(32, 'a'))), kUnimplemented,
+               "has the tensor 'rope_factors_long.weight', which is not supported");
+}
+
+TEST_F(GgufMetadata, Llama4IsOneOfTwoModels) {
+  const auto llama4 = [](uint32_t num_experts) {
+    GgufWriter out;
+    out.Key("general.architecture", "llama4").Key("llama4.block_count", uint32_t{4});
+    out.Key("llama4.embedding_length", uint32_t{64}).Key("llama4.context_length", uint32_t{16384});
+    out.Key("llama4.feed_forward_length", uint32_t{96}).Key("llama4.attention.head_count", uint32_t{4});
+    out.Key("llama4.attention.head_count_kv", uint32_t{2}).Key("llama4.attention.layer_norm_rms_epsilon", 1e-5f);
+    out.Key("llama4.expert_count", num_experts).Key("llama4.expert_used_count", uint32_t{1});
+    out.Key("llama4.interleave_moe_layer_step", uint32_t{2});
+    return out;
+  };
+  const auto with_width = [&](uint32_t num_experts) {
+    return llama4(num_experts).Key("llama4.expert_feed_forward_length", uint32_t{48});
+  };
+  const auto scout = Load(with_width(16)), maverick = Load(with_width(128));
+  ASSERT_OK(scout);
+  ASSERT_OK(maverick);
+  EXPECT_EQ(scout->layers[0].attention.qk_norm, QkNorm::kUnit);
+  EXPECT_EQ(maverick->layers[0].attention.qk_norm, QkNorm::kNone);
+  EXPECT_EQ(scout->layers[0].attention.keys.kind, KeyRange::Kind::kChunk);
+  EXPECT_EQ(scout->layers[0].attention.keys.size, 8192);
+  EXPECT_EQ(scout->layers[3].attention.rotation, Rotation::kNone);
+  EXPECT_FALSE(scout->layers[0].is_moe);
+  EXPECT_TRUE(scout->layers[1].is_moe);
+  EXPECT_EQ(scout->layers[0].dense_intermediate, 96);
+  EXPECT_EQ(scout->moe.intermediate, 48);
+  EXPECT_ERROR(Load(llama4(16)), kInvalid, "'llama4.expert_feed_forward_length' is missing");
+  EXPECT_ERROR(Load(with_width(16).Key("llama4.attention.sliding_window", uint32_t{0})), kUnimplemented,
+               "'llama4.attention.sliding_window' is 0; only chunks of 8192 are supported");
 }
 
 // Blocks lie along a row: what ends in a dimension of one is no row that was turned.
