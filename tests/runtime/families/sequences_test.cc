@@ -7,13 +7,11 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/checkpoint/safetensors.h"
-#include "runtime/checkpoint/safetensors_writer.h"
 #include "runtime/families/families.h"
 #include "tests/runtime/engine/engine_runner.h"
 #include "tests/runtime/families/gguf_golden.h"
@@ -21,6 +19,8 @@
 
 namespace tokenferry {
 namespace {
+
+using testing::FileTensor;
 
 // LongRoPE, with an original context between two requests for the same prompt: each gets what it gets alone, beside and
 // after the other, preempted or not; and the two rotations are not the same.
@@ -106,33 +106,82 @@ TEST(GatedDelta, EverySequenceHasItsOwnState) {
   }
 }
 
-// Writes the tensors of V3.2's folder into `dir`, those that `change` keeps (by name, shape and bytes).
-void WriteSparse(const std::filesystem::path& dir,
-                 const std::function<bool(const TensorInfo&, std::vector<uint8_t>&)>& change) {
-  std::vector<SafetensorsWriter::Spec> specs;
-  std::vector<std::vector<uint8_t>> contents;
-  for (const char* shard : {"/model-00001-of-00002.safetensors", "/model-00002-of-00002.safetensors"}) {
-    const auto file = SafetensorsFile::Open(FamilyDir("deepseek_v32") + shard);
-    ASSERT_TRUE(file.ok()) << file.status();
-    for (const TensorInfo& tensor : (*file)->tensors()) {
-      std::vector<uint8_t> bytes(static_cast<size_t>(tensor.num_bytes));
-      ASSERT_TRUE((*file)->Read(tensor, 0, absl::MakeSpan(bytes)).ok());
-      if (!change(tensor, bytes)) continue;
-      specs.push_back({tensor.name, tensor.dtype, tensor.shape});
-      contents.push_back(std::move(bytes));
+// All tensors of a family's folder.
+std::vector<FileTensor> TensorsOf(const std::string& family) {
+  std::vector<FileTensor> tensors;
+  for (const auto& entry : std::filesystem::directory_iterator(FamilyDir(family))) {
+    const std::string name = entry.path().filename().string();
+    if (!absl::StartsWith(name, "model") || !absl::EndsWith(name, ".safetensors")) continue;
+    const auto file = SafetensorsFile::Open(entry.path().string());
+    EXPECT_TRUE(file.ok()) << file.status();
+    for (const TensorInfo& info : (*file)->tensors()) {
+      std::string data(static_cast<size_t>(info.num_bytes), '\0');
+      const auto bytes = absl::MakeSpan(reinterpret_cast<uint8_t*>(data.data()), data.size());
+      EXPECT_TRUE((*file)->Read(info, 0, bytes).ok());
+      tensors.push_back({info.name, info.dtype, info.shape, std::move(data)});
     }
   }
-  auto writer = SafetensorsWriter::Create((dir / "model.safetensors").string(), specs);
-  ASSERT_TRUE(writer.ok()) << writer.status();
-  for (size_t i = 0; i < specs.size(); ++i) {
-    ASSERT_TRUE((*writer)->Write(i, 0, contents[i].data(), static_cast<int64_t>(contents[i].size())).ok());
+  return tensors;
+}
+
+std::string Widened(const std::string& bf16) {
+  std::string f32(bf16.size() * 2, '\0');  // its upper halves
+  for (size_t i = 0; i < bf16.size(); ++i) f32[i / 2 * 4 + 2 + i % 2] = bf16[i];
+  return f32;
+}
+
+// One tensor of all experts as one for each: rows [first, first + num_rows) of every expert.
+void AddSingleExperts(const FileTensor& fused, const std::string& name, int64_t first, int64_t num_rows,
+                      std::vector<FileTensor>& out) {
+  const int64_t experts = fused.shape[0], rows = fused.shape[1], cols = fused.shape[2];
+  const size_t row_bytes = fused.data.size() / static_cast<size_t>(experts * rows);
+  const std::string prefix = fused.name.substr(0, fused.name.rfind('.'));
+  for (int64_t e = 0; e < experts; ++e) {
+    out.push_back({absl::StrCat(prefix, ".", e, ".", name, ".weight"),
+                   fused.dtype,
+                   {num_rows, cols},
+                   fused.data.substr((e * rows + first) * row_bytes, num_rows * row_bytes)});
   }
-  ASSERT_TRUE((*writer)->Commit().ok());
+}
+
+// Qwen3.5 with norms, which are stored minus one, in F32 and its experts one by one: the same values, the same bits.
+TEST(Qwen35, NormsInF32AndSingleExpertsAreTheSame) {
+  testing::TempDir dir;
+  testing::WriteFile(dir.path() + "/config.json", testing::ReadFile(FamilyDir("qwen3_5_moe") + "/config.json"));
+  std::vector<FileTensor> tensors;
+  int num_norms = 0, num_fused = 0;
+  for (FileTensor& tensor : TensorsOf("qwen3_5_moe")) {
+    if (absl::EndsWith(tensor.name, "mlp.experts.gate_up_proj")) {
+      const int64_t width = tensor.shape[1] / 2;
+      AddSingleExperts(tensor, "gate_proj", 0, width, tensors);
+      AddSingleExperts(tensor, "up_proj", width, width, tensors);
+      ++num_fused;
+    } else if (absl::EndsWith(tensor.name, "mlp.experts.down_proj")) {
+      AddSingleExperts(tensor, "down_proj", 0, tensor.shape[1], tensors);
+      ++num_fused;
+    } else {
+      if (absl::EndsWith(tensor.name, "norm.weight") && tensor.dtype == DType::kBF16) {
+        tensor = {tensor.name, DType::kF32, tensor.shape, Widened(tensor.data)};
+        ++num_norms;
+      }
+      tensors.push_back(std::move(tensor));
+    }
+  }
+  EXPECT_EQ(num_fused, 8);
+  EXPECT_GE(num_norms, 11);
+  testing::WriteFile(dir.path() + "/model.safetensors", testing::SafetensorsBytes(tensors));
+  const Request request = TraceRequest(Golden<int32_t>("qwen3_5_moe", "long.input_ids"));
+  const RunResult want = RunLocally(SetupOf(FamilyDir("qwen3_5_moe")), {request})[0];
+  for (const int num_ranks : {1, 3}) {
+    const RunResult got = RunLocally(SetupOf(dir.path(), num_ranks), {request})[0];
+    EXPECT_TRUE(SameBits(got.logits, want.logits)) << num_ranks;
+    EXPECT_TRUE(SameBits(got.hidden_states, want.hidden_states)) << num_ranks;
+  }
 }
 
 // Rows i and i + rope / 2 of each head become rows 2i and 2i + 1: what turned as halves turns as pairs.
-void PairRows(int64_t head_dim, int64_t rope, int64_t row_bytes, std::vector<uint8_t>& rows) {
-  const std::vector<uint8_t> from = rows;
+void PairRows(int64_t head_dim, int64_t rope, int64_t row_bytes, std::string& rows) {
+  const std::string from = rows;
   const auto num_rows = static_cast<int64_t>(rows.size()) / row_bytes;
   for (int64_t row = 0; row < num_rows; ++row) {
     const int64_t at = row % head_dim;
@@ -153,6 +202,9 @@ class Glm5 : public ::testing::Test {
     config.update(changes);
     std::ofstream(dir_ / "config.json") << config;
   }
+  void WriteTensors(const std::vector<FileTensor>& tensors) {
+    testing::WriteFile((dir_ / "model.safetensors").string(), testing::SafetensorsBytes(tensors));
+  }
   RunResult Run(const std::string& prompt) const {
     RunSetup setup;
     setup.model_dir = dir_.string();
@@ -166,14 +218,15 @@ class Glm5 : public ::testing::Test {
 // GLM-5 is V3.2 whose indexers turn pairs where V3.2's turn halves: with their rows in the other order it is the same.
 TEST_F(Glm5, TurnsPairsOfTheIndexersRows) {
   WriteConfig({{"indexer_types", {"full", "full", "full"}}});
-  WriteSparse(dir_, [](const TensorInfo& tensor, std::vector<uint8_t>& bytes) {
+  std::vector<FileTensor> tensors = TensorsOf("deepseek_v32");
+  for (FileTensor& tensor : tensors) {
     for (const char* rows :
          {"indexer.wq_b.weight", "indexer.wk.weight", "indexer.k_norm.weight", "indexer.k_norm.bias"}) {
       if (!absl::EndsWith(tensor.name, rows)) continue;
-      PairRows(kHeadDim, kRope, tensor.num_bytes / tensor.shape[0], bytes);
+      PairRows(kHeadDim, kRope, static_cast<int64_t>(tensor.data.size()) / tensor.shape[0], tensor.data);
     }
-    return true;
-  });
+  }
+  WriteTensors(tensors);
   for (const std::string prompt : {"short", "long"}) {
     const RunResult got = Run(prompt);
     EXPECT_LE(WorstShare(got.logits, Golden<float>("deepseek_v32", prompt + ".logits")), 1);
@@ -183,10 +236,10 @@ TEST_F(Glm5, TurnsPairsOfTheIndexersRows) {
 
 // A layer without an indexer sees what the last one with an indexer has selected.
 TEST_F(Glm5, LayersShareSelections) {
-  const auto without_last = [](const TensorInfo& tensor, std::vector<uint8_t>&) {
-    return !absl::StrContains(tensor.name, "layers.2.self_attn.indexer.");
-  };
-  WriteSparse(dir_, without_last);
+  std::vector<FileTensor> tensors = TensorsOf("deepseek_v32");
+  std::erase_if(tensors,
+                [](const FileTensor& tensor) { return absl::StrContains(tensor.name, "layers.2.self_attn.indexer."); });
+  WriteTensors(tensors);
   WriteConfig({{"index_topk_pattern", "FFS"}});
   const RunResult got = Run("long");
   const size_t of_layer = got.selected_keys.size() / 3;
