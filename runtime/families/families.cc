@@ -120,7 +120,7 @@ absl::StatusOr<ModelSpec> LoadGgufSpec(const std::string& path) {
   TF_ASSIGN_OR_RETURN(const JsonDocument config, ConfigOfGguf(metadata, checkpoint));
   TF_ASSIGN_OR_RETURN(ModelSpec spec, SpecOf(config));
   NameLikeGguf(metadata, checkpoint, spec);
-  TF_RETURN_IF_ERROR(ReadRopeFactors(checkpoint, spec));
+  TF_RETURN_IF_ERROR(ReadRopeFactors(metadata, checkpoint, spec));
   return spec;
 }
 

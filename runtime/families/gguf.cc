@@ -13,7 +13,6 @@ namespace {
 using nlohmann::json;
 
 constexpr absl::string_view kEmbedding = "token_embd.weight", kHead = "output.weight";
-constexpr absl::string_view kRopeFactors = "rope_freqs.weight", kLongRopeFactors = "rope_factors_long.weight";
 
 // What all architectures have.
 constexpr GgufKey kCommonKeys[] = {{"block_count", "num_hidden_layers"},
@@ -38,10 +37,11 @@ const GgufArchitecture* FindArchitecture(ConfigReader& in) {
   return nullptr;
 }
 
-// rope.scaling.*: none or YaRN. A factor alone means linear scaling.
-void ReadScaling(ConfigReader& in, const GgufArchitecture& architecture, json& config) {
+// rope.scaling.*: none or YaRN. A factor alone means linear scaling. What tensors say is read later.
+void ReadScaling(ConfigReader& in, const GgufArchitecture& architecture, const Checkpoint& checkpoint, json& config) {
   const auto key = [&](absl::string_view name) { return GgufKeyName(in, absl::StrCat("rope.scaling.", name)); };
   const std::string type = in.String(key("type"), "none");
+  if (type == "longrope" && checkpoint.Find("rope_factors_long.weight") != nullptr) return;
   in.RequireOneOf(key("type"), type, {"none", "yarn"}, "scaling of the rotation");
   for (const std::string& factor : {key("factor"), GgufKeyName(in, "rope.scale_linear")}) {
     if (in.Has(key("type")) || !in.Has(factor)) continue;
@@ -132,7 +132,7 @@ absl::StatusOr<JsonDocument> ConfigOfGguf(const JsonNode& metadata, const Checkp
   };
   copy(kCommonKeys);
   copy(architecture->keys);
-  ReadScaling(in, *architecture, config);
+  ReadScaling(in, *architecture, checkpoint, config);
   ReadTokens(in, config);
   CheckScoring(in, *architecture);
   if (architecture->read != nullptr) architecture->read(in, checkpoint, config);
@@ -153,9 +153,13 @@ void NameLikeGguf(const JsonNode& metadata, const Checkpoint& checkpoint, ModelS
       checkpoint.Find("blk.0.attn_k_b.weight") != nullptr && checkpoint.Find("blk.0.attn_kv_b.weight") == nullptr;
   spec.names = {{Role::kEmbedTokens, std::string(kEmbedding)},
                 {Role::kFinalNorm, "output_norm.weight"},
+                {Role::kFinalNormBias, "output_norm.bias"},
                 {Role::kLmHead, std::string(kHead)},
+                {Role::kLmHeadBias, "output.bias"},
                 {Role::kInputNorm, "attn_norm.weight"},
+                {Role::kInputNormBias, "attn_norm.bias"},
                 {Role::kPostNorm, "ffn_norm.weight"},
+                {Role::kPostNormBias, "ffn_norm.bias"},
                 {Role::kQ, "attn_q.weight"},
                 {Role::kO, "attn_output.weight"},
                 {Role::kQA, "attn_q_a.weight"},
@@ -196,35 +200,6 @@ void NameLikeGguf(const JsonNode& metadata, const Checkpoint& checkpoint, ModelS
   spec.names[Role::kExpertGate] = "ffn_gate.$0.weight";
   spec.names[Role::kExpertUp] = "ffn_up.$0.weight";
   spec.names[Role::kExpertDown] = "ffn_down.$0.weight";
-}
-
-absl::Status ReadRopeFactors(const Checkpoint& checkpoint, ModelSpec& spec) {
-  if (checkpoint.Find(kLongRopeFactors) != nullptr) {
-    return absl::UnimplementedError(
-        absl::StrCat(checkpoint.dir(), ": has the tensor '", kLongRopeFactors, "', which is not supported"));
-  }
-  const Checkpoint::Tensor* tensor = checkpoint.Find(kRopeFactors);
-  if (tensor == nullptr) return absl::OkStatus();
-  RopeConfig& rope = spec.rope;
-  const std::string where = absl::StrCat(checkpoint.dir(), ": tensor '", kRopeFactors, "'");
-  if (rope.scaling != RopeScaling::kNone) {
-    return absl::UnimplementedError(absl::StrCat(where, " is there beside rope.scaling; only one is supported"));
-  }
-  const std::vector<int64_t> shape = {rope.dim / 2};
-  const TensorInfo& info = *tensor->info;
-  if (!info.problem.empty()) return absl::InvalidArgumentError(absl::StrCat(where, " ", info.problem));
-  if (info.dtype != DType::kF32 || info.shape != shape) {
-    return absl::InvalidArgumentError(absl::StrCat(where, " is ", DescribeTensor(info.dtype, info.shape), ", must be ",
-                                                   DescribeTensor(DType::kF32, shape),
-                                                   ": a factor for each pair that turns"));
-  }
-  std::vector<float> factors(static_cast<size_t>(rope.dim / 2));
-  const auto bytes = absl::MakeSpan(reinterpret_cast<uint8_t*>(factors.data()), factors.size() * sizeof(float));
-  TF_RETURN_IF_ERROR(checkpoint.Read(*tensor, 0, bytes));
-  rope.scaling = RopeScaling::kFactors;
-  rope.factors.assign(factors.begin(), factors.end());
-  spec.not_read.emplace_back(kRopeFactors);
-  return Annotate(ValidateRope(rope), where);
 }
 
 }  // namespace tokenferry

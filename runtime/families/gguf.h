@@ -17,8 +17,8 @@ absl::StatusOr<JsonDocument> ConfigOfGguf(const JsonNode& metadata, const Checkp
 // After the family has read that: names, how experts lie, and which pairs of a head turn together.
 void NameLikeGguf(const JsonNode& metadata, const Checkpoint& checkpoint, ModelSpec& spec);
 
-// Factors of the rotation, which files have as a tensor, where there are any. An error names the tensor: a wrong type
-// or shape, a factor that is not positive, or another scaling beside it.
-absl::Status ReadRopeFactors(const Checkpoint& checkpoint, ModelSpec& spec);
+// After that: factors of the rotation, which files have as tensors, where there are any. An error names the tensor: a
+// wrong type or shape, a factor that is not positive, or another scaling beside it.
+absl::Status ReadRopeFactors(const JsonNode& metadata, const Checkpoint& checkpoint, ModelSpec& spec);
 
 }  // namespace tokenferry

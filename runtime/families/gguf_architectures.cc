@@ -78,6 +78,15 @@ void ReadGlm4(ConfigReader& in, const Checkpoint& checkpoint, json& config) {
   DefaultToOneGroup(config);
 }
 
+// Biases are there or not; a window of 0 is none. How wide the masks of its router are (router_jitter_noise) files do
+// not say: as published.
+void ReadPhi(ConfigReader& in, const Checkpoint& checkpoint, json& config) {
+  config["attention_bias"] = checkpoint.Find("blk.0.attn_q.bias") != nullptr;
+  config["lm_head_bias"] = checkpoint.Find("output.bias") != nullptr;
+  const int64_t window = in.Int(GgufKeyName(in, "attention.sliding_window"), 0, kMaxSize, 0);
+  if (window > 0) config["sliding_window"] = window;
+}
+
 std::vector<GgufArchitecture> AllArchitectures() {
   return {
       {.name = "llama",  // its converter turns halves of heads to pairs
@@ -150,6 +159,7 @@ std::vector<GgufArchitecture> AllArchitectures() {
        .names = {{Role::kPostNorm, "post_attention_norm.weight"}},
        .scoring = 3,
        .truncate = YarnTruncate::kNo},
+      {.name = "phimoe", .model_type = "phimoe", .keys = {{"expert_count", "num_local_experts"}}, .read = ReadPhi},
       {.name = "granitemoe",  // as llama's
        .model_type = "granitemoeshared",
        .keys = {{"expert_count", "num_local_experts"},

@@ -167,8 +167,8 @@ std::vector<float> Llama3Factors(const json& config, int64_t dim) {
   return factors;
 }
 
-std::vector<float> LongLogits(const std::string& family, const std::string& path) {
-  return RunLocally(SetupOf(path, 2), {LogitsRequest(Golden<int32_t>(family, "long.input_ids"))})[0].logits;
+std::vector<float> Logits(const std::string& family, const std::string& prompt, const std::string& path) {
+  return RunLocally(SetupOf(path, 2), {LogitsRequest(Golden<int32_t>(family, prompt + ".input_ids"))})[0].logits;
 }
 
 // Factors of the rotation in a tensor: the model whose config.json has the numbers that they were made of.
@@ -188,11 +188,11 @@ TEST(GgufGolden, RopeFactorsAreLlama3s) {
   conversion.values["rope.freq_base"] = 1000.0;
   const std::string plain = temp.path() + "/plain.gguf", path = temp.path() + "/m.gguf";
   WriteConverted(conversion, plain);
-  conversion.rope_freqs = Llama3Factors(changed, 16);
+  conversion.rope_factors = {{"rope_freqs.weight", Llama3Factors(changed, 16)}};
   WriteConverted(conversion, path);
-  const std::vector<float> want = LongLogits("mixtral", temp.path());
-  EXPECT_LE(WorstShare(LongLogits("mixtral", path), want), 1);
-  EXPECT_GT(WorstShare(LongLogits("mixtral", plain), want), 10);
+  const std::vector<float> want = Logits("mixtral", "long", temp.path());
+  EXPECT_LE(WorstShare(Logits("mixtral", "long", path), want), 1);
+  EXPECT_GT(WorstShare(Logits("mixtral", "long", plain), want), 10);
 }
 
 // Its files do not say how long chunks are, nor where temperatures begin: 8192 for both. So they are for the prompt
@@ -215,11 +215,41 @@ TEST(GgufGolden, Llama4ComputesTheSame) {
                            {"attention.value_length", "head_dim"},
                            {"rope.dimension_count", "head_dim"}},
                   .values = {{"feed_forward_length", changed["intermediate_size_mlp"]}},
-                  .rope_freqs = Llama3Factors(changed, 16)},
+                  .rope_factors = {{"rope_freqs.weight", Llama3Factors(changed, 16)}}},
                  path);
   const std::vector<int32_t> ids = Golden<int32_t>("llama4", "short.input_ids");
   EXPECT_LE(WorstShare(LogitsOfAll(path, ids), Golden<float>("llama4", "short.logits")), 1);
-  EXPECT_LE(WorstShare(LongLogits("llama4", path), LongLogits("llama4", temp.path())), 1);
+  EXPECT_LE(WorstShare(Logits("llama4", "long", path), Logits("llama4", "long", temp.path())), 1);
+}
+
+// Lists of factors for short and long sequences, and one factor for the table instead of the two of the published
+// config, which files do not say, as they do not say the router's noise.
+TEST(GgufGolden, PhiComputesTheSame) {
+  testing::TempDir temp;
+  json changed;
+  WriteChanged("phimoe_longrope", temp.path(), [&](json& config) {
+    config["router_jitter_noise"] = 0.01;
+    json& scaling = config["rope_scaling"];
+    scaling.erase("short_mscale");
+    scaling.erase("long_mscale");
+    scaling["attention_factor"] = 1.1875;
+    changed = config;
+  });
+  const json& scaling = changed["rope_scaling"];
+  const std::string path = temp.path() + "/m.gguf";
+  WriteConverted({.family = "phimoe_longrope",
+                  .architecture = "phimoe",
+                  .keys = {{"expert_count", "num_local_experts"}, {"attention.sliding_window", "sliding_window"}},
+                  .values = {{"rope.dimension_count", 16},
+                             {"rope.scaling.original_context_length", 32},
+                             {"rope.scaling.attn_factor", 1.1875}},
+                  .rope_factors = {{"rope_factors_short.weight", scaling["short_factor"].get<std::vector<float>>()},
+                                   {"rope_factors_long.weight", scaling["long_factor"].get<std::vector<float>>()}}},
+                 path);
+  for (const std::string prompt : {"short", "long"}) {
+    const std::vector<float> want = Logits("phimoe_longrope", prompt, temp.path());
+    EXPECT_LE(WorstShare(Logits("phimoe_longrope", prompt, path), want), 1) << prompt;
+  }
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/formats/scalar.h"
 #include "runtime/families/families.h"
 #include "runtime/model/tensor_plan.h"
 #include "tests/runtime/families/gguf_golden.h"
@@ -29,9 +30,13 @@ const std::map<std::string, std::string> kCommonKeys = {{"block_count", "num_hid
 const std::map<Role, std::string> kNames = {
     {Role::kEmbedTokens, "token_embd.weight"},
     {Role::kFinalNorm, "output_norm.weight"},
+    {Role::kFinalNormBias, "output_norm.bias"},
     {Role::kLmHead, "output.weight"},
+    {Role::kLmHeadBias, "output.bias"},
     {Role::kInputNorm, "attn_norm.weight"},
+    {Role::kInputNormBias, "attn_norm.bias"},
     {Role::kPostNorm, "ffn_norm.weight"},
+    {Role::kPostNormBias, "ffn_norm.bias"},
     {Role::kQ, "attn_q.weight"},
     {Role::kO, "attn_output.weight"},
     {Role::kQA, "attn_q_a.weight"},
@@ -67,6 +72,12 @@ const std::map<Role, std::string> kNames = {
     {Role::kExpertDownBias, "ffn_down_exps.bias"},
 };
 
+float ValueOf(DType dtype, const uint8_t* bytes, int64_t i) {
+  if (dtype == DType::kF32) return reinterpret_cast<const float*>(bytes)[i];
+  if (dtype == DType::kF16) return ToFloat(reinterpret_cast<const FP16*>(bytes)[i]);
+  return ToFloat(reinterpret_cast<const BF16*>(bytes)[i]);
+}
+
 // The values of a role, widened, out of the stored tensor that it is a part of.
 std::vector<float> ValuesOf(const Checkpoint& checkpoint, const TensorSpec& spec) {
   const StoredTensor& stored = spec.stored[0];
@@ -79,8 +90,7 @@ std::vector<float> ValuesOf(const Checkpoint& checkpoint, const TensorSpec& spec
   EXPECT_TRUE(checkpoint.Read(*tensor, is_whole ? 0 : part.begin * element, absl::MakeSpan(bytes)).ok());
   std::vector<float> all(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) {
-    all[i] = element == 4 ? reinterpret_cast<const float*>(bytes.data())[i]
-                          : ToFloat(reinterpret_cast<const BF16*>(bytes.data())[i]);
+    all[i] = ValueOf(tensor->info->dtype, bytes.data(), i);
   }
   if (part.kind != StoredPart::Kind::kColumns) return all;
   std::vector<float> picked;
@@ -184,10 +194,9 @@ void WriteConverted(const Conversion& conversion, const std::string& path) {
     AddKey("tokenizer.ggml." + token + "_token_id", config.value(token + "_token_id", json()), out);
   }
   AddTensors(conversion, *model, *checkpoint, out);
-  const std::vector<float>& freqs = conversion.rope_freqs;
-  if (!freqs.empty()) {
-    out.Tensor("rope_freqs.weight", 0, {freqs.size()},
-               {reinterpret_cast<const char*>(freqs.data()), freqs.size() * sizeof(float)});
+  for (const auto& [name, factors] : conversion.rope_factors) {
+    out.Tensor(name, 0, {factors.size()},
+               {reinterpret_cast<const char*>(factors.data()), factors.size() * sizeof(float)});
   }
   testing::WriteFile(path, out.Bytes());
 }

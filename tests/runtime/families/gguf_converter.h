@@ -14,9 +14,9 @@ struct Conversion {
   std::string family, architecture;
   std::map<std::string, std::string> keys;
   nlohmann::json values = nlohmann::json::object();
-  bool permutes = false;     // rows of q and k, from halves of a head to pairs
-  bool splits_kv_b = false;  // into keys, transposed, and values
-  std::vector<float> rope_freqs = {};
+  bool permutes = false;                                        // rows of q and k, from halves of a head to pairs
+  bool splits_kv_b = false;                                     // into keys, transposed, and values
+  std::map<std::string, std::vector<float>> rope_factors = {};  // tensors of factors
 };
 
 // Writes the family's checkpoint as its converter would, all tensors in F32.

@@ -88,7 +88,7 @@ TEST_F(GgufMetadata, WhatIsNotKnownIsRefusedByName) {
       Load(other.Key("general.architecture", "gemma4")), kUnimplemented, path_,
       "'general.architecture' names the architecture 'gemma4'; known: llama, llama4, qwen2moe, qwen3moe, olmoe, "
       "deepseek2, glm4moe, ",
-      "minimax-m2, gpt-oss, granitemoe");
+      "minimax-m2, gpt-oss, phimoe, granitemoe");
   EXPECT_ERROR(Load(GgufWriter()), kInvalid, path_, "'general.architecture' is missing");
   EXPECT_ERROR(Load(Llama().Key("llama.rope.scaling.type", "longrope")), kUnimplemented,
                "'llama.rope.scaling.type' names the scaling of the rotation 'longrope'");
@@ -127,9 +127,33 @@ TEST_F(GgufMetadata, FactorsOfTheRotation) {
   yarn.Key("llama.rope.scaling.type", "yarn").Key("llama.rope.scaling.factor", 4.0f);
   yarn.Key("llama.rope.scaling.original_context_length", uint32_t{32});
   EXPECT_ERROR(with(yarn, factors), kUnimplemented,
-               "tensor 'rope_freqs.weight' is there beside rope.scaling; only one is supported");
-  EXPECT_ERROR(Load(Llama().Tensor("rope_factors_long.weight", 0, {8}, std::string(32, 'a'))), kUnimplemented,
-               "has the tensor 'rope_factors_long.weight', which is not supported");
+               "tensor 'rope_freqs.weight' is there beside another scaling of the rotation; only one is supported");
+}
+
+TEST_F(GgufMetadata, FactorsOfShortAndLongSequences) {
+  const std::string factors = [] {
+    const std::vector<float> values = {1, 1, 1, 1.5f, 2, 3, 4, 5};
+    return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+  }();
+  const auto both = [&](GgufWriter out) {
+    return out.Tensor("rope_factors_long.weight", 0, {8}, factors).Tensor("rope_factors_short.weight", 0, {8}, factors);
+  };
+  const auto with_context = [&] { return Llama().Key("llama.rope.scaling.original_context_length", uint32_t{32}); };
+  const auto model = Load(both(with_context().Key("llama.rope.scaling.type", "longrope")));
+  ASSERT_OK(model);
+  EXPECT_EQ(model->rope.scaling, RopeScaling::kLongRope);
+  EXPECT_EQ(model->rope.original_max_position, 32);
+  EXPECT_EQ(model->rope.factor, 4);
+  EXPECT_EQ(model->rope.long_factors, (std::vector<double>{1, 1, 1, 1.5, 2, 3, 4, 5}));
+  EXPECT_FALSE(model->rope.attention_factor.has_value());
+  EXPECT_EQ(Load(both(with_context().Key("llama.rope.scaling.attn_factor", 1.25f)))->rope.attention_factor, 1.25);
+  EXPECT_ERROR(Load(both(Llama())), kInvalid, "'llama.rope.scaling.original_context_length' is missing");
+  EXPECT_ERROR(Load(with_context().Tensor("rope_factors_long.weight", 0, {8}, factors)), kInvalid,
+               "tensor 'rope_factors_short.weight' is missing, but its sibling is there");
+  EXPECT_ERROR(Load(with_context().Tensor("rope_factors_short.weight", 0, {8}, factors)), kInvalid,
+               "tensor 'rope_factors_long.weight' is missing, but its sibling is there");
+  EXPECT_ERROR(Load(both(with_context()).Tensor("rope_freqs.weight", 0, {8}, factors)), kUnimplemented,
+               "is there beside another scaling of the rotation; only one is supported");
 }
 
 TEST_F(GgufMetadata, Llama4IsOneOfTwoModels) {
