@@ -71,21 +71,6 @@ bool PlanarWeights::Matches(const WeightFormat& f) {
   return false;
 }
 
-int32_t PlanarWeights::ZeroPoint(const WeightView& w, int64_t o, int64_t i) {
-  return w.format.coding == WeightCoding::kZeroPoint ? w.zero_points[Group(w, o, i)] : 0;
-}
-
-float PlanarWeights::Value(const WeightView& w, int64_t o, int64_t i) {
-  const int64_t bits = DTypeBits(w.format.dtype), at = i * bits;
-  const uint8_t byte = (static_cast<const uint8_t*>(w.data) + o * w.row_bytes())[at / 8];
-  const int32_t code = byte >> (at % 8) & ((1 << bits) - 1);
-  const int8_t* table = CodeTable(w.format.coding);
-  const int32_t number = w.format.dtype == DType::kI8 ? static_cast<int8_t>(byte)
-                         : table != nullptr           ? table[code]
-                                                      : code - ZeroPoint(w, o, i);
-  return static_cast<float>(number) * Scale(w, o, i);
-}
-
 float BlockWeights::Value(const WeightView& w, int64_t o, int64_t i) {
   float values[kDecodedValues];
   const int64_t begin = i / kDecodedValues * kDecodedValues;

@@ -24,7 +24,17 @@ enum class WeightCoding : uint8_t {
 
 // The numbers of four-bit codes as integers in units of CodeUnit, [16]; null: `coding` has none. Host memory.
 const int8_t* CodeTable(WeightCoding coding);
-constexpr float CodeUnit(WeightCoding coding) { return coding == WeightCoding::kE2M1 ? 0.5f : 1.0f; }
+// Its entry `code`, in code of a device too, which does not see the host's tables; of a coding that has one.
+TF_HOST_DEVICE inline int32_t CodeNumber(WeightCoding coding, int32_t code) {
+  if (coding == WeightCoding::kInt4) return code - 8;
+  if (coding == WeightCoding::kE2M1) {
+    const auto magnitude = static_cast<int32_t>(0xC8643210u >> 4 * (code & 7) & 0xF);
+    return code < 8 ? magnitude : -magnitude;
+  }
+  const uint64_t half = code < 8 ? 0xF6EADDCFBFAD9881u : 0x7159453526190D01u;  // a byte for each
+  return static_cast<int8_t>(half >> 8 * (code & 7) & 0xFF);
+}
+TF_HOST_DEVICE constexpr float CodeUnit(WeightCoding coding) { return coding == WeightCoding::kE2M1 ? 0.5f : 1.0f; }
 
 // A value. value(o, i) = decoded(o, i) * scale((row_offset + o) / block_rows, i / block_cols); blocks at the edges may
 // be partial. A block of [1, n] is what others call a group, one of [1, cols] a channel.
@@ -105,8 +115,8 @@ struct BF16Weights {
 struct F16Weights {
   static constexpr int64_t kBits = 16;
   static constexpr bool kIsBF16 = false;
-  static bool Matches(const WeightFormat& f) { return f == WeightFormat{.dtype = DType::kF16}; }
-  static float Value(const WeightView& w, int64_t o, int64_t i) {
+  TF_HOST_DEVICE static bool Matches(const WeightFormat& f) { return f == WeightFormat{.dtype = DType::kF16}; }
+  TF_HOST_DEVICE static float Value(const WeightView& w, int64_t o, int64_t i) {
     return ToFloat(static_cast<const FP16*>(w.data)[o * w.cols + i]);
   }
 };
@@ -140,8 +150,8 @@ struct PlanarWeights {
   }
   static bool Matches(const WeightFormat& f);
   // Times the unit; ScaleOf: of a group of the stored matrix.
-  static float Scale(const WeightView& w, int64_t o, int64_t i) { return ScaleOf(w, Group(w, o, i)); }
-  static float ScaleOf(const WeightView& w, int64_t group) {
+  TF_HOST_DEVICE static float Scale(const WeightView& w, int64_t o, int64_t i) { return ScaleOf(w, Group(w, o, i)); }
+  TF_HOST_DEVICE static float ScaleOf(const WeightView& w, int64_t group) {
     const float unit = CodeUnit(w.format.coding);
     switch (w.format.scale_dtype) {
       case DType::kBF16:
@@ -154,11 +164,27 @@ struct PlanarWeights {
         return static_cast<const float*>(w.scales)[group] * unit;
     }
   }
-  static int32_t ZeroPoint(const WeightView& w, int64_t o, int64_t i);  // 0: the format has none
-  static float Value(const WeightView& w, int64_t o, int64_t i);
+  TF_HOST_DEVICE static int32_t ZeroPoint(const WeightView& w, int64_t o, int64_t i) {  // 0: the format has none
+    return w.format.coding == WeightCoding::kZeroPoint ? w.zero_points[Group(w, o, i)] : 0;
+  }
+  TF_HOST_DEVICE static int64_t RowBytes(const WeightView& w) { return (w.cols * BitsOf(w.format.dtype) + 7) / 8; }
+  // The integer of element `i` of a row, `zero_point` its group's.
+  TF_HOST_DEVICE static int32_t Number(const WeightFormat& f, const uint8_t* row, int64_t i, int32_t zero_point) {
+    const int32_t bits = BitsOf(f.dtype), log_per_byte = bits == 4 ? 1 : bits == 2 ? 2 : 0;
+    const int32_t at = static_cast<int32_t>(i & ((1 << log_per_byte) - 1)) * bits;
+    const uint8_t byte = row[i >> log_per_byte];
+    if (f.dtype == DType::kI8) return static_cast<int8_t>(byte);
+    const int32_t code = byte >> at & ((1 << bits) - 1);
+    return f.coding == WeightCoding::kZeroPoint ? code - zero_point : CodeNumber(f.coding, code);
+  }
+  TF_HOST_DEVICE static float Value(const WeightView& w, int64_t o, int64_t i) {
+    const uint8_t* row = static_cast<const uint8_t*>(w.data) + o * RowBytes(w);
+    return static_cast<float>(Number(w.format, row, i, ZeroPoint(w, o, i))) * Scale(w, o, i);
+  }
 
  private:
-  static int64_t Group(const WeightView& w, int64_t o, int64_t i) {
+  TF_HOST_DEVICE static int32_t BitsOf(DType dtype) { return dtype == DType::kU4 ? 4 : dtype == DType::kU2 ? 2 : 8; }
+  TF_HOST_DEVICE static int64_t Group(const WeightView& w, int64_t o, int64_t i) {
     return (w.row_offset + o) * w.scale_stride + i / w.format.block_cols;
   }
 };
@@ -181,7 +207,8 @@ struct WeightFormatList {
 };
 using WeightFormats =
     WeightFormatList<F32Weights, BF16Weights, F16Weights, F8BlockWeights, PlanarWeights, BlockWeights>;
-using CudaWeightFormats = WeightFormatList<F32Weights, BF16Weights, F8BlockWeights>;  // what GPUs have kernels for
+// What GPUs have kernels for.
+using CudaWeightFormats = WeightFormatList<F32Weights, BF16Weights, F16Weights, F8BlockWeights, PlanarWeights>;
 
 // Ends the program: the format is none of WeightFormats. Whoever reads files refuses such weights with a Status before.
 [[noreturn]] void UnknownWeightFormat(const WeightFormat& format);

@@ -134,11 +134,20 @@ __device__ inline Work FindWork(const Problem& p, const int* tiles, int64_t inde
   return work;
 }
 
-// Of the formats that RunProduct (matmul_mma.cu) lets through.
+// Of CudaWeightFormats, which differ in the type of an element.
 __device__ inline float WeightValue(const WeightView& w, int64_t o, int64_t i) {
-  if (F32Weights::Matches(w.format)) return F32Weights::Value(w, o, i);
-  if (BF16Weights::Matches(w.format)) return BF16Weights::Value(w, o, i);
-  return F8BlockWeights::Value(w, o, i);
+  switch (w.format.dtype) {
+    case DType::kF32:
+      return F32Weights::Value(w, o, i);
+    case DType::kBF16:
+      return BF16Weights::Value(w, o, i);
+    case DType::kF16:
+      return F16Weights::Value(w, o, i);
+    case DType::kF8E4M3:
+      return F8BlockWeights::Value(w, o, i);
+    default:
+      return PlanarWeights::Value(w, o, i);
+  }
 }
 
 // How many of the 16 bytes at input `i` are a row's own.

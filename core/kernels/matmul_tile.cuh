@@ -78,6 +78,31 @@ class LaneWeights<F8BlockWeights> {
   float scale_;
 };
 
+template <>
+class LaneWeights<PlanarWeights> {
+ public:
+  // As above, and one zero point.
+  static __device__ int64_t SegmentInputs(const WeightView& w) {
+    return w.format.block_cols % kHalfWarp == 0 ? w.format.block_cols : kHalfWarp;
+  }
+  __device__ void Begin(const WeightView& w, int64_t o, int64_t first) {
+    w_ = &w;
+    row_ = static_cast<const uint8_t*>(w.data) + o * PlanarWeights::RowBytes(w);
+    const bool has_any = first < w.cols;
+    scale_ = has_any ? PlanarWeights::Scale(w, o, first) : 0.0f;
+    zero_point_ = has_any ? PlanarWeights::ZeroPoint(w, o, first) : 0;
+  }
+  __device__ float Value(int64_t i) const {
+    return __fmul_rn(static_cast<float>(PlanarWeights::Number(w_->format, row_, i, zero_point_)), scale_);
+  }
+
+ private:
+  const WeightView* w_;
+  const uint8_t* row_;
+  float scale_;
+  int32_t zero_point_;
+};
+
 // What half a warp works on: rows [row, row + num_rows), not empty, and outputs [o, o + num_outs), which may be; both
 // at most the tile's size.
 struct TileSpan {

@@ -73,12 +73,12 @@ __global__ void AbsorbQueryKernel(AbsorbQueryArgs a, int64_t num_column_tiles, i
 
 // A block per (head, panel of values, tile of tokens): the rows of a product per head.
 template <class Format, Compute kCompute>
-__global__ void ExpandValueKernel(ExpandValueArgs a, int64_t num_panels, int64_t num_token_tiles) {
+__global__ void ExpandValueKernel(ExpandValueArgs a, int64_t row_bytes, int64_t num_panels, int64_t num_token_tiles) {
   const int64_t row = blockIdx.x % num_token_tiles * kTileRows, rest = blockIdx.x / num_token_tiles;
   const int64_t h = rest / num_panels, latent = a.kv_b.cols;
   WeightView w = a.kv_b;  // head h's rows; formats read (row_offset + o), so the data has to move along
   w.row_offset += h * (a.nope + a.value) + a.nope;
-  w.data = static_cast<const uint8_t*>(w.data) + (h * (a.nope + a.value) + a.nope) * latent * Format::kBits / 8;
+  w.data = static_cast<const uint8_t*>(w.data) + (h * (a.nope + a.value) + a.nope) * row_bytes;
   w.rows = a.value;
   MultiplyBlock<Format, kCompute>(ProductRows<float>{a.u + h * latent, a.heads * latent, nullptr}, w, row,
                                   min(a.num_tokens - row, int64_t{kTileRows}), rest % num_panels * kBlockOuts,
@@ -267,7 +267,7 @@ absl::Status CudaExpandValue(const ExpandValueArgs& a, void* stream) {
     using Format = decltype(format);
     const auto kernel = a.compute == Compute::kBF16 ? ExpandValueKernel<Format, Compute::kBF16>
                                                     : ExpandValueKernel<Format, Compute::kF32>;
-    return LaunchKernel(kernel, shape, stream, a, num_panels, num_token_tiles);
+    return LaunchKernel(kernel, shape, stream, a, a.kv_b.row_bytes(), num_panels, num_token_tiles);
   });
 }
 

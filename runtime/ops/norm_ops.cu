@@ -1,5 +1,6 @@
 #include "core/device/cuda_launch.cuh"
 #include "core/kernels/lanes.cuh"
+#include "core/kernels/matmul_tile.cuh"
 #include "runtime/ops/norm_ops.h"
 
 namespace tokenferry {
@@ -63,11 +64,11 @@ __global__ void LayerNormKernel(LayerNormArgs a) {
 }
 
 // A block per token.
-template <class T>
-__global__ void EmbedKernel(const int32_t* ids, MatrixView<const T> table, MatrixView<float> out) {
-  const T* from = table.row(ids[blockIdx.x]);
+template <class Format>
+__global__ void EmbedKernel(const int32_t* ids, WeightView table, MatrixView<float> out) {
+  const int64_t from = ids[blockIdx.x];
   float* to = out.row(blockIdx.x);
-  for (int64_t i = threadIdx.x; i < table.cols; i += blockDim.x) to[i] = ToFloat(from[i]);
+  for (int64_t i = threadIdx.x; i < table.cols; i += blockDim.x) to[i] = Format::Value(table, from, i);
 }
 
 // A block per row.
@@ -81,19 +82,13 @@ __global__ void AddKernel(MatrixView<float> x, MatrixView<const float> a, Matrix
   }
 }
 
-template <class T>
-MatrixView<const T> Table(const WeightView& w) {
-  return {static_cast<const T*>(w.data), w.rows, w.cols, w.cols};
-}
-
 }  // namespace
 
 absl::Status CudaEmbed(const EmbedArgs& a, void* stream) {
   const LaunchShape shape = {a.num_tokens, ThreadsFor(a.table.cols)};
-  if (a.table.dtype() == DType::kF32) {
-    return LaunchKernel(EmbedKernel<float>, shape, stream, a.ids, Table<float>(a.table), a.out);
-  }
-  return LaunchKernel(EmbedKernel<BF16>, shape, stream, a.ids, Table<BF16>(a.table), a.out);
+  return LaunchForFormat(a.table.format, [&](auto format) {
+    return LaunchKernel(EmbedKernel<decltype(format)>, shape, stream, a.ids, a.table, a.out);
+  });
 }
 
 absl::Status CudaAdd(const AddArgs& a, void* stream) {

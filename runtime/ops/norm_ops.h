@@ -7,7 +7,7 @@
 
 namespace tokenferry {
 
-// out[t] = table[ids[t]] widened to f32. table kF32 or kBF16 [V, H]. ids in device memory.
+// out[t] = table[ids[t]] widened to f32. table [V, H]. ids in device memory.
 struct EmbedArgs {
   const int32_t* ids = nullptr;
   int64_t num_tokens = 0;

@@ -12,7 +12,9 @@
 
 #include "absl/strings/match.h"
 #include "core/device/cuda_device.h"
+#include "runtime/model/model_summary.h"
 #include "runtime/model/tensor_plan.h"
+#include "tests/fakegpu/cudart/runtime.h"
 #include "tests/runtime/engine/engine_runner.h"
 
 namespace tokenferry {
@@ -20,10 +22,17 @@ namespace {
 
 std::string DataDir() { return SourceDir() + "/tests/data/families/"; }
 
+// Some are a configuration alone.
+bool HasWeights(const std::filesystem::path& dir) {
+  const std::filesystem::directory_iterator entries(dir);
+  return std::any_of(begin(entries), end(entries),
+                     [](const auto& e) { return e.path().extension() == ".safetensors"; });
+}
+
 std::vector<std::string> Folders() {
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(DataDir())) {
-    if (entry.is_directory()) names.push_back(entry.path().filename().string());
+    if (entry.is_directory() && HasWeights(entry.path())) names.push_back(entry.path().filename().string());
   }
   std::sort(names.begin(), names.end());
   return names;
@@ -43,20 +52,21 @@ TEST_P(FamiliesOnGpu, HasTheBitsOfTheCpu) {
   const auto model = LoadModelSpec(cpu.model_dir);
   ASSERT_TRUE(model.ok()) << model.status();
   const bool has_kernels = !model->has_states() && model->num_selected_keys() == 0;
-  const bool is_quantised = model->quant.method != QuantMethod::kNone && model->quant.method != QuantMethod::kF8;
-  const bool has_formats = !is_quantised && model->dtype != DType::kF16;
   const absl::Status kernels = Transformer::CheckDevice(*model, DeviceKind::kCuda);
   const auto plan = PlanTensors(*model);
   ASSERT_TRUE(plan.ok()) << plan.status();
   const absl::Status formats = CheckGpuFormats(*plan);
   EXPECT_EQ(kernels.ok(), has_kernels) << kernels;
-  EXPECT_EQ(formats.ok(), has_formats) << formats;
-  for (const absl::Status& refused : {kernels, formats}) {
-    if (refused.ok()) continue;
-    EXPECT_THAT(std::string(refused.message()), testing::HasSubstr("use --device cpu"));
+  EXPECT_EQ(formats, absl::OkStatus());
+  if (!kernels.ok()) {
+    EXPECT_THAT(std::string(kernels.message()), testing::HasSubstr("use --device cpu"));
+    return;
   }
-  if (!kernels.ok() || !formats.ok()) return;
-  const std::vector<Request> requests = {TraceRequest({5, 6, 7, 8, 9, 10, 11}), GenerateRequest({17, 3, 200}, 5)};
+  // Models with millions of weights take half a minute each: one step, on one architecture.
+  const bool is_large = SummarizeModel(*plan).Total().num_params > 1'000'000;
+  if (is_large && fakegpu::Runtime::Get().arch != 90) GTEST_SKIP() << "has been executed from the PTX for Hopper";
+  std::vector<Request> requests = {TraceRequest({5, 6, 7, 8, 9, 10, 11}), GenerateRequest({17, 3, 200}, 5)};
+  if (is_large) requests = {TraceRequest({5, 6, 7})};
   const std::vector<RunResult> want = RunLocally(cpu, requests), got = RunLocally(gpu, requests);
   EXPECT_EQ(got[0].logits, want[0].logits);
   EXPECT_EQ(got[0].expert_idx, want[0].expert_idx);
@@ -64,8 +74,8 @@ TEST_P(FamiliesOnGpu, HasTheBitsOfTheCpu) {
   ASSERT_FALSE(want[0].hidden_states.empty());
   EXPECT_EQ(got[0].hidden_states, want[0].hidden_states);
   EXPECT_EQ(got[0].router_logits, want[0].router_logits);
-  EXPECT_EQ(got[1].tokens, want[1].tokens);
-  EXPECT_EQ(got[1].logprobs, want[1].logprobs);
+  EXPECT_EQ(got.back().tokens, want.back().tokens);
+  EXPECT_EQ(got.back().logprobs, want.back().logprobs);
 }
 
 }  // namespace

@@ -95,14 +95,51 @@ std::vector<float> NormalFloats(std::mt19937& rng, size_t size, float scale) {
   return values;
 }
 
+namespace {
+
+// Any bytes are codes and zero points; scales are small.
+WeightView RandomCodes(OpRun& run, WeightView w) {
+  const WeightBytes bytes = BytesOf(w.format, w.rows, w.cols);
+  const auto random_bytes = [&](int64_t size) {
+    std::vector<uint8_t> values(size);
+    for (uint8_t& v : values) v = static_cast<uint8_t>(run.rng()());
+    return values;
+  };
+  w.data = run.Input(random_bytes(bytes.data));
+  if (bytes.zero_points > 0) w.zero_points = run.Input(random_bytes(bytes.zero_points));
+  w.scale_stride = (w.cols + w.format.block_cols - 1) / w.format.block_cols;
+  const std::vector<float> scales = NormalFloats(run.rng(), w.rows * w.scale_stride, 1.0f / 64);
+  std::vector<BF16> bf16;
+  std::vector<FP16> f16;
+  std::vector<uint8_t> powers;
+  for (const float x : scales) {
+    bf16.push_back(ToBF16(x));
+    f16.push_back(ToFP16(x));
+    powers.push_back(static_cast<uint8_t>(119 + run.rng()() % 8));  // of two, below 1
+  }
+  w.scales = w.format.scale_dtype == DType::kF32    ? run.Input(scales)
+             : w.format.scale_dtype == DType::kBF16 ? static_cast<const void*>(run.Input(bf16))
+             : w.format.scale_dtype == DType::kF16  ? static_cast<const void*>(run.Input(f16))
+                                                    : run.Input(powers);
+  return w;
+}
+
+}  // namespace
+
 WeightView RandomWeight(OpRun& run, const WeightFormat& format, int64_t rows, int64_t cols) {
   WeightView w{.format = format, .rows = rows, .cols = cols};
+  if (PlanarWeights::Matches(format)) return RandomCodes(run, w);
   const bool is_f8 = format.dtype == DType::kF8E4M3;
   const std::vector<float> values = NormalFloats(run.rng(), rows * cols, is_f8 ? 64.0f : 0.125f);
   if (format.dtype == DType::kF32) w.data = run.Input(values);
   if (format.dtype == DType::kBF16) {
     std::vector<BF16> narrow;
     for (float x : values) narrow.push_back(ToBF16(x));
+    w.data = run.Input(narrow);
+  }
+  if (format.dtype == DType::kF16) {
+    std::vector<FP16> narrow;
+    for (float x : values) narrow.push_back(ToFP16(x));
     w.data = run.Input(narrow);
   }
   if (!is_f8) return w;

@@ -98,9 +98,25 @@ inline constexpr DType kDTypeOf = std::is_same_v<T, BF16> ? DType::kBF16 : DType
 WeightView RandomWeight(OpRun& run, const WeightFormat& format, int64_t rows, int64_t cols);
 
 // Formats that products are run with; the second shape of blocks is odd on purpose.
-inline const std::vector<WeightFormat> kWeightFormats = {WeightFormat{.dtype = DType::kF32},
-                                                         WeightFormat{.dtype = DType::kBF16},
-                                                         F8BlockWeights::Of(128, 128), F8BlockWeights::Of(5, 24)};
+inline const std::vector<WeightFormat> kWeightFormats = {
+    WeightFormat{.dtype = DType::kF32}, WeightFormat{.dtype = DType::kBF16},
+    F8BlockWeights::Of(128, 128),       F8BlockWeights::Of(5, 24),
+    WeightFormat{.dtype = DType::kF16}, PlanarWeights::Of(DType::kU8, WeightCoding::kZeroPoint, DType::kF16, 24)};
+// How many seeds a comparison takes for weights of `format`. F16 and codes differ from the others only in how one
+// element is read, which every element of every seed shows.
+inline int NumSeeds(const WeightFormat& format) {
+  return F16Weights::Matches(format) || PlanarWeights::Matches(format) ? 1 : 8;
+}
+// Codes of every kind: bits of an element, codings, types of scales, groups that do not divide a row. Rows take whole
+// bytes: widths are multiples of 4.
+inline const std::vector<WeightFormat> kCodes = {
+    PlanarWeights::Of(DType::kI8, WeightCoding::kNumber, DType::kBF16, 128),
+    PlanarWeights::Of(DType::kU8, WeightCoding::kZeroPoint, DType::kF16, 20),
+    PlanarWeights::Of(DType::kU4, WeightCoding::kZeroPoint, DType::kF32, 16),
+    PlanarWeights::Of(DType::kU4, WeightCoding::kInt4, DType::kBF16, 7),
+    PlanarWeights::Of(DType::kU4, WeightCoding::kE2M1, DType::kUE8M0, 32),
+    PlanarWeights::Of(DType::kU4, WeightCoding::kIq4Nl, DType::kF32, 8),
+    PlanarWeights::Of(DType::kU2, WeightCoding::kZeroPoint, DType::kF32, 12)};
 
 std::vector<int32_t> UniformInts(std::mt19937& rng, size_t size, int32_t begin, int32_t end);  // [begin, end)
 

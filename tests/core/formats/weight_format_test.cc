@@ -24,6 +24,12 @@ TEST(WeightFormat, KnowsWhatKernelsRead) {
   }
 }
 
+TEST(WeightFormat, NumbersOfCodesAreThoseOfTheTables) {
+  for (const WeightCoding coding : {WeightCoding::kInt4, WeightCoding::kE2M1, WeightCoding::kIq4Nl}) {
+    for (int code = 0; code < 16; ++code) EXPECT_EQ(CodeNumber(coding, code), CodeTable(coding)[code]) << code;
+  }
+}
+
 // Each differs in one respect from a format that is known, or is one that other programs use.
 TEST(WeightFormatDeathTest, RefusesEverythingElse) {
   WeightFormat zero_points = F8BlockWeights::Of(1, 128), table = zero_points, narrow_scales = zero_points;

@@ -63,12 +63,21 @@ void GroupedCase(OpRun& run, const WeightFormat& format, const std::vector<int64
 
 class MatMulCudaTest : public CudaCompareTest {};
 
+TEST_F(MatMulCudaTest, Codes) {
+  for (const WeightFormat& format : kCodes) {
+    for (const ProductShape& shape : {ProductShape{1, 33, 40}, {3, 5, 4}, {7, 37, 132}}) {
+      SCOPED_TRACE(testing::Message() << ToString(format) << ", " << shape);
+      ExpectSameBits([&](OpRun& run) { MatMulCase<float>(run, format, shape, Compute::kF32); }, NumSeeds(format));
+    }
+  }
+}
+
 TEST_F(MatMulCudaTest, Dense) {
   for (const WeightFormat& format : kWeightFormats) {
     for (const ProductShape& shape : kShapes) {
       SCOPED_TRACE(testing::Message() << ToString(format) << ", " << shape);
-      ExpectSameBits([&](OpRun& run) { MatMulCase<float>(run, format, shape, Compute::kF32); });
-      ExpectSameBits([&](OpRun& run) { MatMulCase<BF16>(run, format, shape, Compute::kF32); });
+      ExpectSameBits([&](OpRun& run) { MatMulCase<float>(run, format, shape, Compute::kF32); }, NumSeeds(format));
+      ExpectSameBits([&](OpRun& run) { MatMulCase<BF16>(run, format, shape, Compute::kF32); }, NumSeeds(format));
     }
   }
 }
@@ -79,9 +88,12 @@ TEST_F(MatMulCudaTest, Grouped) {
     for (const auto& [outs, cols] : {std::pair{1, 1}, {33, 40}, {37, 129}, {70, 300}}) {
       SCOPED_TRACE(testing::Message() << ToString(format) << ", " << rows.size() << " groups, " << outs << " outputs, "
                                       << cols << " inputs");
-      ExpectSameBits([&](OpRun& run) { GroupedCase<float, float>(run, format, rows, outs, cols, Compute::kF32); });
-      ExpectSameBits([&](OpRun& run) { GroupedCase<BF16, float>(run, format, rows, outs, cols, Compute::kF32); });
-      ExpectSameBits([&](OpRun& run) { GroupedCase<BF16, BF16>(run, format, rows, outs, cols, Compute::kF32); });
+      ExpectSameBits([&](OpRun& run) { GroupedCase<float, float>(run, format, rows, outs, cols, Compute::kF32); },
+                     NumSeeds(format));
+      ExpectSameBits([&](OpRun& run) { GroupedCase<BF16, float>(run, format, rows, outs, cols, Compute::kF32); },
+                     NumSeeds(format));
+      ExpectSameBits([&](OpRun& run) { GroupedCase<BF16, BF16>(run, format, rows, outs, cols, Compute::kF32); },
+                     NumSeeds(format));
     }
   };
   for (const WeightFormat& format : kWeightFormats) {

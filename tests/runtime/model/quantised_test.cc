@@ -245,13 +245,14 @@ TEST_F(Quantised, ScalesAreNumbersOtherThanZero) {
 }
 
 TEST_F(Quantised, GpusRefuseFormatsWithoutKernels) {
-  Start("qwen3_moe_gptq");
-  ASSERT_OK(Load());
+  for (const char* family : {"qwen3_moe_gptq", "gpt_oss_mxfp4", "qwen3_moe_fp8_channel"}) {
+    Start(family);
+    ASSERT_OK(Load());
+    EXPECT_EQ(absl::OkStatus(), CheckGpuFormats(checked_.plan)) << family;
+  }
+  checked_.plan.tensors[3].format = {.dtype = DType::kQ4_K};  // as a GGUF file has it
   EXPECT_ERROR(CheckGpuFormats(checked_.plan), kUnimplemented,
-               "' is F16, which GPUs have no kernels for yet; use --device cpu");
-  Start("qwen3_moe_fp8_channel");
-  ASSERT_OK(Load());
-  EXPECT_EQ(absl::OkStatus(), CheckGpuFormats(checked_.plan));
+               "' is Q4_K, which GPUs have no kernels for yet; use --device cpu");
 }
 
 TEST_F(Quantised, UnknownSettingsAreOneLine) {

@@ -63,7 +63,7 @@ TEST_F(NormOpsCudaTest, LayerNorm) {
 }
 
 TEST_F(NormOpsCudaTest, Embed) {
-  for (const WeightFormat& format : {kWeightFormats[0], kWeightFormats[1]}) {
+  for (const WeightFormat& format : kWeightFormats) {
     for (int64_t num_tokens : kRowCounts) {
       for (int64_t cols : kWidths) {
         SCOPED_TRACE(testing::Message() << ToString(format) << ": " << num_tokens << " tokens of " << cols);
