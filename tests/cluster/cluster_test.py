@@ -16,6 +16,10 @@ import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.append(os.path.join(ROOT, "tests", "support"))
+
+from slack import slack  # noqa: E402
+
 MODEL = os.path.join(ROOT, "models", "ferry-tiny-v3")
 SKIPPED = 77
 LINE = re.compile(r"layer (\d+), ([a-z ]+), step \d+, transfer \d+: rank (\d+) waits for (.*)")
@@ -148,13 +152,15 @@ class Faults(unittest.TestCase):
         # Over a slow link bytes trickle on, of one transfer and then of the next one: each rank's deadline begins with the
         # wait that does not end, and only whoever speaks first has waited since the strike.
         in_time = min if fault == "slow-link" else max
-        self.assertLess(in_time(said_after, default=0), timeout_s + 1, text)
-        self.assertTrue(where, f"nobody on node1 names a rank of node2, layer and phase\n{text}")
+        self.assertLess(in_time(said_after, default=0), timeout_s + slack(1), text)
+        # mpirun ends a job whose host is lost, and names the host; ranks that waited for each other just then name each other.
+        named = where or (fault == "host-loss" and "node2" in report["err"])
+        self.assertTrue(named, f"nobody on node1 names a rank of node2, layer and phase\n{text}")
         if phase:
             self.assertIn((1, CUTS[path][phase]), where, f"{phase} on {path}\n{text}")
         self.assertEqual(report["survivors_left"], [], text)
         # At the deadline survivors speak; then mpirun gives those it ends up to two seconds.
-        self.assertLess(report["seconds"], timeout_s + 3, text)
+        self.assertLess(report["seconds"], timeout_s + slack(3), text)
         self.assertEqual(everything(), before)
         return report, said
 

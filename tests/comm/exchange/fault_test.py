@@ -19,6 +19,10 @@ import sys
 import threading
 import time
 
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "support"))
+
+from slack import slack  # noqa: E402
+
 VICTIM, TIMEOUT_S, FAULT_LAYER = 1, 1, 1
 JOBS_AT_ONCE = 3  # they do little but wait
 PLAN = ["plan counts", "plan selections"]
@@ -93,7 +97,7 @@ class Job:
 
     def left(self):
         """Processes and files that remain; mpirun does not wait for the processes that it has killed."""
-        end = time.monotonic() + 3
+        end = time.monotonic() + slack(3)
         while any(map(alive, self.pids.values())) and time.monotonic() < end:
             time.sleep(0.02)
         processes = [pid for pid in self.pids.values() if alive(pid)]
@@ -133,7 +137,7 @@ def problems(job, fault, path, phase, ended):
             continue  # stopped until mpirun has woken it, when the survivors had spoken
         since = max(job.strike_ns, job.entered_ns.get((int(rank), int(layer), where), 0))
         seconds = (int(at[1]) - since) / 1e9 if at else 0
-        if seconds > TIMEOUT_S + 1:
+        if seconds > TIMEOUT_S + slack(1):
             found.append(f"rank {rank} said so {seconds:.2f} s after the strike and its entry, with a deadline of {TIMEOUT_S} s")
     left = job.left()
     if left:

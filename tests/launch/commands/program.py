@@ -16,12 +16,15 @@ import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 MODEL = os.path.join(ROOT, "models", "ferry-tiny-v3")
+sys.path.append(os.path.join(ROOT, "tests", "support"))
+
+from slack import TIME_SCALE, slack  # noqa: E402, F401
+
 DATA = os.path.join(ROOT, "tests", "data", "ferry-tiny-v3")
 PROGRAM = os.path.abspath(sys.argv[1])
 # What this test starts has its mark: others start the same program at the same time.
 TEST = "TOKENFERRY_TEST"
 os.environ[TEST] = str(os.getpid())
-TIME_SCALE = float(os.environ.get("TF_TIME_SCALE", 1))  # how much longer everything may take: under sanitizers, more than 1
 LIMIT = 100 * TIME_SCALE  # seconds for one run: far more than it takes, less than the test's own limit
 # As the README tells users to start ranks on one host.
 MPIRUN = ["sh", "-c", f'. "{ROOT}/launch/scripts/mpirun_env.sh"; exec mpirun -n "$TF_NUM_RANKS" "$@"', "mpirun"]

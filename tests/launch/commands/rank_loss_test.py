@@ -12,11 +12,11 @@ import signal
 import time
 import unittest
 
-from program import MODEL, PROGRAM, Job, ProgramTest, main, processes_of
+from program import MODEL, PROGRAM, Job, ProgramTest, main, processes_of, slack
 
 RANKS = 4
 # From the deadline to the end of the last rank: the others speak for 0.2 s before one aborts the job; mpirun then sends
-# SIGCONT, SIGTERM and SIGKILL with a second between; and a second in which a loaded machine runs somebody else.
+# SIGCONT, SIGTERM and SIGKILL with a second between; and a second to spare.
 SECONDS_TO_END = 0.2 + 1 + 1 + 1
 # More than a job generates before a test has found its processes and done to them what it wants.
 LONG = ["--max-tokens", "4000"]
@@ -86,7 +86,7 @@ class RankLoss(ProgramTest):
         context = f"{how!r} of rank {victim}: {seconds:.2f} s\n{job.err}"
         print(context, flush=True)
         self.assertNotEqual(job.status, 0, context)
-        self.assertLess(seconds, deadline_s + SECONDS_TO_END, context)
+        self.assertLess(seconds, deadline_s + slack(SECONDS_TO_END), context)
         told = [m for m in (re.search(PLACES, line) for line in job.errors) if m and f"rank {victim} on host" in m[2]]
         self.assertTrue(told, f"nobody names rank {victim}, the phase and the step: {context}")
         self.assertNotIn(str(victim), [m[1] for m in told], context)
@@ -118,7 +118,7 @@ class RankLoss(ProgramTest):
         context = f"slow rank 1: {seconds:.2f} s\n{job.err}"
         print(context, flush=True)
         self.assertNotEqual(job.status, 0, context)
-        self.assertLess(seconds, 1 + 2 + SECONDS_TO_END, context)  # the deadline, and the pause it may have to wait out
+        self.assertLess(seconds, 1 + 2 + slack(SECONDS_TO_END), context)  # the deadline, and the pause it may have to wait out
         self.assertTrue(any(re.search(PLACES, line) and "rank 1 on host" in line for line in job.errors), context)
         self.nothing_is_left()
 
@@ -187,7 +187,7 @@ class RankLoss(ProgramTest):
             job.process.send_signal(how)
             job.wait()
             self.assertEqual(job.status, -how, job.err)
-            self.assertLess(time.monotonic() - start, 2)
+            self.assertLess(time.monotonic() - start, slack(2))
             self.nothing_is_left()
 
 
