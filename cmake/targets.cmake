@@ -5,7 +5,7 @@
 #   without RANKS: one process; THREADS: with several ranks as threads, which wait for each other and
 #   so count as two. With RANKS: one ctest per rank count, under mpirun, with tests/support's MPI main; two as well.
 #   Test names: <name> or <name>.np<ranks>. PROGRAMS are built with it, for tests that start them.
-#   QUICK, or SHARE n: in sanitizer builds, test <name>.quick is the part of a `slow` test that the short runs do: what the
+#   QUICK, or SHARE n: under the address sanitizer, test <name>.quick is the part of a `slow` test that the short runs do: what the
 #   filter names, or every n-th case.
 #   LABELS: `slow` (not in the short sanitizer runs), `tsan` (also run under the thread sanitizer; `tsan_full`: only by
 #   run.sh --full), `fakegpu` (test <name>.fakegpu.sm<arch> is the same with the CUDA runtime of tests/fakegpu, once for each
@@ -169,14 +169,15 @@ if(TOKENFERRY_CUDA)
   endif()
 endif()
 
-# The test again, with the fake CUDA runtime. Other labels than `gpu` may follow: `slow` is for what takes long to build too.
+# The test again, of its sources or its objects, with the fake CUDA runtime, whose ranks and streams are threads. Other labels
+# than `gpu` may follow: `slow` is for what takes long to build too.
 function(tf_fake_gpu_test name timeout sources deps)
   set(labels gpu)
   if(ARGC GREATER 4)
     set(labels ${ARGN})
   endif()
   add_executable(${name}.fakegpu ${sources})
-  set_target_properties(${name}.fakegpu PROPERTIES TF_FAKE_CUDA ON)
+  set_target_properties(${name}.fakegpu PROPERTIES TF_FAKE_CUDA ON LINKER_LANGUAGE CXX)
   target_link_libraries(${name}.fakegpu PRIVATE tf_options ${deps} tokenferry_test_fake_nccl tokenferry_test_fake_cudart GTest::gtest GTest::gmock GTest::gtest_main)
   target_precompile_headers(${name}.fakegpu REUSE_FROM tf_test_headers)
   target_compile_options(${name}.fakegpu PRIVATE ${TF_TEST_OPTIONS})
@@ -188,7 +189,7 @@ function(tf_fake_gpu_test name timeout sources deps)
     endif()
     string(REGEX MATCH "^[0-9]+" arch ${arch})
     add_test(NAME ${name}.fakegpu.sm${arch} COMMAND ${name}.fakegpu)
-    set_tests_properties(${name}.fakegpu.sm${arch} PROPERTIES TIMEOUT ${timeout} LABELS "${arch_labels}"
+    set_tests_properties(${name}.fakegpu.sm${arch} PROPERTIES TIMEOUT ${timeout} LABELS "${arch_labels}" PROCESSORS 2
                          ENVIRONMENT "${TF_TEST_ENVIRONMENT};TF_FAKEGPU_ARCH=${arch};TF_FAKEGPU_DEVICES=8")
   endforeach()
 endfunction()
@@ -204,6 +205,10 @@ function(tf_test)
     set(processors 2)
   endif()
   add_executable(${A_NAME} ${A_SOURCES})
+  list(LENGTH A_SOURCES num_sources)
+  if(TF_UNITY_TESTS AND num_sources GREATER 1)
+    set_target_properties(${A_NAME} PROPERTIES UNITY_BUILD ON)
+  endif()
   target_link_libraries(${A_NAME} PRIVATE tf_options ${A_DEPS} GTest::gtest GTest::gmock)
   target_precompile_headers(${A_NAME} REUSE_FROM tf_test_headers)
   target_compile_options(${A_NAME} PRIVATE ${TF_TEST_OPTIONS})
@@ -211,7 +216,7 @@ function(tf_test)
     add_dependencies(${A_NAME} ${A_PROGRAMS})
   endif()
   set(quick_labels ${A_LABELS})
-  if((A_QUICK OR A_SHARE) AND TOKENFERRY_SANITIZE)
+  if((A_QUICK OR A_SHARE) AND TOKENFERRY_SANITIZE MATCHES "address")
     list(REMOVE_ITEM quick_labels slow)
     set(quick_environment ${TF_TEST_ENVIRONMENT})
     if(A_SHARE)
@@ -225,7 +230,7 @@ function(tf_test)
   tf_join_groups(${A_NAME} "${quick_labels}")
   if(TOKENFERRY_CUDA AND "fakegpu" IN_LIST A_LABELS)
     list(REMOVE_ITEM A_LABELS fakegpu)
-    tf_fake_gpu_test(${A_NAME} ${A_TIMEOUT} "${A_SOURCES}" "${A_DEPS}")
+    tf_fake_gpu_test(${A_NAME} ${A_TIMEOUT} $<TARGET_OBJECTS:${A_NAME}> "${A_DEPS}")
   endif()
   if(NOT A_RANKS)
     target_link_libraries(${A_NAME} PRIVATE GTest::gtest_main)

@@ -14,10 +14,7 @@
 namespace tokenferry::fakegpu {
 namespace {
 
-float F(uint64_t x) { return std::bit_cast<float>(static_cast<uint32_t>(x)); }
 double D(uint64_t x) { return std::bit_cast<double>(x); }
-int32_t S32(uint64_t x) { return static_cast<int32_t>(x); }
-uint32_t U32(uint64_t x) { return static_cast<uint32_t>(x); }
 int64_t S64(uint64_t x) { return static_cast<int64_t>(x); }
 int16_t S16(uint64_t x) { return static_cast<int16_t>(x); }
 uint16_t U16(uint64_t x) { return static_cast<uint16_t>(x); }

@@ -1,6 +1,7 @@
 // A few PTX instructions as a kernel, for tests of the interpreter.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -13,6 +14,11 @@ namespace tokenferry::fakegpu {
 struct SnippetInput {
   uint64_t a, b, c;
 };
+
+// The low 32 bits of a register, as PTX's types have them.
+inline uint32_t U32(uint64_t x) { return static_cast<uint32_t>(x); }
+inline int32_t S32(uint64_t x) { return static_cast<int32_t>(x); }
+inline float F(uint64_t x) { return std::bit_cast<float>(U32(x)); }
 
 // Plain memory of the host, seen at its own addresses.
 class HostMemory : public GlobalMemory {

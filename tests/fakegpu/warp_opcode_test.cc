@@ -17,10 +17,6 @@ namespace {
 
 constexpr int kLanes = 32, kBlock = 64, kSize = 40 * kBlock;  // threads; whole blocks, so that warps are full
 
-uint32_t U32(uint64_t x) { return static_cast<uint32_t>(x); }
-int32_t S32(uint64_t x) { return static_cast<int32_t>(x); }
-float F(uint64_t x) { return std::bit_cast<float>(U32(x)); }
-
 std::vector<SnippetInput> RandomInputs(uint32_t seed) {
   std::mt19937_64 rng(seed);
   std::vector<SnippetInput> inputs(kSize);

@@ -11,6 +11,10 @@
 
 namespace tokenferry::testing {
 
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+constexpr auto kDataLoss = absl::StatusCode::kDataLoss;
+
 inline const absl::Status& StatusOf(const absl::Status& status) { return status; }
 template <class T>
 const absl::Status& StatusOf(const absl::StatusOr<T>& result) {

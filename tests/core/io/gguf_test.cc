@@ -15,8 +15,6 @@
 namespace tokenferry::testing {
 namespace {
 
-constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-
 std::string DataPath(const std::string& name) {
   return std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/gguf/" + name;
 }

@@ -11,8 +11,6 @@
 namespace tokenferry::testing {
 namespace {
 
-constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-
 absl::Status Parse(absl::string_view text, const JsonLimits& limits = {}) {
   return StatusOf(JsonDocument::Parse(std::string(text), "j", limits));
 }

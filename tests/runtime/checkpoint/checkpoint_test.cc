@@ -13,8 +13,6 @@
 namespace tokenferry::testing {
 namespace {
 
-constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-
 FileTensor Bytes(const std::string& name, const std::string& data) {
   return {name, DType::kU8, {static_cast<int64_t>(data.size())}, data};
 }

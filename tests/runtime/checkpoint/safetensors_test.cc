@@ -16,8 +16,6 @@
 namespace tokenferry::testing {
 namespace {
 
-constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-
 // Parses `header` over `data_bytes` of data, as the file "f".
 absl::StatusOr<std::vector<TensorInfo>> Parse(absl::string_view header, int64_t data_bytes) {
   return ParseSafetensorsHeader(header, data_bytes, "f");

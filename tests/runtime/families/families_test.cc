@@ -15,9 +15,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
-
 json Golden(const std::string& folder) {
   return json::parse(
       ReadFile(std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/families/" + folder + "/config.json"));

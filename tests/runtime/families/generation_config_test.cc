@@ -11,8 +11,6 @@
 namespace tokenferry::testing {
 namespace {
 
-constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-
 TEST(GenerationConfig, ReadsTheShippedModel) {
   const std::string dir = std::string(std::getenv("TF_SOURCE_DIR")) + "/models/ferry-tiny-v3";
   const auto model = LoadModelSpec(dir);

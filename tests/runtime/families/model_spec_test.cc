@@ -12,9 +12,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
-
 std::string TinyModelDir() { return std::string(std::getenv("TF_SOURCE_DIR")) + "/models/ferry-tiny-v3"; }
 
 json TinyJson() { return json::parse(ReadFile(TinyModelDir() + "/config.json")); }
@@ -22,12 +19,12 @@ json TinyJson() { return json::parse(ReadFile(TinyModelDir() + "/config.json"));
 absl::StatusOr<ModelSpec> Parse(const json& config) { return ParseModelSpec(config.dump(), "c.json"); }
 
 // The shipped config with one key set to another value.
-absl::StatusOr<ModelSpec> With(const char* key, const json& value) {
+absl::StatusOr<ModelSpec> SpecWith(const char* key, const json& value) {
   json config = TinyJson();
   config[key] = value;
   return Parse(config);
 }
-absl::StatusOr<ModelSpec> Without(const char* key) {
+absl::StatusOr<ModelSpec> SpecWithout(const char* key) {
   json config = TinyJson();
   config.erase(key);
   return Parse(config);
@@ -104,9 +101,9 @@ TEST(ModelSpec, EveryShapeKeyMustBeThere) {
                           "norm_topk_prob",
                           "routed_scaling_factor",
                           "rope_theta"}) {
-    EXPECT_ERROR(Without(key), kInvalid, "c.json: ", absl::StrCat("'", key, "' is missing"));
-    EXPECT_ERROR(With(key, nullptr), kInvalid, absl::StrCat("'", key, "' is missing"));
-    EXPECT_ERROR(With(key, json::array()), kInvalid, absl::StrCat("'", key, "' is a list of 0 instead of"));
+    EXPECT_ERROR(SpecWithout(key), kInvalid, "c.json: ", absl::StrCat("'", key, "' is missing"));
+    EXPECT_ERROR(SpecWith(key, nullptr), kInvalid, absl::StrCat("'", key, "' is missing"));
+    EXPECT_ERROR(SpecWith(key, json::array()), kInvalid, absl::StrCat("'", key, "' is a list of 0 instead of"));
   }
 }
 
@@ -161,16 +158,16 @@ TEST(ModelSpec, RefusesTwoValuesForOneSetting) {
   json yarn = TinyJson()["rope_scaling"];
   yarn.erase("type");
   yarn["rope_type"] = "yarn";
-  ASSERT_OK(With("rope_parameters", yarn));  // the same in the newer spelling
+  ASSERT_OK(SpecWith("rope_parameters", yarn));  // the same in the newer spelling
   yarn["rope_theta"] = 10000;
   yarn["attention_factor"] = nullptr;
-  ASSERT_OK(With("rope_parameters", yarn));
-  const auto without_type = With("rope_parameters", {{"rope_theta", 10000.0}});
+  ASSERT_OK(SpecWith("rope_parameters", yarn));
+  const auto without_type = SpecWith("rope_parameters", {{"rope_theta", 10000.0}});
   ASSERT_OK(without_type);  // says nothing about scaling
   EXPECT_EQ(without_type->rope.scaling, RopeScaling::kYarn);
-  EXPECT_ERROR(With("rope_parameters", {{"rope_type", "default"}, {"rope_theta", 10000}}), kInvalid,
+  EXPECT_ERROR(SpecWith("rope_parameters", {{"rope_type", "default"}, {"rope_theta", 10000}}), kInvalid,
                "c.json:1:", "'rope_scaling.rope_type' is yarn, but 'rope_parameters.rope_type' is default");
-  EXPECT_ERROR(With("rope_parameters", {{"rope_theta", 20000}}), kInvalid,
+  EXPECT_ERROR(SpecWith("rope_parameters", {{"rope_theta", 20000}}), kInvalid,
                "'rope_parameters.rope_theta' is 20000, but 'rope_theta' is 10000");
   for (const auto& [key, value] : {std::pair<const char*, json>{"factor", 8},
                                    {"original_max_position_embeddings", 512},
@@ -181,31 +178,31 @@ TEST(ModelSpec, RefusesTwoValuesForOneSetting) {
                                    {"attention_factor", 1.5}}) {
     json other = yarn;
     other[key] = value;
-    EXPECT_ERROR(With("rope_parameters", other), kInvalid, absl::StrCat("'rope_scaling.", key, "' is "),
+    EXPECT_ERROR(SpecWith("rope_parameters", other), kInvalid, absl::StrCat("'rope_scaling.", key, "' is "),
                  absl::StrCat("but 'rope_parameters.", key, "' is ", value.dump()));
   }
   EXPECT_ERROR(
-      With("original_max_position_embeddings", 2048), kInvalid,
+      SpecWith("original_max_position_embeddings", 2048), kInvalid,
       "'rope_scaling.original_max_position_embeddings' is 1024, but 'original_max_position_embeddings' is 2048");
-  EXPECT_ERROR(With("dtype", "float32"), kInvalid, "'torch_dtype' is \"bfloat16\", but 'dtype' is \"float32\"");
-  ASSERT_OK(With("dtype", "bfloat16"));
-  ASSERT_OK(With("num_local_experts", 32));
-  EXPECT_ERROR(With("num_local_experts", 8), kInvalid, "'num_local_experts' is 8, but 'n_routed_experts' is 32");
+  EXPECT_ERROR(SpecWith("dtype", "float32"), kInvalid, "'torch_dtype' is \"bfloat16\", but 'dtype' is \"float32\"");
+  ASSERT_OK(SpecWith("dtype", "bfloat16"));
+  ASSERT_OK(SpecWith("num_local_experts", 32));
+  EXPECT_ERROR(SpecWith("num_local_experts", 8), kInvalid, "'num_local_experts' is 8, but 'n_routed_experts' is 32");
 }
 
 TEST(ModelSpec, RefusesTwoQuantisations) {
   const json quant = TinyJson()["quantization_config"];
   json other = quant;
   other["weight_block_size"] = {64, 64};
-  ASSERT_OK(With("compression_config", quant));
-  ASSERT_OK(With("text_config", {{"quantization_config", quant}}));
-  EXPECT_ERROR(With("compression_config", other), kInvalid, "'compression_config.weight_block_size' is a list of 2",
+  ASSERT_OK(SpecWith("compression_config", quant));
+  ASSERT_OK(SpecWith("text_config", {{"quantization_config", quant}}));
+  EXPECT_ERROR(SpecWith("compression_config", other), kInvalid, "'compression_config.weight_block_size' is a list of 2",
                "'quantization_config.weight_block_size'");
-  EXPECT_ERROR(With("text_config", {{"quantization_config", other}}), kInvalid,
+  EXPECT_ERROR(SpecWith("text_config", {{"quantization_config", other}}), kInvalid,
                "'text_config.quantization_config.weight_block_size'");
   other = quant;
   other.erase("fmt");
-  EXPECT_ERROR(With("compression_config", other), kInvalid, "'compression_config.fmt' is not there",
+  EXPECT_ERROR(SpecWith("compression_config", other), kInvalid, "'compression_config.fmt' is not there",
                "'quantization_config.fmt' is \"e4m3\"");
   json nested = TinyJson();
   nested["text_config"] = {{"quantization_config", quant}};
@@ -258,17 +255,17 @@ TEST(ModelSpec, MoeLayersFollowTheirFrequency) {
 }
 
 TEST(ModelSpec, RefusesUnknownKindsByName) {
-  EXPECT_ERROR(With("model_type", "deepseek_v9"), kUnimplemented, "c.json:1:", ": 'model_type'", "'deepseek_v9'",
+  EXPECT_ERROR(SpecWith("model_type", "deepseek_v9"), kUnimplemented, "c.json:1:", ": 'model_type'", "'deepseek_v9'",
                "known: ", "deepseek_v2, deepseek_v3, kimi_k2", "mixtral", "qwen3_moe");
-  EXPECT_ERROR(With("architectures", {"DeepseekV32ForCausalLM"}), kUnimplemented, "'DeepseekV32ForCausalLM'",
+  EXPECT_ERROR(SpecWith("architectures", {"DeepseekV32ForCausalLM"}), kUnimplemented, "'DeepseekV32ForCausalLM'",
                "known: DeepseekV3ForCausalLM");
-  EXPECT_ERROR(With("architectures", "x"), kInvalid, "'architectures' is not a list of one name");
-  EXPECT_ERROR(With("scoring_func", "softmax"), kUnimplemented, "'scoring_func'", "'softmax'", "known: sigmoid");
-  EXPECT_ERROR(With("topk_method", "greedy"), kUnimplemented, "'topk_method'", "'greedy'", "known: noaux_tc");
-  EXPECT_ERROR(With("hidden_act", "gelu"), kUnimplemented, "'hidden_act'", "'gelu'", "known: silu");
-  EXPECT_ERROR(With("torch_dtype", "int8"), kUnimplemented, "'torch_dtype'", "'int8'");
-  EXPECT_ERROR(With("attention_bias", true), kUnimplemented, "'attention_bias' is true");
-  EXPECT_ERROR(With("rope_interleave", false), kUnimplemented, "'rope_interleave' is false");
+  EXPECT_ERROR(SpecWith("architectures", "x"), kInvalid, "'architectures' is not a list of one name");
+  EXPECT_ERROR(SpecWith("scoring_func", "softmax"), kUnimplemented, "'scoring_func'", "'softmax'", "known: sigmoid");
+  EXPECT_ERROR(SpecWith("topk_method", "greedy"), kUnimplemented, "'topk_method'", "'greedy'", "known: noaux_tc");
+  EXPECT_ERROR(SpecWith("hidden_act", "gelu"), kUnimplemented, "'hidden_act'", "'gelu'", "known: silu");
+  EXPECT_ERROR(SpecWith("torch_dtype", "int8"), kUnimplemented, "'torch_dtype'", "'int8'");
+  EXPECT_ERROR(SpecWith("attention_bias", true), kUnimplemented, "'attention_bias' is true");
+  EXPECT_ERROR(SpecWith("rope_interleave", false), kUnimplemented, "'rope_interleave' is false");
 }
 
 TEST(ModelSpec, RefusesUnknownQuantisation) {
@@ -286,7 +283,8 @@ TEST(ModelSpec, RefusesUnknownQuantisation) {
   EXPECT_ERROR(with_quant("weight_block_size", {0, 0}), kInvalid,
                "'quantization_config.weight_block_size[0]' is 0, not within [1,");
   EXPECT_ERROR(with_quant("weight_block_size", {128, "128"}), kInvalid, "\"128\" instead of an integer");
-  EXPECT_ERROR(With("quantization_config", "fp8"), kInvalid, "'quantization_config' is \"fp8\" instead of an object");
+  EXPECT_ERROR(SpecWith("quantization_config", "fp8"), kInvalid,
+               "'quantization_config' is \"fp8\" instead of an object");
 }
 
 TEST(ModelSpec, RefusesUnusableRope) {
@@ -303,32 +301,32 @@ TEST(ModelSpec, RefusesUnusableRope) {
   EXPECT_ERROR(with_rope("factor", -2), kInvalid, "'rope_scaling.factor' is -2");
   EXPECT_ERROR(with_rope("beta_fast", "x"), kInvalid, "'rope_scaling.beta_fast' is \"x\" instead of a number");
   EXPECT_ERROR(with_rope("partial_rotary_factor", 0.5), kUnimplemented, "'rope_scaling.partial_rotary_factor' is 0.5");
-  EXPECT_ERROR(With("rope_scaling", 4), kInvalid, "'rope_scaling' is 4 instead of an object");
-  EXPECT_ERROR(With("qk_rope_head_dim", 31), kInvalid, "'rope_scaling'", "31");
-  EXPECT_ERROR(With("rope_theta", -1), kInvalid, "'rope_theta' is -1");
+  EXPECT_ERROR(SpecWith("rope_scaling", 4), kInvalid, "'rope_scaling' is 4 instead of an object");
+  EXPECT_ERROR(SpecWith("qk_rope_head_dim", 31), kInvalid, "'rope_scaling'", "31");
+  EXPECT_ERROR(SpecWith("rope_theta", -1), kInvalid, "'rope_theta' is -1");
 }
 
 TEST(ModelSpec, RefusesNumbersOutOfRange) {
-  EXPECT_ERROR(With("hidden_size", 0), kInvalid, "'hidden_size' is 0, not within [1, 16777216]");
-  EXPECT_ERROR(With("hidden_size", -256), kInvalid, "'hidden_size' is -256");
-  EXPECT_ERROR(With("hidden_size", uint64_t{1} << 63), kInvalid, "'hidden_size' is 9223372036854775808");
-  EXPECT_ERROR(With("hidden_size", 256.0), kInvalid, "'hidden_size' is 256.0 instead of an integer");
-  EXPECT_ERROR(With("hidden_size", true), kInvalid, "'hidden_size' is true instead of an integer");
-  EXPECT_ERROR(With("vocab_size", int64_t{1} << 40), kInvalid, "'vocab_size'");
-  EXPECT_ERROR(With("num_hidden_layers", 100000), kInvalid, "'num_hidden_layers' is 100000");
-  EXPECT_ERROR(With("rms_norm_eps", -1e-6), kInvalid, "'rms_norm_eps' is -1e-06");
-  EXPECT_ERROR(With("eos_token_id", 2304), kInvalid, "'eos_token_id' is 2304, not within [0, 2303]");
-  EXPECT_ERROR(With("eos_token_id", {1, -5}), kInvalid, "'eos_token_id[1]' is -5");
-  EXPECT_ERROR(With("bos_token_id", 2304), kInvalid, "'bos_token_id' is 2304");
-  EXPECT_ERROR(With("num_experts_per_tok", 33), kInvalid, "'num_experts_per_tok' is 33, not within [1, 32]");
-  EXPECT_ERROR(With("routed_scaling_factor", 0), kInvalid, "'routed_scaling_factor' is 0");
+  EXPECT_ERROR(SpecWith("hidden_size", 0), kInvalid, "'hidden_size' is 0, not within [1, 16777216]");
+  EXPECT_ERROR(SpecWith("hidden_size", -256), kInvalid, "'hidden_size' is -256");
+  EXPECT_ERROR(SpecWith("hidden_size", uint64_t{1} << 63), kInvalid, "'hidden_size' is 9223372036854775808");
+  EXPECT_ERROR(SpecWith("hidden_size", 256.0), kInvalid, "'hidden_size' is 256.0 instead of an integer");
+  EXPECT_ERROR(SpecWith("hidden_size", true), kInvalid, "'hidden_size' is true instead of an integer");
+  EXPECT_ERROR(SpecWith("vocab_size", int64_t{1} << 40), kInvalid, "'vocab_size'");
+  EXPECT_ERROR(SpecWith("num_hidden_layers", 100000), kInvalid, "'num_hidden_layers' is 100000");
+  EXPECT_ERROR(SpecWith("rms_norm_eps", -1e-6), kInvalid, "'rms_norm_eps' is -1e-06");
+  EXPECT_ERROR(SpecWith("eos_token_id", 2304), kInvalid, "'eos_token_id' is 2304, not within [0, 2303]");
+  EXPECT_ERROR(SpecWith("eos_token_id", {1, -5}), kInvalid, "'eos_token_id[1]' is -5");
+  EXPECT_ERROR(SpecWith("bos_token_id", 2304), kInvalid, "'bos_token_id' is 2304");
+  EXPECT_ERROR(SpecWith("num_experts_per_tok", 33), kInvalid, "'num_experts_per_tok' is 33, not within [1, 32]");
+  EXPECT_ERROR(SpecWith("routed_scaling_factor", 0), kInvalid, "'routed_scaling_factor' is 0");
 }
 
 TEST(ModelSpec, RefusesImpossibleRouters) {
-  EXPECT_ERROR(With("n_group", 5), kInvalid, "'n_group' is 5, which does not divide n_routed_experts 32");
-  EXPECT_ERROR(With("n_group", 32), kInvalid, "'n_group' is 32, which leaves groups of 1 of 32 experts");
-  EXPECT_ERROR(With("topk_group", 5), kInvalid, "'topk_group' is 5, more than n_group 4");
-  EXPECT_ERROR(With("num_experts_per_tok", 17), kInvalid, "'num_experts_per_tok' is 17, more than the 16 experts",
+  EXPECT_ERROR(SpecWith("n_group", 5), kInvalid, "'n_group' is 5, which does not divide n_routed_experts 32");
+  EXPECT_ERROR(SpecWith("n_group", 32), kInvalid, "'n_group' is 32, which leaves groups of 1 of 32 experts");
+  EXPECT_ERROR(SpecWith("topk_group", 5), kInvalid, "'topk_group' is 5, more than n_group 4");
+  EXPECT_ERROR(SpecWith("num_experts_per_tok", 17), kInvalid, "'num_experts_per_tok' is 17, more than the 16 experts",
                "topk_group 2 groups of 8");
   json config = TinyJson();
   config["n_routed_experts"] = 4096;

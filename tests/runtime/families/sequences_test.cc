@@ -124,7 +124,7 @@ std::vector<FileTensor> TensorsOf(const std::string& family) {
   return tensors;
 }
 
-std::string Widened(const std::string& bf16) {
+std::string WidenedToF32(const std::string& bf16) {
   std::string f32(bf16.size() * 2, '\0');  // its upper halves
   for (size_t i = 0; i < bf16.size(); ++i) f32[i / 2 * 4 + 2 + i % 2] = bf16[i];
   return f32;
@@ -161,7 +161,7 @@ TEST(Qwen35, NormsInF32AndSingleExpertsAreTheSame) {
       ++num_fused;
     } else {
       if (absl::EndsWith(tensor.name, "norm.weight") && tensor.dtype == DType::kBF16) {
-        tensor = {tensor.name, DType::kF32, tensor.shape, Widened(tensor.data)};
+        tensor = {tensor.name, DType::kF32, tensor.shape, WidenedToF32(tensor.data)};
         ++num_norms;
       }
       tensors.push_back(std::move(tensor));

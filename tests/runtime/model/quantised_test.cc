@@ -19,10 +19,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
-constexpr auto kDataLoss = absl::StatusCode::kDataLoss;
-
 const std::string kGate = "model.layers.1.mlp.experts.3.gate_proj.";
 
 TEST_F(Quantised, AllFoldersAreFineBeforehand) {

@@ -12,8 +12,6 @@
 namespace tokenferry::testing {
 namespace {
 
-constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-
 // The published shapes of DeepSeek-V3; Kimi-K2 differs in a few numbers.
 DeepSeekConfig DeepSeekV3() {
   return {.vocab_size = 129280,

@@ -19,8 +19,6 @@
 namespace tokenferry::testing {
 namespace {
 
-constexpr auto kDataLoss = absl::StatusCode::kDataLoss;
-
 struct DeviceCase {
   const char* name;
   CpuDeviceOptions options;

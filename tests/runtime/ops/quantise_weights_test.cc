@@ -10,7 +10,7 @@
 namespace tokenferry {
 namespace {
 
-constexpr unsigned kSeed = 11;
+constexpr unsigned kWeightSeed = 11;
 
 // What a matrix becomes on one device.
 struct Quantised {
@@ -75,7 +75,7 @@ class QuantiseWeightsTest : public testing::TestWithParam<CpuDeviceOptions> {};
 INSTANTIATE_TEST_SUITE_P(Fast, QuantiseWeightsTest, testing::ValuesIn(FastDevices()));
 
 TEST_P(QuantiseWeightsTest, EqualsTheReference) {
-  std::mt19937 rng(kSeed);
+  std::mt19937 rng(kWeightSeed);
   for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 8}, {5, 72}, {33, 128}, {70, 300}, {0, 16}}) {
     const std::vector<float> x = RandomMatrix(rng, rows, cols);
     for (const WeightFormat& format : kFormats) {
@@ -101,7 +101,7 @@ double Bound(const WeightView& w, int64_t o, int64_t i, float x) {
 }
 
 TEST(QuantiseWeights, ValuesMoveByLessThanAStep) {
-  std::mt19937 rng(kSeed + 1);
+  std::mt19937 rng(kWeightSeed + 1);
   constexpr int64_t kRows = 20, kCols = 200;
   const std::vector<float> x = RandomMatrix(rng, kRows, kCols);
   for (const WeightFormat& format : kFormats) {
@@ -162,7 +162,7 @@ TEST(QuantiseWeights, ScalesAtTheEndsOfTheirType) {
 
 // A source may be in any format: here each one that the operation writes, to BF16.
 TEST(QuantiseWeights, ReadsAnyFormat) {
-  std::mt19937 rng(kSeed + 2);
+  std::mt19937 rng(kWeightSeed + 2);
   constexpr int64_t kRows = 6, kCols = 96;
   const std::vector<float> x = RandomMatrix(rng, kRows, kCols);
   for (const WeightFormat& format : kFormats) {

@@ -61,7 +61,7 @@ std::string ParseEveryWay(const OutputRules& rules, const std::string& text) {
   return whole;
 }
 
-struct Case {
+struct ParserCase {
   std::string text, pieces;
 };
 
@@ -70,7 +70,7 @@ const std::string kBegins = "<｜tool▁calls▁begin｜>", kEnds = "<｜tool▁
                   kEnd = "<｜tool▁call▁end｜>", kSep = "<｜tool▁sep｜>";
 
 TEST(OutputParser, HermesCalls) {
-  const Case cases[] = {
+  const ParserCase cases[] = {
       {"", ""},
       {"plain text \n", "[plain text \n]"},
       {"<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1, \"}\"]}}\n</tool_call>", "#0 f {\"a\": [1, \"}\"]}"},
@@ -102,12 +102,12 @@ TEST(OutputParser, HermesCalls) {
       {"<<tool_call", "[<<tool_call]"},
       {"<think>a</think>", "[<think>a</think>]"},
   };
-  for (const Case& c : cases) EXPECT_EQ(ParseEveryWay(kHermes, c.text), c.pieces) << c.text;
+  for (const ParserCase& c : cases) EXPECT_EQ(ParseEveryWay(kHermes, c.text), c.pieces) << c.text;
 }
 
 TEST(OutputParser, DeepSeekCalls) {
   const std::string v3 = "function" + kSep + "f\n```json\n{\"a\": 1}\n```";
-  const Case cases[] = {
+  const ParserCase cases[] = {
       {kBegins + kBegin + v3 + kEnd + kEnds, "#0 f {\"a\": 1}"},
       {"See. " + kBegins + kBegin + v3 + kEnd + "\n" + kBegin + v3 + kEnd + "\n" + kEnds + "\n",
        "[See.]#0 f {\"a\": 1}#1 f {\"a\": 1}"},
@@ -120,17 +120,17 @@ TEST(OutputParser, DeepSeekCalls) {
       {kBegins + kBegin + "function" + kSep + "f\n{}", "[" + kBegins + kBegin + "function" + kSep + "f\n{}]"},
       {"<｜tool▂", "[<｜tool▂]"},
   };
-  for (const Case& c : cases) EXPECT_EQ(ParseEveryWay(kV3, c.text), c.pieces) << c.text;
-  const Case newer[] = {
+  for (const ParserCase& c : cases) EXPECT_EQ(ParseEveryWay(kV3, c.text), c.pieces) << c.text;
+  const ParserCase newer[] = {
       {kBegins + kBegin + "f" + kSep + "{\"a\": 1}" + kEnd + kBegin + "g" + kSep + "{}" + kEnd + kEnds,
        "#0 f {\"a\": 1}#1 g {}"},
       {kBegin + "f" + kSep + "nothing", "[" + kBegin + "f" + kSep + "nothing]"},
   };
-  for (const Case& c : newer) EXPECT_EQ(ParseEveryWay(kV31, c.text), c.pieces) << c.text;
+  for (const ParserCase& c : newer) EXPECT_EQ(ParseEveryWay(kV31, c.text), c.pieces) << c.text;
 }
 
 TEST(OutputParser, Reasoning) {
-  const Case may_begin[] = {
+  const ParserCase may_begin[] = {
       {"<think>\na b\n</think>\n\nc\n", "~a b~[c\n]"},
       {"\n<think>a</think>", "~a~"},
       {"<think>\n\n</think>\n\nc", "[c]"},
@@ -139,7 +139,7 @@ TEST(OutputParser, Reasoning) {
       {" <thin", "[ <thin]"},
       {"  ", "[  ]"},
   };
-  for (const Case& c : may_begin) {
+  for (const ParserCase& c : may_begin) {
     EXPECT_EQ(ParseEveryWay({nullptr, Thinking::kMayBegin}, c.text), c.pieces) << c.text;
   }
   EXPECT_EQ(ParseEveryWay({nullptr, Thinking::kHasBegun}, "\na </think>b</think>"), "~a~[b</think>]");

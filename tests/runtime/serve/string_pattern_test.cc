@@ -20,7 +20,6 @@ namespace tokenferry {
 namespace {
 
 using ::testing::HasSubstr;
-using Json = nlohmann::json;
 
 absl::StatusOr<ByteAutomaton> Compile(absl::string_view pattern, const StringLength& length = {}) {
   AutomatonBuilder builder;
@@ -30,9 +29,9 @@ absl::StatusOr<ByteAutomaton> Compile(absl::string_view pattern, const StringLen
 }
 
 // `text` as an answer spells it.
-bool Accepts(const ByteAutomaton& automaton, const std::string& text) {
+bool AcceptsText(const ByteAutomaton& automaton, const std::string& text) {
   AutomatonPosition position;
-  for (const char c : Json(text).dump()) {
+  for (const char c : nlohmann::json(text).dump()) {
     if (!Advance(automaton, static_cast<uint8_t>(c), position)) return false;
   }
   return MayEnd(automaton, position);
@@ -113,7 +112,7 @@ TEST(StringPattern, AllowsWhatPythonFinds) {
   }
   std::ofstream(base + ".py") << kPython;
   std::ofstream questions(base + ".json");
-  for (const auto& [pattern, texts] : cases) questions << Json::array({pattern, texts}).dump() << "\n";
+  for (const auto& [pattern, texts] : cases) questions << nlohmann::json::array({pattern, texts}).dump() << "\n";
   questions.close();
   ASSERT_EQ(std::system(absl::StrCat("python3 ", base, ".py ", base, ".json >", base, ".txt").c_str()), 0);
   std::ifstream answers(base + ".txt");
@@ -128,8 +127,8 @@ TEST(StringPattern, AllowsWhatPythonFinds) {
       num_refused += 1;
       continue;
     }
-    for (const std::string& text : texts) found += Accepts(*automaton, text) ? '1' : '0';
-    ASSERT_EQ(found, expected) << pattern << " of " << Json(texts).dump() << " seed " << seed;
+    for (const std::string& text : texts) found += AcceptsText(*automaton, text) ? '1' : '0';
+    ASSERT_EQ(found, expected) << pattern << " of " << nlohmann::json(texts).dump() << " seed " << seed;
     num_found += static_cast<int>(std::count(found.begin(), found.end(), '1'));
   }
   EXPECT_GT(num_found, 2000);
@@ -140,12 +139,12 @@ TEST(StringPattern, AllowsWhatPythonFinds) {
 TEST(StringPattern, LengthsAreInCharacters) {
   const auto automaton = Compile("b$", {2, 3});
   ASSERT_TRUE(automaton.ok()) << automaton.status();
-  for (const char* text : {"ab", "\u00e9\U0001F600b", "\"\\b"}) EXPECT_TRUE(Accepts(*automaton, text)) << text;
-  for (const char* text : {"", "b", "aaab", "aa"}) EXPECT_FALSE(Accepts(*automaton, text)) << text;
+  for (const char* text : {"ab", "\u00e9\U0001F600b", "\"\\b"}) EXPECT_TRUE(AcceptsText(*automaton, text)) << text;
+  for (const char* text : {"", "b", "aaab", "aa"}) EXPECT_FALSE(AcceptsText(*automaton, text)) << text;
   const auto at_least = Compile("^(ab)*$", {3, std::nullopt});
   ASSERT_TRUE(at_least.ok()) << at_least.status();
-  for (const char* text : {"abab", "ababab"}) EXPECT_TRUE(Accepts(*at_least, text)) << text;
-  for (const char* text : {"", "ab", "aba"}) EXPECT_FALSE(Accepts(*at_least, text)) << text;
+  for (const char* text : {"abab", "ababab"}) EXPECT_TRUE(AcceptsText(*at_least, text)) << text;
+  for (const char* text : {"", "ab", "aba"}) EXPECT_FALSE(AcceptsText(*at_least, text)) << text;
 }
 
 // What ECMA-262 has and Python does not.
@@ -167,8 +166,8 @@ TEST(StringPattern, IsOfEcma262) {
   for (const Case& c : cases) {
     const auto automaton = Compile(c.pattern);
     ASSERT_TRUE(automaton.ok()) << c.pattern << ": " << automaton.status();
-    for (const std::string& text : c.good) EXPECT_TRUE(Accepts(*automaton, text)) << c.pattern << " " << text;
-    for (const std::string& text : c.bad) EXPECT_FALSE(Accepts(*automaton, text)) << c.pattern << " " << text;
+    for (const std::string& text : c.good) EXPECT_TRUE(AcceptsText(*automaton, text)) << c.pattern << " " << text;
+    for (const std::string& text : c.bad) EXPECT_FALSE(AcceptsText(*automaton, text)) << c.pattern << " " << text;
   }
 }
 

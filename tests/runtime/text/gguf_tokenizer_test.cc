@@ -23,9 +23,6 @@ namespace {
 using nlohmann::json;
 using Ids = std::vector<int32_t>;
 
-constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
-
 std::string DataDir() { return std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/"; }
 
 json ReadTokenizer(const std::string& folder, const std::string& file = "tokenizer.json") {
