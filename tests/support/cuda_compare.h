@@ -105,7 +105,7 @@ inline const std::vector<WeightFormat> kWeightFormats = {
 // How many seeds a comparison takes for weights of `format`. F16 and codes differ from the others only in how one
 // element is read, which every element of every seed shows.
 inline int NumSeeds(const WeightFormat& format) {
-  return F16Weights::Matches(format) || PlanarWeights::Matches(format) ? 1 : 8;
+  return F16Weights::Matches(format) || PlanarWeights::Matches(format) ? 1 : 10;
 }
 // Codes of every kind: bits of an element, codings, types of scales, groups that do not divide a row. Rows take whole
 // bytes: widths are multiples of 4.
