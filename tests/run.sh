@@ -88,55 +88,63 @@ state_of() {
     g++ --version; clang++ --version; echo "$1 $full"; } 2>/dev/null | sha256sum
 }
 
-# Tests that wait for processes and deadlines leave a third of the processors idle. The parts that come later are built
-# meanwhile, in a process group of their own that takes only what the tests leave, and is ended when they are done:
-# the rest is then built as usual.
+# Tests that wait for processes and deadlines leave a third of the processors idle. So one builder builds the parts one after
+# another, in a process group of its own: it takes what the tests leave, and all there is while a part is waited for (where
+# the user may not renice back to 0, no more than what is idle). What it is building, it goes on building in between.
 builder=
-start_building_ahead() {
+start_builder() {
+  local part
+  for part in "$@"; do
+    mkdir -p "build/$part"
+    : >"build/$part/build.log"
+    rm -f "build/$part/build.status"
+  done
   set -m
   (
-    renice -n 19 -p "$BASHPID"
-    for part in "$@"; do configure_and_build "$part" || exit; done
+    for part in "$@"; do
+      configure_and_build "$part" >>"build/$part/build.log" 2>&1
+      echo $? >"build/$part/build.status"
+    done
   ) >/dev/null 2>&1 </dev/null &
   builder=$!
   set +m
 }
-stop_building_ahead() {
+builder_takes() {
+  local niceness=19
+  if [ "$1" = everything ]; then niceness=0; fi
+  renice -n "$niceness" -g "$builder" >/dev/null 2>&1 || :
+}
+stop_builder() {
   [ -n "$builder" ] || return 0
   kill -TERM -- "-$builder" 2>/dev/null
   wait "$builder" 2>/dev/null
   while kill -0 -- "-$builder" 2>/dev/null; do sleep 0.1; done
-  builder=
 }
-trap stop_building_ahead EXIT
+trap stop_builder EXIT
 
-# suite PART LATER_PART ..: builds and tests PART, and builds the later ones as far as that goes meanwhile.
+# is_built PART: shows the builder's output until PART is built; status 0 when that went well.
+is_built() {
+  local outcome=build/$1/build.status
+  builder_takes everything
+  (while [ ! -s "$outcome" ] && kill -0 "$builder" 2>/dev/null; do sleep 0.2; done) &
+  tail --pid $! --sleep-interval 0.2 --lines +1 --follow "build/$1/build.log"
+  builder_takes what_is_left
+  [ "$(cat "$outcome" 2>/dev/null)" = 0 ]
+}
+
+# suite PART: tests PART when it is built.
 suite() {
-  local part=$1 start=$SECONDS
-  shift
-  say "$part: building"
-  if ! configure_and_build "$part"; then
-    fail "$part: does not build"
+  local start=$SECONDS before=$failed
+  rm -f "build/$1/passed"
+  say "$1: building"
+  if ! is_built "$1"; then
+    fail "$1: does not build"
     return
   fi
-  say "$part: built in $((SECONDS - start)) s, testing"
-  start_building_ahead "$@"
-  run_tests "$part"
-  stop_building_ahead
-  echo "$part took $((SECONDS - start)) s in all"
-}
-
-# once PART LATER_PART ..: like suite, but not again as long as nothing has changed since it passed.
-once() {
-  local stamp=build/$1/passed before=$failed state
-  state=$(state_of "$1")
-  if [ -n "$state" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then
-    say "$1: nothing has changed since it passed; rm $stamp to repeat it"
-    return
-  fi
-  rm -f "$stamp"
-  suite "$@"
-  if [ "$failed" = "$before" ]; then echo "$state" >"$stamp"; fi
+  say "$1: built, $((SECONDS - start)) s later; testing"
+  run_tests "$1"
+  echo "$1 took $((SECONDS - start)) s in all"
+  if [ "$failed" = "$before" ]; then echo "${states[$1]}" >"build/$1/passed"; fi
 }
 
 # The leak checker stops the other threads by ptrace, which container sandboxes forbid: then leaks go unchecked, and all
@@ -167,9 +175,20 @@ choose_asan_options
 parts=(cpu asan tsan)
 if [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
 if command -v nvcc >/dev/null; then parts+=(cuda); else say "cuda: skipped, no nvcc here"; fi
-suite "${parts[@]}"
-for ((i = 1; i < ${#parts[@]}; i++)); do once "${parts[@]:i}"; done
 
+declare -A states
+due=(cpu)
+for part in "${parts[@]}"; do
+  states[$part]=$(state_of "$part")
+  if [ "$part" = cpu ]; then continue; fi
+  if [ -n "${states[$part]}" ] && [ "$(cat "build/$part/passed" 2>/dev/null)" = "${states[$part]}" ]; then
+    say "$part: nothing has changed since it passed; rm build/$part/passed to repeat it"
+  else
+    due+=("$part")
+  fi
+done
+start_builder "${due[@]}"
+for part in "${due[@]}"; do suite "$part"; done
 if [ "$full" = yes ]; then
   say "arm64: building and testing under qemu"
   if bash tests/arm64.sh; then passed=$((passed + 1)); else fail "arm64: tests/arm64.sh, above"; fi
