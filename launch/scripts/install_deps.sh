@@ -7,7 +7,7 @@ set -euo pipefail
 build_packages=(g++ cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libabsl-dev libspdlog-dev libcli11-dev
   libyaml-cpp-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev libhwy-dev libhwloc-dev
   libboost-dev prometheus-cpp-dev python3)
-test_packages=(libgtest-dev libgmock-dev libbenchmark-dev clang clang-format libclang-rt-14-dev python3-venv iproute2 curl groff-base
+test_packages=(libgtest-dev libgmock-dev libbenchmark-dev clang clang-format lld libclang-rt-14-dev python3-venv iproute2 curl groff-base
   chromium chromium-driver)
 
 packages=("${build_packages[@]}")
