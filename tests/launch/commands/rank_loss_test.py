@@ -19,7 +19,8 @@ RANKS = 4
 # SIGCONT, SIGTERM and SIGKILL with a second between; and a second to spare.
 SECONDS_TO_END = 0.2 + 1 + 1 + 1
 # More than a job generates before a test has found its processes and done to them what it wants.
-LONG = ["--max-tokens", "4000"]
+# 40 sequences, of which each rank's cache holds one: half a minute, so that a test that is held up still finds the job alive.
+LONG = ["--max-tokens", "4000", "--kv-cache-tokens", "4096"] + 39 * ["--prompt", "In the beginning"]
 PLACES = r"(?:layer \d+, )?[a-z ]+, step \d+, transfer \d+: rank (\d+) waits for (.*)"
 
 
