@@ -12,10 +12,12 @@ shared memory.
 """
 import concurrent.futures
 import os
+import pathlib
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -42,7 +44,8 @@ AT = re.compile(r"ended at (\d+): ")
 
 
 class Job:
-    """The processes of one mpirun, and everything they print."""
+    """The processes of one mpirun, and everything they print. What ranks say goes to files: mpirun may lose the words of one when
+    it ends a job, and every survivor's are wanted."""
 
     def __init__(self, num_ranks, args):
         env = dict(os.environ)
@@ -51,6 +54,8 @@ class Job:
                    OMPI_MCA_hwloc_base_binding_policy="none")
         self.pids, self.files, self.strike_ns, self.err = {}, set(), None, []
         self.entered_ns = {}  # of (rank, layer, phase)
+        self.said = tempfile.TemporaryDirectory()
+        env["TF_SAID_DIR"] = self.said.name
         self.proc = subprocess.Popen(["mpirun", "-n", str(num_ranks), *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                      text=True, env=env)
         self.readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
@@ -94,6 +99,9 @@ class Job:
                 self.proc.kill()
             for reader in self.readers:
                 reader.join()
+            for path in sorted(pathlib.Path(self.said.name).iterdir()):
+                self.err.extend(path.read_text().splitlines(keepends=True))
+            self.said.cleanup()
 
     def left(self):
         """Processes and files that remain; mpirun does not wait for the processes that it has killed."""
