@@ -11,6 +11,10 @@ import xml.etree.ElementTree
 
 PROGRAM = os.path.abspath(sys.argv.pop(1))
 SOURCE = os.environ["TF_SOURCE_DIR"]
+sys.path.append(os.path.join(SOURCE, "tests", "support"))
+
+from slack import slack  # noqa: E402
+
 MPIRUN = os.path.join(SOURCE, "tests/support/mpirun.sh")
 SMALL = ["--hidden", "64", "--experts", "8", "--top-k", "2", "--warmup", "1", "--iters", "2"]
 
@@ -18,7 +22,7 @@ SMALL = ["--hidden", "64", "--experts", "8", "--top-k", "2", "--warmup", "1", "-
 def run(*args, ranks=None):
     """Ranks under mpirun, or none."""
     command = ([MPIRUN, str(ranks)] if ranks else []) + [PROGRAM, *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, timeout=slack(100))
 
 
 class BenchCommands(unittest.TestCase):

@@ -40,8 +40,8 @@ def cluster_args(options, command):
     return ["bash", os.path.join(ROOT, "launch/scripts/local_cluster.sh"), *options, "--", *command]
 
 
-def run_cluster(options, command, timeout=100):
-    done = subprocess.run(cluster_args(options, command), capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+def run_cluster(options, command):
+    done = subprocess.run(cluster_args(options, command), capture_output=True, text=True, timeout=slack(100), cwd=ROOT)
     if done.returncode == SKIPPED:
         raise unittest.SkipTest(done.stderr.strip())
     return done
@@ -90,7 +90,7 @@ class SameBits(unittest.TestCase):
             return f.read(), done
 
     def test_eval_and_generate(self):
-        alone = lambda command: subprocess.run(command, capture_output=True, text=True, timeout=100)
+        alone = lambda command: subprocess.run(command, capture_output=True, text=True, timeout=slack(100))
         expected, _ = self.eval(alone, "alone")
         generate = [TOKENFERRY, "generate", "--model", MODEL, "--prompt", "The river", "--max-tokens", "12"]
         text = alone(generate)
@@ -197,16 +197,16 @@ class Script(unittest.TestCase):
                     self.fail(err)
                 self.assertNotEqual(everything()["processes"], before["processes"])
                 os.kill(job.pid, number)
-                _, err = job.communicate(timeout=20)
+                _, err = job.communicate(timeout=slack(20))
                 self.assertEqual(job.returncode, status, err)
-                end = time.monotonic() + 10
+                end = time.monotonic() + slack(10)
                 while everything() != before and time.monotonic() < end:
                     time.sleep(0.05)
                 self.assertEqual(everything(), before)
 
     def test_passes_status_input_and_output(self):
         done = subprocess.run(cluster_args(["--no-mpirun"], ["sh", "-c", "cat; exit 7"]), input="over\n", capture_output=True,
-                              text=True, timeout=60)
+                              text=True, timeout=slack(60))
         if done.returncode == SKIPPED:
             self.skipTest(done.stderr.strip())
         self.assertEqual((done.returncode, done.stdout), (7, "over\n"), done.stderr)

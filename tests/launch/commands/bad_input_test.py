@@ -321,7 +321,7 @@ class BadMachine(BadInput):
         args = [PROGRAM, "eval", "--model", MODEL, "--ids", self.write_ids("ids.json", [0, 5, 6]), "--ranks", "20"]
 
         def with_limit(soft, hard):
-            return subprocess.run(args, capture_output=True, text=True, timeout=100,
+            return subprocess.run(args, capture_output=True, text=True, timeout=slack(100),
                                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)))
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         done = with_limit(64, hard)

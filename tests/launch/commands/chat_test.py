@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from bad_input_test import ALONE, PROCESSES, THREADS, BadInput
-from program import LIMIT, MODEL, PROGRAM, Job, ProgramTest, main
+from program import LIMIT, MODEL, PROGRAM, Job, ProgramTest, main, slack
 
 BOS = "<｜begin▁of▁sentence｜>"
 MARK = ">>> "
@@ -78,7 +78,7 @@ class Conversation(ProgramTest):
 
     def until(self, job, condition):
         """Waits until what the job has printed so far is so; returns it."""
-        end = time.monotonic() + LIMIT
+        end = time.monotonic() + slack(LIMIT)
         while not condition(job.out.decode(errors="replace")):
             self.assertIsNone(job.process.poll(), job.err)
             self.assertLess(time.monotonic(), end, f"{job.out}\n{job.err}")

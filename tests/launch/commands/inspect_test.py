@@ -11,7 +11,7 @@ import subprocess
 import sys
 import unittest
 
-from program import MODEL, PROGRAM, ROOT, ProgramTest, main, run
+from program import MODEL, PROGRAM, ROOT, ProgramTest, main, run, slack
 
 MAX_BYTES_READ_PER_BYTE_KEPT = 1.05
 MAX_WEIGHT_BYTES_PER_BYTE_STORED = 1.03
@@ -178,7 +178,7 @@ class Loading(ProgramTest):
             except OSError:
                 pass  # the other end is closed
             os.close(master)
-            self.assertEqual(process.wait(timeout=60), 0, shown)
+            self.assertEqual(process.wait(timeout=slack(60)), 0, shown)
             # What remains of each line after its last return to the first column.
             lines = [line.rstrip("\r").rsplit("\r", 1)[-1].replace("\033[K", "") for line in shown.decode().split("\n")]
             self.assertEqual(lines[-1], "", lines)

@@ -10,6 +10,10 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+sys.path.append(os.path.join(ROOT, "tests", "support"))
+
+from slack import slack  # noqa: E402
+
 # Ranks share files in /tmp instead, as launch/scripts/mpirun_env.sh arranges; the tmpfs ends with the namespace.
 INSIDE = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
 
@@ -17,7 +21,7 @@ INSIDE = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
 def generate(program, path, *around):
     command = ["bash", os.path.join(ROOT, "tests/support/mpirun.sh"), "2", program, "generate", "--model",
                os.path.join(ROOT, "models/ferry-tiny-v3"), "--prompt", "The river", "--max-tokens", "8", "--path", path]
-    return subprocess.run([*around, *command], capture_output=True, text=True, timeout=60)
+    return subprocess.run([*around, *command], capture_output=True, text=True, timeout=slack(60))
 
 
 def main():
