@@ -89,7 +89,6 @@ constexpr int kLatentThreads = 256, kGroupedThreads = 128;  // at least kCacheBl
 
 // Where the key and the value of a head lie in a cache row.
 struct HeadPlace {
-  int64_t row_size = 0;
   int64_t key = 0, key_size = 0, value = 0, value_size = 0;
 };
 
@@ -107,13 +106,58 @@ struct AttentionScratch {
   }
 };
 
-// scores[j] = query . key j * scale, j < size; half a warp per key.
+// All keys at positions [next, last] of a sequence, a cache block of them at a time.
 template <class T>
-__device__ void ScoreKeys(const T* rows, int size, const HeadPlace& place, float scale, const AttentionScratch& s) {
+struct KeyBlocks {
+  const CacheView& cache;
+  int32_t seq;
+  int64_t next, last;
+  int64_t row_size;
+  const T* rows = nullptr;
+
+  // Goes on to the next block; how many keys it has, 0: there is none.
+  __device__ int Advance() {
+    if (next > last) return 0;
+    const int64_t begin = next;
+    next = min(last + 1, (begin / kCacheBlockTokens + 1) * kCacheBlockTokens);
+    rows = static_cast<const T*>(cache.data) + CacheRow(cache, seq, begin);
+    return static_cast<int>(next - begin);
+  }
+  __device__ const T* Row(int j) const { return rows + j * row_size; }
+};
+
+// The first num_left keys of a list of positions, as many at a time.
+template <class T>
+struct SelectedKeyBlocks {
+  const CacheView& cache;
+  int32_t seq;
+  const int32_t* next;
+  int64_t num_left;
+  // Where the keys lie. Two of them in turns, since a warp may be a block ahead of those that still read.
+  int64_t (&row_at)[2][kCacheBlockTokens];
+  int turn = 0;
+
+  // As above, with a barrier.
+  __device__ int Advance() {
+    const int size = static_cast<int>(min(num_left, kCacheBlockTokens));
+    if (size <= 0) return 0;
+    turn ^= 1;
+    if (threadIdx.x < size) row_at[turn][threadIdx.x] = CacheRow(cache, seq, next[threadIdx.x]);
+    __syncthreads();
+    next += size;
+    num_left -= size;
+    return size;
+  }
+  __device__ const T* Row(int j) const { return static_cast<const T*>(cache.data) + row_at[turn][j]; }
+};
+
+// scores[j] = query . key j * scale, j < size; half a warp per key.
+template <class Keys>
+__device__ void ScoreKeys(const Keys& keys, int size, const HeadPlace& place, float scale, const AttentionScratch& s) {
   const int half = threadIdx.x / kHalfWarp, num_halves = blockDim.x / kHalfWarp, lane = threadIdx.x % kHalfWarp;
   for (int first = half / 2 * 2; first < size; first += num_halves) {  // the same in both halves of a warp
     const int j = first + half % 2;
-    const T* key = rows + min(j, size - 1) * place.row_size + place.key;
+    const auto* key = keys.Row(min(j, size - 1)) + place.key;
     const float dot = SumHalfWarp(LaneChain(
         lane, place.key_size, [&](int64_t i) { return s.query[i]; }, [&](int64_t i) { return ToFloat(key[i]); }));
     if (lane == 0 && j < size) s.scores[j] = __fmul_rn(dot, scale);
@@ -142,17 +186,13 @@ struct Online {
   float max, sum;
 };
 
-// The block's query over keys [first, last] of a sequence, into out [value_size]; s.query is there, and all threads
-// have passed a barrier since.
-template <class T>
-__device__ void Attend(const CacheView& cache, int32_t seq, int64_t first, int64_t last, const HeadPlace& place,
-                       float scale, Online online, const AttentionScratch& s, float* out) {
+// The block's query over `keys`, into out [value_size]; s.query is there, and all threads have passed a barrier since.
+template <class Keys>
+__device__ void Attend(Keys keys, const HeadPlace& place, float scale, Online online, const AttentionScratch& s,
+                       float* out) {
   for (int64_t i = threadIdx.x; i < place.value_size; i += blockDim.x) s.context[i] = 0.0f;
-  for (int64_t begin = first, end; begin <= last; begin = end) {
-    end = min(last + 1, (begin / kCacheBlockTokens + 1) * kCacheBlockTokens);
-    const int size = static_cast<int>(end - begin);
-    const T* rows = static_cast<const T*>(cache.data) + CacheRow(cache, seq, begin);
-    ScoreKeys(rows, size, place, scale, s);
+  while (const int size = keys.Advance()) {
+    ScoreKeys(keys, size, place, scale, s);
     __syncthreads();  // scores are there, and nobody reads the last block's weights any more
     const float new_max = LargestScore(s.scores, size, online.max);
     const float rescale = ExpF32(__fsub_rn(online.max, new_max));
@@ -163,30 +203,39 @@ __device__ void Attend(const CacheView& cache, int32_t seq, int64_t first, int64
       float context = __fmul_rn(s.context[i], rescale);
 #pragma unroll 4
       for (int j = 0; j < size; ++j) {
-        context = __fmaf_rn(s.weights[j], ToFloat(rows[j * place.row_size + place.value + i]), context);
+        context = __fmaf_rn(s.weights[j], ToFloat(keys.Row(j)[place.value + i]), context);
       }
       s.context[i] = context;
     }
   }
   for (int64_t i = threadIdx.x; i < place.value_size; i += blockDim.x) {
-    out[i] = last < 0 ? 0.0f : __fdiv_rn(s.context[i], online.sum);
+    out[i] = online.sum == 0.0f ? 0.0f : __fdiv_rn(s.context[i], online.sum);  // there is no token, or no key
   }
 }
 
 // A block per (token, head).
-template <class T, Compute kCompute>
+template <class T, Compute kCompute, bool kIsSparse>
 __global__ void LatentAttentionKernel(LatentAttentionArgs a) {
   extern __shared__ float shared[];
   const int64_t row = blockIdx.x, t = row / a.heads, latent = a.cache.first, width = latent + a.rope;
-  const HeadPlace place{.row_size = width, .key_size = width, .value_size = latent};
+  const HeadPlace place{.key_size = width, .value_size = latent};
   const AttentionScratch s(shared, place);
   const float* q_rope = a.q + row * (a.nope + a.rope) + a.nope;
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
     s.query[i] = InputValue<kCompute>(i < latent ? a.q_latent[row * latent + i] : q_rope[i - latent]);
   }
   __syncthreads();
-  Attend<T>(a.cache, a.tokens.seq[t], 0, a.tokens.position[t], place, a.scale, {-INFINITY, 0.0f}, s,
-            a.out + row * latent);
+  const int32_t seq = a.tokens.seq[t];
+  const int64_t position = a.tokens.position[t];
+  float* out = a.out + row * latent;
+  if constexpr (kIsSparse) {
+    __shared__ int64_t row_at[2][kCacheBlockTokens];
+    Attend(
+        SelectedKeyBlocks<T>{a.cache, seq, a.selected + t * a.num_selected, min(position + 1, a.num_selected), row_at},
+        place, a.scale, {-INFINITY, 0.0f}, s, out);
+  } else {
+    Attend(KeyBlocks<T>{a.cache, seq, 0, position, width}, place, a.scale, {-INFINITY, 0.0f}, s, out);
+  }
 }
 
 // A block per (token, head). Heads that share keys read them side by side: from L2, all but the first.
@@ -195,24 +244,23 @@ __global__ void GroupedAttentionKernel(GroupedAttentionArgs a) {
   extern __shared__ float shared[];
   const int64_t row = blockIdx.x, t = row / a.heads, h = row % a.heads, kv_head = h / (a.heads / a.kv_heads);
   const int64_t size = a.head_dim, last = a.tokens.position[t];
-  const HeadPlace place{.row_size = a.cache.first + a.cache.second,
-                        .key = kv_head * size,
-                        .key_size = size,
-                        .value = a.cache.first + kv_head * size,
-                        .value_size = size};
+  const HeadPlace place{
+      .key = kv_head * size, .key_size = size, .value = a.cache.first + kv_head * size, .value_size = size};
   const AttentionScratch s(shared, place);
   for (int64_t i = threadIdx.x; i < size; i += blockDim.x) s.query[i] = InputValue<kCompute>(a.q[row * size + i]);
   __syncthreads();
   const Online online = a.sinks == nullptr ? Online{-INFINITY, 0.0f} : Online{a.sinks[h], 1.0f};
-  Attend<T>(a.cache, a.tokens.seq[t], a.keys.First(last), last, place, a.scale, online, s, a.out + row * size);
+  Attend(KeyBlocks<T>{a.cache, a.tokens.seq[t], a.keys.First(last), last, a.cache.first + a.cache.second}, place,
+         a.scale, online, s, a.out + row * size);
 }
 
-template <class T>
+template <class T, bool kIsSparse>
 absl::Status LaunchLatent(const LatentAttentionArgs& a, void* stream) {
   const LaunchShape shape = {a.tokens.num_tokens * a.heads, kLatentThreads,
                              AttentionScratch::Bytes(a.cache.first + a.rope, a.cache.first)};
-  return a.compute == Compute::kBF16 ? LaunchKernel(LatentAttentionKernel<T, Compute::kBF16>, shape, stream, a)
-                                     : LaunchKernel(LatentAttentionKernel<T, Compute::kF32>, shape, stream, a);
+  return a.compute == Compute::kBF16
+             ? LaunchKernel(LatentAttentionKernel<T, Compute::kBF16, kIsSparse>, shape, stream, a)
+             : LaunchKernel(LatentAttentionKernel<T, Compute::kF32, kIsSparse>, shape, stream, a);
 }
 
 template <class T>
@@ -253,7 +301,11 @@ absl::Status CudaAbsorbQuery(const AbsorbQueryArgs& a, void* stream) {
 }
 
 absl::Status CudaLatentAttention(const LatentAttentionArgs& a, void* stream) {
-  return a.cache.dtype == DType::kBF16 ? LaunchLatent<BF16>(a, stream) : LaunchLatent<float>(a, stream);
+  const bool is_bf16 = a.cache.dtype == DType::kBF16;
+  if (a.selected != nullptr) {
+    return is_bf16 ? LaunchLatent<BF16, true>(a, stream) : LaunchLatent<float, true>(a, stream);
+  }
+  return is_bf16 ? LaunchLatent<BF16, false>(a, stream) : LaunchLatent<float, false>(a, stream);
 }
 
 absl::Status CudaGroupedAttention(const GroupedAttentionArgs& a, void* stream) {

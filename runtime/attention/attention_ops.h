@@ -92,7 +92,6 @@ void AbsorbQuery(Stream& stream, const AbsorbQueryArgs& args);
 //   16); acc = acc * f, then one fma chain over the block's keys in order; in the end u = acc / sum.
 // In kBF16 q~ and the rope query are rounded to bf16 before the scores. Where `selected` says which keys a token sees,
 // they are the only ones, and blocks are of so many of them in their order: those who see all keys get the same bits.
-// selected: on CPUs only.
 struct LatentAttentionArgs {
   const float* q_latent = nullptr;  // [T, heads, r]
   const float* q = nullptr;         // [T, heads, nope + rope]; the last `rope` of a head (rotated) are read

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/device/cuda_launcher.h"
 #include "core/kernels/dot.h"
 #include "core/kernels/scratch.h"
 #include "runtime/attention/attention_kernels.h"
@@ -17,8 +18,6 @@ namespace {
 
 // Keys that a task scores at least, where a step has too few tokens for all threads.
 constexpr int64_t kBlocksPerScoreTask = 16;
-
-float InverseRoot(int64_t size) { return static_cast<float>(1 / std::sqrt(static_cast<double>(size))); }
 
 // scores[0 .. size) of the keys at positions begin .. begin + size, which lie in one block, for token t. `scratch` has
 // ScoreScratch floats.
@@ -43,7 +42,7 @@ void ScoreBlock(const SelectKeysArgs& a, int64_t t, int64_t begin, int64_t size,
     keys.data = widened;
   }
   kernels.dot({query, heads, dim}, keys, dim, dots, kCacheBlockTokens);
-  const float scale = InverseRoot(dim), share = InverseRoot(heads);
+  const float scale = IndexerScale(dim), share = IndexerScale(heads);
   for (int64_t h = 0; h < heads; ++h) {
     weights[h] = a.weight[t * heads + h] * share;
     float* const of_head = dots + h * kCacheBlockTokens;
@@ -100,8 +99,8 @@ float ScoreOf(const SelectKeysArgs& a, int64_t t, int64_t position) {
   float sum = 0;
   for (int64_t h = 0; h < a.heads; ++h) {
     CopyRounded(a.q + (t * a.heads + h) * dim, dim, a.compute, query.data());
-    const float dot = DotF32(query.data(), key.data(), dim) * InverseRoot(dim);
-    sum = std::fma(a.weight[t * a.heads + h] * InverseRoot(a.heads), dot < 0 ? 0.0f : dot, sum);
+    const float dot = DotF32(query.data(), key.data(), dim) * IndexerScale(dim);
+    sum = std::fma(a.weight[t * a.heads + h] * IndexerScale(a.heads), dot < 0 ? 0.0f : dot, sum);
   }
   return std::isnan(sum) ? -std::numeric_limits<float>::infinity() : sum;
 }
@@ -154,13 +153,16 @@ void SelectCpu(const SelectKeysArgs& a, CpuContext& context) {
 
 }  // namespace
 
-constexpr Op<SelectKeysArgs> kSelectKeys{"select_keys", &SelectReference, &SelectCpu};
+absl::Status CudaSelectKeys(const SelectKeysArgs& args, void* stream);  // key_selection.cu
+
+constexpr Op<SelectKeysArgs> kSelectKeys{"select_keys", &SelectReference, &SelectCpu, TF_CUDA_LAUNCHER(CudaSelectKeys)};
 
 void SelectKeys(Stream& stream, const SelectKeysArgs& args) {
   TF_CHECK_GT(args.heads, 0);
   TF_CHECK_GT(args.num_selected, 0);
   TF_CHECK_GT(args.keys.first, 0);
   TF_CHECK_EQ(args.keys.second, 0);
+  TF_CHECK_EQ(args.scores.stride, args.scores.cols);
   stream.Launch(kSelectKeys, args);
 }
 

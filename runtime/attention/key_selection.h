@@ -1,8 +1,11 @@
 // The indexer of sparse attention (DeepSeek-V3.2): small heads of its own score all keys, and a token's attention sees
-// those with the largest scores. CPUs only.
+// those with the largest scores.
 #pragma once
 
+#include <cmath>
+
 #include "core/device/device.h"
+#include "core/formats/tensor.h"
 #include "runtime/attention/attention_ops.h"
 
 namespace tokenferry {
@@ -22,7 +25,13 @@ struct SelectKeysArgs {
   CacheView keys;               // rows of `first` = dim values, rotated, and no second part
   int32_t* selected = nullptr;  // [T, num_selected]
   Compute compute = Compute::kF32;
+  // [at least 1, at least the largest position + 1], where a GPU keeps scores on their way; stride as cols. The more
+  // rows, the more tokens at once. CPUs need none.
+  MatrixView<float> scores = {};
 };
 void SelectKeys(Stream& stream, const SelectKeysArgs& args);
+
+// heads^-0.5 and dim^-0.5 of the formula: rounded once.
+inline float IndexerScale(int64_t size) { return static_cast<float>(1 / std::sqrt(static_cast<double>(size))); }
 
 }  // namespace tokenferry

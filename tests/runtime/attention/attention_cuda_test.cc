@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "runtime/attention/attention_ops.h"
+#include "runtime/attention/key_selection.h"
 #include "tests/support/cuda_compare.h"
 
 namespace tokenferry {
@@ -129,7 +130,8 @@ TEST_F(AttentionCudaTest, AbsorbAndExpand) {
 }
 
 template <class T>
-void AttentionCase(OpRun& run, const Shape& s, int64_t num_tokens, Compute compute) {
+LatentAttentionArgs LatentArgs(OpRun& run, const Shape& s, const TokenPositions& tokens, Compute compute) {
+  const int64_t num_tokens = tokens.num_tokens;
   LatentAttentionArgs args;
   args.q_latent = run.Input(NormalFloats(run.rng(), num_tokens * s.heads * s.latent));
   args.q = run.Input(NormalFloats(run.rng(), num_tokens * s.heads * (s.nope + s.rope)));
@@ -137,11 +139,16 @@ void AttentionCase(OpRun& run, const Shape& s, int64_t num_tokens, Compute compu
   args.nope = s.nope;
   args.rope = s.rope;
   args.scale = 0.3f;
-  args.tokens = Positions(run, num_tokens);
+  args.tokens = tokens;
   args.cache = Cache<T>(run, s.latent, s.rope);
   args.out = run.Output<float>("out", num_tokens * s.heads * s.latent);
   args.compute = compute;
-  LatentAttention(run.stream(), args);
+  return args;
+}
+
+template <class T>
+void AttentionCase(OpRun& run, const Shape& s, int64_t num_tokens, Compute compute) {
+  LatentAttention(run.stream(), LatentArgs<T>(run, s, Positions(run, num_tokens), compute));
 }
 
 TEST_F(AttentionCudaTest, LatentAttention) {
@@ -149,6 +156,79 @@ TEST_F(AttentionCudaTest, LatentAttention) {
     ExpectSameBits([&](OpRun& run) { AttentionCase<float>(run, s, num_tokens, compute); });
     ExpectSameBits([&](OpRun& run) { AttentionCase<BF16>(run, s, num_tokens, compute); });
   });
+}
+
+struct IndexerShape {
+  int32_t heads;
+  int64_t dim, num_selected;
+};
+// Of one head half of the scores are 0: where so many are selected, ties decide.
+const std::vector<IndexerShape> kIndexerShapes = {{1, 4, 1}, {1, 20, 120}, {5, 17, 70}};
+
+// An indexer, and latent attention over what it selects. Some scores are NaN and infinities. Scores of two tokens fit
+// into their memory, fewer than there are.
+template <class T>
+void SparseCase(OpRun& run, const IndexerShape& i, const Shape& s, int64_t num_tokens, Compute compute) {
+  std::vector<float> q = NormalFloats(run.rng(), num_tokens * i.heads * i.dim);
+  std::vector<float> weight = NormalFloats(run.rng(), num_tokens * i.heads);
+  if (num_tokens > 2 && run.rng()() % 2 == 0) {
+    q[i.heads * i.dim] = NAN;
+    weight[2 * i.heads] = INFINITY;
+  }
+  const int64_t most_keys = kMaxPosition + run.rng()() % 100;
+  SelectKeysArgs args;
+  args.q = run.Input(q);
+  args.weight = run.Input(weight);
+  args.heads = i.heads;
+  args.num_selected = i.num_selected;
+  args.tokens = Positions(run, num_tokens);
+  args.keys = Cache<T>(run, i.dim, 0);
+  args.selected = run.Output<int32_t>("selected", num_tokens * i.num_selected);
+  args.compute = compute;
+  args.scores = {run.Input(std::vector<float>(2 * most_keys)), 2, most_keys, most_keys};
+  SelectKeys(run.stream(), args);
+  LatentAttentionArgs attention = LatentArgs<T>(run, s, args.tokens, compute);
+  attention.selected = args.selected;
+  attention.num_selected = args.num_selected;
+  LatentAttention(run.stream(), attention);
+}
+
+TEST_F(AttentionCudaTest, SparseAttention) {
+  for (const IndexerShape& i : kIndexerShapes) {
+    for (const int64_t num_tokens : {0, 1, 5}) {
+      for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+        SCOPED_TRACE(testing::Message() << num_tokens << " tokens, " << i.heads << " heads of " << i.dim << ", "
+                                        << i.num_selected << " selected" << (compute == Compute::kF32 ? "" : ", bf16"));
+        // Selection is the same for all; the others differ in how one element is read.
+        const int num_f32 = compute == Compute::kF32 ? 10 : 1, num_bf16 = compute == Compute::kF32 ? 1 : 3;
+        ExpectSameBits([&](OpRun& run) { SparseCase<float>(run, i, kShapes[1], num_tokens, compute); }, num_f32);
+        ExpectSameBits([&](OpRun& run) { SparseCase<BF16>(run, i, kShapes[1], num_tokens, compute); }, num_bf16);
+      }
+    }
+  }
+}
+
+// Four bytes for each of them are more than a block of threads has.
+TEST_F(AttentionCudaTest, SelectsAmongMoreKeysThanSharedMemoryHolds) {
+  constexpr int64_t kBlocks = 1000, kNumKeys = kBlocks * kCacheBlockTokens - 1, kSelected = 300, kDim = 4;
+  const auto test = [&](OpRun& run) {
+    SelectKeysArgs args;
+    args.q = run.Input(NormalFloats(run.rng(), kDim));
+    args.weight = run.Input(NormalFloats(run.rng(), 1));
+    args.heads = 1;
+    args.num_selected = kSelected;
+    args.tokens = {run.Input(std::vector<int32_t>{0}), run.Input(std::vector<int32_t>{kNumKeys - 1}), 1};
+    args.keys = {run.Input(NormalFloats(run.rng(), kBlocks * kCacheBlockTokens * kDim)),
+                 DType::kF32,
+                 kDim,
+                 0,
+                 run.Input(Permutation(run.rng(), kBlocks)),
+                 kBlocks};
+    args.selected = run.Output<int32_t>("selected", kSelected);
+    args.scores = {run.Input(std::vector<float>(kNumKeys)), 1, kNumKeys, kNumKeys};
+    SelectKeys(run.stream(), args);
+  };
+  ExpectSameBits(test, 1);
 }
 
 struct GroupedShape {
