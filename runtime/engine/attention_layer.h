@@ -24,6 +24,7 @@ struct AttentionStep {
   CacheView index_keys;                  // of this layer, where it has an indexer
   StateView state;                       // of this layer
   int32_t* selected = nullptr;           // SelectKeysArgs::selected, of this layer or of the last one with an indexer
+  MatrixView<float> key_scores;          // SelectKeysArgs::scores
   const int32_t* last_source = nullptr;  // [T] last position of its sequence's encoder input; null: there is no encoder
   RelativeBias bias;                     // of the layer's own scores
   MatrixView<float> hidden;              // [T, H] in and out: the layer's output is added

@@ -43,7 +43,8 @@ void RunIndexer(Stream& stream, const AttentionStep& s, MatrixView<const float> 
                       .tokens = s.tokens,
                       .keys = s.index_keys,
                       .selected = s.selected,
-                      .compute = s.compute});
+                      .compute = s.compute,
+                      .scores = s.key_scores});
 }
 
 }  // namespace

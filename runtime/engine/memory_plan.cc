@@ -9,7 +9,7 @@ std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& plac
   const KvCacheOptions cache = Engine::CacheOptions(plan.model, options);
   const RankMemory same{
       .cache = KvCache::NumBytes(cache),
-      .activations = Transformer::ActivationBytes(plan.model, options.max_tokens()),
+      .activations = Transformer::ActivationBytes(plan.model, options, device),
       .logits = LogitRows::NumBytes(device, plan.model.vocab_size, Engine::MostLogitRows(options, device)),
   };
   const std::vector<int64_t> weights = BytesPerRank(plan, placement);

@@ -27,11 +27,6 @@ MoeShape MoeShapeOf(const ModelSpec& model, Compute compute, int64_t max_tokens)
           .max_tokens = max_tokens};
 }
 
-// Positions that a sequence can have: the model's, or fewer where the cache does not reach as far.
-int64_t ServedPositions(const ModelSpec& model, const EngineOptions& options) {
-  return std::min(model.max_position_embeddings, CacheBlocks(options.cache_tokens_per_rank) * kCacheBlockTokens);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& transport, Device& device,
@@ -58,7 +53,6 @@ absl::Status Transformer::CheckDevice(const ModelSpec& model, DeviceKind kind) {
       {model.has_encoder(), "an encoder"},
       {model.has_states(), "gated delta nets"},
       {has_output_gate, "gates of attention"},
-      {model.num_selected_keys() > 0, "sparse attention"},
   };
   for (const auto& feature : cpu_only) {
     if (!feature.is_needed) continue;
@@ -104,41 +98,6 @@ absl::Status Transformer::CreateMoe(Transport& transport, Device& device, const 
     TF_ASSIGN_OR_RETURN(MoeRounds rounds, MoeRounds::Create(transport, device, placement, shape, moe));
     moe_.push_back(std::move(rounds));
     moe.exchange.on_choice = nullptr;  // it has been told
-  }
-  return absl::OkStatus();
-}
-
-std::vector<Transformer::Activation> Transformer::Activations(const ModelSpec& model, int64_t max_tokens) {
-  const int64_t T = max_tokens, H = model.hidden_size;
-  int64_t ffn = model.moe.shared_intermediate, attention = 0;
-  for (const LayerSpec& layer : model.layers) {
-    if (!layer.is_moe) ffn = std::max(ffn, layer.dense_intermediate);
-    attention = std::max(attention, AttentionWorkspace(layer.attention, max_tokens));
-  }
-  return {
-      {&Transformer::hidden_, T, H, "hidden states"},
-      {&Transformer::normed_, T, H, "normed hidden states"},
-      {&Transformer::selected_, T, model.num_selected_keys(), "selected keys"},
-      {&Transformer::attention_, 1, attention, "attention"},
-      {&Transformer::gate_, T, ffn, "ffn gate"},
-      {&Transformer::up_, T, ffn, "ffn up"},
-      {&Transformer::shared_out_, T, H, "shared expert output"},
-      {&Transformer::shared_score_, T, model.moe.has_shared_score ? 1 : 0, "shared expert score"},
-      {&Transformer::moe_out_, T, H, "routed experts output"},
-      {&Transformer::head_rows_, kLogitRows, H, "head rows"},
-  };
-}
-
-int64_t Transformer::ActivationBytes(const ModelSpec& model, int64_t max_tokens) {
-  int64_t num_bytes = 0;
-  for (const Activation& a : Activations(model, max_tokens)) num_bytes += a.rows * a.cols * sizeof(float);
-  return num_bytes;
-}
-
-absl::Status Transformer::AllocateActivations(Device& device) {
-  for (const Activation& a : Activations(model_, options_.max_tokens())) {
-    TF_ASSIGN_OR_RETURN(this->*a.buffer,
-                        device.Allocate(a.rows * a.cols * sizeof(float), MemoryKind::kDevice, a.label));
   }
   return absl::OkStatus();
 }
@@ -247,6 +206,7 @@ AttentionStep Transformer::AttentionOf(int layer, const MicroBatch& mb, const St
           .temperature_factors = positions_.temperature_factors(),
           .tokens = mb.positions,
           .selected = Selected(model_.layers[layer].attention.indexer, mb),
+          .key_scores = KeyScores(),
           .last_source = tokens.last_source == nullptr ? nullptr : tokens.last_source + mb.first,
           .bias = relative_bias_.Of(layer),
           .hidden = Rows(hidden_, mb),

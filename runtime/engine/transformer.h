@@ -66,8 +66,8 @@ class Transformer {
   void Logits(Stream& stream, const int32_t* row_idx, MatrixView<float> logits);
   static constexpr int64_t kLogitRows = 64;
 
-  // Of the activations that Create allocates for steps of up to `max_tokens` tokens.
-  static int64_t ActivationBytes(const ModelSpec& model, int64_t max_tokens);
+  // Of the activations that Create allocates.
+  static int64_t ActivationBytes(const ModelSpec& model, const EngineOptions& options, DeviceKind device);
 
   // TokenPositions::rope_row of a token.
   int32_t RopeRowOf(RopeFactors factors, int64_t position) const {
@@ -90,12 +90,15 @@ class Transformer {
  private:
   Transformer(const ModelSpec& model, const ModelWeights& weights, const EngineOptions& options)
       : model_(model), weights_(weights), options_(options) {}
+  // Positions that a sequence can have: the model's, or fewer where the cache does not reach as far.
+  static int64_t ServedPositions(const ModelSpec& model, const EngineOptions& options);
+  // transformer_activations.cc
   struct Activation {
     Buffer Transformer::*buffer;
     int64_t rows, cols;  // f32
     const char* label;
   };
-  static std::vector<Activation> Activations(const ModelSpec& model, int64_t max_tokens);
+  static std::vector<Activation> Activations(const ModelSpec& model, const EngineOptions& options, DeviceKind device);
   absl::Status AllocateActivations(Device& device);
   absl::Status CreateMoe(Transport& transport, Device& device, const Placement& placement);
   // The rows of a step that pass through one stack.
@@ -115,6 +118,7 @@ class Transformer {
   };
   std::vector<MicroBatch> Split(const TokenPositions& all, const Part& part) const;
   MatrixView<float> Rows(const Buffer& buffer, const MicroBatch& mb) const;  // of hidden_size columns
+  MatrixView<float> KeyScores() const;
   void ShowHidden(int layer, const MicroBatch& mb, const LayerObserver& observer) const;
   int32_t* Selected(const IndexerSpec& indexer, const MicroBatch& mb) const;
   void ShowSelected(int layer, const IndexerSpec& indexer, const MicroBatch& mb, const LayerObserver& observer) const;
@@ -152,9 +156,10 @@ class Transformer {
   RelativeBiasTables relative_bias_;
   // Activations of max_tokens rows, f32.
   Buffer hidden_, normed_, gate_, up_, shared_out_, shared_score_, moe_out_;
-  Buffer selected_;   // [max_tokens, ModelSpec::num_selected_keys()] int32
-  Buffer attention_;  // AttentionWorkspace of the layer that needs most
-  Buffer head_rows_;  // [kLogitRows, H]
+  Buffer selected_;    // [max_tokens, ModelSpec::num_selected_keys()] int32
+  Buffer key_scores_;  // SelectKeysArgs::scores
+  Buffer attention_;   // AttentionWorkspace of the layer that needs most
+  Buffer head_rows_;   // [kLogitRows, H]
 };
 
 }  // namespace tokenferry

@@ -1,0 +1,64 @@
+// The memory that a transformer's steps pass through.
+#include <algorithm>
+
+#include "runtime/engine/attention_layer.h"
+#include "runtime/engine/transformer.h"
+
+namespace tokenferry {
+namespace {
+
+// Tokens whose scores of all keys an indexer of a GPU holds at once.
+constexpr int64_t kScoredTokens = 64;
+
+}  // namespace
+
+int64_t Transformer::ServedPositions(const ModelSpec& model, const EngineOptions& options) {
+  return std::min(model.max_position_embeddings, CacheBlocks(options.cache_tokens_per_rank) * kCacheBlockTokens);
+}
+
+std::vector<Transformer::Activation> Transformer::Activations(const ModelSpec& model, const EngineOptions& options,
+                                                              DeviceKind device) {
+  const int64_t T = options.max_tokens(), H = model.hidden_size;
+  const bool has_scores = model.num_selected_keys() > 0 && device == DeviceKind::kCuda;
+  int64_t ffn = model.moe.shared_intermediate, attention = 0;
+  for (const LayerSpec& layer : model.layers) {
+    if (!layer.is_moe) ffn = std::max(ffn, layer.dense_intermediate);
+    attention = std::max(attention, AttentionWorkspace(layer.attention, T));
+  }
+  return {
+      {&Transformer::hidden_, T, H, "hidden states"},
+      {&Transformer::normed_, T, H, "normed hidden states"},
+      {&Transformer::selected_, T, model.num_selected_keys(), "selected keys"},
+      {&Transformer::key_scores_, has_scores ? std::min(T, kScoredTokens) : 0, ServedPositions(model, options),
+       "scores of keys"},
+      {&Transformer::attention_, 1, attention, "attention"},
+      {&Transformer::gate_, T, ffn, "ffn gate"},
+      {&Transformer::up_, T, ffn, "ffn up"},
+      {&Transformer::shared_out_, T, H, "shared expert output"},
+      {&Transformer::shared_score_, T, model.moe.has_shared_score ? 1 : 0, "shared expert score"},
+      {&Transformer::moe_out_, T, H, "routed experts output"},
+      {&Transformer::head_rows_, kLogitRows, H, "head rows"},
+  };
+}
+
+int64_t Transformer::ActivationBytes(const ModelSpec& model, const EngineOptions& options, DeviceKind device) {
+  int64_t num_bytes = 0;
+  for (const Activation& a : Activations(model, options, device)) num_bytes += a.rows * a.cols * sizeof(float);
+  return num_bytes;
+}
+
+absl::Status Transformer::AllocateActivations(Device& device) {
+  for (const Activation& a : Activations(model_, options_, device.kind())) {
+    TF_ASSIGN_OR_RETURN(this->*a.buffer,
+                        device.Allocate(a.rows * a.cols * sizeof(float), MemoryKind::kDevice, a.label));
+  }
+  return absl::OkStatus();
+}
+
+MatrixView<float> Transformer::KeyScores() const {
+  const int64_t num_positions = ServedPositions(model_, options_);
+  const auto num_rows = static_cast<int64_t>(key_scores_.num_bytes() / sizeof(float)) / num_positions;
+  return MakeMatrix<float>(key_scores_.data(), num_rows, num_positions);
+}
+
+}  // namespace tokenferry
