@@ -17,8 +17,6 @@ struct GroupPlace {
   int64_t row, begin, size, idx;
 };
 
-int32_t Rounded(float x) { return static_cast<int32_t>(std::nearbyint(x)); }
-
 float OrOne(float scale) { return scale == 0 ? 1.0f : scale; }
 
 // Stores the scale in its type and returns what was stored. A number that is not 0 may become 0 there.
@@ -29,40 +27,42 @@ float StoreScale(const QuantiseWeightsArgs& a, int64_t idx, float scale) {
   return ToFloat(rounded);
 }
 
-bool AllFinite(const float* x, int64_t size) {
-  bool finite = true;
-  for (int64_t i = 0; i < size; ++i) finite &= std::isfinite(x[i]);
-  return finite;
-}
+// A row on its way: its numbers, and codes that have yet to be packed.
+struct RowState {
+  const RowKernels& kernels;
+  float* x;
+  uint8_t* codes;
+};
 
-float LargestMagnitude(const float* x, int64_t size) {
-  float amax = 0;
-  for (int64_t i = 0; i < size; ++i) amax = std::max(amax, std::fabs(x[i]));
-  return amax;
-}
+float LargestMagnitude(const ValueRange& range) { return std::max(-range.low, range.high); }
 
-// Each of the following quantises a group of finite numbers and returns the largest magnitude of what it became, which
-// is not finite where the group does not fit.
+// Each of the following quantises a group of finite numbers of that range and returns the largest magnitude of what it
+// became, which is not finite where the group does not fit.
 
-float RoundToBF16(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
+float RoundToBF16(const QuantiseWeightsArgs& a, const GroupPlace& g, const RowState& row, const ValueRange& range) {
   auto* out = static_cast<BF16*>(a.data) + g.row * a.dst.cols + g.begin;
-  for (int64_t i = 0; i < g.size; ++i) out[i] = ToBF16(x[i]);
-  return ToFloat(ToBF16(LargestMagnitude(x, g.size)));
+  for (int64_t i = 0; i < g.size; ++i) out[i] = ToBF16(row.x[g.begin + i]);
+  return ToFloat(ToBF16(LargestMagnitude(range)));
 }
 
-float QuantiseF8(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
-  const float amax = LargestMagnitude(x, g.size), scale = StoreScale(a, g.idx, amax / 448);
+float QuantiseF8(const QuantiseWeightsArgs& a, const GroupPlace& g, const RowState& row, const ValueRange& range) {
+  const float amax = LargestMagnitude(range), scale = StoreScale(a, g.idx, amax / 448);
   auto* codes = static_cast<F8E4M3*>(a.data) + g.row * a.dst.cols + g.begin;
-  for (int64_t i = 0; i < g.size; ++i) codes[i] = ToF8E4M3(x[i] / scale);
+  row.kernels.round_to_f8(row.x + g.begin, g.size, scale, codes);
   return ToFloat(ToF8E4M3(amax / scale)) * scale;
 }
 
-float QuantiseInt8(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
-  const float amax = LargestMagnitude(x, g.size), scale = StoreScale(a, g.idx, amax / 127);
-  auto* codes = static_cast<int8_t*>(a.data) + g.row * a.dst.cols + g.begin;
-  const auto code = [scale](float value) { return std::clamp(Rounded(value / scale), -127, 127); };
-  for (int64_t i = 0; i < g.size; ++i) codes[i] = static_cast<int8_t>(code(x[i]));
-  return static_cast<float>(code(amax)) * scale;
+// The code of one number.
+int32_t CodeOf(float x, const CodeRounding& r) {
+  return std::clamp(static_cast<int32_t>(std::nearbyint(x / r.scale)) + r.zero, r.least, r.most);
+}
+
+// Scales are as they were rounded, which no x exceeds by more than twice the number of steps.
+float QuantiseInt8(const QuantiseWeightsArgs& a, const GroupPlace& g, const RowState& row, const ValueRange& range) {
+  const float amax = LargestMagnitude(range);
+  const CodeRounding rounding{.scale = StoreScale(a, g.idx, amax / 127), .least = -127, .most = 127};
+  row.kernels.round_to_codes(row.x + g.begin, g.size, rounding, row.codes + g.begin);
+  return static_cast<float>(CodeOf(amax, rounding)) * rounding.scale;
 }
 
 // (hi - lo) / most, also where hi - lo is beyond f32.
@@ -71,44 +71,62 @@ float RangeScale(float lo, float hi, int32_t most) {
   return std::isfinite(hi - lo) ? (hi - lo) / steps : hi / steps - lo / steps;
 }
 
-float QuantiseWithZeroPoint(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
-  const int64_t bits = DTypeBits(a.dst.dtype());
-  const int32_t most = (1 << bits) - 1;
-  const auto [lowest, highest] = std::minmax_element(x, x + g.size);
-  const float lo = std::min(*lowest, 0.0f), hi = std::max(*highest, 0.0f);
-  const float scale = StoreScale(a, g.idx, RangeScale(lo, hi, most));
-  const int32_t zero = std::clamp(Rounded(-lo / scale), 0, most);
+float QuantiseWithZeroPoint(const QuantiseWeightsArgs& a, const GroupPlace& g, const RowState& row,
+                            const ValueRange& range) {
+  CodeRounding rounding{.most = (1 << DTypeBits(a.dst.dtype())) - 1};
+  rounding.scale = StoreScale(a, g.idx, RangeScale(range.low, range.high, rounding.most));
+  const int32_t zero = CodeOf(-range.low, rounding);
   a.zero_points[g.idx] = static_cast<uint8_t>(zero);
-  uint8_t* row = static_cast<uint8_t*>(a.data) + g.row * a.dst.row_bytes();
-  const auto code_of = [=](float value) { return std::clamp(Rounded(value / scale) + zero, 0, most); };
-  for (int64_t i = 0; i < g.size; ++i) {
-    const auto code = static_cast<uint8_t>(code_of(x[i]));
-    const int64_t at = (g.begin + i) * bits;
-    if (at % 8 == 0) row[at / 8] = 0;
-    row[at / 8] |= static_cast<uint8_t>(code << (at % 8));
+  rounding.zero = zero;
+  row.kernels.round_to_codes(row.x + g.begin, g.size, rounding, row.codes + g.begin);
+  return static_cast<float>(std::max(CodeOf(range.high, rounding) - zero, zero - CodeOf(range.low, rounding))) *
+         rounding.scale;
+}
+
+float QuantiseGroup(const QuantiseWeightsArgs& a, const GroupPlace& g, const RowState& row, const ValueRange& range) {
+  if (!a.dst.format.has_scales()) return RoundToBF16(a, g, row, range);
+  if (a.dst.format.coding == WeightCoding::kZeroPoint) return QuantiseWithZeroPoint(a, g, row, range);
+  return a.dst.dtype() == DType::kI8 ? QuantiseInt8(a, g, row, range) : QuantiseF8(a, g, row, range);
+}
+
+// Codes of kBits to as many bytes as they fill.
+template <int kBits>
+void PackCodes(const uint8_t* codes, int64_t size, uint8_t* out) {
+  constexpr int kPerByte = 8 / kBits;
+  const int64_t num_whole = size / kPerByte;
+  for (int64_t i = 0; i < num_whole; ++i) {
+    int byte = 0;
+    for (int k = 0; k < kPerByte; ++k) byte |= codes[i * kPerByte + k] << (k * kBits);
+    out[i] = static_cast<uint8_t>(byte);
   }
-  return static_cast<float>(std::max(code_of(hi) - zero, zero - code_of(lo))) * scale;
+  for (int64_t i = num_whole * kPerByte; i < size; ++i) {
+    const int shift = static_cast<int>(i % kPerByte) * kBits;
+    out[num_whole] = static_cast<uint8_t>((shift == 0 ? 0 : out[num_whole]) | codes[i] << shift);
+  }
 }
 
-float QuantiseGroup(const QuantiseWeightsArgs& a, const GroupPlace& g, const float* x) {
-  if (!a.dst.format.has_scales()) return RoundToBF16(a, g, x);
-  if (a.dst.format.coding == WeightCoding::kZeroPoint) return QuantiseWithZeroPoint(a, g, x);
-  return a.dst.dtype() == DType::kI8 ? QuantiseInt8(a, g, x) : QuantiseF8(a, g, x);
-}
-
-void QuantiseRow(const QuantiseWeightsArgs& a, int64_t row, const RowKernels& kernels) {
-  const int64_t cols = a.dst.cols;
-  auto* x = static_cast<float*>(ThreadScratch(static_cast<size_t>(cols) * sizeof(float)));
-  kernels.widen(a.src, {row, 1, 0, cols}, Compute::kF32, x);
+void QuantiseRow(const QuantiseWeightsArgs& a, int64_t row_idx, const RowKernels& kernels) {
+  const int64_t cols = a.dst.cols, bits = DTypeBits(a.dst.dtype());
+  auto* scratch = static_cast<uint8_t*>(ThreadScratch(static_cast<size_t>(cols) * (sizeof(float) + 1)));
+  uint8_t* data = static_cast<uint8_t*>(a.data) + row_idx * a.dst.row_bytes();
+  const RowState row{kernels, reinterpret_cast<float*>(scratch),
+                     bits < 8 ? scratch + static_cast<size_t>(cols) * sizeof(float) : data};
+  kernels.widen(a.src, {row_idx, 1, 0, cols}, Compute::kF32, row.x);
   const int64_t group = a.dst.format.has_scales() ? a.dst.format.block_cols : cols;
   int64_t num_unfit = 0;
   for (int64_t begin = 0; begin < cols; begin += group) {
-    const GroupPlace g{row, begin, std::min(group, cols - begin), row * a.dst.scale_stride + begin / group};
-    const bool finite = AllFinite(x + begin, g.size);
-    if (!finite) std::fill_n(x + begin, g.size, 0.0f);
-    const float largest = QuantiseGroup(a, g, x + begin);
+    const GroupPlace g{row_idx, begin, std::min(group, cols - begin), row_idx * a.dst.scale_stride + begin / group};
+    ValueRange range = kernels.range(row.x + begin, g.size);
+    const bool finite = range.is_finite;
+    if (!finite) {
+      std::fill_n(row.x + begin, g.size, 0.0f);
+      range = {};
+    }
+    const float largest = QuantiseGroup(a, g, row, range);
     if (!finite || !std::isfinite(largest)) ++num_unfit;
   }
+  if (bits == 4) PackCodes<4>(row.codes, cols, data);
+  if (bits == 2) PackCodes<2>(row.codes, cols, data);
   if (num_unfit > 0) std::atomic_ref<int64_t>(*a.num_unfit_groups).fetch_add(num_unfit, std::memory_order_relaxed);
 }
 

@@ -237,10 +237,75 @@ void StepDelta(const DeltaStep& s) {
   }
 }
 
+ValueRange Range(const float* x, int64_t size) {
+  const F32Tag d;
+  Lanes low = ZeroLanes(), high = ZeroLanes(), nothing = ZeroLanes();
+  for (int64_t i = 0; i < size; i += kNumLanes) {
+    const Lanes values = size - i >= kNumLanes ? LoadLanes(x + i) : LoadFirst(size - i, x + i);
+    for (int v = 0; v < kVecs; ++v) {
+      low.v[v] = hn::Min(values.v[v], low.v[v]);
+      high.v[v] = hn::Max(values.v[v], high.v[v]);
+      nothing.v[v] = hn::Add(nothing.v[v], hn::Sub(values.v[v], values.v[v]));  // NaN, where it is not finite
+    }
+  }
+  ValueRange range{.high = MaxOfLanes(high)};
+  for (int v = 0; v < kVecs; ++v) {
+    range.low = std::min(range.low, hn::GetLane(hn::MinOfLanes(d, low.v[v])));
+    range.is_finite &= hn::AllTrue(d, hn::Eq(nothing.v[v], nothing.v[v]));
+  }
+  return range;
+}
+
+// Bytes of `size` numbers: `round` makes those of a vector, each in an int32_t.
+template <class Round>
+HWY_INLINE void RoundToBytes(const float* x, int64_t size, const Round& round, uint8_t* out) {
+  const hn::Rebind<uint8_t, F32Tag> bytes;
+  for (int64_t i = 0; i < size; i += kNumLanes) {
+    const int64_t count = std::min<int64_t>(kNumLanes, size - i);
+    const Lanes values = count == kNumLanes ? LoadLanes(x + i) : LoadFirst(count, x + i);
+    uint8_t rest[kNumLanes];
+    uint8_t* to = count == kNumLanes ? out + i : rest;
+    for (int v = 0; v < kVecs; ++v) hn::StoreU(hn::DemoteTo(bytes, round(values.v[v])), bytes, to + v * kVecLanes);
+    if (to == rest) std::copy_n(rest, count, out + i);
+  }
+}
+
+// Below 2^-6 E4M3 is in steps of 2^-9, as f32 is from 2^14 on.
+void RoundToF8(const float* x, int64_t size, float scale, F8E4M3* out) {
+  const F32Tag d;
+  const hn::RebindToSigned<F32Tag> ints;
+  const auto round = [&](F32Vec values) HWY_ATTR {
+    const auto quotient = hn::Div(values, hn::Set(d, scale)), magnitude = hn::Abs(quotient);
+    const auto bits = hn::BitCast(ints, magnitude);
+    const auto top = hn::Set(d, 0x1p14f);
+    const auto even = hn::And(hn::ShiftRight<20>(bits), hn::Set(ints, 1));
+    const auto up = hn::Add(bits, hn::Add(even, hn::Set(ints, 0x7FFFF)));
+    const auto normal = hn::Sub(hn::ShiftRight<20>(up), hn::Set(ints, (127 - 7) << 3));
+    const auto small = hn::Sub(hn::BitCast(ints, hn::Add(magnitude, top)), hn::BitCast(ints, top));
+    const auto is_small = hn::Lt(bits, hn::BitCast(ints, hn::Set(d, 0x1p-6f)));
+    const auto code = hn::Min(hn::IfThenElse(is_small, small, normal), hn::Set(ints, 0x7E));
+    const auto sign = hn::And(hn::ShiftRight<24>(hn::BitCast(ints, quotient)), hn::Set(ints, 0x80));
+    return hn::Or(code, sign);
+  };
+  RoundToBytes(x, size, round, reinterpret_cast<uint8_t*>(out));
+}
+
+void RoundToCodes(const float* x, int64_t size, const CodeRounding& r, uint8_t* codes) {
+  const hn::RebindToSigned<F32Tag> ints;
+  const auto scale = hn::Set(F32Tag(), r.scale);
+  const auto zero = hn::Set(ints, r.zero), least = hn::Set(ints, r.least), most = hn::Set(ints, r.most);
+  const auto round = [&](F32Vec values) HWY_ATTR {
+    const auto code = hn::Add(hn::NearestInt(hn::Div(values, scale)), zero);
+    return hn::And(hn::Min(hn::Max(code, least), most), hn::Set(ints, 0xFF));
+  };
+  RoundToBytes(x, size, round, codes);
+}
+
 }  // namespace
 
 const RowKernels& Kernels() {
-  static constexpr RowKernels kKernels{&Dot, &WeightedSum, &SoftmaxBlock, &Widen, &Sigmoid, &StepDelta};
+  static constexpr RowKernels kKernels{&Dot,       &WeightedSum, &SoftmaxBlock, &Widen,       &Sigmoid,
+                                       &StepDelta, &Range,       &RoundToF8,    &RoundToCodes};
   return kKernels;
 }
 

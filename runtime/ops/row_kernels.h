@@ -35,6 +35,19 @@ struct DeltaStep {
   float* out = nullptr;    // [value_dim]
 };
 
+// What numbers span, 0 included. Means nothing when one is not finite.
+struct ValueRange {
+  float low = 0, high = 0;
+  bool is_finite = true;
+};
+
+// Codes of numbers: each is x / scale rounded to the nearest integer, ties to even, plus `zero`, within [least, most];
+// |x / scale| < 2^22.
+struct CodeRounding {
+  float scale = 1;
+  int32_t zero = 0, least = 0, most = 0;  // codes fit into a byte, signed or not
+};
+
 struct RowKernels {
   // out[a * out_stride + b] = x_a . w_b over `cols`, in the lane order of core/kernels/matmul.h.
   void (*dot)(Rows x, Rows w, int64_t cols, float* out, int64_t out_stride);
@@ -55,6 +68,11 @@ struct RowKernels {
   void (*sigmoid)(const float* x, int64_t size, float* out);
 
   void (*delta_step)(const DeltaStep& step);
+
+  ValueRange (*range)(const float* x, int64_t size);
+  // Of finite numbers: x / scale as E4M3, larger ones as the largest.
+  void (*round_to_f8)(const float* x, int64_t size, float scale, F8E4M3* out);
+  void (*round_to_codes)(const float* x, int64_t size, const CodeRounding& rounding, uint8_t* codes);
 };
 
 // Isa::kAvx512Bf16 has the kernels of kAvx512: vdpbf16ps would have its own order.

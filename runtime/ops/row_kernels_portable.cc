@@ -73,10 +73,32 @@ void StepDelta(const DeltaStep& s) {
   }
 }
 
+ValueRange Range(const float* x, int64_t size) {
+  ValueRange range;
+  for (int64_t i = 0; i < size; ++i) {
+    range.low = std::min(range.low, x[i]);
+    range.high = std::max(range.high, x[i]);
+    range.is_finite &= std::isfinite(x[i]);
+  }
+  return range;
+}
+
+void RoundToF8(const float* x, int64_t size, float scale, F8E4M3* out) {
+  for (int64_t i = 0; i < size; ++i) out[i] = ToF8E4M3(x[i] / scale);
+}
+
+void RoundToCodes(const float* x, int64_t size, const CodeRounding& r, uint8_t* codes) {
+  for (int64_t i = 0; i < size; ++i) {
+    const auto code = static_cast<int32_t>(std::nearbyint(x[i] / r.scale)) + r.zero;
+    codes[i] = static_cast<uint8_t>(std::clamp(code, r.least, r.most));
+  }
+}
+
 }  // namespace
 
 const RowKernels& PortableRowKernels() {
-  static constexpr RowKernels kKernels{&Dot, &WeightedSum, &SoftmaxBlock, &Widen, &Sigmoid, &StepDelta};
+  static constexpr RowKernels kKernels{&Dot,       &WeightedSum, &SoftmaxBlock, &Widen,       &Sigmoid,
+                                       &StepDelta, &Range,       &RoundToF8,    &RoundToCodes};
   return kKernels;
 }
 
