@@ -1,5 +1,8 @@
 #include "core/host/memory_info.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 #include <sstream>
@@ -57,6 +60,12 @@ absl::StatusOr<MachineMemory> ReadMachineMemory() {
 absl::StatusOr<int64_t> AvailableMemory() {
   TF_ASSIGN_OR_RETURN(const MachineMemory machine, ReadMachineMemory());
   return std::min(machine.available_bytes, ReadCgroupLimits().available_bytes);
+}
+
+void PreferHugePages(void* data, size_t num_bytes) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), begin = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t first = (begin + page - 1) / page * page, end = (begin + num_bytes) / page * page;
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);  // advice: errors are no matter
 }
 
 }  // namespace tokenferry

@@ -1,6 +1,7 @@
 // Memory of this process and of this machine, in bytes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "core/status.h"
@@ -25,5 +26,9 @@ absl::StatusOr<MachineMemory> ReadMachineMemory();
 // them: the smaller of the machine's available memory and what the cgroups leave. Swap is left out: weights are read
 // again in every step.
 absl::StatusOr<int64_t> AvailableMemory();
+
+// Asks the kernel for huge pages in that memory, which is about to be written and will be written whole: what was not
+// written would take memory too. It may have none to give.
+void PreferHugePages(void* data, size_t num_bytes);
 
 }  // namespace tokenferry

@@ -1,15 +1,14 @@
 // Stored bytes to those of memory.
+#include <algorithm>
 #include <cstring>
 
 #include "core/check.h"
 #include "core/formats/f16.h"
+#include "runtime/model/byte_vectors.h"
 #include "runtime/model/stored_tensor.h"
 
 namespace tokenferry {
 namespace {
-
-// Code j of a word of AWQ is output kAwqOrder[j] of its eight.
-constexpr int kAwqOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
 
 uint32_t WordAt(absl::Span<const uint8_t> src, int64_t idx) {
   uint32_t word;
@@ -50,27 +49,57 @@ void UnpackWordRows(int64_t cols, absl::Span<const uint8_t> src, int bits, uint8
   }
 }
 
-void UnpackAwqWord(uint32_t word, uint8_t (&codes)[8]) {
-  for (int j = 0; j < 8; ++j) codes[kAwqOrder[j]] = word >> (4 * j) & 0xF;
+using Words = Vector<uint32_t>;
+constexpr int64_t kWords = kVectorBytes / 4;
+
+// At most kWords; zeros behind them.
+Words LoadWords(absl::Span<const uint8_t> src, int64_t idx, int64_t count) {
+  Words words = {};
+  if (count == kWords) {
+    std::memcpy(&words, src.data() + idx * 4, kVectorBytes);
+  } else {
+    std::memcpy(&words, src.data() + idx * 4, static_cast<size_t>(count) * 4);
+  }
+  return words;
+}
+
+// Code j of 0, .., 7 of a word of AWQ is output 0, 2, 4, 6, 1, 3, 5, 7 of its eight. `even` and `odd` have those codes
+// a byte each; eight bytes of outputs follow for each word.
+void StoreAwqBytes(Words even, Words odd, int64_t count, uint8_t* dst) {
+  const auto swap_middle = [](Words w) { return (w & 0xFF0000FFu) | (w >> 8 & 0x0000FF00u) | (w << 8 & 0x00FF0000u); };
+  const Words a = swap_middle(even), b = swap_middle(odd);
+  Vector<uint16_t> left, right, outs[2];
+  std::memcpy(&left, &a, sizeof(left));
+  std::memcpy(&right, &b, sizeof(right));
+  outs[0] = InterleaveLower<uint16_t>(left, right);
+  outs[1] = InterleaveUpper<uint16_t>(left, right);
+  if (count == kWords) {
+    std::memcpy(dst, outs, sizeof(outs));
+  } else {
+    std::memcpy(dst, outs, static_cast<size_t>(count) * 8);
+  }
 }
 
 void UnpackAwqRows(int64_t cols, absl::Span<const uint8_t> src, uint8_t* dst) {
   const int64_t num_pairs = static_cast<int64_t>(src.size()) / (8 * cols);
   for (int64_t pair = 0; pair < num_pairs; ++pair) {
-    for (int64_t c = 0; c < cols; ++c) {
-      uint8_t low[8], high[8];
-      UnpackAwqWord(WordAt(src, 2 * pair * cols + c), low);
-      UnpackAwqWord(WordAt(src, (2 * pair + 1) * cols + c), high);
-      for (int j = 0; j < 8; ++j) *dst++ = static_cast<uint8_t>(low[j] | high[j] << 4);
+    for (int64_t c = 0; c < cols; c += kWords) {
+      const int64_t count = std::min(kWords, cols - c);
+      const Words low = LoadWords(src, 2 * pair * cols + c, count);
+      const Words high = LoadWords(src, (2 * pair + 1) * cols + c, count);
+      StoreAwqBytes((low & 0x0F0F0F0Fu) | (high & 0x0F0F0F0Fu) << 4, (low >> 4 & 0x0F0F0F0Fu) | (high & 0xF0F0F0F0u),
+                    count, dst);
+      dst += 8 * count;
     }
   }
 }
 
 void UnpackAwqZeroPoints(absl::Span<const uint8_t> src, uint8_t* dst) {
-  for (int64_t i = 0; i < static_cast<int64_t>(src.size() / 4); ++i, dst += 8) {
-    uint8_t codes[8];
-    UnpackAwqWord(WordAt(src, i), codes);
-    std::memcpy(dst, codes, sizeof(codes));
+  const auto num_words = static_cast<int64_t>(src.size() / 4);
+  for (int64_t i = 0; i < num_words; i += kWords) {
+    const int64_t count = std::min(kWords, num_words - i);
+    const Words words = LoadWords(src, i, count);
+    StoreAwqBytes(words & 0x0F0F0F0Fu, words >> 4 & 0x0F0F0F0Fu, count, dst + 8 * i);
   }
 }
 

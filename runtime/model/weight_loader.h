@@ -23,17 +23,23 @@ struct Piece {
   int64_t row_bytes() const;  // of a stored row, where rows must not be cut; else of an element or block
   bool is_part() const { return tensor->part.kind != StoredPart::Kind::kWhole; }
   bool picks() const { return is_part() && tensor->part.kind != StoredPart::Kind::kRange; }  // rows or columns
+  bool repacks() const { return tensor->repack.kind != Repack::Kind::kNone; }
   bool reads_the_same(const Piece& other) const {
     return source == other.source && source_begin() == other.source_begin() && source_bytes() == other.source_bytes();
   }
 };
 
-// Streams pieces through a staging buffer.
+// Streams pieces through a staging buffer. On a CPU the device's threads do so side by side, each with a part of the
+// buffer, and read what lies in memory as it does in the file where it belongs.
 class PieceLoader {
  public:
   // What is passed by reference must outlive this.
   PieceLoader(const Checkpoint& checkpoint, Stream& stream, Buffer staging, const LoadOptions& options)
-      : checkpoint_(checkpoint), stream_(stream), staging_(std::move(staging)), options_(options) {}
+      : checkpoint_(checkpoint),
+        stream_(stream),
+        is_cpu_(stream.device().kind() == DeviceKind::kCpu),
+        staging_(std::move(staging)),
+        options_(options) {}
 
   // Says that Load will come for them: what options.progress counts with.
   void Expect(absl::Span<const Piece> pieces);
@@ -46,20 +52,29 @@ class PieceLoader {
   int64_t bytes_read() const { return bytes_done_; }
 
  private:
-  absl::StatusOr<int64_t> ChunkBytes(const Piece& piece) const;
+  // How a range is cut: a chunk is what is read at a time.
+  struct Cut {
+    int64_t chunk_bytes = 0;
+    int64_t num_slots = 1;  // chunks that are in the staging buffer at a time
+    int64_t slot_bytes = 0;
+  };
+  absl::StatusOr<Cut> CutOf(const Piece& piece) const;
   absl::Status LoadRange(absl::Span<const Piece* const> pieces);
+  absl::Status LoadSideBySide(absl::Span<const Piece* const> pieces, const Cut& cut, int64_t begin, int64_t end);
+  absl::Status LoadChunk(absl::Span<const Piece* const> pieces, int64_t offset, int64_t num_bytes, uint8_t* staging);
   absl::Status CheckValues(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) const;
   absl::Status CheckBlocks(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk) const;
   absl::Status CheckGroupIdx(const Piece& piece, int64_t first, absl::Span<const uint8_t> chunk) const;
   absl::Status CheckZeroPoints(const Piece& piece, int64_t first, absl::Span<const uint8_t> chunk) const;
   absl::Status Damaged(const Piece& piece, int64_t element, absl::string_view what) const;
-  absl::Status Send(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk);
-  void SendRows(const Piece& piece, int64_t offset, absl::Span<const uint8_t> values, uint8_t* rows);
-  template <class Element>
-  void SendColumns(const Piece& piece, int64_t offset, absl::Span<const uint8_t> values, uint8_t* column_bytes);
+  absl::Status Send(const Piece& piece, int64_t offset, absl::Span<const uint8_t> chunk, uint8_t* free);
+  void Put(uint8_t* dst, const uint8_t* src, int64_t num_bytes);
+  void PutRows(const Piece& piece, int64_t offset, absl::Span<const uint8_t> values, uint8_t* free);
+  void PutColumns(const Piece& piece, int64_t offset, absl::Span<const uint8_t> values, uint8_t* free);
 
   const Checkpoint& checkpoint_;
   Stream& stream_;
+  const bool is_cpu_;
   const Buffer staging_;
   const LoadOptions& options_;
   int64_t bytes_total_ = 0, bytes_done_ = 0, bytes_enqueued_ = 0;

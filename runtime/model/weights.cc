@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
+#include "core/host/memory_info.h"
 #include "core/round_up.h"
 #include "runtime/model/split_kv_b.h"
 #include "runtime/model/weight_loader.h"
@@ -144,6 +145,7 @@ absl::Status AllocateBuffers(Device& device, Layout& layout, ModelWeights& weigh
     const std::string label = layer < 0 ? absl::StrCat("weights: ", GroupName(group))
                                         : absl::StrCat("weights: layer ", layer, " ", GroupName(group));
     TF_ASSIGN_OR_RETURN(Buffer buffer, device.Allocate(static_cast<size_t>(num_bytes), MemoryKind::kDevice, label));
+    if (device.kind() == DeviceKind::kCpu) PreferHugePages(buffer.data(), buffer.num_bytes());
     data[key] = buffer.as<uint8_t>();
     weights.stats.buffer_bytes += num_bytes;
     weights.buffers.push_back(std::move(buffer));

@@ -11,8 +11,8 @@
 namespace tokenferry {
 namespace {
 
-// The code of a value that is no number has all bits of kMask set.
-template <class Code, Code kMask>
+// The first code all of whose bits of kMask are those of kValue.
+template <class Code, Code kMask, Code kValue = kMask>
 int64_t Find(absl::Span<const uint8_t> data) {
   constexpr size_t kBlock = 4096;  // elements; one pass without branches, which compilers vectorise
   const size_t count = data.size() / sizeof(Code);
@@ -21,10 +21,10 @@ int64_t Find(absl::Span<const uint8_t> data) {
     Code codes[kBlock];
     std::memcpy(codes, data.data() + begin * sizeof(Code), n * sizeof(Code));
     Code found = 0;
-    for (size_t i = 0; i < n; ++i) found = static_cast<Code>(found | ((codes[i] & kMask) == kMask));
+    for (size_t i = 0; i < n; ++i) found = static_cast<Code>(found | ((codes[i] & kMask) == kValue));
     if (found == 0) continue;
     for (size_t i = 0; i < n; ++i) {
-      if ((codes[i] & kMask) == kMask) return static_cast<int64_t>(begin + i);
+      if ((codes[i] & kMask) == kValue) return static_cast<int64_t>(begin + i);
     }
   }
   return -1;
@@ -56,14 +56,9 @@ int64_t FindNonFinite(DType dtype, absl::Span<const uint8_t> data) {
 }
 
 int64_t FindZero(DType dtype, absl::Span<const uint8_t> data) {
-  const int64_t count = static_cast<int64_t>(data.size()) / DTypeBytes(dtype);
-  TF_CHECK(dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16);
-  for (int64_t i = 0; i < count; ++i) {
-    const bool is_zero = dtype == DType::kF32 ? CodeAt<uint32_t>(data, i) << 1 == 0
-                                              : static_cast<uint16_t>(CodeAt<uint16_t>(data, i) << 1) == 0;
-    if (is_zero) return i;
-  }
-  return -1;
+  if (dtype == DType::kF32) return Find<uint32_t, 0x7FFFFFFFu, 0>(data);
+  TF_CHECK(dtype == DType::kBF16 || dtype == DType::kF16);
+  return Find<uint16_t, 0x7FFFu, 0>(data);
 }
 
 std::string DescribeElement(DType dtype, absl::Span<const uint8_t> data, int64_t element_idx) {
