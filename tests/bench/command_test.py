@@ -202,6 +202,20 @@ class BenchCommands(unittest.TestCase):
                 self.assertIn(why, result.stderr)
                 self.assertEqual(result.stdout, "")
 
+    def test_loading_of_every_layout(self):
+        """Everything that is needed is read, and read once."""
+        for ranks, layouts in ("1", ["copy", "transpose", "gptq", "awq", "packed", "mxfp4", "int8", "int4"]), ("3", ["copy", "mxfp4"]):
+            done = subprocess.run([sys.executable, os.path.join(SOURCE, "bench/load.py"), PROGRAM, "--hidden", "256", "--layers", "1",
+                                   "--repeats", "1", "--ranks", ranks, "--only", *layouts, "--json", self.path("load.json")],
+                                  capture_output=True, text=True, timeout=100)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            with open(self.path("load.json"), encoding="utf-8") as file:
+                report = json.load(file)["layouts"]
+            self.assertEqual(list(report), layouts)
+            for name, layout in report.items():
+                self.assertEqual(layout["read_of_needed"], 1, name)
+                self.assertIn(name, done.stdout)
+
 
 if __name__ == "__main__":
     unittest.main()
