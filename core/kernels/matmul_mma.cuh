@@ -128,7 +128,8 @@ __device__ inline void StoreFour(const Problem& p, int64_t row, int64_t o, float
   }
 }
 
-// Sums pass through shared memory, so that a warp writes whole rows of the tile.
+// Sums pass through shared memory, so that a warp writes whole rows of the tile. Between them and what the next tile
+// brings is RowCopier's barrier.
 template <int kTokens, WeightLoad kWeightLoad>
 __device__ inline void StoreTile(
     const Problem& p, const Work& work, float* shared,
@@ -153,7 +154,6 @@ __device__ inline void StoreTile(
     const float4 v = *reinterpret_cast<const float4*>(shared + t * T::kOutStride + 4 * lane);
     StoreFour(p, work.row + t, work.out + 4 * lane, v);
   }
-  __syncthreads();  // before the next tile's rows come
 }
 
 template <int kTokens, WeightLoad kWeightLoad, RowLoad kRowLoad>
