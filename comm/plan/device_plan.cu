@@ -45,7 +45,7 @@ __device__ int32_t LocationOf(const PlanSendArgs& a, int64_t i, PlanFault* fault
 }
 
 // Of the faults that threads have found, that of the first entry; by the whole block, `first` in shared memory holds
-// kNoEntry.
+// kNoEntry. Has a barrier: what threads wrote before is there for all afterwards.
 __device__ void ReportFirst(PlanFault* fault, const PlanFault& mine, int32_t at, int32_t* first) {
   if (mine.kind != PlanFault::kNone) atomicMin(first, at);
   __syncthreads();
@@ -77,7 +77,6 @@ __global__ void PlanSendKernel(PlanSendArgs a) {
     }
   }
   ReportFirst(a.fault, first_of_mine, static_cast<int32_t>(fault_at), &first_fault);
-  __syncthreads();
 
   const auto rank_of = [&](int64_t i) { return a.scratch[i] < 0 ? -1 : a.placement.locations[a.scratch[i]].rank; };
   const auto opens_row = [&](int64_t i, int32_t rank) {
@@ -233,8 +232,8 @@ __global__ void PlanRecvKernel(PlanRecvArgs a) {
   slots.ClearCounts();
   slots.ForPiece(n, take, [&](int64_t, int32_t slot, unsigned same) { slots.Count(slot, same, same); });
   ReportFirst(a.fault, first_of_mine, static_cast<int32_t>(fault_at), &first_fault);
-  __syncthreads();
   slots.Scan();
+  __syncthreads();
   for (int s = threadIdx.x; s <= a.num_slots; s += blockDim.x) plan.slot_offsets[s] = slots.offsets()[s];
   const auto slot_of = [&](int64_t j) { return a.scratch[j].slot; };
   slots.ForPiece(n, slot_of, [&](int64_t j, int32_t slot, unsigned same) {

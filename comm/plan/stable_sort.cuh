@@ -55,7 +55,7 @@ class StableSort {
     }
   }
 
-  // The three phases; the block synchronises between them, which Place expects.
+  // The three phases; the block synchronises between them.
   __device__ void ClearCounts() {
     for (int key = LaneOf(); key < num_keys_; key += kWarpSize) Of(WarpOfThread(), key) = 0;
     __syncwarp();
@@ -64,7 +64,8 @@ class StableSort {
   __device__ void Count(int32_t key, unsigned same, unsigned counted) {
     if (key >= 0 && LaneOf() == __ffs(same) - 1) Of(WarpOfThread(), key) += __popc(counted);
   }
-  // After __syncthreads: counts become how many came before in other pieces, and offsets()[key] where keys begin.
+  // After __syncthreads: counts become how many came before in other pieces, and, after the next one, offsets()[key] is
+  // where keys begin.
   __device__ void Scan() {
     const int num_warps = blockDim.x / kWarpSize;
     for (int key = threadIdx.x; key < num_keys_; key += blockDim.x) {
@@ -78,7 +79,6 @@ class StableSort {
     }
     __syncthreads();
     if (WarpOfThread() == 0) ScanByWarp(offsets(), num_keys_);
-    __syncthreads();
   }
   // How many entries of the lane's key came before it, in order, those counted here included: their place is
   // offsets()[key] + this.
