@@ -102,10 +102,11 @@ inline const std::vector<WeightFormat> kWeightFormats = {
     WeightFormat{.dtype = DType::kF32}, WeightFormat{.dtype = DType::kBF16},
     F8BlockWeights::Of(128, 128),       F8BlockWeights::Of(5, 24),
     WeightFormat{.dtype = DType::kF16}, PlanarWeights::Of(DType::kU8, WeightCoding::kZeroPoint, DType::kF16, 24)};
-// How many seeds a comparison takes for weights of `format`. F16 and codes differ from the others only in how one
-// element is read, which every element of every seed shows.
-inline int NumSeeds(const WeightFormat& format) {
-  return F16Weights::Matches(format) || PlanarWeights::Matches(format) ? 1 : 10;
+// How many seeds a comparison takes for matrices of `format` [rows, cols]. F16 and codes differ from the others only in
+// how one element is read, which every element of a large matrix shows.
+inline int NumSeeds(const WeightFormat& format, int64_t rows, int64_t cols) {
+  const bool is_large = rows * cols > 2048;
+  return is_large && (F16Weights::Matches(format) || PlanarWeights::Matches(format)) ? 1 : 10;
 }
 // Codes of every kind: bits of an element, codings, types of scales, groups that do not divide a row. Rows take whole
 // bytes: widths are multiples of 4.

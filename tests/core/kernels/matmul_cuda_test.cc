@@ -67,7 +67,8 @@ TEST_F(MatMulCudaTest, Codes) {
   for (const WeightFormat& format : kCodes) {
     for (const ProductShape& shape : {ProductShape{1, 33, 40}, {3, 5, 4}, {7, 37, 132}}) {
       SCOPED_TRACE(testing::Message() << ToString(format) << ", " << shape);
-      ExpectSameBits([&](OpRun& run) { MatMulCase<float>(run, format, shape, Compute::kF32); }, NumSeeds(format));
+      ExpectSameBits([&](OpRun& run) { MatMulCase<float>(run, format, shape, Compute::kF32); },
+                     NumSeeds(format, shape.outs, shape.cols));
     }
   }
 }
@@ -76,8 +77,10 @@ TEST_F(MatMulCudaTest, Dense) {
   for (const WeightFormat& format : kWeightFormats) {
     for (const ProductShape& shape : kShapes) {
       SCOPED_TRACE(testing::Message() << ToString(format) << ", " << shape);
-      ExpectSameBits([&](OpRun& run) { MatMulCase<float>(run, format, shape, Compute::kF32); }, NumSeeds(format));
-      ExpectSameBits([&](OpRun& run) { MatMulCase<BF16>(run, format, shape, Compute::kF32); }, NumSeeds(format));
+      ExpectSameBits([&](OpRun& run) { MatMulCase<float>(run, format, shape, Compute::kF32); },
+                     NumSeeds(format, shape.outs, shape.cols));
+      ExpectSameBits([&](OpRun& run) { MatMulCase<BF16>(run, format, shape, Compute::kF32); },
+                     NumSeeds(format, shape.outs, shape.cols));
     }
   }
 }
@@ -89,11 +92,13 @@ TEST_F(MatMulCudaTest, Grouped) {
       SCOPED_TRACE(testing::Message() << ToString(format) << ", " << rows.size() << " groups, " << outs << " outputs, "
                                       << cols << " inputs");
       ExpectSameBits([&](OpRun& run) { GroupedCase<float, float>(run, format, rows, outs, cols, Compute::kF32); },
-                     NumSeeds(format));
+                     NumSeeds(format, outs, cols));
       ExpectSameBits([&](OpRun& run) { GroupedCase<BF16, float>(run, format, rows, outs, cols, Compute::kF32); },
-                     NumSeeds(format));
+                     NumSeeds(format, outs, cols));
+      ExpectSameBits([&](OpRun& run) { GroupedCase<float, BF16>(run, format, rows, outs, cols, Compute::kF32); },
+                     NumSeeds(format, outs, cols));
       ExpectSameBits([&](OpRun& run) { GroupedCase<BF16, BF16>(run, format, rows, outs, cols, Compute::kF32); },
-                     NumSeeds(format));
+                     NumSeeds(format, outs, cols));
     }
   };
   for (const WeightFormat& format : kWeightFormats) {
