@@ -165,8 +165,10 @@ if(TOKENFERRY_SANITIZE)
 endif()
 list(APPEND TF_TEST_ENVIRONMENT "TF_TIME_SCALE=${TF_TIME_SCALE}")
 
-# The architecture whose tests are labelled `gpu`: Hopper, where it is compiled for.
+# The architecture whose tests are labelled `gpu`: Hopper, where it is compiled for. They write which kernels they launch.
 if(TOKENFERRY_CUDA)
+  set(TF_LAUNCHED_FOLDER ${PROJECT_BINARY_DIR}/launched)
+  file(MAKE_DIRECTORY ${TF_LAUNCHED_FOLDER})
   set(TF_SHORT_RUN_ARCH ${CMAKE_CUDA_ARCHITECTURES})
   list(FILTER TF_SHORT_RUN_ARCH INCLUDE REGEX "^90")
   if(NOT TF_SHORT_RUN_ARCH)
@@ -196,6 +198,10 @@ function(tf_fake_gpu_test name timeout sources deps)
     add_test(NAME ${name}.fakegpu.sm${arch} COMMAND ${name}.fakegpu)
     set_tests_properties(${name}.fakegpu.sm${arch} PROPERTIES TIMEOUT ${timeout} LABELS "${arch_labels}" PROCESSORS 2
                          ENVIRONMENT "${TF_TEST_ENVIRONMENT};TF_FAKEGPU_ARCH=${arch};TF_FAKEGPU_DEVICES=8")
+    if("gpu" IN_LIST arch_labels)  # what it launches is a part of what kernels_launched_test checks
+      set_property(TEST ${name}.fakegpu.sm${arch} APPEND PROPERTY ENVIRONMENT "TF_FAKEGPU_LAUNCHED=${TF_LAUNCHED_FOLDER}/${name}.txt")
+      set_tests_properties(${name}.fakegpu.sm${arch} PROPERTIES FIXTURES_SETUP launched_kernels)
+    endif()
   endforeach()
 endfunction()
 

@@ -1,9 +1,11 @@
 // Registration of nvcc's objects, and launches. The entry points with two underscores are what nvcc 13.0 emits.
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "tests/fakegpu/cudart/missing_barrier.h"
 #include "tests/fakegpu/cudart/runtime.h"
 
 using namespace tokenferry::fakegpu;  // NOLINT: entry points of C
@@ -79,6 +81,10 @@ cudaError_t Launch(Runtime& runtime, const void* stub, dim3 grid, dim3 block, vo
                       .params = std::vector<char>(kernel.param_bytes)};
   for (size_t i = 0; i < kernel.param_sizes.size(); ++i) {
     std::memcpy(&launch.params[kernel.param_offsets[i]], args[i], kernel.param_sizes[i]);
+  }
+  if (runtime.launched.insert(&kernel).second) {
+    if (runtime.launched_file != nullptr) std::fprintf(runtime.launched_file, "%s\n", kernel.name.c_str());
+    TakeOutBarrier(kernel);
   }
   std::shared_ptr<KernelRun> run;  // from when the kernel begins; each launch of a graph has its own
   runtime.queue.Enqueue(StreamOf(runtime, stream), kernel.name, [&runtime, &kernel, launch, run]() mutable {

@@ -23,12 +23,26 @@ Order OrderOfEnvironment() {
   std::abort();
 }
 
+// Written at every line, since a test may end without closing it.
+std::FILE* FileOfEnvironment(const char* name) {
+  const char* path = std::getenv(name);
+  if (path == nullptr) return nullptr;
+  std::FILE* file = std::fopen(path, "w");
+  if (file == nullptr) {
+    std::fprintf(stderr, "fake CUDA: cannot write %s=%s\n", name, path);
+    std::abort();
+  }
+  std::setvbuf(file, nullptr, _IOLBF, BUFSIZ);
+  return file;
+}
+
 }  // namespace
 
 Runtime::Runtime()
     : arch(std::atoi(Environment("TF_FAKEGPU_ARCH", "90"))),
       num_devices(std::atoi(Environment("TF_FAKEGPU_DEVICES", "1"))),
       queue(OrderOfEnvironment(), static_cast<uint32_t>(std::atoi(Environment("TF_FAKEGPU_SEED", "1")))),
+      launched_file(FileOfEnvironment("TF_FAKEGPU_LAUNCHED")),
       allows_ipc(std::strcmp(Environment("TF_FAKEGPU_IPC", ""), "refused") != 0) {
   queue.OnStuck([this](Stuck stuck) {
     if (stuck == Stuck::kWaits) LetOthersGoOn();

@@ -2,7 +2,8 @@
 //
 // Environment: TF_FAKEGPU_ARCH 80 | 90 | 100 (whose PTX is run; 90), TF_FAKEGPU_ORDER eager | lazy | random (lazy),
 // TF_FAKEGPU_SEED (1), TF_FAKEGPU_DEVICES (1): how many GPUs there seem to be, which share one memory, TF_FAKEGPU_IPC
-// refused (memory of other processes cannot be mapped, as in many containers).
+// refused (memory of other processes cannot be mapped, as in many containers), TF_FAKEGPU_LAUNCHED (a file, where the
+// mangled names of all kernels that are launched are written), TF_FAKEGPU_WITHOUT_BARRIER (missing_barrier.h).
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -57,6 +59,8 @@ struct Runtime {
   std::vector<std::unique_ptr<FatBinary>> binaries;
   cudaError_t sticky = cudaSuccess;  // a device that failed stays failed
   std::string fault;                 // why; a test may clear both
+  std::set<const Kernel*> launched;
+  std::FILE* launched_file;  // null: nobody wants their names
   int64_t num_launches = 0, num_warp_instructions = 0;
   bool allows_ipc;                            // environment TF_FAKEGPU_IPC is not "refused"
   std::vector<std::string>* trace = nullptr;  // where the calls of all threads are named, in order

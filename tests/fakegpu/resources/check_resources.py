@@ -29,8 +29,11 @@ def target_of(text):
 
 
 def demangled(name):
+    return without_parameters(subprocess.run(["c++filt", name], capture_output=True, text=True, check=True).stdout.strip())
+
+
+def without_parameters(name):
     """Readable, and without the hash that nvcc gives the anonymous namespace of a file."""
-    name = subprocess.run(["c++filt", name], capture_output=True, text=True, check=True).stdout.strip()
     name = re.sub(r"\(anonymous namespace\)|_GLOBAL__N__\w+", "", name).replace("::::", "::")
     depth, end = 0, len(name)
     for i, c in enumerate(name):  # up to the parameters
