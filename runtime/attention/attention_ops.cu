@@ -186,7 +186,8 @@ struct Online {
   float max, sum;
 };
 
-// The block's query over `keys`, into out [value_size]; s.query is there, and all threads have passed a barrier since.
+// The block's query over `keys`, into out [value_size]; s.query is there, and all threads have passed a barrier since
+// or will when `keys` advances.
 template <class Keys>
 __device__ void Attend(Keys keys, const HeadPlace& place, float scale, Online online, const AttentionScratch& s,
                        float* out) {
@@ -224,7 +225,7 @@ __global__ void LatentAttentionKernel(LatentAttentionArgs a) {
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
     s.query[i] = InputValue<kCompute>(i < latent ? a.q_latent[row * latent + i] : q_rope[i - latent]);
   }
-  __syncthreads();
+  if constexpr (!kIsSparse) __syncthreads();  // SelectedKeyBlocks has one before any key is scored
   const int32_t seq = a.tokens.seq[t];
   const int64_t position = a.tokens.position[t];
   float* out = a.out + row * latent;
