@@ -168,6 +168,24 @@ void ReadSharedExperts(ConfigReader& in, ModelSpec& spec) {
   spec.moe.shared_intermediate = in.Int("n_shared_experts", 0, kMaxExperts, 0) * spec.moe.intermediate;
 }
 
+void ReadScoredSharedExpert(ConfigReader& in, ModelSpec& spec) {
+  spec.moe.shared_intermediate = in.Int("shared_expert_intermediate_size", 1, kMaxSize);
+  spec.moe.has_shared_score = true;
+  spec.names = {{Role::kSharedGate, "mlp.shared_expert.gate_proj.weight"},
+                {Role::kSharedUp, "mlp.shared_expert.up_proj.weight"},
+                {Role::kSharedDown, "mlp.shared_expert.down_proj.weight"}};
+}
+
+std::vector<std::string> ReadLayerTypes(ConfigReader& in, const ModelSpec& spec,
+                                        absl::Span<const absl::string_view> known) {
+  std::vector<std::string> types = in.Strings("layer_types");
+  if (!types.empty() && types.size() != spec.layers.size()) {
+    in.Fail("layer_types", absl::StrCat("has ", types.size(), " entries for ", spec.num_layers(), " layers"));
+  }
+  for (const std::string& type : types) in.RequireOneOf("layer_types", type, known, "attention");
+  return types;
+}
+
 void AllLayersMoe(ModelSpec& spec) {
   for (LayerSpec& layer : spec.layers) layer.is_moe = true;
 }

@@ -61,6 +61,11 @@ void ReadDenseFirst(ConfigReader& in, ModelSpec& spec);
 void ReadDenseLayers(ConfigReader& in, ModelSpec& spec);
 // n_shared_experts, as one network of so many times the width of an expert.
 void ReadSharedExperts(ConfigReader& in, ModelSpec& spec);
+// Qwen's: one shared expert, whose output has a score of its own. Sets names.
+void ReadScoredSharedExpert(ConfigReader& in, ModelSpec& spec);
+// `layer_types`, for each layer one of `known`; empty when the file has none.
+std::vector<std::string> ReadLayerTypes(ConfigReader& in, const ModelSpec& spec,
+                                        absl::Span<const absl::string_view> known);
 
 // quantization_config, of any family.
 absl::Status ReadQuantization(ConfigReader& in, ModelSpec& spec);

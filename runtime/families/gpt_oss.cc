@@ -1,5 +1,4 @@
 // gpt-oss in 16 bits: attention sinks, every second layer with a window, biases everywhere, a clamped activation.
-#include "absl/strings/str_cat.h"
 #include "runtime/families/family.h"
 
 namespace tokenferry {
@@ -10,13 +9,9 @@ constexpr absl::string_view kArchitectures[] = {"GptOssForCausalLM"};
 
 void ReadWindows(ConfigReader& in, ModelSpec& spec) {
   const int64_t window = in.Int("sliding_window", 1, kMaxSize);
-  const std::vector<std::string> types = in.Strings("layer_types");
-  if (!types.empty() && types.size() != spec.layers.size()) {
-    in.Fail("layer_types", absl::StrCat("has ", types.size(), " entries for ", spec.num_layers(), " layers"));
-  }
+  const std::vector<std::string> types = ReadLayerTypes(in, spec, {"full_attention", "sliding_attention"});
   if (!in.ok()) return;
   for (int64_t i = 0; i < spec.num_layers(); ++i) {
-    if (!types.empty()) in.RequireOneOf("layer_types", types[i], {"full_attention", "sliding_attention"}, "attention");
     const bool slides = types.empty() ? i % 2 == 0 : types[i] == "sliding_attention";
     if (slides) spec.layers[i].attention.keys = {KeyRange::Kind::kSliding, window};
   }

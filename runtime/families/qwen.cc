@@ -1,6 +1,5 @@
 // Qwen1.5-MoE and Qwen2-57B-A14B (biases, a shared expert with a score of its own); Qwen3-MoE (norms of queries and
 // keys).
-#include "absl/strings/str_cat.h"
 #include "runtime/families/family.h"
 
 namespace tokenferry {
@@ -16,13 +15,9 @@ void ReadWindows(ConfigReader& in, ModelSpec& spec) {
   const bool used = in.Bool("use_sliding_window", false);
   const int64_t window = in.Int("sliding_window", 0, kMaxSize, 0);
   const int64_t first = in.Int("max_window_layers", 0, kMaxSize, 0);
-  const std::vector<std::string> types = in.Strings("layer_types");
-  if (!types.empty() && types.size() != spec.layers.size()) {
-    in.Fail("layer_types", absl::StrCat("has ", types.size(), " entries for ", spec.num_layers(), " layers"));
-  }
+  const std::vector<std::string> types = ReadLayerTypes(in, spec, {"full_attention", "sliding_attention"});
   if (!in.ok()) return;
   for (int64_t i = 0; i < spec.num_layers(); ++i) {
-    if (!types.empty()) in.RequireOneOf("layer_types", types[i], {"full_attention", "sliding_attention"}, "attention");
     const bool slides = types.empty() ? used && i >= first : types[i] == "sliding_attention";
     if (slides && window == 0) in.Fail("sliding_window", "is missing, but layers have sliding attention");
     if (slides) spec.layers[i].attention.keys = {KeyRange::Kind::kSliding, window};
@@ -41,11 +36,7 @@ void Read2(ConfigReader& in, ModelSpec& spec) {
   for (LayerSpec& layer : spec.layers) layer.attention.has_qkv_bias = bias;
   ReadWindows(in, spec);
   ReadNetworks(in, spec);
-  spec.moe.shared_intermediate = in.Int("shared_expert_intermediate_size", 1, kMaxSize);
-  spec.moe.has_shared_score = true;
-  spec.names = {{Role::kSharedGate, "mlp.shared_expert.gate_proj.weight"},
-                {Role::kSharedUp, "mlp.shared_expert.up_proj.weight"},
-                {Role::kSharedDown, "mlp.shared_expert.down_proj.weight"}};
+  ReadScoredSharedExpert(in, spec);
 }
 
 void Read3(ConfigReader& in, ModelSpec& spec) {

@@ -14,16 +14,12 @@ constexpr absl::string_view kQwen35Architectures[] = {"Qwen3_5MoeForCausalLM"};
 constexpr absl::string_view kFull = "full_attention", kLinear = "linear_attention";
 
 // Which layers have attention over all keys: as layer_types lists them, or every full_attention_interval-th.
-std::vector<std::string> ReadLayerTypes(ConfigReader& in, const ModelSpec& spec) {
-  std::vector<std::string> types = in.Strings("layer_types");
+std::vector<std::string> ReadHybridTypes(ConfigReader& in, const ModelSpec& spec) {
+  std::vector<std::string> types = ReadLayerTypes(in, spec, {kFull, kLinear});
   const int64_t interval = in.Int("full_attention_interval", 1, kMaxLayers, 4);
   if (types.empty()) {
     for (int64_t i = 0; i < spec.num_layers(); ++i) types.emplace_back((i + 1) % interval == 0 ? kFull : kLinear);
   }
-  if (types.size() != spec.layers.size()) {
-    in.Fail("layer_types", absl::StrCat("has ", types.size(), " entries for ", spec.num_layers(), " layers"));
-  }
-  for (const std::string& type : types) in.RequireOneOf("layer_types", type, {kFull, kLinear}, "attention");
   return types;
 }
 
@@ -46,7 +42,7 @@ void ReadHybridAttention(ConfigReader& in, ModelSpec& spec, DeltaProjections pro
   const bool has_gate = in.Bool("attn_output_gate", true);
   const AttentionSpec delta{
       .kind = AttentionKind::kGatedDelta, .delta = ReadDelta(in), .delta_projections = projections};
-  const std::vector<std::string> types = ReadLayerTypes(in, spec);
+  const std::vector<std::string> types = ReadHybridTypes(in, spec);
   if (!in.ok()) return;
   for (int64_t i = 0; i < spec.num_layers(); ++i) {
     AttentionSpec& a = spec.layers[i].attention;
@@ -58,13 +54,9 @@ void ReadHybridAttention(ConfigReader& in, ModelSpec& spec, DeltaProjections pro
 
 void ReadExpertsAndNames(ConfigReader& in, ModelSpec& spec) {
   ReadExperts(in, spec, {"num_experts", "num_local_experts"}, "moe_intermediate_size");
-  spec.moe.shared_intermediate = in.Int("shared_expert_intermediate_size", 1, kMaxSize);
-  spec.moe.has_shared_score = true;
+  ReadScoredSharedExpert(in, spec);
   spec.has_norms_minus_one = true;
   spec.not_read.emplace_back("mtp.");
-  spec.names = {{Role::kSharedGate, "mlp.shared_expert.gate_proj.weight"},
-                {Role::kSharedUp, "mlp.shared_expert.up_proj.weight"},
-                {Role::kSharedDown, "mlp.shared_expert.down_proj.weight"}};
 }
 
 void ReadNext(ConfigReader& in, ModelSpec& spec) {
