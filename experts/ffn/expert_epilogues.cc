@@ -67,13 +67,13 @@ void AddSlotBiasCpu(const AddSlotBiasArgs& a, CpuContext& context) {
 
 absl::Status CudaClampedSwiglu(const ClampedSwigluArgs& args, void* stream);  // expert_epilogues.cu
 absl::Status CudaAddSlotBias(const AddSlotBiasArgs& args, void* stream);
+absl::Status CudaRelu(const ReluArgs& args, void* stream);
 
 constexpr Op<ClampedSwigluArgs> kClampedSwiglu{"clamped_swiglu", SwigluReference, SwigluCpu,
                                                TF_CUDA_LAUNCHER(CudaClampedSwiglu)};
 constexpr Op<AddSlotBiasArgs> kAddSlotBias{"add_slot_bias", AddSlotBiasReference, AddSlotBiasCpu,
                                            TF_CUDA_LAUNCHER(CudaAddSlotBias)};
-
-constexpr Op<ReluArgs> kRelu{"relu", ReluReference, ReluCpu};
+constexpr Op<ReluArgs> kRelu{"relu", ReluReference, ReluCpu, TF_CUDA_LAUNCHER(CudaRelu)};
 
 void Relu(Stream& stream, const ReluArgs& args) { stream.Launch(kRelu, args); }
 

@@ -19,6 +19,12 @@ __global__ void ClampedSwigluKernel(ClampedSwigluArgs a) {
   }
 }
 
+// A block per row. No maximum, which would take 0 for a NaN.
+__global__ void ReluKernel(ReluArgs a) {
+  float* x = a.x.row(blockIdx.x);
+  for (int64_t i = threadIdx.x; i < a.x.cols; i += blockDim.x) x[i] = x[i] < 0 ? 0.0f : x[i];
+}
+
 // A block per row that there may be.
 template <class T>
 __global__ void AddSlotBiasKernel(MatrixView<T> x, const int64_t* slot_offsets, int64_t num_slots,
@@ -40,6 +46,10 @@ absl::Status LaunchAddSlotBias(const AddSlotBiasArgs& a, void* stream) {
 
 absl::Status CudaClampedSwiglu(const ClampedSwigluArgs& a, void* stream) {
   return LaunchKernel(ClampedSwigluKernel, {a.out.rows, ThreadsFor(a.out.cols)}, stream, a);
+}
+
+absl::Status CudaRelu(const ReluArgs& a, void* stream) {
+  return LaunchKernel(ReluKernel, {a.x.rows, ThreadsFor(a.x.cols)}, stream, a);
 }
 
 absl::Status CudaAddSlotBias(const AddSlotBiasArgs& a, void* stream) {

@@ -47,7 +47,7 @@ struct ClampedSwigluArgs {
 };
 void ClampedSwiglu(Stream& stream, const ClampedSwigluArgs& args);
 
-// x = max(x, 0) in place; a NaN stays. On CPUs only.
+// x = max(x, 0) in place; a NaN stays.
 struct ReluArgs {
   MatrixView<float> x;
 };

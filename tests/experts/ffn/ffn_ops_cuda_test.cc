@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "experts/ffn/count_rows.h"
 #include "experts/ffn/expert_ffn.h"
 #include "experts/ffn/padded_rows.h"
@@ -40,6 +42,21 @@ TEST_F(FfnOpsCudaTest, ClampedSwiglu) {
         const MatrixView<float> gate{run.InOut("gate", gates), num_rows, cols, cols};
         const MatrixView<const float> up{run.Input(NormalFloats(run.rng(), num_rows * cols, 8)), num_rows, cols, cols};
         ClampedSwiglu(run.stream(), {gate, up, gate, 7.0f, 1.702f});
+      });
+    }
+  }
+}
+
+TEST_F(FfnOpsCudaTest, Relu) {
+  for (int64_t num_rows : kRowCounts) {
+    for (int64_t cols : kWidths) {
+      SCOPED_TRACE(testing::Message() << num_rows << " rows of " << cols);
+      ExpectSameBits([&](OpRun& run) {
+        const int64_t stride = cols + run.rng()() % 3;
+        std::vector<float> x = NormalFloats(run.rng(), num_rows * stride);
+        const float special[] = {-0.0f, 0.0f, std::nanf("5"), INFINITY, -INFINITY, -1e-40f, 1e-40f};
+        for (size_t i = 0; i < std::size(special) && i < x.size(); ++i) x[i] = special[i];
+        Relu(run.stream(), {{run.InOut("x", x), num_rows, cols, stride}});
       });
     }
   }
