@@ -3,6 +3,7 @@
 
 #include "core/formats/dtype.h"
 #include "core/formats/weight_format.h"
+#include "core/kernels/copy_async.cuh"
 #include "core/kernels/matmul.h"
 
 namespace tokenferry::mma {
@@ -36,22 +37,6 @@ struct Problem {
   __device__ __host__ int64_t num_outs() const { return weights.layout.rows; }
   __device__ __host__ int64_t num_inputs() const { return weights.layout.cols; }
 };
-
-__device__ inline uint32_t SharedAddress(const void* shared) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-}
-__device__ inline void CopyAsync16(uint32_t shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
-}
-// The first num_bytes of 16; the others become zeros.
-__device__ inline void CopyAsync16(uint32_t shared, const void* global, int num_bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(num_bytes) : "memory");
-}
-__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending>
-__device__ inline void WaitForCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
 
 // Where chunk `chunk` (16 bytes) of row `row` of a tile of bf16 lies: neighbouring rows use different banks for the
 // chunks that a quad reads together.
