@@ -8,12 +8,12 @@
 #include "core/kernels/exp.h"
 #include "core/kernels/row_parallel.h"
 #include "core/kernels/scratch.h"
+#include "runtime/attention/delta_inputs.h"
+#include "runtime/attention/softplus.h"
 #include "runtime/ops/row_kernels.h"
 
 namespace tokenferry {
 namespace {
-
-constexpr float kUnitNormEps = 1e-6f;
 
 // Tokens [begin, end) of one sequence.
 struct TokenRun {
@@ -22,90 +22,80 @@ struct TokenRun {
 
 std::vector<TokenRun> RunsOf(const TokenPositions& tokens) {
   std::vector<TokenRun> runs;
-  for (int64_t begin = 0, end = 0; begin < tokens.num_tokens; begin = end) {
-    end = begin + 1;
-    if (tokens.position[begin] < 0) continue;  // no token
-    while (end < tokens.num_tokens && tokens.seq[end] == tokens.seq[begin] &&
-           tokens.position[end] == tokens.position[begin] + (end - begin)) {
-      ++end;
-    }
-    runs.push_back({begin, end});
+  for (int64_t t = 0; t < tokens.num_tokens; ++t) {
+    if (tokens.position[t] < 0) continue;  // no token
+    if (!ContinuesRun(tokens, t)) runs.push_back({t, t});
+    runs.back().end = t + 1;
   }
   return runs;
-}
-
-// A piece of the channels that lies in one piece in a projection.
-struct ChannelPart {
-  int64_t first = 0, size = 0;  // channels
-  const HeadGroups* from = nullptr;
-  int64_t group = 0;
-};
-
-template <class Visit>
-void VisitParts(const DeltaInputsArgs& a, const Visit& visit) {
-  const DeltaShape& s = a.shape;
-  const int64_t keys = s.num_key_heads * s.key_dim, group_values = s.values_per_key() * s.value_dim;
-  for (int64_t g = 0; g < s.num_key_heads; ++g) {
-    visit(ChannelPart{g * s.key_dim, s.key_dim, &a.q, g});
-    visit(ChannelPart{keys + g * s.key_dim, s.key_dim, &a.k, g});
-    visit(ChannelPart{2 * keys + g * group_values, group_values, &a.v, g});
-  }
-}
-
-// The row of `part`'s channels that stands `back` tokens before token t; null: before the sequence's start.
-const float* RowBefore(const DeltaInputsArgs& a, const TokenRun& run, const ChannelPart& part, int64_t t,
-                       int64_t back) {
-  if (back > a.tokens.position[t]) return nullptr;
-  if (t - back >= run.begin) return part.from->at(t - back, part.group);
-  const int64_t row = a.shape.conv_size - 1 - (run.begin - (t - back));
-  return a.state.of(a.tokens.seq[t]) + row * a.shape.num_channels() + part.first;
 }
 
 void NormaliseHead(const RowKernels& kernels, int64_t size, float factor, float* x) {
   const Rows row{x, 1, size};
   float sum_squares;
   kernels.dot(row, row, size, &sum_squares, 1);
-  const float inverse = 1.0f / std::sqrt(sum_squares + kUnitNormEps);
+  const float inverse = 1.0f / std::sqrt(sum_squares + kUnitHeadEps);
   for (int64_t i = 0; i < size; ++i) x[i] = x[i] * inverse * factor;
 }
 
-void ConvolveToken(const DeltaInputsArgs& a, const TokenRun& run, int64_t t, const RowKernels& kernels, float* gate) {
+// One head of token t; `gate` has its size.
+void ConvolveHead(const DeltaInputsArgs& a, int64_t t, int64_t head, const RowKernels& kernels, float* gate) {
   const DeltaShape& s = a.shape;
-  const int64_t channels = s.num_channels();
-  float* const out = a.out + t * channels;
-  std::fill_n(out, channels, 0.0f);
-  VisitParts(a, [&](const ChannelPart& part) {
-    float* const y = out + part.first;
-    for (int64_t j = 0; j < s.conv_size; ++j) {
-      const float* u = RowBefore(a, run, part, t, s.conv_size - 1 - j);
-      const float* w = a.weight + j * channels + part.first;
-      if (u == nullptr) continue;
-      for (int64_t c = 0; c < part.size; ++c) y[c] += w[c] * u[c];
+  const DeltaHead part = HeadOf(a, head);
+  const int64_t channels = s.num_channels(), before = NumBefore(a.tokens, t, s.conv_size - 1);
+  float* const y = a.out + t * channels + part.first;
+  std::fill_n(y, part.size, 0.0f);
+  for (int64_t j = 0; j < s.conv_size; ++j) {
+    const float* u = InputBefore(a, part, t, before, s.conv_size - 1 - j);
+    const float* w = a.weight + j * channels + part.first;
+    if (u == nullptr) continue;
+    for (int64_t c = 0; c < part.size; ++c) y[c] += w[c] * u[c];
+  }
+  kernels.sigmoid(y, part.size, gate);
+  for (int64_t c = 0; c < part.size; ++c) y[c] *= gate[c];
+  if (head < s.num_key_heads) return NormaliseHead(kernels, s.key_dim, QueryScale(s), y);
+  if (head < 2 * s.num_key_heads) NormaliseHead(kernels, s.key_dim, 1, y);
+}
+
+// A head's rows of the state, after all tokens of the run have been convolved. A row that a later one takes the place
+// of has been read by then: rows move to the front, in order.
+void KeepLastRows(const DeltaInputsArgs& a, const TokenRun& run, int64_t head) {
+  const int64_t num_rows = a.shape.conv_size - 1, last = run.end - 1;
+  const DeltaHead part = HeadOf(a, head);
+  const int64_t before = NumBefore(a.tokens, last, num_rows);
+  float* to = a.state.of(a.tokens.seq[last]) + part.first;
+  for (int64_t row = 0; row < num_rows; ++row, to += a.shape.num_channels()) {
+    const float* u = InputBefore(a, part, last, before, num_rows - 1 - row);
+    if (u == nullptr) {
+      std::fill_n(to, part.size, 0.0f);
+    } else {
+      std::copy_n(u, part.size, to);
     }
-  });
-  kernels.sigmoid(out, channels, gate);
-  for (int64_t c = 0; c < channels; ++c) out[c] *= gate[c];
-  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(s.key_dim)));
-  for (int64_t h = 0; h < 2 * s.num_key_heads; ++h) {
-    NormaliseHead(kernels, s.key_dim, h < s.num_key_heads ? scale : 1.0f, out + h * s.key_dim);
   }
 }
 
-// After all tokens of the run have been convolved. A row that a later one takes the place of has been read by then:
-// rows move to the front, in order.
-void KeepLastRows(const DeltaInputsArgs& a, const TokenRun& run) {
-  const int64_t num_rows = a.shape.conv_size - 1, last = run.end - 1;
-  float* const state = a.state.of(a.tokens.seq[run.begin]);
-  for (int64_t row = 0; row < num_rows; ++row) {
-    VisitParts(a, [&](const ChannelPart& part) {
-      const float* u = RowBefore(a, run, part, last, num_rows - 1 - row);
-      float* const to = state + row * a.shape.num_channels() + part.first;
-      if (u == nullptr) {
-        std::fill_n(to, part.size, 0.0f);
-      } else {
-        std::copy_n(u, part.size, to);
-      }
-    });
+int64_t WidestHead(const DeltaShape& s) { return std::max(s.key_dim, s.value_dim); }
+
+void DeltaInputsReference(const DeltaInputsArgs& a) {
+  std::vector<float> gate(WidestHead(a.shape));
+  const int64_t heads = NumHeads(a.shape);
+  for (int64_t i = 0; i < a.tokens.num_tokens * heads; ++i) {
+    ConvolveHead(a, i / heads, i % heads, PortableRowKernels(), gate.data());
+  }
+  for (const TokenRun& run : RunsOf(a.tokens)) {
+    for (int64_t head = 0; head < heads; ++head) KeepLastRows(a, run, head);
+  }
+}
+
+void DeltaInputsCpu(const DeltaInputsArgs& a, CpuContext& context) {
+  const RowKernels& kernels = RowKernelsFor(context.isa);
+  const int64_t heads = NumHeads(a.shape);
+  ParallelRows(context, a.tokens.num_tokens, a.shape.num_channels(), [&](int64_t begin, int64_t end) {
+    auto* const gate = static_cast<float*>(ThreadScratch(WidestHead(a.shape) * sizeof(float)));
+    for (int64_t i = begin * heads; i < end * heads; ++i) ConvolveHead(a, i / heads, i % heads, kernels, gate);
+  });
+  for (const TokenRun& run : RunsOf(a.tokens)) {
+    for (int64_t head = 0; head < heads; ++head) KeepLastRows(a, run, head);
   }
 }
 
@@ -114,45 +104,6 @@ void ClearRowsWithoutToken(const TokenPositions& tokens, int64_t cols, float* ou
     if (tokens.position[t] < 0) std::fill_n(out + t * cols, cols, 0.0f);
   }
 }
-
-void DeltaInputsReference(const DeltaInputsArgs& a) {
-  std::vector<float> gate(a.shape.num_channels());
-  ClearRowsWithoutToken(a.tokens, a.shape.num_channels(), a.out);
-  for (const TokenRun& run : RunsOf(a.tokens)) {
-    for (int64_t t = run.begin; t < run.end; ++t) ConvolveToken(a, run, t, PortableRowKernels(), gate.data());
-    KeepLastRows(a, run);
-  }
-}
-
-void DeltaInputsCpu(const DeltaInputsArgs& a, CpuContext& context) {
-  const RowKernels& kernels = RowKernelsFor(context.isa);
-  const int64_t channels = a.shape.num_channels();
-  const std::vector<TokenRun> runs = RunsOf(a.tokens);
-  ClearRowsWithoutToken(a.tokens, channels, a.out);
-  for (const TokenRun& run : runs) {
-    ParallelRows(context, run.end - run.begin, channels, [&](int64_t begin, int64_t end) {
-      auto* const gate = static_cast<float*>(ThreadScratch(channels * sizeof(float)));
-      for (int64_t t = begin; t < end; ++t) ConvolveToken(a, run, run.begin + t, kernels, gate);
-    });
-  }
-  for (const TokenRun& run : runs) KeepLastRows(a, run);
-}
-
-// ln(1 + y), y >= 0, in double by basic operations alone, so that it is the same everywhere: 1 + y = 2^n * m, m in
-// [sqrt(1/2), sqrt(2)), and ln m = 2 atanh(s), s = (m - 1) / (m + 1), |s| < 0.172. Truncation behind s^17: below 2 *
-// 0.172^19 / 19 < 4e-16.
-double LogOnePlus(double y) {
-  constexpr double kLn2 = 0.69314718055994530942, kRootHalf = 0.70710678118654752440;
-  int exponent = 0;
-  double m = std::frexp(1 + y, &exponent);  // exact
-  if (m < kRootHalf) m *= 2, --exponent;
-  const double s = (m - 1) / (m + 1), square = s * s;
-  double sum = 0;
-  for (int odd = 17; odd >= 1; odd -= 2) sum = sum * square + 1.0 / odd;
-  return exponent * kLn2 + 2 * s * sum;
-}
-
-float Softplus(float x) { return x > 20 ? x : static_cast<float>(LogOnePlus(ExpF32(x))); }
 
 // Value head h of a run, token by token. `scratch` has 2 * value_dim floats.
 void RunHead(const GatedDeltaArgs& a, const TokenRun& run, int64_t h, const RowKernels& kernels, float* scratch) {

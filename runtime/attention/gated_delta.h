@@ -15,14 +15,14 @@ struct DeltaShape {
   int64_t conv_size = 0;  // taps of the convolution
 
   friend bool operator==(const DeltaShape&, const DeltaShape&) = default;
-  int64_t values_per_key() const { return num_value_heads / num_key_heads; }
-  int64_t values_size() const { return num_value_heads * value_dim; }
+  TF_HOST_DEVICE int64_t values_per_key() const { return num_value_heads / num_key_heads; }
+  TF_HOST_DEVICE int64_t values_size() const { return num_value_heads * value_dim; }
   // What is convolved of a token: all queries, all keys, all values.
-  int64_t num_channels() const { return 2 * num_key_heads * key_dim + values_size(); }
+  TF_HOST_DEVICE int64_t num_channels() const { return 2 * num_key_heads * key_dim + values_size(); }
   // What is kept of a sequence: the last conv_size - 1 rows of channels, then per value head a matrix [key_dim,
   // value_dim].
-  int64_t conv_state() const { return (conv_size - 1) * num_channels(); }
-  int64_t state_size() const { return conv_state() + num_value_heads * key_dim * value_dim; }
+  TF_HOST_DEVICE int64_t conv_state() const { return (conv_size - 1) * num_channels(); }
+  TF_HOST_DEVICE int64_t state_size() const { return conv_state() + num_value_heads * key_dim * value_dim; }
 };
 
 // What a layer keeps of each sequence, f32. Whose first token is in a step finds what an earlier sequence has left
@@ -32,7 +32,7 @@ struct StateView {
   int64_t size = 0;                // DeltaShape::state_size()
   const int32_t* slots = nullptr;  // [num_seqs] by TokenPositions::seq
 
-  float* of(int32_t seq) const { return data + slots[seq] * size; }
+  TF_HOST_DEVICE float* of(int32_t seq) const { return data + slots[seq] * size; }
 };
 
 // A part of a projection [T, ..], by key head: what it has of token t for key head g begins at data + t * stride + g *
@@ -41,14 +41,15 @@ struct HeadGroups {
   const float* data = nullptr;
   int64_t stride = 0, group_stride = 0;
 
-  const float* at(int64_t t, int64_t g) const { return data + t * stride + g * group_stride; }
+  TF_HOST_DEVICE const float* at(int64_t t, int64_t g) const { return data + t * stride + g * group_stride; }
 };
 
 // Queries, keys and values of T tokens from their projections u. Per channel y[t] = silu(sum_j weight[j] * u[t -
 // conv_size + 1 + j]), j = 0, 1, .., every product and sum rounded, u = 0 before the sequence's start; silu(x) = x *
 // (1 / (1 + exp(-x))). Then every head of queries and keys is divided by sqrt(its sum of squares in matmul.h's lane
 // order + 1e-6), as a product with 1 / sqrt, and queries are multiplied by 1 / sqrt(key_dim).
-// The tokens of a sequence are consecutive in a step and in the sequence; the state then has their last rows of u.
+// The tokens of a sequence are consecutive in a step and in the sequence; the state then has their last rows of u. Rows
+// without a token become zeros, and no state is looked at.
 struct DeltaInputsArgs {
   HeadGroups q, k, v;             // key_dim, key_dim, values_per_key * value_dim wide
   const float* weight = nullptr;  // [conv_size, num_channels]
