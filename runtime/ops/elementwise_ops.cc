@@ -78,6 +78,7 @@ void Cpu(const Args& args, CpuContext& context) {
 absl::Status CudaAddBias(const AddBiasArgs& args, void* stream);  // elementwise_ops.cu
 absl::Status CudaClamp(const ClampArgs& args, void* stream);
 absl::Status CudaGateRows(const GateRowsArgs& args, void* stream);
+absl::Status CudaGate(const GateArgs& args, void* stream);
 absl::Status CudaScale(const ScaleArgs& args, void* stream);
 absl::Status CudaScaleRows(const ScaleRowsArgs& args, void* stream);
 
@@ -90,8 +91,7 @@ constexpr Op<ScaleArgs> kScale{"scale", &Reference<ScaleArgs>, &Cpu<ScaleArgs>, 
 
 constexpr Op<ScaleRowsArgs> kScaleRows{"scale_rows", &Reference<ScaleRowsArgs>, &Cpu<ScaleRowsArgs>,
                                        TF_CUDA_LAUNCHER(CudaScaleRows)};
-// A GPU has no kernel for this yet.
-constexpr Op<GateArgs> kGate{"gate", &GateReference, &GateCpu};
+constexpr Op<GateArgs> kGate{"gate", &GateReference, &GateCpu, TF_CUDA_LAUNCHER(CudaGate)};
 
 void Scale(Stream& stream, const ScaleArgs& args) { stream.Launch(kScale, args); }
 

@@ -27,7 +27,7 @@ struct GateRowsArgs {
 };
 void GateRows(Stream& stream, const GateRowsArgs& args);
 
-// x[t, i] *= sigmoid(gate[t, i]), as GateRows. CPUs only.
+// x[t, i] *= sigmoid(gate[t, i]), as GateRows.
 struct GateArgs {
   MatrixView<float> x;
   MatrixView<const float> gate;

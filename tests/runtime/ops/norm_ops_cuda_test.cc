@@ -126,6 +126,7 @@ TEST_F(NormOpsCudaTest, Elementwise) {
         Clamp(run.stream(), {x, 1.5f});
         Scale(run.stream(), {x, 0.3f});
         GateRows(run.stream(), {x, run.Input(NormalFloats(run.rng(), num_rows, 20))});
+        Gate(run.stream(), {x, {run.Input(NormalFloats(run.rng(), num_rows * stride, 20)), num_rows, cols, stride}});
       });
     }
   }
