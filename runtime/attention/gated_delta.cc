@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/device/cuda_launcher.h"
 #include "core/kernels/exp.h"
 #include "core/kernels/row_parallel.h"
 #include "core/kernels/scratch.h"
@@ -163,8 +164,13 @@ void CheckDelta(const DeltaShape& s, const StateView& state) {
 
 }  // namespace
 
-constexpr Op<DeltaInputsArgs> kDeltaInputs{"delta_inputs", &DeltaInputsReference, &DeltaInputsCpu};
-constexpr Op<GatedDeltaArgs> kGatedDelta{"gated_delta", &GatedDeltaReference, &GatedDeltaCpu};
+absl::Status CudaDeltaInputs(const DeltaInputsArgs& args, void* stream);  // gated_delta.cu
+absl::Status CudaGatedDelta(const GatedDeltaArgs& args, void* stream);
+
+constexpr Op<DeltaInputsArgs> kDeltaInputs{"delta_inputs", &DeltaInputsReference, &DeltaInputsCpu,
+                                           TF_CUDA_LAUNCHER(CudaDeltaInputs)};
+constexpr Op<GatedDeltaArgs> kGatedDelta{"gated_delta", &GatedDeltaReference, &GatedDeltaCpu,
+                                         TF_CUDA_LAUNCHER(CudaGatedDelta)};
 
 void DeltaInputs(Stream& stream, const DeltaInputsArgs& args) {
   CheckDelta(args.shape, args.state);

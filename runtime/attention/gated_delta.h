@@ -1,6 +1,6 @@
 // Gated delta nets (Yang et al., arXiv:2412.06464, as Qwen3-Next has them): attention whose memory of a sequence is a
 // matrix per head instead of keys and values, computed token by token, so that a token's bits do not depend on how its
-// prompt was cut. CPUs only.
+// prompt was cut.
 #pragma once
 
 #include "core/device/device.h"

@@ -87,6 +87,25 @@ TEST(GraphStepTest, HasTheBitsOfEagerStepsByMessagesInBF16) {
   }
 }
 
+// Gated delta nets: rows behind a rank's tokens, as with three sequences in a step of four, touch no state.
+TEST(GraphStepTest, KeepsTheStatesOfSequences) {
+  const auto setup = [](int num_ranks) {
+    RunSetup setup = SetupOf(num_ranks, Compute::kF32, ExchangePath::kAuto);
+    setup.model_dir = SourceDir() + "/tests/data/families/qwen3_next";
+    return setup;
+  };
+  RunSetup cpu = setup(1);
+  cpu.make_device = nullptr;
+  const std::vector<RunResult> want = RunLocally(cpu, Requests());
+  for (const int num_ranks : {1, 2}) {
+    SCOPED_TRACE(testing::Message() << num_ranks << " ranks");
+    std::vector<RunResult> got;
+    const auto trace = TraceOf(setup(num_ranks), Requests(), got);
+    ExpectSame(got, want);
+    EXPECT_GT(NumCalls(trace, "cudaGraphLaunch"), 0);
+  }
+}
+
 // The placements of identity_test.
 TEST(GraphStepTest, HasTheSameBitsForAnyPlacement) {
   for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
