@@ -16,6 +16,8 @@
 namespace tokenferry {
 namespace {
 
+constexpr int64_t kChannelsPerTask = 2048;  // of a convolution, with an exponential each
+
 // Tokens [begin, end) of one sequence.
 struct TokenRun {
   int64_t begin = 0, end = 0;
@@ -88,16 +90,19 @@ void DeltaInputsReference(const DeltaInputsArgs& a) {
   }
 }
 
+// Tasks are of heads, so that a step of few tokens has work for all threads too.
 void DeltaInputsCpu(const DeltaInputsArgs& a, CpuContext& context) {
   const RowKernels& kernels = RowKernelsFor(context.isa);
-  const int64_t heads = NumHeads(a.shape);
-  ParallelRows(context, a.tokens.num_tokens, a.shape.num_channels(), [&](int64_t begin, int64_t end) {
-    auto* const gate = static_cast<float*>(ThreadScratch(WidestHead(a.shape) * sizeof(float)));
-    for (int64_t i = begin * heads; i < end * heads; ++i) ConvolveHead(a, i / heads, i % heads, kernels, gate);
+  const int64_t heads = NumHeads(a.shape), widest = WidestHead(a.shape);
+  ParallelRows<kChannelsPerTask>(context, a.tokens.num_tokens * heads, widest, [&](int64_t begin, int64_t end) {
+    auto* const gate = static_cast<float*>(ThreadScratch(widest * sizeof(float)));
+    for (int64_t i = begin; i < end; ++i) ConvolveHead(a, i / heads, i % heads, kernels, gate);
   });
-  for (const TokenRun& run : RunsOf(a.tokens)) {
-    for (int64_t head = 0; head < heads; ++head) KeepLastRows(a, run, head);
-  }
+  const std::vector<TokenRun> runs = RunsOf(a.tokens);
+  const auto num_runs = static_cast<int64_t>(runs.size());
+  ParallelRows(context, num_runs * heads, (a.shape.conv_size - 1) * widest, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) KeepLastRows(a, runs[i / heads], i % heads);
+  });
 }
 
 void ClearRowsWithoutToken(const TokenPositions& tokens, int64_t cols, float* out) {
