@@ -113,17 +113,19 @@ struct KeyBlocks {
   int32_t seq;
   int64_t next, last;
   int64_t row_size;
-  const T* rows = nullptr;
+  const T* rows = nullptr;  // of the block
+  int64_t begin = 0;        // the first key's position
 
   // Goes on to the next block; how many keys it has, 0: there is none.
   __device__ int Advance() {
     if (next > last) return 0;
-    const int64_t begin = next;
+    begin = next;
     next = min(last + 1, (begin / kCacheBlockTokens + 1) * kCacheBlockTokens);
     rows = static_cast<const T*>(cache.data) + CacheRow(cache, seq, begin);
     return static_cast<int>(next - begin);
   }
   __device__ const T* Row(int j) const { return rows + j * row_size; }
+  __device__ int64_t Position(int j) const { return begin + j; }
 };
 
 // The first num_left keys of a list of positions, as many at a time.
@@ -151,16 +153,40 @@ struct SelectedKeyBlocks {
   __device__ const T* Row(int j) const { return static_cast<const T*>(cache.data) + row_at[turn][j]; }
 };
 
-// scores[j] = query . key j * scale, j < size; half a warp per key.
-template <class Keys>
-__device__ void ScoreKeys(const Keys& keys, int size, const HeadPlace& place, float scale, const AttentionScratch& s) {
+// What the product of a query and key j of a block is worth.
+struct Scaled {
+  float scale;
+
+  template <class Keys>
+  __device__ float Score(float dot, const Keys&, int) const {
+    return __fmul_rn(dot, scale);
+  }
+};
+
+// The same, where there may be a bias by how far the key is from the query, which is at `position`.
+struct BiasedAndScaled {
+  float scale;
+  const RelativeBias& bias;
+  int64_t head, position;
+
+  template <class Keys>
+  __device__ float Score(float dot, const Keys& keys, int j) const {
+    if (bias.values != nullptr) dot = __fadd_rn(dot, bias.At(head, keys.Position(j) - position));
+    return __fmul_rn(dot, scale);
+  }
+};
+
+// scores[j] of the keys, j < size; half a warp per key.
+template <class Keys, class Rule>
+__device__ void ScoreKeys(const Keys& keys, int size, const HeadPlace& place, const Rule& rule,
+                          const AttentionScratch& s) {
   const int half = threadIdx.x / kHalfWarp, num_halves = blockDim.x / kHalfWarp, lane = threadIdx.x % kHalfWarp;
   for (int first = half / 2 * 2; first < size; first += num_halves) {  // the same in both halves of a warp
     const int j = first + half % 2;
     const auto* key = keys.Row(min(j, size - 1)) + place.key;
     const float dot = SumHalfWarp(LaneChain(
         lane, place.key_size, [&](int64_t i) { return s.query[i]; }, [&](int64_t i) { return ToFloat(key[i]); }));
-    if (lane == 0 && j < size) s.scores[j] = __fmul_rn(dot, scale);
+    if (lane == 0 && j < size) s.scores[j] = rule.Score(dot, keys, j);
   }
 }
 
@@ -188,12 +214,12 @@ struct Online {
 
 // The block's query over `keys`, into out [value_size]; s.query is there, and all threads have passed a barrier since
 // or will when `keys` advances.
-template <class Keys>
-__device__ void Attend(Keys keys, const HeadPlace& place, float scale, Online online, const AttentionScratch& s,
+template <class Keys, class Rule>
+__device__ void Attend(Keys keys, const HeadPlace& place, const Rule& rule, Online online, const AttentionScratch& s,
                        float* out) {
   for (int64_t i = threadIdx.x; i < place.value_size; i += blockDim.x) s.context[i] = 0.0f;
   while (const int size = keys.Advance()) {
-    ScoreKeys(keys, size, place, scale, s);
+    ScoreKeys(keys, size, place, rule, s);
     __syncthreads();  // scores are there, and nobody reads the last block's weights any more
     const float new_max = LargestScore(s.scores, size, online.max);
     const float rescale = ExpF32(__fsub_rn(online.max, new_max));
@@ -233,9 +259,9 @@ __global__ void LatentAttentionKernel(LatentAttentionArgs a) {
     __shared__ int64_t row_at[2][kCacheBlockTokens];
     Attend(
         SelectedKeyBlocks<T>{a.cache, seq, a.selected + t * a.num_selected, min(position + 1, a.num_selected), row_at},
-        place, a.scale, {-INFINITY, 0.0f}, s, out);
+        place, Scaled{a.scale}, {-INFINITY, 0.0f}, s, out);
   } else {
-    Attend(KeyBlocks<T>{a.cache, seq, 0, position, width}, place, a.scale, {-INFINITY, 0.0f}, s, out);
+    Attend(KeyBlocks<T>{a.cache, seq, 0, position, width}, place, Scaled{a.scale}, {-INFINITY, 0.0f}, s, out);
   }
 }
 
@@ -244,15 +270,15 @@ template <class T, Compute kCompute>
 __global__ void GroupedAttentionKernel(GroupedAttentionArgs a) {
   extern __shared__ float shared[];
   const int64_t row = blockIdx.x, t = row / a.heads, h = row % a.heads, kv_head = h / (a.heads / a.kv_heads);
-  const int64_t size = a.head_dim, last = a.tokens.position[t];
+  const int64_t size = a.head_dim, position = a.tokens.position[t];
   const HeadPlace place{
       .key = kv_head * size, .key_size = size, .value = a.cache.first + kv_head * size, .value_size = size};
   const AttentionScratch s(shared, place);
   for (int64_t i = threadIdx.x; i < size; i += blockDim.x) s.query[i] = InputValue<kCompute>(a.q[row * size + i]);
   __syncthreads();
   const Online online = a.sinks == nullptr ? Online{-INFINITY, 0.0f} : Online{a.sinks[h], 1.0f};
-  Attend(KeyBlocks<T>{a.cache, a.tokens.seq[t], a.keys.First(last), last, a.cache.first + a.cache.second}, place,
-         a.scale, online, s, a.out + row * size);
+  Attend(KeyBlocks<T>{a.cache, a.tokens.seq[t], a.keys.First(position), a.Last(t), a.cache.first + a.cache.second},
+         place, BiasedAndScaled{a.scale, a.bias, h, position}, online, s, a.out + row * size);
 }
 
 template <class T, bool kIsSparse>

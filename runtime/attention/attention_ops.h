@@ -115,8 +115,8 @@ struct RelativeBias {
   const float* values = nullptr;  // [heads, 2 * reach + 1], offset key - query = -reach first; null: nothing
   int64_t reach = 0;
 
-  const float* Head(int64_t head) const { return values + head * (2 * reach + 1); }
-  float At(int64_t head, int64_t offset) const {
+  TF_HOST_DEVICE const float* Head(int64_t head) const { return values + head * (2 * reach + 1); }
+  TF_HOST_DEVICE float At(int64_t head, int64_t offset) const {
     const int64_t within = offset < -reach ? -reach : offset > reach ? reach : offset;
     return Head(head)[within + reach];
   }
@@ -157,7 +157,7 @@ void ApplyTemperature(Stream& stream, const TemperatureArgs& args);
 // out[t, h, :]: attention of query head h of token t over the keys and values of head h / (heads / kv_heads) that it
 // sees. Scores, softmax and sums as LatentAttention's, a key block being cut to what the token sees of it: keys outside
 // its range take no part. A sink is one more score, unscaled, without a value: the softmax starts from maximum sinks[h]
-// and sum 1. A relative bias is added to the dot product, before the scale. last_key and bias: on CPUs only.
+// and sum 1. A relative bias is added to the dot product, before the scale.
 struct GroupedAttentionArgs {
   const float* q = nullptr;  // [T, heads, head_dim], rotated
   int32_t heads = 0, kv_heads = 0, head_dim = 0;

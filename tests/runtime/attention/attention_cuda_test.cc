@@ -239,6 +239,12 @@ using Kind = KeyRange::Kind;
 const std::vector<GroupedShape> kGroupedShapes = {
     {1, 1, 1, {}}, {6, 2, 34, {Kind::kSliding, 70}}, {4, 4, 20, {Kind::kChunk, 50}}, {8, 1, 128, {}}};
 
+// Some keys are farther away than it reaches.
+RelativeBias Bias(OpRun& run, int64_t heads) {
+  constexpr int64_t kReach = 40;
+  return {run.Input(NormalFloats(run.rng(), heads * (2 * kReach + 1))), kReach};
+}
+
 template <class T>
 void GroupedCase(OpRun& run, const GroupedShape& s, int64_t num_tokens, Compute compute) {
   const int64_t kv_size = s.kv_heads * s.head_dim, q_size = num_tokens * s.heads * s.head_dim;
@@ -250,6 +256,10 @@ void GroupedCase(OpRun& run, const GroupedShape& s, int64_t num_tokens, Compute 
   args.scale = 0.3f;
   args.keys = s.keys;
   if (run.rng()() % 2 == 0) args.sinks = run.Input(NormalFloats(run.rng(), s.heads));
+  if (run.rng()() % 2 == 0) args.bias = Bias(run, s.heads);
+  // As an encoder's tokens and those that attend to it: keys behind their own, or fewer.
+  const bool has_last = s.keys.kind == Kind::kAll && run.rng()() % 2 == 0;
+  if (has_last) args.last_key = run.Input(UniformInts(run.rng(), num_tokens, 0, 2 * kCacheBlockTokens));
   args.tokens = Positions(run, num_tokens);
   args.cache = Cache<T>(run, kv_size, kv_size);
   args.out = run.Output<float>("out", q_size);
