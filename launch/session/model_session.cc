@@ -35,7 +35,6 @@ absl::StatusOr<std::unique_ptr<ModelFiles>> OpenLocally(RankContext& context, To
   const int num_ranks = context.transport.num_ranks();
   auto files = std::make_unique<ModelFiles>();
   TF_ASSIGN_OR_RETURN(files->model, LoadModelSpec(flags.model));
-  TF_RETURN_IF_ERROR(Transformer::CheckDevice(files->model, context.device.kind()));
   files->generation = LoadGenerationConfig(flags.model, files->model);
   if (weights == WeightsUse::kNeeded || HasWeights(flags.model)) {
     TF_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(flags.model));

@@ -41,12 +41,6 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& tran
   return t;
 }
 
-absl::Status Transformer::CheckDevice(const ModelSpec& model, DeviceKind kind) {
-  if (kind == DeviceKind::kCpu || !model.has_encoder()) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat("model_type '", model.model_type,
-                                               "' has an encoder, which has no GPU kernels yet; use --device cpu"));
-}
-
 absl::Status Transformer::CreateMoe(Transport& transport, Device& device, const Placement& placement) {
   for (size_t l = 0; l < weights_.layers.size(); ++l) {
     const LayerWeights& w = weights_.layers[l];

@@ -55,9 +55,6 @@ class Transformer {
                                                              const ModelSpec& model, const ModelWeights& weights,
                                                              const Placement& placement, const EngineOptions& options);
 
-  // Unimplemented, naming what lacks a kernel, when this kind of device cannot run the model.
-  static absl::Status CheckDevice(const ModelSpec& model, DeviceKind kind);
-
   // Collective. Runs all layers over the tokens, writing their keys into `cache`; hidden states stay here.
   absl::Status Forward(Stream& stream, int64_t step, const StepTokens& tokens, KvCache& cache,
                        const LayerObserver& observer);

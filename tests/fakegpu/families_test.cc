@@ -25,7 +25,7 @@
 namespace tokenferry {
 namespace {
 
-std::string DataDir() { return SourceDir() + "/tests/data/families/"; }
+std::string DataDir() { return SourceDir() + "/tests/data/"; }
 
 // Some are a configuration alone.
 bool HasWeights(const std::filesystem::path& dir) {
@@ -36,8 +36,10 @@ bool HasWeights(const std::filesystem::path& dir) {
 
 std::vector<std::string> Folders() {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(DataDir())) {
-    if (entry.is_directory() && HasWeights(entry.path())) names.push_back(entry.path().filename().string());
+  for (const std::string kind : {"families/", "encoder_decoder/"}) {
+    for (const auto& entry : std::filesystem::directory_iterator(DataDir() + kind)) {
+      if (entry.is_directory() && HasWeights(entry.path())) names.push_back(kind + entry.path().filename().string());
+    }
   }
   std::sort(names.begin(), names.end());
   return names;
@@ -67,18 +69,22 @@ void ExpectTheCpusBits(const std::string& model_dir, int num_ranks, const std::v
   EXPECT_EQ(got[0].hidden_states, want[0].hidden_states);
   EXPECT_EQ(got[0].router_logits, want[0].router_logits);
   EXPECT_EQ(got[0].selected_keys, want[0].selected_keys);
+  ASSERT_EQ(got[0].encoder.size(), want[0].encoder.size());
+  for (size_t i = 0; i < want[0].encoder.size(); ++i) {
+    EXPECT_EQ(got[0].encoder[i].hidden_states, want[0].encoder[i].hidden_states);
+  }
   EXPECT_EQ(got.back().tokens, want.back().tokens);
   EXPECT_EQ(got.back().logprobs, want.back().logprobs);
 }
 
 class FamiliesOnGpu : public testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(All, FamiliesOnGpu, testing::ValuesIn(Folders()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(All, FamiliesOnGpu, testing::ValuesIn(Folders()),
+                         [](const auto& info) { return std::filesystem::path(info.param).filename().string(); });
 
 TEST_P(FamiliesOnGpu, HasTheBitsOfTheCpu) {
   const std::string model_dir = DataDir() + GetParam();
   const auto model = LoadModelSpec(model_dir);
   ASSERT_TRUE(model.ok()) << model.status();
-  EXPECT_EQ(Transformer::CheckDevice(*model, DeviceKind::kCuda), absl::OkStatus());
   const auto plan = PlanTensors(*model);
   ASSERT_TRUE(plan.ok()) << plan.status();
   EXPECT_EQ(CheckGpuFormats(*plan), absl::OkStatus());
@@ -88,12 +94,13 @@ TEST_P(FamiliesOnGpu, HasTheBitsOfTheCpu) {
   std::vector<Request> requests = {TraceRequest({5, 6, 7, 8, 9, 10, 11}), GenerateRequest({17, 3, 200}, 5)};
   if (is_large) requests = {TraceRequest({5, 6, 7})};
   if (model->num_selected_keys() > 0) requests = BeyondSelection(model->num_selected_keys());
+  if (model->has_encoder()) requests[0] = WithDecoder(requests[0], {0, 9, 270, 31});
   ExpectTheCpusBits(model_dir, 2, requests);
 }
 
 // DeepSeek-V3.2's folder as one of GLM-5, whose last layer sees what the one before has selected.
 TEST(Glm5OnGpu, SharesSelectionsOnOneRank) {
-  const std::string from = DataDir() + "deepseek_v32";
+  const std::string from = DataDir() + "families/deepseek_v32";
   const std::filesystem::path dir = std::filesystem::path(testing::TempDir()) / absl::StrCat("glm5_gpu_", getpid());
   std::filesystem::create_directory(dir);
   for (const auto& entry : std::filesystem::directory_iterator(from)) {

@@ -16,6 +16,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "launch", "commands"))
 from program import DATA, MODEL, Job, ProgramTest, main  # noqa: E402
 
 IDS = '{"prompts": [{"input_ids": [5, 6, 7, 8, 9, 10, 11, 12, 13]}, {"input_ids": [7]}, {"input_ids": [3, 9, 200, 11]}]}'
+SWITCH = os.path.join(ROOT, "tests", "data", "encoder_decoder", "switch_transformers_capacity")
 CUDA = ["--device", "cuda"]
 NCCL = [*CUDA, "--transport", "nccl", "--path", "alltoallv"]
 PEER = [*CUDA, "--path", "peer"]
@@ -119,6 +120,25 @@ class Peer(FakeGpuTest):
             cuda, _ = self.eval("cuda", [*CUDA, "--transport", "nccl", "--path", "two_level", "--compute", "f32"], ranks,
                                 TF_FAKEGPU_SEED=ranks)
             self.assertEqual(cuda, cpu, f"{ranks} ranks")
+
+    def test_an_encoder(self):
+        """Switch, both stacks: the ranks drop what exceeds a sequence's capacity, each for its own."""
+        with open(os.path.join(SWITCH, "golden.json")) as f:
+            prompts = json.load(f)["prompts"].values()
+        keys = ("input_ids", "decoder_input_ids")
+        ids = self.write("switch.json", json.dumps({"prompts": [{key: p[key] for key in keys} for p in prompts]}))
+        out = self.path("switch.out")
+
+        def evaluate(ranks, *flags):
+            job = self.job(["eval", "--model", SWITCH, "--ids", ids, "--out", out, "--trace", "--compute", "f32", *flags], ranks)
+            self.assertEqual(job.status, 0, job.err)
+            with open(out, "rb") as f:
+                return f.read()
+
+        cpu = evaluate(1, "--device", "cpu")
+        self.assertEqual(evaluate(1, *PEER), cpu)
+        self.assertEqual(evaluate(2, *PEER, "--prefill-chunk", "7"), cpu)
+        self.assertEqual(evaluate(2, *NCCL), cpu)
 
     def test_where_memory_cannot_be_mapped(self):
         cpu, _ = self.eval("cpu", ["--device", "cpu", "--compute", "f32"], 1)
