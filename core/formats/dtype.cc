@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "core/check.h"
+#include "core/formats/block_decode.h"
 
 namespace tokenferry {
 namespace {
@@ -13,6 +14,10 @@ struct Row {
   absl::string_view name;
   int64_t elements = 1;  // of a block
 };
+
+constexpr Row BlockRow(DType dtype, absl::string_view name) {
+  return {dtype, 8 * BlockBytes(dtype), name, int64_t{1} << LogBlockElements(dtype)};
+}
 
 constexpr Row kRows[] = {
     {DType::kF32, 32, "F32"},
@@ -37,16 +42,16 @@ constexpr Row kRows[] = {
     {DType::kF4, 4, "F4"},
     {DType::kU4, 4, "U4"},
     {DType::kU2, 2, "U2"},
-    {DType::kQ4_0, 18 * 8, "Q4_0", 32},
-    {DType::kQ4_1, 20 * 8, "Q4_1", 32},
-    {DType::kQ5_0, 22 * 8, "Q5_0", 32},
-    {DType::kQ5_1, 24 * 8, "Q5_1", 32},
-    {DType::kQ8_0, 34 * 8, "Q8_0", 32},
-    {DType::kQ4_K, 144 * 8, "Q4_K", 256},
-    {DType::kQ5_K, 176 * 8, "Q5_K", 256},
-    {DType::kQ6_K, 210 * 8, "Q6_K", 256},
-    {DType::kIQ4_NL, 18 * 8, "IQ4_NL", 32},
-    {DType::kMXFP4, 17 * 8, "MXFP4", 32},
+    BlockRow(DType::kQ4_0, "Q4_0"),
+    BlockRow(DType::kQ4_1, "Q4_1"),
+    BlockRow(DType::kQ5_0, "Q5_0"),
+    BlockRow(DType::kQ5_1, "Q5_1"),
+    BlockRow(DType::kQ8_0, "Q8_0"),
+    BlockRow(DType::kQ4_K, "Q4_K"),
+    BlockRow(DType::kQ5_K, "Q5_K"),
+    BlockRow(DType::kQ6_K, "Q6_K"),
+    BlockRow(DType::kIQ4_NL, "IQ4_NL"),
+    BlockRow(DType::kMXFP4, "MXFP4"),
 };
 
 bool IsOfSafetensors(DType dtype) { return dtype < DType::kU4; }

@@ -3,7 +3,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "core/check.h"
-#include "core/formats/block_decode.h"
 #include "core/round_up.h"
 
 namespace tokenferry {
@@ -69,13 +68,6 @@ bool PlanarWeights::Matches(const WeightFormat& f) {
       return f.dtype == DType::kU4;
   }
   return false;
-}
-
-float BlockWeights::Value(const WeightView& w, int64_t o, int64_t i) {
-  float values[kDecodedValues];
-  const int64_t begin = i / kDecodedValues * kDecodedValues;
-  DecodeBlocks(w.dtype(), static_cast<const uint8_t*>(w.data) + o * w.row_bytes(), begin, values);
-  return values[i - begin];
 }
 
 std::string ToString(const WeightFormat& f) {

@@ -7,34 +7,12 @@
 #include <cstdint>
 #include <string>
 
+#include "core/formats/block_decode.h"
 #include "core/formats/dtype.h"
 #include "core/formats/scalar.h"
+#include "core/formats/weight_coding.h"
 
 namespace tokenferry {
-
-// What a stored element stands for, before it is multiplied by the scale of its block.
-enum class WeightCoding : uint8_t {
-  kNumber,     // a number of type `dtype`
-  kZeroPoint,  // an unsigned integer minus the zero point of its block
-  // The place of a number in a table (CodeTable).
-  kInt4,   // -8 .. 7
-  kE2M1,   // OCP MX: 0, 0.5, 1, 1.5, 2, 3, 4, 6, then the same with a minus
-  kIq4Nl,  // llama.cpp's IQ4_NL
-};
-
-// The numbers of four-bit codes as integers in units of CodeUnit, [16]; null: `coding` has none. Host memory.
-const int8_t* CodeTable(WeightCoding coding);
-// Its entry `code`, in code of a device too, which does not see the host's tables; of a coding that has one.
-TF_HOST_DEVICE inline int32_t CodeNumber(WeightCoding coding, int32_t code) {
-  if (coding == WeightCoding::kInt4) return code - 8;
-  if (coding == WeightCoding::kE2M1) {
-    const auto magnitude = static_cast<int32_t>(0xC8643210u >> 4 * (code & 7) & 0xF);
-    return code < 8 ? magnitude : -magnitude;
-  }
-  const uint64_t half = code < 8 ? 0xF6EADDCFBFAD9881u : 0x7159453526190D01u;  // a byte for each
-  return static_cast<int8_t>(half >> 8 * (code & 7) & 0xFF);
-}
-TF_HOST_DEVICE constexpr float CodeUnit(WeightCoding coding) { return coding == WeightCoding::kE2M1 ? 0.5f : 1.0f; }
 
 // A value. value(o, i) = decoded(o, i) * scale((row_offset + o) / block_rows, i / block_cols); blocks at the edges may
 // be partial. A block of [1, n] is what others call a group, one of [1, cols] a channel.
@@ -189,12 +167,19 @@ struct PlanarWeights {
   }
 };
 
-// Blocks as GGUF files hold them, scales within: DecodeBlocks (core/formats/block_decode.h) has their meaning. Rows are
-// whole blocks. Below, nobody tells their types apart.
+// Blocks as GGUF files hold them, scales within (core/formats/block_decode.h). Rows are whole blocks. Below, nobody
+// tells their types apart.
 struct BlockWeights {
   static constexpr bool kIsBF16 = false;
   static bool Matches(const WeightFormat& f) { return IsBlockType(f.dtype) && f == WeightFormat{.dtype = f.dtype}; }
-  static float Value(const WeightView& w, int64_t o, int64_t i);
+  // The block that holds the element; PlaceInBlock is its place there.
+  TF_HOST_DEVICE static const uint8_t* Block(const WeightView& w, int64_t o, int64_t i) {
+    const DType dtype = w.format.dtype;
+    return static_cast<const uint8_t*>(w.data) + ((o * w.cols + i) >> LogBlockElements(dtype)) * BlockBytes(dtype);
+  }
+  TF_HOST_DEVICE static float Value(const WeightView& w, int64_t o, int64_t i) {
+    return BlockValue(w.format.dtype, Block(w, o, i), PlaceInBlock(w.format.dtype, i));
+  }
 };
 
 template <class... Formats>
@@ -207,8 +192,6 @@ struct WeightFormatList {
 };
 using WeightFormats =
     WeightFormatList<F32Weights, BF16Weights, F16Weights, F8BlockWeights, PlanarWeights, BlockWeights>;
-// What GPUs have kernels for.
-using CudaWeightFormats = WeightFormatList<F32Weights, BF16Weights, F16Weights, F8BlockWeights, PlanarWeights>;
 
 // Ends the program: the format is none of WeightFormats. Whoever reads files refuses such weights with a Status before.
 [[noreturn]] void UnknownWeightFormat(const WeightFormat& format);

@@ -66,9 +66,6 @@ absl::Status RunProduct(const Problem& p, int64_t max_rows, void* stream) {
     return CopiesRows(p) ? RunForRows<WeightLoad::kF8, RowLoad::kBF16>(p, max_rows, stream)
                          : RunForRows<WeightLoad::kF8, RowLoad::kAny>(p, max_rows, stream);
   }
-  if (!CudaWeightFormats::Contains(f)) {
-    return absl::UnimplementedError(absl::StrCat("weights of format ", ToString(f), " have no product on a GPU yet"));
-  }
   return RunForRows<WeightLoad::kAny, RowLoad::kAny>(p, max_rows, stream);
 }
 

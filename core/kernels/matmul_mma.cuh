@@ -177,8 +177,9 @@ __global__ void __launch_bounds__(Tile<kTokens, kWeightLoad>::kThreads, 1) Produ
       weights.Load(p, work, step, stage);
       rows.Load(p, step, stage + T::kWeightBytes);
     };
-#pragma unroll
-    for (int step = 0; step < T::kStages - 1; ++step) {
+    constexpr int kFirstLoads = T::kStages - 1;
+#pragma unroll(kWeightLoad == WeightLoad::kAny ? 1 : kFirstLoads)  // a conversion is long to compile
+    for (int step = 0; step < kFirstLoads; ++step) {
       if (step < num_steps) load(step, step);
       CommitCopies();
     }

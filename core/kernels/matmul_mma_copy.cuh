@@ -119,7 +119,7 @@ __device__ inline Work FindWork(const Problem& p, const int* tiles, int64_t inde
   return work;
 }
 
-// Of CudaWeightFormats, which differ in the type of an element.
+// Formats differ in the type of an element, and codes from blocks, which have their scales within.
 __device__ inline float WeightValue(const WeightView& w, int64_t o, int64_t i) {
   switch (w.format.dtype) {
     case DType::kF32:
@@ -131,7 +131,7 @@ __device__ inline float WeightValue(const WeightView& w, int64_t o, int64_t i) {
     case DType::kF8E4M3:
       return F8BlockWeights::Value(w, o, i);
     default:
-      return PlanarWeights::Value(w, o, i);
+      return w.format.has_scales() ? PlanarWeights::Value(w, o, i) : BlockWeights::Value(w, o, i);
   }
 }
 

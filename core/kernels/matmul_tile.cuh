@@ -53,6 +53,8 @@ class LaneWeights {
     o_ = o;
   }
   __device__ float Value(int64_t i) const { return Format::Value(*w_, o_, i); }
+  // Steps of a segment that are worth being written out.
+  static constexpr int kUnroll = 4;
 
  private:
   const WeightView* w_;
@@ -72,6 +74,7 @@ class LaneWeights<F8BlockWeights> {
     scale_ = first < w.cols ? F8BlockWeights::Scale(w, o, first) : 0.0f;
   }
   __device__ float Value(int64_t i) const { return __fmul_rn(ToFloat(row_[i]), scale_); }
+  static constexpr int kUnroll = 4;
 
  private:
   const F8E4M3* row_;
@@ -95,12 +98,32 @@ class LaneWeights<PlanarWeights> {
   __device__ float Value(int64_t i) const {
     return __fmul_rn(static_cast<float>(PlanarWeights::Number(w_->format, row_, i, zero_point_)), scale_);
   }
+  static constexpr int kUnroll = 4;
 
  private:
   const WeightView* w_;
   const uint8_t* row_;
   float scale_;
   int32_t zero_point_;
+};
+
+template <>
+class LaneWeights<BlockWeights> {
+ public:
+  // One scale. Blocks are whole steps.
+  static __device__ int64_t SegmentInputs(const WeightView&) { return kHalfWarp; }
+  __device__ void Begin(const WeightView& w, int64_t o, int64_t first) {
+    dtype_ = w.format.dtype;
+    block_ = BlockWeights::Block(w, o, first);
+    scale_ = BlockScaleOf(dtype_, block_, PlaceInBlock(dtype_, first));
+  }
+  __device__ float Value(int64_t i) const { return scale_.Times(BlockNumber(dtype_, block_, PlaceInBlock(dtype_, i))); }
+  static constexpr int kUnroll = 1;
+
+ private:
+  DType dtype_;
+  const uint8_t* block_;
+  BlockScale scale_;
 };
 
 // What half a warp works on: rows [row, row + num_rows), not empty, and outputs [o, o + num_outs), which may be; both
@@ -128,7 +151,7 @@ __device__ void MultiplyTile(const ProductRows<X>& rows, const WeightView& w, co
     const int64_t end = min(w.cols, begin + segment);
 #pragma unroll
     for (int j = 0; j < kOuts; ++j) weights[j].Begin(w, min(span.o + j, w.rows - 1), begin + lane);
-#pragma unroll 4
+#pragma unroll LaneWeights < Format> ::kUnroll
     for (int64_t i = begin + lane; i < end; i += kHalfWarp) {
       float values[kOuts];
 #pragma unroll
@@ -178,11 +201,11 @@ __device__ void MultiplyBlock(const ProductRows<X>& rows, const WeightView& w, i
   }
 }
 
-// launch(F()) with the one F of CudaWeightFormats that matches; its status. Who loads weights has refused all others.
+// launch(F()) with the one F of WeightFormats that matches; its status.
 template <class Launch>
 absl::Status LaunchForFormat(const WeightFormat& format, const Launch& launch) {
   absl::Status status;
-  VisitWeightFormat<CudaWeightFormats>(format, [&](auto f) { static_cast<void>(status = launch(f)); });
+  VisitWeightFormat(format, [&](auto f) { static_cast<void>(status = launch(f)); });
   return status;
 }
 

@@ -279,10 +279,6 @@ absl::StatusOr<TensorPlan> PlanTensors(const ModelSpec& model) {
 absl::Status CheckGpuFormats(const TensorPlan& plan) {
   std::map<std::pair<int32_t, Role>, const TensorSpec*> first;  // by layer and matrix
   for (const TensorSpec& spec : plan.tensors) {
-    if (!CudaWeightFormats::Contains(spec.format)) {
-      return absl::UnimplementedError(absl::StrCat("tensor '", spec.name(), "' is ", ToString(spec.format),
-                                                   ", which GPUs have no kernels for yet; use --device cpu"));
-    }
     if (spec.expert < 0) continue;
     const TensorSpec& other = *first.emplace(std::pair(spec.layer, spec.role), &spec).first->second;
     if (other.format == spec.format) continue;

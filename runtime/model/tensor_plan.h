@@ -49,9 +49,8 @@ struct CheckedPlan {
 // (Checkpoint::FaultOf). The faults of tensors that nobody needs are warnings.
 absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelSpec& model, const Checkpoint& checkpoint);
 
-// What a GPU's kernels need besides: Unimplemented, naming a tensor whose format they do not read, or two tensors when
-// routed experts of one layer are not all in one format. CPUs look at each expert; a GPU's kernel is chosen for all of
-// them (WeightArray).
+// What a GPU's kernels need besides: Unimplemented, naming two tensors, when routed experts of one layer are not all in
+// one format. CPUs look at each expert; a GPU's kernel is chosen for all of them (WeightArray).
 absl::Status CheckGpuFormats(const TensorPlan& plan);
 
 }  // namespace tokenferry

@@ -5,6 +5,7 @@
 
 #include "core/device/cpu_device.h"
 #include "core/device/cuda_device.h"
+#include "tests/support/random_blocks.h"
 
 namespace tokenferry {
 
@@ -129,6 +130,10 @@ WeightView RandomCodes(OpRun& run, WeightView w) {
 WeightView RandomWeight(OpRun& run, const WeightFormat& format, int64_t rows, int64_t cols) {
   WeightView w{.format = format, .rows = rows, .cols = cols};
   if (PlanarWeights::Matches(format)) return RandomCodes(run, w);
+  if (BlockWeights::Matches(format)) {
+    w.data = run.Input(RandomBlocks(format.dtype, BytesOf(format, rows, cols).data, run.rng()));
+    return w;
+  }
   const bool is_f8 = format.dtype == DType::kF8E4M3;
   const std::vector<float> values = NormalFloats(run.rng(), rows * cols, is_f8 ? 64.0f : 0.125f);
   if (format.dtype == DType::kF32) w.data = run.Input(values);
@@ -152,6 +157,12 @@ WeightView RandomWeight(OpRun& run, const WeightFormat& format, int64_t rows, in
   const int64_t bands = (w.row_offset + rows + format.block_rows - 1) / format.block_rows;
   w.scales = run.Input(NormalFloats(run.rng(), bands * w.scale_stride, 1.0f / 512));
   return w;
+}
+
+std::vector<WeightFormat> BlockFormats() {
+  std::vector<WeightFormat> formats;
+  for (const DType dtype : BlockTypes()) formats.push_back({.dtype = dtype});
+  return formats;
 }
 
 std::vector<int32_t> UniformInts(std::mt19937& rng, size_t size, int32_t begin, int32_t end) {

@@ -119,6 +119,9 @@ inline const std::vector<WeightFormat> kCodes = {
     PlanarWeights::Of(DType::kU4, WeightCoding::kIq4Nl, DType::kF32, 8),
     PlanarWeights::Of(DType::kU2, WeightCoding::kZeroPoint, DType::kF32, 12)};
 
+// Blocks of GGUF files of every type; rows are whole blocks.
+std::vector<WeightFormat> BlockFormats();
+
 std::vector<int32_t> UniformInts(std::mt19937& rng, size_t size, int32_t begin, int32_t end);  // [begin, end)
 
 }  // namespace tokenferry

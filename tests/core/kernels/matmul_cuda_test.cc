@@ -73,6 +73,22 @@ TEST_F(MatMulCudaTest, Codes) {
   }
 }
 
+// Every type: rows of one block and of two, tiles that are full, short and missing.
+TEST_F(MatMulCudaTest, Blocks) {
+  for (const WeightFormat& format : BlockFormats()) {
+    SCOPED_TRACE(ToString(format));
+    const int64_t block = BlockOf(format.dtype).elements;
+    for (const ProductShape& shape : {ProductShape{0, 4, block}, {1, 5, 2 * block}, {3, 9, block}}) {
+      ExpectSameBits([&](OpRun& run) { MatMulCase<float>(run, format, shape, Compute::kF32); });
+    }
+    ExpectSameBits([&](OpRun& run) { MatMulCase<BF16>(run, format, {2, 1, block}, Compute::kF32); });
+    ExpectSameBits([&](OpRun& run) { GroupedCase<float, float>(run, format, {2, 0, 1}, 3, block, Compute::kF32); });
+    ExpectSameBits([&](OpRun& run) { GroupedCase<BF16, float>(run, format, {0, 1}, 5, block, Compute::kF32); });
+    ExpectSameBits([&](OpRun& run) { GroupedCase<BF16, BF16>(run, format, {1, 5}, 1, block, Compute::kF32); });
+    ExpectSameBits([&](OpRun& run) { GroupedCase<float, BF16>(run, format, {1, 2}, 3, block, Compute::kF32); });
+  }
+}
+
 TEST_F(MatMulCudaTest, Dense) {
   for (const WeightFormat& format : kWeightFormats) {
     for (const ProductShape& shape : kShapes) {

@@ -4,6 +4,7 @@
 #include "core/kernels/matmul.h"
 #include "tests/core/kernels/kernel_test_util.h"
 #include "tests/support/cuda_compare.h"
+#include "tests/support/random_blocks.h"
 
 namespace tokenferry {
 namespace {
@@ -150,59 +151,79 @@ TEST_F(MatMulMmaCudaTest, IsNearTheReference) {
   }
 }
 
+HostWeight RandomStored(const WeightFormat& format, const Shape& shape, std::mt19937& rng) {
+  if (PlanarWeights::Matches(format)) return RandomPlanarWeight(format, shape.outs, shape.cols, rng);
+  HostWeight host;
+  host.shape = {.format = format, .rows = shape.outs, .cols = shape.cols};
+  if (BlockWeights::Matches(format)) {
+    host.bytes = RandomBlocks(format.dtype, BytesOf(format, shape.outs, shape.cols).data, rng);
+    return host;
+  }
+  std::vector<FP16> values;
+  for (const float x : NormalFloats(rng, shape.outs * shape.cols)) values.push_back(ToFP16(x));
+  host.bytes.resize(values.size() * sizeof(FP16));
+  std::memcpy(host.bytes.data(), values.data(), host.bytes.size());
+  return host;
+}
+
+std::vector<uint8_t> ProductWith(OpRun& run, const WeightView& w, int64_t num_rows) {
+  MatMulArgs args;
+  args.x = run.Input(NormalValues<BF16>(run.rng(), num_rows * w.cols));
+  args.x_dtype = DType::kBF16;
+  args.x_stride = w.cols;
+  args.num_rows = num_rows;
+  args.w = w;
+  args.y = run.Output<float>("y", num_rows * w.rows);
+  args.y_stride = w.rows;
+  args.compute = Compute::kBF16;
+  MatMul(run.stream(), args);
+  const auto results = run.Finish();
+  EXPECT_TRUE(results.ok()) << results.status();
+  return results.ok() ? results->at(0).bytes : std::vector<uint8_t>();
+}
+
 // What has no copy of its own into shared memory is what it is when it has been widened to bf16 before.
-TEST_F(MatMulMmaCudaTest, CodesAreTheWeightsThatTheyMean) {
+class MeantWeights : public MatMulMmaCudaTest {
+ protected:
+  void ExpectMeaning(const WeightFormat& format, const Shape& shape, int64_t num_rows, uint32_t seed) {
+    SCOPED_TRACE(testing::Message() << ToString(format) << ", " << shape << ", " << num_rows << " rows");
+    std::mt19937 rng(seed);
+    const HostWeight host = RandomStored(format, shape, rng);
+    WeightView stored = host.shape;
+    stored.data = host.bytes.data();
+    stored.scales = host.planar_scales.data();
+    stored.zero_points = host.zero_points.data();
+    std::vector<BF16> meant;
+    for (int64_t i = 0; i < shape.outs * shape.cols; ++i) {
+      const int64_t o = i / shape.cols;
+      VisitWeightFormat(format,
+                        [&](auto f) { meant.push_back(ToBF16(decltype(f)::Value(stored, o, i % shape.cols))); });
+    }
+    OpRun wide(*cuda_, 7), coded(*cuda_, 7);
+    WeightView w = stored;
+    w.data = coded.Input(host.bytes);
+    w.scales = host.planar_scales.empty() ? nullptr : coded.Input(host.planar_scales);
+    w.zero_points = host.zero_points.empty() ? nullptr : coded.Input(host.zero_points);
+    const WeightView as_bf16{
+        .format = {.dtype = DType::kBF16}, .data = wide.Input(meant), .rows = shape.outs, .cols = shape.cols};
+    EXPECT_EQ(ProductWith(coded, w, num_rows), ProductWith(wide, as_bf16, num_rows));
+  }
+};
+
+TEST_F(MeantWeights, OfCodes) {
   std::vector<WeightFormat> formats = kCodes;
   formats.push_back({.dtype = DType::kF16});
-  const auto multiply = [](OpRun& run, const WeightView& w) {
-    constexpr int64_t kRows = 5;
-    MatMulArgs args;
-    args.x = run.Input(NormalValues<BF16>(run.rng(), kRows * w.cols));
-    args.x_dtype = DType::kBF16;
-    args.x_stride = w.cols;
-    args.num_rows = kRows;
-    args.w = w;
-    args.y = run.Output<float>("y", kRows * w.rows);
-    args.y_stride = w.rows;
-    args.compute = Compute::kBF16;
-    MatMul(run.stream(), args);
-    const auto results = run.Finish();
-    EXPECT_TRUE(results.ok()) << results.status();
-    return results.ok() ? results->at(0).bytes : std::vector<uint8_t>();
-  };
   for (const WeightFormat& format : formats) {
-    for (const Shape& shape : {Shape{130, 192}, Shape{7, 8}, Shape{33, 76}}) {
-      SCOPED_TRACE(testing::Message() << ToString(format) << ", " << shape);
-      std::mt19937 rng(5);
-      HostWeight host;
-      if (PlanarWeights::Matches(format)) {
-        host = RandomPlanarWeight(format, shape.outs, shape.cols, rng);
-      } else {
-        host.shape = {.format = format, .rows = shape.outs, .cols = shape.cols};
-        std::vector<FP16> values;
-        for (const float x : NormalFloats(rng, shape.outs * shape.cols)) values.push_back(ToFP16(x));
-        host.bytes.resize(values.size() * sizeof(FP16));
-        std::memcpy(host.bytes.data(), values.data(), host.bytes.size());
-      }
-      WeightView stored = host.shape;
-      stored.data = host.bytes.data();
-      stored.scales = host.planar_scales.data();
-      stored.zero_points = host.zero_points.data();
-      std::vector<BF16> meant;
-      for (int64_t i = 0; i < shape.outs * shape.cols; ++i) {
-        const int64_t o = i / shape.cols;
-        VisitWeightFormat(format,
-                          [&](auto f) { meant.push_back(ToBF16(decltype(f)::Value(stored, o, i % shape.cols))); });
-      }
-      OpRun wide(*cuda_, 7), coded(*cuda_, 7);
-      WeightView w = stored;
-      w.data = coded.Input(host.bytes);
-      w.scales = host.planar_scales.empty() ? nullptr : coded.Input(host.planar_scales);
-      w.zero_points = host.zero_points.empty() ? nullptr : coded.Input(host.zero_points);
-      const WeightView as_bf16{
-          .format = {.dtype = DType::kBF16}, .data = wide.Input(meant), .rows = shape.outs, .cols = shape.cols};
-      EXPECT_EQ(multiply(coded, w), multiply(wide, as_bf16));
-    }
+    for (const Shape& shape : {Shape{130, 192}, Shape{7, 8}, Shape{33, 76}}) ExpectMeaning(format, shape, 5, 5);
+  }
+}
+
+TEST_F(MeantWeights, OfBlocks) {
+  for (const WeightFormat& format : BlockFormats()) {
+    const int64_t block = BlockOf(format.dtype).elements;
+    for (uint32_t seed = 0; seed < 10; ++seed) ExpectMeaning(format, {3, block}, 1, seed);
+    ExpectMeaning(format, {130, 96 / block * block + block}, 5, 5);
+    ExpectMeaning(format, {3, block}, 0, 5);
   }
 }
 

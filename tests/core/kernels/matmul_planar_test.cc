@@ -1,8 +1,8 @@
 // Products with planar codes, every coding, type of scale and size of group; and with the blocks of GGUF files.
 #include <array>
-#include <cmath>
 
 #include "tests/core/kernels/product_case.h"
+#include "tests/support/random_blocks.h"
 
 namespace tokenferry {
 namespace {
@@ -76,32 +76,17 @@ TEST(MatMul, Avx512Bf16ReadsTheSamePlanarValues) {
   }
 }
 
-HostWeight RandomBlocks(DType dtype, int64_t rows, int64_t cols, std::mt19937& random) {
-  HostWeight w;
-  w.shape = {.format = {.dtype = dtype}, .rows = rows, .cols = cols};
-  w.bytes.resize(static_cast<size_t>(BytesOf(w.shape.format, rows, cols).data));
-  for (uint8_t& byte : w.bytes) byte = static_cast<uint8_t>(random());
-  const int64_t size = BlockOf(dtype).bytes;
-  for (int64_t b = 0; b < static_cast<int64_t>(w.bytes.size()); b += size) {
-    if (dtype == DType::kMXFP4) w.bytes[b] = static_cast<uint8_t>(119 + random() % 8);
-    if (dtype == DType::kMXFP4) continue;
-    // Scales, and what may be a minimum, of about 2^-6 and both signs, a few of them subnormal or zero.
-    for (int64_t at : {b + (dtype == DType::kQ6_K ? 208 : 0), b + (dtype == DType::kQ6_K ? 208 : 2)}) {
-      const float sign = random() % 2 == 0 ? 1.0f : -1.0f;
-      const int exponent = random() % 8 != 0 ? -6 : random() % 2 == 0 ? -16 : -30;
-      const FP16 scale = ToFP16(std::ldexp(sign * (1.0f + static_cast<float>(random() % 512) / 512), exponent));
-      std::memcpy(&w.bytes[at], &scale, sizeof(scale));
-    }
-  }
-  return w;
-}
-
 // What GGUF files store, for few rows and many; every type, rows of one block and of several pieces, the last of them
 // partial; and one product at a time on AVX-512 BF16.
 TEST(MatMul, BlocksEqualTheReferenceBitForBit) {
   std::mt19937 random(33);
-  for (int type = static_cast<int>(DType::kQ4_0); type <= static_cast<int>(DType::kMXFP4); ++type) {
-    const auto dtype = static_cast<DType>(type);
+  const auto random_weight = [&](DType dtype, int64_t outs, int64_t cols) {
+    HostWeight w;
+    w.shape = {.format = {.dtype = dtype}, .rows = outs, .cols = cols};
+    w.bytes = RandomBlocks(dtype, BytesOf(w.shape.format, outs, cols).data, random);
+    return w;
+  };
+  for (const DType dtype : BlockTypes()) {
     const int64_t block = BlockOf(dtype).elements, cols = block == 32 ? 96 : 512;
     const int64_t long_cols = block == 32 ? 1056 : 1280;
     using Shape = std::array<int64_t, 3>;
@@ -110,7 +95,7 @@ TEST(MatMul, BlocksEqualTheReferenceBitForBit) {
       for (Compute compute : {Compute::kF32, Compute::kBF16}) {
         SCOPED_TRACE(testing::Message() << DTypeName(dtype) << ": " << rows << " x " << outs << " x " << cols);
         Case c = RandomCase(rows, outs, cols, DType::kF32, random);
-        c.w = RandomBlocks(dtype, outs, cols, random);
+        c.w = random_weight(dtype, outs, cols);
         c.compute = compute;
         ExpectExact(c);
         ExpectRowsAlone(c);
@@ -118,7 +103,7 @@ TEST(MatMul, BlocksEqualTheReferenceBitForBit) {
     }
     if (!(SupportedIsas() & (1u << static_cast<int>(Isa::kAvx512Bf16)))) continue;
     Case c = RandomCase(cols, 33, cols, DType::kF32, random);
-    c.w = RandomBlocks(dtype, 33, cols, random);
+    c.w = random_weight(dtype, 33, cols);
     c.compute = Compute::kBF16;
     c.row_idx.clear();
     for (int64_t i = 0; i < cols * cols; ++i) c.x[i] = i % (cols + 1) == 0 ? 1.0f : 0.0f;

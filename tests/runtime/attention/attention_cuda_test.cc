@@ -112,21 +112,34 @@ TEST_F(AttentionCudaTest, Temperature) {
   }
 }
 
+void AbsorbCase(OpRun& run, const WeightFormat& format, const Shape& s, int64_t num_tokens, Compute compute) {
+  const WeightView kv_b = RandomWeight(run, format, s.heads * (s.nope + s.value), s.latent);
+  const float* q = run.Input(NormalFloats(run.rng(), num_tokens * s.heads * (s.nope + s.rope)));
+  float* absorbed = run.Output<float>("absorbed", num_tokens * s.heads * s.latent);
+  AbsorbQuery(run.stream(), {q, num_tokens, s.heads, s.nope, s.rope, s.value, kv_b, absorbed, compute});
+  float* out = run.Output<float>("heads", num_tokens * s.heads * s.value);
+  ExpandValue(run.stream(), {absorbed, num_tokens, s.heads, s.nope, s.value, kv_b, out, compute});
+}
+
 TEST_F(AttentionCudaTest, AbsorbAndExpand) {
   ForShapes([&](const Shape& s, int64_t num_tokens, Compute compute) {
     for (const WeightFormat& format : kWeightFormats) {
       SCOPED_TRACE(ToString(format));
-      const auto test = [&](OpRun& run) {
-        const WeightView kv_b = RandomWeight(run, format, s.heads * (s.nope + s.value), s.latent);
-        const float* q = run.Input(NormalFloats(run.rng(), num_tokens * s.heads * (s.nope + s.rope)));
-        float* absorbed = run.Output<float>("absorbed", num_tokens * s.heads * s.latent);
-        AbsorbQuery(run.stream(), {q, num_tokens, s.heads, s.nope, s.rope, s.value, kv_b, absorbed, compute});
-        float* out = run.Output<float>("heads", num_tokens * s.heads * s.value);
-        ExpandValue(run.stream(), {absorbed, num_tokens, s.heads, s.nope, s.value, kv_b, out, compute});
-      };
-      ExpectSameBits(test, NumSeeds(format, s.heads * (s.nope + s.value), s.latent));
+      ExpectSameBits([&](OpRun& run) { AbsorbCase(run, format, s, num_tokens, compute); },
+                     NumSeeds(format, s.heads * (s.nope + s.value), s.latent));
     }
   });
+}
+
+TEST_F(AttentionCudaTest, AbsorbAndExpandByBlocks) {
+  for (const WeightFormat& format : BlockFormats()) {
+    const Shape shape = {2, 3, 2, 5, BlockOf(format.dtype).elements};
+    for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+      SCOPED_TRACE(ToString(format));
+      for (const int64_t num_tokens : {0, 1, 5})
+        ExpectSameBits([&](OpRun& run) { AbsorbCase(run, format, shape, num_tokens, compute); });
+    }
+  }
 }
 
 template <class T>

@@ -240,15 +240,12 @@ TEST_F(Quantised, ScalesAreNumbersOtherThanZero) {
   EXPECT_ERROR(Load(), kDataLoss, "q_proj.qzeros': element 1", "the zero point 256, beyond 8 bits");
 }
 
-TEST_F(Quantised, GpusRefuseFormatsWithoutKernels) {
+TEST_F(Quantised, GpusTakeThem) {
   for (const char* family : {"qwen3_moe_gptq", "gpt_oss_mxfp4", "qwen3_moe_fp8_channel"}) {
     Start(family);
     ASSERT_OK(Load());
     EXPECT_EQ(absl::OkStatus(), CheckGpuFormats(checked_.plan)) << family;
   }
-  checked_.plan.tensors[3].format = {.dtype = DType::kQ4_K};  // as a GGUF file has it
-  EXPECT_ERROR(CheckGpuFormats(checked_.plan), kUnimplemented,
-               "' is Q4_K, which GPUs have no kernels for yet; use --device cpu");
 }
 
 TEST_F(Quantised, UnknownSettingsAreOneLine) {

@@ -62,21 +62,29 @@ TEST_F(NormOpsCudaTest, LayerNorm) {
   }
 }
 
+void EmbedCase(OpRun& run, const WeightFormat& format, int64_t num_tokens, int64_t cols) {
+  constexpr int64_t kVocabulary = 11;
+  EmbedArgs args;
+  args.ids = run.Input(UniformInts(run.rng(), num_tokens, 0, kVocabulary));
+  args.num_tokens = num_tokens;
+  args.table = RandomWeight(run, format, kVocabulary, cols);
+  args.out = {run.Output<float>("out", num_tokens * cols), num_tokens, cols, cols};
+  Embed(run.stream(), args);
+}
+
 TEST_F(NormOpsCudaTest, Embed) {
   for (const WeightFormat& format : kWeightFormats) {
     for (int64_t num_tokens : kRowCounts) {
       for (int64_t cols : kWidths) {
         SCOPED_TRACE(testing::Message() << ToString(format) << ": " << num_tokens << " tokens of " << cols);
-        ExpectSameBits([&](OpRun& run) {
-          constexpr int64_t kVocabulary = 11;
-          EmbedArgs args;
-          args.ids = run.Input(UniformInts(run.rng(), num_tokens, 0, kVocabulary));
-          args.num_tokens = num_tokens;
-          args.table = RandomWeight(run, format, kVocabulary, cols);
-          args.out = {run.Output<float>("out", num_tokens * cols), num_tokens, cols, cols};
-          Embed(run.stream(), args);
-        });
+        ExpectSameBits([&](OpRun& run) { EmbedCase(run, format, num_tokens, cols); });
       }
+    }
+  }
+  for (const WeightFormat& format : BlockFormats()) {
+    for (int64_t num_tokens : {0, 1, 9}) {
+      SCOPED_TRACE(testing::Message() << ToString(format) << ": " << num_tokens << " tokens");
+      ExpectSameBits([&](OpRun& run) { EmbedCase(run, format, num_tokens, 2 * BlockOf(format.dtype).elements); });
     }
   }
 }
