@@ -289,8 +289,8 @@ absl::Status RunReference(RankContext& context, const EvalFlags& flags, const Mo
   other.expert_dtype = ExpertDtype::kStored;
   if (flags.compare_to != kUnquantised) other.model = flags.compare_to;
   RankContext reference{
-      other,       context.transport,  context.device, context.topology, context.gpu_per_rank, context.gpu_ordinal,
-      context.isa, context.num_threads};
+      other,       context.transport,   context.device, context.topology, context.gpu_per_rank, context.gpu_ordinal,
+      context.isa, context.num_threads, context.cpus};
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(reference, TokenizerUse::kNone));
   TF_RETURN_IF_ERROR(
       AgreeOnStatus(context.transport, {"compare models"}, EvalComparison::Comparable(files->model, model)));

@@ -86,7 +86,8 @@ absl::Status RunRank(const SharedFlags& flags, NcclUse nccl, Transport& control,
                       .gpu_per_rank = setup.gpu_per_rank,
                       .gpu_ordinal = setup.gpu_ordinal,
                       .isa = setup.isa,
-                      .num_threads = setup.affinity.num_threads};
+                      .num_threads = setup.affinity.num_threads,
+                      .cpus = setup.affinity.cpus};
   return body(context);
 }
 

@@ -25,6 +25,7 @@ struct RankContext {
   int gpu_ordinal = -1;
   Isa isa = Isa::kPortable;  // the same on all ranks
   int num_threads = 1;       // kernel threads of this rank
+  std::vector<int> cpus;     // theirs; empty: any
 
   RankId rank() const { return transport.rank(); }
   int num_ranks() const { return transport.num_ranks(); }

@@ -195,6 +195,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartEngine(
   LoadOptions load;
   load.placement = &f.placement;
   load.rank = context.transport.rank();
+  load.converter = {.num_threads = context.num_threads, .cpus = context.cpus, .isa = context.isa};
   LoadPace pace(context.transport);
   int64_t num_bytes = 0;
   load.progress = [&](int64_t done, int64_t total) {

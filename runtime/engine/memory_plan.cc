@@ -22,7 +22,7 @@ std::vector<RankMemory> PlanMemory(const TensorPlan& plan, const Placement& plac
   for (size_t r = 0; r < weights.size(); ++r) {
     per_rank[r].weights = weights[r];
     per_rank[r].experts = weights[r] - elsewhere;
-    per_rank[r].conversion = conversion[r];
+    if (device == DeviceKind::kCpu) per_rank[r].conversion = conversion[r];  // a GPU's are converted by the host
   }
   return per_rank;
 }

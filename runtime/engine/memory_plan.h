@@ -18,7 +18,8 @@ struct RankMemory {
   int64_t cache = 0;        // KV cache, and states of sequences
   int64_t activations = 0;  // of a step
   int64_t logits = 0;       // of as many rows as are computed at a time
-  int64_t conversion = 0;   // an expert as it is stored, while it is converted; gone before there is a cache
+  // An expert as it is stored, while it is converted; gone before there is a cache. On GPUs 0: that is the host's.
+  int64_t conversion = 0;
 
   // No rank gets along with less. The exchange's buffers, which depend on where tokens go, come on top of it.
   int64_t total() const { return weights + std::max(cache + activations + logits, conversion); }

@@ -90,7 +90,9 @@ void PieceLoader::Expect(absl::Span<const Piece> pieces) {
   }).IgnoreError();  // there is none
 }
 
-absl::Status PieceLoader::Load(absl::Span<const Piece> pieces) {
+absl::Status PieceLoader::Load(Stream& stream, absl::Span<const Piece> pieces) {
+  stream_ = &stream;
+  is_cpu_ = stream.device().kind() == DeviceKind::kCpu;
   return VisitRanges(pieces, [&](absl::Span<const Piece* const> same) { return LoadRange(same); });
 }
 
@@ -158,8 +160,8 @@ absl::Status PieceLoader::LoadSideBySide(absl::Span<const Piece* const> pieces, 
   };
   const absl::FunctionRef<void(int64_t)> body(load);
   const int64_t num_chunks = (end - begin + cut.chunk_bytes - 1) / cut.chunk_bytes;
-  stream_.Launch(kLoadTasks, {.body = &body, .num_tasks = std::min(cut.num_slots, num_chunks)});
-  TF_RETURN_IF_ERROR(stream_.Synchronize());
+  stream_->Launch(kLoadTasks, {.body = &body, .num_tasks = std::min(cut.num_slots, num_chunks)});
+  TF_RETURN_IF_ERROR(stream_->Synchronize());
   return status;
 }
 
@@ -257,14 +259,14 @@ absl::Status PieceLoader::Send(const Piece& piece, int64_t offset, absl::Span<co
   bytes_enqueued_ += static_cast<int64_t>(values.size());
   if (bytes_enqueued_ < kMaxEnqueuedBytes) return absl::OkStatus();
   bytes_enqueued_ = 0;
-  return stream_.Synchronize();
+  return stream_->Synchronize();
 }
 
 void PieceLoader::Put(uint8_t* dst, const uint8_t* src, int64_t num_bytes) {
   if (is_cpu_) {
     std::memcpy(dst, src, static_cast<size_t>(num_bytes));
   } else {
-    stream_.CopyToDevice(dst, src, static_cast<size_t>(num_bytes));
+    stream_->CopyToDevice(dst, src, static_cast<size_t>(num_bytes));
   }
 }
 
@@ -280,7 +282,7 @@ void PieceLoader::PutRows(const Piece& piece, int64_t offset, absl::Span<const u
   for (int64_t row = part.first + begin * part.step; row < end; row += part.step, num_bytes += row_bytes) {
     std::memcpy(rows + num_bytes, values.data() + (row - first) * row_bytes, static_cast<size_t>(row_bytes));
   }
-  if (!is_cpu_ && num_bytes > 0) stream_.CopyToDevice(to, rows, static_cast<size_t>(num_bytes));
+  if (!is_cpu_ && num_bytes > 0) stream_->CopyToDevice(to, rows, static_cast<size_t>(num_bytes));
 }
 
 // The same; each row is a column of the piece's matrix.
@@ -300,7 +302,7 @@ void PieceLoader::PutColumns(const Piece& piece, int64_t offset, absl::Span<cons
                     .dst = is_cpu_ ? to : free,
                     .dst_stride = is_cpu_ ? dst_stride : column_bytes});
   for (int64_t row = 0; !is_cpu_ && row < num_matrix_rows; ++row) {
-    stream_.CopyToDevice(to + row * dst_stride, free + row * column_bytes, static_cast<size_t>(column_bytes));
+    stream_->CopyToDevice(to + row * dst_stride, free + row * column_bytes, static_cast<size_t>(column_bytes));
   }
 }
 

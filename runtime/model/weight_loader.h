@@ -34,20 +34,16 @@ struct Piece {
 class PieceLoader {
  public:
   // What is passed by reference must outlive this.
-  PieceLoader(const Checkpoint& checkpoint, Stream& stream, Buffer staging, const LoadOptions& options)
-      : checkpoint_(checkpoint),
-        stream_(stream),
-        is_cpu_(stream.device().kind() == DeviceKind::kCpu),
-        staging_(std::move(staging)),
-        options_(options) {}
+  PieceLoader(const Checkpoint& checkpoint, Buffer staging, const LoadOptions& options)
+      : checkpoint_(checkpoint), staging_(std::move(staging)), options_(options) {}
 
   // Says that Load will come for them: what options.progress counts with.
   void Expect(absl::Span<const Piece> pieces);
 
   // Vectors and scales come first, then everything as it lies in the files; a range that several are made of is read
-  // once. All has arrived when the stream has got there. DataLoss, naming file, tensor and element: a NaN, an infinity,
-  // a scale that is 0. Unimplemented: groups out of order.
-  absl::Status Load(absl::Span<const Piece> pieces);
+  // once. All has arrived when `stream`, of the device where they go, has got there. DataLoss, naming file, tensor and
+  // element: a NaN, an infinity, a scale that is 0. Unimplemented: groups out of order.
+  absl::Status Load(Stream& stream, absl::Span<const Piece> pieces);
 
   int64_t bytes_read() const { return bytes_done_; }
 
@@ -73,8 +69,8 @@ class PieceLoader {
   void PutColumns(const Piece& piece, int64_t offset, absl::Span<const uint8_t> values, uint8_t* free);
 
   const Checkpoint& checkpoint_;
-  Stream& stream_;
-  const bool is_cpu_;
+  Stream* stream_ = nullptr;  // of the Load under way
+  bool is_cpu_ = false;       // its device
   const Buffer staging_;
   const LoadOptions& options_;
   int64_t bytes_total_ = 0, bytes_done_ = 0, bytes_enqueued_ = 0;

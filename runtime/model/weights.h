@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "core/device/cpu_device.h"
 #include "core/device/device.h"
 #include "core/formats/weight_format.h"
 #include "core/moe/placement.h"
@@ -43,10 +44,11 @@ struct LayerWeights : RoleViews {
 
 struct LoadStats {
   int64_t num_tensors = 0;
-  int64_t bytes_read = 0;        // from the checkpoint's data, headers not included
-  int64_t bytes_kept = 0;        // of weights and scales in device memory
-  int64_t buffer_bytes = 0;      // the same with alignment
-  int64_t conversion_bytes = 0;  // beside them while they are loaded: of one expert as it is stored, with alignment
+  int64_t bytes_read = 0;    // from the checkpoint's data, headers not included
+  int64_t bytes_kept = 0;    // of weights and scales in device memory
+  int64_t buffer_bytes = 0;  // the same with alignment
+  // Beside them while they are loaded: of one expert as it is stored, with alignment. On a GPU 0: that is the host's.
+  int64_t conversion_bytes = 0;
 };
 
 // Move-only. All pointers are device memory of `buffers`; the device must outlive it.
@@ -61,6 +63,7 @@ struct LoadOptions {
   const Placement* placement = nullptr;  // which experts; the same for all layers. Required
   RankId rank{0};
   int64_t staging_bytes = int64_t{8} << 20;  // host memory in use besides the weights; a multiple of 4
+  CpuDeviceOptions converter;                // where experts are converted (SetExpertDtype) that a GPU will hold
   // May be empty. Called from the same thread, the last time with bytes_done == bytes_total; an error ends the loading.
   std::function<absl::Status(int64_t bytes_done, int64_t bytes_total)> progress;
 };

@@ -13,7 +13,8 @@ namespace tokenferry {
 //  * I8 numbers: scale amax / 127; x / scale rounded to the nearest integer, ties to even, within +-127.
 //  * Zero points, of b bits: scale (hi - lo) / (2^b - 1); zero point -lo / scale; x / scale rounded, plus the zero
 //    point, both within [0, 2^b - 1].
-// Scales are rounded to their type before anything is divided by them. A row depends on that row alone. CPUs only.
+// Scales are rounded to their type before anything is divided by them. A row depends on that row alone. CPUs only: what
+// a GPU will hold is quantised before it is uploaded.
 //
 // A group does not fit when one of its x is not finite (it is then stored as zeros), or when what it becomes is not,
 // because the largest f32 numbers were rounded up.

@@ -1,4 +1,5 @@
-// Weights that no family's checkpoint has, on the fake GPU, with the CPU's logits bit for bit: models in GGUF files.
+// Weights that no family's checkpoint has, on the fake GPU, with the CPU's logits bit for bit: models in GGUF files,
+// and experts that are rounded while they are loaded.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -101,6 +102,15 @@ TEST(GgufOnGpu, HasTheBitsOfTheCpuWithBlocksOf256) {
   testing::TempDir dir;
   testing::WriteFile(dir.path() + "/k.gguf", ModelOfKBlocks());
   ExpectTheBitsOfTheCpu({.model_dir = dir.path() + "/k.gguf"});
+}
+
+TEST(ExpertDtypeOnGpu, HasTheBitsOfTheCpu) {
+  for (const ExpertDtype dtype : kExpertDtypes) {
+    SCOPED_TRACE(std::string(ExpertDtypeName(dtype)));
+    ExpectTheBitsOfTheCpu({.model_dir = SourceDir() + "/tests/data/families/qwen3_moe", .expert_dtype = dtype});
+  }
+  ExpectTheBitsOfTheCpu(
+      {.model_dir = SourceDir() + "/tests/data/gguf/qwen3_moe_blocks.gguf", .expert_dtype = ExpertDtype::kInt4});
 }
 
 }  // namespace
