@@ -116,10 +116,12 @@ class Peer(FakeGpuTest):
     def test_two_level(self):
         """On one host nothing is sent: rows are pulled from the rank whose tokens they are."""
         cpu, _ = self.eval("cpu", ["--device", "cpu", "--compute", "f32"], 1)
+        messages, _ = self.eval("messages", [*NCCL, "--compute", "bf16"], 1)
         for ranks in (1, 2, 3):
-            cuda, _ = self.eval("cuda", [*CUDA, "--transport", "nccl", "--path", "two_level", "--compute", "f32"], ranks,
-                                TF_FAKEGPU_SEED=ranks)
-            self.assertEqual(cuda, cpu, f"{ranks} ranks")
+            for compute, expected in ("f32", cpu), ("bf16", messages):
+                cuda, _ = self.eval("cuda", [*CUDA, "--transport", "nccl", "--path", "two_level", "--compute", compute], ranks,
+                                    TF_FAKEGPU_SEED=ranks)
+                self.assertEqual(cuda, expected, f"{ranks} ranks, {compute}")
 
     def test_an_encoder(self):
         """Switch, both stacks: the ranks drop what exceeds a sequence's capacity, each for its own."""
