@@ -2,12 +2,13 @@
 
 import http.client
 import json
+import math
 import signal
 import socket
 import time
 
 from server import NAME, WAIT, Server, await_, read_all, resident_bytes  # first: it finds the other
-from program import MODEL, TIME_SCALE, ProgramTest, main, run
+from program import MODEL, TIME_SCALE, ProgramTest, main, run, slack
 
 HEAD = b"Host: localhost\r\n"
 KEY, OTHER = "a-good-key-1", "another-key-2"
@@ -164,8 +165,9 @@ class AttackTest(ServerTest):
 
 
 class SlowClientTest(ServerTest):
-    # So short that others, on a machine that is busy, could be taken for slow.
-    FLAGS = ("--header-timeout", "1s", "--body-timeout", "1s", "--idle-timeout", "2s")
+    # So short that others, on a machine that is busy, could be taken for slow; and so could these be for idle before they begin.
+    SECONDS = min(math.ceil(slack(1)), 4)  # raw() waits ten
+    FLAGS = ("--header-timeout", f"{SECONDS}s", "--body-timeout", f"{SECONDS}s", "--idle-timeout", f"{2 * SECONDS}s")
 
     def test_slow_clients(self):
         self.refused(408, b"GET /version HTT")
@@ -176,8 +178,9 @@ class SlowClientTest(ServerTest):
                     s.send(bytes([byte]))
                 except OSError:
                     break
-                time.sleep(0.1)
-            self.assertTrue(read_all(s)[0].startswith(b"HTTP/1.1 408"))
+                time.sleep(self.SECONDS / 10)
+            answer, _ = read_all(s)
+            self.assertTrue(answer.startswith(b"HTTP/1.1 408"), answer)
         self.assertEqual(self.server.raw(b""), (b"", True))  # an idle connection is closed without a word
 
     def test_a_thousand_slow_clients(self):
