@@ -94,11 +94,7 @@ if(TOKENFERRY_TESTS)
   tf_precompiled(NAME tf_test_headers HEADERS <gmock/gmock.h> <gtest/gtest.h> ${TF_COMMON_HEADERS}
     DEPS GTest::gtest GTest::gmock ${TF_COMMON_DEPS})
   # The tests' own code takes longer to optimise than it then saves.
-  if(TOKENFERRY_FUZZ)
-    set(TF_TEST_OPTIONS -O0)
-  else()
-    set(TF_TEST_OPTIONS -O1)
-  endif()
+  set(TF_TEST_OPTIONS -O0)
   target_compile_options(tf_test_headers PRIVATE ${TF_TEST_OPTIONS})
 endif()
 

@@ -3,7 +3,7 @@
 # status 0 only when nothing failed. What it runs:
 #   cpu    every test on the release build                  (--full: headers are compiled alone, too)
 #   asan   address + undefined behaviour sanitizers: every test that is not labelled `slow`, and every libFuzzer target for
-#          3 seconds                                                        (--full: every test; 5 minutes each)
+#          2 seconds                                                        (--full: every test; 5 minutes each)
 #   tsan   thread sanitizer: the tests labelled `tsan`, transports and exchange                  (--full: `tsan_full` too)
 #   cuda   where nvcc is found: core and the tests labelled `gpu`, which pass without one: kernels are executed on the CPU,
 #          from nvcc's PTX for Hopper, beside hardly optimised host code  (--full: all architectures; the program, a model)
@@ -60,7 +60,7 @@ configure_and_build() {
   case "$1-$full" in
     cpu-no) tf_configure cpu -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON && tf_build cpu all ;;
     cpu-yes) tf_configure cpu -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON && tf_build cpu all tokenferry_headers_alone ;;
-    asan-no) tf_configure asan -DTOKENFERRY_FUZZ_SECONDS=3 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=OFF && tf_build asan tests_quick fuzzers ;;
+    asan-no) tf_configure asan -DTOKENFERRY_FUZZ_SECONDS=2 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=OFF && tf_build asan tests_quick fuzzers ;;
     asan-yes) tf_configure asan -DTOKENFERRY_FUZZ_SECONDS=300 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON -DCMAKE_UNITY_BUILD=OFF && tf_build asan all ;;
     tsan-no) tf_configure tsan && tf_build tsan tests_tsan ;;
     tsan-yes) tf_configure tsan && tf_build tsan all ;;
