@@ -26,12 +26,12 @@ import glob
 import json
 import math
 import os
-import platform
 import struct
 import subprocess
-import sys
 import tempfile
 import time
+
+from machine import machine
 
 EXPERTS, HEADS, KV_HEADS, VOCAB, GROUP = 8, 8, 4, 512, 128
 CHUNK = 8 << 20
@@ -193,13 +193,6 @@ def measure(a, folder, ids, flags):
     if a.ranks == 1:
         made["peak_of_weights"] = (ranks[0]["peak_resident_bytes"] - ranks[0]["base_bytes"]) / ranks[0]["weight_bytes"]
     return made
-
-
-def machine():
-    with open("/proc/cpuinfo") as f:
-        names = [line.split(":", 1)[1].strip() for line in f if line.startswith("model name")]
-    return {"cpu": names[0] if names else platform.machine(), "num_cpus": os.cpu_count(),
-            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "kernel": platform.release()}
 
 
 def show(name, r):

@@ -189,7 +189,6 @@ for part in "${parts[@]}"; do
 done
 start_builder "${due[@]}"
 for part in "${due[@]}"; do suite "$part"; done
-
 if [ "$full" = yes ]; then
   say "arm64: building and testing under qemu"
   if bash tests/arm64.sh; then passed=$((passed + 1)); else fail "arm64: tests/arm64.sh, above"; fi

@@ -7,7 +7,6 @@ measurement that fails does not keep the others from being made; the exit status
 import argparse
 import json
 import os
-import platform
 import resource
 import signal
 import statistics
@@ -18,10 +17,11 @@ import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-sys.path[:0] = [HERE, os.path.join(ROOT, "tests", "launch", "serve")]
+sys.path[:0] = [HERE, os.path.dirname(HERE), os.path.join(ROOT, "tests", "launch", "serve")]
 
 from abuse import Abuse  # noqa: E402
 from launched_server import LaunchedServer  # noqa: E402
+from machine import machine  # noqa: E402
 from server import MODEL, PROGRAM, Server, await_, resident_bytes  # noqa: E402
 from streams import Crowd, Stream, cpu_seconds, num_sockets, percentile  # noqa: E402
 
@@ -320,12 +320,6 @@ def abuse(targets, args):
 
 
 ALL = [open_streams, throughput, gone, flood, killed, stopped, restart, idle, scheduler, prefix, sampler, abuse]
-
-
-def machine():
-    with open("/proc/cpuinfo") as f:
-        model = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), platform.machine())
-    return f"{model}, {len(os.sched_getaffinity(0))} CPUs, Linux {platform.release()}"
 
 
 def main():

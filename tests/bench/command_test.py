@@ -207,7 +207,7 @@ class BenchCommands(unittest.TestCase):
         for ranks, layouts in ("1", ["copy", "transpose", "gptq", "awq", "packed", "mxfp4", "int8", "int4"]), ("3", ["copy", "mxfp4"]):
             done = subprocess.run([sys.executable, os.path.join(SOURCE, "bench/load.py"), PROGRAM, "--hidden", "256", "--layers", "1",
                                    "--repeats", "1", "--ranks", ranks, "--only", *layouts, "--json", self.path("load.json")],
-                                  capture_output=True, text=True, timeout=100)
+                                  capture_output=True, text=True, timeout=slack(100))
             self.assertEqual(done.returncode, 0, done.stderr)
             with open(self.path("load.json"), encoding="utf-8") as file:
                 report = json.load(file)["layouts"]
