@@ -49,4 +49,7 @@ TF_HOST_DEVICE inline float ExpF32(float x) {
   return p * pow2(half) * pow2(exponent - half);
 }
 
+// 1 / (1 + exp(-x)), each of the three rounded.
+TF_HOST_DEVICE inline float Sigmoid(float x) { return 1.0f / (1.0f + ExpF32(-x)); }
+
 }  // namespace tokenferry

@@ -59,9 +59,7 @@ __device__ void Scores(Scoring scoring, const float* logits, int32_t num_experts
     return;
   }
   if (scoring == Scoring::kSigmoid) {
-    for (int32_t e = lane; e < num_experts; e += kWarpSize) {
-      scores[e] = __fdiv_rn(1.0f, __fadd_rn(1.0f, ExpF32(-logits[e])));
-    }
+    for (int32_t e = lane; e < num_experts; e += kWarpSize) scores[e] = Sigmoid(logits[e]);
     __syncwarp();
     return;
   }

@@ -81,7 +81,7 @@ namespace tokenferry {
 
 void PlainScores(Scoring scoring, const float* logits, int64_t num_experts, float* scores) {
   if (scoring == Scoring::kSigmoid) {
-    for (int64_t e = 0; e < num_experts; ++e) scores[e] = 1.0f / (1.0f + ExpF32(-logits[e]));
+    for (int64_t e = 0; e < num_experts; ++e) scores[e] = Sigmoid(logits[e]);
     return;
   }
   const float largest = *std::max_element(logits, logits + num_experts);

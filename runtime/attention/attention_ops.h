@@ -5,12 +5,17 @@
 //   W_UV[h] u[h]
 #pragma once
 
+#include <cmath>
+
 #include "core/device/device.h"
 #include "core/formats/tensor.h"
 #include "core/formats/weight_format.h"
 #include "runtime/attention/rope.h"
 
 namespace tokenferry {
+
+// size^-0.5, rounded once: what scores of heads of that size are scaled by.
+inline float InverseRoot(int64_t size) { return static_cast<float>(1 / std::sqrt(static_cast<double>(size))); }
 
 // Keys per cache block, and per step of the attention's online softmax: keys are visited in blocks of this many from
 // position 0, whatever the chunk.

@@ -1,16 +1,11 @@
 // Where DeltaInputs finds what it convolves: the one meaning that CPU and GPU share. Internal to this folder.
 #pragma once
 
-#include <cmath>
-
 #include "runtime/attention/gated_delta.h"
 
 namespace tokenferry {
 
 inline constexpr float kUnitHeadEps = 1e-6f;
-inline float QueryScale(const DeltaShape& s) {
-  return static_cast<float>(1 / std::sqrt(static_cast<double>(s.key_dim)));
-}
 
 // Whether row t of the step is a token, and the one after row t - 1 in its sequence. The tokens of a sequence in a step
 // are a run: the first does not continue another, all that follow do.

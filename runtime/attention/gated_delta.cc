@@ -56,7 +56,7 @@ void ConvolveHead(const DeltaInputsArgs& a, int64_t t, int64_t head, const RowKe
   }
   kernels.sigmoid(y, part.size, gate);
   for (int64_t c = 0; c < part.size; ++c) y[c] *= gate[c];
-  if (head < s.num_key_heads) return NormaliseHead(kernels, s.key_dim, QueryScale(s), y);
+  if (head < s.num_key_heads) return NormaliseHead(kernels, s.key_dim, InverseRoot(s.key_dim), y);
   if (head < 2 * s.num_key_heads) NormaliseHead(kernels, s.key_dim, 1, y);
 }
 
@@ -127,7 +127,7 @@ void RunHead(const GatedDeltaArgs& a, const TokenRun& run, int64_t h, const RowK
                         .key_dim = s.key_dim,
                         .value_dim = s.value_dim,
                         .decay = ExpF32(-ExpF32(a.a_log[h]) * step),
-                        .beta = 1.0f / (1.0f + ExpF32(-a.b.at(t, g)[of_group])),
+                        .beta = Sigmoid(a.b.at(t, g)[of_group]),
                         .state = state,
                         .out = step_out});
     const Rows row{step_out, 1, s.value_dim};

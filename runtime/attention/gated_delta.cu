@@ -7,8 +7,6 @@
 namespace tokenferry {
 namespace {
 
-__device__ float Sigmoid(float x) { return __fdiv_rn(1.0f, __fadd_rn(1.0f, ExpF32(-x))); }
-
 // The sum of squares of value(i), i < size, in lane order, by the block's first warp; its thread 0 has it.
 template <class Value>
 __device__ float SumSquaresByFirstWarp(int64_t size, const Value& value) {
@@ -71,13 +69,14 @@ struct RunGates {
   int num_tokens = 0;  // of them, on every lane
 };
 
+// Of the tokens from `first` on, which is the run's begin, or behind a token of it.
 __device__ RunGates GatesOf(const GatedDeltaArgs& a, int64_t run_begin, int64_t first, int64_t h) {
   const int64_t t = first + threadIdx.x, r = a.shape.values_per_key();
-  const bool in_run = t < a.tokens.num_tokens && a.tokens.seq[t] == a.tokens.seq[run_begin] &&
-                      a.tokens.position[t] == a.tokens.position[run_begin] + (t - run_begin);
+  const bool goes_on = t < a.tokens.num_tokens && (t == run_begin || ContinuesRun(a.tokens, t));
+  const unsigned stops = ~__ballot_sync(kWholeWarp, goes_on);
   RunGates gates;
-  gates.num_tokens = __popc(__ballot_sync(kWholeWarp, in_run));
-  if (in_run) {
+  gates.num_tokens = stops == 0 ? kWarpSize : __ffs(static_cast<int>(stops)) - 1;
+  if (static_cast<int>(threadIdx.x) < gates.num_tokens) {
     const float step = Softplus(__fadd_rn(a.a.at(t, h / r)[h % r], a.dt_bias[h]));
     gates.decay = ExpF32(__fmul_rn(-ExpF32(a.a_log[h]), step));
     gates.beta = Sigmoid(a.b.at(t, h / r)[h % r]);
@@ -197,7 +196,7 @@ absl::Status CudaDeltaInputs(const DeltaInputsArgs& a, void* stream) {
   const DeltaShape& s = a.shape;
   const int64_t widest = s.key_dim > s.value_dim ? s.key_dim : s.value_dim;
   const LaunchShape shape = {a.tokens.num_tokens * NumHeads(s), ThreadsFor(widest), s.key_dim * sizeof(float)};
-  TF_RETURN_IF_ERROR(LaunchKernel(DeltaInputsKernel, shape, stream, a, QueryScale(s)));
+  TF_RETURN_IF_ERROR(LaunchKernel(DeltaInputsKernel, shape, stream, a, InverseRoot(s.key_dim)));
   return LaunchKernel(KeepInputsKernel, {shape.num_blocks, shape.threads}, stream, a);
 }
 

@@ -42,7 +42,7 @@ void ScoreBlock(const SelectKeysArgs& a, int64_t t, int64_t begin, int64_t size,
     keys.data = widened;
   }
   kernels.dot({query, heads, dim}, keys, dim, dots, kCacheBlockTokens);
-  const float scale = IndexerScale(dim), share = IndexerScale(heads);
+  const float scale = InverseRoot(dim), share = InverseRoot(heads);
   for (int64_t h = 0; h < heads; ++h) {
     weights[h] = a.weight[t * heads + h] * share;
     float* const of_head = dots + h * kCacheBlockTokens;
@@ -99,8 +99,8 @@ float ScoreOf(const SelectKeysArgs& a, int64_t t, int64_t position) {
   float sum = 0;
   for (int64_t h = 0; h < a.heads; ++h) {
     CopyRounded(a.q + (t * a.heads + h) * dim, dim, a.compute, query.data());
-    const float dot = DotF32(query.data(), key.data(), dim) * IndexerScale(dim);
-    sum = std::fma(a.weight[t * a.heads + h] * IndexerScale(a.heads), dot < 0 ? 0.0f : dot, sum);
+    const float dot = DotF32(query.data(), key.data(), dim) * InverseRoot(dim);
+    sum = std::fma(a.weight[t * a.heads + h] * InverseRoot(a.heads), dot < 0 ? 0.0f : dot, sum);
   }
   return std::isnan(sum) ? -std::numeric_limits<float>::infinity() : sum;
 }

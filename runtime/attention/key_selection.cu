@@ -169,7 +169,7 @@ absl::Status LaunchSelection(const SelectKeysArgs& a, void* stream) {
     const ScoreSpan span{first, num_parts, stride};
     const size_t shared_bytes = a.heads * (a.keys.first + 1 + kCacheBlockTokens) * sizeof(float);
     TF_RETURN_IF_ERROR(LaunchKernel(IndexScoresKernel<T>, {num_tokens * num_parts, kScoreThreads, shared_bytes}, stream,
-                                    a, span, IndexerScale(a.keys.first), IndexerScale(a.heads)));
+                                    a, span, InverseRoot(a.keys.first), InverseRoot(a.heads)));
     TF_RETURN_IF_ERROR(LaunchKernel(SelectLargestKernel, {num_tokens, kSelectThreads}, stream, a, span));
   }
   return absl::OkStatus();

@@ -2,8 +2,6 @@
 // those with the largest scores.
 #pragma once
 
-#include <cmath>
-
 #include "core/device/device.h"
 #include "core/formats/tensor.h"
 #include "runtime/attention/attention_ops.h"
@@ -30,8 +28,5 @@ struct SelectKeysArgs {
   MatrixView<float> scores = {};
 };
 void SelectKeys(Stream& stream, const SelectKeysArgs& args);
-
-// heads^-0.5 and dim^-0.5 of the formula: rounded once.
-inline float IndexerScale(int64_t size) { return static_cast<float>(1 / std::sqrt(static_cast<double>(size))); }
 
 }  // namespace tokenferry

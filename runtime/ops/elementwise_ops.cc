@@ -23,7 +23,7 @@ void Row(const ClampArgs& a, int64_t t) {
 
 void Row(const GateRowsArgs& a, int64_t t) {
   float* x = a.x.row(t);
-  const float gate = 1.0f / (1.0f + ExpF32(-a.logits[t]));
+  const float gate = Sigmoid(a.logits[t]);
   for (int64_t i = 0; i < a.x.cols; ++i) x[i] *= gate;
 }
 

@@ -11,13 +11,13 @@ __device__ float Element(const ClampArgs& a, int64_t, int64_t, float x) {
   return x > a.limit ? a.limit : x < -a.limit ? -a.limit : x;
 }
 
-__device__ float TimesSigmoid(float x, float logit) {
-  return __fmul_rn(x, __fdiv_rn(1.0f, __fadd_rn(1.0f, ExpF32(-logit))));
+__device__ float Element(const GateRowsArgs& a, int64_t t, int64_t, float x) {
+  return __fmul_rn(x, Sigmoid(a.logits[t]));
 }
 
-__device__ float Element(const GateRowsArgs& a, int64_t t, int64_t, float x) { return TimesSigmoid(x, a.logits[t]); }
-
-__device__ float Element(const GateArgs& a, int64_t t, int64_t i, float x) { return TimesSigmoid(x, a.gate.row(t)[i]); }
+__device__ float Element(const GateArgs& a, int64_t t, int64_t i, float x) {
+  return __fmul_rn(x, Sigmoid(a.gate.row(t)[i]));
+}
 
 __device__ float Element(const ScaleArgs& a, int64_t, int64_t, float x) { return __fmul_rn(x, a.factor); }
 

@@ -54,7 +54,7 @@ void Widen(const WeightView& w, Panel panel, Compute compute, float* out) {
 }
 
 void Sigmoid(const float* x, int64_t size, float* out) {
-  for (int64_t i = 0; i < size; ++i) out[i] = 1.0f / (1.0f + ExpF32(-x[i]));
+  for (int64_t i = 0; i < size; ++i) out[i] = tokenferry::Sigmoid(x[i]);
 }
 
 void StepDelta(const DeltaStep& s) {
