@@ -15,8 +15,9 @@ import unittest
 
 PROGRAM = os.path.abspath(sys.argv.pop(1))
 SOURCE = os.environ["TF_SOURCE_DIR"]
-sys.path.insert(0, os.path.join(SOURCE, "bench"))
+sys.path[:0] = [os.path.join(SOURCE, "bench"), os.path.join(SOURCE, "tests", "support")]
 import path_table  # noqa: E402
+from slack import slack  # noqa: E402
 
 CLUSTER = os.path.join(SOURCE, "launch/scripts/local_cluster.sh")
 LIMIT = 15.0  # per cent
@@ -30,7 +31,7 @@ class PathChoice(unittest.TestCase):
             command = [*launcher, PROGRAM, "bench", "alltoall", "--path", ",".join(["auto", *paths]), "--hidden", "2048",
                        "--tokens", ",".join(map(str, tokens)), "--traffic", ",".join(traffics), "--warmup", "2", "--iters",
                        str(iters), "--no-baselines", "--json", name]
-            result = subprocess.run(command, capture_output=True, text=True, timeout=900)
+            result = subprocess.run(command, capture_output=True, text=True, timeout=slack(900))
             self.assertEqual(result.returncode, 0, result.stderr)
             with open(name, encoding="utf-8") as file:
                 return json.load(file)

@@ -18,7 +18,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.append(os.path.join(ROOT, "tests", "support"))
 
-from slack import slack  # noqa: E402
+from slack import deadline, send, slack  # noqa: E402
 
 MODEL = os.path.join(ROOT, "models", "ferry-tiny-v3")
 SKIPPED = 77
@@ -130,7 +130,7 @@ class Faults(unittest.TestCase):
 
     def strike(self, fault, timeout_s, path="alltoallv", phase=None):
         """At step 20, or when rank 2 is in `phase` and its peer on node1 where it then waits for it."""
-        before = everything()
+        before, timeout_s = everything(), deadline(timeout_s)
         lines = ",".join(["strike", *(f"enter {rank} 1 {CUTS[path][phase]}" for rank in PEERS[path])]) if phase else "step 20"
         driver = [sys.executable, os.path.join(HERE, "strike.py"), fault, lines, EXCHANGE_LOOP,
                   f"{timeout_s}s", path, *(["hold", "2", phase] if phase else [])]
@@ -196,7 +196,7 @@ class Script(unittest.TestCase):
                         self.skipTest(err.strip())
                     self.fail(err)
                 self.assertNotEqual(everything()["processes"], before["processes"])
-                os.kill(job.pid, number)
+                self.assertTrue(send(number, job.pid), "it ended too early")
                 _, err = job.communicate(timeout=slack(20))
                 self.assertEqual(job.returncode, status, err)
                 end = time.monotonic() + slack(10)

@@ -5,7 +5,7 @@
 
 LINE is how a line of PROGRAM's output begins: "step 20"; or "strike" of a rank that holds in a phase until it finds
 TF_SAID_DIR/struck, and "enter 0 1 dispatch rows" of one that has come to another (tests/comm/exchange/exchange_loop.cc). Prints one JSON object: when it struck (CLOCK_MONOTONIC, ns), seconds from then until no
-process of PROGRAM was left on the other hosts, those that were still left a minute later, mpirun's stderr and the ranks' own.
+process of PROGRAM was left on the other hosts, those that were still left a minute (on an idle machine) later, mpirun's stderr and the ranks' own.
 """
 import json
 import os
@@ -16,8 +16,12 @@ import tempfile
 import threading
 import time
 
+sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "support"))
+
+from slack import slack  # noqa: E402
+
 CLUSTER = os.environ["LOCAL_CLUSTER"]
-WAIT_S = 60
+WAIT_S = 60  # on an idle machine
 
 
 def read(name):
@@ -81,14 +85,14 @@ def run(said_dir):
         sys.exit(f"strike.py: the job ended by itself:\n{''.join(err)}")
     drain = threading.Thread(target=job.stdout.read, daemon=True)
     drain.start()
-    start, strike_ns = time.monotonic(), time.monotonic_ns()
+    start, strike_ns, wait_s = time.monotonic(), time.monotonic_ns(), slack(WAIT_S)
     strike(fault, struck)
     open(os.path.join(said_dir, "struck"), "w").close()
-    while (left := processes(program, survivors)) and time.monotonic() < start + WAIT_S:
+    while (left := processes(program, survivors)) and time.monotonic() < start + wait_s:
         time.sleep(0.02)
     seconds = time.monotonic() - start
     try:
-        job.wait(timeout=1)  # it may wait for the host that is gone
+        job.wait(timeout=slack(1))  # it may wait for the host that is gone
     except subprocess.TimeoutExpired:
         pass
     said = []

@@ -23,9 +23,10 @@ import time
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "support"))
 
-from slack import slack  # noqa: E402
+from slack import deadline, send, slack  # noqa: E402
 
-VICTIM, TIMEOUT_S, FAULT_LAYER = 1, 1, 1
+VICTIM, FAULT_LAYER = 1, 1
+TIMEOUT_S = 1  # of a wait on an idle machine
 JOBS_AT_ONCE = 3  # they do little but wait
 PLAN = ["plan counts", "plan selections"]
 # path: {phase in which the victim is struck: phase in which somebody then waits for it}
@@ -47,16 +48,16 @@ class Job:
     """The processes of one mpirun, and everything they print. What ranks say goes to files: mpirun may lose the words of one when
     it ends a job, and every survivor's are wanted."""
 
-    def __init__(self, num_ranks, args):
+    def __init__(self, num_ranks, timeout_s, program, args):
         env = dict(os.environ)
         # What a test in a container on a small machine needs; all else is mpirun as a user calls it.
         env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="1",
                    OMPI_MCA_hwloc_base_binding_policy="none")
-        self.pids, self.files, self.strike_ns, self.err = {}, set(), None, []
+        self.timeout_s, self.pids, self.files, self.strike_ns, self.err = timeout_s, {}, set(), None, []
         self.entered_ns = {}  # of (rank, layer, phase)
         self.said = tempfile.TemporaryDirectory()
         env["TF_SAID_DIR"] = self.said.name
-        self.proc = subprocess.Popen(["mpirun", "-n", str(num_ranks), *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        self.proc = subprocess.Popen(["mpirun", "-n", str(num_ranks), program, f"{timeout_s}s", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                      text=True, env=env)
         self.readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
         for reader in self.readers:
@@ -88,9 +89,9 @@ class Job:
                 pass
         return files
 
-    def wait(self, timeout_s):
+    def wait(self):
         try:
-            self.proc.wait(timeout=timeout_s)
+            self.proc.wait(timeout=self.timeout_s + slack(60))
             return True
         except subprocess.TimeoutExpired:
             return False
@@ -110,7 +111,7 @@ class Job:
             time.sleep(0.02)
         processes = [pid for pid in self.pids.values() if alive(pid)]
         for pid in processes:
-            os.kill(pid, signal.SIGKILL)
+            send(signal.SIGKILL, pid)
         return processes + [file for file in self.files if os.path.exists(file)]
 
 
@@ -145,8 +146,8 @@ def problems(job, fault, path, phase, ended):
             continue  # stopped until mpirun has woken it, when the survivors had spoken
         since = max(job.strike_ns, job.entered_ns.get((int(rank), int(layer), where), 0))
         seconds = (int(at[1]) - since) / 1e9 if at else 0
-        if seconds > TIMEOUT_S + slack(1):
-            found.append(f"rank {rank} said so {seconds:.2f} s after the strike and its entry, with a deadline of {TIMEOUT_S} s")
+        if seconds > job.timeout_s + slack(1):
+            found.append(f"rank {rank} said so {seconds:.2f} s after the strike and its entry, with a deadline of {job.timeout_s} s")
     left = job.left()
     if left:
         found.append(f"left behind: {left}")
@@ -156,8 +157,8 @@ def problems(job, fault, path, phase, ended):
 def run(case):
     program, fault, path, phase = case
     # On two hosts of two ranks everybody sends to somebody on every leg of the way.
-    job = Job(4 if path == "two_level" else 3, [program, f"{TIMEOUT_S}s", path, fault, str(VICTIM), phase])
-    ended = job.wait(60)
+    job = Job(4 if path == "two_level" else 3, deadline(TIMEOUT_S), program, [path, fault, str(VICTIM), phase])
+    ended = job.wait()
     found = problems(job, fault, path, phase, ended)
     at = [int(AT.search(line)[1]) for line in job.err if AT.search(line) and f": rank {VICTIM} waits" not in line]
     said = f"said after {(max(at) - job.strike_ns) / 1e9:.2f} s" if at and job.strike_ns else "nothing said"

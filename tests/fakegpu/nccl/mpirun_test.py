@@ -13,7 +13,7 @@ import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "launch", "commands"))
-from program import DATA, MODEL, Job, ProgramTest, main  # noqa: E402
+from program import DATA, MODEL, Job, ProgramTest, deadline, main, send, slack  # noqa: E402
 
 IDS = '{"prompts": [{"input_ids": [5, 6, 7, 8, 9, 10, 11, 12, 13]}, {"input_ids": [7]}, {"input_ids": [3, 9, 200, 11]}]}'
 SWITCH = os.path.join(ROOT, "tests", "data", "encoder_decoder", "switch_transformers_capacity")
@@ -85,7 +85,7 @@ class Nccl(FakeGpuTest):
             self.assertIn(words, job.errors[0])
 
     def lose(self, call, how, state):
-        job = self.generate(3, *NCCL, "--comm-timeout", "5s", TF_FAKENCCL_FAULT=f"1:{call}:{how}")
+        job = self.generate(3, *NCCL, "--comm-timeout", f"{deadline(5)}s", TF_FAKENCCL_FAULT=f"1:{call}:{how}")
         self.assertNotEqual(job.status, 0, job.err)
         told = [m for m in (re.search(PLACE, line) for line in job.errors) if m and "rank 1 on host" in m[2]]
         self.assertTrue(told, f"{how} at call {call}: nobody names rank 1, the phase and the step:\n{job.err}")
@@ -153,11 +153,12 @@ class Peer(FakeGpuTest):
 
     def lose(self, how, state):
         job = self.start(["generate", "--model", MODEL, "--prompt", "In the beginning", "--max-tokens", "4000", "--ignore-eos",
-                          *PEER, "--comm-timeout", "5s"], 3)
-        end = time.monotonic() + 60
+                          *PEER, "--comm-timeout", f"{deadline(5)}s"], 3)
+        end = time.monotonic() + slack(60)
         while len(job.out) < 10 and job.process.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
-        os.kill(job.ranks()[1], how)
+        victim = job.ranks().get(1)
+        self.assertTrue(victim is not None and send(how, victim), f"the job ended too early:\n{job.err}")
         job.wait()
         self.assertNotEqual(job.status, 0, job.err)
         told = [m for m in (re.search(PLACE, line) for line in job.errors) if m and "rank 1 on host" in m[2]]

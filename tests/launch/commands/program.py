@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.a
 MODEL = os.path.join(ROOT, "models", "ferry-tiny-v3")
 sys.path.append(os.path.join(ROOT, "tests", "support"))
 
-from slack import TIME_SCALE, slack  # noqa: E402, F401
+from slack import TIME_SCALE, deadline, send, slack  # noqa: E402, F401
 
 DATA = os.path.join(ROOT, "tests", "data", "ferry-tiny-v3")
 PROGRAM = os.path.abspath(sys.argv[1])

@@ -1,5 +1,5 @@
-// bootstrap_probe BODY TRANSPORT RANKS [INSTRUCTION_SET]: a program whose ranks end in one of the ways that a command
-// can; bootstrap_test.py starts it alone and under mpirun and looks at what it says and returns.
+// bootstrap_probe BODY TRANSPORT RANKS TIMEOUT_S [INSTRUCTION_SET]: a program whose ranks end in one of the ways that a
+// command can; bootstrap_test.py starts it alone and under mpirun and looks at what it says and returns.
 #include <signal.h>
 #include <unistd.h>
 
@@ -51,15 +51,15 @@ absl::Status Body(RankContext& context, const std::string& body) {
 }
 
 int Main(int argc, char** argv) {
-  if (argc < 4) return 3;
+  if (argc < 5) return 3;
   const std::string body = argv[1], transport = argv[2];
   SharedFlags flags;
   flags.transport = transport == "mpi"     ? TransportChoice::kMpi
                     : transport == "local" ? TransportChoice::kLocal
                                            : TransportChoice::kAuto;
   flags.num_ranks = std::stoi(argv[3]);
-  flags.instruction_set = argc > 4 ? argv[4] : "";
-  flags.comm_timeout = absl::Seconds(body == "stopped" ? 2 : 60);
+  flags.instruction_set = argc > 5 ? argv[5] : "";
+  flags.comm_timeout = absl::Seconds(std::stoi(argv[4]));
   flags.log_level = LogLevel::kWarning;
   const auto plan = PlanRanks(flags, GetLauncherInfo());
   if (!plan.ok()) {

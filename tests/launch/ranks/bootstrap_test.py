@@ -8,14 +8,20 @@ import sys
 import time
 import unittest
 
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "support"))
+
+from slack import deadline, slack  # noqa: E402
+
 PROBE, MPIRUN = sys.argv[1], sys.argv[2]
 ERROR = "file x.safetensors, tensor w:\\nscale 3 is nan"  # one line, though the message has two
-LIMIT = 60  # seconds; far below the probe's own deadline of 60 s only because errors end jobs at once
+LIMIT = 60  # seconds on an idle machine
+NEVER = 3600  # the probe's deadline in seconds: errors end jobs at once, not when it has passed
 
 
-def run(body, transport, ranks, launched=None, more=()):
-    """`ranks` is the flag (0: not given); `launched` the number of ranks of mpirun, None: without it."""
-    command = [PROBE, body, transport, str(ranks), *more]
+def run(body, transport, ranks, launched=None, more=(), deadline_s=0):
+    """`ranks` is the flag (0: not given); `launched` the number of ranks of mpirun, None: without it. `deadline_s`: of a wait
+    that is to reach it."""
+    command = [PROBE, body, transport, str(ranks), str(deadline_s or NEVER), *more]
     if launched is not None:
         command = [MPIRUN, str(launched), *command]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM_", "PMI"))}
@@ -24,7 +30,7 @@ def run(body, transport, ranks, launched=None, more=()):
         environment["ASAN_OPTIONS"] = ":".join(filter(None, [environment.get("ASAN_OPTIONS"), "detect_leaks=0"]))
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
-        out, err = job.communicate(timeout=LIMIT)
+        out, err = job.communicate(timeout=deadline_s + slack(LIMIT))
     except subprocess.TimeoutExpired:
         left = processes()
         job.kill()
@@ -50,9 +56,8 @@ def processes():
 
 class Bootstrap(unittest.TestCase):
     def tearDown(self):
-        for _ in range(100):
-            if not processes():
-                break
+        end = time.monotonic() + slack(10)
+        while processes() and time.monotonic() < end:
             time.sleep(0.1)
         self.assertEqual(processes(), [], "orphans")
 
@@ -100,16 +105,16 @@ class Bootstrap(unittest.TestCase):
             environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM_", "PMI"))}
             environment.update(PMI_SIZE="3", PMI_RANK=str(rank), MPI_LOCALNRANKS="3", MPI_LOCALRANKID=str(rank))
             environment["ASAN_OPTIONS"] = ":".join(filter(None, [environment.get("ASAN_OPTIONS"), "detect_leaks=0"]))
-            processes.append(subprocess.Popen([PROBE, "ok", "auto", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            processes.append(subprocess.Popen([PROBE, "ok", "auto", "0", str(NEVER)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                               text=True, env=environment))
-        outputs = [process.communicate(timeout=LIMIT) for process in processes]
+        outputs = [process.communicate(timeout=slack(LIMIT)) for process in processes]
         self.assertEqual([out for out, _ in outputs], ["", "", ""])
         told(max(p.returncode for p in processes),
              [line for _, err in outputs for line in err.splitlines() if line.startswith("tokenferry: ")])
         self.assertNotIn(0, [p.returncode for p in processes])
         hydra = shutil.which("mpiexec.hydra")
         if hydra:
-            done = subprocess.run([hydra, "-n", "3", PROBE, "ok", "auto", "0"], capture_output=True, text=True, timeout=LIMIT)
+            done = subprocess.run([hydra, "-n", "3", PROBE, "ok", "auto", "0", str(NEVER)], capture_output=True, text=True, timeout=slack(LIMIT))
             self.assertEqual(done.stdout.count("rank 0 of 1"), 0, done.stdout)
             told(done.returncode, [line for line in done.stderr.splitlines() if line.startswith("tokenferry: ")])
 
@@ -129,8 +134,8 @@ class Bootstrap(unittest.TestCase):
                 self.assertIn(f"tokenferry: rank 2: {ERROR}", errors, (body, case))
 
     def test_lost_rank_is_named(self):
-        for body, state in ("killed", "gone"), ("stopped", "stopped"):
-            status, _, errors = run(body, "auto", 0, 3)
+        for body, state, deadline_s in ("killed", "gone", 0), ("stopped", "stopped", deadline(2)):
+            status, _, errors = run(body, "auto", 0, 3, deadline_s=deadline_s)
             self.assertNotEqual(status, 0)
             told = [e for e in errors if "layer 3, probe, step 17" in e and "rank 2" in e]
             self.assertTrue(told, (body, errors))

@@ -9,12 +9,12 @@ import threading
 import time
 
 import server as serving  # first: it finds the next
-from program import PROGRAM, TIME_SCALE, ProgramTest, main, processes_of
+from program import PROGRAM, ProgramTest, deadline, main, processes_of, send, slack
 from server import Server, await_, read_all
 
 RANKS = 3
 BODY = {"prompt": "In the beginning", "max_tokens": 4000, "ignore_eos": True, "temperature": 0}
-MOST_SECONDS = 20 * TIME_SCALE  # to the last answer, on a machine that runs other tests too; deadlines are shorter
+MOST_SECONDS = 20  # to the last answer on an idle machine, beyond the deadline
 
 
 class Clients:
@@ -41,9 +41,9 @@ class Clients:
             rest, closed = read_all(s)
             self.answers[i] = (first + rest).decode() if closed else None
 
-    def join(self):
+    def join(self, deadline_s=0):
         for thread in self.threads:
-            thread.join(MOST_SECONDS)
+            thread.join(deadline_s + slack(MOST_SECONDS))
             assert not thread.is_alive(), "a client waits for ever"
         return self.answers
 
@@ -87,11 +87,11 @@ class FaultTest(ProgramTest):
         left = [os.path.join(d, f) for d, _, files in os.walk(self.dir) for f in files]
         self.assertEqual(left + list(filter(os.path.exists, self.shared_files)), [])
 
-    def lose(self, server, pid, how, code, clients=4):
-        waiting = Clients(server, clients)
+    def lose(self, server, pid, how, code, deadline_s=0):
+        waiting = Clients(server, 4)
         start = time.monotonic()
-        os.kill(pid, how)
-        answers = waiting.join()
+        self.assertTrue(send(how, pid), server.job.err)
+        answers = waiting.join(deadline_s)
         print(f"{how!r} answered after {time.monotonic() - start:.2f} s", flush=True)
         self.check_answers(answers, code)
         server.job.wait()
@@ -125,9 +125,9 @@ class FaultTest(ProgramTest):
         """Every rank, each of a server of its own: nobody asks, and all ends all the same."""
         for how in signal.SIGKILL, signal.SIGSTOP:
             with self.subTest(how=how), contextlib.ExitStack() as stack:
-                servers = [stack.enter_context(self.start("--comm-timeout", "2s")) for _ in range(RANKS)]
+                servers = [stack.enter_context(self.start("--comm-timeout", f"{deadline(2)}s")) for _ in range(RANKS)]
                 for rank, server in enumerate(servers):
-                    os.kill(server.job.ranks()[rank], how)
+                    self.assertTrue(send(how, server.job.ranks()[rank]), server.job.err)
                 for rank, server in enumerate(servers):
                     self.assertNotEqual(server.job.wait().status, 0, (rank, server.job.err))
                 for server in servers:
@@ -135,18 +135,19 @@ class FaultTest(ProgramTest):
 
     def test_rank_stopped(self):
         for rank in range(RANKS):
-            with self.subTest(rank=rank), self.start("--comm-timeout", "2s") as server:
+            deadline_s = deadline(2)
+            with self.subTest(rank=rank), self.start("--comm-timeout", f"{deadline_s}s") as server:
                 # Of rank 0 nobody is left to tell the front: the ranks' deadline ends the job, and mpirun rank 0.
-                self.lose(server, server.job.ranks()[rank], signal.SIGSTOP, "rank_failed")
+                self.lose(server, server.job.ranks()[rank], signal.SIGSTOP, "rank_failed", deadline_s)
 
     def test_health_of_a_stopped_rank(self):
-        with self.start("--comm-timeout", "30s", "--health-timeout", "2s") as server:
+        with self.start("--comm-timeout", f"{deadline(30)}s", "--health-timeout", f"{deadline(2)}s") as server:
             self.assertEqual(server.get("/health")[0], 200)
             victim = server.job.ranks()[1]
-            os.kill(victim, signal.SIGSTOP)
+            self.assertTrue(send(signal.SIGSTOP, victim), server.job.err)
             await_(lambda: server.get("/health")[0] == 503, "unhealthy")
             self.assertEqual(server.get("/health")[1]["status"], "unresponsive")
-            os.kill(victim, signal.SIGCONT)
+            self.assertTrue(send(signal.SIGCONT, victim), server.job.err)
             await_(lambda: server.get("/health")[0] == 200, "healthy again")
             self.assertEqual(server.stop(), 0, server.job.err)
             self.nothing_is_left(server)
@@ -168,20 +169,20 @@ class FaultTest(ProgramTest):
         """Nobody is left to end the job, but /health says so, and streams are kept alive; then all goes on where it was."""
         body = json.dumps({**BODY, "max_tokens": 1000, "stream": True}).encode()
         ask = b"POST /v1/completions HTTP/1.0\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        with self.start("--health-timeout", "2s", ranks=1, via="local") as server:
+        with self.start("--health-timeout", f"{deadline(2)}s", ranks=1, via="local") as server:
             (rank,) = set(processes_of(PROGRAM)) - {server.front()}
             expected = server.raw(ask, serving.WAIT)[0]
             with server.connect() as s:
                 s.sendall(ask)
                 got = s.recv(1000)
-                os.kill(rank, signal.SIGSTOP)
+                self.assertTrue(send(signal.SIGSTOP, rank), server.job.err)
                 await_(lambda: server.get("/health")[0] == 503, "unhealthy")
                 self.assertEqual(server.get("/health")[1]["status"], "unresponsive")
                 while not got.endswith(b"\n\n: ping\n\n"):
                     more = s.recv(65536)
                     self.assertTrue(more, got[-300:])
                     got += more
-                os.kill(rank, signal.SIGCONT)
+                self.assertTrue(send(signal.SIGCONT, rank), server.job.err)
                 got += read_all(s)[0]
             self.assertEqual(streamed_text(got), streamed_text(expected))
             self.assertTrue(got.endswith(b"data: [DONE]\n\n"), got[-300:])
@@ -192,7 +193,7 @@ class FaultTest(ProgramTest):
         for via in "mpi", "local":
             with self.subTest(via=via), self.start(via=via) as server:
                 waiting = Clients(server, 2)
-                os.kill(server.front(), signal.SIGKILL)
+                self.assertTrue(send(signal.SIGKILL, server.front()), server.job.err)
                 stream, whole = waiting.join()  # their connections end, with nothing that looks like an answer's end
                 self.assertTrue(stream.startswith("HTTP/1.1 200"), stream[:100])
                 self.assertNotIn("[DONE]", stream)
@@ -218,7 +219,7 @@ class FaultTest(ProgramTest):
         client = threading.Thread(target=ask)
         client.start()
         await_(lambda: got, "the first token")
-        os.kill(pid, how)
+        self.assertTrue(send(how, pid), server.job.err)
         await_(lambda: "draining" in server.job.err, "draining")
         client.join(2 * serving.WAIT)
         self.assertEqual(got[-1], "[DONE]")
@@ -229,13 +230,13 @@ class FaultTest(ProgramTest):
     def test_drains(self):
         for via, of, how in ("mpi", "front", signal.SIGTERM), ("mpi", "job", signal.SIGUSR1), ("local", "front", signal.SIGTERM), \
                 ("local", "job", signal.SIGTERM), ("local", "job", signal.SIGINT), ("local", "job", signal.SIGUSR1):
-            with self.subTest(via=via, of=of, how=how), self.start("--drain-timeout", "100s", via=via) as server:
+            with self.subTest(via=via, of=of, how=how), self.start("--drain-timeout", f"{deadline(100)}s", via=via) as server:
                 self.drain(server, server.front() if of == "front" else server.job.process.pid, how)
 
     def test_drain_has_an_end(self):
         with self.start("--drain-timeout", "500ms", via="local") as server:
             waiting = Clients(server, 2)
-            os.kill(server.front(), signal.SIGTERM)
+            self.assertTrue(send(signal.SIGTERM, server.front()), server.job.err)
             self.check_answers(waiting.join(), "stopped")
             self.assertNotEqual(server.job.wait().status, 0)
             self.nothing_is_left(server)
@@ -244,13 +245,13 @@ class FaultTest(ProgramTest):
         with self.start(via="local") as server:
             waiting = Clients(server, 2)
             front = server.front()
-            os.kill(front, signal.SIGTERM)
+            self.assertTrue(send(signal.SIGTERM, front), server.job.err)
             await_(lambda: "draining" in server.job.err, "draining")
             self.assertEqual(server.post("/v1/completions", BODY)[0], 503)
             status, answer = server.post("/v1/messages", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1})
             self.assertEqual((status, answer["type"], answer["error"]["type"]), (503, "error", "overloaded_error"))
             self.assertEqual(server.get("/ready")[0], 503)
-            os.kill(front, signal.SIGTERM)
+            self.assertTrue(send(signal.SIGTERM, front), server.job.err)
             self.check_answers(waiting.join(), "stopped")
             self.assertNotEqual(server.job.wait().status, 0)
             self.nothing_is_left(server)

@@ -1,6 +1,5 @@
 """tokenferry launch: when ranks or mpirun die or stop, streams go on to the bytes of an undisturbed run, and nothing is left."""
 
-import contextlib
 import os
 import re
 import signal
@@ -11,7 +10,7 @@ import time
 
 import server as serving  # first: it finds the next
 from launched_server import LaunchedServer
-from program import MODEL, PROGRAM, ROOT, Job, ProgramTest, main, processes_of
+from program import MODEL, PROGRAM, ROOT, Job, ProgramTest, deadline, main, processes_of, send, slack
 from server import Server, await_
 
 TOKENS = 400  # enough to be hit in the middle
@@ -44,11 +43,11 @@ class Clients:
         self.threads.append(threading.Thread(target=self._ask, args=(bodies[0],)))
         # Held: on a fast machine the first ones would end before the last one has begun.
         self.held = server.ranks()[0]
-        os.kill(self.held, signal.SIGSTOP)
+        assert send(signal.SIGSTOP, self.held), server.job.err
         try:
             self._begin()
         except BaseException:
-            os.kill(self.held, signal.SIGCONT)  # a server is not ended well while one of its ranks is stopped
+            send(signal.SIGCONT, self.held)  # a server is not ended well while one of its ranks is stopped
             raise
 
     def _begin(self):
@@ -57,22 +56,21 @@ class Clients:
             thread.start()
         await_(lambda: server.metric("tokenferry_num_requests_running") == 5, "all run")
         # Each has some tokens, so that the next ones have to follow them, and far from all: the ranks run in short turns.
-        deadline = time.monotonic() + serving.WAIT
+        end = time.monotonic() + slack(serving.IDLE_WAIT)
         while not all(len(got) > 3 for got in self.streams):
-            assert time.monotonic() < deadline, "no tokens"
-            os.kill(self.held, signal.SIGCONT)
+            assert time.monotonic() < end, "no tokens"
+            send(signal.SIGCONT, self.held)
             time.sleep(0.005)
-            os.kill(self.held, signal.SIGSTOP)
+            assert send(signal.SIGSTOP, self.held), server.job.err
             with self.more:
                 self.more.wait_for(lambda: all(len(got) > 3 for got in self.streams), 0.05)
         assert all("[DONE]" not in got for got in self.streams), "not held"
 
     def hit(self, pid, how):
         """Sends the signal, and lets the ranks run again: those that it leaves to run."""
-        os.kill(pid, how)
+        assert send(how, pid), self.server.job.err
         if (pid, how) != (self.held, signal.SIGSTOP):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.held, signal.SIGCONT)
+            send(signal.SIGCONT, self.held)
 
     def _stream(self, body, got):
         for event in self.server.stream("/v1/completions", body):
@@ -129,7 +127,7 @@ class LaunchTest(ProgramTest):
         faults = [("mpi", "rank 0", signal.SIGKILL), ("mpi", "rank 2", signal.SIGKILL), ("mpi", "mpirun", signal.SIGKILL), ("local", "rank 0", signal.SIGKILL),
                   ("mpi", "rank 0", signal.SIGSTOP), ("mpi", "rank 1", signal.SIGSTOP), ("local", "rank 0", signal.SIGSTOP)]
         for via, victim, how in faults:
-            flags = ["--comm-timeout", "5s"] if how == signal.SIGSTOP else []  # longer than requests are held
+            flags = ["--comm-timeout", f"{deadline(5)}s"] if how == signal.SIGSTOP else []  # longer than requests are held
             with self.subTest(via=via, victim=victim, how=how), self.start(*flags, via=via) as server:
                 clients = Clients(server)
                 before = self.counters(server)
@@ -144,8 +142,9 @@ class LaunchTest(ProgramTest):
 
     def test_idle_ranks_are_started_again(self):
         for victim, how in ("rank 1", signal.SIGKILL), ("rank 2", signal.SIGSTOP), ("mpirun", signal.SIGKILL):
-            with self.subTest(victim=victim, how=how), self.start("--comm-timeout", "2s") as server:
-                os.kill(server.main_process() if victim == "mpirun" else server.ranks()[int(victim[-1])], how)
+            with self.subTest(victim=victim, how=how), self.start("--comm-timeout", f"{deadline(2)}s") as server:
+                pid = server.main_process() if victim == "mpirun" else server.ranks()[int(victim[-1])]
+                self.assertTrue(send(how, pid), server.job.err)
                 await_(lambda: server.get("/ready")[0] == 503, "the front has noticed")
                 answer = server.complete(max_tokens=8, seed=1)  # waits for the ranks
                 self.assertEqual(answer["choices"][0]["text"], server.complete(max_tokens=8, seed=1)["choices"][0]["text"])
@@ -174,7 +173,7 @@ class LaunchTest(ProgramTest):
             for times in 1, 2:
                 # It has been sent again when the ranks are ready, and runs.
                 await_(lambda: server.get("/ready")[0] == 200 and server.metric("tokenferry_num_requests_running") == 1, "it runs")
-                os.kill(server.ranks()[0], signal.SIGKILL)
+                self.assertTrue(send(signal.SIGKILL, server.ranks()[0]), server.job.err)
                 await_(lambda: server.metric("tokenferry_restarts_total") == times, "noticed")
             thread.join(serving.WAIT)
             self.assertEqual(ended[-1], "[DONE]")
@@ -242,11 +241,11 @@ class LaunchTest(ProgramTest):
             self.nothing_is_left(server)
 
     def test_drain_while_ranks_start(self):
-        with self.start("--drain-timeout", "60s") as server:
+        with self.start("--drain-timeout", f"{deadline(60)}s") as server:
             clients = Clients(server)
             clients.hit(server.ranks()[0], signal.SIGKILL)
             await_(lambda: server.get("/health")[1]["status"] == "restarting", "the front has noticed")
-            os.kill(server.front(), signal.SIGTERM)
+            self.assertTrue(send(signal.SIGTERM, server.front()), server.job.err)
             self.check_answers(clients)
             self.assertEqual(server.job.wait().status, 0, server.job.err)
             self.nothing_is_left(server)

@@ -13,15 +13,17 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "commands"))
 
-from program import MODEL, PROGRAM, TIME_SCALE, Job, processes_of  # noqa: E402
+from program import MODEL, PROGRAM, Job, processes_of, send, slack  # noqa: E402
 
 NAME = os.path.basename(MODEL)
-WAIT = 60 * TIME_SCALE  # seconds for anything to happen: far more than it takes
-RAW_WAIT = 10 * TIME_SCALE  # seconds for the end of an answer to raw bytes
+IDLE_WAIT = 60  # seconds for anything to happen on an idle machine: far more than it takes
+WAIT = slack(IDLE_WAIT)  # the same on this one
+RAW_WAIT = slack(10)  # seconds for the end of an answer to raw bytes
 
 
-def await_(condition, what, limit=WAIT):
+def await_(condition, what):
     """Polls `condition` until it holds; its value."""
+    limit = max(WAIT, slack(IDLE_WAIT))
     end = time.monotonic() + limit
     while time.monotonic() < end:
         value = condition()
@@ -119,7 +121,7 @@ class Server:
     def stop(self):
         """Drains it; its exit status."""
         if self.job.process.poll() is None:
-            os.kill(self.front(), signal.SIGTERM)
+            send(signal.SIGTERM, self.front())
         return self.job.wait().status
 
     def __enter__(self):
@@ -133,7 +135,7 @@ class Server:
         if self.job.process.poll() is None:
             self.job.process.terminate()
             try:
-                self.job.process.wait(10)
+                self.job.process.wait(slack(10))
             except subprocess.TimeoutExpired:
                 self.job.process.kill()
         self.job.wait()
