@@ -5,6 +5,7 @@
 #include "core/device/cuda_device.h"
 #include "tests/comm/exchange/device_peer_case.h"
 #include "tests/comm/transport/rank_group.h"
+#include "tests/support/slack.h"
 
 namespace tokenferry {
 namespace {
@@ -20,7 +21,7 @@ TEST(DevicePeerMpiTest, OutputsAreThoseOfAllToAllV) {
 TEST(DevicePeerMpiTest, ARankThatDoesNotComeIsNamed) {
   auto device = CreateCudaDevice({});
   if (!device.ok()) GTEST_SKIP() << device.status().message();
-  RunProcesses(Backend::kMpi, absl::Seconds(5), [&](Transport& t) {
+  RunProcesses(Backend::kMpi, Slack(absl::Seconds(5)), [&](Transport& t) {
     const DevicePeerCases cases = RandomDevicePeerCases(3, t.num_ranks());
     const DevicePeerCases::Step step{std::vector<int64_t>(t.num_ranks(), 4), 2, 0, false, 8};
     auto rank = DevicePeerRank::Create(t, **device, cases, DevicePeerRank::Path::kDevicePeer);

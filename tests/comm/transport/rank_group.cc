@@ -9,6 +9,7 @@
 #include "comm/transport/faulty_transport.h"
 #include "comm/transport/local_transport.h"
 #include "comm/transport/mpi_transport.h"
+#include "tests/support/slack.h"
 
 namespace tokenferry {
 
@@ -52,7 +53,7 @@ void RunProcesses(Backend backend, absl::Duration timeout, const RankBody& body)
 
 std::vector<absl::Status> RunWithOneStuck(int num_ranks, const std::string& phase,
                                           const std::function<absl::Status(Transport&)>& body) {
-  auto group = CreateLocalGroup(num_ranks, {.timeout = absl::Seconds(1)});
+  auto group = CreateLocalGroup(num_ranks, {.timeout = Slack(absl::Seconds(1))});
   std::latch others(num_ranks - 1);
   FaultOptions stuck;
   stuck.before_call = [&](const CallSite& site) {

@@ -17,6 +17,7 @@
 #include "core/host/clock.h"
 #include "tests/comm/transport/conformance.h"
 #include "tests/comm/transport/rank_group.h"
+#include "tests/support/slack.h"
 
 namespace tokenferry {
 namespace {
@@ -211,8 +212,9 @@ TEST(CheckedTransport, PoisonsWhatWillArrive) {
 }
 
 TEST(FaultyTransport, ADroppedRankIsNamedByTheOthers) {
-  auto group = CreateLocalGroup(4, {.timeout = absl::Seconds(1)});
-  group[3] = CreateFaultyTransport(std::move(group[3]), {.drop_from_call = 2, .drop_wait = absl::Seconds(2)});
+  const absl::Duration timeout = Slack(absl::Seconds(1));
+  auto group = CreateLocalGroup(4, {.timeout = timeout});
+  group[3] = CreateFaultyTransport(std::move(group[3]), {.drop_from_call = 2, .drop_wait = 2 * timeout});
   const auto status = RunAll(group, [](Transport& t) {
     for (int i = 0; i < 5; ++i) TF_RETURN_IF_ERROR(Transfer(t, {"dispatch rows", i}, Eight, Eight));
     return absl::OkStatus();

@@ -12,6 +12,7 @@
 #include "tests/runtime/engine/engine_runner.h"
 #include "tests/runtime/engine/mixed_requests.h"
 #include "tests/support/device_cases.h"
+#include "tests/support/slack.h"
 
 namespace tokenferry {
 namespace {
@@ -207,7 +208,7 @@ TEST(ServingLoop, IdleRanksAnswerHeartbeatsAndReportWhatTheyDid) {
 // Also without traffic: the heartbeat finds that a rank does not answer.
 TEST(ServingLoop, ARankThatHasGoneIsFoundWhileIdle) {
   CommandQueue commands;
-  const auto ended = RunRanks(3, absl::Seconds(2), [&](Transport& transport) -> absl::Status {
+  const auto ended = RunRanks(3, Slack(absl::Seconds(2)), [&](Transport& transport) -> absl::Status {
     TF_ASSIGN_OR_RETURN(const auto rank, StartEngine(transport, {.num_ranks = 3}));
     if (transport.rank() == RankId(2)) {
       for (int i = 0; i < 3; ++i) TF_RETURN_IF_ERROR(rank->engine->Step(nullptr, nullptr).status());
