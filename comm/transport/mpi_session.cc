@@ -11,11 +11,18 @@
 #include <set>
 
 #include "absl/strings/match.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "comm/transport/mpi_status.h"
 #include "comm/wait/wait.h"
+#include "core/host/clock.h"
 
 namespace tokenferry {
 namespace {
+
+// PMIx, through which a rank tells the launcher that it has finalised, leaves without an answer after two seconds.
+constexpr absl::Duration kLauncherIsLate = absl::Milliseconds(1900);
+constexpr absl::Duration kLauncherCatchesUp = absl::Seconds(3);
 
 // Whether one rank may read another's memory: asked by a child that reads its parent's, which, like another rank, is
 // not its descendant.
@@ -103,7 +110,11 @@ MpiSession::~MpiSession() {
     const int fd = open(file.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     if (fd >= 0) close(fd);
   }
+  const Stopwatch watch;
   MPI_Finalize();
+  // A launcher that sees a rank's end before its farewell takes it for a crash: the job would have failed after all its
+  // work is done.
+  if (watch.elapsed() > kLauncherIsLate) absl::SleepFor(kLauncherCatchesUp);
 }
 
 }  // namespace tokenferry

@@ -21,8 +21,8 @@ class MpiSession {
   // networks that are not there.
   static absl::StatusOr<std::unique_ptr<MpiSession>> Start(OnSigterm on_sigterm);
 
-  // MPI_Finalize, a collective. A program that ends with an error after a failed transfer calls Transport::Abort
-  // instead: there is no one left to finalise with.
+  // MPI_Finalize, a collective; stays a while where the launcher is too busy to take note of it (3 s). A program that
+  // ends with an error after a failed transfer calls Transport::Abort instead: there is no one left to finalise with.
   ~MpiSession();
 
   int num_ranks() const;  // of MPI_COMM_WORLD

@@ -33,6 +33,14 @@ def mapped(pids):
     return files
 
 
+def num_threads(pid):
+    """Of a process; 0 when it has ended."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except FileNotFoundError:
+        return 0
+
+
 class RankLoss(ProgramTest):
     def setUp(self):
         super().setUp()
@@ -142,6 +150,23 @@ class RankLoss(ProgramTest):
         waits = [rank["wait_seconds_per_rank"] for rank in got["report"]["ranks"]]
         for_victim = sum(wait[2] for wait in waits)
         self.assertGreater(for_victim, stopped_s / 3, waits)  # three ranks wait while it is stopped, if it is not loading
+        self.nothing_is_left()
+
+    def test_a_launcher_that_takes_no_note_of_the_end(self):
+        """A job that has done its work is not taken for one that crashed because mpirun is late to hear of it."""
+        # Without this Open MPI's ranks wait for mpirun in one more place, before they take leave of it.
+        job = Job(["generate", "--model", MODEL, "--prompt", "In the beginning", "--max-tokens", "200"], 2, "mpi",
+                  env={"TMPDIR": self.path("tmp"), "OMPI_MCA_async_mpi_finalize": "1"}, program=self.program)
+        self.files, end = set(), time.monotonic() + slack(60)
+        while not any("ranks on 1 host" in line for line in job.err_lines) and time.monotonic() < end:
+            time.sleep(0.01)
+        pids = job.ranks().values()
+        self.assertTrue(len(pids) == 2 and send(signal.SIGSTOP, job.process.pid), job.err)
+        while any(num_threads(pid) > 1 for pid in pids) and time.monotonic() < end:
+            time.sleep(0.01)  # MPI's own threads end with MPI
+        send(signal.SIGCONT, job.process.pid)
+        job.wait()
+        self.assertEqual(job.status, 0, job.err)
         self.nothing_is_left()
 
     def test_interrupted(self):
