@@ -3,7 +3,7 @@
 //
 // exp(x) = 2^n * exp(r), n = round(x / ln 2), r = x - n * ln 2 (Cody-Waite: ln 2 in two parts), |r| <= 0.3466, and
 // exp(r) by its Taylor series to r^7. Truncation: r^8 / 8! <= 5.2e-9, that is < 0.09 ulp; within 2 ulp of the exact
-// value (1.04 seen) in all, subnormal results included (tests/core/kernels/exp_test.cc).
+// value (1.04 seen) in all, subnormal results included (tests/core/kernels/exp_dot_test.cc).
 #pragma once
 
 #include <cmath>
