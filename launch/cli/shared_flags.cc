@@ -1,5 +1,6 @@
 #include "launch/cli/shared_flags.h"
 
+#include <iterator>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -62,11 +63,7 @@ void DeclareJobFlags(FlagSet& set, SharedFlags* f) {
   set.Switch("share-gpus", &f->share_gpus,
              "let several ranks take one GPU where there are fewer GPUs than ranks: slow");
   set.Integer("threads", &f->num_threads, 0, 4096, "kernel threads per rank; 0: its share of the cores");
-  set.Choice("transport", &f->transport,
-             {{"auto", TransportChoice::kAuto},
-              {"local", TransportChoice::kLocal},
-              {"mpi", TransportChoice::kMpi},
-              {"nccl", TransportChoice::kNccl}},
+  set.Choice("transport", &f->transport, {std::begin(kTransportNames), std::end(kTransportNames)},
              "what moves bytes between ranks; auto: mpi under mpirun or srun, else local; nccl: rows from GPU to GPU, "
              "and mpi for all else, which auto takes under mpirun when every rank has a GPU");
   set.Integer("ranks", &f->num_ranks, 0, 4096,

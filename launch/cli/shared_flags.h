@@ -20,6 +20,11 @@ class FlagSet;
 
 enum class DeviceChoice : uint8_t { kAuto, kCpu, kCuda };
 enum class TransportChoice : uint8_t { kAuto, kLocal, kMpi, kNccl };
+// The names of --transport. PlanRanks and RunRanks (launch/ranks/bootstrap.cc) say what each of them starts.
+inline constexpr std::pair<const char*, TransportChoice> kTransportNames[] = {{"auto", TransportChoice::kAuto},
+                                                                              {"local", TransportChoice::kLocal},
+                                                                              {"mpi", TransportChoice::kMpi},
+                                                                              {"nccl", TransportChoice::kNccl}};
 
 // A subcommand that does not declare a group leaves its values at their defaults.
 struct SharedFlags {
