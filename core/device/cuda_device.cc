@@ -55,7 +55,7 @@ class CudaDevice : public Device {
         return absl::FailedPreconditionError(
             absl::StrCat("ranks that are threads of one process share ", ToString(),
                          ", where work of one cannot wait for work of the other: start them with mpirun, or exchange "
-                         "messages (--path alltoallv)"));
+                         "messages (path alltoallv)"));
       }
       TF_RETURN_IF_ERROR(EnablePeerAccess(theirs.ordinal));
       KeepExported(theirs.memory.data);

@@ -14,7 +14,7 @@ struct Kind {
 constexpr absl::string_view kHtml = "an HTML page, such as a refused download leaves; download the file again";
 constexpr Kind kKinds[] = {
     {"version https://git-lfs", "a Git LFS pointer, not the file itself; run 'git lfs pull' in the model's folder"},
-    {"GGUF", "a GGUF file; its name must end in .gguf, and --model is that file itself"},
+    {"GGUF", "a GGUF file; its name must end in .gguf, and the model is that file itself, not its folder"},
     {"\x80\x02", "a pickled file (PyTorch), which Tokenferry does not read; it needs the model's safetensors files"},
     {"PK\x03\x04", "a zip archive, or weights that PyTorch has saved; Tokenferry needs the model's safetensors files"},
     {"\x1f\x8b", "compressed by gzip; unpack it first"},

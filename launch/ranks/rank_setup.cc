@@ -135,7 +135,8 @@ absl::Status CreateTransport(Transport& control, NcclUse nccl, RankSetup* setup)
   }
   // All ranks have found that there is no NCCL that they can use.
   const bool is_missing = absl::IsFailedPrecondition(created.status()) && IsAgreedOn(created.status());
-  if (nccl == NcclUse::kAlways || !is_missing) return created.status();
+  if (nccl == NcclUse::kAlways) return Annotate(created.status(), "--transport nccl");
+  if (!is_missing) return created.status();
   if (control.rank() == RankId(0)) {
     LogWarning(absl::StrCat("rows pass through the hosts' memory: ", created.status().message()));
   }

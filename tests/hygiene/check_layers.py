@@ -65,6 +65,10 @@ WALL_CLOCK = re.compile(r"\babsl::(Now|GetCurrentTimeNanos)\(|\bsystem_clock\b|\
 MAY_TELL_TIME = {"tests/comm/transport/wall_clock_test.cc",  # steps it
                  "runtime/text/chat/local_time.cc",  # the date that chat templates print; nothing waits by it
                  "runtime/serve/front/wall_clock.cc"}  # what answers say of when they were made
+# Flags are launch's: who has no command line cannot give them. Those of other programs, docker's here, may be named.
+LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|//.*')
+FLAG = re.compile(r"(?<![\w-])--([a-z][\w-]*)")
+FLAGS_OF_OTHERS = {"ipc", "pid", "shm-size"}
 # Conditions of Highway's dispatch, which compiles a kernel file several times, whatever its name.
 SIMD_CONDITION = re.compile(r"\b(HWY_\w+|TF_SIMD_\w+)\b")
 
@@ -91,6 +95,11 @@ def check_line(path, line):
             return f'{box} must not include "{include.group(1)}" of {target}'
         if include.group(1).startswith("."):
             return f'include "{include.group(1)}" from the root, not by a relative path'
+    if box.split("/")[0] in ("comm", "experts", "core"):
+        literals = [text for text in LITERAL.findall(line) if text.startswith('"')]
+        flags = set(FLAG.findall(" ".join(literals))) - FLAGS_OF_OTHERS
+        if flags:
+            return f"--{min(flags)} is a flag of launch: say what is meant"
     if WALL_CLOCK.search(line) and path not in MAY_TELL_TIME:
         return "waits and times are by the steady clock (core/host/clock.h), which nobody can set"
     condition = CONDITION.match(line)
@@ -193,6 +202,12 @@ def main():
             (("experts/a.cc", "#if HWY_ONCE"), False),
             (("experts/a_ops.cc", "#if defined(__x86_64__)"), False),
             (("experts/a.cc", "#elif defined(__aarch64__)"), True),
+            (("comm/a.cc", '  "use --transport mpi"));'), True),
+            (("core/a.cc", '  Fail("\\"--path\\"");  // b'), True),
+            (("core/a.cc", '  Fail("path auto");  // of "--path"'), False),
+            (("core/a.cc", '  Fail("as docker run --ipc=host gives");'), False),
+            (("core/a.cc", '  Fail("a -- b --", i--);'), False),
+            (("launch/a.cc", '  "use --transport mpi"));'), False),
             (("launch/a.cc", "  const absl::Time start = absl::Now();"), True),
             (("comm/a.cc", "  if (done.WaitForNotificationWithTimeout(grace)) return;"), True),
             (("tests/comm/a.cc", "  auto now = std::chrono::system_clock::now();"), True),

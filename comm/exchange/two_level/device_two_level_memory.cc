@@ -135,7 +135,7 @@ absl::StatusOr<std::unique_ptr<TwoLevelMemory>> CreateDeviceTwoLevelMemory(const
   if (context.device.kind() != DeviceKind::kCpu && context.transport.memory_kind() != MemoryKind::kDevice) {
     status = absl::FailedPreconditionError(
         absl::StrCat("exchange: path two_level sends memory of ", context.device.ToString(), ", which ",
-                     context.transport.ToString(), " does not; choose --transport nccl, or path alltoallv"));
+                     context.transport.ToString(), " does not; choose the nccl transport, or path alltoallv"));
   }
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, kStartTwoLevel, status));
   auto memory = std::make_unique<DeviceTwoLevelMemory>(context, layout);

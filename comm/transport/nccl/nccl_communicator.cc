@@ -34,7 +34,7 @@ absl::Status CheckVersion(GpuUse use, int& version) {
   if (use == GpuUse::kShared && version < kSharesGpus) {
     return absl::FailedPreconditionError(absl::StrCat("NCCL on this machine is ", VersionText(version),
                                                       ", which takes one rank per GPU; install 2.30.3 or newer, or use "
-                                                      "--transport mpi with --share-gpus"));
+                                                      "the mpi transport"));
   }
   return absl::OkStatus();
 }

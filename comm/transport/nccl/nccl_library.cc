@@ -37,7 +37,7 @@ struct Library {
       const char* why = dlerror();
       status = absl::FailedPreconditionError(
           absl::StrCat("cannot load NCCL (", why != nullptr ? why : "libnccl.so.2",
-                       "): install it, or put its folder into LD_LIBRARY_PATH, or use --transport mpi"));
+                       "): install it, or put its folder into LD_LIBRARY_PATH, or use the mpi transport"));
       return;
     }
 #define TF_NCCL_FIND(name) Find(handle, #name, name);

@@ -90,7 +90,7 @@ class NcclTransport : public ForwardingTransport, private StreamWatch {
   absl::Status CreateStream() {
     if (device_.kind() != DeviceKind::kCuda) {
       return absl::InvalidArgumentError(absl::StrCat("transport nccl moves memory of GPUs, and rows lie on ",
-                                                     device_.ToString(), "; use --device cuda, or --transport mpi"));
+                                                     device_.ToString(), "; use a GPU, or the mpi transport"));
     }
     TF_ASSIGN_OR_RETURN(ready_, device_.CreateEvent());
     // Its GPU becomes the current one of this thread, as NCCL wants it.

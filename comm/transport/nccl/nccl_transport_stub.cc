@@ -5,7 +5,7 @@ namespace tokenferry {
 
 absl::StatusOr<std::unique_ptr<Transport>> CreateNcclTransport(Transport& control, Device&, GpuUse) {
   return AgreeOnStatus(control, {"start: nccl"},
-                       absl::UnimplementedError("--transport nccl: this program was built without CUDA (configure with "
+                       absl::UnimplementedError("no NCCL: this program was built without CUDA (configure with "
                                                 "TOKENFERRY_CUDA=ON, preset 'cuda')"));
 }
 
