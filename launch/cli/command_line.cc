@@ -28,7 +28,12 @@ struct Parser {
     app.get_formatter()->column_width(34);
     line.subcommand = info.create();
     line.subcommand->Declare(flags, &line.shared);
-    if (line.subcommand->runs() == Subcommand::Runs::kRanks) DeclareJobFlags(flags, &line.shared);
+    const Subcommand::Runs runs = line.subcommand->runs();
+    if (runs == Subcommand::Runs::kRanks) DeclareJobFlags(flags, &line.shared);
+    if (runs == Subcommand::Runs::kNoRanks) {
+      flags.Group("Options");
+      DeclareConfigFlag(flags, &line.shared);
+    }
   }
 
   std::string name;
@@ -264,7 +269,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(Table table, Args args) {
   if (!parser.line.shared.config_file.empty()) TF_RETURN_IF_ERROR(ApplyConfigFile(table, parser));
   if (has_program) TF_RETURN_IF_ERROR(parser.line.subcommand->TakeProgram(program));
   TF_RETURN_IF_ERROR(parser.flags.CheckRequired(found->name));
-  TF_RETURN_IF_ERROR(CheckJobFlags(parser.line.shared));
+  TF_RETURN_IF_ERROR(CheckKernelFlags(parser.line.shared));
   TF_RETURN_IF_ERROR(parser.line.subcommand->Check(parser.flags, &parser.line.shared));
   return std::move(parser.line);
 }

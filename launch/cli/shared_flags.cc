@@ -62,15 +62,13 @@ void DeclareJobFlags(FlagSet& set, SharedFlags* f) {
              "where kernels run");
   set.Switch("share-gpus", &f->share_gpus,
              "let several ranks take one GPU where there are fewer GPUs than ranks: slow");
-  set.Integer("threads", &f->num_threads, 0, 4096, "kernel threads per rank; 0: its share of the cores");
   set.Choice("transport", &f->transport, {std::begin(kTransportNames), std::end(kTransportNames)},
              "what moves bytes between ranks; auto: mpi under mpirun or srun, else local; nccl: rows from GPU to GPU, "
              "and mpi for all else, which auto takes under mpirun when every rank has a GPU");
   set.Integer("ranks", &f->num_ranks, 0, 4096,
               "ranks; with the local transport, threads of this process; 0: as started");
   set.Duration("comm-timeout", &f->comm_timeout, "longest wait for another rank");
-  set.Text("instruction-set", &f->instruction_set, "CPU kernels to use; without it, the best that all ranks have");
-  set.Text("config", &f->config_file, "YAML file with any of these flags; the command line wins");
+  DeclareConfigFlag(set, f);
   set.Choice("log-level", &f->log_level,
              {{"debug", LogLevel::kDebug},
               {"info", LogLevel::kInfo},
@@ -80,7 +78,17 @@ void DeclareJobFlags(FlagSet& set, SharedFlags* f) {
              "messages on stderr");
 }
 
-absl::Status CheckJobFlags(const SharedFlags& f) {
+void DeclareConfigFlag(FlagSet& set, SharedFlags* f) {
+  set.Text("config", &f->config_file, "YAML file with any of these flags; the command line wins");
+}
+
+void DeclareKernelFlags(FlagSet& set, SharedFlags* f) {
+  set.Group("Kernels on CPUs");
+  set.Integer("threads", &f->num_threads, 0, 4096, "kernel threads per rank; 0: its share of the cores");
+  set.Text("instruction-set", &f->instruction_set, "kernels to use; without it, the best that all ranks have");
+}
+
+absl::Status CheckKernelFlags(const SharedFlags& f) {
   if (f.instruction_set.empty()) return absl::OkStatus();
   return Annotate(IsaFromName(f.instruction_set).status(), "--instruction-set");
 }
@@ -135,6 +143,7 @@ void DeclareEngineFlags(FlagSet& set, SharedFlags* f) {
   set.Integer("prefill-chunk", &f->prefill_chunk, 0, kMaxTokensFlag,
               "most prompt tokens per rank and step; 0: as many as the longest sequence has");
   set.Integer("kv-cache-tokens", &f->kv_cache_tokens, 0, kMaxTokensFlag, "size of a rank's KV cache; 0: as needed");
+  DeclareKernelFlags(set, f);
 }
 
 absl::Status CheckEngineFlags(const FlagSet& set, const SharedFlags& f) {

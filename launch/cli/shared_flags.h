@@ -46,16 +46,20 @@ struct SharedFlags {
   LogLevel log_level = LogLevel::kInfo;
 };
 
-// What every subcommand declares: how ranks start, and --config.
+// What every subcommand that runs ranks declares: how they start, and --config.
 void DeclareJobFlags(FlagSet& set, SharedFlags* f);
-absl::Status CheckJobFlags(const SharedFlags& f);
+void DeclareConfigFlag(FlagSet& set, SharedFlags* f);
+
+// What computes on CPUs.
+void DeclareKernelFlags(FlagSet& set, SharedFlags* f);
+absl::Status CheckKernelFlags(const SharedFlags& f);
 
 // A checkpoint, and which rank holds which experts. --model is required.
 void DeclareModelFlags(FlagSet& set, SharedFlags* f);
 
 void DeclareComputeFlag(FlagSet& set, Compute* compute);
 
-// How a model runs on the ranks: exchange, overflow, overlap, steps and cache.
+// How a model runs on the ranks: exchange, overflow, overlap, steps and cache, and DeclareKernelFlags.
 void DeclareEngineFlags(FlagSet& set, SharedFlags* f);
 // Refuses what contradicts itself, and a flag that the overflow policy has no use for: it would promise something.
 absl::Status CheckEngineFlags(const FlagSet& set, const SharedFlags& f);

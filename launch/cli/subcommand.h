@@ -21,12 +21,14 @@ class Subcommand {
 
   enum class Runs : uint8_t {
     kRanks,
+    kNoRanks,  // all that it does is RunInsteadOfRanks
     kProgram,  // this program again, with the command line that follows "--" on its own
   };
   virtual Runs runs() const { return Runs::kRanks; }
 
   // Declares the flags that it uses: its own, and the groups of launch/cli/shared_flags.h that have an effect on it.
-  // The flags of how ranks start are those of all that run ranks, and are declared for it. Any other flag is refused.
+  // The flags of how ranks start are those of all that run ranks, and --config is of those that run none too: they are
+  // declared for it. Any other flag is refused.
   virtual void Declare(FlagSet& set, SharedFlags* shared) = 0;
 
   // kProgram: what follows "--", before Check. InvalidArgument when that is no command line to be run.
@@ -47,9 +49,9 @@ class Subcommand {
     return absl::OkStatus();
   }
 
-  // On every rank. Only rank 0 prints results, on stdout. An error that one rank alone can meet (a file it reads) goes
-  // through AgreeOnStatus, so that all ranks end with it and it is printed once.
-  virtual absl::Status Run(RankContext& context) const = 0;
+  // kRanks: on every rank. Only rank 0 prints results, on stdout. An error that one rank alone can meet (a file it
+  // reads) goes through AgreeOnStatus, so that all ranks end with it and it is printed once.
+  virtual absl::Status Run(RankContext& /*context*/) const { return absl::InternalError("it runs no ranks"); }
 };
 
 struct SubcommandInfo {

@@ -54,7 +54,7 @@ absl::Status TokensOfSizes(const FlagSet& set, BenchAllToAllFlags* f) {
 
 }  // namespace
 
-void BenchAllToAllCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
+void BenchAllToAllCommand::Declare(FlagSet& set, SharedFlags* shared) {
   BenchAllToAllFlags* f = &flags_;
   AllToAllBenchOptions* o = &f->bench;
   set.Choice<std::string>(
@@ -84,6 +84,7 @@ void BenchAllToAllCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
   set.Text("json", &f->json_file, "JSON file to write");
   set.Text("csv", &f->csv_file, "CSV file to write");
   set.Text("plot", &f->plot_file, "SVG file to write: round trip over tokens");
+  DeclareKernelFlags(set, shared);
 }
 
 // Gives what --preset names to the flags that were not given.

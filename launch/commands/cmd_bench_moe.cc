@@ -9,7 +9,7 @@
 
 namespace tokenferry {
 
-void BenchMoeCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
+void BenchMoeCommand::Declare(FlagSet& set, SharedFlags* shared) {
   MoeBenchOptions* o = &flags_.bench;
   set.Integers("tokens", &o->tokens, 0, kMaxBenchTokens, "tokens of every rank");
   set.Integers("hidden", &o->hidden, 1, kMaxBenchHidden, "hidden size");
@@ -29,6 +29,7 @@ void BenchMoeCommand::Declare(FlagSet& set, SharedFlags* /*shared*/) {
   set.Integer("warmup", &o->warmup, 0, kMaxBenchIters, "layers before the timed ones");
   set.Integer("iters", &o->iters, 1, kMaxBenchIters, "timed layers");
   set.Text("json", &flags_.json_file, "JSON file to write");
+  DeclareKernelFlags(set, shared);
 }
 
 absl::Status BenchMoeCommand::Check(const FlagSet& /*set*/, SharedFlags* /*shared*/) { return absl::OkStatus(); }

@@ -195,8 +195,4 @@ std::optional<int> BenchServeCommand::RunInsteadOfRanks(const SharedFlags& /*sha
   return 1;
 }
 
-absl::Status BenchServeCommand::Run(RankContext& /*context*/) const {
-  return absl::InternalError("bench serve runs no ranks");
-}
-
 }  // namespace tokenferry

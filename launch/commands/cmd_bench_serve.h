@@ -27,8 +27,8 @@ class BenchServeCommand final : public Subcommand {
  public:
   void Declare(FlagSet& set, SharedFlags* shared) override;
   absl::Status Check(const FlagSet& set, SharedFlags* shared) override;
+  Runs runs() const override { return Runs::kNoRanks; }
   std::optional<int> RunInsteadOfRanks(const SharedFlags& shared) override;
-  absl::Status Run(RankContext& context) const override;
   const BenchServeFlags& flags() const { return flags_; }
 
  private:

@@ -70,6 +70,4 @@ std::optional<int> LaunchCommand::RunInsteadOfRanks(const SharedFlags&) {
   return Front(serve_->flags().front, JobOptions()).Run();
 }
 
-absl::Status LaunchCommand::Run(RankContext&) const { return absl::InternalError("launch runs no rank"); }
-
 }  // namespace tokenferry

@@ -15,7 +15,6 @@ class LaunchCommand final : public Subcommand {
   Runs runs() const override { return Runs::kProgram; }
   absl::Status TakeProgram(absl::Span<const char* const> words) override;
   std::optional<int> RunInsteadOfRanks(const SharedFlags& shared) override;
-  absl::Status Run(RankContext& context) const override;
 
  private:
   RankJobOptions JobOptions() const;

@@ -198,7 +198,12 @@ TEST(Flags, ASubcommandRefusesFlagsThatItDoesNotUse) {
        {"--dispatch-dtype", "--overflow", "--explain", "--model", "--compute", "--prefill-chunk", "--kv-cache-tokens",
         "--overlap", "--exchange-budget", "--capacity-factor", "--padded"}},
       {{"bench", "moe"}, {"--dispatch-dtype", "--overflow", "--explain", "--model", "--traffic", "--placement"}},
-      {{"inspect"}, {"--compute", "--path", "--overflow", "--capacity-factor", "--prompt", "--overlap"}},
+      {{"bench", "serve"},
+       {"--ranks", "--threads", "--transport", "--device", "--share-gpus", "--comm-timeout", "--instruction-set",
+        "--log-level"}},
+      {{"inspect"},
+       {"--compute", "--path", "--overflow", "--capacity-factor", "--prompt", "--overlap", "--threads",
+        "--instruction-set"}},
   };
   for (const auto& c : cases) {
     const std::string name = c.command.back();

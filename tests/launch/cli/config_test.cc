@@ -71,8 +71,10 @@ TEST(Config, WhatStandsAtTheTopServesTheSubcommandsThatHaveIt) {
   EXPECT_EQ(bench->shared.num_threads, 2);
   const auto inspect = Parse({"inspect", "--model", "dir", "--config", file.path()});
   ASSERT_TRUE(inspect.ok()) << inspect.status();
-  EXPECT_EQ(inspect->shared.num_threads, 2);
-  EXPECT_EQ(inspect->shared.engine.compute, Compute::kBF16);  // not used, so not set
+  EXPECT_EQ(inspect->shared.num_threads, 0);  // not used, so not set
+  EXPECT_EQ(inspect->shared.engine.compute, Compute::kBF16);
+  const auto serve = Parse({"bench", "serve", "--config", file.path()});
+  EXPECT_TRUE(serve.ok()) << serve.status();
   EXPECT_THAT(ErrorOf(ParseGenerate({"--config", file.path()})), HasSubstr("'path' takes one value, but has 2"));
 }
 
