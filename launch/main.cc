@@ -14,8 +14,10 @@ namespace {
 
 constexpr int kUsage = 2;
 
-int RefuseCommandLine(const absl::Status& status) {
-  if (GetLauncherInfo().rank == 0) {
+enum class Speaker : uint8_t { kFirstRank, kEveryRank };
+
+int RefuseCommandLine(const absl::Status& status, Speaker speaker = Speaker::kFirstRank) {
+  if (speaker == Speaker::kEveryRank || GetLauncherInfo().rank == 0) {
     PrintError(status.message());
   } else {
     usleep(500'000);  // mpirun ends all ranks when the first one fails: let rank 0 speak before
@@ -42,7 +44,9 @@ int Main(int argc, char** argv) {
   if (const std::optional<int> status = subcommand.RunInsteadOfRanks(line->shared)) return *status;
   const LauncherInfo launcher = GetLauncherInfo();
   const auto plan = PlanRanks(line->shared, launcher);
-  if (!plan.ok()) return RefuseCommandLine(plan.status());
+  if (!plan.ok()) {
+    return RefuseCommandLine(plan.status(), launcher.tells_size ? Speaker::kFirstRank : Speaker::kEveryRank);
+  }
   if (const auto status = subcommand.PrepareProcess(line->shared, launcher, argv); !status.ok()) {
     return RefuseCommandLine(status);
   }

@@ -191,7 +191,7 @@ std::optional<int> BenchServeCommand::RunInsteadOfRanks(const SharedFlags& /*sha
     status = Bench();
   }
   if (status.ok()) return 0;
-  if (launcher.rank == 0) PrintError(status.message());
+  if (launcher.rank == 0 || !launcher.tells_size) PrintError(status.message());
   return 1;
 }
 

@@ -104,7 +104,9 @@ int RunMpiRank(const SharedFlags& flags, NcclUse nccl, absl::FunctionRef<absl::S
     return kFailed;
   }
   if (const absl::Status status = CheckLauncher(launcher, (*session)->num_ranks()); !status.ok()) {
-    if (launched_as == 0) {
+    if (!launcher.tells_size) {
+      PrintRankError(launched_as, status);  // who knows whether there is a rank 0 to speak
+    } else if (launched_as == 0) {
       PrintError(status.message());
     } else {
       absl::SleepFor(kFirstRankSpeaks);
@@ -202,7 +204,7 @@ absl::StatusOr<RankPlan> PlanRanks(const SharedFlags& flags, const LauncherInfo&
   plan.transport = flags.transport;
   if (plan.transport == TransportChoice::kAuto) {
     // A launcher's only rank may still be several: in a shell that srun has started, for instance.
-    const bool threads = launcher.num_ranks == 1 && flags.num_ranks > 1;
+    const bool threads = launcher.tells_size && launcher.num_ranks == 1 && flags.num_ranks > 1;
     plan.transport = launcher.launched && !threads ? TransportChoice::kMpi : TransportChoice::kLocal;
     if (plan.transport == TransportChoice::kMpi) plan.nccl = NcclUse::kIfPossible;
   } else if (plan.transport == TransportChoice::kNccl) {
@@ -211,14 +213,21 @@ absl::StatusOr<RankPlan> PlanRanks(const SharedFlags& flags, const LauncherInfo&
   }
   if (plan.transport == TransportChoice::kLocal) {
     if (launcher.launched && launcher.num_ranks > 1) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--transport local under ", launcher.name, " would start ", launcher.num_ranks,
-          " separate jobs: leave it out and use --ranks ", launcher.num_ranks, ", or use --transport mpi"));
+      return absl::InvalidArgumentError(absl::StrCat("--transport local under ", launcher.name, " would start ",
+                                                     launcher.tells_size ? "" : "at least ", launcher.num_ranks,
+                                                     " separate jobs: leave it out and use --ranks ",
+                                                     launcher.num_ranks, ", or use --transport mpi"));
     }
     plan.num_ranks = flags.num_ranks == 0 ? 1 : flags.num_ranks;
     return plan;
   }
   plan.num_ranks = launcher.num_ranks;
+  if (!launcher.tells_size && flags.num_ranks != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--ranks ", flags.num_ranks, ": ", launcher.name,
+                     " has started the ranks, and does not tell how many; leave --ranks out, or add --transport local "
+                     "for ranks as threads of this process"));
+  }
   if (flags.num_ranks != 0 && flags.num_ranks != launcher.num_ranks) {
     return absl::InvalidArgumentError(absl::StrCat("--ranks ", flags.num_ranks, ": mpirun has started ",
                                                    launcher.num_ranks, "; use mpirun -n ", flags.num_ranks,

@@ -37,7 +37,8 @@ struct RankPlan {
   NcclUse nccl = NcclUse::kNever;
   int num_ranks = 1;
 };
-// InvalidArgument when the flags contradict the launcher. The same on every rank.
+// InvalidArgument when the flags contradict the launcher. The same on every rank, unless the launcher tells no size:
+// then those behind rank 0, which know that there are several, may be the only ones to refuse, and say so themselves.
 absl::StatusOr<RankPlan> PlanRanks(const SharedFlags& flags, const LauncherInfo& launcher);
 
 // Starts the ranks of `plan`, runs `body` on each, and returns the process's exit status: 0 when all bodies returned

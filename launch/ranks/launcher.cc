@@ -11,7 +11,7 @@ namespace {
 struct LauncherVariables {
   const char* name;
   const char* set_by_it;  // present: this launcher
-  const char* size;
+  const char* size;       // not set: it tells none
   const char* rank;
 };
 
@@ -24,9 +24,10 @@ constexpr LauncherVariables kLaunchers[] = {
     {"MVAPICH's mpirun", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"},
     {"the mpiexec of MPICH or Intel MPI", "MPI_LOCALNRANKS", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"},
     {"Flux", "FLUX_JOB_SIZE", "FLUX_JOB_SIZE", "FLUX_TASK_RANK"},
-    {"the mpiexec of PALS", "PALS_RANKID", "PALS_RANKID", "PALS_RANKID"},  // says no size: at least rank + 1
+    {"the mpiexec of PALS", "PALS_RANKID", nullptr, "PALS_RANKID"},
     {"a PMIx launcher", "PMIX_SIZE", "PMIX_SIZE", "PMIX_RANK"},
     {"srun --mpi=pmix", "PMIX_RANK", "SLURM_STEP_NUM_TASKS", "PMIX_RANK"},
+    {"a PMIx launcher", "PMIX_RANK", nullptr, "PMIX_RANK"},
     {kSrun, "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"},
     {kSrun, "SLURM_STEPID", "SLURM_NTASKS", "SLURM_PROCID"},
 };
@@ -41,10 +42,12 @@ int IntFromEnvironment(const char* name, int otherwise) {
 
 LauncherInfo GetLauncherInfo() {
   for (const LauncherVariables& variables : kLaunchers) {
-    if (std::getenv(variables.set_by_it) == nullptr) continue;
+    const bool tells_size = variables.size != nullptr;
+    if (std::getenv(variables.set_by_it) == nullptr || (tells_size && std::getenv(variables.size) == nullptr)) continue;
     LauncherInfo info{.launched = true, .name = variables.name};
     info.rank = std::max(0, IntFromEnvironment(variables.rank, 0));
-    info.num_ranks = std::max(info.rank + 1, IntFromEnvironment(variables.size, 1));
+    info.tells_size = tells_size;
+    info.num_ranks = std::max(info.rank + 1, tells_size ? IntFromEnvironment(variables.size, 1) : 1);
     if (info.name == kSrun && info.num_ranks == 1) return {};  // a program in the shell of `srun --pty`
     return info;
   }
@@ -52,12 +55,16 @@ LauncherInfo GetLauncherInfo() {
 }
 
 absl::Status CheckLauncher(const LauncherInfo& launcher, int mpi_num_ranks) {
-  if (!launcher.launched || launcher.num_ranks <= mpi_num_ranks) return absl::OkStatus();
+  const int least = launcher.tells_size ? launcher.num_ranks : std::max(2, launcher.num_ranks);
+  if (!launcher.launched || least <= mpi_num_ranks) return absl::OkStatus();
+  const std::string size = launcher.tells_size
+                               ? absl::StrCat(" has started ", launcher.num_ranks, " ranks, but MPI knows of ")
+                               : absl::StrCat(" does not tell how many ranks it has started, and MPI knows of ");
   return absl::FailedPreconditionError(absl::StrCat(
-      launcher.name, " has started ", launcher.num_ranks, " ranks, but MPI knows of ", mpi_num_ranks,
+      launcher.name, size, mpi_num_ranks,
       ": it is not the launcher of the MPI library that tokenferry was built with (Open MPI). Use Open MPI's mpirun "
       "(mpirun.openmpi on Debian), srun --mpi=pmix where Slurm has it, or on one host no launcher and --ranks ",
-      launcher.num_ranks));
+      launcher.tells_size ? absl::StrCat(launcher.num_ranks) : "N; a rank that is alone takes --transport local"));
 }
 
 }  // namespace tokenferry

@@ -11,7 +11,8 @@ struct LauncherInfo {
   bool launched = false;  // as one of several ranks, or as the only one
   int rank = 0;
   int num_ranks = 1;
-  std::string name;  // "Open MPI's mpirun"; for messages
+  bool tells_size = true;  // false: of the size nothing is known but that there is this rank, and num_ranks is rank + 1
+  std::string name;        // "Open MPI's mpirun"; for messages
 };
 
 // From the environment: Open MPI, MPICH and Intel MPI (PMI), MVAPICH, Flux, PALS, PMIx, Slurm's srun. When several have
@@ -20,7 +21,8 @@ struct LauncherInfo {
 LauncherInfo GetLauncherInfo();
 
 // FailedPrecondition, naming the launcher and both sizes, when it has started more ranks than MPI knows of: then every
-// process would run the whole job. `mpi_num_ranks`: MPI_Comm_size of MPI_COMM_WORLD.
+// process would run the whole job. A launcher that tells no size is taken to have started two at least: who starts one
+// rank says so with --transport local, which asks neither it nor MPI. `mpi_num_ranks`: MPI_Comm_size of MPI_COMM_WORLD.
 absl::Status CheckLauncher(const LauncherInfo& launcher, int mpi_num_ranks);
 
 }  // namespace tokenferry

@@ -18,14 +18,15 @@ LIMIT = 60  # seconds on an idle machine
 NEVER = 3600  # the probe's deadline in seconds: errors end jobs at once, not when it has passed
 
 
-def run(body, transport, ranks, launched=None, more=(), deadline_s=0):
+def run(body, transport, ranks, launched=None, more=(), more_env=None, deadline_s=0):
     """`ranks` is the flag (0: not given); `launched` the number of ranks of mpirun, None: without it. `deadline_s`: of a wait
     that is to reach it."""
     command = [PROBE, body, transport, str(ranks), str(deadline_s or NEVER), *more]
     if launched is not None:
         command = [MPIRUN, str(launched), *command]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM_", "PMI"))}
-    if launched is None and transport == "mpi":
+    environment.update(more_env or {})
+    if launched is None and (transport == "mpi" or more_env):
         # Alone, Open MPI unloads plugins that still hold memory before the leak checker looks: nobody can name them then.
         environment["ASAN_OPTIONS"] = ":".join(filter(None, [environment.get("ASAN_OPTIONS"), "detect_leaks=0"]))
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -117,6 +118,21 @@ class Bootstrap(unittest.TestCase):
             done = subprocess.run([hydra, "-n", "3", PROBE, "ok", "auto", "0", str(NEVER)], capture_output=True, text=True, timeout=slack(LIMIT))
             self.assertEqual(done.stdout.count("rank 0 of 1"), 0, done.stdout)
             told(done.returncode, [line for line in done.stderr.splitlines() if line.startswith("tokenferry: ")])
+
+    def test_launcher_that_tells_no_size(self):
+        """No rank takes itself for the only one, and each says why, since any of them may be the only one that is refused. A
+        rank that is alone runs with --transport local, as the message says."""
+        for variable, name in ("PALS_RANKID", "PALS"), ("PMIX_RANK", "a PMIx launcher"):
+            for rank in range(2):
+                status, out, errors = run("ok", "auto", 0, more_env={variable: str(rank)})
+                self.assertEqual((status, out, len(errors)), (1, [], 1), (variable, errors))
+                for word in f"rank {rank}: ", name, "does not tell how many", "MPI knows of 1", "--transport local":
+                    self.assertIn(word, errors[0])
+            status, out, errors = run("ok", "local", 0, more_env={variable: "0"})
+            self.assertEqual((status, errors, len(out)), (0, [], 1))
+            status, out, errors = run("ok", "local", 0, more_env={variable: "1"})
+            self.assertEqual((status, out, len(errors)), (2, [], 1))
+            self.assertIn("at least 2 separate jobs", errors[0])
 
     def test_agreed_error_is_printed_once(self):
         for case in ("local", 3, None), ("auto", 0, 3):

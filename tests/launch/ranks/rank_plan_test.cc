@@ -24,7 +24,8 @@ SharedFlags Flags(TransportChoice transport, int num_ranks) {
 
 TEST(PlanRanks, FollowsFlagsAndLauncher) {
   const LauncherInfo alone, of_three{.launched = true, .rank = 1, .num_ranks = 3},
-      of_one{.launched = true, .rank = 0, .num_ranks = 1};
+      of_one{.launched = true, .rank = 0, .num_ranks = 1}, first_of_some{.launched = true, .tells_size = false},
+      third_of_some{.launched = true, .rank = 2, .num_ranks = 3, .tells_size = false};
   const struct {
     SharedFlags flags;
     LauncherInfo launcher;
@@ -47,6 +48,15 @@ TEST(PlanRanks, FollowsFlagsAndLauncher) {
       {Flags(TransportChoice::kLocal, 3), of_one, TransportChoice::kLocal, 3},
       {Flags(TransportChoice::kAuto, 0), of_one, TransportChoice::kMpi, 1, NcclUse::kIfPossible},
       {Flags(TransportChoice::kAuto, 3), of_one, TransportChoice::kLocal, 3},
+      // Of a launcher that tells no size, no rank takes itself for the only one by itself.
+      {Flags(TransportChoice::kAuto, 0), first_of_some, TransportChoice::kMpi, 1, NcclUse::kIfPossible},
+      {Flags(TransportChoice::kAuto, 0), third_of_some, TransportChoice::kMpi, 3, NcclUse::kIfPossible},
+      {Flags(TransportChoice::kAuto, 1), first_of_some, TransportChoice::kMpi, 0},
+      {Flags(TransportChoice::kAuto, 3), first_of_some, TransportChoice::kMpi, 0},
+      {Flags(TransportChoice::kMpi, 3), third_of_some, TransportChoice::kMpi, 0},
+      {Flags(TransportChoice::kLocal, 0), first_of_some, TransportChoice::kLocal, 1},
+      {Flags(TransportChoice::kLocal, 2), first_of_some, TransportChoice::kLocal, 2},
+      {Flags(TransportChoice::kLocal, 0), third_of_some, TransportChoice::kLocal, 0},
   };
   for (size_t i = 0; i < std::size(cases); ++i) {
     const auto plan = PlanRanks(cases[i].flags, cases[i].launcher);
@@ -86,6 +96,7 @@ TEST(Launcher, IsKnownByItsVariables) {
     bool launched;
     int rank, num_ranks;
     const char* name;
+    bool tells_size = true;
   } cases[] = {
       {{}, false, 0, 1, ""},
       {{{"OMPI_COMM_WORLD_SIZE", "4"}, {"OMPI_COMM_WORLD_RANK", "3"}}, true, 3, 4, "Open MPI"},
@@ -93,7 +104,10 @@ TEST(Launcher, IsKnownByItsVariables) {
       {{{"MPI_LOCALNRANKS", "2"}, {"MPI_LOCALRANKID", "1"}}, true, 1, 2, "MPICH"},
       {{{"MV2_COMM_WORLD_SIZE", "5"}, {"MV2_COMM_WORLD_RANK", "4"}}, true, 4, 5, "MVAPICH"},
       {{{"FLUX_JOB_SIZE", "2"}, {"FLUX_TASK_RANK", "1"}}, true, 1, 2, "Flux"},
-      {{{"PALS_RANKID", "2"}}, true, 2, 3, "PALS"},
+      {{{"PALS_RANKID", "0"}}, true, 0, 1, "PALS", false},
+      {{{"PALS_RANKID", "2"}}, true, 2, 3, "PALS", false},
+      {{{"PMIX_RANK", "0"}}, true, 0, 1, "a PMIx launcher", false},
+      {{{"PMIX_RANK", "1"}, {"PMIX_SIZE", "4"}}, true, 1, 4, "a PMIx launcher"},
       {{{"PMIX_RANK", "1"}, {"SLURM_STEP_NUM_TASKS", "6"}}, true, 1, 6, "pmix"},
       {{{"SLURM_STEP_NUM_TASKS", "3"}, {"SLURM_PROCID", "2"}}, true, 2, 3, "srun"},
       {{{"SLURM_STEPID", "0"}, {"SLURM_NTASKS", "3"}, {"SLURM_PROCID", "0"}}, true, 0, 3, "srun"},
@@ -109,6 +123,7 @@ TEST(Launcher, IsKnownByItsVariables) {
     EXPECT_EQ(info.launched, cases[i].launched) << "case " << i;
     EXPECT_EQ(info.rank, cases[i].rank) << "case " << i;
     EXPECT_EQ(info.num_ranks, cases[i].num_ranks) << "case " << i;
+    EXPECT_EQ(info.tells_size, cases[i].tells_size) << "case " << i;
     EXPECT_THAT(info.name, HasSubstr(cases[i].name)) << "case " << i;
   }
 }
@@ -122,6 +137,18 @@ TEST(Launcher, MustKnowWhatMpiKnows) {
   for (const char* word : {"mpiexec", "3 ranks", "knows of 1", "--ranks 3"}) {
     EXPECT_THAT(refused.message(), HasSubstr(word));
   }
+}
+
+TEST(Launcher, ThatTellsNoSizeHasStartedTwo) {
+  LauncherInfo first{.launched = true, .tells_size = false, .name = "the mpiexec of PALS"};
+  EXPECT_TRUE(CheckLauncher(first, 2).ok());
+  const absl::Status refused = CheckLauncher(first, 1);
+  for (const char* word : {"PALS does not tell", "MPI knows of 1", "--ranks N", "--transport local"}) {
+    EXPECT_THAT(refused.message(), HasSubstr(word));
+  }
+  const LauncherInfo third{.launched = true, .rank = 2, .num_ranks = 3, .tells_size = false, .name = "PALS"};
+  EXPECT_FALSE(CheckLauncher(third, 2).ok());
+  EXPECT_TRUE(CheckLauncher(third, 3).ok());
 }
 
 TEST(AgreeOnIsa, TakesTheBestThatAllHave) {
