@@ -18,6 +18,7 @@
 #include "launch/cli/text_file.h"
 #include "launch/commands/run_requests.h"
 #include "launch/commands/terminal_chat.h"
+#include "launch/ranks/stdout_watch.h"
 #include "runtime/engine/generation_defaults.h"
 #include "runtime/engine/sampler.h"
 #include "runtime/text/chat/chat_template.h"
@@ -142,7 +143,8 @@ class Printer {
     Show();
   }
 
-  Proceed Take(size_t i, const SampledToken& token, bool last) {
+  // Cancelled when nobody reads what it shows.
+  absl::StatusOr<Proceed> Take(size_t i, const SampledToken& token, bool last) {
     Output& out = outputs_[i];
     out.ids.push_back(token.token);
     out.logprobs.push_back(token.logprob);
@@ -150,6 +152,7 @@ class Printer {
     if (last && streams_[i].finished() == FinishReason::kNone) out.text += streams_[i].Finish();
     out.reason = streams_[i].finished();
     Show();
+    TF_RETURN_IF_ERROR(CheckStdoutIsRead());
     return out.reason == FinishReason::kNone ? Proceed::kGoOn : Proceed::kFinish;
   }
 

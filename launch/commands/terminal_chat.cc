@@ -18,6 +18,7 @@
 #include "comm/transport/collectives.h"
 #include "core/host/clock.h"
 #include "core/log.h"
+#include "launch/ranks/stdout_watch.h"
 #include "launch/reports/run_report.h"
 #include "runtime/engine/serving_loop.h"
 #include "runtime/text/chat/chat_template.h"
@@ -107,6 +108,7 @@ class Conversation {
   }
 
   absl::StatusOr<std::vector<Command>> Commands(absl::Duration wait) {
+    TF_RETURN_IF_ERROR(CheckStdoutIsRead());
     std::vector<Command> commands;
     const bool stop = interrupt_.Take();
     if (stop && answer_) EndAnswer();

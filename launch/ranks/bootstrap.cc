@@ -24,6 +24,7 @@
 #include "core/log.h"
 #include "launch/ranks/cpu_report.h"
 #include "launch/ranks/rank_setup.h"
+#include "launch/ranks/stdout_watch.h"
 
 namespace tokenferry {
 namespace {
@@ -114,6 +115,7 @@ int RunMpiRank(const SharedFlags& flags, NcclUse nccl, absl::FunctionRef<absl::S
     return kFailed;
   }
   HandleSigterm();
+  if (launched_as == 0) WatchStdout();
   auto transport = CreateMpiTransport({.timeout = flags.comm_timeout});
   if (!transport.ok()) {
     PrintRankError(launched_as, transport.status());
@@ -135,10 +137,12 @@ int RunMpiRank(const SharedFlags& flags, NcclUse nccl, absl::FunctionRef<absl::S
   // All ranks are here with the same error, so they can part in order. The first to leave makes mpirun end the others:
   // they have nothing left to say.
   signal(SIGTERM, SIG_DFL);
-  // A job that all ranks have left because they were asked to stop has no error to tell.
+  // A job that all ranks have left because they were asked to stop, or because nobody reads what rank 0 prints, has no
+  // error to tell. The latter is no failure either: mpirun would report another status than 0 in ten lines.
   const bool stopped = absl::IsCancelled(status) && StopRequested();
-  if (rank == 0 && !stopped) PrintError(status.message());
-  return kFailed;
+  const bool unread = absl::IsCancelled(status) && !stopped && (rank != 0 || !CheckStdoutIsRead().ok());
+  if (rank == 0 && !stopped && !unread) PrintError(status.message());
+  return unread ? 0 : kFailed;
 }
 
 // What the threads of the local ranks tell the one that started them.

@@ -47,6 +47,7 @@ absl::StatusOr<RankPlan> PlanRanks(const SharedFlags& flags, const LauncherInfo&
 //  * An error that a body returns from AgreeOnStatus is printed once, by rank 0: "tokenferry: MESSAGE". Any other is
 //    printed by its rank, "tokenferry: rank R: MESSAGE", and ends the others within two seconds (Transport::Abort);
 //    then this function does not return, but ends the process with status 1.
+//  * A job that ends because nobody reads its results (stdout_watch.h) has nothing to say, and its status is 0.
 //  * SIGTERM under mpirun (which it sends at Ctrl-C, and when a rank has died) ends a job between two steps, without a
 //    word, if all ranks are there. A rank that waits in vain says for whom; one that does not wait ends three seconds
 //    later. Otherwise signals end the process at once.

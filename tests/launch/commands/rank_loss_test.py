@@ -9,10 +9,11 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 import unittest
 
-from program import MODEL, PROGRAM, Job, ProgramTest, deadline, main, processes_of, send, slack
+from program import LIMIT, MODEL, MPIRUN, PROGRAM, Job, ProgramTest, deadline, main, processes_of, send, slack
 
 RANKS = 4
 # From the deadline to the end of the last rank: the others speak for 0.2 s before one aborts the job; mpirun then sends
@@ -191,6 +192,19 @@ class RankLoss(ProgramTest):
         shutil.rmtree(self.path("tmp"))  # mpirun's own session files stay
         os.mkdir(self.path("tmp"))
         self.nothing_is_left()
+
+    def test_nobody_reads_any_more(self):
+        """`mpirun .. | head`: the job ends soon, and neither it nor mpirun has anything to say."""
+        prompt = ["--prompt", "In the beginning", "--ignore-eos"]
+        for args in (["generate", *prompt, *LONG], ["generate", *prompt, "--max-tokens", "2", "--json"], ["inspect"]):
+            with self.subTest(args=args[:1] + args[-1:]):
+                pipe = ["bash", "-c", 'set -o pipefail; "$@" | head -c 20', "bash", *MPIRUN, self.program, *args[:1], "--model", MODEL, *args[1:]]
+                done = subprocess.run(pipe, capture_output=True, text=True, timeout=slack(LIMIT),
+                                      env={**os.environ, "TF_NUM_RANKS": "2", "TMPDIR": self.path("tmp")})
+                self.assertEqual((done.returncode, len(done.stdout)), (0, 20), done.stderr)
+                self.assertEqual([line for line in done.stderr.splitlines() if not re.match(r"I \d\d:\d\d:", line)], [])
+                self.files = set()
+                self.nothing_is_left()
 
     def test_local_ranks_end_with_the_process(self):
         """Ranks as threads: killing the process leaves nothing, and SIGTERM and SIGINT end it at once."""
