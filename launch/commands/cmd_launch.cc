@@ -66,6 +66,12 @@ RankJobOptions LaunchCommand::JobOptions() const {
 }
 
 std::optional<int> LaunchCommand::RunInsteadOfRanks(const SharedFlags&) {
+  if (num_ranks_ > 0 && !HasNetwork()) {
+    PrintError(absl::StrCat("no network interface is up, not even the loopback, and mpirun cannot start without: ",
+                            "leave -n out and use serve --ranks ", num_ranks_,
+                            " (ranks as threads), or as root: ip link set lo up"));
+    return 1;
+  }
   SetLogLevel(launched_.shared.log_level);
   return Front(serve_->flags().front, JobOptions()).Run();
 }

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
+#include <string>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 
 namespace tokenferry {
@@ -65,6 +68,15 @@ absl::Status CheckLauncher(const LauncherInfo& launcher, int mpi_num_ranks) {
       ": it is not the launcher of the MPI library that tokenferry was built with (Open MPI). Use Open MPI's mpirun "
       "(mpirun.openmpi on Debian), srun --mpi=pmix where Slurm has it, or on one host no launcher and --ranks ",
       launcher.tells_size ? absl::StrCat(launcher.num_ranks) : "N; a rank that is alone takes --transport local"));
+}
+
+bool HasNetwork() {
+  std::ifstream routes("/proc/net/fib_trie");
+  if (!routes) return true;
+  for (std::string line; std::getline(routes, line);) {
+    if (absl::StrContains(line, "LOCAL")) return true;
+  }
+  return false;
 }
 
 }  // namespace tokenferry

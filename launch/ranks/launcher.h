@@ -25,4 +25,9 @@ LauncherInfo GetLauncherInfo();
 // rank says so with --transport local, which asks neither it nor MPI. `mpi_num_ranks`: MPI_Comm_size of MPI_COMM_WORLD.
 absl::Status CheckLauncher(const LauncherInfo& launcher, int mpi_num_ranks);
 
+// Whether this host has any network, be it the loopback alone: Open MPI's mpirun talks to its ranks over one, and
+// without dies with a message about PMIx. True where the system does not tell. As tf_has_network of
+// launch/scripts/mpirun_env.sh.
+bool HasNetwork();
+
 }  // namespace tokenferry

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 
@@ -249,6 +250,16 @@ class LaunchTest(ProgramTest):
             self.check_answers(clients)
             self.assertEqual(server.job.wait().status, 0, server.job.err)
             self.nothing_is_left(server)
+
+    def test_no_network_is_explained(self):
+        """In a network namespace of its own, where the loopback is down and mpirun would die with a word about PMIx."""
+        alone = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+        if subprocess.run([*alone, "true"], capture_output=True).returncode != 0:
+            self.skipTest("no network namespace is permitted here")
+        done = subprocess.run([*alone, PROGRAM, "launch", "-n", "3", "--", "serve", "--model", MODEL], capture_output=True, text=True, timeout=serving.WAIT)
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (1, "", 1), done.stderr)
+        self.assertIn("no network interface is up", done.stderr)
+        self.assertIn("serve --ranks 3", done.stderr)
 
     def test_command_line(self):
         for words, message in (["launch"], "what to launch"), (["launch", "--"], "what to launch"), (["launch", "--", "generate", "--model", "x", "--prompt", "y"], "is for serve"), \
