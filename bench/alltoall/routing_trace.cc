@@ -3,6 +3,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_cat.h"
 #include "core/io/json.h"
 
 namespace tokenferry {
@@ -70,19 +71,17 @@ absl::StatusOr<RoutingTrace> ReadRoutingTrace(const std::string& path) {
   return trace;
 }
 
-absl::Status WriteRoutingTrace(const std::string& path, const RoutingTrace& trace) {
-  std::ofstream file(path);
-  file << Json{{"format", std::string(kFormat)},
-               {"num_experts", trace.num_experts},
-               {"top_k", trace.top_k},
-               {"source", trace.source}}
-              .dump()
-       << "\n";
+std::string RoutingTraceText(const RoutingTrace& trace) {
+  const Json header = {{"format", std::string(kFormat)},
+                       {"num_experts", trace.num_experts},
+                       {"top_k", trace.top_k},
+                       {"source", trace.source}};
+  std::string text = header.dump();
   for (const RoutingTrace::Record& r : trace.records) {
-    file << Json{{"step", r.step}, {"layer", r.layer}, {"expert_idx", r.expert_idx}}.dump() << "\n";
+    const Json record = {{"step", r.step}, {"layer", r.layer}, {"expert_idx", r.expert_idx}};
+    absl::StrAppend(&text, "\n", record.dump());
   }
-  file.close();
-  return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat(path, ": cannot be written"));
+  return text + "\n";
 }
 
 }  // namespace tokenferry

@@ -28,6 +28,6 @@ struct RoutingTrace {
 
 // Errors name the file, the line and what is wrong. A trace without rows is refused.
 absl::StatusOr<RoutingTrace> ReadRoutingTrace(const std::string& path);
-absl::Status WriteRoutingTrace(const std::string& path, const RoutingTrace& trace);
+std::string RoutingTraceText(const RoutingTrace& trace);  // of the file, from the records
 
 }  // namespace tokenferry

@@ -16,6 +16,7 @@
 #include "core/log.h"
 #include "launch/cli/flag_set.h"
 #include "launch/cli/text_file.h"
+#include "launch/commands/result_file.h"
 #include "launch/commands/run_requests.h"
 #include "launch/commands/terminal_chat.h"
 #include "launch/ranks/stdout_watch.h"
@@ -86,20 +87,24 @@ void TakeField(const SamplingParams& from, SamplingParams& to) {
   to.*kField = from.*kField;
 }
 
+// Whether a parameter means something at temperature 0.
+enum class WhenGreedy : uint8_t { kUsed, kUnused };
+
 // The flags that Declare writes into GenerateFlags::sampling.
 struct SamplingFlag {
   absl::string_view name;
   void (*take)(const SamplingParams& from, SamplingParams& to);
+  WhenGreedy when_greedy = WhenGreedy::kUsed;
 };
 constexpr SamplingFlag kSamplingFlags[] = {
     {"temperature", TakeField<&SamplingParams::temperature>},
-    {"top-k", TakeField<&SamplingParams::top_k>},
-    {"top-p", TakeField<&SamplingParams::top_p>},
-    {"min-p", TakeField<&SamplingParams::min_p>},
+    {"top-k", TakeField<&SamplingParams::top_k>, WhenGreedy::kUnused},
+    {"top-p", TakeField<&SamplingParams::top_p>, WhenGreedy::kUnused},
+    {"min-p", TakeField<&SamplingParams::min_p>, WhenGreedy::kUnused},
     {"repetition-penalty", TakeField<&SamplingParams::repetition_penalty>},
     {"presence-penalty", TakeField<&SamplingParams::presence_penalty>},
     {"frequency-penalty", TakeField<&SamplingParams::frequency_penalty>},
-    {"seed", TakeField<&SamplingParams::seed>},
+    {"seed", TakeField<&SamplingParams::seed>, WhenGreedy::kUnused},
 };
 
 // What is given, and `defaults` for the rest.
@@ -118,14 +123,20 @@ struct Samplings {
 };
 
 void WarnOfUnused(const GenerateFlags& flags, const Samplings& samplings) {
-  std::vector<std::string> unused;
+  const bool plain = !flags.prompts.empty() || !flags.prompt_files.empty();
   const bool chats = flags.conversation || !flags.chats.empty();
-  for (const std::string& name : UnusedParams(chats ? samplings.chat : samplings.plain)) {
-    if (absl::c_linear_search(flags.given, name)) unused.push_back(name);
+  const bool plain_is_greedy = plain && samplings.plain.temperature == 0;
+  const bool chats_are_greedy = chats && samplings.chat.temperature == 0;
+  std::vector<absl::string_view> unused;
+  for (const SamplingFlag& flag : kSamplingFlags) {
+    if (flag.when_greedy == WhenGreedy::kUnused && absl::c_linear_search(flags.given, flag.name)) {
+      unused.push_back(flag.name);
+    }
   }
-  if (unused.empty()) return;
-  LogWarning(absl::StrCat("--", absl::StrJoin(unused, ", --"), unused.size() == 1 ? " does" : " do",
-                          " nothing at temperature 0, where the likeliest token is always taken"));
+  if (unused.empty() || !(plain_is_greedy || chats_are_greedy)) return;
+  const char* const where = chats && !chats_are_greedy ? " for plain prompts" : "";  // the model samples the others
+  LogWarning(absl::StrCat("--", absl::StrJoin(unused, ", --"), unused.size() == 1 ? " does" : " do", " nothing", where,
+                          " at temperature 0, where the likeliest token is always taken"));
 }
 
 StopRules StopRulesOf(const GenerateFlags& flags, const ModelFiles& files) {
@@ -200,18 +211,17 @@ class Printer {
   size_t current_ = 0, shown_ = std::string::npos;
 };
 
-// Collects the experts that tokens choose, for --record-routing.
+// Collects the experts that tokens choose, for --record-routing; `file` is rank 0's.
 class RoutingCollector {
  public:
-  explicit RoutingCollector(Engine& engine) {
+  RoutingCollector(Engine& engine, std::unique_ptr<TextFileWriter> file) : file_(std::move(file)) {
     engine.RecordRouting([this](int64_t step, int layer, absl::Span<const int32_t> expert_idx) {
       mine_.push_back({step, layer, {expert_idx.begin(), expert_idx.end()}});
     });
   }
 
   // Collective: rank 0 writes the file. The ranks have recorded the same steps and layers.
-  absl::Status Write(Transport& transport, const ModelSpec& spec, const std::string& model,
-                     const std::string& path) const {
+  absl::Status Write(Transport& transport, const ModelSpec& spec, const std::string& model) const {
     std::string bytes;  // per record: number of experts, then they
     for (const RoutingTrace::Record& r : mine_) {
       const auto size = static_cast<int64_t>(r.expert_idx.size());
@@ -220,13 +230,12 @@ class RoutingCollector {
     }
     TF_ASSIGN_OR_RETURN(const std::vector<std::string> all, Gather(transport, {"routing"}, RankId(0), bytes));
     absl::Status written = absl::OkStatus();
-    if (transport.rank() == RankId(0)) written = WriteAll(all, spec, model, path);
+    if (transport.rank() == RankId(0)) written = WriteAll(all, spec, model);
     return AgreeOnStatus(transport, {"routing"}, written);
   }
 
  private:
-  absl::Status WriteAll(const std::vector<std::string>& all, const ModelSpec& spec, const std::string& model,
-                        const std::string& path) const {
+  absl::Status WriteAll(const std::vector<std::string>& all, const ModelSpec& spec, const std::string& model) const {
     RoutingTrace trace{.num_experts = static_cast<int>(spec.moe.num_experts),
                        .top_k = static_cast<int>(spec.moe.router.top_k),
                        .source = std::filesystem::path(model).lexically_normal().filename().string(),
@@ -246,9 +255,10 @@ class RoutingCollector {
         rest.remove_prefix(sizeof(size) + size * sizeof(int32_t));
       }
     }
-    return Annotate(WriteRoutingTrace(path, trace), "--record-routing");
+    return file_->Commit(RoutingTraceText(trace));
   }
 
+  std::unique_ptr<TextFileWriter> file_;
   std::vector<RoutingTrace::Record> mine_;
 };
 
@@ -298,6 +308,9 @@ absl::Status GenerateCommand::Check(const FlagSet& set, SharedFlags* shared) {
   if (absl::c_count(flags_.prompt_files, "-") + absl::c_count(flags_.chats, "-") > 1) {
     return absl::InvalidArgumentError(
         absl::StrCat(flags_.chats.empty() ? "--prompt-file" : "--chat", " -: stdin can be read only once"));
+  }
+  if (flags_.json && flags_.stats) {
+    return absl::InvalidArgumentError("--stats is a table below the text; the document of --json has all of it");
   }
   if (HasPrompts() && flags_.chats.empty() && !flags_.chat_template.empty()) {
     return absl::InvalidArgumentError("--chat-template is for conversations: --chat F or --conversation");
@@ -361,24 +374,25 @@ absl::Status GenerateCommand::Run(RankContext& context) const {
     if (flags.stats) options.report = ReportAnswers::kYes;
     return ChatOnTerminal(context, std::move(files), options);
   }
+  TF_ASSIGN_OR_RETURN(auto routing_file, OpenResultFile(context, "--record-routing", flags.record_routing));
   std::vector<Request> requests;
   for (const Prompt& p : *prompts) {
     requests.push_back({p.ids, RequestKind::kGenerate, flags.max_tokens, samplings.Of(p)});
   }
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session, StartSession(context, std::move(files), requests));
   std::optional<RoutingCollector> collector;
-  if (!flags.record_routing.empty()) collector.emplace(*session->engine);
+  if (!flags.record_routing.empty()) collector.emplace(*session->engine, std::move(routing_file));
   std::optional<Printer> printer;
   if (first) printer.emplace(flags, *session->files, *prompts);
   TF_ASSIGN_OR_RETURN(const RunReport report, RunRequests(context, *session, requests, [&](const SequenceUpdate& u) {
                         return u.has_token ? printer->Take(u.seq, u.token, u.finished()) : Proceed::kGoOn;
                       }));
   if (collector) {
-    TF_RETURN_IF_ERROR(collector->Write(transport, session->files->model, context.flags.model, flags.record_routing));
+    TF_RETURN_IF_ERROR(collector->Write(transport, session->files->model, context.flags.model));
   }
   if (!first) return absl::OkStatus();
   if (flags.json) std::printf("%s\n", printer->JsonText(report).c_str());
-  if (flags.stats && !flags.json) std::printf("\n%s", report.Table().c_str());
+  if (flags.stats) std::printf("\n%s", report.Table().c_str());
   return absl::OkStatus();
 }
 

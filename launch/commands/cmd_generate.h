@@ -24,7 +24,7 @@ struct GenerateFlags {
   std::vector<std::string> given;  // flags of `sampling` that are given; --chat takes the others from the model
   std::vector<std::string> stop;   // texts that end a sequence, none empty
   bool json = false;               // one JSON document on stdout instead of streamed text
-  bool stats = false;              // the closing table
+  bool stats = false;              // the closing table; not with json
   std::string record_routing;  // file for the experts that every token chose (bench/alltoall/routing_trace.h), or empty
 };
 

@@ -72,15 +72,4 @@ absl::Status ValidateTokens(const SamplingParams& p, int64_t vocab_size) {
   return absl::OkStatus();
 }
 
-std::vector<std::string> UnusedParams(const SamplingParams& p) {
-  std::vector<std::string> names;
-  if (p.temperature != 0) return names;
-  const SamplingParams defaults;
-  if (p.top_p != defaults.top_p) names.emplace_back("top-p");
-  if (p.top_k != defaults.top_k) names.emplace_back("top-k");
-  if (p.min_p != defaults.min_p) names.emplace_back("min-p");
-  if (p.seed != defaults.seed) names.emplace_back("seed");
-  return names;
-}
-
 }  // namespace tokenferry

@@ -70,8 +70,4 @@ void Fields(Archive& a, SamplingParams& p) {
   a(seed), a(logit_bias), a(stop_token_ids), a(min_tokens), a(num_top_logprobs), a(grammar);
 }
 
-// The parameters that are set but mean nothing at temperature 0, as flags are spelled: "top-p", "seed". Empty at other
-// temperatures.
-std::vector<std::string> UnusedParams(const SamplingParams& params);
-
 }  // namespace tokenferry

@@ -123,8 +123,7 @@ TEST(Flags, EveryGenerateFlagArrives) {
                                    "a b",
                                    "--stop",
                                    "\n\n",
-                                   "--json",
-                                   "--stats"});
+                                   "--json"});
   ASSERT_TRUE(line.ok()) << line.status();
   const GenerateFlags& f = FlagsOf<GenerateCommand>(line);
   EXPECT_THAT(f.prompts, ElementsAre("hello", "--looks like a flag"));
@@ -143,7 +142,9 @@ TEST(Flags, EveryGenerateFlagArrives) {
                                    "frequency-penalty", "seed"));
   EXPECT_THAT(f.stop, ElementsAre("a b", "\n\n"));
   EXPECT_TRUE(f.json);
-  EXPECT_TRUE(f.stats);
+  const auto stats = ParseGenerate({"--stats"});
+  ASSERT_TRUE(stats.ok()) << stats.status();
+  EXPECT_TRUE(FlagsOf<GenerateCommand>(stats).stats);
 }
 
 TEST(Flags, OtherSubcommandsArrive) {
@@ -289,6 +290,7 @@ TEST(Flags, BadValuesAreRefusedWithTheNearest) {
       {{"--overflow", "trap", "--drop", "position"}, "--drop", "reroute"},
       {{"--overflow", "rank_budget", "--padded"}, "--padded", "capacity and reroute"},
       {{"--instruction-set", "avx9"}, "--instruction-set", "avx2"},
+      {{"--json", "--stats"}, "--stats", "document of --json"},
       {{"--stop", ""}, "--stop", "empty"},
       {{"--prompt", ""}, "--prompt", "empty"},
   };

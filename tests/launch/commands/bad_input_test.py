@@ -7,7 +7,6 @@ import os
 import resource
 import struct
 import subprocess
-
 import unittest
 
 from program import MODEL, PROGRAM, ModelCopy, ProgramTest, main, run, slack
@@ -233,6 +232,7 @@ class BadRequest(BadInput):
                        [ALONE, THREADS, PROCESSES])
             self.check(["eval", "--ids", ids, flag, self.dir], [flag, self.dir, "directory"], [ALONE, THREADS])
             self.check(["eval", "--ids", ids, flag, self.path("ids.json/file")], [flag, "ids.json/file"], [ALONE])
+        self.check(["generate", "--prompt", "a", "--record-routing", self.path("no/file")], ["--record-routing", "no/file"])
 
     def test_devices_are_not_replaced(self):
         """Files are renamed into place, which must not happen to a device or a pipe."""

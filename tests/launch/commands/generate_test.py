@@ -97,6 +97,13 @@ class Generate(ProgramTest):
         self.assertEqual(done.err.count("at temperature 0"), 1)
         done = self.generate("--prompt", "Once", "--max-tokens", "2", "--top-p", "0.5", "--seed", "3", "--temperature", "1")
         self.assertNotIn("at temperature 0", done.err)
+        # What is given counts, also where it is the default. The model samples conversations, never plain prompts.
+        done = self.generate("--prompt", "Once", "--max-tokens", "1", "--top-p", "1", "--top-k", "0", "--seed", "0")
+        self.assertIn("--top-k, --top-p, --seed do nothing at temperature 0", done.err)
+        chat = ["--chat", self.write("chat.json", '[{"role": "user", "content": "Who?"}]'), "--max-tokens", "1", "--seed", "0"]
+        self.assertNotIn("at temperature 0", self.generate(*chat).err)
+        both = self.generate(*chat, "--prompt", "Once").err
+        self.assertIn("--seed does nothing for plain prompts at temperature 0", both)
 
     def test_end_of_sentence(self):
         """Some dialogues end by themselves, unless that is ignored. The end is not shown."""

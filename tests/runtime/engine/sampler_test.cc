@@ -259,15 +259,6 @@ TEST(Sampler, TheSmallestParametersLeaveTheLikeliestToken) {
   }
 }
 
-TEST(Sampler, SaysWhatMeansNothingAtTemperatureZero) {
-  SamplingParams p;
-  EXPECT_TRUE(UnusedParams(p).empty());
-  p.top_p = 0.5, p.top_k = 3, p.min_p = 0.1, p.seed = 7, p.repetition_penalty = 2;
-  EXPECT_THAT(UnusedParams(p), testing::ElementsAre("top-p", "top-k", "min-p", "seed"));
-  p.temperature = 0.7;
-  EXPECT_TRUE(UnusedParams(p).empty());
-}
-
 TEST(Sampler, ValidateNamesParameterValueAndRange) {
   const auto message = [](auto set) {
     SamplingParams p;
