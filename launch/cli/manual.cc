@@ -30,7 +30,7 @@ constexpr char kFiles[] = R"(.SH EXIT STATUS
 0: done. 1: the run failed; one line on stderr says why. 2: the command line was refused.
 .SH EXAMPLES
 .nf
-mpirun \-n 4 tokenferry generate \-\-model DIR \-\-prompt "Once" \-\-max\-tokens 64 \-\-stats
+mpirun \-\-bind\-to none \-n 4 tokenferry generate \-\-model DIR \-\-prompt "Once" \-\-max\-tokens 64 \-\-stats
 tokenferry inspect \-\-model DIR
 .fi
 .SH SEE ALSO
