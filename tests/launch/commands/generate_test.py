@@ -5,9 +5,10 @@ import json
 import os
 import random
 import re
+import subprocess
 import unittest
 
-from program import DATA, MODEL, Job, ProgramTest, main
+from program import DATA, LAUNCH, MODEL, PROGRAM, Job, ProgramTest, main, slack
 
 BOS = "<｜begin▁of▁sentence｜>"
 
@@ -104,6 +105,21 @@ class Generate(ProgramTest):
         self.assertNotIn("at temperature 0", self.generate(*chat).err)
         both = self.generate(*chat, "--prompt", "Once").err
         self.assertIn("--seed does nothing for plain prompts at temperature 0", both)
+
+    def test_binding_to_a_core_is_told(self):
+        """As mpirun binds one or two ranks unless it is told otherwise."""
+        num_cpus = len(os.sched_getaffinity(0))
+        if num_cpus < 2:
+            self.skipTest("one CPU is all there is")
+        start = 'unset OMPI_MCA_hwloc_base_binding_policy; exec mpirun -n 1 --bind-to core "$@"'
+        bound = subprocess.run([*LAUNCH, "sh", "-c", start, "sh", PROGRAM, "inspect", "--model", MODEL], capture_output=True,
+                               text=True, timeout=slack(100))
+        self.assertEqual(bound.returncode, 0, bound.stderr)
+        allowed = re.search(r"1 rank on 1 host.* (\d+) CPUs? allowed", bound.stderr)
+        self.assertTrue(allowed, bound.stderr)
+        if 2 * int(allowed[1]) > num_cpus:
+            self.skipTest("a core is most of what there is")
+        self.assertRegex(bound.stderr, rf"{num_cpus - int(allowed[1])} of this host's {num_cpus} CPUs are idle: Open MPI's mpirun .*--bind-to none")
 
     def test_end_of_sentence(self):
         """Some dialogues end by themselves, unless that is ignored. The end is not shown."""
