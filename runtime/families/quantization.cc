@@ -38,7 +38,7 @@ void ReadIgnored(ConfigReader& in, absl::Span<const absl::string_view> keys, Qua
 void ReadF8(ConfigReader& in, QuantSpec& quant) {
   quant.method = QuantMethod::kF8;
   const std::string format = in.String("fmt", "e4m3");
-  in.RequireOneOf("fmt", format, {"e4m3"}, "FP8 format");
+  in.RequireOneOf("fmt", format, {"e4m3", "float8_e4m3fn"}, "FP8 format");  // DeepSeek's name, and torch's (MiniMax)
   const std::string scheme = in.String("activation_scheme", "dynamic");
   in.RequireOneOf("activation_scheme", scheme, {"dynamic", "static"}, "activation scheme");
   ReadIgnored(in, {"modules_to_not_convert", "ignored_layers"}, quant);

@@ -106,6 +106,20 @@ TEST(RealConfigs, QuantisedExpertsTakeTheBitsOfTheirFormat) {
   }
 }
 
+// Published lists name parts of modules: "gate" is the router's, and neither a gate_proj nor a part of an expert.
+TEST(RealConfigs, BareNamesKeepRoutersAndHeadsAsTheyAre) {
+  const auto model = ParseModelSpec(ReadFile(ConfigDir() + "minimax-m2.json"), "minimax-m2.json");
+  ASSERT_OK(model);
+  const auto plan = PlanTensors(*model);
+  ASSERT_OK(plan);
+  for (const TensorSpec& spec : plan->tensors) {
+    if (spec.layer > 0) continue;
+    const ModelPart part = spec.part();
+    const bool is_f8 = part == ModelPart::kAttention || part == ModelPart::kRoutedExpert;
+    EXPECT_EQ(spec.dtype() == DType::kF8E4M3, is_f8) << spec.name();
+  }
+}
+
 TEST(RealConfigs, AllFilesAreListed) {
   const std::filesystem::directory_iterator files(ConfigDir());
   EXPECT_EQ(std::distance(begin(files), end(files)), static_cast<std::ptrdiff_t>(std::size(kPublished)));
