@@ -53,11 +53,12 @@ void ReadLatentAttention(ConfigReader& in, ModelSpec& spec) {
 }
 
 void ReadIndexer(ConfigReader& in, ModelSpec& spec, RopeLayout rope_layout) {
+  const bool pairs = in.Bool("indexer_rope_interleave", rope_layout == RopeLayout::kInterleaved);
   const IndexerSpec indexer{.kind = IndexerSpec::Kind::kOwn,
                             .num_heads = in.Int("index_n_heads", 1, kMaxHeads),
                             .head_dim = in.Int("index_head_dim", 2, kMaxHeadDim),
                             .num_selected = in.Int("index_topk", 1, kMaxSize),
-                            .rope_layout = rope_layout};
+                            .rope_layout = pairs ? RopeLayout::kInterleaved : RopeLayout::kHalfSplit};
   if (!in.ok()) return;
   const AttentionSpec& a = spec.layers[0].attention;
   if (a.q_lora_rank == 0) in.Fail("q_lora_rank", "is missing, but an indexer's queries are made of that latent");
@@ -68,7 +69,7 @@ void ReadIndexer(ConfigReader& in, ModelSpec& spec, RopeLayout rope_layout) {
   for (LayerSpec& layer : spec.layers) layer.attention.indexer = indexer;
 }
 
-void ReadGroupedAttention(ConfigReader& in, ModelSpec& spec, PartialRotation partial) {
+void ReadGroupedAttention(ConfigReader& in, ModelSpec& spec, const RopeDefaults& rope) {
   AttentionSpec a{.kind = AttentionKind::kGrouped};
   a.num_heads = in.Int("num_attention_heads", 1, kMaxHeads);
   a.num_kv_heads = in.Int("num_key_value_heads", 1, kMaxHeads, a.num_heads);
@@ -81,7 +82,7 @@ void ReadGroupedAttention(ConfigReader& in, ModelSpec& spec, PartialRotation par
             absl::StrCat("is ", a.num_heads, ", which does not divide hidden_size ", spec.hidden_size));
   }
   a.head_dim = in.Int("head_dim", 1, kMaxHeadDim, spec.hidden_size / a.num_heads);
-  spec.rope = ReadRope(in, {a.head_dim, spec.max_position_embeddings, partial});
+  spec.rope = ReadRope(in, {a.head_dim, spec.max_position_embeddings, rope});
   a.rope_layout = RopeLayout::kHalfSplit;
   a.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(a.head_dim)));
   for (LayerSpec& layer : spec.layers) layer.attention = a;

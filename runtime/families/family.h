@@ -43,8 +43,9 @@ void ReadCommon(ConfigReader& in, const CommonKeys& keys, ModelSpec& spec);
 
 // The attention of all layers. Grouped: half-split rotation and scores times head_dim^-0.5.
 void ReadLatentAttention(ConfigReader& in, ModelSpec& spec);
-void ReadGroupedAttention(ConfigReader& in, ModelSpec& spec, PartialRotation partial);
-// The indexer of all layers, after ReadLatentAttention: index_n_heads, index_head_dim, index_topk.
+void ReadGroupedAttention(ConfigReader& in, ModelSpec& spec, const RopeDefaults& rope = {});
+// The indexer of all layers, after ReadLatentAttention: index_n_heads, index_head_dim, index_topk, and
+// indexer_rope_interleave, which is as `rope_layout` says where the file does not.
 void ReadIndexer(ConfigReader& in, ModelSpec& spec, RopeLayout rope_layout);
 
 // num_experts by the first of `keys` that is there, num_experts_per_tok, and the width of an expert.

@@ -50,6 +50,7 @@ void ReadScaling(ConfigReader& in, const GgufArchitecture& architecture, const C
       in.FailUnsupported(factor, absl::StrCat("is ", linear, "; linear scaling of the rotation is not supported"));
     }
   }
+  if (type == "none") config["rope_scaling"] = {{"rope_type", "default"}};  // whatever the family's class would have
   if (!in.ok() || type == "none") return;
   json scaling = {{"type", type}, {"factor", in.Number(key("factor"), 1, 1e6)}};
   if (in.Has(key("original_context_length"))) {

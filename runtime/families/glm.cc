@@ -23,7 +23,7 @@ void ReadNetworks(ConfigReader& in, ModelSpec& spec) {
 }
 
 void Read(ConfigReader& in, ModelSpec& spec) {
-  ReadGroupedAttention(in, spec, PartialRotation::kAllowed);
+  ReadGroupedAttention(in, spec, {.partial_rotary_factor = 0.5});
   const bool bias = in.Bool("attention_bias", false), norm = in.Bool("use_qk_norm", false);
   for (LayerSpec& layer : spec.layers) {
     layer.attention.has_qkv_bias = bias;  // o_proj never has one

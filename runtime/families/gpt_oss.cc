@@ -1,4 +1,6 @@
 // gpt-oss in 16 bits: attention sinks, every second layer with a window, biases everywhere, a clamped activation.
+#include <utility>
+
 #include "runtime/families/family.h"
 
 namespace tokenferry {
@@ -18,7 +20,8 @@ void ReadWindows(ConfigReader& in, ModelSpec& spec) {
 }
 
 void Read(ConfigReader& in, ModelSpec& spec) {
-  ReadGroupedAttention(in, spec, PartialRotation::kNo);
+  RopeConfig yarn{.scaling = RopeScaling::kYarn, .factor = 32, .original_max_position = 4096, .truncate = false};
+  ReadGroupedAttention(in, spec, {.scaling = std::move(yarn)});
   const bool bias = in.Bool("attention_bias", true);
   for (LayerSpec& layer : spec.layers) {
     layer.attention.has_sinks = true;

@@ -9,7 +9,7 @@ constexpr absl::string_view kTypes[] = {"granitemoe", "granitemoeshared"};
 constexpr absl::string_view kArchitectures[] = {"GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"};
 
 void Read(ConfigReader& in, ModelSpec& spec) {
-  ReadGroupedAttention(in, spec, PartialRotation::kNo);
+  ReadGroupedAttention(in, spec);
   const bool bias = in.Bool("attention_bias", false);
   const double scale = in.Number("attention_multiplier", 1e-6, 1e6, 1);
   for (LayerSpec& layer : spec.layers) {

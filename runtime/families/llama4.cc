@@ -13,7 +13,7 @@ constexpr absl::string_view kArchitectures[] = {"Llama4ForCausalLM"};
 
 // no_rope_layers lists the layers that do have a rotation as 1; without it every interval-th has none.
 void ReadAttention(ConfigReader& in, ModelSpec& spec) {
-  ReadGroupedAttention(in, spec, PartialRotation::kNo);
+  ReadGroupedAttention(in, spec);
   const bool bias = in.Bool("attention_bias", false), norm = in.Bool("use_qk_norm", true);
   const int64_t chunk = in.Int("attention_chunk_size", 1, kMaxSize, 8192);
   const int64_t interval = in.Int("no_rope_layer_interval", 1, kMaxLayers, 4);

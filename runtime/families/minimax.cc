@@ -8,11 +8,19 @@ namespace {
 constexpr absl::string_view kTypes[] = {"minimax_m2"};
 constexpr absl::string_view kArchitectures[] = {"MiniMaxM2ForCausalLM"};
 
+bool HasPartialFactor(const ConfigReader& in) {
+  constexpr absl::string_view kFactor = "partial_rotary_factor";
+  for (const absl::string_view key : {"rope_parameters", "rope_scaling"}) {
+    const std::optional<JsonNode> object = in.Find(key);
+    if (object && ConfigReader(*object).Has(kFactor)) return true;
+  }
+  return in.Has(kFactor);
+}
+
 // Older files say how many dimensions turn, newer ones which part of a head.
 void ReadRotaryDim(ConfigReader& in, ModelSpec& spec) {
   const int64_t dim = in.Int("rotary_dim", 2, kMaxHeadDim, spec.rope.dim);
-  const bool has_factor = spec.rope.dim != spec.layers[0].attention.head_dim;
-  if (in.ok() && has_factor && dim != spec.rope.dim) {
+  if (in.ok() && HasPartialFactor(in) && dim != spec.rope.dim) {
     in.Fail("rotary_dim", absl::StrCat("is ", dim, ", but partial_rotary_factor makes it ", spec.rope.dim));
   }
   if (dim > spec.layers[0].attention.head_dim || dim % 2 != 0) {
@@ -22,7 +30,7 @@ void ReadRotaryDim(ConfigReader& in, ModelSpec& spec) {
 }
 
 void Read(ConfigReader& in, ModelSpec& spec) {
-  ReadGroupedAttention(in, spec, PartialRotation::kAllowed);
+  ReadGroupedAttention(in, spec, {.partial_rotary_factor = 1});
   ReadRotaryDim(in, spec);
   for (const int64_t type : in.IntOrList("attn_type_list", 0, 1)) {
     if (type != 1) in.FailUnsupported("attn_type_list", "has a 0 (linear attention); only 1 is supported");

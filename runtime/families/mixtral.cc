@@ -8,7 +8,7 @@ constexpr absl::string_view kTypes[] = {"mixtral"};
 constexpr absl::string_view kArchitectures[] = {"MixtralForCausalLM"};
 
 void Read(ConfigReader& in, ModelSpec& spec) {
-  ReadGroupedAttention(in, spec, PartialRotation::kNo);
+  ReadGroupedAttention(in, spec);
   const int64_t window = in.Int("sliding_window", 1, kMaxSize, 0);
   if (window > 0) {
     for (LayerSpec& layer : spec.layers) layer.attention.keys = {KeyRange::Kind::kSliding, window};

@@ -8,7 +8,7 @@ constexpr absl::string_view kTypes[] = {"olmoe"};
 constexpr absl::string_view kArchitectures[] = {"OlmoeForCausalLM"};
 
 void Read(ConfigReader& in, ModelSpec& spec) {
-  ReadGroupedAttention(in, spec, PartialRotation::kNo);
+  ReadGroupedAttention(in, spec);
   const bool bias = in.Bool("attention_bias", false);
   const double clip = in.Has("clip_qkv") ? in.Number("clip_qkv", 1e-6, 1e6) : 0;
   for (LayerSpec& layer : spec.layers) {

@@ -8,7 +8,7 @@ constexpr absl::string_view kTypes[] = {"phimoe"};
 constexpr absl::string_view kArchitectures[] = {"PhiMoEForCausalLM", "PhimoeForCausalLM"};
 
 void Read(ConfigReader& in, ModelSpec& spec) {
-  ReadGroupedAttention(in, spec, PartialRotation::kNo);
+  ReadGroupedAttention(in, spec);
   const bool bias = in.Bool("attention_bias", false);
   const int64_t window = in.Int("sliding_window", 1, kMaxSize, 0);
   for (LayerSpec& layer : spec.layers) {

@@ -31,7 +31,7 @@ void ReadNetworks(ConfigReader& in, ModelSpec& spec) {
 }
 
 void Read2(ConfigReader& in, ModelSpec& spec) {
-  ReadGroupedAttention(in, spec, PartialRotation::kNo);
+  ReadGroupedAttention(in, spec);
   const bool bias = in.Bool("qkv_bias", true);
   for (LayerSpec& layer : spec.layers) layer.attention.has_qkv_bias = bias;
   ReadWindows(in, spec);
@@ -40,7 +40,7 @@ void Read2(ConfigReader& in, ModelSpec& spec) {
 }
 
 void Read3(ConfigReader& in, ModelSpec& spec) {
-  ReadGroupedAttention(in, spec, PartialRotation::kNo);
+  ReadGroupedAttention(in, spec);
   const bool bias = in.Bool("attention_bias", false);
   for (LayerSpec& layer : spec.layers) {
     layer.attention.qk_norm = QkNorm::kHead;

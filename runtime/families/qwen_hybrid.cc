@@ -37,7 +37,7 @@ DeltaShape ReadDelta(ConfigReader& in) {
 }
 
 void ReadHybridAttention(ConfigReader& in, ModelSpec& spec, DeltaProjections projections) {
-  ReadGroupedAttention(in, spec, PartialRotation::kAllowed);
+  ReadGroupedAttention(in, spec, {.partial_rotary_factor = 0.25});
   if (in.Bool("attention_bias", false)) in.FailUnsupported("attention_bias", "is true; only false is supported");
   const bool has_gate = in.Bool("attn_output_gate", true);
   const AttentionSpec delta{

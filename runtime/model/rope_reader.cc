@@ -129,9 +129,9 @@ void Merge(ConfigReader& in, const std::optional<JsonNode>& other, std::optional
 
 // The dimensions that turn.
 int64_t RotaryDim(ConfigReader& in, const RopeRequest& request, const std::optional<JsonNode>& partial) {
-  if (!partial || !in.ok()) return request.head_dim;
-  const double factor = in.NumberAt(partial, "partial_rotary_factor", 0, 1);
-  if (in.ok() && factor != 1 && request.partial == PartialRotation::kNo) {
+  const std::optional<double>& allowed = request.defaults.partial_rotary_factor;
+  const double factor = partial ? in.NumberAt(partial, "partial_rotary_factor", 0, 1) : allowed.value_or(1);
+  if (in.ok() && factor != 1 && !allowed) {
     in.Fail(absl::UnimplementedError(
         absl::StrCat(partial->Where(), ": '", partial->path(), "' is ", factor, "; only 1 is supported")));
   }
@@ -143,10 +143,12 @@ absl::StatusOr<RopeConfig> RopeOf(ConfigReader& in, const RopeRequest& request) 
   const std::optional<JsonNode> original = in.Find("original_max_position_embeddings");
   std::vector<RopeObject> objects;
   std::optional<JsonNode> theta = in.Find("rope_theta"), partial = in.Find("partial_rotary_factor");
+  bool is_silent = true;
   for (const absl::string_view key : {"rope_parameters", "rope_scaling"}) {
     const std::optional<JsonNode> node = in.Object(key);
     if (!in.ok()) return in.status();
     if (!node) continue;
+    is_silent = is_silent && node->value().empty();
     TF_ASSIGN_OR_RETURN(const RopeObject object, ReadObject(*node, original, rope));
     Merge(in, object.theta, theta);
     Merge(in, object.partial, partial);
@@ -154,7 +156,12 @@ absl::StatusOr<RopeConfig> RopeOf(ConfigReader& in, const RopeRequest& request) 
   }
   TF_RETURN_IF_ERROR(in.status());
   if (objects.size() == 2) TF_RETURN_IF_ERROR(CheckSameScaling(objects[0], objects[1]));
-  if (!objects.empty()) rope = objects[0].rope;
+  if (!objects.empty()) {
+    rope = objects[0].rope;
+  } else if (is_silent) {
+    rope = request.defaults.scaling;
+    rope.max_position = request.max_position;
+  }
   rope.dim = RotaryDim(in, request, partial);
   rope.theta = in.NumberAt(theta, "rope_theta", 1.001, 1e12);
   TF_RETURN_IF_ERROR(in.status());

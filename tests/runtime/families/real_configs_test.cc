@@ -13,6 +13,8 @@
 namespace tokenferry::testing {
 namespace {
 
+using nlohmann::json;
+
 // Published parameters in 1e9, embeddings included, multi-token-prediction modules not. The file of Phi-3.5-MoE has as
 // many factors of LongRoPE as the published one, but not its values.
 struct Published {
@@ -39,6 +41,13 @@ constexpr Published kPublished[] = {
 
 std::string ConfigDir() { return std::string(std::getenv("TF_SOURCE_DIR")) + "/tests/data/configs/"; }
 
+// The file's config with other values: a merge patch (RFC 7386), so null removes a key.
+absl::StatusOr<ModelSpec> Patched(const std::string& name, const json& patch) {
+  json config = json::parse(ReadFile(ConfigDir() + name + ".json"));
+  config.merge_patch(patch);
+  return ParseModelSpec(config.dump(), name);
+}
+
 class RealConfigs : public ::testing::TestWithParam<Published> {};
 
 TEST_P(RealConfigs, HaveThePublishedParameters) {
@@ -60,7 +69,7 @@ INSTANTIATE_TEST_SUITE_P(All, RealConfigs, ::testing::ValuesIn(kPublished), [](c
 
 // Memory against files, of whole models: norms and routers are widened to F32, zero points of four bits to bytes.
 TEST(RealConfigs, MemoryHoldsLittleMoreThanTheFiles) {
-  const auto check = [](const std::string& name, const nlohmann::json& config) {
+  const auto check = [](const std::string& name, const json& config) {
     const auto model = ParseModelSpec(config.dump(), name);
     ASSERT_OK(model);
     const auto plan = PlanTensors(*model);
@@ -74,10 +83,10 @@ TEST(RealConfigs, MemoryHoldsLittleMoreThanTheFiles) {
   };
   for (const Published& published : kPublished) {
     const std::string file = std::string(published.file) + ".json";
-    check(file, nlohmann::json::parse(ReadFile(ConfigDir() + file)));
+    check(file, json::parse(ReadFile(ConfigDir() + file)));
   }
   for (const char* method : {"gptq", "awq"}) {
-    nlohmann::json config = nlohmann::json::parse(ReadFile(ConfigDir() + "qwen3-30b-a3b.json"));
+    json config = json::parse(ReadFile(ConfigDir() + "qwen3-30b-a3b.json"));
     config["quantization_config"] = {{"quant_method", method}, {"bits", 4}, {"group_size", 128}};
     check(method, config);
   }
@@ -118,6 +127,37 @@ TEST(RealConfigs, BareNamesKeepRoutersAndHeadsAsTheyAre) {
     const bool is_f8 = part == ModelPart::kAttention || part == ModelPart::kRoutedExpert;
     EXPECT_EQ(spec.dtype() == DType::kF8E4M3, is_f8) << spec.name();
   }
+}
+
+// What the files say is what the families' classes have where files are silent.
+TEST(RealConfigs, RotationsWithoutTheirKeysAreThoseOfTheClass) {
+  const auto same = [](const std::string& name, const json& without) {
+    const auto said = Patched(name, json::object()), silent = Patched(name, without);
+    ASSERT_OK(said);
+    ASSERT_OK(silent);
+    EXPECT_TRUE(silent->rope == said->rope) << name;
+  };
+  same("glm-4.5", {{"partial_rotary_factor", nullptr}});
+  same("qwen3-next-80b-a3b", {{"partial_rotary_factor", nullptr}});
+  same("qwen3.5-35b-a3b", {{"text_config", {{"rope_parameters", {{"partial_rotary_factor", nullptr}}}}}});
+  same("gpt-oss-20b", {{"rope_scaling", nullptr}});
+  EXPECT_EQ(Patched("glm-4.5", {{"partial_rotary_factor", nullptr}})->rope.dim, 64);
+  const json typeless = {{"rope_scaling", nullptr}, {"rope_parameters", {{"rope_theta", 150000}}}};
+  EXPECT_EQ(Patched("gpt-oss-20b", typeless)->rope.scaling, RopeScaling::kNone);
+}
+
+TEST(RealConfigs, RotationsSaidTwiceAgree) {
+  const json with_part = {{"partial_rotary_factor", 1.0}};
+  for (const json& patch : {with_part, json::object({{"rope_parameters", with_part}})}) {
+    EXPECT_ERROR(Patched("minimax-m2", patch), kInvalid, "'rotary_dim' is 64, but partial_rotary_factor makes it 128");
+  }
+  const auto layout = [](const char* name, const json& patch) {
+    return Patched(name, patch)->layers[0].attention.indexer.rope_layout;
+  };
+  EXPECT_EQ(layout("glm-5", {{"indexer_rope_interleave", true}}), RopeLayout::kInterleaved);
+  EXPECT_EQ(layout("glm-5", {{"indexer_rope_interleave", false}}), RopeLayout::kHalfSplit);
+  EXPECT_EQ(layout("deepseek-v3.2", {{"indexer_rope_interleave", false}}), RopeLayout::kHalfSplit);
+  EXPECT_EQ(layout("deepseek-v3.2", json::object()), RopeLayout::kHalfSplit);
 }
 
 TEST(RealConfigs, AllFilesAreListed) {
