@@ -1,6 +1,7 @@
 // Llama 4 (text): chunked attention with rotation, every few layers full attention without it, one expert whose input
 // is scaled.
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/families/family.h"
@@ -11,26 +12,49 @@ namespace {
 constexpr absl::string_view kTypes[] = {"llama4_text"};
 constexpr absl::string_view kArchitectures[] = {"Llama4ForCausalLM"};
 
-// no_rope_layers lists the layers that do have a rotation as 1; without it every interval-th has none.
+// The keys of chunked layers; an explicit null is not what a missing key is.
+KeyRange ReadChunk(ConfigReader& in) {
+  constexpr absl::string_view kKey = "attention_chunk_size";
+  if (in.IsNull(kKey)) in.Fail(kKey, "is null, but layers have chunked attention");
+  return {KeyRange::Kind::kChunk, in.Int(kKey, 1, kMaxSize, 8192)};
+}
+
+// Scout's file has a number here, which is as true as true in Python.
+bool ReadTuning(ConfigReader& in) {
+  constexpr absl::string_view kKey = "attn_temperature_tuning";
+  const std::optional<JsonNode> value = in.Find(kKey);
+  return value && value->value().is_number_integer() ? value->value() != 0 : in.Bool(kKey, true);
+}
+
+// Which layers have a rotation: no_rope_layers lists them as 1, and may list more layers than there are; without it all
+// but every interval-th.
+std::vector<bool> ReadRotations(ConfigReader& in, const ModelSpec& spec) {
+  const int64_t interval = in.Int("no_rope_layer_interval", 1, kMaxLayers, 4);
+  const std::vector<int64_t> listed = in.IntOrList("no_rope_layers", 0, 1);
+  std::vector<bool> rotates;
+  if (!listed.empty() && listed.size() < spec.layers.size()) {
+    in.Fail("no_rope_layers", absl::StrCat("has ", listed.size(), " entries for ", spec.num_layers(), " layers"));
+  }
+  for (int64_t i = 0; i < spec.num_layers() && in.ok(); ++i) {
+    rotates.push_back(listed.empty() ? (i + 1) % interval != 0 : listed[i] == 1);
+  }
+  return rotates;
+}
+
+// layer_types alone says which layers have chunks; without it those with a rotation do.
 void ReadAttention(ConfigReader& in, ModelSpec& spec) {
   ReadGroupedAttention(in, spec);
-  const bool bias = in.Bool("attention_bias", false), norm = in.Bool("use_qk_norm", true);
-  const int64_t chunk = in.Int("attention_chunk_size", 1, kMaxSize, 8192);
-  const int64_t interval = in.Int("no_rope_layer_interval", 1, kMaxLayers, 4);
-  const bool tuned = in.Bool("attn_temperature_tuning", true);
+  const bool bias = in.Bool("attention_bias", false), norm = in.Bool("use_qk_norm", true), tuned = ReadTuning(in);
   const double attn_scale = in.Number("attn_scale", 0, 1e6, 0.1), floor = in.Number("floor_scale", 1, 1e9, 8192);
-  std::vector<int64_t> rotates = in.IntOrList("no_rope_layers", 0, 1);
-  if (!rotates.empty() && rotates.size() != spec.layers.size()) {
-    in.Fail("no_rope_layers", absl::StrCat("has ", rotates.size(), " entries for ", spec.num_layers(), " layers"));
-    return;
-  }
-  for (int64_t i = 0; i < spec.num_layers(); ++i) {
+  const std::vector<bool> rotates = ReadRotations(in, spec);
+  const std::vector<std::string> types = ReadLayerTypes(in, spec, {"full_attention", "chunked_attention"});
+  for (int64_t i = 0; i < spec.num_layers() && in.ok(); ++i) {
     AttentionSpec& a = spec.layers[i].attention;
     a.has_qkv_bias = a.has_o_bias = bias;
-    if (rotates.empty() ? (i + 1) % interval != 0 : rotates[i] == 1) {
+    if (types.empty() ? rotates[i] : types[i] == "chunked_attention") a.keys = ReadChunk(in);
+    if (rotates[i]) {
       a.rope_layout = RopeLayout::kInterleaved;
       a.qk_norm = norm ? QkNorm::kUnit : QkNorm::kNone;
-      a.keys = {KeyRange::Kind::kChunk, chunk};
     } else {
       a.rotation = Rotation::kNone;
       if (tuned) a.temperature = {static_cast<float>(attn_scale), static_cast<float>(floor)};
@@ -44,9 +68,10 @@ void Read(ConfigReader& in, ModelSpec& spec) {
   const int64_t dense = in.Int("intermediate_size_mlp", 1, kMaxSize);
   const int64_t step = in.Int("interleave_moe_layer_step", 1, kMaxLayers, 1);
   const std::vector<int64_t> listed = in.IntOrList("moe_layers", 0, kMaxLayers);
+  const bool is_listed = in.Has("moe_layers");  // an empty list makes all layers dense
   for (int64_t i = 0; i < spec.num_layers(); ++i) {
     spec.layers[i].is_moe =
-        listed.empty() ? (i + 1) % step == 0 : std::find(listed.begin(), listed.end(), i) != listed.end();
+        is_listed ? std::find(listed.begin(), listed.end(), i) != listed.end() : (i + 1) % step == 0;
     spec.layers[i].dense_intermediate = dense;
   }
   MoeSpec& moe = spec.moe;

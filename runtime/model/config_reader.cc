@@ -37,6 +37,12 @@ std::optional<JsonNode> ConfigReader::Find(absl::string_view key) const {
   return value.ok() ? *value : std::nullopt;
 }
 
+bool ConfigReader::IsNull(absl::string_view key) const {
+  const nlohmann::json& object = object_.value();
+  const auto member = object.find(std::string(key));
+  return member != object.end() && member->is_null();
+}
+
 absl::string_view ConfigReader::KeyOf(absl::Span<const absl::string_view> keys) {
   absl::string_view chosen;
   for (const absl::string_view key : keys) {

@@ -23,6 +23,7 @@ class ConfigReader {
   const absl::Status& status() const { return status_; }
   bool ok() const { return status_.ok(); }
   bool Has(absl::string_view key) const { return Find(key).has_value(); }
+  bool IsNull(absl::string_view key) const;  // there, as null: of use where that is not what absence is
 
   // Of several spellings of one setting the first that is there, or else keys[0]. Two that are there and differ are an
   // error that names both with their values.

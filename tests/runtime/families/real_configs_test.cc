@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "runtime/families/families.h"
@@ -158,6 +159,48 @@ TEST(RealConfigs, RotationsSaidTwiceAgree) {
   EXPECT_EQ(layout("glm-5", {{"indexer_rope_interleave", false}}), RopeLayout::kHalfSplit);
   EXPECT_EQ(layout("deepseek-v3.2", {{"indexer_rope_interleave", false}}), RopeLayout::kHalfSplit);
   EXPECT_EQ(layout("deepseek-v3.2", json::object()), RopeLayout::kHalfSplit);
+}
+
+// What decides which of Llama 4's layers have chunks, a rotation and experts.
+TEST(RealConfigs, Llama4ByItsLists) {
+  const auto with = [](const std::function<void(json&)>& edit) {
+    json config = json::parse(ReadFile(ConfigDir() + "llama-4-scout.json"));
+    config["text_config"]["num_hidden_layers"] = 4;
+    edit(config["text_config"]);
+    return ParseModelSpec(config.dump(), "scout");
+  };
+  const auto chunks = [](const ModelSpec& model) {
+    std::string kinds;
+    for (const LayerSpec& layer : model.layers) {
+      kinds += layer.attention.keys.kind == KeyRange::Kind::kChunk ? 'C' : '-';
+      kinds += layer.attention.rotation == Rotation::kNone ? '-' : 'R';
+    }
+    return kinds;
+  };
+  const auto plain = with([](json&) {});
+  ASSERT_OK(plain);
+  EXPECT_EQ(chunks(*plain), "CRCRCR--");
+  const auto typed = with([](json& text) {
+    text["layer_types"] = {"full_attention", "chunked_attention", "full_attention", "chunked_attention"};
+    text["no_rope_layers"] = {1, 1, 0, 0, 1};  // one more than there are layers
+  });
+  ASSERT_OK(typed);
+  EXPECT_EQ(chunks(*typed), "-RCR--C-");
+  EXPECT_EQ(typed->layers[0].attention.qk_norm, QkNorm::kUnit);
+  EXPECT_EQ(typed->layers[3].attention.temperature.scale, 0.1f);
+  EXPECT_ERROR(with([](json& text) { text["layer_types"] = {"full_attention"}; }), kInvalid,
+               "'text_config.layer_types'");
+  const auto no_chunks = [](json& text) { text["attention_chunk_size"] = nullptr; };
+  EXPECT_ERROR(with(no_chunks), kInvalid, "'text_config.attention_chunk_size' is null, but layers have chunked");
+  ASSERT_OK(with([&](json& text) {
+    no_chunks(text);
+    text["layer_types"] = std::vector<std::string>(4, "full_attention");
+  }));
+  EXPECT_TRUE(*with([](json& text) { text["attn_temperature_tuning"] = 4; }) == *plain);  // as Scout is published
+  EXPECT_EQ(with([](json& text) { text["attn_temperature_tuning"] = 0; })->layers[3].attention.temperature.scale, 0);
+  EXPECT_ERROR(with([](json& text) { text["attn_temperature_tuning"] = "4"; }), kInvalid, "instead of true or false");
+  EXPECT_EQ(plain->num_moe_layers(), 4);
+  EXPECT_EQ(with([](json& text) { text["moe_layers"] = json::array(); })->num_moe_layers(), 0);
 }
 
 TEST(RealConfigs, AllFilesAreListed) {
