@@ -37,6 +37,12 @@ constexpr Wrapper kWrappers[] = {
     {"qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", "", "model.language_model.", {"model.visual."}},
 };
 
+// What such a file says of its text model in either of the two objects: in both the same, but for the tokens at the
+// ends, which may be those of two uses (generation_config.json says what holds).
+constexpr absl::string_view kSharedKeys[] = {"tie_word_embeddings", "dtype", "torch_dtype", "eos_token_id",
+                                             "bos_token_id"};
+constexpr absl::Span<const absl::string_view> kAgreedKeys(kSharedKeys, 3);
+
 std::vector<absl::string_view> ModelTypes() {
   std::vector<absl::string_view> types;
   for (const Family* family : kFamilies) {
@@ -104,7 +110,11 @@ absl::StatusOr<ModelSpec> SpecOf(const JsonDocument& document) {
     const std::optional<JsonNode> text = in.Object("text_config");
     if (!text) in.Fail("text_config", "is missing");
     TF_RETURN_IF_ERROR(in.status());
-    ConfigReader nested(*text);
+    ConfigReader nested(*text, document.root(), kSharedKeys), alone(*text);
+    for (const absl::string_view key : kAgreedKeys) {
+      const std::optional<JsonNode> outer = in.Find(key), own = alone.Find(key);
+      if (outer && own) TF_RETURN_IF_ERROR(CheckSame(*outer, *own));
+    }
     TF_RETURN_IF_ERROR(ReadText(nested, spec));
     NameWithin(*wrapper, spec);
   }

@@ -16,11 +16,16 @@ constexpr int32_t kMxfp4Group = 32;
 // The object that describes quantised weights. Some programs write it as compression_config, and configs of several
 // models in one put it into their text_config.
 absl::StatusOr<std::optional<JsonNode>> FindQuantization(ConfigReader& in) {
-  std::optional<JsonNode> found = in.Object(in.KeyOf({"quantization_config", "compression_config"}));
+  const auto find = [](ConfigReader& reader) {
+    return reader.Object(reader.KeyOf({"quantization_config", "compression_config"}));
+  };
+  std::optional<JsonNode> found = find(in);
   TF_RETURN_IF_ERROR(in.status());
   const std::optional<JsonNode> text = in.Find("text_config");
   if (!text || !text->value().is_object()) return found;
-  TF_ASSIGN_OR_RETURN(const std::optional<JsonNode> nested, text->Optional("quantization_config"));
+  ConfigReader text_reader(*text);
+  const std::optional<JsonNode> nested = find(text_reader);
+  TF_RETURN_IF_ERROR(text_reader.status());
   if (found && nested) TF_RETURN_IF_ERROR(CheckSame(*found, *nested));
   if (!found) found = nested;
   return found;

@@ -14,9 +14,12 @@ ConfigReader::ConfigReader(JsonNode object) : object_(object) {
   }
 }
 
+ConfigReader::ConfigReader(JsonNode object, JsonNode outer, absl::Span<const absl::string_view> shared)
+    : object_(object), outer_(outer), shared_(shared.begin(), shared.end()) {}
+
 std::string ConfigReader::Message(absl::string_view key, absl::string_view problem) const {
   const std::optional<JsonNode> value = Find(key);
-  const std::string way = object_.path();
+  const std::string way = OwnerOf(key).path();
   return absl::StrCat((value ? *value : object_).Where(), ": '", way, way.empty() ? "" : ".", key, "' ", problem);
 }
 
@@ -32,8 +35,14 @@ void ConfigReader::Fail(const absl::Status& status) {
   if (status_.ok()) status_ = status;
 }
 
+const JsonNode& ConfigReader::OwnerOf(absl::string_view key) const {
+  const bool is_shared = std::find(shared_.begin(), shared_.end(), key) != shared_.end();
+  const auto own = object_.Optional(key);
+  return is_shared && own.ok() && !*own ? *outer_ : object_;
+}
+
 std::optional<JsonNode> ConfigReader::Find(absl::string_view key) const {
-  const auto value = object_.Optional(key);
+  const auto value = OwnerOf(key).Optional(key);
   return value.ok() ? *value : std::nullopt;
 }
 

@@ -19,6 +19,9 @@ class ConfigReader {
  public:
   // The node's document must outlive the reader.
   explicit ConfigReader(JsonNode object);
+  // The keys of `shared` may stand in `outer` instead, an object of the same document; where both have one, that of
+  // `object` counts.
+  ConfigReader(JsonNode object, JsonNode outer, absl::Span<const absl::string_view> shared);
 
   const absl::Status& status() const { return status_; }
   bool ok() const { return status_.ok(); }
@@ -54,6 +57,7 @@ class ConfigReader {
   void Fail(const absl::Status& status);                                   // as it is; OK changes nothing
 
  private:
+  const JsonNode& OwnerOf(absl::string_view key) const;  // which of the two objects has it
   // "config.json:7:12: 'rope_scaling.factor' PROBLEM"
   std::string Message(absl::string_view key, absl::string_view problem) const;
   // None: absent, or an error was recorded because there is no fallback.
@@ -64,6 +68,8 @@ class ConfigReader {
   double CheckedNumber(const JsonNode& value, double min, double max);
 
   const JsonNode object_;
+  const std::optional<JsonNode> outer_;
+  const std::vector<absl::string_view> shared_;  // keys that outer_ may have
   absl::Status status_;
 };
 

@@ -203,6 +203,47 @@ TEST(RealConfigs, Llama4ByItsLists) {
   EXPECT_EQ(with([](json& text) { text["moe_layers"] = json::array(); })->num_moe_layers(), 0);
 }
 
+// A model for images says of its text model here or there, and in both places the same.
+TEST(RealConfigs, WhatWrappersSayOfTheirTextModel) {
+  for (const char* name : {"llama-4-scout", "qwen3.5-35b-a3b"}) {
+    SCOPED_TRACE(name);
+    const json said = {{"tie_word_embeddings", true},
+                       {"dtype", "float32"},
+                       {"torch_dtype", nullptr},
+                       {"eos_token_id", {5, 7}},
+                       {"bos_token_id", 9}};
+    json unsaid = said;
+    for (auto& member : unsaid) member = nullptr;
+    const auto with = [&](json root, const json& text) {
+      root["text_config"] = text;
+      return Patched(name, root);
+    };
+    const auto nested = with(unsaid, said), at_root = with(said, unsaid);
+    ASSERT_OK(nested);
+    ASSERT_OK(at_root);
+    EXPECT_TRUE(nested->tie_word_embeddings);
+    EXPECT_EQ(nested->dtype, DType::kF32);
+    EXPECT_EQ(nested->bos_token_id, 9);
+    EXPECT_EQ(nested->eos_token_ids, (std::vector<int32_t>{5, 7}));
+    EXPECT_TRUE(*at_root == *nested);
+    const auto twice = [&](const char* key, const json& root, const json& text) {
+      return Patched(name, {{key, root}, {"text_config", {{key, text}}}});
+    };
+    EXPECT_ERROR(twice("tie_word_embeddings", true, false), kInvalid,
+                 "'text_config.tie_word_embeddings' is false, but 'tie_word_embeddings' is true");
+    const auto tokens = twice("eos_token_id", 3, 4);
+    ASSERT_OK(tokens);
+    EXPECT_EQ(tokens->eos_token_ids, std::vector<int32_t>{4});
+    EXPECT_ERROR(
+        with({{"dtype", nullptr}, {"torch_dtype", "float32"}}, {{"dtype", "bfloat16"}, {"torch_dtype", nullptr}}),
+        kInvalid, "'torch_dtype' is \"float32\", but 'text_config.dtype' is \"bfloat16\"");
+    const json fp8 = {{"quant_method", "fp8"}, {"weight_block_size", {128, 128}}};
+    const auto quantised = Patched(name, {{"text_config", {{"compression_config", fp8}}}});
+    ASSERT_OK(quantised);
+    EXPECT_EQ(quantised->quant.block_cols, 128);
+  }
+}
+
 TEST(RealConfigs, AllFilesAreListed) {
   const std::filesystem::directory_iterator files(ConfigDir());
   EXPECT_EQ(std::distance(begin(files), end(files)), static_cast<std::ptrdiff_t>(std::size(kPublished)));
