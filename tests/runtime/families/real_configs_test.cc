@@ -244,6 +244,28 @@ TEST(RealConfigs, WhatWrappersSayOfTheirTextModel) {
   }
 }
 
+// Which layers have a window where no list says it is not one rule for Qwen2 and Qwen3.
+TEST(RealConfigs, QwensWindows) {
+  const auto windows = [](const char* name, json changes) {
+    changes.update({{"sliding_window", 8}, {"num_hidden_layers", 5}});
+    const auto model = Patched(name, changes);
+    EXPECT_TRUE(model.ok()) << model.status();
+    std::string slides;
+    for (int64_t i = 0; model.ok() && i < model->num_layers(); ++i) {
+      slides += model->layers[i].attention.keys == KeyRange{KeyRange::Kind::kSliding, 8} ? 'S' : '-';
+    }
+    return slides;
+  };
+  const json used = {{"use_sliding_window", true}, {"max_window_layers", 3}};
+  EXPECT_EQ(windows("qwen2-57b-a14b", used), "S-S--");
+  EXPECT_EQ(windows("qwen2-57b-a14b", {{"use_sliding_window", true}, {"max_window_layers", nullptr}}), "S-S-S");
+  EXPECT_EQ(windows("qwen3-30b-a3b", used), "SSSSS");
+  EXPECT_EQ(windows("qwen3-30b-a3b", {{"use_sliding_window", false}}), "-----");
+  const json listed = {{"num_hidden_layers", 2}, {"layer_types", {"full_attention", "sliding_attention"}}};
+  EXPECT_ERROR(Patched("qwen3-30b-a3b", listed), kInvalid,
+               "'layer_types' makes layer 1 sliding_attention, but 'use_sliding_window' is false");
+}
+
 TEST(RealConfigs, AllFilesAreListed) {
   const std::filesystem::directory_iterator files(ConfigDir());
   EXPECT_EQ(std::distance(begin(files), end(files)), static_cast<std::ptrdiff_t>(std::size(kPublished)));
