@@ -19,6 +19,17 @@ DType ReadDType(ConfigReader& in) {
   return name == "float32" ? DType::kF32 : name == "float16" ? DType::kF16 : DType::kBF16;
 }
 
+// For each layer one of `known`, as `key` lists them; empty when the file has no such list.
+std::vector<std::string> ReadTypes(ConfigReader& in, const ModelSpec& spec, absl::string_view key,
+                                   absl::Span<const absl::string_view> known, absl::string_view what) {
+  std::vector<std::string> types = in.Strings(key);
+  if (in.Has(key) && types.size() != spec.layers.size()) {
+    in.Fail(key, absl::StrCat("has ", types.size(), " entries for ", spec.num_layers(), " layers"));
+  }
+  for (const std::string& type : types) in.RequireOneOf(key, type, known, what);
+  return types;
+}
+
 }  // namespace
 
 void ReadCommon(ConfigReader& in, const CommonKeys& keys, ModelSpec& spec) {
@@ -146,12 +157,20 @@ void ReadBiasedRouter(ConfigReader& in, ModelSpec& spec) {
 }
 
 void ReadDenseFirst(ConfigReader& in, ModelSpec& spec) {
+  constexpr absl::string_view kList = "mlp_layer_types", kCount = "first_k_dense_replace";
   const int64_t width = in.Int("intermediate_size", 1, kMaxSize);
-  const int64_t num_dense = in.Int("first_k_dense_replace", 0, kMaxLayers);
+  const bool is_listed = in.Has(kList), is_counted = !is_listed || in.Has(kCount);
+  const std::vector<std::string> types = ReadTypes(in, spec, kList, {"dense", "sparse"}, "network");
+  const int64_t num_dense = is_counted ? in.Int(kCount, 0, kMaxLayers) : 0;
   const int64_t frequency = in.Int("moe_layer_freq", 1, kMaxLayers, 1);
-  for (int64_t i = 0; i < spec.num_layers(); ++i) {
-    spec.layers[i].is_moe = i >= num_dense && i % frequency == 0;
+  for (int64_t i = 0; i < spec.num_layers() && in.ok(); ++i) {
+    const bool by_count = i >= num_dense && i % frequency == 0;
+    spec.layers[i].is_moe = is_listed ? types[i] == "sparse" : by_count;
     spec.layers[i].dense_intermediate = width;
+    if (is_counted && spec.layers[i].is_moe != by_count) {
+      in.Fail(kList, absl::StrCat("makes layer ", i, " ", types[i], ", but '", kCount, "' is ", num_dense,
+                                  " and 'moe_layer_freq' ", frequency));
+    }
   }
 }
 
@@ -179,12 +198,7 @@ void ReadScoredSharedExpert(ConfigReader& in, ModelSpec& spec) {
 
 std::vector<std::string> ReadLayerTypes(ConfigReader& in, const ModelSpec& spec,
                                         absl::Span<const absl::string_view> known) {
-  std::vector<std::string> types = in.Strings("layer_types");
-  if (!types.empty() && types.size() != spec.layers.size()) {
-    in.Fail("layer_types", absl::StrCat("has ", types.size(), " entries for ", spec.num_layers(), " layers"));
-  }
-  for (const std::string& type : types) in.RequireOneOf("layer_types", type, known, "attention");
-  return types;
+  return ReadTypes(in, spec, "layer_types", known, "attention");
 }
 
 void AllLayersMoe(ModelSpec& spec) {

@@ -55,7 +55,8 @@ void ReadExperts(ConfigReader& in, ModelSpec& spec, absl::Span<const absl::strin
 void ReadBiasedRouter(ConfigReader& in, ModelSpec& spec);
 // n_group and topk_group, checked against the experts.
 void ReadGroups(ConfigReader& in, ModelSpec& spec);
-// The first first_k_dense_replace layers are dense, and after them those that moe_layer_freq does not divide.
+// Layers are dense or sparse as mlp_layer_types lists them. Without it the first first_k_dense_replace are dense, and
+// after them those that moe_layer_freq does not divide; where the file has both, they must agree.
 void ReadDenseFirst(ConfigReader& in, ModelSpec& spec);
 // Layers that mlp_only_layers lists are dense, and so are those whose number, from one on, decoder_sparse_step does not
 // divide.

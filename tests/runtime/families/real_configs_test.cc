@@ -266,6 +266,26 @@ TEST(RealConfigs, QwensWindows) {
                "'layer_types' makes layer 1 sliding_attention, but 'use_sliding_window' is false");
 }
 
+TEST(RealConfigs, DenseLayersAsListedOrCounted) {
+  for (const auto& [name, num_dense] : {std::pair{"glm-4.7-flash", 1}, {"glm-5", 3}, {"deepseek-v3.2", 3}}) {
+    const auto counted = Patched(name, json::object());
+    ASSERT_OK(counted);
+    json types = std::vector<std::string>(counted->layers.size(), "sparse");
+    for (int i = 0; i < num_dense; ++i) types[i] = "dense";
+    const auto listed = Patched(name, {{"mlp_layer_types", types}, {"first_k_dense_replace", nullptr}});
+    ASSERT_OK(listed);
+    EXPECT_TRUE(*listed == *counted) << name;
+    EXPECT_TRUE(*Patched(name, {{"mlp_layer_types", types}}) == *counted) << name;
+    types[5] = "dense";
+    EXPECT_FALSE(Patched(name, {{"mlp_layer_types", types}, {"first_k_dense_replace", nullptr}})->layers[5].is_moe);
+    EXPECT_ERROR(Patched(name, {{"mlp_layer_types", types}}), kInvalid,
+                 "'mlp_layer_types' makes layer 5 dense, but 'first_k_dense_replace' is ", "and 'moe_layer_freq' 1");
+    types[5] = "moe";
+    EXPECT_ERROR(Patched(name, {{"mlp_layer_types", types}}), kUnimplemented, "names the network 'moe'");
+    EXPECT_ERROR(Patched(name, {{"mlp_layer_types", {"dense"}}}), kInvalid, "'mlp_layer_types' has 1 entries for ");
+  }
+}
+
 TEST(RealConfigs, AllFilesAreListed) {
   const std::filesystem::directory_iterator files(ConfigDir());
   EXPECT_EQ(std::distance(begin(files), end(files)), static_cast<std::ptrdiff_t>(std::size(kPublished)));
