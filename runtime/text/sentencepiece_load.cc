@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "core/io/foreign_text.h"
 #include "core/io/range_file.h"
 #include "runtime/text/sentencepiece_library.h"
 
@@ -12,6 +14,9 @@ namespace tokenferry {
 absl::StatusOr<VocabIds> LoadSentencePiece(const std::string& path, Tokenizer::Data& data) {
   constexpr int64_t kMaxBytes = int64_t{128} << 20;
   TF_ASSIGN_OR_RETURN(const std::string bytes, ReadTextFile(path, kMaxBytes));
+  if (const absl::string_view kind = ForeignKind(bytes); !kind.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is ", kind));
+  }
   auto library = std::make_shared<SentencePieceLibrary>();
   if (const std::string problem = library->Load(bytes); !problem.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", problem));

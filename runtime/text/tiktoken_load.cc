@@ -6,7 +6,9 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "core/io/foreign_text.h"
 #include "core/io/range_file.h"
 #include "runtime/text/unicode.h"
 
@@ -21,6 +23,9 @@ constexpr int32_t kNumReserved = 256;
 
 absl::Status ReadRanks(const std::string& path, absl::flat_hash_map<std::string, int32_t>& ranks) {
   TF_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMaxBytes));
+  if (const absl::string_view kind = ForeignKind(text); !kind.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is ", kind));
+  }
   int64_t line_number = 0;
   std::vector<bool> seen;
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {

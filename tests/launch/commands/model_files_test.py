@@ -138,6 +138,11 @@ class StandIns(ModelFilesTest):
         self.refused(generate, "no tokenizer.json but tekken.json, a Tekken vocabulary, which cannot be read yet")
         open(self.model.file("tiktoken.model"), "w").close()
         self.refused(generate, "tiktoken.model: has no token for the byte 0")
+        self.model.write("tiktoken.model", POINTER)
+        self.refused(generate, "tiktoken.model: is a Git LFS pointer", "git lfs pull")
+        os.unlink(self.model.file("tiktoken.model"))
+        self.model.write("tokenizer.model", b"<!DOCTYPE html><html><body>401</body></html>")
+        self.refused(generate, "tokenizer.model: is an HTML page", "download the file again")
 
     def test_paths_that_are_no_folder_of_a_model(self):
         for path, *words in [
