@@ -37,12 +37,25 @@ const GgufArchitecture* FindArchitecture(ConfigReader& in) {
   return nullptr;
 }
 
+// What cosines and sines are multiplied by follows from the rest; files must not say otherwise. ggml takes a negative
+// share of extrapolation for none given, and 0 is what it has without YaRN.
+void CheckAttentionFactors(ConfigReader& in, bool is_yarn) {
+  for (const absl::string_view name : {"attn_factor", "yarn_attn_factor", "yarn_ext_factor"}) {
+    const std::string key = GgufKeyName(in, absl::StrCat("rope.scaling.", name));
+    const double value = in.Number(key, -1e6, 1e6, 1);
+    if (name == "yarn_ext_factor" && (value < 0 || (value == 0 && !is_yarn))) continue;
+    if (value != 1) in.FailUnsupported(key, absl::StrCat("is ", value, "; only 1 is supported"));
+  }
+}
+
 // rope.scaling.*: none or YaRN. A factor alone means linear scaling. What tensors say is read later.
 void ReadScaling(ConfigReader& in, const GgufArchitecture& architecture, const Checkpoint& checkpoint, json& config) {
   const auto key = [&](absl::string_view name) { return GgufKeyName(in, absl::StrCat("rope.scaling.", name)); };
   const std::string type = in.String(key("type"), "none");
-  if (type == "longrope" && checkpoint.Find("rope_factors_long.weight") != nullptr) return;
+  const bool has_long_rope = checkpoint.Find("rope_factors_long.weight") != nullptr;
+  if (type == "longrope" && has_long_rope) return;
   in.RequireOneOf(key("type"), type, {"none", "yarn"}, "scaling of the rotation");
+  if (!has_long_rope) CheckAttentionFactors(in, type == "yarn");
   for (const std::string& factor : {key("factor"), GgufKeyName(in, "rope.scale_linear")}) {
     if (in.Has(key("type")) || !in.Has(factor)) continue;
     const double linear = in.Number(factor, 0, 1e6);

@@ -93,6 +93,18 @@ TEST_F(GgufMetadata, WhatIsNotKnownIsRefusedByName) {
                "'llama.rope.scaling.factor' is 4; linear scaling of the rotation is not supported");
   EXPECT_ERROR(Load(Llama().Key("llama.rope.scale_linear", 2.0f)), kUnimplemented, "'llama.rope.scale_linear' is 2");
   EXPECT_TRUE(Load(Llama().Key("llama.rope.scaling.factor", 1.0f)).ok());
+  const auto yarn = [&] {
+    return Llama().Key("llama.rope.scaling.type", "yarn").Key("llama.rope.scaling.factor", 4.0f);
+  };
+  for (const std::string name : {"attn_factor", "yarn_attn_factor", "yarn_ext_factor"}) {
+    const std::string key = "llama.rope.scaling." + name;
+    EXPECT_ERROR(Load(yarn().Key(key, 0.5f)), kUnimplemented, "'" + key + "' is 0.5; only 1 is supported");
+    EXPECT_ERROR(Load(Llama().Key(key, 1.25f)), kUnimplemented, "'" + key + "' is 1.25");
+    EXPECT_TRUE(Load(yarn().Key(key, 1.0f)).ok());
+    EXPECT_EQ(Load(yarn().Key(key, -1.0f)).ok(), name == "yarn_ext_factor");
+    EXPECT_FALSE(Load(yarn().Key(key, 0.0f)).ok());
+    EXPECT_EQ(Load(Llama().Key(key, 0.0f)).ok(), name == "yarn_ext_factor");
+  }
   EXPECT_ERROR(Load(Llama().Key("llama.rope.dimension_count", uint32_t{8})), kUnimplemented,
                "'llama.rope.dimension_count' is 8, but heads have 16");
   EXPECT_ERROR(Load(Llama().Key("llama.attention.key_length", "x")), kInvalid, path_, "llama.attention.key_length");
