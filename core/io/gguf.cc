@@ -5,7 +5,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "absl/container/flat_hash_set.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -248,14 +248,19 @@ absl::Status PlaceTensors(const RangeFile& file, int64_t data_begin, int64_t ali
     return absl::InvalidArgumentError(absl::StrCat(file.path(), ": tensor '", Excerpt(t.name), "' ", problem...));
   };
   const int64_t data_bytes = file.num_bytes() - data_begin;  // negative: the file ends before its data
-  absl::flat_hash_set<absl::string_view> names;
-  for (const GgufTensor& t : tensors) {
-    if (!names.insert(t.name).second) return fail(t, "is there twice");
+  absl::flat_hash_map<absl::string_view, GgufTensor*> by_name;
+  for (GgufTensor& t : tensors) {
     if (t.begin % alignment != 0)
       return fail(t, "begins at byte ", t.begin, " of the data, which is no multiple of ", alignment);
+    const auto [other, is_first] = by_name.emplace(t.name, &t);
+    if (!is_first) t.problem = other->second->problem = "is there twice";
     if (t.num_bytes == 0 || (t.begin <= data_bytes && t.num_bytes <= data_bytes - t.begin)) continue;
-    return fail(t, "takes ", t.num_bytes, " bytes from byte ", t.begin, " of the data, but the file has only ",
-                std::max<int64_t>(data_bytes, 0), " after its header; is it complete?");
+    t.problem =
+        absl::StrCat("takes ", t.num_bytes, " bytes from byte ", t.begin, " of the data, but the file has only ",
+                     std::max<int64_t>(data_bytes, 0), " after its header (is it complete?)");
+  }
+  for (GgufTensor& t : tensors) {
+    if (!t.problem.empty()) t.num_bytes = 0;
   }
   std::stable_sort(tensors.begin(), tensors.end(),
                    [](const GgufTensor& a, const GgufTensor& b) { return a.begin < b.begin; });

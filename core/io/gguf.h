@@ -23,7 +23,8 @@ struct GgufTensor {
   std::optional<DType> dtype;  // none: a type that kernels do not read
   std::vector<int64_t> shape;  // row-major, which is the file's order reversed
   int64_t begin = 0;           // first byte in the file
-  int64_t num_bytes = 0;       // 0 where the type is not known
+  int64_t num_bytes = 0;       // 0 where the type is not known, or with a problem
+  std::string problem;         // not empty: the tensor cannot be used
 };
 
 struct GgufHeader {
@@ -36,10 +37,11 @@ struct GgufHeader {
 // "a.gguf"
 bool IsGgufPath(absl::string_view path);
 
-// Refuses with one line that names the file: what is no GGUF, another version, a file that ends within its header or
-// before its data, counts and lengths beyond what the file can hold, keys and tensors named twice, rows that are no
-// whole blocks of their type, sizes that overflow, data off the alignment, outside the file or overlapping. A tensor of
-// an unknown type is kept, since nobody may need it. Memory used is in proportion to the header.
+// Refuses with one line that names the file: what is no GGUF, another version, a file that ends within its header,
+// counts and lengths beyond what the file can hold, keys named twice, rows that are no whole blocks of their type,
+// sizes that overflow, data off the alignment or overlapping. Tensors that nobody may need are kept: those of an
+// unknown type, and as a `problem` those that are named twice or reach beyond the file's end. Memory used is in
+// proportion to the header.
 absl::StatusOr<GgufHeader> ReadGgufHeader(const RangeFile& file);
 // The metadata of the file at `path`.
 absl::StatusOr<JsonDocument> ReadGgufMetadata(const std::string& path);

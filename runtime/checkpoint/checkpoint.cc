@@ -147,10 +147,10 @@ absl::Status Checkpoint::OpenGguf() {
     for (const TensorInfo& info : shard->tensors()) {
       const Tensor* other = Find(info.name);
       if (other == nullptr) continue;
-      return absl::InvalidArgumentError(
+      faults_[info.name] = absl::InvalidArgumentError(
           absl::StrCat(path, ": tensor '", Excerpt(info.name), "' is in ", shards_[other->shard_idx]->path(), " too"));
     }
-    AddShard(std::move(shard), [](const std::string&) { return true; });
+    AddShard(std::move(shard), [&](const std::string& name) { return Find(name) == nullptr; });
   }
   return absl::OkStatus();
 }

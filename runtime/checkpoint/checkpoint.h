@@ -47,7 +47,8 @@ class Checkpoint {
   const Tensor* Find(absl::string_view name) const;
 
   // Why a tensor must not be used, naming file and tensors: its shard is missing or broken, its shard lacks it although
-  // the index says otherwise, the index lacks it or puts it elsewhere. OK for all others.
+  // the index says otherwise, the index lacks it or puts it elsewhere, two shards of a GGUF file have it. OK for all
+  // others.
   const absl::Status& FaultOf(absl::string_view name) const;
   const absl::flat_hash_map<std::string, absl::Status>& faults() const { return faults_; }  // by tensor
 

@@ -15,9 +15,10 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path
   std::vector<TensorInfo> tensors;
   for (GgufTensor& t : header.tensors) {
     TensorInfo info{.name = std::move(t.name), .shape = std::move(t.shape), .begin = t.begin, .num_bytes = t.num_bytes};
+    info.problem = std::move(t.problem);
     if (t.dtype) {
       info.dtype = *t.dtype;
-    } else {
+    } else if (info.problem.empty()) {
       info.problem = absl::StrCat("has the type ", t.type_name, ", which is not supported (of ", header.tensors.size(),
                                   " tensors in the file ", num_unread,
                                   num_unread == 1 ? " has such a type)" : " have such types)");

@@ -10,8 +10,8 @@
 
 namespace tokenferry {
 
-// Only the header is read by Open (core/io/gguf.h says what it refuses). A tensor of a type that kernels do not read
-// has a `problem` that says how many there are of such types.
+// Only the header is read by Open (core/io/gguf.h says what it refuses, and which tensors have a `problem`). One of a
+// type that kernels do not read has a `problem` that says how many there are of such types.
 class GgufFile : public TensorFile {
  public:
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);

@@ -227,6 +227,35 @@ TEST_F(GgufMetadata, AColumnIsNoRow) {
                "tensor 'blk.0.ffn_down_exps.weight' is Q8_0 [8, 1, 64], but the metadata asks for [8, 64, 1]");
 }
 
+// What is wrong with a tensor matters where it is needed.
+TEST_F(GgufMetadata, FaultsOfTensorsAreThoseOfWhatNeedsThem) {
+  const auto check = [&](const std::string& path) -> absl::StatusOr<CheckedPlan> {
+    TF_ASSIGN_OR_RETURN(const ModelSpec model, LoadModelSpec(path));
+    TF_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(path));
+    return CheckCheckpoint(model, checkpoint);
+  };
+  const std::string whole = ReadFile(DataDir() + "gguf/deepseek_v2_lite.gguf");
+  WriteFile(path_, whole.substr(0, whole.size() - 64));
+  EXPECT_ERROR(check(path_), kInvalid, path_, "of the data, but the file has only ",
+               "(is it complete?), and it is needed");
+  // Two shards that both have a norm, and a tensor that nobody asks for.
+  const auto shard = [&](int number, const std::string& own) {
+    const std::string name = absl::StrCat(dir_.path(), "/m-0000", number, "-of-00002.gguf");
+    GgufWriter out = number == 1 ? Llama() : GgufWriter();
+    out.Key("split.count", uint16_t{2}).Tensor(own, 0, {64, 4}, std::string(1024, '\0'));
+    for (const char* both : {"blk.0.attn_norm.weight", "blk.7.extra"})
+      out.Tensor(both, 0, {64}, std::string(256, '\0'));
+    WriteFile(name, out.Bytes());
+    return name;
+  };
+  const std::string first = shard(1, "token_embd.weight"), second = shard(2, "other");
+  EXPECT_ERROR(check(first), kInvalid, second + ": tensor 'blk.0.attn_norm.weight' is in " + first + " too",
+               "'blk.0.attn_norm.weight' is needed");
+  const auto checkpoint = Checkpoint::Open(first);
+  ASSERT_OK(checkpoint);
+  EXPECT_EQ(checkpoint->faults().size(), 2u);  // a warning where nobody needs it (CheckCheckpoint)
+}
+
 // The first tensor that is needed, and how many there are.
 TEST_F(GgufMetadata, TypesThatAreNotReadAreRefused) {
   GgufWriter out = Llama();
