@@ -101,18 +101,17 @@ void ReadGroupedAttention(ConfigReader& in, ModelSpec& spec, const RopeDefaults&
 
 void ReadExperts(ConfigReader& in, ModelSpec& spec, absl::Span<const absl::string_view> keys,
                  absl::string_view width_key) {
-  const absl::string_view key = in.KeyOf(keys);
+  const absl::string_view key = in.KeyOf(keys), top_k_key = in.KeyOf({"num_experts_per_tok", "experts_per_token"});
   MoeSpec& moe = spec.moe;
   moe.num_experts = in.Int(key, 1, kMaxExperts);
-  moe.router.top_k = static_cast<int32_t>(in.Int("num_experts_per_tok", 1, kMaxExpertsPerToken));
+  moe.router.top_k = static_cast<int32_t>(in.Int(top_k_key, 1, kMaxExpertsPerToken));
   moe.intermediate = in.Int(width_key, 1, kMaxSize);
   if (moe.num_experts * spec.num_layers() > kMaxPlannedExperts) {
     in.Fail(key, absl::StrCat("is ", moe.num_experts, ", which in ", spec.num_layers(), " layers makes more than ",
                               kMaxPlannedExperts, " experts"));
   }
   if (moe.router.top_k > moe.num_experts) {
-    in.Fail("num_experts_per_tok",
-            absl::StrCat("is ", moe.router.top_k, ", more than the ", moe.num_experts, " experts"));
+    in.Fail(top_k_key, absl::StrCat("is ", moe.router.top_k, ", more than the ", moe.num_experts, " experts"));
   }
 }
 

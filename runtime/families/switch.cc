@@ -14,11 +14,11 @@ namespace {
 constexpr absl::string_view kSwitchTypes[] = {"switch_transformers"};
 constexpr absl::string_view kSwitchArchitectures[] = {"SwitchTransformersForConditionalGeneration"};
 
-// Which layers of a stack have experts: those whose number, modulo the step, is 1. Where the step is not given it
-// follows from the number of sparse layers, as transformers has it.
+// Which layers of a stack have experts: those whose number, modulo the step, is 1; step 0: none. Where the step is not
+// given it follows from the number of sparse layers, as transformers has it.
 int64_t ReadSparseStep(ConfigReader& in, absl::string_view step, absl::string_view num_sparse, int64_t num_layers) {
   const int64_t sparse = in.Int(num_sparse, 0, kMaxLayers, 3);
-  return in.Int(step, 0, kMaxLayers, sparse > 0 ? num_layers / sparse : num_layers);
+  return in.Int(step, 0, kMaxLayers, sparse > 0 ? num_layers / sparse : 0);
 }
 
 void SetSparse(ModelSpec& spec, Stack stack, int64_t step) {

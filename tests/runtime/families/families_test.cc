@@ -55,6 +55,8 @@ TEST(Mixtral, Reads) {
   EXPECT_EQ(keys.size, 4096);
   EXPECT_EQ(With("mixtral", {{"head_dim", 24}})->layers[0].attention.query_size(), 96);
   EXPECT_EQ(With("mixtral", {{"num_key_value_heads", nullptr}})->layers[0].attention.num_kv_heads, 4);
+  EXPECT_TRUE(*With("mixtral", {{"num_experts_per_tok", nullptr}, {"experts_per_token", 2}}) == *model);
+  EXPECT_ERROR(With("mixtral", {{"experts_per_token", 3}}), kInvalid, "'experts_per_token' is 3, but 'num_experts_per");
 }
 
 TEST(Mixtral, Refuses) {
@@ -368,6 +370,10 @@ TEST(SwitchTransformers, Reads) {
   const auto all = ParseModelSpec(Switch({{"encoder_sparse_step", 1}}).dump(), "c.json");
   ASSERT_OK(all);
   EXPECT_EQ(all->num_moe_layers(Stack::kEncoder), 4);
+  const auto none =
+      ParseModelSpec(Switch({{"encoder_sparse_step", nullptr}, {"num_sparse_encoder_layers", 0}}).dump(), "c.json");
+  ASSERT_OK(none);
+  EXPECT_EQ(none->num_moe_layers(Stack::kEncoder), 0);
 }
 
 TEST(SwitchTransformers, Refuses) {
