@@ -106,6 +106,7 @@ void ReadExperts(ConfigReader& in, ModelSpec& spec, absl::Span<const absl::strin
   moe.num_experts = in.Int(key, 1, kMaxExperts);
   moe.router.top_k = static_cast<int32_t>(in.Int(top_k_key, 1, kMaxExpertsPerToken));
   moe.intermediate = in.Int(width_key, 1, kMaxSize);
+  spec.fused_instead = FusedExperts::kRows;
   if (moe.num_experts * spec.num_layers() > kMaxPlannedExperts) {
     in.Fail(key, absl::StrCat("is ", moe.num_experts, ", which in ", spec.num_layers(), " layers makes more than ",
                               kMaxPlannedExperts, " experts"));

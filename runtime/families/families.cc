@@ -119,8 +119,9 @@ absl::StatusOr<ModelSpec> SpecOf(const JsonDocument& document) {
     NameWithin(*wrapper, spec);
   }
   TF_RETURN_IF_ERROR(ReadQuantization(in, spec));
-  // Quantised files have experts one by one.
-  if (spec.quant.is_quantised() && spec.has_single_names) return WithSingleExperts(std::move(spec));
+  // Quantised files have experts one by one, where their headers do not say otherwise.
+  if (spec.quant.is_quantised() && spec.fused_instead == FusedExperts::kNone)
+    return WithExpertsInstead(std::move(spec));
   return spec;
 }
 

@@ -48,7 +48,8 @@ void ReadGroupedAttention(ConfigReader& in, ModelSpec& spec, const RopeDefaults&
 // indexer_rope_interleave, which is as `rope_layout` says where the file does not.
 void ReadIndexer(ConfigReader& in, ModelSpec& spec, RopeLayout rope_layout);
 
-// num_experts by the first of `keys` that is there, num_experts_per_tok or experts_per_token, and the width of an expert.
+// num_experts by the first of `keys` that is there, num_experts_per_tok or experts_per_token, and the width of an
+// expert. Files may have the experts one by one or fused by rows; a family with other forms says so after this.
 void ReadExperts(ConfigReader& in, ModelSpec& spec, absl::Span<const absl::string_view> keys,
                  absl::string_view width_key);
 // scores by sigmoid, choice by score + bias within groups: n_group, topk_group, norm_topk_prob, routed_scaling_factor.

@@ -162,6 +162,7 @@ void NameLikeGguf(const JsonNode& metadata, const Checkpoint& checkpoint, ModelS
   for (LayerSpec& layer : spec.layers) layer.attention.rope_layout = architecture->rope_layout;
   spec.layer_prefix = "blk.";
   spec.fused = FusedExperts::kStacked;
+  spec.fused_instead.reset();
   // What the first layer has, all have.
   spec.has_split_kv_b =
       checkpoint.Find("blk.0.attn_k_b.weight") != nullptr && checkpoint.Find("blk.0.attn_kv_b.weight") == nullptr;

@@ -45,6 +45,7 @@ void Read(ConfigReader& in, ModelSpec& spec) {
                 {Role::kExpertUpBias, "mlp.experts.gate_up_proj_bias"},
                 {Role::kExpertDownBias, "mlp.experts.down_proj_bias"}};
   spec.fused = FusedExperts::kInterleavedColumns;
+  spec.fused_instead.reset();
 }
 
 }  // namespace

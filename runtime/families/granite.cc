@@ -32,6 +32,7 @@ void Read(ConfigReader& in, ModelSpec& spec) {
                 {Role::kSharedUp, "shared_mlp.input_linear.weight"},
                 {Role::kSharedDown, "shared_mlp.output_linear.weight"}};
   spec.fused = FusedExperts::kRowsOfAll;
+  spec.fused_instead.reset();
 }
 
 }  // namespace

@@ -92,6 +92,7 @@ void Read(ConfigReader& in, ModelSpec& spec) {
                 {Role::kDenseUp, "feed_forward.up_proj.weight"},
                 {Role::kDenseDown, "feed_forward.down_proj.weight"}};
   spec.fused = FusedExperts::kColumns;
+  spec.fused_instead = FusedExperts::kNone;  // quantised files
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ void Read(ConfigReader& in, ModelSpec& spec) {
   // Beside the noise of training it is the width of the masks at inference.
   router.mixer_eps = static_cast<float>(in.Number("router_jitter_noise", 0, 1, 0.01));
   NameLikeMixtral(spec);
+  spec.fused_instead.reset();  // transformers 5 has another name for the router then
 }
 
 }  // namespace

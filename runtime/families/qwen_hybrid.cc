@@ -72,7 +72,7 @@ void ReadQwen35(ConfigReader& in, ModelSpec& spec) {
   AllLayersMoe(spec);
   spec.moe.router.renormalise = Renormalise::kYes;
   spec.fused = FusedExperts::kRows;
-  spec.has_single_names = true;
+  spec.fused_instead = FusedExperts::kNone;
   spec.names[Role::kExpertGate] = spec.names[Role::kExpertUp] = "mlp.experts.gate_up_proj";
   spec.names[Role::kExpertDown] = "mlp.experts.down_proj";
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -198,7 +199,7 @@ struct ModelSpec {
   std::string prefix;                          // before every tensor's name, "language_model."
   std::string layer_prefix = "model.layers.";  // before the number of a layer
   FusedExperts fused = FusedExperts::kNone;
-  bool has_single_names = false;              // the files may have the experts one by one instead, under InfoOf's names
+  std::optional<FusedExperts> fused_instead;  // how the files may have them too (WithExpertsInstead); none: in no way
   std::map<Role, std::string> names;          // where a family differs from InfoOf(role).name
   std::string encoder_prefix;                 // layer_prefix of an encoder, whose layers are numbered from 0 too
   std::map<Role, std::string> encoder_names;  // of its layers, instead of `names`

@@ -112,7 +112,7 @@ StoredTensor BlockZeroPoints(const QuantSpec& quant, const std::string& name, in
   return result;
 }
 
-// X.weight and its scales, in blocks.
+// X.weight and its scales, in blocks. Experts in one tensor have their scales in one, likewise.
 void StoreBlocks(const ModelSpec& model, const std::string& name, DType scale_dtype, TensorSpec& spec) {
   const QuantSpec& quant = model.quant;
   StoredTensor data{.name = name, .dtype = DType::kF8E4M3, .shape = spec.shape};
@@ -125,11 +125,15 @@ void StoreBlocks(const ModelSpec& model, const std::string& name, DType scale_dt
     if (quant.bits == 8 && !quant.has_zero_points) data.repack.kind = Repack::Kind::kFlipSigns;
   }
   const int64_t block_rows = quant.block_rows > 0 ? quant.block_rows : spec.rows();
-  spec.stored = {std::move(data),
-                 {.use = Use::kScales,
-                  .name = name + quant.scale_suffix,
-                  .dtype = scale_dtype,
-                  .shape = {CeilDiv(spec.rows(), block_rows), CeilDiv(spec.cols(), GroupOf(quant, spec))}}};
+  StoredTensor scales{.name = name + quant.scale_suffix,
+                      .dtype = scale_dtype,
+                      .shape = {CeilDiv(spec.rows(), block_rows), CeilDiv(spec.cols(), GroupOf(quant, spec))}};
+  if (quant.method == QuantMethod::kF8 && model.fused == FusedExperts::kRows && spec.expert >= 0) {
+    data = Locate(model, spec, data.name, data.dtype);
+    scales = Locate(model, {.role = spec.role, .expert = spec.expert, .shape = scales.shape}, scales.name, scale_dtype);
+  }
+  scales.use = Use::kScales;
+  spec.stored = {std::move(data), std::move(scales)};
   if (quant.has_zero_points) {
     spec.stored.push_back(BlockZeroPoints(quant, name, spec.rows(), spec.stored.back().shape[1]));
   }
@@ -328,7 +332,11 @@ std::string QuantisationProblem(const ModelSpec& model, const TensorSpec& spec) 
     return absl::StrCat("has ", spec.cols(), " inputs, which do not fill bytes of two codes");
   }
   if (model.fused != FusedExperts::kNone && spec.expert >= 0 && quant.method != QuantMethod::kMxfp4) {
-    return "holds several experts, which is supported for MXFP4 alone among quantised weights";
+    const bool has_whole_blocks =
+        quant.block_rows > 0 && (HalfOf(spec.role) < 0 || spec.rows() % quant.block_rows == 0);
+    if (quant.method != QuantMethod::kF8 || model.fused != FusedExperts::kRows || !has_whole_blocks) {
+      return "holds several experts, which is supported for MXFP4, and FP8 whose blocks are each of one matrix alone";
+    }
   }
   return "";
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
@@ -184,20 +185,34 @@ void ClassifyOthers(const Checkpoint& checkpoint, const absl::flat_hash_set<std:
   }
 }
 
-// Whether the files have one by one what the model's may have in either way.
-bool HasSingleExperts(const ModelSpec& model, const Checkpoint& checkpoint) {
-  if (!model.has_single_names || model.fused == FusedExperts::kNone) return false;
+// The first tensor of the first expert, whatever it is stored as; empty: it is not in the files, nor in what is broken
+// of them.
+std::string FindExperts(const ModelSpec& model, const Checkpoint& checkpoint) {
   const auto first = std::find_if(model.layers.begin(), model.layers.end(), [](const auto& l) { return l.is_moe; });
   const auto layer = static_cast<int32_t>(first - model.layers.begin());
-  // The first tensor of the first expert, whatever it is stored as.
-  const std::string single = PlainName(WithSingleExperts(model), Role::kExpertGate, layer, 0);
-  const absl::string_view module = absl::StripSuffix(single, "weight");
+  const std::string name = PlainName(model, Role::kExpertGate, layer, 0);
+  const absl::string_view module = absl::StripSuffix(name, "weight");
   for (int s = 0; s < checkpoint.num_shards(); ++s) {
     for (const TensorInfo& info : checkpoint.shard(s).tensors()) {
-      if (absl::StartsWith(info.name, module)) return true;
+      if (absl::StartsWith(info.name, module)) return info.name;
     }
   }
-  return false;
+  for (const auto& [faulty, fault] : checkpoint.faults()) {
+    if (absl::StartsWith(faulty, module)) return faulty;
+  }
+  return "";
+}
+
+// With the experts as the files have them.
+absl::StatusOr<ModelSpec> AsStored(const ModelSpec& model, const Checkpoint& checkpoint) {
+  if (!model.fused_instead) return model;
+  ModelSpec other = WithExpertsInstead(model);
+  const std::string there = FindExperts(other, checkpoint);
+  if (there.empty()) return model;
+  const std::string expected = FindExperts(model, checkpoint);
+  if (expected.empty()) return other;
+  return absl::InvalidArgumentError(absl::StrCat(checkpoint.dir(), ": there are '", expected, "' and '", there,
+                                                 "': experts one by one and together; one must go"));
 }
 
 // One line for each kind of fault: what is wrong with one shard is the same for all its tensors.
@@ -220,9 +235,20 @@ void CollectWarnings(const Checkpoint& checkpoint, CheckedPlan& checked) {
 
 }  // namespace
 
-ModelSpec WithSingleExperts(ModelSpec model) {
-  model.fused = FusedExperts::kNone;
-  for (const Role role : {Role::kExpertGate, Role::kExpertUp, Role::kExpertDown}) model.names.erase(role);
+ModelSpec WithExpertsInstead(ModelSpec model) {
+  constexpr absl::string_view kOfMixtral = "block_sparse_moe.";
+  constexpr char kExperts[] = "experts.";
+  std::swap(model.fused, *model.fused_instead);
+  for (auto& [role, name] : model.names) {
+    if (absl::StartsWith(name, kOfMixtral)) name = absl::StrCat("mlp.", name.substr(kOfMixtral.size()));
+  }
+  const auto gate = model.names.find(Role::kExpertGate);
+  const std::string name = gate == model.names.end() ? InfoOf(Role::kExpertGate).name : gate->second;
+  const std::string base = name.substr(0, name.find(kExperts) + sizeof(kExperts) - 1);
+  const bool is_single = model.fused == FusedExperts::kNone;
+  model.names[Role::kExpertGate] = base + (is_single ? "$0.gate_proj.weight" : "gate_up_proj");
+  model.names[Role::kExpertUp] = base + (is_single ? "$0.up_proj.weight" : "gate_up_proj");
+  model.names[Role::kExpertDown] = base + (is_single ? "$0.down_proj.weight" : "down_proj");
   return model;
 }
 
@@ -290,7 +316,7 @@ absl::Status CheckGpuFormats(const TensorPlan& plan) {
 }
 
 absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelSpec& model, const Checkpoint& checkpoint) {
-  const ModelSpec stored = HasSingleExperts(model, checkpoint) ? WithSingleExperts(model) : model;
+  TF_ASSIGN_OR_RETURN(const ModelSpec stored, AsStored(model, checkpoint));
   auto plan = PlanTensors(stored);
   if (!plan.ok()) return Annotate(plan.status(), absl::StrCat(checkpoint.dir(), "/config.json"));
   CheckedPlan checked{.plan = *std::move(plan)};

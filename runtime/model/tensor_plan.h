@@ -21,8 +21,10 @@ struct TensorPlan {
 
 // A tensor of the model: what it is for, its shape, and for routed experts which one (else -1).
 using TensorVisitor = absl::FunctionRef<void(Role role, std::vector<int64_t> shape, int32_t expert)>;
-// The same model with the experts of ModelSpec::has_single_names one by one.
-ModelSpec WithSingleExperts(ModelSpec model);
+// The same model with its experts as ModelSpec::fused_instead, which must be there, says. Names are then those that
+// transformers 5 has: experts.N.gate_proj.weight one by one, experts.gate_up_proj [E, 2I, H] together, and a router
+// like Mixtral's beside them in the layer's mlp.
+ModelSpec WithExpertsInstead(ModelSpec model);
 
 // The one place that knows which tensors a layer has.
 void VisitLayer(const ModelSpec& model, const LayerSpec& layer, TensorVisitor visit);
@@ -44,9 +46,9 @@ struct CheckedPlan {
 };
 
 // Looks at headers only. Refuses, naming file, tensor, what is there and what should be: missing tensors, wrong shapes,
-// types that cannot be used, quantised tensors without their scales or without a quantization_config or although that
-// ignores them, scales of tensors that are not quantised, tensors stored twice, and tensors with a fault
-// (Checkpoint::FaultOf). The faults of tensors that nobody needs are warnings.
+// types that cannot be used, experts stored in both ways that the model allows, quantised tensors without their scales
+// or without a quantization_config or although that ignores them, scales of tensors that are not quantised, tensors
+// stored twice, and tensors with a fault (Checkpoint::FaultOf). The faults of tensors that nobody needs are warnings.
 absl::StatusOr<CheckedPlan> CheckCheckpoint(const ModelSpec& model, const Checkpoint& checkpoint);
 
 // What a GPU's kernels need besides: Unimplemented, naming two tensors, when routed experts of one layer are not all in

@@ -28,6 +28,7 @@ TEST(GgufSpec, IsTheModelThatWasConverted) {
     want.dtype = DType::kF32;
     want.layer_prefix = "blk.";
     want.fused = FusedExperts::kStacked;
+    want.fused_instead.reset();
     want.names = got->names;
     for (LayerSpec& layer : want.layers) {
       // From a tenth of mscale_all_dim in F32.

@@ -1,6 +1,7 @@
 // The published models' own configurations (tests/data/configs): what they have and what a token meets.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
@@ -284,6 +285,24 @@ TEST(RealConfigs, DenseLayersAsListedOrCounted) {
     EXPECT_ERROR(Patched(name, {{"mlp_layer_types", types}}), kUnimplemented, "names the network 'moe'");
     EXPECT_ERROR(Patched(name, {{"mlp_layer_types", {"dense"}}}), kInvalid, "'mlp_layer_types' has 1 entries for ");
   }
+}
+
+TEST(RealConfigs, QuantisedExpertsOfLlama4AreSingle) {
+  const json fp8 = {
+      {"quant_method", "compressed-tensors"},
+      {"format", "float-quantized"},
+      {"config_groups", {{"group_0", {{"weights", {{"num_bits", 8}, {"type", "float"}, {"strategy", "channel"}}}}}}}};
+  const auto model =
+      Patched("llama-4-scout", {{"quantization_config", fp8}, {"text_config", {{"num_hidden_layers", 2}}}});
+  ASSERT_OK(model);
+  const auto plan = PlanTensors(*model);
+  ASSERT_OK(plan);
+  const auto& tensors = plan->tensors;
+  const auto expert = std::find_if(tensors.begin(), tensors.end(), [](const TensorSpec& t) { return t.expert == 7; });
+  ASSERT_NE(expert, tensors.end());
+  const std::string name = "language_model.model.layers.0.feed_forward.experts.7.gate_proj.weight";
+  EXPECT_EQ(expert->name(), name);
+  EXPECT_EQ(expert->stored[1].name, name + "_scale");
 }
 
 TEST(RealConfigs, AllFilesAreListed) {

@@ -13,6 +13,7 @@
 #include "core/device/cpu_device.h"
 #include "runtime/families/families.h"
 #include "runtime/model/expert_dtype.h"
+#include "runtime/model/model_summary.h"
 #include "runtime/model/weights.h"
 #include "tests/support/checkpoint_writer.h"
 #include "tests/support/status_matchers.h"
