@@ -23,7 +23,9 @@ enum class RopeScaling : uint8_t {
   // LongRoPE (arXiv:2402.13753), as Phi-3.5-MoE has it: each pair turns slower by a factor of its own, from one list in
   // sequences within the original context and from another in longer ones.
   kLongRope,
-  kFactors,  // each pair turns slower by a factor of its own, in all sequences (`rope_freqs` of GGUF files)
+  // Each pair turns slower by a factor of its own, in all sequences (`rope_freqs` of GGUF files); with one for all it
+  // is linear scaling (arXiv:2306.15595).
+  kFactors,
 };
 
 // Which of LongRoPE's lists a sequence is rotated by; all else has one rotation, kShort. It holds for all tokens of the

@@ -48,23 +48,20 @@ void CheckAttentionFactors(ConfigReader& in, bool is_yarn) {
   }
 }
 
-// rope.scaling.*: none or YaRN. A factor alone means linear scaling. What tensors say is read later.
+// rope.scaling.*: none, linear or YaRN. A factor alone means linear scaling. What tensors say is read later.
 void ReadScaling(ConfigReader& in, const GgufArchitecture& architecture, const Checkpoint& checkpoint, json& config) {
   const auto key = [&](absl::string_view name) { return GgufKeyName(in, absl::StrCat("rope.scaling.", name)); };
-  const std::string type = in.String(key("type"), "none");
+  const std::string factor_key = in.Has(key("factor")) ? key("factor") : GgufKeyName(in, "rope.scale_linear");
+  const double factor = in.Number(factor_key, 0, 1e6, 1);
+  const bool has_factor = factor != 0 && factor != 1;
+  const std::string type = in.String(key("type"), has_factor ? "linear" : "none");
   const bool has_long_rope = checkpoint.Find("rope_factors_long.weight") != nullptr;
   if (type == "longrope" && has_long_rope) return;
-  in.RequireOneOf(key("type"), type, {"none", "yarn"}, "scaling of the rotation");
+  in.RequireOneOf(key("type"), type, {"none", "linear", "yarn"}, "scaling of the rotation");
   if (!has_long_rope) CheckAttentionFactors(in, type == "yarn");
-  for (const std::string& factor : {key("factor"), GgufKeyName(in, "rope.scale_linear")}) {
-    if (in.Has(key("type")) || !in.Has(factor)) continue;
-    const double linear = in.Number(factor, 0, 1e6);
-    if (linear != 0 && linear != 1) {
-      in.FailUnsupported(factor, absl::StrCat("is ", linear, "; linear scaling of the rotation is not supported"));
-    }
-  }
+  if (type == "linear") config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", factor == 0 ? 1 : factor}};
   if (type == "none") config["rope_scaling"] = {{"rope_type", "default"}};  // whatever the family's class would have
-  if (!in.ok() || type == "none") return;
+  if (!in.ok() || type != "yarn") return;
   json scaling = {{"type", type}, {"factor", in.Number(key("factor"), 1, 1e6)}};
   if (in.Has(key("original_context_length"))) {
     scaling["original_max_position_embeddings"] = in.Int(key("original_context_length"), 1, kMaxSize);

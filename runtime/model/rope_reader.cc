@@ -8,7 +8,8 @@ namespace tokenferry {
 namespace {
 
 constexpr int64_t kMaxPositions = int64_t{1} << 24;
-constexpr absl::string_view kRopeTypes[] = {"default", "yarn", "llama3", "longrope"};  // as RopeScaling
+// As RopeScaling; and one that changes nothing up to max_position_embeddings, beyond which nobody serves.
+constexpr absl::string_view kRopeTypes[] = {"default", "yarn", "llama3", "longrope", "linear", "dynamic"};
 constexpr absl::string_view kScalingKeys[] = {"factor",           "beta_fast",        "beta_slow",   "mscale",
                                               "mscale_all_dim",   "attention_factor", "truncate",    "low_freq_factor",
                                               "high_freq_factor", "short_factor",     "long_factor", "short_mscale",
@@ -85,10 +86,15 @@ absl::StatusOr<RopeObject> ReadObject(const JsonNode& node, const std::optional<
   const std::string type = in.String(type_key, "default");
   in.RequireOneOf(type_key, type, kRopeTypes, "rotary scaling");
   if (!object.type) CheckNoScaling(in, node);
-  if (type != "default") ReadStretch(in, original, object.rope);
+  if (type == "yarn" || type == "llama3" || type == "longrope") ReadStretch(in, original, object.rope);
   if (type == "yarn") ReadYarn(in, object.rope);
   if (type == "llama3") ReadLlama3(in, object.rope);
   if (type == "longrope") ReadLongRope(in, object.rope);
+  if (type == "linear") {
+    object.rope.scaling = RopeScaling::kFactors;  // one for all pairs, once it is known how many turn
+    object.rope.factor = in.Number("factor", 1, 1e6);
+  }
+  if (type == "dynamic") in.Number("factor", 1, 1e6);
   TF_RETURN_IF_ERROR(in.status());
   return object;
 }
@@ -163,6 +169,7 @@ absl::StatusOr<RopeConfig> RopeOf(ConfigReader& in, const RopeRequest& request) 
     rope.max_position = request.max_position;
   }
   rope.dim = RotaryDim(in, request, partial);
+  if (rope.scaling == RopeScaling::kFactors) rope.factors.assign(static_cast<size_t>(rope.dim / 2), rope.factor);
   rope.theta = in.NumberAt(theta, "rope_theta", 1.001, 1e12);
   TF_RETURN_IF_ERROR(in.status());
   const JsonNode blamed = objects.empty() ? *theta : objects[0].node;

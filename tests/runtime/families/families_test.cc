@@ -70,7 +70,7 @@ TEST(Mixtral, Refuses) {
   EXPECT_ERROR(With("mixtral", {{"architectures", {"LlamaForCausalLM"}}}), kUnimplemented, "'LlamaForCausalLM'",
                "known: MixtralForCausalLM");
   EXPECT_ERROR(With("mixtral", {{"partial_rotary_factor", 0.5}}), kUnimplemented, "'partial_rotary_factor' is 0.5");
-  EXPECT_ERROR(With("mixtral", {{"rope_scaling", {{"type", "dynamic"}, {"factor", 2}}}}), kUnimplemented, "'dynamic'");
+  EXPECT_ERROR(With("mixtral", {{"rope_scaling", {{"type", "ntk"}, {"factor", 2}}}}), kUnimplemented, "'ntk'");
   EXPECT_ERROR(With("mixtral", {{"num_local_experts", nullptr}}), kInvalid, "'num_local_experts' is missing");
 }
 

@@ -90,10 +90,11 @@ TEST_F(GgufMetadata, WhatIsNotKnownIsRefusedByName) {
   EXPECT_ERROR(Load(GgufWriter()), kInvalid, path_, "'general.architecture' is missing");
   EXPECT_ERROR(Load(Llama().Key("llama.rope.scaling.type", "longrope")), kUnimplemented,
                "'llama.rope.scaling.type' names the scaling of the rotation 'longrope'");
-  EXPECT_ERROR(Load(Llama().Key("llama.rope.scaling.factor", 4.0f)), kUnimplemented,
-               "'llama.rope.scaling.factor' is 4; linear scaling of the rotation is not supported");
-  EXPECT_ERROR(Load(Llama().Key("llama.rope.scale_linear", 2.0f)), kUnimplemented, "'llama.rope.scale_linear' is 2");
-  EXPECT_TRUE(Load(Llama().Key("llama.rope.scaling.factor", 1.0f)).ok());
+  EXPECT_EQ(Load(Llama().Key("llama.rope.scaling.factor", 4.0f))->rope.factors, std::vector<double>(8, 4.0));
+  EXPECT_EQ(Load(Llama().Key("llama.rope.scale_linear", 2.0f))->rope.factors, std::vector<double>(8, 2.0));
+  EXPECT_EQ(Load(Llama().Key("llama.rope.scaling.factor", 1.0f))->rope.scaling, RopeScaling::kNone);
+  EXPECT_ERROR(Load(Llama().Key("llama.rope.scaling.type", "linear").Key("llama.rope.scaling.factor", 0.5f)), kInvalid,
+               "factor' is 0.5");
   const auto yarn = [&] {
     return Llama().Key("llama.rope.scaling.type", "yarn").Key("llama.rope.scaling.factor", 4.0f);
   };

@@ -235,6 +235,25 @@ TEST(ModelSpec, FillsInWhatRopeLeavesOut) {
   EXPECT_ERROR(Parse(config), kUnimplemented, "'rope_parameters.full_attention' is an object");
 }
 
+TEST(ModelSpec, LinearAndDynamicRope) {
+  const auto linear = SpecWith("rope_scaling", {{"type", "linear"}, {"factor", 4}});
+  ASSERT_OK(linear);
+  EXPECT_EQ(linear->rope.scaling, RopeScaling::kFactors);
+  EXPECT_EQ(linear->rope.factors, std::vector<double>(16, 4.0));
+  const auto plain = SpecWithout("rope_scaling"),
+             dynamic = SpecWith("rope_scaling", {{"type", "dynamic"}, {"factor", 4}});
+  ASSERT_OK(plain);
+  ASSERT_OK(dynamic);
+  EXPECT_TRUE(*dynamic == *plain);  // nothing is served beyond max_position_embeddings
+  EXPECT_EQ(linear->layers[0].attention.scale, plain->layers[0].attention.scale);
+  for (const char* type : {"linear", "dynamic"}) {
+    json scaling = {{"rope_type", type}};
+    EXPECT_ERROR(SpecWith("rope_scaling", scaling), kInvalid, "'rope_scaling.factor' is missing");
+    scaling["factor"] = 0.5;
+    EXPECT_ERROR(SpecWith("rope_scaling", scaling), kInvalid, "'rope_scaling.factor' is 0.5");
+  }
+}
+
 TEST(ModelSpec, ErrorsNameThePlace) {
   EXPECT_ERROR(ParseModelSpec("{\n  \"model_type\": \"deepseek_v3\",\n  \"vocab_size\": -3}", "c.json"), kInvalid,
                "c.json:3:17: 'vocab_size' is -3, not within");
@@ -293,8 +312,8 @@ TEST(ModelSpec, RefusesUnusableRope) {
     config["rope_scaling"][key] = value;
     return Parse(config);
   };
-  EXPECT_ERROR(with_rope("type", "dynamic"), kUnimplemented, "'rope_scaling.type'", "'dynamic'",
-               "known: default, yarn, llama3, longrope");
+  EXPECT_ERROR(with_rope("type", "ntk"), kUnimplemented, "'rope_scaling.type'", "'ntk'",
+               "known: default, yarn, llama3, longrope, linear, dynamic");
   EXPECT_ERROR(with_rope("rope_type", "linear"), kInvalid,
                "'rope_scaling.type' is \"yarn\", but 'rope_scaling.rope_type' is \"linear\"");
   EXPECT_ERROR(with_rope("type", nullptr), kInvalid, "'rope_scaling.factor' is there, but no 'rope_type'");
