@@ -5,6 +5,12 @@
 #include "comm/exchange/path/path.h"
 
 namespace tokenferry {
+namespace {
+
+// Buffers that grow take a quarter more than before, if that is more than they need.
+int64_t WithRoomToGrow(int64_t num_bytes) { return num_bytes / 4 * 5; }
+
+}  // namespace
 
 absl::StatusOr<int64_t> MostExchangeBytes(const ExchangeOptions& options, const Placement& placement,
                                           int64_t num_tokens, DeviceKind device) {
@@ -16,8 +22,30 @@ absl::StatusOr<int64_t> MostExchangeBytes(const ExchangeOptions& options, const 
         options.path == ExchangePath::kAuto ? info->traffic({}, one_host).has_value() : options.path == info->path;
     if (may_be_taken) most = std::max(most, info->most_bytes(worst));
   }
-  // Buffers that grow take a quarter more than before, if that is more than they need.
-  return most / 4 * 5;
+  return WithRoomToGrow(most);
+}
+
+ExchangeMemory MemoryOfExchange(const ExchangeOptions& options, const Placement& placement, const Topology& topology,
+                                DeviceKind device) {
+  const WorstCase worst(options, placement, options.max_tokens, device);
+  ExchangeMemory memory;
+  const auto add = [&](const PathInfo& path) {
+    const int64_t start = path.start_bytes(worst), most = path.most_bytes(worst);
+    memory.at_start += start;
+    memory.most += most > start ? WithRoomToGrow(most) : start;
+  };
+  if (options.path != ExchangePath::kAuto) {
+    add(InfoOf(options.path));
+  } else if (topology.num_hosts() == 1) {
+    add(kPeerPath);
+  } else if (device != DeviceKind::kCpu) {
+    add(kAllToAllVPath);
+  } else {
+    for (const PathInfo* info : kExchangePaths) {
+      if (info->traffic({}, topology)) add(*info);
+    }
+  }
+  return memory;
 }
 
 absl::StatusOr<int64_t> TokensWithin(int64_t budget, const ExchangeOptions& options, const Placement& placement,

@@ -1,5 +1,6 @@
 #include "launch/commands/cmd_inspect.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -144,13 +145,20 @@ void PrintMemoryTable(const ModelFiles& files, const ModelSummary& summary,
                 Mib(KvCache::BytesPerState(Engine::CacheOptions(files.model, kEngine))),
                 static_cast<long>(kEngine.max_sequences_per_rank));
   }
-  std::printf("%-6s %9s %12s %12s %12s %12s %12s\n", "rank", "experts", "weights", "cache", "activations", "logits",
-              "all");
+  const auto growth = [](const RankMemory& a, const RankMemory& b) { return a.exchange_growth < b.exchange_growth; };
+  const RankMemory& most = *std::max_element(memory_per_rank.begin(), memory_per_rank.end(), growth);
+  if (most.exchange_growth > 0) {
+    std::printf("(up to %.2f MiB more for exchanges, if the router sends all tokens to one rank)\n",
+                Mib(most.exchange_growth));
+  }
+  std::printf("%-6s %9s", "rank", "experts");
+  for (const MemoryPart& part : kMemoryParts) std::printf(" %12s", part.name);
+  std::printf(" %12s\n", "all");
   for (size_t r = 0; r < memory_per_rank.size(); ++r) {
     const RankMemory& memory = memory_per_rank[r];
-    std::printf("%-6zu %9d %12.2f %12.2f %12.2f %12.2f %12.2f\n", r,
-                files.placement.num_local_slots(RankId(static_cast<int>(r))), Mib(memory.weights), Mib(memory.cache),
-                Mib(memory.activations), Mib(memory.logits), Mib(memory.total()));
+    std::printf("%-6zu %9d", r, files.placement.num_local_slots(RankId(static_cast<int>(r))));
+    for (const MemoryPart& part : kMemoryParts) std::printf(" %12.2f", Mib(memory.*part.bytes));
+    std::printf(" %12.2f\n", Mib(memory.total()));
   }
 }
 
@@ -196,11 +204,10 @@ void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::
   json["unknown_tensors"] = files.plan.num_unknown;
   for (size_t r = 0; r < memory_per_rank.size(); ++r) {
     const auto experts = files.placement.local_experts(RankId(static_cast<int>(r)));
-    json["ranks"].push_back({{"experts", std::vector<int>(experts.begin(), experts.end())},
-                             {"bytes", memory_per_rank[r].weights},
-                             {"cache_bytes", memory_per_rank[r].cache},
-                             {"activation_bytes", memory_per_rank[r].activations},
-                             {"logit_bytes", memory_per_rank[r].logits}});
+    nlohmann::ordered_json rank = {{"experts", std::vector<int>(experts.begin(), experts.end())}};
+    for (const MemoryPart& part : kMemoryParts) rank[part.key] = memory_per_rank[r].*part.bytes;
+    rank["exchange_growth_bytes"] = memory_per_rank[r].exchange_growth;
+    json["ranks"].push_back(std::move(rank));
   }
   std::printf("%s\n", FormatJson(json).c_str());
 }
@@ -220,7 +227,7 @@ absl::Status InspectCommand::Run(RankContext& context) const {
   if (context.transport.rank() != RankId(0)) return absl::OkStatus();
   const ModelSummary summary = SummarizeModel(files->plan.plan);
   const std::vector<RankMemory> memory_per_rank =
-      PlanMemory(files->plan.plan, files->placement, kEngine, context.device.kind());
+      PlanMemory(files->plan.plan, files->placement, kEngine, context.topology, context.device.kind());
   (flags_.json ? PrintJson : PrintMemoryTable)(*files, summary, memory_per_rank);
   return absl::OkStatus();
 }

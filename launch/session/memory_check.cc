@@ -30,14 +30,14 @@ std::string Remedy(const std::vector<RankMemory>& memory_per_rank, int64_t avail
     if (rank.total() - rank.experts >= largest.total() - largest.experts) largest = rank;
   }
   const int64_t num_places = FewestPlaces(largest, expert_bytes, available_bytes);
-  RankMemory without_cache = largest;
-  without_cache.cache = 0;
+  RankMemory smaller = largest;
+  smaller.cache = 0, smaller.exchange = 0;
   std::string remedy;
   if (num_places == 1) {
     remedy = absl::StrCat("start 1 rank on this ", kind, " instead: every rank holds the parts that are no experts");
   } else if (num_places > 1) {
     remedy = absl::StrCat("start ", num_places, " ranks on ", num_places, " ", kind, "s like this one");
-  } else if (FewestPlaces(without_cache, expert_bytes, available_bytes) > 0) {
+  } else if (FewestPlaces(smaller, expert_bytes, available_bytes) > 0) {
     return "give a smaller --kv-cache-tokens, or a smaller --prefill-chunk";
   } else {
     return absl::StrCat("no number of such ", kind, "s holds it: every rank needs the parts that are no experts");
@@ -76,8 +76,7 @@ absl::Status FitsPlaces(const std::vector<RankMemory>& memory_per_rank,
     int64_t needed_bytes = 0, available_bytes = CgroupLimits::kNoLimit;
     for (const RankId rank : place.ranks) {
       const RankMemory& memory = memory_per_rank[rank.value];
-      sum.weights += memory.weights, sum.cache += memory.cache, sum.activations += memory.activations;
-      sum.logits += memory.logits, sum.conversion += memory.conversion;
+      sum += memory;
       needed_bytes += memory.total();
       available_bytes = std::min(available_bytes, available_bytes_per_rank[rank.value]);
     }
@@ -85,11 +84,17 @@ absl::Status FitsPlaces(const std::vector<RankMemory>& memory_per_rank,
     // Ranks hold experts that they convert before they have a cache.
     const std::string conversion =
         sum.conversion > 0 ? absl::StrCat("; experts while they are converted ", FormatBytes(sum.conversion)) : "";
+    const std::string growth = sum.exchange_growth > 0
+                                   ? absl::StrCat("; up to ", FormatBytes(sum.exchange_growth), " more for exchanges")
+                                   : "";
+    std::string parts;
+    for (const MemoryPart& part : kMemoryParts) {
+      absl::StrAppend(&parts, parts.empty() ? "" : ", ", part.name, " ", FormatBytes(sum.*part.bytes));
+    }
     return absl::ResourceExhaustedError(
         absl::StrCat("not enough memory on ", place.name, ": its ", place.ranks.size(),
-                     place.ranks.size() == 1 ? " rank needs " : " ranks need ", FormatBytes(needed_bytes), " (weights ",
-                     FormatBytes(sum.weights), ", cache ", FormatBytes(sum.cache), ", logits ", FormatBytes(sum.logits),
-                     ", activations ", FormatBytes(sum.activations), conversion, ") and ", FormatBytes(available_bytes),
+                     place.ranks.size() == 1 ? " rank needs " : " ranks need ", FormatBytes(needed_bytes), " (", parts,
+                     conversion, growth, ") and ", FormatBytes(available_bytes),
                      " are available: ", Remedy(memory_per_rank, available_bytes, place.kind)));
   }
   return absl::OkStatus();

@@ -181,6 +181,22 @@ absl::StatusOr<ModelWeights> LoadLocally(RankContext& context, const ModelFiles&
   return LoadWeights(*files.checkpoint, files.plan.plan, *stream, options);
 }
 
+// Path peer, which --path auto takes on one host, has buffers from its start, on GPUs for the most that can come. Who
+// did not ask for it gets along without, where these are too much.
+absl::Status FitMemory(RankContext& context, const ModelFiles& files, EngineOptions& engine) {
+  const auto check = [&] {
+    return CheckMemory(context,
+                       PlanMemory(files.plan.plan, files.placement, engine, context.topology, context.device.kind()));
+  };
+  const absl::Status fits = check();
+  ExchangePath& path = engine.moe.exchange.path;
+  if (fits.ok() || path != ExchangePath::kAuto || context.topology.num_hosts() > 1) return fits;
+  path = ExchangePath::kAllToAllV;
+  if (!check().ok()) return fits;
+  if (context.rank() == RankId(0)) LogWarning(absl::StrCat("not taking path peer: ", fits.message()));
+  return absl::OkStatus();
+}
+
 // Reads this rank's weights and creates the engine.
 absl::StatusOr<std::unique_ptr<ModelSession>> StartEngine(
     RankContext& context, std::unique_ptr<ModelFiles> files, EngineOptions engine,
@@ -188,7 +204,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartEngine(
   auto session = std::make_unique<ModelSession>();
   session->files = std::move(files);
   const ModelFiles& f = *session->files;
-  TF_RETURN_IF_ERROR(CheckMemory(context, PlanMemory(f.plan.plan, f.placement, engine, context.device.kind())));
+  TF_RETURN_IF_ERROR(FitMemory(context, f, engine));
   if (auto memory = ReadProcessMemory(); memory.ok()) session->resident_before_load = memory->resident_bytes;
   const Stopwatch load_watch;
   LoadProgress progress(context.transport.rank());

@@ -6,7 +6,7 @@
 namespace tokenferry {
 
 absl::Status GatedExperts::Reserve(const ExpertRows& rows, DType) {
-  return scratch_.Reserve(device_, rows.max_selections * 2 * intermediate_ * static_cast<int64_t>(sizeof(float)));
+  return scratch_.Reserve(device_, ScratchBytes(rows.max_selections, intermediate_));
 }
 
 absl::Status GatedExperts::Run(Stream& stream, const ExpertArrays& experts, const ExpertRows& rows, FloatMatrix out) {

@@ -45,6 +45,9 @@ class GatedExperts final : public ExpertNetwork {
 
   absl::Status Run(Stream& stream, const ExpertArrays& experts, const ExpertRows& rows, FloatMatrix out) override;
   absl::Status Reserve(const ExpertRows& rows, DType out_dtype) override;
+  static int64_t ScratchBytes(int64_t max_selections, int64_t intermediate) {
+    return max_selections * 2 * intermediate * static_cast<int64_t>(sizeof(float));
+  }
 
  private:
   Device& device_;

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "comm/transport/topology.h"
-#include "comm/tuning/exchange_budget.h"
+#include "comm/exchange/path/path_costs.h"
 #include "core/check.h"
+#include "runtime/engine/expert_network.h"
 
 namespace tokenferry {
 namespace {
@@ -17,24 +17,44 @@ MatrixView<T> Rows(MatrixView<T> m, int64_t begin, int64_t end) {
   return m;
 }
 
+// With as many tokens at a time as the budget allows.
+absl::StatusOr<MoeOptions> WithinBudget(const Topology& topology, DeviceKind device, const Placement& placement,
+                                        const MoeShape& shape, const MoeOptions& options) {
+  MoeOptions bounded = options;
+  bounded.exchange.max_tokens = std::max<int64_t>(1, shape.max_tokens);
+  if (options.exchange_budget == 0) return bounded;
+  // The automatic path between hosts may be several, by size, each with its own buffers.
+  const bool one_path = topology.num_hosts() == 1;
+  if (options.exchange.path == ExchangePath::kAuto && !one_path) bounded.exchange.path = ExchangePath::kAllToAllV;
+  TF_ASSIGN_OR_RETURN(bounded.exchange.max_tokens,
+                      TokensWithin(options.exchange_budget, ExchangeOptionsOf(shape, bounded), placement, device));
+  return bounded;
+}
+
 }  // namespace
 
 absl::StatusOr<MoeRounds> MoeRounds::Create(Transport& transport, Device& device, const Placement& placement,
                                             const MoeShape& shape, const MoeOptions& options) {
-  MoeOptions bounded = options;
-  bounded.exchange.max_tokens = std::max<int64_t>(1, shape.max_tokens);
-  if (options.exchange_budget > 0) {
-    // The automatic path between hosts may be several, by size, each with its own buffers.
-    const bool one_path = Topology::Of(transport).num_hosts() == 1;
-    if (options.exchange.path == ExchangePath::kAuto && !one_path) bounded.exchange.path = ExchangePath::kAllToAllV;
-    TF_ASSIGN_OR_RETURN(
-        bounded.exchange.max_tokens,
-        TokensWithin(options.exchange_budget, ExchangeOptionsOf(shape, bounded), placement, device.kind()));
-  }
+  TF_ASSIGN_OR_RETURN(const MoeOptions bounded,
+                      WithinBudget(Topology::Of(transport), device.kind(), placement, shape, options));
   TF_ASSIGN_OR_RETURN(auto layer, MoeLayer::Create(transport, device, placement, shape, bounded));
   const ExchangeOptions exchange = ExchangeOptionsOf(shape, bounded);
   const bool as_written = shape.weight_on == WeightOn::kOutput && exchange.wire_dtype == exchange.resident_dtype();
   return MoeRounds(std::move(layer), exchange.max_tokens, as_written ? WireRows::kAsWritten : WireRows::kChanged);
+}
+
+ExchangeMemory MoeRounds::Memory(const Topology& topology, DeviceKind device, const Placement& placement,
+                                 const MoeShape& shape, const MoeOptions& options) {
+  const auto bounded = WithinBudget(topology, device, placement, shape, options);
+  if (!bounded.ok()) return {};
+  const ExchangeOptions exchange = ExchangeOptionsOf(shape, *bounded);
+  ExchangeMemory memory = MemoryOfExchange(exchange, placement, topology, device);
+  const bool is_peer =
+      exchange.path == ExchangePath::kPeer || (exchange.path == ExchangePath::kAuto && topology.num_hosts() == 1);
+  if (device == DeviceKind::kCpu || !is_peer || options.overflow.padding == Padding::kCapacity) return memory;
+  const WorstCase worst(exchange, placement, exchange.max_tokens, device);
+  const int64_t scratch = GatedExperts::ScratchBytes(worst.selections_in, shape.intermediate);
+  return {memory.at_start + scratch, memory.most + scratch};
 }
 
 absl::StatusOr<FloatMatrix> MoeRounds::HomeRows(int64_t num_tokens, int64_t max_tokens_per_rank) {

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "comm/tuning/exchange_budget.h"
 #include "runtime/engine/moe_layer.h"
 
 namespace tokenferry {
@@ -15,6 +16,11 @@ class MoeRounds {
   // Collective. InvalidArgument when options.exchange_budget does not hold one token of every rank; 0: one round.
   static absl::StatusOr<MoeRounds> Create(Transport& transport, Device& device, const Placement& placement,
                                           const MoeShape& shape, const MoeOptions& options);
+
+  // Of the exchange that Create makes among ranks of such hosts, on the rank with the most experts; and, of what grows
+  // with it, scratch that experts on GPUs have from the start. Nothing where Create refuses the budget.
+  static ExchangeMemory Memory(const Topology& topology, DeviceKind device, const Placement& placement,
+                               const MoeShape& shape, const MoeOptions& options);
 
   // MoeLayer::HomeRows for a batch that travels in one round and as it was written; data null: it does not, because the
   // budget takes several rounds, or because rows are quantised, rounded from f32, or scaled.

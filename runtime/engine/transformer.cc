@@ -13,8 +13,13 @@ namespace {
 
 constexpr int kMaxMicroBatches = 2;
 
-// The one place where a MoE layer's shape is read from a model.
-MoeShape MoeShapeOf(const ModelSpec& model, Compute compute, int64_t max_tokens) {
+int NumMicroBatches(const EngineOptions& options) {
+  return options.overlap == Overlap::kTwoBatch ? kMaxMicroBatches : 1;
+}
+
+// The one place where a MoE layer's shape is read from a model; its tokens are a micro-batch's.
+MoeShape MoeShapeOf(const ModelSpec& model, const EngineOptions& options) {
+  const int num_batches = NumMicroBatches(options);
   return {.num_layers = static_cast<int>(model.num_moe_layers()),
           .hidden = model.hidden_size,
           .intermediate = model.moe.intermediate,
@@ -22,8 +27,8 @@ MoeShape MoeShapeOf(const ModelSpec& model, Compute compute, int64_t max_tokens)
           .router = model.moe.router,
           .activation = model.moe.activation,
           .weight_on = model.moe.weight_on,
-          .compute = compute,
-          .max_tokens = max_tokens};
+          .compute = options.compute,
+          .max_tokens = (options.max_tokens() + num_batches - 1) / num_batches};
 }
 
 }  // namespace
@@ -52,7 +57,7 @@ absl::Status Transformer::CreateMoe(Transport& transport, Device& device, const 
          .experts = {w.expert_gate.array(), w.expert_up.array(), w.expert_down.array(), w.expert_gate_bias.array(),
                      w.expert_up_bias.array(), w.expert_down_bias.array()}});
   }
-  const int num_batches = options_.overlap == Overlap::kTwoBatch ? kMaxMicroBatches : 1;
+  const int num_batches = NumMicroBatches(options_);
   if (num_batches > 1 && options_.moe.overflow.kind != Overflow::kDropless) {
     return absl::InvalidArgumentError(
         "overlap two_batch: an overflow policy looks at all tokens of a step at once; choose dropless, or overlap "
@@ -72,13 +77,22 @@ absl::Status Transformer::CreateMoe(Transport& transport, Device& device, const 
     moe.overflow = {.kind = Overflow::kSequenceCapacity, .sequence_capacity = model_.moe.sequence_capacity};
   }
   moe.exchange_budget /= num_batches;
-  const MoeShape shape = MoeShapeOf(model_, options_.compute, (options_.max_tokens() + num_batches - 1) / num_batches);
+  const MoeShape shape = MoeShapeOf(model_, options_);
   for (int i = 0; i < num_batches; ++i) {
     TF_ASSIGN_OR_RETURN(MoeRounds rounds, MoeRounds::Create(transport, device, placement, shape, moe));
     moe_.push_back(std::move(rounds));
     moe.exchange.on_choice = nullptr;  // it has been told
   }
   return absl::OkStatus();
+}
+
+ExchangeMemory Transformer::ExchangeBytes(const ModelSpec& model, const EngineOptions& options,
+                                          const Placement& placement, const Topology& topology, DeviceKind device) {
+  const int num_batches = NumMicroBatches(options);
+  MoeOptions moe = options.moe;
+  moe.exchange_budget /= num_batches;
+  const ExchangeMemory one = MoeRounds::Memory(topology, device, placement, MoeShapeOf(model, options), moe);
+  return {one.at_start * num_batches, one.most * num_batches};
 }
 
 // Halves of a part's tokens, the first one larger by one if need be: so that every rank knows the largest first and

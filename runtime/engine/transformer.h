@@ -66,6 +66,10 @@ class Transformer {
   // Of the activations that Create allocates.
   static int64_t ActivationBytes(const ModelSpec& model, const EngineOptions& options, DeviceKind device);
 
+  // Of the exchanges that Create makes among ranks of such hosts, all micro-batches together.
+  static ExchangeMemory ExchangeBytes(const ModelSpec& model, const EngineOptions& options, const Placement& placement,
+                                      const Topology& topology, DeviceKind device);
+
   // TokenPositions::rope_row of a token.
   int32_t RopeRowOf(RopeFactors factors, int64_t position) const {
     return static_cast<int32_t>(RopeRow(positions_.rope_config(), factors, position));

@@ -54,7 +54,8 @@ struct PathInfo {
   absl::StatusOr<std::unique_ptr<PathMover>> (*create)(const PathContext& context);
   // Of one rank. None: not a path for such a topology.
   std::optional<PathTraffic> (*traffic)(const ExchangeShape& shape, const Topology& topology);
-  // Most bytes of buffers, device memory and shared memory, on one rank.
+  // Bytes of buffers, device memory and shared memory, on one rank: of those that are made at the start, and the most.
+  int64_t (*start_bytes)(const WorstCase& worst);
   int64_t (*most_bytes)(const WorstCase& worst);
 };
 

@@ -68,6 +68,7 @@ struct WorstCase {
   int num_ranks;
   int64_t top_k;
   Reduction reduction;
+  bool is_quantised;                 // rows, while they travel
   int64_t slots;                     // of the rank that has the most
   int64_t tokens;                    // T
   int64_t rows_in, selections_in;    // R T; R T min(K, slots)

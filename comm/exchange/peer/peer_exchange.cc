@@ -86,9 +86,7 @@ class PeerMover : public PathMover {
       tokens = std::max(tokens, theirs[0]);
       top_k = std::max(top_k, theirs[1]);
     }
-    // Outputs for as many selections as a rank's own tokens have: what a balanced load needs.
-    const int64_t selections = std::min(tokens * top_k, kMaxItems);
-    return Resize(kStartPeer, {tokens, std::min(selections, tokens * num_ranks_), selections, selections});
+    return Resize(kStartPeer, PeerCapacity::AtStart(tokens, top_k, num_ranks_));
   }
 
   absl::StatusOr<FloatMatrix> HomeRows(int64_t num_tokens) override {

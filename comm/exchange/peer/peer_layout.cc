@@ -17,6 +17,11 @@ int64_t Grown(int64_t have, int64_t needed) { return needed <= have ? have : std
 
 }  // namespace
 
+PeerCapacity PeerCapacity::AtStart(int64_t tokens, int64_t top_k, int num_ranks) {
+  const int64_t selections = std::min(tokens * top_k, kMaxItems);
+  return {tokens, std::min(selections, tokens * num_ranks), selections, selections};
+}
+
 bool PeerCapacity::Holds(const PeerCapacity& needed) const {
   return needed.tokens <= tokens && needed.send_rows <= send_rows && needed.send_selections <= send_selections &&
          needed.recv_selections <= recv_selections;

@@ -14,6 +14,9 @@ struct PeerCapacity {
   int64_t send_selections = 0;  // of its tokens
   int64_t recv_selections = 0;  // of its experts
 
+  // What memory is made for before anything is known: outputs for as many selections as a rank's own tokens have, which
+  // is what a balanced load needs.
+  static PeerCapacity AtStart(int64_t tokens, int64_t top_k, int num_ranks);
   bool Holds(const PeerCapacity& needed) const;
   // `needed`, and a quarter more than before of what grows, so that sizes that creep up do not grow it each time.
   PeerCapacity GrownTo(const PeerCapacity& needed) const;

@@ -20,12 +20,18 @@ std::optional<PathTraffic> Traffic(const ExchangeShape& shape, const Topology& t
   return t;
 }
 
-// On GPUs: rows and outputs for the largest exchange, and where those lie that are pulled.
+DeviceCapacity CapacityOf(const WorstCase& w) { return {w.tokens, static_cast<int>(w.top_k), w.num_ranks}; }
+
+// On GPUs: rows and outputs for the largest exchange. On CPUs pages are taken when a plan needs them.
+int64_t StartBytes(const WorstCase& w) {
+  if (w.device == DeviceKind::kCpu) return 0;
+  return DeviceTwoLevelLayout::For(CapacityOf(w), w.home_bytes, w.output_bytes).num_bytes;
+}
+
+// And where those lie that are pulled.
 int64_t DeviceBytes(const WorstCase& w) {
-  const DeviceCapacity capacity{w.tokens, static_cast<int>(w.top_k), w.num_ranks};
-  const int64_t pulled = w.rows_in + capacity.recv_selections();
-  return DeviceTwoLevelLayout::For(capacity, w.home_bytes, w.output_bytes).num_bytes +
-         pulled * static_cast<int64_t>(sizeof(char*));
+  const int64_t pulled = w.rows_in + CapacityOf(w).recv_selections();
+  return StartBytes(w) + pulled * static_cast<int64_t>(sizeof(char*));
 }
 
 // A rank that is alone on its host serves everybody, and all of a token's experts may be there.
@@ -51,6 +57,6 @@ absl::StatusOr<std::unique_ptr<PathMover>> Create(const PathContext& context) {
 
 }  // namespace
 
-const PathInfo kTwoLevelPath = {ExchangePath::kTwoLevel, Create, Traffic, MostBytes};
+const PathInfo kTwoLevelPath = {ExchangePath::kTwoLevel, Create, Traffic, StartBytes, MostBytes};
 
 }  // namespace tokenferry

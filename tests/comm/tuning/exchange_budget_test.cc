@@ -22,6 +22,7 @@ namespace {
 using testing::HasSubstr;
 
 constexpr int kRanks = 4, kExperts = 10, kTopK = 3;
+constexpr int64_t kControlBytes = 4096;  // flags, headers and tables are less
 
 struct BudgetCase {
   ExchangePath path;
@@ -87,6 +88,13 @@ TEST_P(ExchangeBudget, HoldsWhereverTokensGo) {
       auto exchange = GetParam().as_on == DeviceKind::kCpu ? CreateExchange(transport, *device, options)
                                                            : Exchange::Create(transport, *device, options, kept_there);
       ASSERT_TRUE(exchange.ok()) << exchange.status();
+      auto stream = *device->CreateStream();
+      const auto held = [&] {
+        return static_cast<int64_t>(device->peak_allocated_bytes()) + (*exchange)->stats(*stream)->peak_peer_bytes;
+      };
+      const ExchangeMemory memory = MemoryOfExchange(options, placement, Topology::Of(transport), GetParam().as_on);
+      EXPECT_LE(memory.at_start, held());
+      EXPECT_GE(memory.at_start, held() - kControlBytes);
       std::mt19937 random(5);
       const auto anywhere = [&](int64_t, int k) {
         return static_cast<int32_t>((random() % (kExperts / kTopK)) * kTopK + k);
@@ -98,13 +106,11 @@ TEST_P(ExchangeBudget, HoldsWhereverTokensGo) {
       }
       const auto most = MostExchangeBytes(options, placement, max_tokens, GetParam().as_on);
       ASSERT_TRUE(most.ok());
-      auto stream = *device->CreateStream();
-      const int64_t held =
-          static_cast<int64_t>(device->peak_allocated_bytes()) + (*exchange)->stats(*stream)->peak_peer_bytes;
-      EXPECT_LE(held, *most) << max_tokens << " tokens";
+      EXPECT_EQ(memory.most, *most);
+      EXPECT_LE(held(), *most) << max_tokens << " tokens";
       // The bound is of use: the busiest rank comes near to it.
       if (transport.rank().value == 0 && max_tokens == 60) {
-        EXPECT_GE(held, *most / 3);
+        EXPECT_GE(held(), *most / 3);
       }
     });
   }
@@ -148,11 +154,36 @@ TEST(DevicePeerBudget, IsWhatIsAllocated) {
         ASSERT_EQ(ExchangeOnce(**exchange, *inputs, placement, max_tokens, options, first_experts), absl::OkStatus());
         const auto held = static_cast<int64_t>(device->peak_allocated_bytes());
         EXPECT_LE(held, most) << DTypeName(wire_dtype) << ", " << max_tokens << " tokens";
-        EXPECT_GE(held, most - most / 3) << DTypeName(wire_dtype) << ", " << max_tokens << " tokens";
+        EXPECT_GE(held, most - kControlBytes) << DTypeName(wire_dtype) << ", " << max_tokens << " tokens";
         EXPECT_EQ(Barrier(transport, {"end"}), absl::OkStatus());  // others may still read this rank's outputs
       });
     }
   }
+}
+
+TEST(ExchangeMemory, OfTheAutomaticPathIsThatOfWhatItTakes) {
+  const Placement placement = Placement::Linear(kExperts, kRanks);
+  const auto memory = [&](ExchangePath path, const Topology& topology, DeviceKind device) {
+    const ExchangeOptions options{.hidden = 64, .path = path, .max_tokens = 100, .max_top_k = kTopK};
+    const ExchangeMemory of = MemoryOfExchange(options, placement, topology, device);
+    return std::pair(of.at_start, of.most);
+  };
+  const Topology one = Topology::FromHosts({"a", "a", "a", "a"}), two = Topology::FromHosts({"a", "a", "b", "b"});
+  for (const DeviceKind device : {DeviceKind::kCpu, DeviceKind::kCuda}) {
+    EXPECT_EQ(memory(ExchangePath::kAuto, one, device), memory(ExchangePath::kPeer, one, device));
+  }
+  // On GPUs everything is there from the start.
+  const auto [start, most] = memory(ExchangePath::kPeer, one, DeviceKind::kCuda);
+  EXPECT_EQ(start, most);
+  EXPECT_EQ(memory(ExchangePath::kAuto, two, DeviceKind::kCuda),
+            memory(ExchangePath::kAllToAllV, two, DeviceKind::kCuda));
+  const auto several = memory(ExchangePath::kAuto, two, DeviceKind::kCpu);
+  EXPECT_EQ(several.first, 0);
+  int64_t sum = 0;
+  for (const ExchangePath path : {ExchangePath::kAllToAllV, ExchangePath::kAllGather, ExchangePath::kTwoLevel}) {
+    sum += memory(path, two, DeviceKind::kCpu).second;
+  }
+  EXPECT_EQ(several.second, sum);
 }
 
 TEST(TokensWithin, FindsTheLargestThatFits) {

@@ -87,11 +87,11 @@ class Inspect(ProgramTest):
             text = self.succeed("inspect", "--model", MODEL, **how).text()
             self.assertIn("deepseek_v3, 5 layers of hidden size 256 (4 with experts), context 4096, vocabulary 2304", text)
             self.assertIn("experts: 32 routed of width 128, 4 per token; shared width 128; groups 4 of which 2", text)
-            rows = re.findall(r"(?m)^([012]) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", text)
+            rows = re.findall(r"(?m)^([012]) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", text)
             self.assertEqual([row[:2] for row in rows], [("0", "11"), ("1", "11"), ("2", "10")], text)
             for row in rows:
                 parts = [float(value) for value in row[2:]]
-                self.assertAlmostEqual(sum(parts[:4]), parts[4], delta=0.03, msg=text)  # each is rounded to 0.01
+                self.assertAlmostEqual(sum(parts[:5]), parts[5], delta=0.03, msg=text)  # each is rounded to 0.01
 
     def test_config_alone(self):
         """Without weights the numbers are those of the types that config.json implies."""

@@ -66,7 +66,7 @@ TEST(MemoryCheck, ConvertedExpertsCountUntilThereIsACache) {
   ranks[1].conversion = 5 * kGib;
   EXPECT_THAT(Fits(ranks, Available({30, 30}), Hosts({2})).message(), HasSubstr("2 ranks need 31.0 GiB"));
   EXPECT_THAT(Fits(ranks, Available({30, 30}), Hosts({2})).message(),
-              HasSubstr("activations 2.0 GiB; experts while they are converted 7.0 GiB) and 30.0 GiB are available"));
+              HasSubstr("exchanges 0.0 MiB; experts while they are converted 7.0 GiB) and 30.0 GiB are available"));
   EXPECT_TRUE(Fits(ranks, Available({31, 31}), Hosts({2})).ok());
 }
 
@@ -76,7 +76,20 @@ TEST(MemoryCheck, LogitsCount) {
   EXPECT_TRUE(Fits(ranks, Available({30, 30}), Hosts({2})).ok());
   EXPECT_THAT(
       Fits(ranks, Available({29, 29}), Hosts({2})).message(),
-      HasSubstr("2 ranks need 30.0 GiB (weights 24.0 GiB, cache 2.0 GiB, logits 2.0 GiB, activations 2.0 GiB)"));
+      HasSubstr("2 ranks need 30.0 GiB (weights 24.0 GiB, cache 2.0 GiB, activations 2.0 GiB, logits 2.0 GiB, "));
+}
+
+// What exchanges have from the start counts; what they may grow by is told and refuses nobody.
+TEST(MemoryCheck, ExchangesCountAsFarAsTheyAreSureToBeThere) {
+  auto ranks = Ranks(2, 10, 2, 1, 1);
+  for (RankMemory& rank : ranks) rank.exchange = 2 * kGib, rank.exchange_growth = 50 * kGib;
+  EXPECT_TRUE(Fits(ranks, Available({32, 32}), Hosts({2})).ok());
+  EXPECT_THAT(Fits(ranks, Available({31, 31}), Hosts({2})).message(),
+              HasSubstr("2 ranks need 32.0 GiB (weights 24.0 GiB, cache 2.0 GiB, activations 2.0 GiB, logits 0.0 MiB, "
+                        "exchanges 4.0 GiB; up to 100.0 GiB more for exchanges) and 31.0 GiB are available"));
+  EXPECT_THAT(Fits(Ranks(1, 1, 1, 0, 1), Available({2}), Hosts({1})).message(), Not(HasSubstr("more for exchanges")));
+  ranks[0].conversion = 5 * kGib;  // before there are exchanges
+  EXPECT_FALSE(Fits(ranks, Available({32, 32}), Hosts({2})).ok());
 }
 
 TEST(MemoryCheck, RanksOfAGpuCountTogether) {

@@ -173,6 +173,40 @@ TEST(MoeRounds, RowsHaveAHomeWhereTheyTravelInOneRoundAsWritten) {
   });
 }
 
+TEST(MoeRounds, MemoryIsWhatIsMadeAtTheStart) {
+  const Placement placement = Placement::Linear(kExperts, 3);
+  const MoeShape shape = Shape(Compute::kF32);
+  MoeOptions options{.exchange = {.path = ExchangePath::kPeer}};
+  const int64_t three_tokens = *MostExchangeBytes(ExchangeOptionsOf(shape, options), placement, /*num_tokens=*/3);
+  int64_t whole = 0;
+  for (const int64_t budget : {int64_t{0}, three_tokens}) {
+    options.exchange_budget = budget;
+    for (const ExchangePath path : {ExchangePath::kAuto, ExchangePath::kPeer, ExchangePath::kAllToAllV}) {
+      options.exchange.path = path;
+      RunThreads(Backend::kLocal, 3, absl::Seconds(60), [&](Transport& transport) {
+        TestDevice device({});
+        const auto moe = MoeRounds::Create(transport, device.device(), placement, shape, options);
+        ASSERT_OK(moe);
+        const ExchangeMemory memory =
+            MoeRounds::Memory(Topology::Of(transport), device.device().kind(), placement, shape, options);
+        const int64_t held = moe->layer().exchange_stats(device.stream())->peak_peer_bytes;
+        EXPECT_LE(memory.at_start, held);
+        EXPECT_GE(memory.at_start, held - 2048);  // flags and headers
+        EXPECT_EQ(memory.at_start == 0, path == ExchangePath::kAllToAllV);
+        EXPECT_GT(memory.most, memory.at_start);
+        if (path == ExchangePath::kPeer && transport.rank() == RankId(0)) {
+          EXPECT_EQ(memory.at_start<whole, budget> 0);
+          whole = memory.at_start;
+        }
+      });
+    }
+  }
+  options.exchange_budget = 100;  // which Create refuses
+  const auto nothing =
+      MoeRounds::Memory(Topology::FromHosts({"a", "a", "a"}), DeviceKind::kCpu, placement, shape, options);
+  EXPECT_EQ(nothing.most, 0);
+}
+
 TEST(MoeLayer, TokensWithNaNInARouterAreToldOnce) {
   RunThreads(Backend::kLocal, 1, absl::Seconds(60), [&](Transport& transport) {
     TestDevice device({});
