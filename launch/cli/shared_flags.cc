@@ -107,7 +107,7 @@ void DeclareComputeFlag(FlagSet& set, Compute* compute) {
              "precision of the inputs of matrix products");
 }
 
-void DeclareEngineFlags(FlagSet& set, SharedFlags* f) {
+void DeclareMemoryFlags(FlagSet& set, SharedFlags* f) {
   MoeOptions* moe = &f->engine.moe;
   set.Group("Engine");
   DeclareComputeFlag(set, &f->engine.compute);
@@ -125,7 +125,6 @@ void DeclareEngineFlags(FlagSet& set, SharedFlags* f) {
   set.Choice("reduction", &moe->exchange.reduction, {{"exact", Reduction::kExact}, {"node", Reduction::kNode}},
              "of --path two_level: outputs travel one by one, with the bits of every path, or are summed on each "
              "host first");
-  DeclareOverflow(set, &moe->overflow);
   set.Choice("dispatch-dtype", &moe->dispatch_dtype,
              {{"auto", std::nullopt},
               {"bf16", DType::kBF16},
@@ -143,7 +142,18 @@ void DeclareEngineFlags(FlagSet& set, SharedFlags* f) {
   set.Integer("prefill-chunk", &f->prefill_chunk, 0, kMaxTokensFlag,
               "most prompt tokens per rank and step; 0: as many as the longest sequence has");
   set.Integer("kv-cache-tokens", &f->kv_cache_tokens, 0, kMaxTokensFlag, "size of a rank's KV cache; 0: as needed");
+}
+
+void DeclareEngineFlags(FlagSet& set, SharedFlags* f) {
+  DeclareMemoryFlags(set, f);
+  DeclareOverflow(set, &f->engine.moe.overflow);
   DeclareKernelFlags(set, f);
+}
+
+void DeclareServingSize(FlagSet& set, int64_t* max_model_len, int* max_num_seqs) {
+  set.Integer("max-model-len", max_model_len, 0, kMaxTokensFlag,
+              "tokens of prompt and answer together; 0: the model's context");
+  set.Integer("max-num-seqs", max_num_seqs, 1, 4096, "sequences that a rank works on at a time");
 }
 
 absl::Status CheckEngineFlags(const FlagSet& set, const SharedFlags& f) {

@@ -59,10 +59,15 @@ void DeclareModelFlags(FlagSet& set, SharedFlags* f);
 
 void DeclareComputeFlag(FlagSet& set, Compute* compute);
 
+// What of DeclareEngineFlags decides how much memory a rank needs.
+void DeclareMemoryFlags(FlagSet& set, SharedFlags* f);
 // How a model runs on the ranks: exchange, overflow, overlap, steps and cache, and DeclareKernelFlags.
 void DeclareEngineFlags(FlagSet& set, SharedFlags* f);
 // Refuses what contradicts itself, and a flag that the overflow policy has no use for: it would promise something.
 absl::Status CheckEngineFlags(const FlagSet& set, const SharedFlags& f);
+
+// How many sequences a rank serves at a time, and how long they may be.
+void DeclareServingSize(FlagSet& set, int64_t* max_model_len, int* max_num_seqs);
 
 // The names of --path.
 std::vector<std::pair<std::string, ExchangePath>> PathChoices();

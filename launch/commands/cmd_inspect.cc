@@ -18,8 +18,11 @@
 namespace tokenferry {
 namespace {
 
-// What memory is told for: an engine as it is made when nothing else is asked for.
-const EngineOptions kEngine;
+// What a rank holds, and for what engine.
+struct MemoryReport {
+  EngineOptions engine;
+  std::vector<RankMemory> per_rank;
+};
 
 // What all weights take in memory on one rank, with experts of that type; none: they do not fill whole bytes.
 std::optional<int64_t> BytesWith(ExpertDtype dtype, const ModelFiles& files) {
@@ -107,8 +110,7 @@ std::string DescribeModel(const ModelSpec& m) {
   return text;
 }
 
-void PrintMemoryTable(const ModelFiles& files, const ModelSummary& summary,
-                      const std::vector<RankMemory>& memory_per_rank) {
+void PrintTables(const ModelFiles& files, const ModelSummary& summary, const MemoryReport& report) {
   const PartSummary total = summary.Total();
   std::printf("%s\n", DescribeModel(files.model).c_str());
   const std::string generation =
@@ -139,14 +141,14 @@ void PrintMemoryTable(const ModelFiles& files, const ModelSummary& summary,
     std::printf("%-16s %12s MiB\n", name.c_str(), bytes ? absl::StrFormat("%.2f", Mib(*bytes)).c_str() : "-");
   }
   std::printf("\nmemory per rank in MiB, at least, with a cache of %ld tokens and steps of %ld\n",
-              static_cast<long>(kEngine.cache_tokens_per_rank), static_cast<long>(kEngine.max_tokens()));
+              static_cast<long>(report.engine.cache_tokens_per_rank), static_cast<long>(report.engine.max_tokens()));
   if (files.model.has_states()) {
     std::printf("(of the cache %.2f MiB for each of %ld sequences, whatever their length)\n",
-                Mib(KvCache::BytesPerState(Engine::CacheOptions(files.model, kEngine))),
-                static_cast<long>(kEngine.max_sequences_per_rank));
+                Mib(KvCache::BytesPerState(Engine::CacheOptions(files.model, report.engine))),
+                static_cast<long>(report.engine.max_sequences_per_rank));
   }
   const auto growth = [](const RankMemory& a, const RankMemory& b) { return a.exchange_growth < b.exchange_growth; };
-  const RankMemory& most = *std::max_element(memory_per_rank.begin(), memory_per_rank.end(), growth);
+  const RankMemory& most = *std::max_element(report.per_rank.begin(), report.per_rank.end(), growth);
   if (most.exchange_growth > 0) {
     std::printf("(up to %.2f MiB more for exchanges, if the router sends all tokens to one rank)\n",
                 Mib(most.exchange_growth));
@@ -154,8 +156,8 @@ void PrintMemoryTable(const ModelFiles& files, const ModelSummary& summary,
   std::printf("%-6s %9s", "rank", "experts");
   for (const MemoryPart& part : kMemoryParts) std::printf(" %12s", part.name);
   std::printf(" %12s\n", "all");
-  for (size_t r = 0; r < memory_per_rank.size(); ++r) {
-    const RankMemory& memory = memory_per_rank[r];
+  for (size_t r = 0; r < report.per_rank.size(); ++r) {
+    const RankMemory& memory = report.per_rank[r];
     std::printf("%-6zu %9d", r, files.placement.num_local_slots(RankId(static_cast<int>(r))));
     for (const MemoryPart& part : kMemoryParts) std::printf(" %12.2f", Mib(memory.*part.bytes));
     std::printf(" %12.2f\n", Mib(memory.total()));
@@ -175,7 +177,7 @@ nlohmann::ordered_json GenerationJson(const GenerationConfig& config) {
           {"max_new_tokens", or_null(config.max_new_tokens)}};
 }
 
-void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::vector<RankMemory>& memory_per_rank) {
+void PrintJson(const ModelFiles& files, const ModelSummary& summary, const MemoryReport& report) {
   const PartSummary total = summary.Total();
   nlohmann::ordered_json json = {{"model_type", files.model.model_type},
                                  {"parameters", total.num_params},
@@ -193,8 +195,8 @@ void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::
     json["bytes_by_dtype"][std::string(DTypeName(dtype))] = num_bytes;
   if (files.generation.ok()) json["generation"] = GenerationJson(*files.generation);
   json["weights_there"] = files.checkpoint != nullptr;
-  json["cache_tokens_per_rank"] = kEngine.cache_tokens_per_rank;
-  json["state_bytes_per_sequence"] = KvCache::BytesPerState(Engine::CacheOptions(files.model, kEngine));
+  json["cache_tokens_per_rank"] = report.engine.cache_tokens_per_rank;
+  json["state_bytes_per_sequence"] = KvCache::BytesPerState(Engine::CacheOptions(files.model, report.engine));
   for (const ExpertDtype dtype : AllExpertDtypes()) {
     const std::optional<int64_t> bytes = BytesWith(dtype, files);
     json["bytes_by_expert_dtype"][std::string(ExpertDtypeName(dtype))] =
@@ -202,11 +204,11 @@ void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::
   }
   json["skipped_bytes"] = files.plan.skipped_bytes;
   json["unknown_tensors"] = files.plan.num_unknown;
-  for (size_t r = 0; r < memory_per_rank.size(); ++r) {
+  for (size_t r = 0; r < report.per_rank.size(); ++r) {
     const auto experts = files.placement.local_experts(RankId(static_cast<int>(r)));
     nlohmann::ordered_json rank = {{"experts", std::vector<int>(experts.begin(), experts.end())}};
-    for (const MemoryPart& part : kMemoryParts) rank[part.key] = memory_per_rank[r].*part.bytes;
-    rank["exchange_growth_bytes"] = memory_per_rank[r].exchange_growth;
+    for (const MemoryPart& part : kMemoryParts) rank[part.key] = report.per_rank[r].*part.bytes;
+    rank["exchange_growth_bytes"] = report.per_rank[r].exchange_growth;
     json["ranks"].push_back(std::move(rank));
   }
   std::printf("%s\n", FormatJson(json).c_str());
@@ -216,7 +218,9 @@ void PrintJson(const ModelFiles& files, const ModelSummary& summary, const std::
 
 void InspectCommand::Declare(FlagSet& set, SharedFlags* shared) {
   set.Switch("json", &flags_.json, "print JSON");
+  DeclareServingSize(set, &flags_.max_model_len, &flags_.max_num_seqs);
   DeclareModelFlags(set, shared);
+  DeclareMemoryFlags(set, shared);
 }
 
 absl::Status InspectCommand::Check(const FlagSet& /*set*/, SharedFlags* /*shared*/) { return absl::OkStatus(); }
@@ -226,9 +230,11 @@ absl::Status InspectCommand::Run(RankContext& context) const {
                       OpenModel(context, TokenizerUse::kNone, WeightsUse::kIfThere));
   if (context.transport.rank() != RankId(0)) return absl::OkStatus();
   const ModelSummary summary = SummarizeModel(files->plan.plan);
-  const std::vector<RankMemory> memory_per_rank =
-      PlanMemory(files->plan.plan, files->placement, kEngine, context.topology, context.device.kind());
-  (flags_.json ? PrintJson : PrintMemoryTable)(*files, summary, memory_per_rank);
+  MemoryReport report;
+  report.engine = ServingEngine(context.flags, files->model, {flags_.max_num_seqs, flags_.max_model_len});
+  report.per_rank =
+      PlanMemory(files->plan.plan, files->placement, report.engine, context.topology, context.device.kind());
+  (flags_.json ? PrintJson : PrintTables)(*files, summary, report);
   return absl::OkStatus();
 }
 

@@ -7,6 +7,8 @@ namespace tokenferry {
 
 struct InspectFlags {
   bool json = false;
+  int64_t max_model_len = 0;  // 0: the model's context
+  int max_num_seqs = 32;      // of a rank
 };
 
 class InspectCommand final : public Subcommand {

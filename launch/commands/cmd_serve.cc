@@ -76,11 +76,9 @@ void ServeCommand::Declare(FlagSet& set, SharedFlags* shared) {
   set.Text("host", &f->host, "address to listen on");
   set.Integer("port", &f->port, 0, 65535, "0: any that is free");
   set.Text("served-model-name", &f->model.name, "the model's id for clients; without it the folder's name");
-  set.Integer("max-model-len", &f->model.max_model_len, 0, kMaxTokensFlag,
-              "tokens of prompt and answer together; 0: the model's context");
+  DeclareServingSize(set, &f->model.max_model_len, &flags_.max_num_seqs);
   set.Text("chat-template", &f->model.chat_template,
            "a file, or the name of one of the model's templates, in place of its default one");
-  set.Integer("max-num-seqs", &flags_.max_num_seqs, 1, 4096, "sequences that a rank works on at a time");
   set.Duration("step-target", &flags_.step_target, "of a step's time: how much of waiting prompts it takes");
   set.Duration("health-timeout", &f->health_timeout, "without a sign of the ranks, until /health says so");
   set.Duration("drain-timeout", &f->drain_timeout, "for running requests after SIGTERM");
@@ -140,8 +138,6 @@ absl::Status ServeCommand::PrepareProcess(const SharedFlags&, const LauncherInfo
 
 absl::Status ServeCommand::Serve(RankContext& context, RankLink* link) const {
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelFiles> files, OpenModel(context, TokenizerUse::kNeeded));
-  const int64_t longest =
-      flags_.front.model.max_model_len > 0 ? flags_.front.model.max_model_len : files->model.max_position_embeddings;
   const Stopwatch since_start;
   Stopwatch since_told;
   const auto on_progress = [&](int64_t done, int64_t total) {
@@ -153,7 +149,8 @@ absl::Status ServeCommand::Serve(RankContext& context, RankLink* link) const {
   };
   on_progress(0, 0);
   TF_ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> session,
-                      StartServingSession(context, std::move(files), {flags_.max_num_seqs, longest}, on_progress));
+                      StartServingSession(context, std::move(files),
+                                          {flags_.max_num_seqs, flags_.front.model.max_model_len}, on_progress));
   return RunServing(context, *session, flags_.step_target, link);
 }
 

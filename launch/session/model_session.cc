@@ -266,16 +266,21 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
   return StartEngine(context, std::move(files), engine, nullptr);
 }
 
+EngineOptions ServingEngine(const SharedFlags& flags, const ModelSpec& model, const ServingSize& size) {
+  const int64_t longest = size.max_sequence_tokens > 0 ? size.max_sequence_tokens : model.max_position_embeddings;
+  EngineOptions engine = flags.engine;
+  engine.max_sequences_per_rank = size.max_sequences_per_rank;
+  engine.cache_tokens_per_rank =
+      WholeBlocks(flags.kv_cache_tokens > 0 ? flags.kv_cache_tokens : std::max(kServingCacheTokens, longest));
+  engine.prefill_chunk = flags.prefill_chunk > 0 ? flags.prefill_chunk : WholeBlocks(longest);
+  if (model.has_encoder()) engine.encoder_tokens_per_rank = WholeBlocks(longest);
+  return engine;
+}
+
 absl::StatusOr<std::unique_ptr<ModelSession>> StartServingSession(
     RankContext& context, std::unique_ptr<ModelFiles> files, const ServingSize& size,
     const std::function<void(int64_t done, int64_t total)>& on_progress) {
-  const SharedFlags& flags = context.flags;
-  EngineOptions engine = flags.engine;
-  engine.max_sequences_per_rank = size.max_sequences_per_rank;
-  engine.cache_tokens_per_rank = WholeBlocks(
-      flags.kv_cache_tokens > 0 ? flags.kv_cache_tokens : std::max(kServingCacheTokens, size.max_sequence_tokens));
-  engine.prefill_chunk = flags.prefill_chunk > 0 ? flags.prefill_chunk : WholeBlocks(size.max_sequence_tokens);
-  if (files->model.has_encoder()) engine.encoder_tokens_per_rank = WholeBlocks(size.max_sequence_tokens);
+  EngineOptions engine = ServingEngine(context.flags, files->model, size);
   return StartEngine(context, std::move(files), std::move(engine), on_progress);
 }
 

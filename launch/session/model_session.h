@@ -56,9 +56,11 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartSession(RankContext& context,
 // own, and when the engine is made: who waits hears of each part of the work when it is done.
 struct ServingSize {
   int64_t max_sequences_per_rank = 32;
-  int64_t max_sequence_tokens = 0;  // of prompt and output together
+  int64_t max_sequence_tokens = 0;  // of prompt and output together; 0: the model's context
 };
 inline constexpr int64_t kServingCacheTokens = 16384;
+// The engine that it makes.
+EngineOptions ServingEngine(const SharedFlags& flags, const ModelSpec& model, const ServingSize& size);
 absl::StatusOr<std::unique_ptr<ModelSession>> StartServingSession(
     RankContext& context, std::unique_ptr<ModelFiles> files, const ServingSize& size,
     const std::function<void(int64_t done, int64_t total)>& on_progress);

@@ -160,6 +160,13 @@ TEST(Flags, OtherSubcommandsArrive) {
   const auto inspect = Parse({"inspect", "--json", "--model", "dir"});
   ASSERT_TRUE(inspect.ok()) << inspect.status();
   EXPECT_TRUE(FlagsOf<InspectCommand>(inspect).json);
+  const auto sized = Parse({"inspect", "--model=dir", "--kv-cache-tokens=64", "--prefill-chunk=8",
+                            "--expert-dtype=int4", "--path=alltoallv", "--max-num-seqs=3", "--max-model-len=99"});
+  ASSERT_TRUE(sized.ok()) << sized.status();
+  EXPECT_EQ(sized->shared.kv_cache_tokens, 64);
+  EXPECT_EQ(sized->shared.expert_dtype, ExpertDtype::kInt4);
+  EXPECT_EQ(FlagsOf<InspectCommand>(sized).max_num_seqs, 3);
+  EXPECT_EQ(FlagsOf<InspectCommand>(sized).max_model_len, 99);
   const auto bench = Parse({"bench", "engine", "--model", "dir", "--repeats", "2", "--json", "b.json"});
   ASSERT_TRUE(bench.ok()) << bench.status();
   EXPECT_EQ(FlagsOf<BenchEngineCommand>(bench).num_repeats, 2);
@@ -203,8 +210,7 @@ TEST(Flags, ASubcommandRefusesFlagsThatItDoesNotUse) {
        {"--ranks", "--threads", "--transport", "--device", "--share-gpus", "--comm-timeout", "--instruction-set",
         "--log-level"}},
       {{"inspect"},
-       {"--compute", "--path", "--overflow", "--capacity-factor", "--prompt", "--overlap", "--threads",
-        "--instruction-set"}},
+       {"--overflow", "--capacity-factor", "--prompt", "--temperature", "--host", "--threads", "--instruction-set"}},
   };
   for (const auto& c : cases) {
     const std::string name = c.command.back();

@@ -69,13 +69,16 @@ TEST(Config, WhatStandsAtTheTopServesTheSubcommandsThatHaveIt) {
   ASSERT_TRUE(bench.ok()) << bench.status();
   EXPECT_THAT(FlagsOf<BenchAllToAllCommand>(bench).bench.tokens, ElementsAre(5));
   EXPECT_EQ(bench->shared.num_threads, 2);
-  const auto inspect = Parse({"inspect", "--model", "dir", "--config", file.path()});
-  ASSERT_TRUE(inspect.ok()) << inspect.status();
-  EXPECT_EQ(inspect->shared.num_threads, 0);  // not used, so not set
-  EXPECT_EQ(inspect->shared.engine.compute, Compute::kBF16);
   const auto serve = Parse({"bench", "serve", "--config", file.path()});
   EXPECT_TRUE(serve.ok()) << serve.status();
   EXPECT_THAT(ErrorOf(ParseGenerate({"--config", file.path()})), HasSubstr("'path' takes one value, but has 2"));
+  // Of the same path: the file above is gone from here on.
+  const ConfigFile of_engines("compute: f32\noverflow: capacity\nthreads: 2\n");
+  const auto inspect = Parse({"inspect", "--model", "dir", "--config", of_engines.path()});
+  ASSERT_TRUE(inspect.ok()) << inspect.status();
+  EXPECT_EQ(inspect->shared.num_threads, 0);  // not used, so not set
+  EXPECT_EQ(inspect->shared.engine.compute, Compute::kF32);
+  EXPECT_EQ(inspect->shared.engine.moe.overflow.kind, Overflow::kDropless);  // nor this
 }
 
 TEST(Config, ClusterConfigsAreValid) {

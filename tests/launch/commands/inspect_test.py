@@ -38,6 +38,15 @@ def headers():
     return tensors
 
 
+PARTS = {"weights": "bytes", "cache": "cache_bytes", "activations": "activation_bytes", "logits": "logit_bytes",
+         "exchanges": "exchange_bytes"}
+
+
+def in_words(num_bytes):
+    mib = num_bytes / 2**20
+    return f"{mib:.1f} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
+
+
 def is_mtp(name):
     return name.startswith("model.layers.5.")
 
@@ -108,15 +117,33 @@ class Inspect(ProgramTest):
         self.assertIn("model.safetensors", refused.err)
 
     def test_memory_that_is_told_is_declared(self):
-        """inspect's sum is a part of what an engine of the same options declares, whose buffers for the exchange come on top."""
-        told = self.succeed("inspect", "--model", MODEL, "--json", ranks=3).json()
-        run_json = self.succeed("generate", "--model", MODEL, "--prompt", "a", "--max-tokens", "1", "--json",
-                                "--kv-cache-tokens", told["cache_tokens_per_rank"], ranks=3).json()
+        """inspect's sum is a part of what an engine of the same options declares: what the router asks for comes on top."""
+        flags = ["--model", MODEL, "--kv-cache-tokens", "4096", "--prefill-chunk", "16", "--json"]
+        told = self.succeed("inspect", *flags, "--max-num-seqs", "1", ranks=3).json()
+        self.assertEqual(told["cache_tokens_per_rank"], 4096)
+        run_json = self.succeed("generate", *flags, "--prompt", "a", "--max-tokens", "1", ranks=3).json()
         for planned, rank in zip(told["ranks"], run_json["report"]["ranks"]):
             self.assertEqual(planned["bytes"], rank["weight_bytes"])
             self.assertEqual(planned["cache_bytes"], rank["cache_bytes"])
             self.assertEqual(planned["logit_bytes"], 64 * 2304 * 4)
-            self.assertGreater(rank["declared_bytes"], planned["bytes"] + planned["cache_bytes"] + planned["logit_bytes"])
+            self.assertGreater(planned["exchange_bytes"], 0)
+            self.assertGreater(rank["declared_bytes"], sum(planned[part] for part in PARTS.values()))
+
+    def test_the_sum_is_that_of_the_check(self):
+        """What a run with the same flags is refused by, part by part."""
+        flags = ["--model", MODEL, "--kv-cache-tokens", "1000000000", "--prefill-chunk", "32", "--expert-dtype", "int4"]
+        for ranks in 1, 3:
+            told = self.succeed("inspect", *flags, "--max-num-seqs", "1", "--json", ranks=ranks).json()["ranks"]
+            refused = run("generate", *flags, "--prompt", "a", "--max-tokens", "100", ranks=ranks)
+            self.assertEqual(refused.status, 1)
+            sums = {name: sum(rank[key] for rank in told) for name, key in PARTS.items()}
+            parts = ", ".join(f"{name} {in_words(total)}" for name, total in sums.items())
+            self.assertIn(f"{in_words(sum(sums.values()))} ({parts}; ", refused.err)
+            stored = self.succeed("inspect", "--model", MODEL, "--json", ranks=ranks).json()["ranks"]
+            for key in PARTS.values():
+                if key != "logit_bytes":
+                    self.assertNotEqual(told[0][key], stored[0][key], key)
+        self.assertEqual(self.succeed("inspect", "--model", MODEL, "--json").json()["cache_tokens_per_rank"], 16384)  # serve's
 
 
 class Loading(ProgramTest):
