@@ -1,14 +1,12 @@
 #include "bench/alltoall/alltoall_report.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
-#include "absl/strings/str_split.h"
 #include "bench/alltoall/published.h"
 #include "bench/alltoall/report_columns.h"
 #include "bench/measure/svg_plot.h"
@@ -19,12 +17,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr size_t kColumns = 120;
-
 // ---- JSON
-
-// To nine digits, as in the CSV file: more than any clock has.
-double ToNineDigits(double v) { return std::strtod(absl::StrFormat("%.9g", v).c_str(), nullptr); }
 
 Json ToJson(const Summary& s) {
   return {{"min_us", ToNineDigits(s.min)},
@@ -62,22 +55,7 @@ Json PerRankJson(const PathResult& path) {
 }
 
 Json ResultJson(const ReportRow& row) {
-  Json json;
-  for (const Column& column : ReportColumns()) {
-    const Cell cell = column.value(row);
-    if (std::holds_alternative<std::monostate>(cell)) continue;
-    Json& at = json[Json::json_pointer(column.key)];
-    std::visit(
-        [&at](const auto& v) {
-          using T = std::decay_t<decltype(v)>;
-          if constexpr (std::is_same_v<T, double>) {
-            at = ToNineDigits(v);
-          } else if constexpr (!std::is_same_v<T, std::monostate>) {
-            at = v;
-          }
-        },
-        cell);
-  }
+  Json json = FiguresJson(ReportColumns(), row);
   const PathResult& path = row.path;
   if (!path.unavailable.empty()) return json;
   json["per_rank"] = PerRankJson(path);
@@ -100,88 +78,8 @@ std::string CsvField(const Cell& cell) {
 
 // ---- tables
 
-// Lines of at most 120 columns, broken at spaces; a word that is longer stays whole.
-std::string Wrapped(absl::string_view text) {
-  std::string out, line;
-  for (const absl::string_view word : absl::StrSplit(text, ' ')) {
-    if (!line.empty() && line.size() + 1 + word.size() > kColumns) {
-      absl::StrAppend(&out, line, "\n");
-      line = "   ";
-    }
-    absl::StrAppend(&line, line.empty() ? "" : " ", word);
-  }
-  return absl::StrCat(out, line, "\n");
-}
-
-std::string Padded(absl::string_view text, int width) {
-  const std::string spaces(std::max<int64_t>(0, std::abs(width) - static_cast<int64_t>(text.size())), ' ');
-  return width < 0 ? absl::StrCat(text, spaces) : absl::StrCat(spaces, text);
-}
-
-std::string CellText(const Column& column, const Cell& cell) {
-  if (std::holds_alternative<std::monostate>(cell)) return "-";
-  if (std::holds_alternative<double>(cell)) {
-    return absl::StrFormat("%.*f", column.decimals, column.scale * std::get<double>(cell));
-  }
-  return CsvField(cell);
-}
-
-std::vector<const Column*> ColumnsOf(Table table) {
-  std::vector<const Column*> columns;
-  for (const Column& c : ReportColumns()) {
-    if (c.table == table || (c.table == Table::kBoth && table != Table::kGroup)) columns.push_back(&c);
-  }
-  return columns;
-}
-
-// The name of several columns, with dashes as far as it goes.
-std::string GroupHeading(const std::string& name, int width) {
-  const int num_dashes = width - 3 - static_cast<int>(name.size());
-  if (name.empty() || num_dashes < 2) return Padded(name, width);
-  return absl::StrCat(" ", std::string(num_dashes / 2, '-'), " ", name, " ",
-                      std::string(num_dashes - num_dashes / 2, '-'));
-}
-
-std::string Header(const std::vector<const Column*>& columns) {
-  std::string groups, names, units;
-  for (size_t i = 0; i < columns.size();) {
-    const std::string& group = columns[i]->group;
-    int width = 0;
-    do {
-      width += std::abs(columns[i]->width);
-    } while (++i < columns.size() && columns[i]->group == group);
-    absl::StrAppend(&groups, GroupHeading(group, width));
-  }
-  for (const Column* c : columns) {
-    absl::StrAppend(&names, Padded(c->heading, c->width));
-    absl::StrAppend(&units, Padded(c->unit.empty() ? "" : absl::StrCat("(", c->unit, ")"), c->width));
-  }
-  std::string header;
-  for (const std::string& line : {groups, names, units}) {
-    absl::StrAppend(&header, line.substr(0, line.find_last_not_of(' ') + 1), "\n");
-  }
-  return header;
-}
-
-std::string RowLine(const std::vector<const Column*>& columns, const ReportRow& row) {
-  const std::string& why = row.baseline != nullptr ? row.baseline->unavailable : row.path.unavailable;
-  std::string line;
-  for (const Column* c : columns) {
-    if (!why.empty() && c->table != Table::kBoth) continue;
-    const std::string text = CellText(*c, c->value(row));
-    absl::StrAppend(&line, Padded(c->width < 0 ? " " + text : text, c->width));
-  }
-  if (!why.empty()) return Wrapped(absl::StrCat(line, " not available: ", why));
-  return line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
-}
-
-// Points that differ in their number of tokens alone: "hidden 7168, experts 256, ..".
-std::string GroupTitle(const ReportRow& row) {
-  std::vector<std::string> parts;
-  for (const Column* c : ColumnsOf(Table::kGroup)) {
-    parts.push_back(absl::StrCat(c->heading, " ", CellText(*c, c->value(row))));
-  }
-  return absl::StrJoin(parts, ", ");
+const std::string& WhyNot(const ReportRow& row) {
+  return row.baseline != nullptr ? row.baseline->unavailable : row.path.unavailable;
 }
 
 // Every path, with the baseline that was timed in turns with it, and then the point's other baselines.
@@ -286,7 +184,7 @@ std::string ReportTable(const AllToAllReport& r, PerRankTimes per_rank) {
   std::vector<std::pair<std::string, std::vector<const PointResult*>>> groups;
   for (const PointResult& p : r.points) {
     if (p.paths.empty()) continue;
-    const std::string title = GroupTitle({r, p, p.paths.front()});
+    const std::string title = GroupTitle(ReportColumns(), ReportRow{r, p, p.paths.front()});
     const auto same = [&](const auto& group) { return group.first == title; };
     auto group = std::find_if(groups.begin(), groups.end(), same);
     if (group == groups.end()) group = groups.insert(groups.end(), {title, {}});
@@ -295,13 +193,13 @@ std::string ReportTable(const AllToAllReport& r, PerRankTimes per_rank) {
   for (const auto& [title, points] : groups) {
     absl::StrAppend(&out, "\n", Wrapped(title));
     for (const Table table : {Table::kTimes, Table::kRates}) {
-      const std::vector<const Column*> columns = ColumnsOf(table);
+      const std::vector<const Column*> columns = ColumnsOf(ReportColumns(), table);
       absl::StrAppend(&out, "\n", Header(columns));
       for (const PointResult* p : points) {
         for (const ReportRow& row : RowsOf(r, *p)) {
           // A baseline, or what could not be run, has times at most.
           const bool has_rates = row.baseline == nullptr && row.path.unavailable.empty();
-          if (table == Table::kTimes || has_rates) absl::StrAppend(&out, RowLine(columns, row));
+          if (table == Table::kTimes || has_rates) absl::StrAppend(&out, RowLine(columns, row, WhyNot(row)));
         }
       }
     }

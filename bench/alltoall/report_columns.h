@@ -2,13 +2,11 @@
 // those that are printed, its place in the tables. bench/README.md defines every figure.
 #pragma once
 
-#include <cstdint>
-#include <functional>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "bench/alltoall/alltoall_bench.h"
+#include "bench/measure/figures.h"
 
 namespace tokenferry {
 
@@ -20,21 +18,7 @@ struct ReportRow {
   const BaselineResult* baseline = nullptr;  // null: the path itself
 };
 
-// Empty: the row has no such figure, or nothing was moved that it could be of.
-using Cell = std::variant<std::monostate, bool, int64_t, double, std::string>;
-
-enum class Table : uint8_t { kNone, kGroup, kTimes, kRates, kBoth };  // kGroup: in the line above a pair of tables
-
-struct Column {
-  std::string key;  // JSON pointer within a result, "/phases/plan/median_us"; CSV has dots: "phases.plan.median_us"
-  std::function<Cell(const ReportRow&)> value;
-  Table table = Table::kNone;
-  std::string group, heading, unit;  // of the tables: above several columns, of the column, in parentheses below
-  int width = 0;                     // with the space before it; negative: to the left
-  int decimals = 0;
-  double scale = 1;  // of what is printed: 100 where the unit is %
-};
-
+using Column = FigureColumn<ReportRow>;
 const std::vector<Column>& ReportColumns();
 
 // "auto>peer", "two_level node", "mpi_row_per_rank".

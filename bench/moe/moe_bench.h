@@ -49,6 +49,7 @@ struct MoeReport {
 // experts run here, one by one, on weights made anew: the same bits; and every run must give the same bits.
 absl::StatusOr<MoeReport> RunMoeBench(const BenchContext& context, const MoeBenchOptions& options);
 
+// At most 120 columns. "-": there is no such figure, since there was nothing to compute.
 std::string MoeTable(const MoeReport& report);
 std::string MoeJson(const MoeReport& report);
 

@@ -170,6 +170,21 @@ void RunSmallMoeBench(Transport& transport) {
         CheckSummary(result.at("phases").at(phase));
       }
     }
+    for (const auto& result : json["results"]) {
+      for (const char* rate : {"tokens_per_second", "expert_gflops", "weight_gbps", "of_bound"}) {
+        EXPECT_EQ(result.contains(rate), result.at("tokens").get<int>() > 0) << rate;
+      }
+    }
+    const std::string table = MoeTable(*report);
+    for (const char* unit : {"(us)", "(1/s)", "(GFLOP/s)", "(GB/s)", "(%)", "weights fp8"}) {
+      EXPECT_TRUE(absl::StrContains(table, unit)) << unit;
+    }
+    int num_empty = 0;
+    for (const absl::string_view line : absl::StrSplit(table, '\n')) {
+      EXPECT_LE(line.size(), 120u) << line;
+      if (absl::StartsWith(line, "      0 auto>")) num_empty += absl::EndsWith(line, "-         -       -     -");
+    }
+    EXPECT_EQ(num_empty, 3) << table;
     for (const MoeResult& m : report->results) {
       EXPECT_EQ(m.flops, 6.0 * 32 * 48 * 3 * static_cast<double>(m.shape.max_tokens * transport.num_ranks()));
     }

@@ -125,13 +125,14 @@ class BenchCommands(unittest.TestCase):
         self.assertLessEqual(max(map(len, table.split("\n"))), 120)
 
     def test_moe(self):
-        report, _ = self.run_json("bench", "moe", "--tokens", "1,3", "--hidden", "64", "--intermediate", "32", "--experts",
+        report, table = self.run_json("bench", "moe", "--tokens", "1,3", "--hidden", "64", "--intermediate", "32", "--experts",
                                   "5", "--top-k", "2", "--weights", "bf16,fp8", "--warmup", "0", "--iters", "2", ranks=3)
         self.assertEqual(len(report["results"]), 4)
         for r in report["results"]:
             self.assertTrue(r["verified"])
             self.assertGreater(r["tokens_per_second"], 0)
             self.assertGreater(r["expert_gflops"], 0)
+        self.assertLessEqual(max(map(len, table.split("\n"))), 120)
 
     def test_moe_routers(self):
         for router, top_k in (("noisy_top_k", 2), ("expert_choice", 2), ("hash", 1)):
