@@ -95,7 +95,7 @@ std::string JsonText(const BenchEngineFlags& flags, const SharedFlags& shared, c
                               {"decode_tokens_per_second", round.decode_per_second}});
   }
   for (const RankReport& r : report.ranks) json["memory_ratio_per_rank"].push_back(MemoryRatio(r));
-  json["report"] = nlohmann::ordered_json::parse(report.JsonText());
+  json["report"] = report.Json();
   return FormatJson(json) + "\n";
 }
 

@@ -257,7 +257,7 @@ class Evaluation {
       comparison_->Print();
       json["compared_to"] = comparison_->Json();
     }
-    json["report"] = nlohmann::ordered_json::parse(report.JsonText());
+    json["report"] = report.Json();
     std::fflush(stdout);  // --json /dev/stdout comes after the table
     return json_ ? json_->Commit(FormatJson(json) + "\n") : absl::OkStatus();
   }

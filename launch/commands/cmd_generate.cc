@@ -178,7 +178,7 @@ class Printer {
                                  {"logprobs", outputs_[i].logprobs},
                                  {"finish_reason", outputs_[i].reason == FinishReason::kStop ? "stop" : "length"}});
     }
-    json["report"] = nlohmann::ordered_json::parse(report.JsonText());
+    json["report"] = report.Json();
     return FormatJson(json);
   }
 

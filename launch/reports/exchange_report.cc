@@ -1,22 +1,42 @@
 #include "launch/reports/exchange_report.h"
 
 #include <nlohmann/json.hpp>
+#include <tuple>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "core/mib.h"
+#include "launch/reports/json_fields.h"
 
 namespace tokenferry {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json ToJson(const LinkBytes& bytes) { return {{"self", bytes.self}, {"host", bytes.host}, {"network", bytes.network}}; }
-
-LinkBytes LinkBytesFromJson(const Json& json) {
-  return {json.at("self").get<int64_t>(), json.at("host").get<int64_t>(), json.at("network").get<int64_t>()};
-}
+constexpr std::tuple kLinkFields{std::pair{"self", &LinkBytes::self}, std::pair{"host", &LinkBytes::host},
+                                 std::pair{"network", &LinkBytes::network}};
+constexpr std::tuple kBasisFields{std::pair{"selection", &RowBases::selection}, std::pair{"rank", &RowBases::rank},
+                                  std::pair{"node", &RowBases::node}, std::pair{"wire", &RowBases::wire}};
+constexpr std::tuple kExchangeFields{std::pair{"path", &ExchangeReport::path},
+                                     std::pair{"exchanges", &ExchangeReport::num_exchanges},
+                                     std::pair{"layer_calls", &ExchangeReport::num_layer_calls},
+                                     std::pair{"row_bytes", &ExchangeReport::row_bytes},
+                                     std::pair{"output_bytes", &ExchangeReport::output_bytes},
+                                     std::pair{"rows_per_basis", &ExchangeReport::bases},
+                                     std::pair{"dispatch_bytes_per_link", &ExchangeReport::dispatch},
+                                     std::pair{"combine_bytes_per_link", &ExchangeReport::combine},
+                                     std::pair{"wait_seconds_per_rank", &ExchangeReport::wait_seconds}};
 
 }  // namespace
+
+// Where nlohmann's library looks for them: beside the structs.
+static void to_json(Json& json, const LinkBytes& bytes) { PutFields(json, bytes, kLinkFields); }
+static void from_json(const Json& json, LinkBytes& bytes) { TakeFields(json, bytes, kLinkFields); }
+static void to_json(Json& json, const RowBases& bases) { PutFields(json, bases, kBasisFields); }
+static void from_json(const Json& json, RowBases& bases) { TakeFields(json, bases, kBasisFields); }
+
+void to_json(Json& json, const ExchangeReport& report) { PutFields(json, report, kExchangeFields); }
+void from_json(const Json& json, ExchangeReport& report) { TakeFields(json, report, kExchangeFields); }
 
 ExchangeReport MakeExchangeReport(std::string path, const ExchangeStats& stats, int64_t num_layer_calls,
                                   const Topology& topology, RankId self) {
@@ -29,37 +49,6 @@ ExchangeReport MakeExchangeReport(std::string path, const ExchangeStats& stats, 
           .dispatch = BytesPerLink(stats.dispatch_bytes_per_rank, topology, self),
           .combine = BytesPerLink(stats.combine_bytes_per_rank, topology, self),
           .wait_seconds = stats.wait_seconds_per_rank};
-}
-
-Json ToJson(const ExchangeReport& r) {
-  return {{"path", r.path},
-          {"exchanges", r.num_exchanges},
-          {"layer_calls", r.num_layer_calls},
-          {"row_bytes", r.row_bytes},
-          {"output_bytes", r.output_bytes},
-          {"rows_per_basis",
-           {{"selection", r.bases.selection}, {"rank", r.bases.rank}, {"node", r.bases.node}, {"wire", r.bases.wire}}},
-          {"dispatch_bytes_per_link", ToJson(r.dispatch)},
-          {"combine_bytes_per_link", ToJson(r.combine)},
-          {"wait_seconds_per_rank", r.wait_seconds}};
-}
-
-ExchangeReport ExchangeReportFromJson(const Json& json) {
-  ExchangeReport r;
-  json.at("path").get_to(r.path);
-  json.at("exchanges").get_to(r.num_exchanges);
-  json.at("layer_calls").get_to(r.num_layer_calls);
-  json.at("row_bytes").get_to(r.row_bytes);
-  json.at("output_bytes").get_to(r.output_bytes);
-  const Json& bases = json.at("rows_per_basis");
-  bases.at("selection").get_to(r.bases.selection);
-  bases.at("rank").get_to(r.bases.rank);
-  bases.at("node").get_to(r.bases.node);
-  bases.at("wire").get_to(r.bases.wire);
-  r.dispatch = LinkBytesFromJson(json.at("dispatch_bytes_per_link"));
-  r.combine = LinkBytesFromJson(json.at("combine_bytes_per_link"));
-  json.at("wait_seconds_per_rank").get_to(r.wait_seconds);
-  return r;
 }
 
 std::string ExchangeTable(const std::vector<ExchangeReport>& ranks) {

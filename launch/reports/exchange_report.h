@@ -23,9 +23,8 @@ struct ExchangeReport {
 ExchangeReport MakeExchangeReport(std::string path, const ExchangeStats& stats, int64_t num_layer_calls,
                                   const Topology& topology, RankId self);
 
-nlohmann::ordered_json ToJson(const ExchangeReport& report);
-// Of ToJson of this very program: keys and types are our own invariant.
-ExchangeReport ExchangeReportFromJson(const nlohmann::ordered_json& json);
+void to_json(nlohmann::ordered_json& json, const ExchangeReport& report);
+void from_json(const nlohmann::ordered_json& json, ExchangeReport& report);
 
 // All ranks together, by rank; ends with the matrix of waits.
 std::string ExchangeTable(const std::vector<ExchangeReport>& ranks);

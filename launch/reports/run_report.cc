@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <tuple>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "comm/transport/collectives.h"
 #include "core/host/memory_info.h"
 #include "core/mib.h"
+#include "launch/reports/json_fields.h"
 
 namespace tokenferry {
 namespace {
@@ -61,75 +64,23 @@ constexpr OverflowCounters kOverflowCounters[] = {{"dropped_per_expert", &Overfl
                                                   {"rerouted_per_expert", &OverflowCounts::rerouted},
                                                   {"to_replica_per_expert", &OverflowCounts::to_replica}};
 
-Json ToJson(const std::vector<OverflowCounts>& layers) {
-  const auto any = [](const auto& values) {
-    return std::any_of(values.begin(), values.end(), [](auto v) { return v != 0; });
-  };
-  Json json = Json::array();
-  for (const OverflowCounts& c : layers) {
-    Json layer = Json::object();
-    for (const auto& [key, counters] : kOverflowCounters) {
-      if (any(c.*counters)) layer[key] = c.*counters;
-    }
-    if (any(c.lost_weight)) layer["lost_weight_per_expert"] = c.lost_weight;
-    if (c.num_lost_tokens != 0) layer["lost_tokens"] = c.num_lost_tokens;
-    json.push_back(std::move(layer));
-  }
-  return json;
-}
-
-OverflowCounts OverflowFromJson(const Json& json) {
-  OverflowCounts c;
-  for (const auto& [key, counters] : kOverflowCounters) {
-    if (json.contains(key)) json.at(key).get_to(c.*counters);
-  }
-  if (json.contains("lost_weight_per_expert")) json.at("lost_weight_per_expert").get_to(c.lost_weight);
-  c.num_lost_tokens = json.value("lost_tokens", int64_t{0});
-  return c;
-}
-
-Json ToJson(const RankReport& r) {
-  return {{"host", r.host},
-          {"experts_per_layer", r.num_experts},
-          {"expert_rows", r.rows},
-          {"expert_rows_per_layer", r.rows_per_layer},
-          {"dispatch_bytes", r.dispatch_bytes},
-          {"combine_bytes", r.combine_bytes},
-          {"overflow_per_layer", ToJson(r.overflow)},
-          {"wait_seconds_per_rank", r.wait_seconds},
-          {"exchange", ToJson(r.exchange)},
-          {"weight_bytes", r.weight_bytes},
-          {"cache_bytes", r.cache_bytes},
-          {"declared_bytes", r.declared_bytes},
-          {"base_bytes", r.base_bytes},
-          {"resident_bytes", r.resident_bytes},
-          {"peak_resident_bytes", r.peak_bytes},
-          {"load_bytes", r.load_bytes},
-          {"load_seconds", r.load_seconds}};
-}
-
-// `json` comes from ToJson of a rank of this very program: its keys and types are our own invariant.
-RankReport FromJson(const Json& json) {
-  RankReport r;
-  json.at("host").get_to(r.host);
-  json.at("experts_per_layer").get_to(r.num_experts);
-  json.at("expert_rows").get_to(r.rows);
-  json.at("expert_rows_per_layer").get_to(r.rows_per_layer);
-  json.at("dispatch_bytes").get_to(r.dispatch_bytes);
-  json.at("combine_bytes").get_to(r.combine_bytes);
-  for (const Json& layer : json.at("overflow_per_layer")) r.overflow.push_back(OverflowFromJson(layer));
-  json.at("wait_seconds_per_rank").get_to(r.wait_seconds);
-  r.exchange = ExchangeReportFromJson(json.at("exchange"));
-  json.at("weight_bytes").get_to(r.weight_bytes);
-  json.at("cache_bytes").get_to(r.cache_bytes);
-  json.at("declared_bytes").get_to(r.declared_bytes);
-  json.at("base_bytes").get_to(r.base_bytes);
-  json.at("resident_bytes").get_to(r.resident_bytes);
-  json.at("peak_resident_bytes").get_to(r.peak_bytes);
-  json.at("load_bytes").get_to(r.load_bytes);
-  json.at("load_seconds").get_to(r.load_seconds);
-  return r;
-}
+constexpr std::tuple kRankFields{std::pair{"host", &RankReport::host},
+                                 std::pair{"experts_per_layer", &RankReport::num_experts},
+                                 std::pair{"expert_rows", &RankReport::rows},
+                                 std::pair{"expert_rows_per_layer", &RankReport::rows_per_layer},
+                                 std::pair{"dispatch_bytes", &RankReport::dispatch_bytes},
+                                 std::pair{"combine_bytes", &RankReport::combine_bytes},
+                                 std::pair{"overflow_per_layer", &RankReport::overflow},
+                                 std::pair{"wait_seconds_per_rank", &RankReport::wait_seconds},
+                                 std::pair{"exchange", &RankReport::exchange},
+                                 std::pair{"weight_bytes", &RankReport::weight_bytes},
+                                 std::pair{"cache_bytes", &RankReport::cache_bytes},
+                                 std::pair{"declared_bytes", &RankReport::declared_bytes},
+                                 std::pair{"base_bytes", &RankReport::base_bytes},
+                                 std::pair{"resident_bytes", &RankReport::resident_bytes},
+                                 std::pair{"peak_resident_bytes", &RankReport::peak_bytes},
+                                 std::pair{"load_bytes", &RankReport::load_bytes},
+                                 std::pair{"load_seconds", &RankReport::load_seconds}};
 
 double PerSecond(int64_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
 
@@ -154,6 +105,30 @@ std::string OverflowLine(const std::vector<RankReport>& ranks) {
 
 }  // namespace
 
+// Where nlohmann's library looks for them: beside the structs.
+static void to_json(Json& json, const OverflowCounts& c) {
+  const auto any = [](const auto& values) {
+    return std::any_of(values.begin(), values.end(), [](auto v) { return v != 0; });
+  };
+  json = Json::object();
+  for (const auto& [key, counters] : kOverflowCounters) {
+    if (any(c.*counters)) json[key] = c.*counters;
+  }
+  if (any(c.lost_weight)) json["lost_weight_per_expert"] = c.lost_weight;
+  if (c.num_lost_tokens != 0) json["lost_tokens"] = c.num_lost_tokens;
+}
+
+static void from_json(const Json& json, OverflowCounts& c) {
+  for (const auto& [key, counters] : kOverflowCounters) {
+    if (json.contains(key)) json.at(key).get_to(c.*counters);
+  }
+  if (json.contains("lost_weight_per_expert")) json.at("lost_weight_per_expert").get_to(c.lost_weight);
+  c.num_lost_tokens = json.value("lost_tokens", int64_t{0});
+}
+
+static void to_json(Json& json, const RankReport& report) { PutFields(json, report, kRankFields); }
+static void from_json(const Json& json, RankReport& report) { TakeFields(json, report, kRankFields); }
+
 absl::StatusOr<RunReport> CollectReport(RankContext& context, ModelSession& session) {
   RunReport report;
   report.engine = session.engine->stats();
@@ -161,11 +136,11 @@ absl::StatusOr<RunReport> CollectReport(RankContext& context, ModelSession& sess
   auto mine = MakeReport(context, session);
   TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"report"}, mine.status()));
   TF_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                      Gather(context.transport, {"report"}, RankId(0), ToJson(*mine).dump()));
+                      Gather(context.transport, {"report"}, RankId(0), Json(*mine).dump()));
   for (const std::string& text : all) {
     const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (json.is_discarded()) return absl::DataLossError("report: a rank's report does not parse");
-    report.ranks.push_back(FromJson(json));
+    report.ranks.push_back(json.get<RankReport>());
   }
   return report;
 }
@@ -203,14 +178,11 @@ std::string RunReport::Table() const {
   return out;
 }
 
-std::string RunReport::JsonText() const {
-  Json json = {{"instruction_set", instruction_set},      {"steps", engine.num_steps},
-               {"prefill_tokens", engine.prefill_tokens}, {"prefill_tokens_per_second", prefill_tokens_per_second()},
-               {"decode_tokens", engine.decode_tokens},   {"decode_tokens_per_second", decode_tokens_per_second()},
-               {"balancedness", balancedness()}};
-  json["ranks"] = Json::array();
-  for (const RankReport& r : ranks) json["ranks"].push_back(ToJson(r));
-  return json.dump();
+nlohmann::ordered_json RunReport::Json() const {
+  return {{"instruction_set", instruction_set},      {"steps", engine.num_steps},
+          {"prefill_tokens", engine.prefill_tokens}, {"prefill_tokens_per_second", prefill_tokens_per_second()},
+          {"decode_tokens", engine.decode_tokens},   {"decode_tokens_per_second", decode_tokens_per_second()},
+          {"balancedness", balancedness()},          {"ranks", ranks}};
 }
 
 }  // namespace tokenferry

@@ -1,6 +1,7 @@
 // The closing table of a run: speed, and what each rank did and holds.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -37,7 +38,7 @@ struct RunReport {
   // Mean rows per rank over the busiest rank's, layers added up: 1 when all ranks are equally busy.
   double balancedness() const;
   std::string Table() const;
-  std::string JsonText() const;  // one object
+  nlohmann::ordered_json Json() const;
 };
 
 // Collective.
