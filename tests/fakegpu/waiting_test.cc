@@ -5,6 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -122,6 +124,81 @@ TEST(WaitingTest, AGraphThatWaitsCanBeRepeated) {
   cudaGraphExecDestroy(executable);
   cudaGraphDestroy(graph);
   cudaStreamDestroy(stream);
+  cudaStreamDestroy(raises);
+}
+
+TEST(CaptureTest, AWaitForAnEventFromOutsideEndsTheCapture) {
+  const cudaStream_t stream = NewStream(), other = NewStream();
+  cudaEvent_t outside = nullptr, inside = nullptr, never = nullptr;
+  for (cudaEvent_t* event : {&outside, &inside, &never}) ASSERT_EQ(cudaEventCreate(event), cudaSuccess);
+  ASSERT_EQ(cudaEventRecord(outside, other), cudaSuccess);
+  ASSERT_EQ(cudaStreamSynchronize(other), cudaSuccess);
+  const auto capture = [&](cudaEvent_t event) {
+    EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    EXPECT_EQ(cudaEventRecord(inside, stream), cudaSuccess);
+    EXPECT_EQ(cudaStreamWaitEvent(other, inside, 0), cudaSuccess) << "a stream joins";
+    const cudaError_t waits = cudaStreamWaitEvent(other, event, 0);
+    EXPECT_EQ(cudaEventRecord(inside, other), cudaSuccess);
+    EXPECT_EQ(cudaStreamWaitEvent(stream, inside, 0), cudaSuccess) << "and comes back";
+    cudaGraph_t graph = nullptr;
+    const cudaError_t ends = cudaStreamEndCapture(stream, &graph);
+    EXPECT_EQ(graph != nullptr, ends == cudaSuccess);
+    cudaGraphDestroy(graph);
+    cudaGetLastError();
+    return std::make_pair(waits, ends);
+  };
+  EXPECT_EQ(capture(inside), std::make_pair(cudaSuccess, cudaSuccess));
+  EXPECT_EQ(capture(never), std::make_pair(cudaSuccess, cudaSuccess));
+  EXPECT_EQ(capture(outside), std::make_pair(cudaErrorStreamCaptureIsolation, cudaErrorStreamCaptureInvalidated));
+  for (const cudaEvent_t event : {outside, inside, never}) cudaEventDestroy(event);
+  cudaStreamDestroy(stream);
+  cudaStreamDestroy(other);
+}
+
+// Fills until one fails, and how many there were.
+std::pair<cudaError_t, int> FillUntilRefused(void* data, int most, cudaStream_t stream) {
+  cudaError_t error = cudaSuccess;
+  int num_fills = 0;
+  for (; num_fills < most && error == cudaSuccess; ++num_fills) error = cudaMemsetAsync(data, 0, 8, stream);
+  return {error, num_fills};
+}
+
+TEST(FullQueueTest, ALaunchWaitsUntilThereIsRoom) {
+  DeviceWord flag, filled;
+  const cudaStream_t waits = NewStream(), raises = NewStream();
+  WaitFor(flag.get(), 1, waits);
+  const int room = WorkQueue::kMostPending - 1;
+  EXPECT_EQ(FillUntilRefused(filled.get(), room, waits), std::make_pair(cudaSuccess, room));
+  std::atomic<bool> was_raised = false;
+  std::thread raiser([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    was_raised.store(true);
+    Raise(flag.get(), raises);
+    EXPECT_EQ(cudaStreamSynchronize(raises), cudaSuccess);
+  });
+  EXPECT_EQ(cudaMemsetAsync(filled.get(), 0, 8, waits), cudaSuccess);
+  EXPECT_TRUE(was_raised.load());
+  raiser.join();
+  EXPECT_EQ(cudaStreamSynchronize(waits), cudaSuccess);
+  cudaStreamDestroy(waits);
+  cudaStreamDestroy(raises);
+}
+
+TEST(FullQueueTest, ALaunchThatWouldWaitForEverIsTold) {
+  DeviceWord flag, filled;
+  const cudaStream_t waits = NewStream(), raises = NewStream();
+  Runtime& runtime = Runtime::Get();
+  runtime.queue.MostBlocked(std::chrono::milliseconds(20));
+  WaitFor(flag.get(), 1, waits);
+  const int room = WorkQueue::kMostPending;
+  EXPECT_EQ(FillUntilRefused(filled.get(), 2 * room, waits), std::make_pair(cudaErrorLaunchFailure, room));
+  EXPECT_NE(runtime.fault.find("1024 are pending"), std::string::npos) << runtime.fault;
+  runtime.queue.MostBlocked(std::chrono::minutes(1));
+  runtime.sticky = cudaSuccess;
+  cudaGetLastError();
+  Raise(flag.get(), raises);
+  EXPECT_EQ(cudaStreamSynchronize(waits), cudaSuccess);
+  cudaStreamDestroy(waits);
   cudaStreamDestroy(raises);
 }
 

@@ -52,8 +52,8 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   return Call([&](Runtime& runtime) {
-    runtime.queue.Wait(StreamOf(runtime, stream), *event);
-    return cudaSuccess;
+    if (runtime.queue.Wait(StreamOf(runtime, stream), *event)) return cudaSuccess;
+    return event->capture == nullptr ? cudaErrorStreamCaptureIsolation : cudaErrorStreamCaptureMerge;
   });
 }
 

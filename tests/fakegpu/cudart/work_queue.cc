@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <stdexcept>
 
 namespace tokenferry::fakegpu {
 
@@ -110,7 +111,27 @@ void WorkQueue::RunSome() {
   }
 }
 
+void WorkQueue::MakeRoom(QueueStream& stream) {
+  std::deque<WorkPtr>& pending = stream.pending;
+  while (!pending.empty() && pending.front()->done) pending.pop_front();
+  if (pending.size() < kMostPending) return;
+  auto last_progress = std::chrono::steady_clock::now();
+  for (const WorkPtr oldest = pending.front(); !oldest->done;) {
+    const auto now = std::chrono::steady_clock::now();
+    if (RunOneFor(oldest)) {
+      last_progress = now;
+    } else if (now - last_progress > most_blocked_) {
+      throw std::runtime_error("the host is held in a launch: " + std::to_string(pending.size()) +
+                               " are pending, and the oldest of them, " + oldest->name + ", does not end");
+    } else {
+      on_stuck_(Stuck::kWaits);
+    }
+  }
+  pending.pop_front();
+}
+
 WorkPtr WorkQueue::Append(QueueStream& stream, Work added) {
+  MakeRoom(stream);
   const auto work = std::make_shared<Work>(std::move(added));
   work->device = stream.device;
   if (stream.last != nullptr) work->after.push_back(stream.last);
@@ -125,6 +146,7 @@ WorkPtr WorkQueue::Append(QueueStream& stream, Work added) {
     work->after.push_back(legacy.last);
   }
   stream.last = work;
+  stream.pending.push_back(work);
   pending_.push_back(work);
   if (order_ == Order::kEager) {
     while (!work->done && RunOneFor(work)) {
@@ -167,16 +189,23 @@ void WorkQueue::Record(QueueStream& stream, QueueEvent& event) {
   event.work = Append(stream, std::move(work));
 }
 
-void WorkQueue::Wait(QueueStream& stream, const QueueEvent& event) {
-  if (event.capture != nullptr) {  // the stream joins the capture
-    if (stream.capture == nullptr) {
-      stream.capture = event.capture;
-      stream.captured_last.clear();
-    }
-    stream.captured_last.insert(stream.captured_last.end(), event.captured.begin(), event.captured.end());
-  } else if (event.work != nullptr && stream.capture == nullptr) {
-    Append(stream, {.name = "wait", .after = {event.work}});
+bool WorkQueue::Wait(QueueStream& stream, const QueueEvent& event) {
+  if (event.capture == nullptr && event.work == nullptr) return true;
+  if (stream.capture != nullptr && stream.capture != event.capture) {
+    stream.capture->valid = false;
+    if (event.capture != nullptr) event.capture->valid = false;
+    return false;
   }
+  if (event.capture == nullptr) {
+    Append(stream, {.name = "wait", .after = {event.work}});
+    return true;
+  }
+  if (stream.capture == nullptr) {  // the stream joins the capture
+    stream.capture = event.capture;
+    stream.captured_last.clear();
+  }
+  stream.captured_last.insert(stream.captured_last.end(), event.captured.begin(), event.captured.end());
+  return true;
 }
 
 void WorkQueue::Launch(QueueStream& stream, const GraphPlan& plan) {

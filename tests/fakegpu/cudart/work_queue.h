@@ -2,7 +2,9 @@
 // wait is then a wrong result instead of luck. Not thread-safe: callers hold the runtime's lock.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -63,6 +65,7 @@ struct QueueStream {
   std::shared_ptr<Capture> capture;
   bool is_capture_origin = false;
   std::vector<int> captured_last;  // nodes of the capture that the next one comes after
+  std::deque<WorkPtr> pending;     // what has been enqueued, but done work at its beginning
 };
 
 struct QueueEvent {
@@ -97,7 +100,9 @@ class WorkQueue {
   // and again; it does its part, and returns whether the work has ended.
   void EnqueueShared(QueueStream& stream, std::string name, std::function<bool()> has_ended);
   void Record(QueueStream& stream, QueueEvent& event);
-  void Wait(QueueStream& stream, const QueueEvent& event);  // nothing for one that was never recorded, as in CUDA
+  // Nothing for an event that was never recorded, as in CUDA. False when the wait would cross the boundary of a
+  // capture, which is lost then.
+  bool Wait(QueueStream& stream, const QueueEvent& event);
   void Launch(QueueStream& stream, const GraphPlan& plan);
   void Finish(const WorkPtr& work);  // returns when it is done
   // Does one piece of what `work` needs, as a device goes on while the host asks; true if `work` is done.
@@ -122,11 +127,16 @@ class WorkQueue {
   bool CallSpoilsCapture() const;                            // a call of this thread that synchronises or allocates
   void EndCapture(const std::shared_ptr<Capture>& capture);  // streams that take part leave it
   void Seed(uint32_t seed) { rng_.seed(seed); }              // another order from here on
+  // Like CUDA, a stream holds so much work; who enqueues more waits for the oldest of it. That is an error of the
+  // program when nothing goes on for as long as MostBlocked says.
+  static constexpr size_t kMostPending = 1024;
+  void MostBlocked(std::chrono::milliseconds duration) { most_blocked_ = duration; }
   uint32_t Draw() { return static_cast<uint32_t>(rng_()); }
 
  private:
   void EnqueueBody(QueueStream& stream, std::string name, WorkBody run);
   WorkPtr Append(QueueStream& stream, Work work);
+  void MakeRoom(QueueStream& stream);
   std::vector<WorkPtr> Ready() const;
   // One random piece, which can go on, of `needed` and of what comes before it; false when there is none.
   bool RunOneOf(std::vector<WorkPtr> needed);
@@ -143,6 +153,7 @@ class WorkQueue {
   std::function<void(Stuck)> on_stuck_;
   std::set<QueueStream*> streams_;
   std::vector<WorkPtr> pending_;
+  std::chrono::milliseconds most_blocked_{60'000};
 };
 
 }  // namespace tokenferry::fakegpu
