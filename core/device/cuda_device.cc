@@ -36,7 +36,7 @@ class CudaDevice : public Device {
     TF_RETURN_IF_CUDA_ERROR(cudaSetDevice(ordinal_));
     cudaEvent_t event = nullptr;
     TF_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-    return std::make_unique<CudaEvent>(event);
+    return std::make_unique<CudaEvent>(event, streams_);
   }
 
   absl::StatusOr<std::string> Export(const Buffer& buffer) override {
@@ -74,7 +74,7 @@ class CudaDevice : public Device {
     }
     return std::shared_ptr<void>(data, [this](void* mapped) {
       if (!CompletesWork("unmapping another rank's memory")) return;
-      WarnOnCudaError(cudaIpcCloseMemHandle(mapped), "cudaIpcCloseMemHandle");
+      streams_.WarnOnce(cudaIpcCloseMemHandle(mapped), "cudaIpcCloseMemHandle");
     });
   }
 
@@ -91,7 +91,7 @@ class CudaDevice : public Device {
 
   void FreeMemory(void* data, size_t, MemoryKind kind) override {
     if (!CompletesWork("free of a buffer")) return;
-    if (kind == MemoryKind::kHost) return WarnOnCudaError(cudaFreeHost(data), "cudaFreeHost");
+    if (kind == MemoryKind::kHost) return streams_.WarnOnce(cudaFreeHost(data), "cudaFreeHost");
     ReleaseExported(data, [data, ordinal = ordinal_] {
       WarnOnCudaError(cudaSetDevice(ordinal), "cudaSetDevice");
       WarnOnCudaError(cudaFree(data), "cudaFree");
@@ -109,7 +109,7 @@ class CudaDevice : public Device {
     }
     cudaError_t error = cudaSetDevice(ordinal_);
     if (error == cudaSuccess) error = cudaDeviceSynchronize();
-    WarnOnCudaError(error, before_what);
+    streams_.WarnOnce(error, before_what);
     return error == cudaSuccess;
   }
 

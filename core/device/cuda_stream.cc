@@ -15,8 +15,11 @@ constexpr size_t kStagingAlign = 256;
 
 }  // namespace
 
-CudaEvent::~CudaEvent() { WarnOnCudaError(cudaEventDestroy(event), "cudaEventDestroy"); }
-CudaGraph::~CudaGraph() { WarnOnCudaError(cudaGraphExecDestroy(executable), "cudaGraphExecDestroy"); }
+void CudaStreams::WarnOnce(cudaError_t error, absl::string_view what) {
+  if (error == cudaSuccess || has_warned_) return;
+  has_warned_ = true;
+  WarnOnCudaError(error, what);
+}
 
 CudaStream::CudaStream(Device& device, int ordinal, cudaStream_t stream, CudaStreams& streams)
     : device_(device), ordinal_(ordinal), stream_(stream), streams_(streams) {
@@ -24,15 +27,16 @@ CudaStream::CudaStream(Device& device, int ordinal, cudaStream_t stream, CudaStr
 }
 
 CudaStream::~CudaStream() {
-  WarnOnCudaError(cudaSetDevice(ordinal_), "cudaSetDevice");
+  streams_.WarnOnce(cudaSetDevice(ordinal_), "cudaSetDevice");
   // Of an abandoned stream, work may still read the staging memory, which waiting for it would only show too late.
   if (!is_abandoned_) {
-    if (const absl::Status status = WaitUntilIdle(); !status.ok()) LogWarning(status.message());
+    const absl::Status status = WaitUntilIdle();
+    if (!status.ok() && status_.ok()) LogWarning(status.message());  // of an earlier error somebody knows
   }
   std::erase(streams_.live, this);
   streams_.any_abandoned |= is_abandoned_;
-  if (staging_ != nullptr && !is_abandoned_) WarnOnCudaError(cudaFreeHost(staging_), "cudaFreeHost");
-  WarnOnCudaError(cudaStreamDestroy(stream_), "cudaStreamDestroy");
+  if (staging_ != nullptr && !is_abandoned_) streams_.WarnOnce(cudaFreeHost(staging_), "cudaFreeHost");
+  streams_.WarnOnce(cudaStreamDestroy(stream_), "cudaStreamDestroy");
 }
 
 template <class Work>
@@ -153,7 +157,7 @@ absl::StatusOr<std::unique_ptr<Graph>> CudaStream::EndCapture() {
   cudaGraphExec_t executable = nullptr;
   absl::Status status = CudaStatus(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
   if (status.ok()) status = CudaStatus(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
-  auto result = status.ok() ? std::make_unique<CudaGraph>(executable) : nullptr;
+  auto result = status.ok() ? std::make_unique<CudaGraph>(executable, streams_) : nullptr;
   if (graph != nullptr) WarnOnCudaError(cudaGraphDestroy(graph), "cudaGraphDestroy");
   if (status_.ok()) status_ = status;  // what could not be captured is the cause, the end only follows
   if (!status_.ok()) return status_;

@@ -9,30 +9,42 @@
 
 namespace tokenferry {
 
-class CudaEvent : public Event {
- public:
-  explicit CudaEvent(cudaEvent_t event) : event(event) {}
-  ~CudaEvent() override;
-
-  const cudaEvent_t event;
-  bool recorded = false;
-  absl::Status status;  // of its stream when it was recorded
-};
-
-class CudaGraph : public Graph {
- public:
-  explicit CudaGraph(cudaGraphExec_t executable) : executable(executable) {}
-  ~CudaGraph() override;
-
-  const cudaGraphExec_t executable;
-};
-
 class CudaStream;
 
 // Of one device.
 struct CudaStreams {
   std::vector<CudaStream*> live;
   bool any_abandoned = false;  // one that has ended may have left work that never completes
+
+  // Of what goes: an error of the GPU sticks, so that each buffer, stream and event would tell it again.
+  void WarnOnce(cudaError_t error, absl::string_view what);
+
+ private:
+  bool has_warned_ = false;
+};
+
+class CudaEvent : public Event {
+ public:
+  CudaEvent(cudaEvent_t event, CudaStreams& streams) : event(event), streams_(streams) {}
+  ~CudaEvent() override { streams_.WarnOnce(cudaEventDestroy(event), "cudaEventDestroy"); }
+
+  const cudaEvent_t event;
+  bool recorded = false;
+  absl::Status status;  // of its stream when it was recorded
+
+ private:
+  CudaStreams& streams_;
+};
+
+class CudaGraph : public Graph {
+ public:
+  CudaGraph(cudaGraphExec_t executable, CudaStreams& streams) : executable(executable), streams_(streams) {}
+  ~CudaGraph() override { streams_.WarnOnce(cudaGraphExecDestroy(executable), "cudaGraphExecDestroy"); }
+
+  const cudaGraphExec_t executable;
+
+ private:
+  CudaStreams& streams_;
 };
 
 class CudaStream : public Stream {
