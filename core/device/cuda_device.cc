@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "core/device/cuda_status.h"
@@ -11,6 +12,12 @@
 
 namespace tokenferry {
 namespace {
+
+// A kernel that waits for another rank may run only where CUDA loads all kernels at the start: to load one at its first
+// launch it may wait for what the GPU does (CUDA C++ Programming Guide, Lazy Loading, Concurrent Execution). Set before
+// main, since CUDA reads it at its first call, and no thread asks for the environment yet. The user's own setting
+// stays.
+[[maybe_unused]] const int kModuleLoading = setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);
 
 struct CudaExport {
   ExportedMemory memory;

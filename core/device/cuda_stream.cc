@@ -12,6 +12,8 @@ namespace {
 
 constexpr size_t kStagingBytes = size_t{4} << 20;
 constexpr size_t kStagingAlign = 256;
+// Of what is enqueued: three periods may be pending, and what libraries such as NCCL enqueue beside it, uncounted.
+constexpr int64_t kMarkPeriod = 192;
 
 }  // namespace
 
@@ -36,6 +38,9 @@ CudaStream::~CudaStream() {
   std::erase(streams_.live, this);
   streams_.any_abandoned |= is_abandoned_;
   if (staging_ != nullptr && !is_abandoned_) streams_.WarnOnce(cudaFreeHost(staging_), "cudaFreeHost");
+  for (const cudaEvent_t mark : marks_) {
+    if (mark != nullptr) streams_.WarnOnce(cudaEventDestroy(mark), "cudaEventDestroy");
+  }
   streams_.WarnOnce(cudaStreamDestroy(stream_), "cudaStreamDestroy");
 }
 
@@ -44,6 +49,7 @@ void CudaStream::Try(Work work) {
   if (!status_.ok()) return;
   status_ = CudaStatus(cudaSetDevice(ordinal_), "cudaSetDevice");
   if (status_.ok()) status_ = work();
+  if (status_.ok()) status_ = LimitPending();
 }
 
 void CudaStream::CopyToDevice(void* dst, const void* src, size_t num_bytes) {
@@ -124,12 +130,19 @@ absl::Status CudaStream::WaitUntilIdle() {
     staging_used_ = 0;
     return absl::OkStatus();
   }
+  TF_RETURN_IF_ERROR(PollWithinLimits([this] { return cudaStreamQuery(stream_); }, "cudaStreamQuery"));
+  staging_used_ = 0;
+  num_pending_ = 0;
+  return CheckWatches();
+}
+
+template <class Query>
+absl::Status CudaStream::PollWithinLimits(Query query, const char* what) {
   const Deadline deadline = Deadline::After(wait().timeout);
   SpinWait turn;
   for (;;) {
-    const cudaError_t error = cudaStreamQuery(stream_);
-    if (error == cudaSuccess) break;
-    if (error != cudaErrorNotReady) return CudaStatus(error, "cudaStreamQuery");
+    const cudaError_t error = query();
+    if (error != cudaErrorNotReady) return CudaStatus(error, what);
     cudaGetLastError();  // not an error: a later launch must not find it
     if (const absl::Status status = CheckWait(deadline); !status.ok()) {
       is_abandoned_ = true;
@@ -137,11 +150,21 @@ absl::Status CudaStream::WaitUntilIdle() {
     }
     turn.Pause();
   }
-  staging_used_ = 0;
-  return CheckWatches();
+}
+
+absl::Status CudaStream::LimitPending() {
+  if (is_capturing_ || !IsWaitLimited() || ++num_pending_ % kMarkPeriod != 0) return absl::OkStatus();
+  cudaEvent_t& mark = marks_[num_pending_ / kMarkPeriod % marks_.size()];
+  if (mark == nullptr) {
+    TF_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming));
+  } else {
+    TF_RETURN_IF_ERROR(PollWithinLimits([mark] { return cudaEventQuery(mark); }, "cudaEventQuery"));
+  }
+  return CudaStatus(cudaEventRecord(mark, stream_), "cudaEventRecord");
 }
 
 absl::Status CudaStream::BeginCapture() {
+  is_capturing_ = true;  // nothing of this stream's own may come between
   // Of this thread's calls only: ranks may be threads, which allocate when they like.
   Try([&] {
     return CudaStatus(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <vector>
 
 #include "core/device/device.h"
@@ -82,6 +83,12 @@ class CudaStream : public Stream {
   absl::Status WaitBeforePageableCopy(const void* host);
   // Until the stream is idle, within wait()'s limits.
   absl::Status WaitUntilIdle();
+  // The same, until `query` returns something else than cudaErrorNotReady. A limit that ends it abandons the stream.
+  template <class Query>
+  absl::Status PollWithinLimits(Query query, const char* what);
+  // Counts what has been enqueued. CUDA holds the host in a launch while about a thousand are pending, and looks at no
+  // limits meanwhile: where there are limits, this waits before it comes to that.
+  absl::Status LimitPending();
 
   Device& device_;
   const int ordinal_;
@@ -92,7 +99,9 @@ class CudaStream : public Stream {
   bool is_abandoned_ = false;  // a wait was ended by its limits: work is under way that may never complete
   // Pinned memory that copies to the device pass through, so that their source may be reused at once.
   void* staging_ = nullptr;
-  size_t staging_used_ = 0;  // since the stream was last known to be idle
+  size_t staging_used_ = 0;                // since the stream was last known to be idle
+  int64_t num_pending_ = 0;                // enqueued since then, at most
+  std::array<cudaEvent_t, 2> marks_ = {};  // each behind every second kMarkPeriod of these
 };
 
 }  // namespace tokenferry

@@ -103,6 +103,7 @@ class NcclTransport : public ForwardingTransport, private StreamWatch {
     const int me = rank().value;
     log_.Begin(t);
     stream_->CopyOnDevice(t.recv(me), t.send(me), t.send_bytes(me));
+    if (!error_.ok()) return error_;  // a stream that holds much waits, and that has found somebody gone
     RestartLimit();
     const auto keep_waiting = [&] { return Look([&] { return log_.Describe(t); }); };
     TF_RETURN_IF_ERROR(communicator_->Exchange(t, me, stream_->native(), keep_waiting));

@@ -22,12 +22,13 @@ class FirstOfTwo : public PeerGroup {
   absl::StatusOr<std::shared_ptr<PeerMemory>> Reserve(const CallSite&, int64_t) override { return None(); }
   absl::Status CheckAlive(RankId) const override {
     ++num_asked;
-    return absl::OkStatus();
+    return alive;
   }
   std::string ProcessStateOf(RankId) const override { return ""; }
   void AddWaitSeconds(RankId, double) override {}
 
   mutable int num_asked = 0;
+  absl::Status alive;  // the other
 
  private:
   static absl::Status None() { return absl::UnimplementedError("not needed here"); }
@@ -50,6 +51,42 @@ TEST(DevicePeerWatchTest, IsNotAskedWhileItEnds) {
   watch.Watch(*stream);
   EXPECT_EQ(stream->Synchronize(), absl::OkStatus());
   EXPECT_EQ(peers.num_asked, 1);
+}
+
+// More launches than CUDA lets be pending come after a wait for a rank that has gone: the host looks around all the
+// same.
+TEST(DevicePeerWatchTest, ARankThatHasGoneIsNamedWhileManyLaunchesArePending) {
+  const auto device = CreateCudaDevice({});
+  if (!device.ok()) GTEST_SKIP() << device.status().message();
+  FirstOfTwo peers;
+  peers.alive = absl::UnavailableError("its process is gone");
+  const auto stream = *(*device)->CreateStream();
+  DevicePeerWatch watch(peers);
+  ASSERT_EQ(watch.Allocate(**device), absl::OkStatus());
+  watch.Watch(*stream);
+  // Its own flag, then the other's; the exchange under way, whether a wait gave up, nanoseconds of waits.
+  const int64_t flags[kNumPeerStages * 2] = {1, 0}, words[] = {1, 0, 0, 0};
+  const Buffer on_device = *(*device)->Allocate(sizeof(flags), MemoryKind::kDevice, "flags"),
+               parts = *(*device)->Allocate(sizeof(PeerPart), MemoryKind::kDevice, "parts"),
+               more = *(*device)->Allocate(sizeof(words), MemoryKind::kDevice, "words"),
+               rows = *(*device)->Allocate(8, MemoryKind::kDevice, "rows");
+  const PeerPart part{.flags = on_device.as<int64_t>()};
+  stream->CopyToDevice(on_device.data(), flags, sizeof(flags));
+  stream->CopyToDevice(parts.data(), &part, sizeof(part));
+  stream->CopyToDevice(more.data(), words, sizeof(words));
+  stream->Launch(kAwaitFlags, {.group = {parts.as<PeerPart>(), 0, 2, more.as<int64_t>(), more.as<int32_t>() + 2},
+                               .layer = 2,
+                               .step = 5,
+                               .timeout_ns = absl::ToInt64Nanoseconds(absl::Hours(1)),
+                               .report = watch.report(),
+                               .seen = watch.seen(),
+                               .wait_ns_per_rank = more.as<int64_t>() + 2});
+  for (int i = 0; i < 3000; ++i) stream->Fill(rows.data(), 1, 8);
+  const absl::Status status = stream->Synchronize();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  for (const char* words_of_it : {"layer 2, dispatch rows, step 5", "rank 0 waits for rank 1", "rank 1 has ended"}) {
+    EXPECT_NE(status.message().find(words_of_it), absl::string_view::npos) << status;
+  }
 }
 
 // Of another GPU of the process: letting go waits for the streams within their limits, and what a wait that has been

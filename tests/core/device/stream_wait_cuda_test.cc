@@ -84,6 +84,17 @@ TEST_F(StreamWaitTest, TheTimeoutEndsTheWait) {
   gate_.is_open.store(true);
 }
 
+// More than CUDA holds: it would keep the host in a launch.
+TEST_F(StreamWaitTest, ManyLaunchesHaveTheTimeoutToo) {
+  stream_->SetWait({.timeout = absl::Milliseconds(100)});
+  Block();
+  const Stopwatch watch;
+  for (int i = 0; i < 5000; ++i) stream_->Fill(buffer_.data(), 7, 16);
+  EXPECT_EQ(stream_->Synchronize().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_LT(watch.elapsed(), absl::Seconds(30));
+  gate_.is_open.store(true);
+}
+
 // To memory that is not pinned: CUDA itself would wait without an end.
 TEST_F(StreamWaitTest, ACopyToTheHostHasTheTimeoutToo) {
   stream_->SetWait({.timeout = absl::Milliseconds(100)});
