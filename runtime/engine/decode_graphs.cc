@@ -1,11 +1,21 @@
 #include "runtime/engine/decode_graphs.h"
 
+#include <algorithm>
+
 namespace tokenferry {
 
 int64_t DecodeGraphs::RowsFor(int64_t most_tokens) {
   int64_t rows = 1;
   while (rows < most_tokens) rows *= 2;
   return rows;
+}
+
+int64_t DecodeGraphs::TableColumns(int64_t num_rows, int64_t num_blocks, int64_t most) {
+  Step& step = steps_[num_rows];
+  if (step.table_columns < std::max<int64_t>(1, num_blocks)) {
+    step = {.table_columns = std::min(RowsFor(num_blocks), most)};
+  }
+  return step.table_columns;
 }
 
 absl::Status DecodeGraphs::Run(Device& device, Stream& stream, int64_t num_rows,

@@ -174,7 +174,7 @@ StepTokens Engine::Upload(const std::vector<const StepEntry*>& mine, int64_t num
     }
   }
   const int64_t num_tokens = num_rows > 0 ? num_rows : static_cast<int64_t>(ids.size());
-  if (num_rows > 0) max_blocks = cache_->options().num_blocks;  // arguments of a graph are the same in every step
+  if (num_rows > 0) max_blocks = graphs_.TableColumns(num_rows, max_blocks, cache_->options().num_blocks);
   ids.resize(num_tokens);
   seq.resize(num_tokens);
   position.resize(num_tokens, -1);

@@ -156,6 +156,46 @@ TEST(GraphStepTest, HoldsManySequences) {
   ExpectSame(got, RunLocally(cpu, requests));
 }
 
+bool IsWait(const std::string& call) {
+  return call == "cudaStreamSynchronize" || call == "cudaStreamQuery" || call == "cudaDeviceSynchronize";
+}
+
+// Of each step that launches a graph and makes none: what the host calls from the wait before it, which ended the last
+// step, to the one for its logits.
+std::vector<std::vector<std::string>> GraphSteps(const std::vector<std::string>& trace) {
+  std::vector<std::vector<std::string>> steps;
+  for (auto launch = trace.begin(); (launch = std::find(launch, trace.end(), "cudaGraphLaunch")) != trace.end();
+       ++launch) {
+    auto begin = launch;
+    while (begin != trace.begin() && !IsWait(*(begin - 1))) --begin;
+    std::vector<std::string> calls(begin, std::find_if(launch, trace.end(), IsWait));
+    if (NumCalls(calls, "cudaStreamBeginCapture") == 0) steps.push_back(std::move(calls));
+  }
+  return steps;
+}
+
+// A table of all blocks of the cache for each sequence would not pass through the memory that copies are staged in: the
+// host would wait for it. Two sequences get their second block while steps are graphs.
+TEST(GraphStepTest, UploadsTablesAsLongAsTheLongestSequence) {
+  constexpr int64_t kSequences = 64, kBlocks = (int64_t{4} << 20) / sizeof(int32_t) / kSequences + 1;
+  std::vector<Request> requests;
+  for (int i = 0; i < kSequences; ++i) {
+    requests.push_back(GenerateRequest(std::vector<int32_t>(i < 2 ? 60 : 1, 3 + i), 9));
+  }
+  RunSetup setup = SetupOf(1, Compute::kF32, ExchangePath::kAuto);
+  setup.engine.prefill_chunk = 256;
+  setup.engine.max_sequences_per_rank = kSequences;
+  setup.engine.cache_tokens_per_rank = kBlocks * kCacheBlockTokens;
+  RunSetup cpu = setup;
+  cpu.make_device = nullptr;
+  cpu.engine.cache_tokens_per_rank = 2 * kSequences * kCacheBlockTokens;
+  std::vector<RunResult> got;
+  const auto steps = GraphSteps(TraceOf(setup, requests, got));
+  EXPECT_GE(steps.size(), 3u);
+  for (const auto& calls : steps) EXPECT_GE(NumCalls(calls, "cudaMemcpyAsync"), 5) << "none of them was waited for";
+  ExpectSame(got, RunLocally(cpu, requests));
+}
+
 // What the check of a GPU's memory counts for logits is what they take there.
 TEST(GraphStepTest, LogitsTakeWhatIsPlanned) {
   constexpr int64_t kGranule = 4096;  // the fake's
@@ -185,20 +225,8 @@ TEST(GraphStepTest, IsNoneUnderAPolicy) {
 TEST(GraphStepTest, NeitherWaitsNorAllocatesBeforeTheLogits) {
   std::vector<RunResult> results;
   const auto trace = TraceOf(SetupOf(1, Compute::kF32, ExchangePath::kAuto), {GenerateRequest({5, 6, 7}, 12)}, results);
-  const auto is_wait = [](const std::string& call) {
-    return call == "cudaStreamSynchronize" || call == "cudaStreamQuery" || call == "cudaDeviceSynchronize";
-  };
-  int num_graph_steps = 0;
-  for (auto launch = trace.begin(); (launch = std::find(launch, trace.end(), "cudaGraphLaunch")) != trace.end();
-       ++launch) {
-    // From the wait before it, which ended the last step, to the one for its logits.
-    auto begin = launch;
-    while (begin != trace.begin() && !is_wait(*(begin - 1))) --begin;
-    const auto end = std::find_if(launch, trace.end(), is_wait);
-    std::vector<std::string> calls(begin, end);
-    if (std::find(calls.begin(), calls.end(), "cudaStreamBeginCapture") != calls.end())
-      continue;  // the one that makes it
-    ++num_graph_steps;
+  const auto steps = GraphSteps(trace);
+  for (const auto& calls : steps) {
     for (const std::string& call : calls) {
       EXPECT_THAT(call, testing::AnyOf("cudaSetDevice", "cudaMemcpyAsync", "cudaGraphLaunch"));
     }
@@ -207,7 +235,7 @@ TEST(GraphStepTest, NeitherWaitsNorAllocatesBeforeTheLogits) {
     EXPECT_EQ(std::count(behind, calls.end(), "cudaMemcpyAsync"), 0) << "the logits stay on the device";
     EXPECT_LE(NumCalls(calls, "cudaMemcpyAsync"), 6) << "ids, sequences, positions, rows, blocks, candidates";
   }
-  EXPECT_EQ(num_graph_steps, 9) << "12 tokens: a prefill, a step that sizes buffers, one that captures, and the rest";
+  EXPECT_EQ(steps.size(), 9u) << "12 tokens: a prefill, a step that sizes buffers, one that captures, and the rest";
 }
 
 TEST(GraphStepTest, APrefillWaitsOnlyForItsLogits) {
