@@ -69,11 +69,18 @@ std::vector<MemoryPlace> MemoryPlaces(const Topology& topology, const std::vecto
   return places;
 }
 
+int64_t NcclBytes(const Topology& topology, RankId rank, ExchangePath path) {
+  const auto& host = topology.hosts[topology.host_idx_per_rank[rank.value]];
+  const bool is_alone = topology.num_hosts() == 1;
+  if (is_alone && (path == ExchangePath::kAuto || path == ExchangePath::kPeer)) return 0;
+  return (static_cast<int64_t>(host.ranks.size()) - 1) * kNcclBytesPerLocalPeer + (is_alone ? 0 : kNcclBytesOfNetwork);
+}
+
 absl::Status FitsPlaces(const std::vector<RankMemory>& memory_per_rank,
                         const std::vector<int64_t>& available_bytes_per_rank, const std::vector<MemoryPlace>& places) {
   for (const MemoryPlace& place : places) {
     RankMemory sum;
-    int64_t needed_bytes = 0, available_bytes = CgroupLimits::kNoLimit;
+    int64_t needed_bytes = place.nccl_bytes, available_bytes = CgroupLimits::kNoLimit;
     for (const RankId rank : place.ranks) {
       const RankMemory& memory = memory_per_rank[rank.value];
       sum += memory;
@@ -87,20 +94,23 @@ absl::Status FitsPlaces(const std::vector<RankMemory>& memory_per_rank,
     const std::string growth = sum.exchange_growth > 0
                                    ? absl::StrCat("; up to ", FormatBytes(sum.exchange_growth), " more for exchanges")
                                    : "";
+    const std::string nccl =
+        place.nccl_bytes > 0 ? absl::StrCat("; NCCL's buffers ", FormatBytes(place.nccl_bytes)) : "";
+    const int64_t most = available_bytes - place.nccl_bytes / static_cast<int64_t>(place.ranks.size());
     std::string parts;
     for (const MemoryPart& part : kMemoryParts) {
       absl::StrAppend(&parts, parts.empty() ? "" : ", ", part.name, " ", FormatBytes(sum.*part.bytes));
     }
-    return absl::ResourceExhaustedError(
-        absl::StrCat("not enough memory on ", place.name, ": its ", place.ranks.size(),
-                     place.ranks.size() == 1 ? " rank needs " : " ranks need ", FormatBytes(needed_bytes), " (", parts,
-                     conversion, growth, ") and ", FormatBytes(available_bytes),
-                     " are available: ", Remedy(memory_per_rank, available_bytes, place.kind)));
+    return absl::ResourceExhaustedError(absl::StrCat("not enough memory on ", place.name, ": its ", place.ranks.size(),
+                                                     place.ranks.size() == 1 ? " rank needs " : " ranks need ",
+                                                     FormatBytes(needed_bytes), " (", parts, conversion, nccl, growth,
+                                                     ") and ", FormatBytes(available_bytes),
+                                                     " are available: ", Remedy(memory_per_rank, most, place.kind)));
   }
   return absl::OkStatus();
 }
 
-absl::Status CheckMemory(RankContext& context, const std::vector<RankMemory>& memory_per_rank) {
+absl::Status CheckMemory(RankContext& context, const std::vector<RankMemory>& memory_per_rank, ExchangePath path) {
   const bool on_gpu = context.gpu_ordinal >= 0;  // the same on all ranks
   const auto available = on_gpu ? AvailableGpuBytes(context.gpu_ordinal) : AvailableMemory();
   if (on_gpu) TF_RETURN_IF_ERROR(AgreeOnStatus(context.transport, {"memory"}, available.status()));
@@ -113,9 +123,14 @@ absl::Status CheckMemory(RankContext& context, const std::vector<RankMemory>& me
     if (all[r].size() != sizeof(int64_t)) return absl::DataLossError(absl::StrCat("rank ", r, " tells no memory"));
     std::memcpy(&available_bytes_per_rank[r], all[r].data(), sizeof(int64_t));
   }
-  return AgreeOnStatus(
-      context.transport, {"memory"},
-      FitsPlaces(memory_per_rank, available_bytes_per_rank, MemoryPlaces(context.topology, context.gpu_per_rank)));
+  std::vector<MemoryPlace> places = MemoryPlaces(context.topology, context.gpu_per_rank);
+  const bool sends_by_nccl = context.transport.memory_kind() == MemoryKind::kDevice;
+  for (MemoryPlace& place : places) {
+    for (const RankId rank : place.ranks) {
+      if (sends_by_nccl) place.nccl_bytes += NcclBytes(context.topology, rank, path);
+    }
+  }
+  return AgreeOnStatus(context.transport, {"memory"}, FitsPlaces(memory_per_rank, available_bytes_per_rank, places));
 }
 
 }  // namespace tokenferry

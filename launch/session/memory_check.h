@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/exchange/path/options.h"
 #include "comm/transport/topology.h"
 #include "launch/ranks/bootstrap.h"
 #include "runtime/engine/memory_plan.h"
@@ -20,9 +21,18 @@ struct MemoryPlace {
   const char* kind = "host";  // or "GPU"
   std::string name;           // "host a", "a GPU of host a"
   std::vector<RankId> ranks;
+  int64_t nccl_bytes = 0;  // NcclBytes of its ranks
 };
 // Ranks on CPUs share their host's; ranks on GPUs, of which gpu_per_rank [R] tells those of a host apart, their GPU's.
 std::vector<MemoryPlace> MemoryPlaces(const Topology& topology, const std::vector<int64_t>& gpu_per_rank);
+
+// What NCCL takes of a rank's GPU when rows are first sent, long after this check: for each rank of the same host up to
+// 32 channels with 10 MiB to receive into and 2 MiB to send from (github.com/NVIDIA/nccl/issues/1685: an all-to-all of
+// 8 H100 took 3.3 GB), for those of other hosts buffers that all of them share. Fewer channels (NCCL_MAX_P2P_NCHANNELS)
+// take less. 0 where nothing is sent by NCCL: of one host's ranks that read each other's memory.
+inline constexpr int64_t kNcclBytesPerLocalPeer = int64_t{384} << 20;
+inline constexpr int64_t kNcclBytesOfNetwork = int64_t{512} << 20;
+int64_t NcclBytes(const Topology& topology, RankId rank, ExchangePath path);
 
 // ResourceExhausted, in one line with the numbers and what to do, for the first place whose ranks together need more
 // than `available_bytes_per_rank` [R] says is there (of each place its smallest; AvailableMemory, AvailableGpuBytes). A
@@ -31,6 +41,6 @@ absl::Status FitsPlaces(const std::vector<RankMemory>& memory_per_rank,
                         const std::vector<int64_t>& available_bytes_per_rank, const std::vector<MemoryPlace>& places);
 
 // Collective. FitsPlaces with what is there now, the same on every rank.
-absl::Status CheckMemory(RankContext& context, const std::vector<RankMemory>& memory_per_rank);
+absl::Status CheckMemory(RankContext& context, const std::vector<RankMemory>& memory_per_rank, ExchangePath path);
 
 }  // namespace tokenferry

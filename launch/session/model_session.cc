@@ -186,7 +186,8 @@ absl::StatusOr<ModelWeights> LoadLocally(RankContext& context, const ModelFiles&
 absl::Status FitMemory(RankContext& context, const ModelFiles& files, EngineOptions& engine) {
   const auto check = [&] {
     return CheckMemory(context,
-                       PlanMemory(files.plan.plan, files.placement, engine, context.topology, context.device.kind()));
+                       PlanMemory(files.plan.plan, files.placement, engine, context.topology, context.device.kind()),
+                       engine.moe.exchange.path);
   };
   const absl::Status fits = check();
   ExchangePath& path = engine.moe.exchange.path;

@@ -6,6 +6,7 @@
 namespace tokenferry {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -100,6 +101,24 @@ TEST(MemoryCheck, RanksOfAGpuCountTogether) {
   EXPECT_TRUE(absl::IsResourceExhausted(shared));
   EXPECT_THAT(shared.message(), HasSubstr("a GPU of host a: its 2 ranks need 28.0 GiB"));
   EXPECT_THAT(shared.message(), HasSubstr("start 2 ranks on 2 GPUs like this one"));
+}
+
+// It allocates when rows are first sent: for peers of the host, and once for those of others.
+TEST(MemoryCheck, WhatNcclWillTakeCounts) {
+  const Topology two = Hosts({3, 1}), one = Hosts({3});
+  EXPECT_EQ(NcclBytes(two, RankId(0), ExchangePath::kAuto), 2 * kNcclBytesPerLocalPeer + kNcclBytesOfNetwork);
+  EXPECT_EQ(NcclBytes(two, RankId(3), ExchangePath::kTwoLevel), kNcclBytesOfNetwork);
+  EXPECT_EQ(NcclBytes(one, RankId(1), ExchangePath::kAllToAllV), 2 * kNcclBytesPerLocalPeer);
+  for (const ExchangePath path : {ExchangePath::kAuto, ExchangePath::kPeer}) {
+    EXPECT_EQ(NcclBytes(one, RankId(1), path), 0) << "ranks read each other's memory";
+  }
+  const auto ranks = Ranks(2, 10, 2, 1, 1);  // 14 each
+  std::vector<MemoryPlace> places = MemoryPlaces(Hosts({2}), {7, 8});
+  for (MemoryPlace& place : places) place.nccl_bytes = kGib;
+  EXPECT_TRUE(FitsPlaces(ranks, Available({15, 15}), places).ok());
+  EXPECT_THAT(FitsPlaces(ranks, Available({15, 14}), places).message(),
+              AllOf(HasSubstr("its 1 rank needs 15.0 GiB"), HasSubstr("NCCL's buffers 1.0 GiB"),
+                    HasSubstr("start 3 ranks on 3 GPUs")));  // 9 of each one's 14 are for experts
 }
 
 TEST(MemoryCheck, TheRemedyIsOneThatHelps) {
