@@ -1,61 +1,29 @@
-// The GPU's kernels against its own memory: seconds per launch (wall time of many launches and one wait), the bytes
-// that a launch has to move and the operations it has to do, as rates, and `of_copy` = bytes per second over those of a
-// copy inside the GPU's memory (read and written bytes both count), measured in the same run. Products' first row is
-// compared with the reference before and after the timing: bit for bit in f32, within a bound in bf16, where tensor
-// cores have an order of their own. Without a GPU: says so and ends with status 0. cuda_kernels_bench [--json FILE]
+// The GPU's kernels against what its units can do: seconds per launch (wall time of many launches and one wait), the
+// bytes that a launch has to move and the operations it has to do, as rates, and `of_bound` = the least time that
+// either takes over the time measured. Memory's bound is the rate of a copy inside the GPU (read and written bytes both
+// count), measured in the same run; that of operations is clock x processors x what the architecture's units do in a
+// cycle, dense bf16 on tensor cores or f32 (NVIDIA's figures for A100, H100 and B200; 0 and no bound elsewhere).
+// Products' first row is compared with the reference before and after the timing: bit for bit in f32, within a bound in
+// bf16, where tensor cores have an order of their own. Without a GPU: says so and ends with status 0.
+// cuda_kernels_bench [--json FILE]
+#include <cuda_runtime_api.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <functional>
-#include <memory>
-#include <numeric>
 #include <random>
-#include <string>
-#include <vector>
 
 #include "absl/strings/str_format.h"
-#include "comm/ops/exchange_ops.h"
-#include "core/check.h"
+#include "bench/kernels/cuda_bench.h"
 #include "core/device/cpu_device.h"
 #include "core/device/cuda_device.h"
 #include "core/host/clock.h"
-#include "core/kernels/gather_rows.h"
 #include "core/kernels/matmul.h"
 #include "nlohmann/json.hpp"
 
 namespace tokenferry {
-namespace {
-
-// A device, a stream and what has been allocated.
-class Bench {
- public:
-  explicit Bench(std::unique_ptr<Device> device) : device_(std::move(device)), stream_(*device_->CreateStream()) {}
-
-  Stream& stream() { return *stream_; }
-  Device& device() { return *device_; }
-  template <class T>
-  T* Allocate(size_t size) {
-    auto buffer = device_->Allocate(size * sizeof(T), MemoryKind::kDevice, "bench");
-    TF_CHECK_EQ(buffer.status(), absl::OkStatus());
-    buffers_.push_back(*std::move(buffer));
-    return buffers_.back().as<T>();
-  }
-  template <class T>
-  T* Upload(const std::vector<T>& values) {
-    T* data = Allocate<T>(values.size());
-    stream_->CopyToDevice(data, values.data(), values.size() * sizeof(T));
-    return data;
-  }
-  void Wait() { TF_CHECK_EQ(stream_->Synchronize(), absl::OkStatus()); }
-  void FreeAll() { buffers_.clear(); }
-
- private:
-  std::unique_ptr<Device> device_;
-  std::vector<Buffer> buffers_;
-  std::unique_ptr<Stream> stream_;
-};
 
 // Seconds per call of `launch`: as many as take a fifth of a second, after a first one.
 double SecondsPerLaunch(Bench& bench, const std::function<void()>& launch) {
@@ -72,19 +40,6 @@ double SecondsPerLaunch(Bench& bench, const std::function<void()>& launch) {
   }
 }
 
-struct Result {
-  std::string name;
-  double seconds = 0, bytes = 0, flops = 0;
-};
-
-Result TimeCopy(Bench& bench) {
-  constexpr size_t kBytes = size_t{1} << 29;
-  char *src = bench.Allocate<char>(kBytes), *dst = bench.Allocate<char>(kBytes);
-  bench.stream().Fill(src, 1, kBytes);
-  return {"copy on the device", SecondsPerLaunch(bench, [&] { bench.stream().CopyOnDevice(dst, src, kBytes); }),
-          2.0 * kBytes, 0};
-}
-
 std::vector<float> Random(size_t size) {
   static std::mt19937 rng(1);
   std::uniform_real_distribution<float> uniform(-1, 1);
@@ -95,11 +50,43 @@ std::vector<float> Random(size_t size) {
   return values;
 }
 
+namespace {
+
+Result TimeCopy(Bench& bench) {
+  constexpr size_t kBytes = size_t{1} << 29;
+  char *src = bench.Allocate<char>(kBytes), *dst = bench.Allocate<char>(kBytes);
+  bench.stream().Fill(src, 1, kBytes);
+  return {"copy on the device", SecondsPerLaunch(bench, [&] { bench.stream().CopyOnDevice(dst, src, kBytes); }),
+          2.0 * kBytes};
+}
+
+// Operations per second of the GPU's units; 0 where its architecture is not known.
+double PeakFlops(Units units) {
+  struct Cycle {
+    int major, minor;
+    double tensor, f32;  // of a multiprocessor: dense bf16 with f32 sums, and f32; a multiply-add counts twice
+  };
+  constexpr Cycle kCycles[] = {{8, 0, 2048, 128}, {9, 0, 4096, 256}, {10, 0, 8192, 256}, {10, 3, 8192, 256}};
+  const auto attribute = [](cudaDeviceAttr which) {
+    int value = 0;
+    return cudaDeviceGetAttribute(&value, which, 0) == cudaSuccess ? value : 0;
+  };
+  for (const Cycle& c : kCycles) {
+    if (c.major != attribute(cudaDevAttrComputeCapabilityMajor)) continue;
+    if (c.minor != attribute(cudaDevAttrComputeCapabilityMinor)) continue;
+    const double cycles = 1e3 * attribute(cudaDevAttrClockRate) * attribute(cudaDevAttrMultiProcessorCount);
+    return cycles * (units == Units::kTensor ? c.tensor : units == Units::kF32 ? c.f32 : 0);
+  }
+  return 0;
+}
+
 struct ProductCase {
   const char* name;
   int64_t num_rows, num_groups, outs, cols;  // num_groups 0: a dense product
   WeightFormat format;
   Compute compute;
+  DType x_dtype = DType::kF32;
+  int64_t most_rows = 0;  // what the launch covers, where it is more: as where it is not known who chooses what
 };
 
 std::vector<uint8_t> WeightBytes(const ProductCase& c) {
@@ -145,7 +132,10 @@ Result TimeProduct(Bench& bench, const ProductCase& c) {
   const int64_t num_weights = std::max<int64_t>(1, c.num_groups);
   std::vector<WeightView> weights;
   for (int64_t g = 0; g < num_weights; ++g) weights.push_back(view(bench.Upload(bytes), bench.Upload(scales)));
-  const float* device_x = bench.Upload(x);
+  std::vector<BF16> rounded;
+  for (const float value : x) rounded.push_back(ToBF16(value));
+  const void* const device_x =
+      c.x_dtype == DType::kBF16 ? static_cast<const void*>(bench.Upload(rounded)) : bench.Upload(x);
   float* y = bench.Allocate<float>(c.num_rows * c.outs);
   std::vector<int64_t> offsets;
   for (int64_t g = 0; g <= num_weights; ++g) offsets.push_back(c.num_rows * g / num_weights);
@@ -154,6 +144,7 @@ Result TimeProduct(Bench& bench, const ProductCase& c) {
   const auto launch = [&] {
     if (c.num_groups == 0) {
       MatMul(bench.stream(), {.x = device_x,
+                              .x_dtype = c.x_dtype,
                               .x_stride = c.cols,
                               .num_rows = c.num_rows,
                               .w = weights[0],
@@ -162,10 +153,11 @@ Result TimeProduct(Bench& bench, const ProductCase& c) {
                               .compute = c.compute});
     } else {
       GroupedMatMul(bench.stream(), {.x = device_x,
+                                     .x_dtype = c.x_dtype,
                                      .x_stride = c.cols,
                                      .offsets = device_offsets,
                                      .num_groups = c.num_groups,
-                                     .max_rows = c.num_rows,
+                                     .max_rows = std::max(c.num_rows, c.most_rows),
                                      .weights = {weights[0], device_weights},
                                      .y = y,
                                      .y_stride = c.outs,
@@ -189,51 +181,32 @@ Result TimeProduct(Bench& bench, const ProductCase& c) {
   const double seconds = SecondsPerLaunch(bench, launch);
   check();
   const double weight_bytes = static_cast<double>(num_weights * bytes.size());
-  return {c.name, seconds, weight_bytes + 4.0 * c.num_rows * (c.cols + c.outs), 2.0 * c.num_rows * c.outs * c.cols};
+  const double row_bytes = static_cast<double>(c.num_rows) * (c.cols * DTypeBytes(c.x_dtype) + 4 * c.outs);
+  return {c.name, seconds, weight_bytes + row_bytes, 2.0 * c.num_rows * c.outs * c.cols,
+          c.compute == Compute::kF32 ? Units::kF32 : Units::kTensor};
 }
 
-Result TimeGather(Bench& bench) {
-  constexpr int64_t kRows = 4096, kCols = 7168;
-  std::vector<int32_t> idx(kRows);
-  std::iota(idx.rbegin(), idx.rend(), 0);
-  const BF16* src = bench.Allocate<BF16>(kRows * kCols);
-  GatherRowsArgs args{MatrixView<const BF16>{src, kRows, kCols, kCols}, bench.Upload(idx), kRows,
-                      bench.Allocate<BF16>(kRows * kCols), DType::kBF16};
-  return {"gather 4096 rows of 7168 bf16", SecondsPerLaunch(bench, [&] { bench.stream().Launch(kGatherRows, args); }),
-          2.0 * kRows * kCols * 2, 0};
-}
-
-Result TimeCombine(Bench& bench) {
-  constexpr int64_t kTokens = 512, kTopK = 8, kCols = 7168, kSelections = kTokens * kTopK;
-  std::vector<int64_t> offsets(kTokens + 1);
-  for (int64_t t = 0; t <= kTokens; ++t) offsets[t] = t * kTopK;
-  std::vector<int32_t> selection(kSelections), k(kSelections);
-  for (int32_t i = 0; i < kSelections; ++i) {
-    selection[i] = kSelections - 1 - i;
-    k[i] = i % kTopK;
-  }
-  const float* rows = bench.Upload(Random(kSelections * kCols));
-  CombineRowsArgs args;
-  args.rows = MatrixView<const float>{rows, kSelections, kCols, kCols};
-  args.offsets = bench.Upload(offsets);
-  args.selection = bench.Upload(selection);
-  args.k = bench.Upload(k);
-  args.weight = {bench.Upload(Random(kSelections)), kTokens, kTopK, kTopK};
-  args.out = MatrixView<float>{bench.Allocate<float>(kTokens * kCols), kTokens, kCols, kCols};
-  return {"combine 512 tokens x 8 rows of 7168 f32",
-          SecondsPerLaunch(bench, [&] { bench.stream().Launch(kCombineRows, args); }),
-          4.0 * (kSelections + kTokens) * kCols, 2.0 * kSelections * kCols};
-}
-
-// DeepSeek-V3's matrices; 8 experts of 16 rows are a decode step of 128 tokens on one of 32 ranks.
+// DeepSeek-V3's matrices; 8 experts of 16 rows are a decode step of 128 tokens on one of 32 ranks, 16 of 64 one of 16,
+// to which as many rows could come as `most_rows` says. Rows travel in bf16.
+constexpr WeightFormat kF32Weights = {.dtype = DType::kF32}, kBF16Weights = {.dtype = DType::kBF16};
+const WeightFormat kF8Weights = F8BlockWeights::Of(128, 128);
+constexpr DType kBF16Rows = DType::kBF16;
 const std::vector<ProductCase> kProducts = {
-    {"dense f32 weights, 1 row, 7168 -> 2048", 1, 0, 2048, 7168, {.dtype = DType::kF32}, Compute::kF32},
-    {"dense bf16 weights, 1 row, 7168 -> 2048", 1, 0, 2048, 7168, {.dtype = DType::kBF16}, Compute::kF32},
-    {"dense bf16 weights, 256 rows, 7168 -> 2048", 256, 0, 2048, 7168, {.dtype = DType::kBF16}, Compute::kF32},
-    {"grouped fp8, 8 x 1 rows, 7168 -> 2048", 8, 8, 2048, 7168, F8BlockWeights::Of(128, 128), Compute::kBF16},
-    {"grouped fp8, 8 x 16 rows, 7168 -> 2048", 128, 8, 2048, 7168, F8BlockWeights::Of(128, 128), Compute::kBF16},
-    {"grouped bf16, 8 x 16 rows, 7168 -> 2048", 128, 8, 2048, 7168, {.dtype = DType::kBF16}, Compute::kBF16},
-    {"grouped bf16, 8 x 256 rows, 7168 -> 2048", 2048, 8, 2048, 7168, {.dtype = DType::kBF16}, Compute::kBF16},
+    {"f32 weights, 1 row, 7168 -> 2048", 1, 0, 2048, 7168, kF32Weights, Compute::kF32},
+    {"bf16 weights, 1 row, 7168 -> 2048, f32", 1, 0, 2048, 7168, kBF16Weights, Compute::kF32},
+    {"bf16 weights, 256 rows, 7168 -> 2048, f32", 256, 0, 2048, 7168, kBF16Weights, Compute::kF32},
+    {"bf16, 128 f32 rows, 7168 -> 2048", 128, 0, 2048, 7168, kBF16Weights, Compute::kBF16},
+    {"bf16, 128 rows, 7168 -> 2048", 128, 0, 2048, 7168, kBF16Weights, Compute::kBF16, kBF16Rows},
+    {"fp8, 8 x 1 rows, 7168 -> 2048", 8, 8, 2048, 7168, kF8Weights, Compute::kBF16, kBF16Rows},
+    {"fp8, 8 x 16 rows, 7168 -> 2048", 128, 8, 2048, 7168, kF8Weights, Compute::kBF16, kBF16Rows},
+    {"fp8, 8 x 16 f32 rows, 2048 -> 7168", 128, 8, 7168, 2048, kF8Weights, Compute::kBF16},
+    {"fp8, 16 x 64 rows, 7168 -> 2048", 1024, 16, 2048, 7168, kF8Weights, Compute::kBF16, kBF16Rows},
+    {"fp8, 16 x 64 of 16384 rows, 7168 -> 2048", 1024, 16, 2048, 7168, kF8Weights, Compute::kBF16, kBF16Rows, 16384},
+    {"fp8, 8 x 1024 rows, 7168 -> 2048", 8192, 8, 2048, 7168, kF8Weights, Compute::kBF16, kBF16Rows},
+    {"bf16, 8 x 16 rows, 7168 -> 2048", 128, 8, 2048, 7168, kBF16Weights, Compute::kBF16, kBF16Rows},
+    {"bf16, 8 x 256 rows, 7168 -> 2048", 2048, 8, 2048, 7168, kBF16Weights, Compute::kBF16, kBF16Rows},
+    {"bf16, 8 x 1024 rows, 7168 -> 2048", 8192, 8, 2048, 7168, kBF16Weights, Compute::kBF16, kBF16Rows},
+    {"bf16, 8 x 1024 f32 rows, 2048 -> 7168", 8192, 8, 7168, 2048, kBF16Weights, Compute::kBF16},
 };
 
 int Run(const std::string& json_file) {
@@ -249,21 +222,26 @@ int Run(const std::string& json_file) {
     bench.FreeAll();
   };
   bench.FreeAll();
-  add(TimeGather(bench));
-  add(TimeCombine(bench));
+  for (const OpTimer time : OpTimers()) add(time(bench));
   for (const ProductCase& c : kProducts) add(TimeProduct(bench, c));
   const double copy_rate = results[0].bytes / results[0].seconds;
-  nlohmann::json json = {{"device", bench.device().ToString()}, {"results", nlohmann::json::array()}};
-  absl::PrintF("%-46s %12s %10s %10s %8s\n", bench.device().ToString(), "us", "GB/s", "GFLOP/s", "of_copy");
+  nlohmann::json json = {{"device", bench.device().ToString()},
+                         {"tensor_flops_per_second", PeakFlops(Units::kTensor)},
+                         {"f32_flops_per_second", PeakFlops(Units::kF32)},
+                         {"results", nlohmann::json::array()}};
+  absl::PrintF("%-46s %12s %10s %10s %9s\n", bench.device().ToString(), "us", "GB/s", "GFLOP/s", "of_bound");
   for (const Result& r : results) {
-    const double rate = r.bytes / r.seconds;
-    absl::PrintF("%-46s %12.2f %10.1f %10.1f %8.3f\n", r.name, r.seconds * 1e6, rate * 1e-9, r.flops / r.seconds * 1e-9,
-                 rate / copy_rate);
+    const double peak = PeakFlops(r.units), memory = r.bytes / copy_rate, operations = peak > 0 ? r.flops / peak : 0;
+    const char* bound = memory >= operations ? "memory" : r.units == Units::kTensor ? "tensor" : "f32";
+    const double of_bound = std::max(memory, operations) / r.seconds;
+    absl::PrintF("%-46s %12.2f %10.1f %10.1f %9.3f %s\n", r.name, r.seconds * 1e6, r.bytes / r.seconds * 1e-9,
+                 r.flops / r.seconds * 1e-9, of_bound, bound);
     json["results"].push_back({{"name", r.name},
                                {"seconds", r.seconds},
-                               {"bytes_per_second", rate},
+                               {"bytes_per_second", r.bytes / r.seconds},
                                {"flops_per_second", r.flops / r.seconds},
-                               {"of_copy", rate / copy_rate}});
+                               {"bound", bound},
+                               {"of_bound", of_bound}});
   }
   if (!json_file.empty()) std::ofstream(json_file) << json.dump(1) << "\n";
   return 0;
