@@ -23,14 +23,29 @@ struct LaunchShape {
   int64_t num_blocks_y = 1;  // at most 65535
 };
 
-// Lets `kernel` have so much dynamic shared memory on the current device. The limit is the kernel's, of all threads of
-// the process: it only grows, so that no rank takes away what another one is about to launch with.
+// What a block of the current device may have of shared memory, static and dynamic.
+inline absl::StatusOr<size_t> MostSharedBytes() {
+  int device = 0, num_bytes = 0;
+  TF_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
+  TF_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&num_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return static_cast<size_t>(num_bytes);
+}
+
+// Lets `kernel` have so much dynamic shared memory on the current device; ResourceExhausted where no block has it. The
+// limit is the kernel's, of all threads of the process: it only grows, so that no rank takes away what another one is
+// about to launch with.
 inline absl::Status AllowSharedMemory(const void* kernel, size_t num_bytes) {
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
   cudaFuncAttributes attributes;
   TF_RETURN_IF_CUDA_ERROR(cudaFuncGetAttributes(&attributes, kernel));
   if (static_cast<int64_t>(num_bytes) <= attributes.maxDynamicSharedSizeBytes) return absl::OkStatus();
+  TF_ASSIGN_OR_RETURN(const size_t most, MostSharedBytes());
+  if (num_bytes + attributes.sharedSizeBytes > most) {
+    return absl::ResourceExhaustedError(absl::StrCat("a block of threads takes ",
+                                                     num_bytes + attributes.sharedSizeBytes,
+                                                     " bytes of shared memory, and has ", most, " on this GPU"));
+  }
   return CudaStatus(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(num_bytes)),
       "cudaFuncSetAttribute");
@@ -40,14 +55,14 @@ inline absl::Status AllowSharedMemory(const void* kernel, size_t num_bytes) {
 // copied.
 template <class... Params, class... Args>
 absl::Status LaunchKernel(void (*kernel)(Params...), const LaunchShape& shape, void* stream, const Args&... args) {
-  constexpr size_t kStaticLimit = 48 << 10;  // more has to be asked for
+  constexpr size_t kUnasked = 40 << 10;  // a block has 48 KiB without asking, with what is static
   if (shape.num_blocks == 0 || shape.num_blocks_y == 0) return absl::OkStatus();
   if (shape.num_blocks > INT32_MAX || shape.num_blocks_y > 65535) {
     return absl::ResourceExhaustedError(
         absl::StrCat("a grid of ", shape.num_blocks, " x ", shape.num_blocks_y, " blocks is beyond CUDA's limits"));
   }
   const auto* function = reinterpret_cast<const void*>(kernel);
-  if (shape.shared_bytes > kStaticLimit) {
+  if (shape.shared_bytes > kUnasked) {
     TF_RETURN_IF_ERROR(AllowSharedMemory(function, shape.shared_bytes));
   }
   std::tuple<Params...> values(static_cast<Params>(args)...);

@@ -22,27 +22,38 @@ absl::StatusOr<int64_t> ResidentBlocks(Kernel kernel, int threads, size_t shared
   return static_cast<int64_t>(num_sms) * std::max(1, per_sm);
 }
 
+template <int kTokens, WeightLoad kWeightLoad>
+size_t SharedBytes(const Problem& p) {
+  return mma::Tile<kTokens, kWeightLoad>::kBytes + (kTokens + p.num_groups + 1) * sizeof(int);
+}
+
 template <int kTokens, WeightLoad kWeightLoad, RowLoad kRowLoad>
 absl::Status Run(const Problem& p, int64_t max_rows, void* stream) {
   using Tile = mma::Tile<kTokens, kWeightLoad>;
   const auto kernel = mma::Product<kTokens, kWeightLoad, kRowLoad>;
-  const size_t shared_bytes = Tile::kBytes + (kTokens + p.num_groups + 1) * sizeof(int);
+  const size_t shared_bytes = SharedBytes<kTokens, kWeightLoad>(p);
   TF_ASSIGN_OR_RETURN(const int64_t resident, ResidentBlocks(kernel, Tile::kThreads, shared_bytes));
   const int64_t row_tiles = max_rows / kTokens + std::min<int64_t>(p.num_groups, max_rows);
   const int64_t blocks = std::min(resident, CeilDiv(p.num_outs(), mma::kTileOuts) * row_tiles);
   return LaunchKernel(kernel, {blocks, Tile::kThreads, shared_bytes}, stream, p);
 }
 
-// The tile follows from the rows that a group has on average. It decides how often weights are read again, and no bit.
-template <WeightLoad kWeightLoad, RowLoad kRowLoad>
-absl::Status RunForRows(const Problem& p, int64_t max_rows, void* stream) {
-  const int64_t rows = CeilDiv(max_rows, p.num_groups);
-  if (rows <= 8) return Run<8, kWeightLoad, kRowLoad>(p, max_rows, stream);
-  if (rows <= 16) return Run<16, kWeightLoad, kRowLoad>(p, max_rows, stream);
-  if (rows <= 32) return Run<32, kWeightLoad, kRowLoad>(p, max_rows, stream);
-  if (rows <= 64) return Run<64, kWeightLoad, kRowLoad>(p, max_rows, stream);
-  if (rows <= 192) return Run<128, kWeightLoad, kRowLoad>(p, max_rows, stream);
-  return Run<256, kWeightLoad, kRowLoad>(p, max_rows, stream);
+// How many rows a launch has to cover, and how many a group has on average.
+struct RowCounts {
+  int64_t most, per_group;
+};
+
+// The tile follows from the rows that a group has, and from the memory of a block: that of A100 holds every tile, that
+// of smaller GPUs (99 KiB) none of 256 rows. It decides how often weights are read again, and no bit.
+template <WeightLoad kWeightLoad, RowLoad kRowLoad, int kTokens = 256>
+absl::Status RunForRows(const Problem& p, const RowCounts& rows, size_t most_shared, void* stream) {
+  constexpr int kRowsOfSmaller = kTokens == 256 ? 192 : kTokens / 2;
+  if constexpr (kTokens > 8) {
+    if (rows.per_group <= kRowsOfSmaller || SharedBytes<kTokens, kWeightLoad>(p) > most_shared) {
+      return RunForRows<kWeightLoad, kRowLoad, kTokens / 2>(p, rows, most_shared, stream);
+    }
+  }
+  return Run<kTokens, kWeightLoad, kRowLoad>(p, rows.most, stream);
 }
 
 // What the first loads of a matrix have to be aligned to; views of one array lie in buffers that are aligned to 64.
@@ -56,17 +67,19 @@ absl::Status RunProduct(const Problem& p, int64_t max_rows, void* stream) {
   const WeightView& w = p.weights.layout;
   if (max_rows == 0 || p.num_groups == 0 || w.rows == 0) return absl::OkStatus();
   CheckWeight(w);
+  const RowCounts rows = {max_rows, CeilDiv(max_rows, p.num_groups)};
+  TF_ASSIGN_OR_RETURN(const size_t shared, MostSharedBytes());
   const WeightFormat& f = w.format;
   if (BF16Weights::Matches(f) && w.cols % 8 == 0 && IsAligned(w)) {
-    return CopiesRows(p) ? RunForRows<WeightLoad::kBF16, RowLoad::kBF16>(p, max_rows, stream)
-                         : RunForRows<WeightLoad::kBF16, RowLoad::kAny>(p, max_rows, stream);
+    return CopiesRows(p) ? RunForRows<WeightLoad::kBF16, RowLoad::kBF16>(p, rows, shared, stream)
+                         : RunForRows<WeightLoad::kBF16, RowLoad::kAny>(p, rows, shared, stream);
   }
   if (F8BlockWeights::Matches(f) && w.cols % 16 == 0 && IsAligned(w) && f.block_rows % 16 == 0 &&
       f.block_cols % mma::kStepInputs == 0 && w.row_offset % 16 == 0) {
-    return CopiesRows(p) ? RunForRows<WeightLoad::kF8, RowLoad::kBF16>(p, max_rows, stream)
-                         : RunForRows<WeightLoad::kF8, RowLoad::kAny>(p, max_rows, stream);
+    return CopiesRows(p) ? RunForRows<WeightLoad::kF8, RowLoad::kBF16>(p, rows, shared, stream)
+                         : RunForRows<WeightLoad::kF8, RowLoad::kAny>(p, rows, shared, stream);
   }
-  return RunForRows<WeightLoad::kAny, RowLoad::kAny>(p, max_rows, stream);
+  return RunForRows<WeightLoad::kAny, RowLoad::kAny>(p, rows, shared, stream);
 }
 
 }  // namespace

@@ -57,8 +57,8 @@ struct Tile {
   static constexpr int kTilesM = kWarpOuts / 16, kTilesN = kWarpTokens / 8;
   static constexpr int kWeightBytes = kTileOuts * kStepInputs * (kWeightLoad == WeightLoad::kF8 ? 1 : 2);
   static constexpr int kStageBytes = kWeightBytes + kTokens * kRowBytes;
-  static constexpr int kStages = kTokens == 128 ? 3 : 4;
-  static constexpr int kOutStride = kTileOuts + 4;  // floats, of a row of sums in shared memory
+  static constexpr int kStages = kTokens >= 128 ? 3 : 4;  // with four, the large tiles would not fit on A100
+  static constexpr int kOutStride = kTileOuts + 4;        // floats, of a row of sums in shared memory
   static constexpr int kBytes =
       kStages * kStageBytes > kTokens* kOutStride * 4 ? kStages* kStageBytes : kTokens* kOutStride * 4;
 };

@@ -200,7 +200,9 @@ TEST(RuntimeTest, RefusesWhatCudaRefuses) {
   EXPECT_EQ(LaunchEmpty(1, 32, (48 << 10) + 1, nullptr), cudaErrorInvalidValue);
   EXPECT_EQ(AllowShared(228 << 10), cudaErrorInvalidValue);
   cudaGetLastError();
+  EXPECT_EQ(AllowShared(164 << 10), Runtime::Get().arch == 80 ? cudaErrorInvalidValue : cudaSuccess);
   EXPECT_EQ(AllowShared(100 << 10), cudaSuccess);
+  cudaGetLastError();
   EXPECT_EQ(LaunchEmpty(1, 32, 100 << 10, nullptr), cudaSuccess);
   void* data = nullptr;
   EXPECT_EQ(cudaMalloc(&data, DeviceMemory::kTotalBytes + 1), cudaErrorMemoryAllocation);

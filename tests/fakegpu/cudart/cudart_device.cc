@@ -35,7 +35,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
                   runtime.arch);
     properties->totalGlobalMem = DeviceMemory::kTotalBytes;
     properties->sharedMemPerBlock = 48 << 10;
-    properties->sharedMemPerBlockOptin = 227 << 10;
+    properties->sharedMemPerBlockOptin = runtime.max_shared_bytes;
     properties->major = runtime.arch / 10;
     properties->minor = runtime.arch % 10;
     properties->warpSize = 32;
@@ -59,7 +59,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
         *value = 4;
         return cudaSuccess;
       case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-        *value = 227 << 10;
+        *value = static_cast<int>(runtime.max_shared_bytes);
         return cudaSuccess;
       default:
         return cudaErrorNotSupported;

@@ -29,7 +29,7 @@ struct Entry {
   uint64_t num_bytes;
 };
 constexpr uint32_t kMagic = 0xBA55ED50;
-constexpr size_t kDefaultShared = 48 << 10, kMostShared = 227 << 10;
+constexpr size_t kDefaultShared = 48 << 10;
 
 // "sm_90a" runs on 90 alone, "sm_80" on 80 and everything after it.
 bool RunsOn(const std::string& target, int arch) {
@@ -50,29 +50,38 @@ Module* ModuleOf(Runtime& runtime, FatBinary& binary) {
   return binary.module.get();
 }
 
-cudaError_t CheckShape(const Function& function, const Kernel& kernel, dim3 grid, dim3 block, size_t shared_bytes) {
+cudaError_t FindKernel(Runtime& runtime, const void* stub, Function*& function, Kernel*& kernel) {
+  const auto found = runtime.functions.find(stub);
+  if (found == runtime.functions.end()) return cudaErrorInvalidDeviceFunction;
+  function = &found->second;
+  Module* module = ModuleOf(runtime, *function->binary);
+  if (module == nullptr) return cudaErrorNoKernelImageForDevice;
+  const auto entry = module->kernels.find(function->name);
+  if (entry == module->kernels.end()) return cudaErrorInvalidDeviceFunction;
+  kernel = &entry->second;
+  return cudaSuccess;
+}
+
+cudaError_t CheckShape(const Runtime& runtime, const Function& function, const Kernel& kernel, dim3 grid, dim3 block,
+                       size_t shared_bytes) {
   const size_t threads = size_t{block.x} * block.y * block.z;
   if (threads == 0 || threads > 1024 || block.z > 64) return cudaErrorInvalidConfiguration;
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535)
     return cudaErrorInvalidConfiguration;
-  // Static and dynamic together: 48 KiB, or what cudaFuncSetAttribute allowed, up to 227 KiB.
-  const size_t static_bytes = kernel.shared_bytes, allowed = function.max_dynamic_shared;
-  const size_t limit =
-      allowed > kDefaultShared ? std::min<size_t>(allowed + static_bytes, kMostShared) : kDefaultShared;
-  if (shared_bytes > allowed || shared_bytes + static_bytes > limit) return cudaErrorInvalidValue;
+  // 48 KiB, static and dynamic together; more has to have been asked for.
+  const size_t total = shared_bytes + kernel.shared_bytes, asked = function.max_dynamic_shared;
+  if ((total > kDefaultShared && shared_bytes > asked) || total > runtime.max_shared_bytes)
+    return cudaErrorInvalidValue;
   return cudaSuccess;
 }
 
 cudaError_t Launch(Runtime& runtime, const void* stub, dim3 grid, dim3 block, void** args, size_t shared_bytes,
                    cudaStream_t stream) {
-  const auto found = runtime.functions.find(stub);
-  if (found == runtime.functions.end()) return cudaErrorInvalidDeviceFunction;
-  Module* module = ModuleOf(runtime, *found->second.binary);
-  if (module == nullptr) return cudaErrorNoKernelImageForDevice;
-  const auto entry = module->kernels.find(found->second.name);
-  if (entry == module->kernels.end()) return cudaErrorInvalidDeviceFunction;
-  Kernel& kernel = entry->second;
-  if (const cudaError_t error = CheckShape(found->second, kernel, grid, block, shared_bytes); error != cudaSuccess)
+  Function* function = nullptr;
+  Kernel* found = nullptr;
+  if (const cudaError_t error = FindKernel(runtime, stub, function, found); error != cudaSuccess) return error;
+  Kernel& kernel = *found;
+  if (const cudaError_t error = CheckShape(runtime, *function, kernel, grid, block, shared_bytes); error != cudaSuccess)
     return error;
   if (StreamOf(runtime, stream).device != current_device) return cudaErrorInvalidResourceHandle;
   KernelLaunch launch{.grid = {grid.x, grid.y, grid.z},
@@ -178,28 +187,34 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* st
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int threads,
                                                                    size_t shared_bytes, unsigned) {
   constexpr size_t kReservedShared = 1 << 10;  // per block
-  *blocks = static_cast<int>(std::min<size_t>(2048 / threads, kMostShared / (shared_bytes + kReservedShared)));
+  *blocks = static_cast<int>(std::min<size_t>(
+      2048 / threads, (Runtime::Get().max_shared_bytes + kReservedShared) / (shared_bytes + kReservedShared)));
   return cudaSuccess;
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* stub) {
   return Call([&](Runtime& runtime) {
-    const auto found = runtime.functions.find(stub);
-    if (found == runtime.functions.end()) return cudaErrorInvalidDeviceFunction;
+    Function* function = nullptr;
+    Kernel* kernel = nullptr;
+    if (const cudaError_t error = FindKernel(runtime, stub, function, kernel); error != cudaSuccess) return error;
     *attributes = {};
-    attributes->maxDynamicSharedSizeBytes = found->second.max_dynamic_shared;
+    attributes->sharedSizeBytes = kernel->shared_bytes;
+    attributes->maxDynamicSharedSizeBytes =
+        std::max(function->max_dynamic_shared, static_cast<int>(kDefaultShared) - kernel->shared_bytes);
     return cudaSuccess;
   });
 }
 
 cudaError_t cudaFuncSetAttribute(const void* stub, cudaFuncAttribute attribute, int value) {
   return Call([&](Runtime& runtime) {
-    const auto found = runtime.functions.find(stub);
-    if (found == runtime.functions.end()) return cudaErrorInvalidDeviceFunction;
+    Function* function = nullptr;
+    Kernel* kernel = nullptr;
+    if (const cudaError_t error = FindKernel(runtime, stub, function, kernel); error != cudaSuccess) return error;
     if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
-    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || value > 227 << 10)
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
+        value + kernel->shared_bytes > runtime.max_shared_bytes)
       return cudaErrorInvalidValue;
-    found->second.max_dynamic_shared = value;
+    function->max_dynamic_shared = value;
     return cudaSuccess;
   });
 }

@@ -41,6 +41,8 @@ std::FILE* FileOfEnvironment(const char* name) {
 Runtime::Runtime()
     : arch(std::atoi(Environment("TF_FAKEGPU_ARCH", "90"))),
       num_devices(std::atoi(Environment("TF_FAKEGPU_DEVICES", "1"))),
+      max_shared_bytes(static_cast<size_t>(std::atoi(Environment("TF_FAKEGPU_SHARED_KIB", arch == 80 ? "163" : "227")))
+                       << 10),
       queue(OrderOfEnvironment(), static_cast<uint32_t>(std::atoi(Environment("TF_FAKEGPU_SEED", "1")))),
       launched_file(FileOfEnvironment("TF_FAKEGPU_LAUNCHED")),
       allows_ipc(std::strcmp(Environment("TF_FAKEGPU_IPC", ""), "refused") != 0) {

@@ -1,9 +1,11 @@
 // State of the fake CUDA runtime, and what its entry points share. Private to tests/fakegpu/cudart.
 //
 // Environment: TF_FAKEGPU_ARCH 80 | 90 | 100 (whose PTX is run; 90), TF_FAKEGPU_ORDER eager | lazy | random (lazy),
-// TF_FAKEGPU_SEED (1), TF_FAKEGPU_DEVICES (1): how many GPUs there seem to be, which share one memory, TF_FAKEGPU_IPC
-// refused (memory of other processes cannot be mapped, as in many containers), TF_FAKEGPU_LAUNCHED (a file, where the
-// mangled names of all kernels that are launched are written), TF_FAKEGPU_WITHOUT_BARRIER (missing_barrier.h).
+// TF_FAKEGPU_SEED (1), TF_FAKEGPU_DEVICES (1): how many GPUs there seem to be, which share one memory,
+// TF_FAKEGPU_SHARED_KIB: what a block may have of shared memory (163 of arch 80, 227 of the others; GPUs of 86, 89 and
+// 120 have 99), TF_FAKEGPU_IPC refused (memory of other processes cannot be mapped, as in many containers),
+// TF_FAKEGPU_LAUNCHED (a file, where the mangled names of all kernels that are launched are written),
+// TF_FAKEGPU_WITHOUT_BARRIER (missing_barrier.h).
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -40,7 +42,7 @@ struct FatBinary {
 struct Function {
   FatBinary* binary = nullptr;
   std::string name;
-  int max_dynamic_shared = 48 << 10;
+  int max_dynamic_shared = 0;  // that was asked for
 };
 
 struct Runtime {
@@ -53,6 +55,7 @@ struct Runtime {
   std::recursive_mutex mutex;
   int arch;
   int num_devices;
+  size_t max_shared_bytes;  // of a block, static and dynamic
   WorkQueue queue;
   DeviceMemory memory;
   std::map<const void*, Function> functions;  // by the host's stub

@@ -1,0 +1,103 @@
+// Which tile a bf16 product takes: by the rows of a group, and by the shared memory that a block has on the GPU. No bit
+// depends on it.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "core/device/cuda_device.h"
+#include "core/kernels/matmul.h"
+#include "tests/fakegpu/cudart/runtime.h"
+#include "tests/support/cuda_compare.h"
+
+namespace tokenferry {
+namespace {
+
+using fakegpu::Runtime;
+
+constexpr size_t kHopperBytes = 227 << 10, kA100Bytes = 163 << 10, kSmallBytes = 99 << 10;  // sm_90, 80; 86, 89, 120
+
+struct Ran {
+  int tile = 0;  // rows of it
+  std::vector<uint8_t> bits;
+};
+
+class ProductTilesTest : public testing::Test {
+ protected:
+  void SetUp() override { device_ = *CreateCudaDevice({}); }
+  void TearDown() override { Runtime::Get().max_shared_bytes = had_bytes_; }
+
+  Ran Multiply(const WeightFormat& format, const std::vector<int64_t>& rows) {
+    constexpr int64_t kOuts = 130, kInputs = 192;
+    Runtime::Get().launched.clear();
+    OpRun run(*device_, 7);
+    std::vector<int64_t> offsets = {0};
+    std::vector<WeightView> weights;
+    for (const int64_t n : rows) {
+      weights.push_back(RandomWeight(run, format, kOuts, kInputs));
+      offsets.push_back(offsets.back() + n);
+    }
+    GroupedMatMulArgs args;
+    args.x = run.Input(NormalValues<BF16>(run.rng(), offsets.back() * kInputs));
+    args.x_dtype = DType::kBF16;
+    args.x_stride = kInputs;
+    args.offsets = run.Input(offsets);
+    args.num_groups = static_cast<int64_t>(rows.size());
+    args.max_rows = offsets.back();
+    args.weights = {weights[0], run.Input(weights)};
+    args.y = run.Output<float>("y", offsets.back() * kOuts);
+    args.y_stride = kOuts;
+    args.compute = Compute::kBF16;
+    GroupedMatMul(run.stream(), args);
+    const auto results = run.Finish();
+    EXPECT_TRUE(results.ok()) << results.status();
+    return {LaunchedTile(), results.ok() ? results->at(0).bytes : std::vector<uint8_t>()};
+  }
+
+  std::unique_ptr<Device> device_;
+
+ private:
+  static int LaunchedTile() {
+    const std::string before = "ProductILi";
+    for (const fakegpu::Kernel* kernel : Runtime::Get().launched) {
+      const size_t at = kernel->name.find(before);
+      if (at != std::string::npos) return std::atoi(kernel->name.c_str() + at + before.size());
+    }
+    return 0;
+  }
+
+  const size_t had_bytes_ = Runtime::Get().max_shared_bytes;
+};
+
+TEST_F(ProductTilesTest, FitTheSharedMemory) {
+  const WeightFormat formats[] = {{.dtype = DType::kBF16}, F8BlockWeights::Of(128, 128), {.dtype = DType::kF16}};
+  for (const WeightFormat& format : formats) {
+    SCOPED_TRACE(ToString(format));
+    std::vector<uint8_t> bits;
+    for (const size_t num_bytes : {kHopperBytes, kA100Bytes, kSmallBytes}) {
+      Runtime::Get().max_shared_bytes = num_bytes;
+      const Ran ran = Multiply(format, {3, 401});
+      EXPECT_EQ(ran.tile, num_bytes == kSmallBytes ? 128 : 256) << num_bytes;
+      if (bits.empty()) bits = ran.bits;
+      EXPECT_EQ(ran.bits, bits) << num_bytes;
+    }
+  }
+}
+
+TEST_F(ProductTilesTest, NoneThatFitsIsNamed) {
+  Runtime::Get().max_shared_bytes = kSmallBytes;
+  const auto stream = *device_->CreateStream();
+  constexpr int64_t kGroups = 100'000;  // each has a number in shared memory
+  GroupedMatMulArgs args{.x_dtype = DType::kBF16, .x_stride = 8, .num_groups = kGroups, .max_rows = kGroups};
+  args.weights.layout = {.format = {.dtype = DType::kBF16}, .rows = 8, .cols = 8};
+  args.y_stride = 8;
+  args.compute = Compute::kBF16;
+  GroupedMatMul(*stream, args);
+  const absl::Status status = stream->Synchronize();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()),
+              testing::AllOf(testing::HasSubstr("grouped"), testing::HasSubstr("and has 101376 on this GPU")));
+}
+
+}  // namespace
+}  // namespace tokenferry
