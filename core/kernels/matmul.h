@@ -42,6 +42,7 @@ struct GroupedMatMulArgs {
   const int64_t* offsets = nullptr;  // [num_groups + 1], increasing, offsets[0] = 0; device memory
   int64_t num_groups = 0;
   int64_t max_rows = 0;         // at least offsets[num_groups]: what a launch covers
+  int64_t expected_rows = 0;    // about offsets[num_groups], 0: max_rows. Speed alone depends on it: it decides no bit
   WeightArray weights;          // [num_groups]
   void* y = nullptr;            // [offsets[num_groups], weights.layout.rows]
   DType y_dtype = DType::kF32;  // kF32, or kBF16: the f32 product rounded once, to nearest even

@@ -38,7 +38,7 @@ absl::Status Run(const Problem& p, int64_t max_rows, void* stream) {
   return LaunchKernel(kernel, {blocks, Tile::kThreads, shared_bytes}, stream, p);
 }
 
-// How many rows a launch has to cover, and how many a group has on average.
+// How many rows a launch has to cover, and how many a group probably has on average.
 struct RowCounts {
   int64_t most, per_group;
 };
@@ -63,11 +63,11 @@ bool CopiesRows(const Problem& p) {
 }
 bool IsAligned(const WeightView& w) { return w.data == nullptr || reinterpret_cast<uintptr_t>(w.data) % 16 == 0; }
 
-absl::Status RunProduct(const Problem& p, int64_t max_rows, void* stream) {
+absl::Status RunProduct(const Problem& p, int64_t max_rows, int64_t expected_rows, void* stream) {
   const WeightView& w = p.weights.layout;
   if (max_rows == 0 || p.num_groups == 0 || w.rows == 0) return absl::OkStatus();
   CheckWeight(w);
-  const RowCounts rows = {max_rows, CeilDiv(max_rows, p.num_groups)};
+  const RowCounts rows = {max_rows, CeilDiv(expected_rows, p.num_groups)};
   TF_ASSIGN_OR_RETURN(const size_t shared, MostSharedBytes());
   const WeightFormat& f = w.format;
   if (BF16Weights::Matches(f) && w.cols % 8 == 0 && IsAligned(w)) {
@@ -96,7 +96,7 @@ absl::Status CudaMmaMatMul(const MatMulArgs& a, void* stream) {
                      .y_dtype = DType::kF32,
                      .y_stride = a.y_stride,
                      .accumulate = a.accumulate},
-                    a.num_rows, stream);
+                    a.num_rows, a.num_rows, stream);
 }
 
 absl::Status CudaMmaGroupedMatMul(const GroupedMatMulArgs& a, void* stream) {
@@ -111,7 +111,7 @@ absl::Status CudaMmaGroupedMatMul(const GroupedMatMulArgs& a, void* stream) {
                      .y_dtype = a.y_dtype,
                      .y_stride = a.y_stride,
                      .accumulate = Accumulate::kNo},
-                    a.max_rows, stream);
+                    a.max_rows, a.expected_rows > 0 ? a.expected_rows : a.max_rows, stream);
 }
 
 }  // namespace tokenferry

@@ -28,6 +28,8 @@ struct ExpertRows {
   // What launches and buffers must cover; the number of selections itself where the host made the plan. What is
   // computed beyond the last selection is not used.
   int64_t max_selections = 0;
+  // About how many there will be, 0: max_selections. What is fast may depend on it, no bit does.
+  int64_t expected_selections = 0;
 };
 
 }  // namespace tokenferry

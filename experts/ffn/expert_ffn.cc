@@ -18,6 +18,7 @@ void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
   up.offsets = args.rows.slot_offsets;
   up.num_groups = args.num_slots;
   up.max_rows = args.rows.max_selections;
+  up.expected_rows = args.rows.expected_selections;
   up.weights = args.up;
   up.y = up_half;
   up.y_stride = scratch_stride;

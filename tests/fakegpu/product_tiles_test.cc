@@ -27,7 +27,7 @@ class ProductTilesTest : public testing::Test {
   void SetUp() override { device_ = *CreateCudaDevice({}); }
   void TearDown() override { Runtime::Get().max_shared_bytes = had_bytes_; }
 
-  Ran Multiply(const WeightFormat& format, const std::vector<int64_t>& rows) {
+  Ran Multiply(const WeightFormat& format, const std::vector<int64_t>& rows, int64_t expected_rows = 0) {
     constexpr int64_t kOuts = 130, kInputs = 192;
     Runtime::Get().launched.clear();
     OpRun run(*device_, 7);
@@ -43,7 +43,8 @@ class ProductTilesTest : public testing::Test {
     args.x_stride = kInputs;
     args.offsets = run.Input(offsets);
     args.num_groups = static_cast<int64_t>(rows.size());
-    args.max_rows = offsets.back();
+    args.max_rows = expected_rows > 0 ? 1000 : offsets.back();
+    args.expected_rows = expected_rows;
     args.weights = {weights[0], run.Input(weights)};
     args.y = run.Output<float>("y", offsets.back() * kOuts);
     args.y_stride = kOuts;
@@ -81,6 +82,19 @@ TEST_F(ProductTilesTest, FitTheSharedMemory) {
       if (bits.empty()) bits = ran.bits;
       EXPECT_EQ(ran.bits, bits) << num_bytes;
     }
+  }
+}
+
+// Not the rows that a launch covers in the worst case.
+TEST_F(ProductTilesTest, FollowTheRowsThatAreExpected) {
+  const WeightFormat format{.dtype = DType::kBF16};
+  const Ran want = Multiply(format, {3, 0, 18}, 1);
+  EXPECT_EQ(want.tile, 8);
+  const std::pair<int, int> cases[] = {{8, 8}, {9, 16}, {32, 32}, {64, 64}, {192, 128}, {193, 256}};
+  for (const auto& [per_group, tile] : cases) {
+    const Ran ran = Multiply(format, {3, 0, 18}, 3 * per_group);
+    EXPECT_EQ(ran.tile, tile) << per_group << " rows per group";
+    EXPECT_EQ(ran.bits, want.bits) << per_group << " rows per group";
   }
 }
 

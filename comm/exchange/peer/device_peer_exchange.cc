@@ -66,6 +66,8 @@ class DevicePeerMover : public PathMover {
     watch_.Watch(stream);
     num_tokens_ = experts.rows;
     most_tokens_ = most_tokens > 0 ? most_tokens : capacity_.tokens;
+    // If experts are chosen evenly, as many arrive as a rank sends.
+    expected_selections_ = (most_tokens > 0 ? most_tokens : num_tokens_) * experts.cols;
     PlanSendArgs args;
     args.expert_idx = experts;
     args.location = routing.location;
@@ -116,7 +118,8 @@ class DevicePeerMover : public PathMover {
                       .row_stride = options_.hidden,
                       .row_idx = recv_.row_idx,
                       .slot_offsets = slot_offsets_.as<int64_t>(),
-                      .max_selections = max_selections()};
+                      .max_selections = max_selections(),
+                      .expected_selections = std::min(expected_selections_, max_selections())};
   }
 
   absl::StatusOr<FloatMatrix> ExpertOut() override {
@@ -260,8 +263,8 @@ class DevicePeerMover : public PathMover {
   PlanCounters counters_;  // its arrays lie side by side, and behind them the nanoseconds of waits for each rank
   ExchangeRows rows_;
   DevicePeerWatch watch_;
-  int64_t num_tokens_ = 0, most_tokens_ = 0;  // of the last Plan
-  Buffer words_;                              // [2 + counters] int64: sequence, gave_up, then the counters
+  int64_t num_tokens_ = 0, most_tokens_ = 0, expected_selections_ = 0;  // of the last Plan
+  Buffer words_;  // [2 + counters] int64: sequence, gave_up, then the counters
   Buffer every_token_, locations_, combine_offsets_, combine_selection_, combine_k_;
   Buffer row_offsets_, row_idx_, arrived_, pulled_rows_;
   GrowingBuffer slot_offsets_{MemoryKind::kDevice, "exchange: slot offsets"};

@@ -164,6 +164,33 @@ TEST_P(DevicePeerTest, ARankWithMoreTokensThanItSaysThatAnyHasIsRefused) {
   });
 }
 
+TEST_P(DevicePeerTest, SaysHowManySelectionsToExpect) {
+  RunThreads(Backend::kLocal, 1, absl::Seconds(20), [&](Transport& t) {
+    const auto device = NewDevice(t);
+    DevicePeerCases cases = RandomDevicePeerCases(3, 1);
+    cases.num_experts = 4;
+    cases.placements = {Placement::Linear(4, 1)};
+    const int64_t h = cases.options.hidden;
+    for (const int64_t most_tokens : {0, 7}) {
+      const auto rank = DevicePeerRank::Create(t, *device, cases, Path::kDevicePeer);
+      ASSERT_TRUE(rank.ok()) << rank.status();
+      Stream& stream = (*rank)->stream();
+      const CallSite site{"test", 2, 5};
+      Buffer experts = *device->Allocate(5 * 2 * 4, MemoryKind::kDevice, "experts"),
+             rows = *device->Allocate(5 * h * 4, MemoryKind::kDevice, "rows");
+      stream.Fill(experts.data(), 0xFF, experts.num_bytes());  // none
+      stream.Fill(rows.data(), 0, rows.num_bytes());
+      const Routing routing{MakeMatrix<int32_t>(experts.data(), 5, 2), {}};
+      ASSERT_EQ((*rank)->exchange().Plan(stream, site, routing, cases.placements[0], most_tokens), absl::OkStatus());
+      const auto arrived = (*rank)->exchange().Dispatch(stream, site, MakeMatrix<const float>(rows.data(), 5, h));
+      ASSERT_TRUE(arrived.ok()) << arrived.status();
+      EXPECT_EQ(arrived->max_selections, (most_tokens == 0 ? cases.options.max_tokens : most_tokens) * 4);
+      EXPECT_EQ(arrived->expected_selections, (most_tokens == 0 ? 5 : most_tokens) * 2);
+      EXPECT_EQ(stream.Synchronize(), absl::OkStatus());
+    }
+  });
+}
+
 // Three times the same graph, with other rows in the same memory, equal to the exchange enqueued each time.
 TEST_P(DevicePeerTest, AGraphOfAnExchangeEqualsTheExchange) {
   if (std::string(GetParam()) != "cuda") GTEST_SKIP() << "no graphs on the CPU";

@@ -25,14 +25,15 @@ const std::vector<std::pair<WeightFormat, Shape>> kWeights = {
 };
 const std::vector<std::vector<int64_t>> kGroups = {{1}, {3, 0, 18}, {9, 70}};
 
-// A grouped product whose numbers follow from the seed. `max_rows` decides the tile. kMagnitudes: the sum of |x w|.
+// A grouped product whose numbers follow from the seed. `expected_rows` decides the tile. kMagnitudes: the sum of |x
+// w|.
 enum class Numbers { kSigned, kMagnitudes };
 struct Case {
   WeightFormat format;
   Shape shape;
   std::vector<int64_t> rows;
   DType y_dtype = DType::kF32;
-  int64_t rows_per_group = 0;  // that the launch is told of; 0: as many as there are
+  int64_t rows_per_group = 0;  // that are said to be expected; 0: as many as there are
 };
 
 template <class T>
@@ -82,7 +83,8 @@ void Multiply(OpRun& run, const Case& c, Numbers numbers) {
   args.row_idx = run.Input(UniformInts(run.rng(), offsets.back(), 0, kSourceRows));
   args.offsets = run.Input(offsets);
   args.num_groups = static_cast<int64_t>(weights.size());
-  args.max_rows = std::max(offsets.back(), c.rows_per_group * args.num_groups);
+  args.max_rows = offsets.back();
+  args.expected_rows = c.rows_per_group * args.num_groups;
   args.weights = {{.format = c.format, .rows = c.shape.outs, .cols = c.shape.cols, .row_offset = weights[0].row_offset},
                   run.Input(weights)};
   args.weights.layout.scales = weights[0].scales;
@@ -126,7 +128,7 @@ class MatMulMmaCudaTest : public CudaCompareTest {
   template <class X>
   void ExpectOwnBits(Case c) {
     const auto wide = RunProduct<X>(*cuda_, c);
-    for (const int64_t rows : {9, 17, 33, 65, 193}) {
+    for (const int64_t rows : {1, 9, 17, 33, 65, 193}) {
       c.rows_per_group = rows;
       EXPECT_EQ(wide, RunProduct<X>(*cuda_, c)) << rows << " rows per group";
     }
