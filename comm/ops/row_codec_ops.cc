@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/device/cuda_launcher.h"
 #include "core/formats/scalar.h"
+#include "core/kernels/live_rows.h"
 
 namespace tokenferry {
 namespace {
@@ -187,10 +188,12 @@ const Op<QuantiseRowsArgs> kQuantiseRows{
     TF_CUDA_LAUNCHER(CudaQuantiseRows)};
 
 const Op<WidenRowsArgs> kWidenRows{
-    "widen rows", [](const WidenRowsArgs& a) { WidenRange(a, ReferenceWidenBlock, 0, a.num_rows); },
+    "widen rows",
+    [](const WidenRowsArgs& a) { WidenRange(a, ReferenceWidenBlock, 0, NumLive(a.num_rows, a.live_rows)); },
     [](const WidenRowsArgs& a, CpuContext& context) {
       const WidenBlockFn widen = HasAvx2(context.isa) ? WidenBlockAvx2 : WidenBlockPortable;
-      InTasks(context, a.num_rows, a.hidden, [&](int64_t begin, int64_t end) { WidenRange(a, widen, begin, end); });
+      InTasks(context, NumLive(a.num_rows, a.live_rows), a.hidden,
+              [&](int64_t begin, int64_t end) { WidenRange(a, widen, begin, end); });
     },
     TF_CUDA_LAUNCHER(CudaWidenRows)};
 

@@ -1,5 +1,6 @@
 #include "comm/ops/row_codec_ops.h"
 #include "core/device/cuda_launch.cuh"
+#include "core/kernels/live_rows.h"
 #include "core/kernels/store.cuh"
 
 namespace tokenferry {
@@ -60,9 +61,10 @@ __global__ void QuantiseKernel(MatrixView<const T> src, const int32_t* idx, int6
   if (lane == 0) StoreScale(scale, codes + src.cols + block * sizeof(float));
 }
 
-// A block per row.
+// A block per row that there may be.
 template <class Code, class T>
-__global__ void WidenKernel(const uint8_t* rows, int64_t row_bytes, int64_t hidden, T* out) {
+__global__ void WidenKernel(const uint8_t* rows, int64_t row_bytes, int64_t hidden, const int64_t* live_rows, T* out) {
+  if (!IsLive(blockIdx.x, live_rows)) return;
   const uint8_t* codes = rows + blockIdx.x * row_bytes;
   for (int64_t i = threadIdx.x; i < hidden; i += blockDim.x) {
     const float scale = LoadScale(codes + hidden + i / kScaleBlock * sizeof(float));
@@ -82,7 +84,7 @@ absl::Status Quantise(const QuantiseRowsArgs& a, void* stream) {
 template <class Code, class T>
 absl::Status Widen(const WidenRowsArgs& a, void* stream) {
   return LaunchKernel(WidenKernel<Code, T>, {a.num_rows, ThreadsFor(a.hidden)}, stream,
-                      static_cast<const uint8_t*>(a.rows), RowBytes(a.dtype, a.hidden), a.hidden,
+                      static_cast<const uint8_t*>(a.rows), RowBytes(a.dtype, a.hidden), a.hidden, a.live_rows,
                       static_cast<T*>(a.out));
 }
 

@@ -28,7 +28,8 @@ struct QuantiseRowsArgs {
 };
 extern const Op<QuantiseRowsArgs> kQuantiseRows;
 
-// out[i] = row i widened: code * scale in f32, then rounded to out_dtype.
+// out[i] = row i widened: code * scale in f32, then rounded to out_dtype. live_rows (core/kernels/live_rows.h): rows of
+// out from there on stay as they are.
 struct WidenRowsArgs {
   const void* rows = nullptr;  // [num_rows, RowBytes] of `dtype`, kF8E4M3 or kI8
   DType dtype = DType::kF8E4M3;
@@ -36,6 +37,7 @@ struct WidenRowsArgs {
   int64_t hidden = 0;
   void* out = nullptr;            // [num_rows, H] contiguous
   DType out_dtype = DType::kF32;  // kF32 or kBF16
+  const int64_t* live_rows = nullptr;
 };
 extern const Op<WidenRowsArgs> kWidenRows;
 

@@ -2,6 +2,7 @@
 #include "core/check.h"
 #include "core/device/cuda_launcher.h"
 #include "core/kernels/exp.h"
+#include "core/kernels/live_rows.h"
 #include "core/kernels/row_parallel.h"
 #include "experts/ffn/expert_ffn.h"
 
@@ -21,10 +22,11 @@ void SwigluRows(const ClampedSwigluArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-void SwigluReference(const ClampedSwigluArgs& a) { SwigluRows(a, 0, a.out.rows); }
+void SwigluReference(const ClampedSwigluArgs& a) { SwigluRows(a, 0, NumLive(a.out.rows, a.live_rows)); }
 
 void SwigluCpu(const ClampedSwigluArgs& a, CpuContext& context) {
-  ParallelRows<8192>(context, a.out.rows, a.out.cols, [&](int64_t begin, int64_t end) { SwigluRows(a, begin, end); });
+  ParallelRows<8192>(context, NumLive(a.out.rows, a.live_rows), a.out.cols,
+                     [&](int64_t begin, int64_t end) { SwigluRows(a, begin, end); });
 }
 
 void ReluRows(const ReluArgs& a, int64_t begin, int64_t end) {
@@ -34,10 +36,11 @@ void ReluRows(const ReluArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-void ReluReference(const ReluArgs& a) { ReluRows(a, 0, a.x.rows); }
+void ReluReference(const ReluArgs& a) { ReluRows(a, 0, NumLive(a.x.rows, a.live_rows)); }
 
 void ReluCpu(const ReluArgs& a, CpuContext& context) {
-  ParallelRows<8192>(context, a.x.rows, a.x.cols, [&](int64_t begin, int64_t end) { ReluRows(a, begin, end); });
+  ParallelRows<8192>(context, NumLive(a.x.rows, a.live_rows), a.x.cols,
+                     [&](int64_t begin, int64_t end) { ReluRows(a, begin, end); });
 }
 
 // Rows of one slot.

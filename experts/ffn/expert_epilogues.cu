@@ -1,5 +1,6 @@
 #include "core/device/cuda_launch.cuh"
 #include "core/kernels/exp.h"
+#include "core/kernels/live_rows.h"
 #include "core/kernels/offsets.cuh"
 #include "core/kernels/store.cuh"
 #include "experts/ffn/expert_ffn.h"
@@ -7,8 +8,9 @@
 namespace tokenferry {
 namespace {
 
-// A block per row.
+// A block per row that there may be, as below.
 __global__ void ClampedSwigluKernel(ClampedSwigluArgs a) {
+  if (!IsLive(blockIdx.x, a.live_rows)) return;
   const float *gate = a.gate.row(blockIdx.x), *up = a.up.row(blockIdx.x);
   float* out = a.out.row(blockIdx.x);
   for (int64_t i = threadIdx.x; i < a.out.cols; i += blockDim.x) {
@@ -19,13 +21,13 @@ __global__ void ClampedSwigluKernel(ClampedSwigluArgs a) {
   }
 }
 
-// A block per row. No maximum, which would take 0 for a NaN.
+// No maximum, which would take 0 for a NaN.
 __global__ void ReluKernel(ReluArgs a) {
+  if (!IsLive(blockIdx.x, a.live_rows)) return;
   float* x = a.x.row(blockIdx.x);
   for (int64_t i = threadIdx.x; i < a.x.cols; i += blockDim.x) x[i] = x[i] < 0 ? 0.0f : x[i];
 }
 
-// A block per row that there may be.
 template <class T>
 __global__ void AddSlotBiasKernel(MatrixView<T> x, const int64_t* slot_offsets, int64_t num_slots,
                                   const WeightView* bias) {

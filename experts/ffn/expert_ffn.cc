@@ -32,20 +32,21 @@ void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
     if (bias.views != nullptr) AddSlotBias(stream, {x, args.rows.slot_offsets, args.num_slots, bias});
   };
 
-  // The activation overwrites the gate's half.
+  // The activation overwrites the gate's half. Behind the last selection nothing has been computed.
+  const int64_t* const live_rows = args.rows.slot_offsets + args.num_slots;
   const MatrixView<float> gate_rows = {gate_half, args.rows.max_selections, intermediate, scratch_stride};
   const MatrixView<float> up_rows = {up_half, args.rows.max_selections, intermediate, scratch_stride};
   add_bias(gate_rows, args.gate_bias);
   if (args.activation.has_up()) add_bias(up_rows, args.up_bias);
   switch (args.activation.kind) {
     case GatedActivation::Kind::kSilu:
-      SiluMul(stream, {.gate = gate_rows, .up = up_rows, .out = gate_rows});
+      SiluMul(stream, {.gate = gate_rows, .up = up_rows, .out = gate_rows, .live_rows = live_rows});
       break;
     case GatedActivation::Kind::kRelu:
-      Relu(stream, {gate_rows});
+      Relu(stream, {gate_rows, live_rows});
       break;
     case GatedActivation::Kind::kClampedSwiglu:
-      ClampedSwiglu(stream, {gate_rows, up_rows, gate_rows, args.activation.limit, args.activation.alpha});
+      ClampedSwiglu(stream, {gate_rows, up_rows, gate_rows, args.activation.limit, args.activation.alpha, live_rows});
       break;
   }
 

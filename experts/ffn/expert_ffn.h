@@ -32,10 +32,12 @@ struct ExpertFfnArgs {
 void ExpertFfn(Stream& stream, const ExpertFfnArgs& args);
 
 // out = silu(gate) * up elementwise, [rows, cols], f32: silu(z) = z / (1 + exp(-z)). Bit-identical on all instruction
-// sets (own exp). gate, up and out may be the same memory.
+// sets (own exp). gate, up and out may be the same memory. live_rows (core/kernels/live_rows.h): rows of out from there
+// on stay as they are.
 struct SiluMulArgs {
   MatrixView<const float> gate, up;
   MatrixView<float> out;
+  const int64_t* live_rows = nullptr;
 };
 void SiluMul(Stream& stream, const SiluMulArgs& args);
 
@@ -44,12 +46,14 @@ struct ClampedSwigluArgs {
   MatrixView<const float> gate, up;
   MatrixView<float> out;
   float limit = 0, alpha = 0;
+  const int64_t* live_rows = nullptr;
 };
 void ClampedSwiglu(Stream& stream, const ClampedSwigluArgs& args);
 
-// x = max(x, 0) in place; a NaN stays.
+// x = max(x, 0) in place; a NaN stays. live_rows as SiluMul's.
 struct ReluArgs {
   MatrixView<float> x;
+  const int64_t* live_rows = nullptr;
 };
 void Relu(Stream& stream, const ReluArgs& args);
 

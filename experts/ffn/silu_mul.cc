@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "core/device/cuda_launcher.h"
+#include "core/kernels/live_rows.h"
 #include "core/kernels/row_parallel.h"
 #include "experts/ffn/expert_ffn.h"
 
@@ -62,14 +63,14 @@ void PortableSiluMulRow(const float* gate, const float* up, float* out, int64_t 
 }
 
 void ReferenceSiluMul(const SiluMulArgs& args) {
-  for (int64_t r = 0; r < args.out.rows; ++r) {
+  for (int64_t r = 0, end = NumLive(args.out.rows, args.live_rows); r < end; ++r) {
     PortableSiluMulRow(args.gate.row(r), args.up.row(r), args.out.row(r), args.out.cols);
   }
 }
 
 void CpuSiluMul(const SiluMulArgs& args, CpuContext& context) {
   const auto row = TF_SIMD_CHOOSE(context.isa, SiluMulRow, PortableSiluMulRow);
-  ParallelRows<8192>(context, args.out.rows, args.out.cols, [&](int64_t begin, int64_t end) {
+  ParallelRows<8192>(context, NumLive(args.out.rows, args.live_rows), args.out.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       row(args.gate.row(r), args.up.row(r), args.out.row(r), args.out.cols);
     }

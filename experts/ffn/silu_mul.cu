@@ -1,15 +1,17 @@
 #include "core/device/cuda_launch.cuh"
 #include "core/kernels/exp.h"
+#include "core/kernels/live_rows.h"
 #include "experts/ffn/expert_ffn.h"
 
 namespace tokenferry {
 namespace {
 
-// A block per row.
-__global__ void SiluMulKernel(MatrixView<const float> gate, MatrixView<const float> up, MatrixView<float> out) {
-  const float *z = gate.row(blockIdx.x), *factor = up.row(blockIdx.x);
-  float* to = out.row(blockIdx.x);
-  for (int64_t i = threadIdx.x; i < out.cols; i += blockDim.x) {
+// A block per row that there may be.
+__global__ void SiluMulKernel(SiluMulArgs a) {
+  if (!IsLive(blockIdx.x, a.live_rows)) return;
+  const float *z = a.gate.row(blockIdx.x), *factor = a.up.row(blockIdx.x);
+  float* to = a.out.row(blockIdx.x);
+  for (int64_t i = threadIdx.x; i < a.out.cols; i += blockDim.x) {
     const float denominator = __fadd_rn(1.0f, ExpF32(-z[i]));
     const float silu = isinf(denominator) ? -0.0f : __fdiv_rn(z[i], denominator);
     to[i] = __fmul_rn(silu, factor[i]);
@@ -19,7 +21,7 @@ __global__ void SiluMulKernel(MatrixView<const float> gate, MatrixView<const flo
 }  // namespace
 
 absl::Status CudaSiluMul(const SiluMulArgs& a, void* stream) {
-  return LaunchKernel(SiluMulKernel, {a.out.rows, ThreadsFor(a.out.cols)}, stream, a.gate, a.up, a.out);
+  return LaunchKernel(SiluMulKernel, {a.out.rows, ThreadsFor(a.out.cols)}, stream, a);
 }
 
 }  // namespace tokenferry

@@ -3,10 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "core/device/cuda_device.h"
 #include "core/kernels/matmul.h"
+#include "experts/ffn/expert_ffn.h"
 #include "tests/fakegpu/cudart/runtime.h"
 #include "tests/support/cuda_compare.h"
 
@@ -28,7 +30,7 @@ class ProductTilesTest : public testing::Test {
   void TearDown() override { Runtime::Get().max_shared_bytes = had_bytes_; }
 
   Ran Multiply(const WeightFormat& format, const std::vector<int64_t>& rows, int64_t expected_rows = 0) {
-    constexpr int64_t kOuts = 130, kInputs = 192;
+    constexpr int64_t kOuts = 33, kInputs = 80;
     Runtime::Get().launched.clear();
     OpRun run(*device_, 7);
     std::vector<int64_t> offsets = {0};
@@ -55,18 +57,20 @@ class ProductTilesTest : public testing::Test {
     return {LaunchedTile(), results.ok() ? results->at(0).bytes : std::vector<uint8_t>()};
   }
 
+  // The largest one.
+  static int LaunchedTile() {
+    const std::string before = "ProductILi";
+    int tile = 0;
+    for (const fakegpu::Kernel* kernel : Runtime::Get().launched) {
+      const size_t at = kernel->name.find(before);
+      if (at != std::string::npos) tile = std::max(tile, std::atoi(kernel->name.c_str() + at + before.size()));
+    }
+    return tile;
+  }
+
   std::unique_ptr<Device> device_;
 
  private:
-  static int LaunchedTile() {
-    const std::string before = "ProductILi";
-    for (const fakegpu::Kernel* kernel : Runtime::Get().launched) {
-      const size_t at = kernel->name.find(before);
-      if (at != std::string::npos) return std::atoi(kernel->name.c_str() + at + before.size());
-    }
-    return 0;
-  }
-
   const size_t had_bytes_ = Runtime::Get().max_shared_bytes;
 };
 
@@ -77,7 +81,7 @@ TEST_F(ProductTilesTest, FitTheSharedMemory) {
     std::vector<uint8_t> bits;
     for (const size_t num_bytes : {kHopperBytes, kA100Bytes, kSmallBytes}) {
       Runtime::Get().max_shared_bytes = num_bytes;
-      const Ran ran = Multiply(format, {3, 401});
+      const Ran ran = Multiply(format, {201});
       EXPECT_EQ(ran.tile, num_bytes == kSmallBytes ? 128 : 256) << num_bytes;
       if (bits.empty()) bits = ran.bits;
       EXPECT_EQ(ran.bits, bits) << num_bytes;
@@ -96,6 +100,33 @@ TEST_F(ProductTilesTest, FollowTheRowsThatAreExpected) {
     EXPECT_EQ(ran.tile, tile) << per_group << " rows per group";
     EXPECT_EQ(ran.bits, want.bits) << per_group << " rows per group";
   }
+}
+
+// A decode step's on path peer: 5 selections of the 600 that a launch covers, which nobody has written.
+TEST_F(ProductTilesTest, OfExpertsFollowTheSelectionsThatAreExpected) {
+  constexpr int64_t kSize = 16, kMost = 600;
+  Runtime::Get().launched.clear();
+  OpRun run(*device_, 7);
+  std::vector<WeightView> weights;
+  for (int s = 0; s < 2; ++s) weights.push_back(RandomWeight(run, {.dtype = DType::kBF16}, kSize, kSize));
+  const WeightArray array = {weights[0], run.Input(weights)};
+  ExpertFfnArgs args;
+  args.rows.rows = run.Input(NormalValues<BF16>(run.rng(), 3 * kSize));
+  args.rows.dtype = DType::kBF16;
+  args.rows.hidden = args.rows.row_stride = args.intermediate = kSize;
+  args.rows.row_idx = run.Input(std::vector<int32_t>{0, 1, 0, 2, 1});
+  args.rows.slot_offsets = run.Input(std::vector<int64_t>{0, 2, 5});
+  args.rows.max_selections = kMost;
+  args.rows.expected_selections = 6;
+  args.num_slots = 2;
+  args.gate = args.up = args.down = array;
+  args.scratch = run.Output<float>("scratch", 5 * 2 * kSize);
+  args.out = FloatMatrix(run.Output<float>("out", 5 * kSize), DType::kF32, kMost, kSize);
+  args.compute = Compute::kBF16;
+  ExpertFfn(run.stream(), args);
+  const auto results = run.Finish();
+  ASSERT_TRUE(results.ok()) << results.status();
+  EXPECT_EQ(LaunchedTile(), 8);
 }
 
 TEST_F(ProductTilesTest, NoneThatFitsIsNamed) {

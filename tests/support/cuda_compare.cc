@@ -165,6 +165,11 @@ std::vector<WeightFormat> BlockFormats() {
   return formats;
 }
 
+const int64_t* RandomLiveRows(OpRun& run, int64_t num_rows) {
+  const int64_t live = run.rng()() % (num_rows + 2);
+  return live > num_rows ? nullptr : run.Input(std::vector<int64_t>{live});
+}
+
 std::vector<int32_t> UniformInts(std::mt19937& rng, size_t size, int32_t begin, int32_t end) {
   std::uniform_int_distribution<int32_t> uniform(begin, end - 1);
   std::vector<int32_t> values(size);

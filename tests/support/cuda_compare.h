@@ -122,6 +122,9 @@ inline const std::vector<WeightFormat> kCodes = {
 // Blocks of GGUF files of every type; rows are whole blocks.
 std::vector<WeightFormat> BlockFormats();
 
+// The live_rows (core/kernels/live_rows.h) of an operation on num_rows: some, all, none, or null.
+const int64_t* RandomLiveRows(OpRun& run, int64_t num_rows);
+
 std::vector<int32_t> UniformInts(std::mt19937& rng, size_t size, int32_t begin, int32_t end);  // [begin, end)
 
 }  // namespace tokenferry

@@ -24,10 +24,11 @@ absl::Status ExchangeRows::Reserve(int64_t num_home_rows, int64_t num_wide_rows)
   return wide_rows_.Reserve(device_, num_wide_rows * RowBytes(resident_dtype_, hidden_));
 }
 
-absl::StatusOr<const void*> ExchangeRows::Widen(Stream& stream, const void* rows, int64_t num_rows) {
+absl::StatusOr<const void*> ExchangeRows::Widen(Stream& stream, const void* rows, int64_t num_rows,
+                                                const int64_t* live_rows) {
   if (!IsQuantised(wire_dtype_)) return rows;
   TF_RETURN_IF_ERROR(wide_rows_.Reserve(device_, num_rows * RowBytes(resident_dtype_, hidden_)));
-  stream.Launch(kWidenRows, {rows, wire_dtype_, num_rows, hidden_, wide_rows_.data(), resident_dtype_});
+  stream.Launch(kWidenRows, {rows, wire_dtype_, num_rows, hidden_, wide_rows_.data(), resident_dtype_, live_rows});
   return wide_rows_.data();
 }
 

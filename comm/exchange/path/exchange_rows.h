@@ -28,7 +28,9 @@ class ExchangeRows {
   // out[i] = rows[idx[i]] as rows travel, [num_rows, RowBytes(wire_dtype)].
   void Pack(Stream& stream, ConstFloatMatrix rows, const int32_t* idx, int64_t num_rows, void* out) const;
   // Rows that have travelled, as experts read them: themselves, or widened in memory of this object.
-  absl::StatusOr<const void*> Widen(Stream& stream, const void* rows, int64_t num_rows);
+  // live_rows: WidenRowsArgs'.
+  absl::StatusOr<const void*> Widen(Stream& stream, const void* rows, int64_t num_rows,
+                                    const int64_t* live_rows = nullptr);
   // For rows of the resident dtype; selection s reads row row_idx[s]. Uploads row_idx and the plan's slot offsets.
   absl::StatusOr<ExpertRows> ForExperts(Stream& stream, const RecvPlan& plan, const void* rows,
                                         const std::vector<int32_t>& row_idx);

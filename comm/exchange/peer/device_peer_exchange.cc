@@ -111,7 +111,8 @@ class DevicePeerMover : public PathMover {
     args.counters = counters_;
     stream.Launch(kPlanRecv, args);
     stream.Launch(kPullRows, {group_, recv_.row_offsets, row_bytes_, max_rows(), pulled_rows_.as<char>()});
-    TF_ASSIGN_OR_RETURN(const void* rows, rows_.Widen(stream, pulled_rows_.data(), max_rows()));
+    TF_ASSIGN_OR_RETURN(const void* rows,
+                        rows_.Widen(stream, pulled_rows_.data(), max_rows(), recv_.row_offsets + num_ranks_));
     return ExpertRows{.rows = rows,
                       .dtype = options_.resident_dtype(),
                       .hidden = options_.hidden,

@@ -57,6 +57,7 @@ void CodecCase(OpRun& run, int64_t num_rows, int64_t cols, DType dtype) {
   wide.hidden = cols;
   wide.out = run.Output<T>("values", num_rows * cols);
   wide.out_dtype = kDTypeOf<T>;
+  wide.live_rows = RandomLiveRows(run, num_rows);
   run.stream().Launch(kWidenRows, wide);
 }
 

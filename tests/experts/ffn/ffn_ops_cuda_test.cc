@@ -23,7 +23,8 @@ TEST_F(FfnOpsCudaTest, SiluMul) {
         const std::vector<float> ups = NormalFloats(run.rng(), num_rows * stride);
         const MatrixView<const float> gate{run.Input(gates), num_rows, cols, stride},
             up{run.Input(ups), num_rows, cols, stride};
-        SiluMul(run.stream(), {gate, up, {run.Output<float>("out", num_rows * stride), num_rows, cols, stride}});
+        const MatrixView<float> out{run.Output<float>("out", num_rows * stride), num_rows, cols, stride};
+        SiluMul(run.stream(), {gate, up, out, RandomLiveRows(run, num_rows)});
         const MatrixView<float> in_place{run.InOut("in place", gates), num_rows, cols, stride};
         SiluMul(run.stream(), {in_place, up, in_place});
       });
@@ -41,7 +42,7 @@ TEST_F(FfnOpsCudaTest, ClampedSwiglu) {
         for (size_t i = 0; i < std::size(special) && i < gates.size(); ++i) gates[i] = special[i];
         const MatrixView<float> gate{run.InOut("gate", gates), num_rows, cols, cols};
         const MatrixView<const float> up{run.Input(NormalFloats(run.rng(), num_rows * cols, 8)), num_rows, cols, cols};
-        ClampedSwiglu(run.stream(), {gate, up, gate, 7.0f, 1.702f});
+        ClampedSwiglu(run.stream(), {gate, up, gate, 7.0f, 1.702f, RandomLiveRows(run, num_rows)});
       });
     }
   }
@@ -56,7 +57,7 @@ TEST_F(FfnOpsCudaTest, Relu) {
         std::vector<float> x = NormalFloats(run.rng(), num_rows * stride);
         const float special[] = {-0.0f, 0.0f, std::nanf("5"), INFINITY, -INFINITY, -1e-40f, 1e-40f};
         for (size_t i = 0; i < std::size(special) && i < x.size(); ++i) x[i] = special[i];
-        Relu(run.stream(), {{run.InOut("x", x), num_rows, cols, stride}});
+        Relu(run.stream(), {{run.InOut("x", x), num_rows, cols, stride}, RandomLiveRows(run, num_rows)});
       });
     }
   }
