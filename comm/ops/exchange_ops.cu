@@ -1,29 +1,29 @@
 #include "comm/ops/exchange_ops.h"
-#include "core/device/cuda_launch.cuh"
-#include "core/kernels/store.cuh"
+#include "comm/ops/sum_terms.cuh"
 
 namespace tokenferry {
 namespace {
 
-// A block per token, a thread per column.
+// A block per token.
 template <class In, class Out>
 __global__ void CombineKernel(MatrixView<const In> rows, const int64_t* offsets, const int32_t* selection,
-                              const int32_t* k, MatrixView<const float> weight, MatrixView<Out> out) {
-  const int64_t t = blockIdx.x, begin = offsets[t], end = offsets[t + 1];
+                              const int32_t* k, MatrixView<const float> weight, MatrixView<Out> out,
+                              int64_t vector_cols) {
+  const int64_t t = blockIdx.x, begin = offsets[t];
+  const int num_terms = static_cast<int>(offsets[t + 1] - begin);
   const float* weights = weight.row(t);
-  for (int64_t c = threadIdx.x; c < out.cols; c += blockDim.x) {
-    float sum = 0.0f;
-    for (int64_t i = begin; i < end; ++i) {
-      sum = __fmaf_rn(weights[k[i]], ToFloat(rows.row(selection[i])[c]), sum);
-    }
-    StoreFloat(sum, out.row(t)[c]);
-  }
+  SumTerms<In>(
+      num_terms, [&](int i) { return weights[k[begin + i]]; }, [&](int i) { return rows.row(selection[begin + i]); },
+      out.cols, vector_cols, out.row(t));
 }
 
 template <class In, class Out>
 absl::Status Combine(const CombineRowsArgs& a, void* stream) {
-  return LaunchKernel(CombineKernel<In, Out>, {a.out.rows, ThreadsFor(a.out.cols)}, stream, a.rows.as<const In>(),
-                      a.offsets, a.selection, a.k, a.weight, a.out.as<Out>());
+  const auto rows = a.rows.as<const In>();
+  const auto out = a.out.as<Out>();
+  const int64_t vector_cols = VectorCols(rows.data, rows.stride, out);
+  return LaunchKernel(CombineKernel<In, Out>, {out.rows, SumThreads<In>(out.cols, vector_cols)}, stream, rows,
+                      a.offsets, a.selection, a.k, a.weight, out, vector_cols);
 }
 
 }  // namespace

@@ -19,11 +19,12 @@ __device__ inline float SumHalfWarp(float lane) {
   return lane;
 }
 
-// Lane `lane`'s chain of a dot product: value_a(i) * value_b(i) for i = lane, lane + 16, .. below `size`.
-template <class A, class B>
+// Lane `lane`'s chain of a dot product: value_a(i) * value_b(i) for i = lane, lane + 16, .. below `size`, kUnroll of
+// them read ahead.
+template <int kUnroll = 4, class A, class B>
 __device__ inline float LaneChain(int lane, int64_t size, const A& value_a, const B& value_b) {
   float sum = 0.0f;
-#pragma unroll 4
+#pragma unroll(kUnroll)
   for (int64_t i = lane; i < size; i += kHalfWarp) sum = __fmaf_rn(value_a(i), value_b(i), sum);
   return sum;
 }

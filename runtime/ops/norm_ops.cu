@@ -1,4 +1,5 @@
 #include "core/device/cuda_launch.cuh"
+#include "core/kernels/copy_async.cuh"
 #include "core/kernels/lanes.cuh"
 #include "core/kernels/matmul_tile.cuh"
 #include "runtime/ops/norm_ops.h"
@@ -6,15 +7,21 @@
 namespace tokenferry {
 namespace {
 
-// A block per row. The sum of squares has 16 lanes by definition: the first warp's.
+// A block per row. The sum of squares has 16 lanes by definition, the first warp's, each a chain of a sixteenth of the
+// row: so the block first brings the whole row near, with all loads under way at once.
 template <class Weight>
-__global__ void RmsNormKernel(MatrixView<const float> x, const Weight* weight, float eps, MatrixView<float> out,
-                              MatrixView<BF16> rounded) {
+__global__ void RmsNormKernel(MatrixView<const float> x, const Weight* __restrict__ weight, float eps,
+                              MatrixView<float> out, MatrixView<BF16> rounded) {
+  extern __shared__ float shared_row[];  // [cols]
   __shared__ float shared_inverse;
-  const float* row = x.row(blockIdx.x);
+  const float* from = x.row(blockIdx.x);
+  for (int64_t i = threadIdx.x; i < x.cols; i += blockDim.x) CopyAsync4(SharedAddress(shared_row + i), from + i);
+  CommitCopies();
+  WaitForCopies<0>();
+  __syncthreads();
   if (threadIdx.x < kWarpSize) {
-    const auto value = [&](int64_t i) { return row[i]; };
-    const float sum = SumHalfWarp(LaneChain(threadIdx.x % kHalfWarp, x.cols, value, value));
+    const auto value = [&](int64_t i) { return shared_row[i]; };
+    const float sum = SumHalfWarp(LaneChain<16>(threadIdx.x % kHalfWarp, x.cols, value, value));
     if (threadIdx.x == 0) {
       const float mean = __fdiv_rn(sum, static_cast<float>(x.cols));
       shared_inverse = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(mean, eps)));
@@ -23,8 +30,9 @@ __global__ void RmsNormKernel(MatrixView<const float> x, const Weight* weight, f
   __syncthreads();
   const float inverse = shared_inverse;
   float* to = out.row(blockIdx.x);
+#pragma unroll 4
   for (int64_t i = threadIdx.x; i < x.cols; i += blockDim.x) {
-    const float value = __fmul_rn(__fmul_rn(row[i], inverse), weight == nullptr ? 1.0f : ToFloat(weight[i]));
+    const float value = __fmul_rn(__fmul_rn(shared_row[i], inverse), weight == nullptr ? 1.0f : ToFloat(weight[i]));
     to[i] = value;
     if (rounded.data != nullptr) rounded.row(blockIdx.x)[i] = ToBF16(value);
   }
@@ -96,7 +104,7 @@ absl::Status CudaAdd(const AddArgs& a, void* stream) {
 }
 
 absl::Status CudaRmsNorm(const RmsNormArgs& a, void* stream) {
-  const LaunchShape shape = {a.x.rows, ThreadsFor(a.x.cols)};
+  const LaunchShape shape = {a.x.rows, ThreadsFor(a.x.cols), a.x.cols * sizeof(float)};
   if (a.weight_dtype == DType::kF32) {
     return LaunchKernel(RmsNormKernel<float>, shape, stream, a.x, static_cast<const float*>(a.weight), a.eps, a.out,
                         a.rounded);

@@ -19,7 +19,8 @@ void Embed(Stream& stream, const EmbedArgs& args);
 // out = x * rsqrt(mean(x^2) + eps) * weight (Llama style). The sum of squares follows matmul.h's lane order; the root
 // is 1 / sqrt in f32, and x is multiplied by it first. x and out may be the same memory. weight [cols] of weight_dtype
 // (kF32 or kBF16); null: ones. `rounded`, where it is not null, gets every element of out rounded to bf16: rows for
-// those who multiply in bf16, while others need all bits of them.
+// those who multiply in bf16, while others need all bits of them. On a GPU a row has to fit into a block's shared
+// memory: 25,000 columns do on all.
 struct RmsNormArgs {
   MatrixView<const float> x;
   const void* weight = nullptr;

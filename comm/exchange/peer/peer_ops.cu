@@ -1,4 +1,5 @@
 #include "comm/exchange/peer/peer_ops.h"
+#include "comm/ops/sum_terms.cuh"
 #include "core/device/cuda_launch.cuh"
 #include "core/formats/scalar.h"
 #include "core/kernels/offsets.cuh"
@@ -114,9 +115,9 @@ __global__ void PullRowsKernel(PullRowsArgs a) {
   CopyBytesByBlock(a.out + j * a.row_bytes, part.rows + token * a.row_bytes, a.row_bytes);
 }
 
-// A block per token, a thread per column; first, a thread per term finds where it lies.
+// A block per token; first, a thread per term finds where it lies.
 template <class T>
-__global__ void CombinePeersKernel(CombinePeersArgs a) {
+__global__ void CombinePeersKernel(CombinePeersArgs a, int64_t vector_cols) {
   extern __shared__ char shared[];
   const PeerGroupView& g = a.group;
   if (*g.gave_up != 0) return;
@@ -133,11 +134,17 @@ __global__ void CombinePeersKernel(CombinePeersArgs a) {
     weights[i] = a.weight.row(t)[a.combine_k[begin + i]];
   }
   __syncthreads();
-  for (int64_t c = threadIdx.x; c < a.out.cols; c += blockDim.x) {
-    float sum = 0.0f;
-    for (int i = 0; i < num_terms; ++i) sum = __fmaf_rn(weights[i], ToFloat(outputs[i][c]), sum);
-    a.out.row(t)[c] = sum;
-  }
+  SumTerms<T>(
+      num_terms, [&](int i) { return weights[i]; }, [&](int i) { return outputs[i]; }, a.out.cols, vector_cols,
+      a.out.row(t));
+}
+
+template <class T>
+absl::Status CombinePeers(const CombinePeersArgs& a, void* stream) {
+  const int64_t cols = a.out.cols, vector_cols = VectorCols<T>(nullptr, cols, a.out);
+  const LaunchShape shape = {a.out.rows, SumThreads<T>(cols, vector_cols),
+                             static_cast<size_t>(a.weight.cols) * (sizeof(void*) + sizeof(float))};
+  return LaunchKernel(CombinePeersKernel<T>, shape, stream, a, vector_cols);
 }
 
 }  // namespace
@@ -155,10 +162,7 @@ absl::Status CudaPullRows(const PullRowsArgs& a, void* stream) {
 }
 
 absl::Status CudaCombinePeers(const CombinePeersArgs& a, void* stream) {
-  const LaunchShape shape = {a.out.rows, ThreadsFor(a.out.cols),
-                             static_cast<size_t>(a.weight.cols) * (sizeof(void*) + sizeof(float))};
-  if (a.dtype == DType::kBF16) return LaunchKernel(CombinePeersKernel<BF16>, shape, stream, a);
-  return LaunchKernel(CombinePeersKernel<float>, shape, stream, a);
+  return a.dtype == DType::kBF16 ? CombinePeers<BF16>(a, stream) : CombinePeers<float>(a, stream);
 }
 
 }  // namespace tokenferry

@@ -23,7 +23,7 @@ struct PeerPart {
   const char* rows = nullptr;  // its tokens' rows, as they travel, without gaps
   const int64_t* recv_selection_offsets = nullptr;
   const int32_t* return_selection = nullptr;
-  const char* outputs = nullptr;  // [selections, H]
+  const char* outputs = nullptr;  // [selections, H], at a multiple of 16 bytes
 };
 
 // What one rank of a group knows of itself and the others. Device memory but for the numbers.

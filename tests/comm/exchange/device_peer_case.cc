@@ -37,7 +37,7 @@ DevicePeerCases RandomDevicePeerCases(uint32_t seed, int num_ranks) {
   DevicePeerCases cases;
   cases.num_experts = 1 + draw(13);
   ExchangeOptions& options = cases.options;
-  options.hidden = std::vector<int>{1, 7, 16, 33, 130}[draw(5)];
+  options.hidden = std::vector<int>{1, 7, 16, 33, 136}[draw(5)];
   options.wire_dtype = std::vector<DType>{DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kI8}[draw(4)];
   options.expert_dtype = draw(2) == 0 ? DType::kF32 : DType::kBF16;
   options.output_dtype = draw(2) == 0 ? DType::kF32 : DType::kBF16;

@@ -10,7 +10,7 @@ constexpr int64_t kSourceRows = 9;
 
 template <class In, class Out>
 void CombineCase(OpRun& run, int64_t num_tokens, int64_t cols) {
-  constexpr int64_t kTopK = 5;
+  constexpr int64_t kTopK = 9;
   std::vector<int64_t> offsets = {0};
   for (int64_t t = 0; t < num_tokens; ++t) offsets.push_back(offsets.back() + run.rng()() % (kTopK + 1));
   const int64_t stride = cols + run.rng()() % 3;

@@ -50,6 +50,8 @@ TEST_F(NormOpsCudaTest, RmsNorm) {
       ExpectSameBits([&](OpRun& run) { RmsNormCase<BF16>(run, num_rows, cols); });
     }
   }
+  // With what is static more than the shared memory that needs no asking.
+  ExpectSameBits([](OpRun& run) { RmsNormCase<BF16>(run, 1, 12'288); }, 1);
 }
 
 TEST_F(NormOpsCudaTest, LayerNorm) {
