@@ -13,7 +13,7 @@ int64_t DecodeGraphs::RowsFor(int64_t most_tokens) {
 int64_t DecodeGraphs::TableColumns(int64_t num_rows, int64_t num_blocks, int64_t most) {
   Step& step = steps_[num_rows];
   if (step.table_columns < std::max<int64_t>(1, num_blocks)) {
-    step = {.table_columns = std::min(RowsFor(num_blocks), most)};
+    step = Step{.table_columns = std::min(RowsFor(num_blocks), most)};
   }
   return step.table_columns;
 }
