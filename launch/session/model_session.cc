@@ -148,8 +148,8 @@ void Explain(const Placement& placement) {
   absl::FPrintF(stderr, "%s", text);
 }
 
-std::function<void(const CallSite&, const ExchangePlan&)> ExplainFirstPlan() {
-  return [explained = false](const CallSite& site, const ExchangePlan& plan) mutable {
+std::function<void(const CallSite&, const ExchangePlan&)> ExplainFirstPlan(RankId rank) {
+  return [explained = rank != RankId(0)](const CallSite& site, const ExchangePlan& plan) mutable {
     if (!explained) absl::FPrintF(stderr, "%s: %s", ToString(site), plan.ToString());
     explained = true;
   };
@@ -230,7 +230,8 @@ absl::StatusOr<std::unique_ptr<ModelSession>> StartEngine(
   if (on_progress) on_progress(num_bytes, num_bytes);
 
   if (context.flags.explain) {
-    if (context.rank() == RankId(0)) engine.moe.on_plan = ExplainFirstPlan();
+    // On all ranks: to see plans is to choose a path that makes them on the host.
+    engine.moe.on_plan = ExplainFirstPlan(context.rank());
     engine.moe.exchange.on_choice = [](const std::string& why) { absl::FPrintF(stderr, "%s", why); };
   }
   auto created = Engine::Create(context.transport, context.device, f.model, session->weights, f.placement, engine);

@@ -35,7 +35,7 @@ struct MoeOptions {
   // Most bytes of the exchange's buffers on a rank, all micro-batches together; a layer's tokens then pass in as many
   // rounds as it takes. 0: no bound.
   int64_t exchange_budget = 0;
-  PlanObserver on_plan;
+  PlanObserver on_plan;  // on all ranks or on none, since it decides which path kAuto means on GPUs
 };
 
 struct EngineOptions {

@@ -65,6 +65,8 @@ class Nccl(FakeGpuTest):
     def test_auto_takes_nccl(self):
         _, job = self.eval("auto", [], 2)
         self.assertIn(", NCCL; ", job.err)
+        _, job = self.eval("explained", ["--explain"], 2)
+        self.assertEqual(job.err.count(": exchange plan of rank 0 of 2: "), 1, job.err)
         _, job = self.eval("shared", ["--share-gpus"], 2, TF_FAKEGPU_DEVICES=1)
         self.assertNotIn(", NCCL; ", job.err)
         self.assertIn("2 ranks share a GPU", job.err)

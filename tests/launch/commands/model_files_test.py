@@ -141,7 +141,8 @@ class StandIns(ModelFilesTest):
         self.model.write("tiktoken.model", POINTER)
         self.refused(generate, "tiktoken.model: is a Git LFS pointer", "git lfs pull")
         os.unlink(self.model.file("tiktoken.model"))
-        self.model.write("tokenizer.model", b"<!DOCTYPE html><html><body>401</body></html>")
+        with open(self.model.file("tokenizer.model"), "w") as f:
+            f.write("<!DOCTYPE html><html><body>401</body></html>")
         self.refused(generate, "tokenizer.model: is an HTML page", "download the file again")
 
     def test_paths_that_are_no_folder_of_a_model(self):
