@@ -18,8 +18,8 @@ model in a folder:
 GB/s: 1e9 bytes of the files in a second, the best of the repeats (what disturbs only ever takes longer). The plain read
 takes 8 MiB at a time into one buffer, on one thread; the files are in the page cache for both. *of plain*: the first
 over the second. *read*: bytes that all ranks read over what they need: every rank all that is no expert's, and each
-expert once. *peak*: of one rank, bytes that were resident at most, less those of the program before, over the weights in
-memory: what an engine for one short prompt needs counts too.
+expert once. *peak*: of one rank, bytes that were resident at most, less those of the program before, over the most that
+weights, cache and declared buffers ever took, of an engine for one short prompt.
 """
 import argparse
 import glob
@@ -191,13 +191,13 @@ def measure(a, folder, ids, flags):
     if all(p.endswith(".safetensors") for p in files):
         made["read_of_needed"] = read / needed_bytes(files, a.ranks)
     if a.ranks == 1:
-        made["peak_of_weights"] = (ranks[0]["peak_resident_bytes"] - ranks[0]["base_bytes"]) / ranks[0]["weight_bytes"]
+        made["peak_of_declared"] = (ranks[0]["peak_resident_bytes"] - ranks[0]["base_bytes"]) / ranks[0]["declared_bytes"]
     return made
 
 
 def show(name, r):
     print(f"{name:<10} {r['file_bytes'] / 1e6:>6.0f} {r.get('read_of_needed', math.nan):>6.3f} {r['plain_gb_per_second']:>11.2f} "
-          f"{r['load_gb_per_second']:>10.2f} {r['load_of_plain']:>9.2f} {r.get('peak_of_weights', math.nan):>7.3f}", flush=True)
+          f"{r['load_gb_per_second']:>10.2f} {r['load_of_plain']:>9.2f} {r.get('peak_of_declared', math.nan):>7.3f}", flush=True)
 
 
 def parse_args():
