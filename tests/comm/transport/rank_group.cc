@@ -53,7 +53,7 @@ void RunProcesses(Backend backend, absl::Duration timeout, const RankBody& body)
 
 std::vector<absl::Status> RunWithOneStuck(int num_ranks, const std::string& phase,
                                           const std::function<absl::Status(Transport&)>& body) {
-  auto group = CreateLocalGroup(num_ranks, {.timeout = Slack(absl::Seconds(1))});
+  auto group = CreateLocalGroup(num_ranks, {.timeout = Slack(absl::Milliseconds(250))});
   std::latch others(num_ranks - 1);
   FaultOptions stuck;
   stuck.before_call = [&](const CallSite& site) {
