@@ -2,6 +2,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 
 namespace tokenferry {
 namespace {
@@ -39,6 +40,11 @@ absl::string_view ForeignKind(absl::string_view first_bytes) {
     if (absl::StartsWith(first_bytes, kind.first_bytes)) return kind.what;
   }
   return "";
+}
+
+absl::Status CheckNotForeign(absl::string_view path, absl::string_view first_bytes) {
+  const absl::string_view kind = ForeignKind(first_bytes);
+  return kind.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrCat(path, ": is ", kind));
 }
 
 }  // namespace tokenferry

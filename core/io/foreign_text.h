@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "core/status.h"
 
 namespace tokenferry {
 
@@ -15,5 +16,7 @@ std::string Excerpt(absl::string_view text);
 // ..". Empty: none of the kinds that are often found in place of a model's files.
 absl::string_view ForeignKind(absl::string_view first_bytes);
 inline constexpr int64_t kForeignKindBytes = 64;  // so many first bytes are enough
+// InvalidArgument, "PATH: is a Git LFS pointer; ..", when it is of such a kind.
+absl::Status CheckNotForeign(absl::string_view path, absl::string_view first_bytes);
 
 }  // namespace tokenferry

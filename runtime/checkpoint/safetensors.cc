@@ -236,9 +236,7 @@ absl::Status CheckCoverage(std::vector<TensorInfo>& tensors, int64_t data_bytes,
 absl::Status CheckKind(const RangeFile& file) {
   std::string head(static_cast<size_t>(std::min(kForeignKindBytes, file.num_bytes())), '\0');
   TF_RETURN_IF_ERROR(file.Read(0, absl::MakeSpan(reinterpret_cast<uint8_t*>(head.data()), head.size())));
-  const absl::string_view kind = ForeignKind(head);
-  if (kind.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(file.path(), ": is ", kind));
+  return CheckNotForeign(file.path(), head);
 }
 
 }  // namespace

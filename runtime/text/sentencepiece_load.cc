@@ -14,9 +14,7 @@ namespace tokenferry {
 absl::StatusOr<VocabIds> LoadSentencePiece(const std::string& path, Tokenizer::Data& data) {
   constexpr int64_t kMaxBytes = int64_t{128} << 20;
   TF_ASSIGN_OR_RETURN(const std::string bytes, ReadTextFile(path, kMaxBytes));
-  if (const absl::string_view kind = ForeignKind(bytes); !kind.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": is ", kind));
-  }
+  TF_RETURN_IF_ERROR(CheckNotForeign(path, bytes));
   auto library = std::make_shared<SentencePieceLibrary>();
   if (const std::string problem = library->Load(bytes); !problem.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", problem));

@@ -23,9 +23,7 @@ constexpr int32_t kNumReserved = 256;
 
 absl::Status ReadRanks(const std::string& path, absl::flat_hash_map<std::string, int32_t>& ranks) {
   TF_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMaxBytes));
-  if (const absl::string_view kind = ForeignKind(text); !kind.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": is ", kind));
-  }
+  TF_RETURN_IF_ERROR(CheckNotForeign(path, text));
   int64_t line_number = 0;
   std::vector<bool> seen;
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {
