@@ -1,6 +1,5 @@
 // What the readers of families share.
 #include <algorithm>
-#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/families/family.h"
@@ -95,7 +94,7 @@ void ReadGroupedAttention(ConfigReader& in, ModelSpec& spec, const RopeDefaults&
   a.head_dim = in.Int("head_dim", 1, kMaxHeadDim, spec.hidden_size / a.num_heads);
   spec.rope = ReadRope(in, {a.head_dim, spec.max_position_embeddings, rope});
   a.rope_layout = RopeLayout::kHalfSplit;
-  a.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(a.head_dim)));
+  a.scale = InverseRoot(a.head_dim);
   for (LayerSpec& layer : spec.layers) layer.attention = a;
 }
 

@@ -1,7 +1,6 @@
 // Switch Transformers: T5's encoder and decoder (arXiv:1910.10683) with top-1 experts of limited capacity
 // (arXiv:2101.03961).
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <string>
 
@@ -119,8 +118,7 @@ void ReadSwitch(ConfigReader& in, ModelSpec& spec) {
   ReadSwitchExperts(in, spec);
   spec.decoder_start_token_id = static_cast<int32_t>(in.Int("decoder_start_token_id", 0, spec.vocab_size - 1, 0));
   spec.tie_word_embeddings = in.Bool("tie_word_embeddings", true);
-  if (spec.tie_word_embeddings)
-    spec.logits_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(spec.hidden_size)));
+  if (spec.tie_word_embeddings) spec.logits_scale = InverseRoot(spec.hidden_size);
   NameLikeT5(spec);
 }
 
