@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "comm/exchange/path/path.h"
+#include "comm/tuning/exchange_choice.h"
 
 namespace tokenferry {
 namespace {
@@ -34,10 +35,10 @@ ExchangeMemory MemoryOfExchange(const ExchangeOptions& options, const Placement&
     memory.at_start += start;
     memory.most += most > start ? WithRoomToGrow(most) : start;
   };
-  if (options.path != ExchangePath::kAuto) {
-    add(InfoOf(options.path));
-  } else if (topology.num_hosts() == 1) {
+  if (MeansPeer(options.path, topology)) {
     add(kPeerPath);
+  } else if (options.path != ExchangePath::kAuto) {
+    add(InfoOf(options.path));
   } else if (device != DeviceKind::kCpu) {
     add(kAllToAllVPath);
   } else {

@@ -83,6 +83,10 @@ absl::StatusOr<std::vector<SizeChoice>> ChooseBySize(Transport& transport, const
 
 }  // namespace
 
+bool MeansPeer(ExchangePath path, const Topology& topology) {
+  return path == ExchangePath::kPeer || (path == ExchangePath::kAuto && topology.num_hosts() == 1);
+}
+
 absl::StatusOr<std::unique_ptr<Exchange>> CreateExchange(Transport& transport, Device& device,
                                                          const ExchangeOptions& options) {
   if (options.path != ExchangePath::kAuto) return Exchange::Create(transport, device, options);

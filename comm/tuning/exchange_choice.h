@@ -7,8 +7,12 @@
 #include <vector>
 
 #include "comm/exchange/exchange.h"
+#include "comm/transport/topology.h"
 
 namespace tokenferry {
+
+// Whether that is path peer, if nothing stands in its way: kPeer, or kAuto where all ranks are on one host.
+bool MeansPeer(ExchangePath path, const Topology& topology);
 
 // Collective; errors as Exchange::Create's. kAuto is for one size, options.max_tokens (64 when 0): path peer where all
 // ranks can map each other's memory, of hosts or of GPUs; else alltoallv on GPUs, and what is expected to be the

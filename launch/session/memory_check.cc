@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "comm/transport/collectives.h"
+#include "comm/tuning/exchange_choice.h"
 #include "core/device/cuda_device.h"
 #include "core/host/cgroup.h"
 #include "core/host/memory_info.h"
@@ -71,9 +72,9 @@ std::vector<MemoryPlace> MemoryPlaces(const Topology& topology, const std::vecto
 
 int64_t NcclBytes(const Topology& topology, RankId rank, ExchangePath path) {
   const auto& host = topology.hosts[topology.host_idx_per_rank[rank.value]];
-  const bool is_alone = topology.num_hosts() == 1;
-  if (is_alone && (path == ExchangePath::kAuto || path == ExchangePath::kPeer)) return 0;
-  return (static_cast<int64_t>(host.ranks.size()) - 1) * kNcclBytesPerLocalPeer + (is_alone ? 0 : kNcclBytesOfNetwork);
+  if (MeansPeer(path, topology)) return 0;
+  const int64_t of_network = topology.num_hosts() > 1 ? kNcclBytesOfNetwork : 0;
+  return (static_cast<int64_t>(host.ranks.size()) - 1) * kNcclBytesPerLocalPeer + of_network;
 }
 
 absl::Status FitsPlaces(const std::vector<RankMemory>& memory_per_rank,

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "comm/exchange/path/path_costs.h"
+#include "comm/tuning/exchange_choice.h"
 #include "core/check.h"
 #include "runtime/engine/expert_network.h"
 
@@ -49,9 +50,8 @@ ExchangeMemory MoeRounds::Memory(const Topology& topology, DeviceKind device, co
   if (!bounded.ok()) return {};
   const ExchangeOptions exchange = ExchangeOptionsOf(shape, *bounded);
   ExchangeMemory memory = MemoryOfExchange(exchange, placement, topology, device);
-  const bool is_peer =
-      exchange.path == ExchangePath::kPeer || (exchange.path == ExchangePath::kAuto && topology.num_hosts() == 1);
-  if (device == DeviceKind::kCpu || !is_peer || options.overflow.padding == Padding::kCapacity) return memory;
+  const bool is_padded = options.overflow.padding == Padding::kCapacity;
+  if (device == DeviceKind::kCpu || is_padded || !MeansPeer(exchange.path, topology)) return memory;
   const WorstCase worst(exchange, placement, exchange.max_tokens, device);
   const int64_t scratch = GatedExperts::ScratchBytes(worst.selections_in, shape.intermediate);
   return {memory.at_start + scratch, memory.most + scratch};

@@ -31,6 +31,13 @@ MoeShape MoeShapeOf(const ModelSpec& model, const EngineOptions& options) {
           .max_tokens = (options.max_tokens() + num_batches - 1) / num_batches};
 }
 
+// Of a micro-batch, too.
+MoeOptions MoeOptionsOf(const EngineOptions& options) {
+  MoeOptions moe = options.moe;
+  moe.exchange_budget /= NumMicroBatches(options);
+  return moe;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& transport, Device& device,
@@ -67,7 +74,7 @@ absl::Status Transformer::CreateMoe(Transport& transport, Device& device, const 
     return absl::InvalidArgumentError(
         "overlap two_batch: an encoder's input passes whole; choose overlap off or shared for this model");
   }
-  MoeOptions moe = options_.moe;
+  MoeOptions moe = MoeOptionsOf(options_);
   if (model_.moe.sequence_capacity > 0) {
     if (moe.overflow.kind != Overflow::kDropless) {
       return absl::InvalidArgumentError(
@@ -76,7 +83,6 @@ absl::Status Transformer::CreateMoe(Transport& transport, Device& device, const 
     }
     moe.overflow = {.kind = Overflow::kSequenceCapacity, .sequence_capacity = model_.moe.sequence_capacity};
   }
-  moe.exchange_budget /= num_batches;
   const MoeShape shape = MoeShapeOf(model_, options_);
   for (int i = 0; i < num_batches; ++i) {
     TF_ASSIGN_OR_RETURN(MoeRounds rounds, MoeRounds::Create(transport, device, placement, shape, moe));
@@ -89,9 +95,8 @@ absl::Status Transformer::CreateMoe(Transport& transport, Device& device, const 
 ExchangeMemory Transformer::ExchangeBytes(const ModelSpec& model, const EngineOptions& options,
                                           const Placement& placement, const Topology& topology, DeviceKind device) {
   const int num_batches = NumMicroBatches(options);
-  MoeOptions moe = options.moe;
-  moe.exchange_budget /= num_batches;
-  const ExchangeMemory one = MoeRounds::Memory(topology, device, placement, MoeShapeOf(model, options), moe);
+  const ExchangeMemory one =
+      MoeRounds::Memory(topology, device, placement, MoeShapeOf(model, options), MoeOptionsOf(options));
   return {one.at_start * num_batches, one.most * num_batches};
 }
 
