@@ -20,10 +20,9 @@ using Json = nlohmann::ordered_json;
 // ---- JSON
 
 Json ToJson(const Summary& s) {
-  return {{"min_us", ToNineDigits(s.min)},
-          {"median_us", ToNineDigits(s.median)},
-          {"p95_us", ToNineDigits(s.p95)},
-          {"max_us", ToNineDigits(s.max)}};
+  Json json;
+  for (const auto& [name, figure] : kSummaryFigures) json[name] = ToNineDigits(s.*figure);
+  return json;
 }
 
 Json BaselineJson(const BaselineResult& b, const PathResult& path) {
@@ -224,17 +223,8 @@ std::string ReportCsv(const AllToAllReport& r) {
 }
 
 std::string ReportJson(const AllToAllReport& r) {
-  Json json = {{"benchmark", "alltoall"},
-               {"machine",
-                {{"description", r.machine},
-                 {"topology", r.topology},
-                 {"ranks", r.num_ranks},
-                 {"threads_per_rank", r.num_threads},
-                 {"transport", r.transport},
-                 {"device", r.device},
-                 {"instruction_set", r.instruction_set},
-                 {"two_core_ratio", {{"before", r.core_ratio_before}, {"after", r.core_ratio_after}}}}},
-               {"results", Json::array()}};
+  Json json = {{"benchmark", "alltoall"}, {"machine", MachineJson(r)}, {"results", Json::array()}};
+  json["machine"]["transport"] = r.transport;
   for (const PointResult& p : r.points) {
     for (const PathResult& path : p.paths) json["results"].push_back(ResultJson({r, p, path}));
   }

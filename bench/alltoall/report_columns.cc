@@ -114,13 +114,9 @@ void AddAxes(std::vector<Column>& columns) {
 }
 
 void AddTimes(std::vector<Column>& columns) {
-  const std::pair<const char*, double Summary::*> figures[] = {{"/min_us", &Summary::min},
-                                                               {"/median_us", &Summary::median},
-                                                               {"/p95_us", &Summary::p95},
-                                                               {"/max_us", &Summary::max}};
   for (const Phase& phase : kPhases) {
-    for (const auto& [name, figure] : figures) {
-      columns.push_back({.key = absl::StrCat(phase.key, name),
+    for (const auto& [name, figure] : kSummaryFigures) {
+      columns.push_back({.key = absl::StrCat(phase.key, "/", name),
                          .value = [summary = phase.summary, figure = figure](const ReportRow& r) {
                            return PhaseValue(r, summary, figure);
                          }});

@@ -1,6 +1,7 @@
 // What a list of timings says.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -13,6 +14,9 @@ namespace tokenferry {
 struct Summary {
   double min = 0, median = 0, p95 = 0, max = 0;
 };
+// As reports name them, of microseconds.
+inline constexpr std::pair<const char*, double Summary::*> kSummaryFigures[] = {
+    {"min_us", &Summary::min}, {"median_us", &Summary::median}, {"p95_us", &Summary::p95}, {"max_us", &Summary::max}};
 // All 0 for an empty list.
 Summary Summarize(std::vector<double> values);
 

@@ -77,13 +77,9 @@ void AddMoeTimes(std::vector<MoeColumn>& columns) {
   constexpr Phase kMoePhases[] = {{"route", &MoeResult::route, 9},        {"plan", &MoeResult::plan, 9},
                                   {"dispatch", &MoeResult::dispatch, 10}, {"experts", &MoeResult::experts, 11},
                                   {"combine", &MoeResult::combine, 10},   {"layer", &MoeResult::layer, 11}};
-  const std::pair<const char*, double Summary::*> figures[] = {{"/min_us", &Summary::min},
-                                                               {"/median_us", &Summary::median},
-                                                               {"/p95_us", &Summary::p95},
-                                                               {"/max_us", &Summary::max}};
   for (const Phase& phase : kMoePhases) {
-    for (const auto& [name, figure] : figures) {
-      MoeColumn column = {.key = absl::StrCat("/phases/", phase.name, name),
+    for (const auto& [name, figure] : kSummaryFigures) {
+      MoeColumn column = {.key = absl::StrCat("/phases/", phase.name, "/", name),
                           .value = OfRun([summary = phase.summary, figure = figure](const MoeRow& r) -> Cell {
                             return r.result.*summary.*figure;
                           })};
@@ -164,19 +160,11 @@ std::string MoeTable(const MoeReport& r) {
 
 std::string MoeJson(const MoeReport& r) {
   nlohmann::ordered_json json = {{"benchmark", "moe"},
-                                 {"machine",
-                                  {{"description", r.machine},
-                                   {"topology", r.topology},
-                                   {"ranks", r.num_ranks},
-                                   {"threads_per_rank", r.num_threads},
-                                   {"instruction_set", r.instruction_set},
-                                   {"device", r.device},
-                                   {"two_core_ratio", {{"before", r.core_ratio_before}, {"after", r.core_ratio_after}}},
-                                   {"read_gbps", r.bounds.read_bytes_per_second * 1e-9},
-                                   {"gflops", r.bounds.flops_per_second * 1e-9}}},
+                                 {"machine", MachineJson(r)},
                                  {"router", BenchRouterName(r.router)},
                                  {"results", nlohmann::ordered_json::array()}};
-  if (r.bounds.flops_per_second == 0) json["machine"].erase("gflops");  // not measured
+  json["machine"]["read_gbps"] = r.bounds.read_bytes_per_second * 1e-9;
+  if (r.bounds.flops_per_second > 0) json["machine"]["gflops"] = r.bounds.flops_per_second * 1e-9;  // 0: not measured
   for (const MoeResult& m : r.results) json["results"].push_back(FiguresJson(MoeColumns(), MoeRow{r, m}));
   return FormatJson(json) + "\n";
 }
