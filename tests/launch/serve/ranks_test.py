@@ -8,7 +8,7 @@ import struct
 import threading
 
 from server import NAME, WAIT, Server, await_  # first: it finds the next
-from program import ModelCopy, ProgramTest, main
+from program import MODEL, ModelCopy, ProgramTest, main, run
 from tools_test import FORMAT
 
 SEED = 20261128
@@ -176,6 +176,28 @@ class RanksTest(ProgramTest):
                     self.assertIn("internal_error", events[-3])
                 self.assertEqual(server.get("/health")[0], 200)
                 self.assertEqual(server.stop(), 0)
+
+    def test_a_path_whose_buffers_do_not_fit(self):
+        """Path peer has buffers from its start. Where they are too much --path auto goes on without, and says so; peer is refused."""
+        def planned(chunk, cache):
+            flags = ["--prefill-chunk", chunk, "--kv-cache-tokens", cache, "--max-num-seqs", "1"]
+            told = run("inspect", "--model", MODEL, "--json", *flags, ranks=2).json()["ranks"]
+            sums = {key: sum(rank[f"{key}_bytes"] for rank in told) for key in ("cache", "activation", "exchange")}
+            return flags, sums, sum(rank["bytes"] + rank["logit_bytes"] for rank in told)
+
+        refused = run("generate", "--model", MODEL, "--prompt", "a", "--kv-cache-tokens", 10**9)
+        available = float(re.search(r"and ([\d.]+) GiB are available", refused.err)[1]) * 2**30
+        _, small, _ = planned(1000, 64000)
+        chunk = int(available / 5 / small["exchange"] * 1000)  # nothing of it is ever touched
+        _, with_exchange, fixed = planned(chunk, 64000)
+        free = available - fixed - with_exchange["activation"] - with_exchange["exchange"] / 2
+        flags, _, _ = planned(chunk, int(free / small["cache"] * 64000))
+        with Server(*flags, ranks=2) as server:
+            self.assertRegex(server.job.err, r"not taking path peer: .*not enough memory on host .*exchanges [\d.]+ GiB")
+            self.assertEqual(server.complete(max_tokens=3)["usage"]["completion_tokens"], 3)
+        job = run("serve", "--model", MODEL, "--port", "0", "--path", "peer", *flags, ranks=2)
+        self.assertNotEqual(job.status, 0)
+        self.assertRegex(job.err, r"not enough memory on host .*exchanges [\d.]+ GiB")
 
 
 if __name__ == "__main__":
