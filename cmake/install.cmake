@@ -11,7 +11,7 @@ install(TARGETS tokenferry_core tokenferry_comm tokenferry_experts EXPORT tokenf
 foreach(box core comm experts)
   set_target_properties(tokenferry_${box} PROPERTIES EXPORT_NAME ${box})
   file(GLOB_RECURSE files RELATIVE ${PROJECT_SOURCE_DIR} CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${box}/*.h)
-  list(FILTER files EXCLUDE REGEX "(-inl|/io/json[a-z_]*)\\.h$")  # kernels' own, and what needs a library besides
+  list(FILTER files EXCLUDE REGEX "(-inl|/io/(json[a-z_]*|report_figures))\\.h$")  # kernels' own, and what needs a library besides
   foreach(file ${files})
     cmake_path(GET file PARENT_PATH folder)
     install(FILES ${file} DESTINATION ${headers}/${folder})

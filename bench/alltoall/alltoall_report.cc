@@ -9,6 +9,7 @@
 #include "absl/strings/str_replace.h"
 #include "bench/alltoall/published.h"
 #include "bench/alltoall/report_columns.h"
+#include "bench/measure/machine_json.h"
 #include "bench/measure/svg_plot.h"
 #include "core/io/json_writer.h"
 
@@ -191,14 +192,14 @@ std::string ReportTable(const AllToAllReport& r, PerRankTimes per_rank) {
   }
   for (const auto& [title, points] : groups) {
     absl::StrAppend(&out, "\n", Wrapped(title));
-    for (const Table table : {Table::kTimes, Table::kRates}) {
+    for (const Table table : {Table::kFirst, Table::kSecond}) {
       const std::vector<const Column*> columns = ColumnsOf(ReportColumns(), table);
       absl::StrAppend(&out, "\n", Header(columns));
       for (const PointResult* p : points) {
         for (const ReportRow& row : RowsOf(r, *p)) {
           // A baseline, or what could not be run, has times at most.
           const bool has_rates = row.baseline == nullptr && row.path.unavailable.empty();
-          if (table == Table::kTimes || has_rates) absl::StrAppend(&out, RowLine(columns, row, WhyNot(row)));
+          if (table == Table::kFirst || has_rates) absl::StrAppend(&out, RowLine(columns, row, WhyNot(row)));
         }
       }
     }

@@ -69,7 +69,7 @@ void AddAxes(std::vector<Column>& columns) {
   };
   columns.push_back({.key = "/tokens",
                      .value = [](const ReportRow& r) -> Cell { return r.point.point.tokens; },
-                     .table = Table::kBoth,
+                     .table = Table::kEvery,
                      .heading = "tokens",
                      .width = 7});
   add(
@@ -89,7 +89,7 @@ void AddAxes(std::vector<Column>& columns) {
       "/traffic", [](const ReportRow& r) -> Cell { return r.point.point.traffic.text; }, "traffic");
   columns.push_back({.key = "/size_bytes",
                      .value = [](const ReportRow& r) -> Cell { return DispatchSize(r); },
-                     .table = Table::kBoth,
+                     .table = Table::kEvery,
                      .heading = "size",
                      .unit = "B",
                      .width = 11});
@@ -110,7 +110,7 @@ void AddAxes(std::vector<Column>& columns) {
   });
   hidden("/chosen_path",
          OfPath([](const ReportRow& r) -> Cell { return std::string(ExchangePathName(r.path.chosen)); }));
-  columns.push_back({.key = "/label", .value = RowLabel, .table = Table::kBoth, .heading = " path", .width = -20});
+  columns.push_back({.key = "/label", .value = RowLabel, .table = Table::kEvery, .heading = "path", .width = -20});
 }
 
 void AddTimes(std::vector<Column>& columns) {
@@ -204,25 +204,25 @@ struct Printed {
   double scale = 1;
 };
 constexpr Printed kPrinted[] = {
-    {"/phases/plan/median_us", Table::kTimes, "median", "plan", "us", 9, 1},
-    {"/phases/dispatch/median_us", Table::kTimes, "median", "dispatch", "us", 10, 1},
-    {"/phases/expert_read/median_us", Table::kTimes, "median", "read", "us", 10, 1},
-    {"/phases/combine/median_us", Table::kTimes, "median", "combine", "us", 10, 1},
-    {"/phases/round_trip/median_us", Table::kTimes, "round trip", "median", "us", 11, 1},
-    {"/phases/round_trip/p95_us", Table::kTimes, "round trip", "p95", "us", 11, 1},
-    {"/overhead_us", Table::kTimes, "round trip", "overhead", "us", 11, 1},
-    {"/wrong", Table::kTimes, "", "#wrong", "", 7, 0},
-    {"/algbw_gbps/dispatch", Table::kRates, "dispatch", "algbw", "GB/s", 8, 2},
-    {"/busbw_gbps/dispatch", Table::kRates, "dispatch", "busbw", "GB/s", 8, 2},
-    {"/gbps/dispatch/rank", Table::kRates, "dispatch", "DeepEP", "GB/s", 8, 2},
-    {"/algbw_gbps/combine", Table::kRates, "combine", "algbw", "GB/s", 8, 2},
-    {"/busbw_gbps/combine", Table::kRates, "combine", "busbw", "GB/s", 8, 2},
-    {"/gbps/combine/rank", Table::kRates, "combine", "DeepEP", "GB/s", 8, 2},
-    {"/memory_read_gbps", Table::kRates, "", "memory", "GB/s", 8, 2},
-    {"/of_memory_bound", Table::kRates, "", "bound", "%", 6, 0, 100},
-    {"/plan_share", Table::kRates, "", "plan", "%", 6, 1, 100},
-    {"/mpi_row_per_rank_over_this/round_trip", Table::kRates, "MPI", "trip", "x", 6, 1},
-    {"/mpi_row_per_rank_over_this/overhead", Table::kRates, "MPI", "over", "x", 6, 1},
+    {"/phases/plan/median_us", Table::kFirst, "median", "plan", "us", 9, 1},
+    {"/phases/dispatch/median_us", Table::kFirst, "median", "dispatch", "us", 10, 1},
+    {"/phases/expert_read/median_us", Table::kFirst, "median", "read", "us", 10, 1},
+    {"/phases/combine/median_us", Table::kFirst, "median", "combine", "us", 10, 1},
+    {"/phases/round_trip/median_us", Table::kFirst, "round trip", "median", "us", 11, 1},
+    {"/phases/round_trip/p95_us", Table::kFirst, "round trip", "p95", "us", 11, 1},
+    {"/overhead_us", Table::kFirst, "round trip", "overhead", "us", 11, 1},
+    {"/wrong", Table::kFirst, "", "#wrong", "", 7, 0},
+    {"/algbw_gbps/dispatch", Table::kSecond, "dispatch", "algbw", "GB/s", 8, 2},
+    {"/busbw_gbps/dispatch", Table::kSecond, "dispatch", "busbw", "GB/s", 8, 2},
+    {"/gbps/dispatch/rank", Table::kSecond, "dispatch", "DeepEP", "GB/s", 8, 2},
+    {"/algbw_gbps/combine", Table::kSecond, "combine", "algbw", "GB/s", 8, 2},
+    {"/busbw_gbps/combine", Table::kSecond, "combine", "busbw", "GB/s", 8, 2},
+    {"/gbps/combine/rank", Table::kSecond, "combine", "DeepEP", "GB/s", 8, 2},
+    {"/memory_read_gbps", Table::kSecond, "", "memory", "GB/s", 8, 2},
+    {"/of_memory_bound", Table::kSecond, "", "bound", "%", 6, 0, 100},
+    {"/plan_share", Table::kSecond, "", "plan", "%", 6, 1, 100},
+    {"/mpi_row_per_rank_over_this/round_trip", Table::kSecond, "MPI", "trip", "x", 6, 1},
+    {"/mpi_row_per_rank_over_this/overhead", Table::kSecond, "MPI", "over", "x", 6, 1},
 };
 
 std::vector<Column> MakeColumns() {

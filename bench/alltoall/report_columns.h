@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "bench/alltoall/alltoall_bench.h"
-#include "bench/measure/figures.h"
+#include "core/io/report_figures.h"
 
 namespace tokenferry {
 

@@ -2,9 +2,10 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "bench/measure/figures.h"
+#include "bench/measure/machine_json.h"
 #include "bench/moe/moe_bench.h"
 #include "core/io/json_writer.h"
+#include "core/io/report_figures.h"
 
 namespace tokenferry {
 namespace {
@@ -48,7 +49,7 @@ void AddMoeAxes(std::vector<MoeColumn>& columns) {
   };
   columns.push_back({.key = "/tokens",
                      .value = [](const MoeRow& r) -> Cell { return r.result.shape.max_tokens; },
-                     .table = Table::kBoth,
+                     .table = Table::kEvery,
                      .heading = "tokens",
                      .width = 7});
   add("/hidden", "hidden", [](const MoeRow& r) -> Cell { return r.result.shape.hidden; });
@@ -84,7 +85,7 @@ void AddMoeTimes(std::vector<MoeColumn>& columns) {
                             return r.result.*summary.*figure;
                           })};
       if (figure == &Summary::median) {
-        column.table = Table::kTimes;
+        column.table = Table::kFirst;
         column.group = "median", column.heading = phase.name, column.unit = "us";
         column.width = phase.width, column.decimals = 1;
       }
@@ -96,7 +97,7 @@ void AddMoeTimes(std::vector<MoeColumn>& columns) {
 void AddMoeRates(std::vector<MoeColumn>& columns) {
   const auto add = [&](MoeColumn column, MoeValue value) {
     column.value = OfRun(std::move(value));
-    column.table = Table::kTimes;
+    column.table = Table::kFirst;
     columns.push_back(std::move(column));
   };
   add({.key = "/tokens_per_second", .heading = "tokens", .unit = "1/s", .width = 11}, [](const MoeRow& r) {
@@ -120,8 +121,8 @@ const std::vector<MoeColumn>& MoeColumns() {
     AddMoeAxes(*all);
     all->push_back({.key = "/label",
                     .value = [](const MoeRow& r) -> Cell { return PathLabel(r.result); },
-                    .table = Table::kBoth,
-                    .heading = " path",
+                    .table = Table::kEvery,
+                    .heading = "path",
                     .width = -16});
     AddMoeTimes(*all);
     AddMoeRates(*all);
@@ -146,7 +147,7 @@ std::string MoeTable(const MoeReport& r) {
                                          : absl::StrFormat("all GPUs together copy in their memory, read and written, "
                                                            "%.1f GB/s",
                                                            gbps))));
-  const std::vector<const MoeColumn*> columns = ColumnsOf(MoeColumns(), Table::kTimes);
+  const std::vector<const MoeColumn*> columns = ColumnsOf(MoeColumns(), Table::kFirst);
   std::string title;
   for (const MoeResult& m : r.results) {
     const MoeRow row{r, m};

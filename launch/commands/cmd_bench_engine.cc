@@ -9,7 +9,6 @@
 #include "comm/transport/collectives.h"
 #include "core/host/machine.h"
 #include "core/io/json_writer.h"
-#include "core/mib.h"
 #include "launch/cli/flag_set.h"
 #include "launch/commands/result_file.h"
 #include "launch/commands/run_requests.h"
@@ -59,25 +58,13 @@ absl::StatusOr<Round> RunRound(RankContext& context, ModelSession& session, cons
   return round;
 }
 
-// Resident memory that the run added, against weights + cache + declared buffers.
-double MemoryRatio(const RankReport& r) {
-  return static_cast<double>(r.resident_bytes - r.base_bytes) / static_cast<double>(r.declared_bytes);
-}
-
 void PrintTable(const BenchEngineFlags& flags, const RunReport& report, double prefill, double decode) {
   std::printf("%d sequences of %d + %d tokens on %zu ranks (%s), median of %d rounds\n", flags.num_sequences,
               flags.prompt_tokens, flags.decode_tokens, report.ranks.size(), report.instruction_set.c_str(),
               flags.num_repeats);
   std::printf("prefill %10.1f tokens/s\ndecode  %10.1f tokens/s\nbalancedness %.3f\n\n", prefill, decode,
               report.balancedness());
-  std::printf("%-5s %9s %10s %12s %11s %13s %13s %13s %7s %13s\n", "rank", "load s", "MiB/s", "weights MiB",
-              "cache MiB", "declared MiB", "resident MiB", "program MiB", "ratio", "peak MiB");
-  for (size_t i = 0; i < report.ranks.size(); ++i) {
-    const RankReport& r = report.ranks[i];
-    std::printf("%-5zu %9.3f %10.1f %12.1f %11.1f %13.1f %13.1f %13.1f %7.3f %13.1f\n", i, r.load_seconds,
-                Mib(r.load_bytes) / r.load_seconds, Mib(r.weight_bytes), Mib(r.cache_bytes), Mib(r.declared_bytes),
-                Mib(r.resident_bytes), Mib(r.base_bytes), MemoryRatio(r), Mib(r.peak_bytes));
-  }
+  std::fputs(report.MemoryTable().c_str(), stdout);
 }
 
 std::string JsonText(const BenchEngineFlags& flags, const SharedFlags& shared, const RunReport& report,
@@ -94,7 +81,6 @@ std::string JsonText(const BenchEngineFlags& flags, const SharedFlags& shared, c
     json["rounds"].push_back({{"prefill_tokens_per_second", round.prefill_per_second},
                               {"decode_tokens_per_second", round.decode_per_second}});
   }
-  for (const RankReport& r : report.ranks) json["memory_ratio_per_rank"].push_back(MemoryRatio(r));
   json["report"] = report.Json();
   return FormatJson(json) + "\n";
 }

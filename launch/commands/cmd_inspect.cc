@@ -5,9 +5,13 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "core/io/json_writer.h"
+#include "core/io/report_figures.h"
 #include "core/mib.h"
 #include "launch/cli/flag_set.h"
 #include "launch/session/model_session.h"
@@ -18,11 +22,88 @@
 namespace tokenferry {
 namespace {
 
-// What a rank holds, and for what engine.
-struct MemoryReport {
-  EngineOptions engine;
-  std::vector<RankMemory> per_rank;
+// Bytes of what the name says; none: it cannot be.
+struct NamedBytes {
+  std::string name;
+  std::optional<int64_t> bytes;
 };
+
+struct PartRow {
+  std::string name;
+  PartSummary part;
+};
+
+struct RankRow {
+  int64_t rank = 0;
+  std::vector<int> experts;  // in every MoE layer
+  RankMemory memory;
+};
+
+struct InspectReport {
+  const ModelFiles& files;
+  EngineOptions engine;  // that ranks hold their memory for
+  PartSummary total;
+  int64_t end_params = 0;  // of the embedding and the head
+  std::vector<PartRow> parts;
+  std::vector<NamedBytes> by_dtype;         // in the files
+  std::vector<NamedBytes> by_expert_dtype;  // all weights in memory, with experts of that type
+  std::vector<RankRow> ranks;
+};
+
+const std::vector<FigureColumn<PartRow>>& PartColumns() {
+  using Row = PartRow;
+  static const auto* const columns = new std::vector<FigureColumn<Row>>{
+      {.value = [](const Row& r) -> Cell { return r.name; }, .table = Table::kFirst, .heading = "part", .width = -16},
+      {.key = "/parameters",
+       .value = [](const Row& r) -> Cell { return r.part.num_params; },
+       .table = Table::kFirst,
+       .heading = "parameters",
+       .width = 17},
+      {.key = "/active_parameters",
+       .value = [](const Row& r) -> Cell { return r.part.num_active_params; },
+       .table = Table::kFirst,
+       .heading = "active",
+       .width = 17},
+      {.key = "/bytes",
+       .value = [](const Row& r) -> Cell { return r.part.num_bytes; },
+       .table = Table::kFirst,
+       .heading = "size",
+       .unit = "MiB",
+       .width = 13,
+       .decimals = 2,
+       .scale = kMibPerByte}};
+  return *columns;
+}
+
+const std::vector<FigureColumn<RankRow>>& RankColumns() {
+  using Row = RankRow;
+  static const auto* const columns = [] {
+    auto* all = new std::vector<FigureColumn<Row>>{
+        {.value = [](const Row& r) -> Cell { return r.rank; }, .table = Table::kFirst, .heading = "rank", .width = -6},
+        {.value = [](const Row& r) -> Cell { return static_cast<int64_t>(r.experts.size()); },
+         .table = Table::kFirst,
+         .heading = "experts",
+         .width = 10}};
+    const auto add = [all](const char* key, const char* heading, std::function<Cell(const Row&)> bytes) {
+      all->push_back({.key = absl::StrCat("/", key),
+                      .value = std::move(bytes),
+                      .table = Table::kFirst,
+                      .heading = heading,
+                      .unit = "MiB",
+                      .width = 13,
+                      .decimals = 2,
+                      .scale = kMibPerByte});
+    };
+    for (const MemoryPart& part : kMemoryParts) {
+      add(part.key, part.name, [bytes = part.bytes](const Row& r) -> Cell { return r.memory.*bytes; });
+    }
+    add("total_bytes", "all", [](const Row& r) -> Cell { return r.memory.total(); });
+    all->push_back(
+        {.key = "/exchange_growth_bytes", .value = [](const Row& r) -> Cell { return r.memory.exchange_growth; }});
+    return all;
+  }();
+  return *columns;
+}
 
 // What all weights take in memory on one rank, with experts of that type; none: they do not fill whole bytes.
 std::optional<int64_t> BytesWith(ExpertDtype dtype, const ModelFiles& files) {
@@ -31,30 +112,43 @@ std::optional<int64_t> BytesWith(ExpertDtype dtype, const ModelFiles& files) {
   return BytesPerRank(plan, Placement::Linear(static_cast<int>(files.model.moe.num_experts), 1))[0];
 }
 
-std::vector<ExpertDtype> AllExpertDtypes() {
-  std::vector<ExpertDtype> all = {ExpertDtype::kStored};
-  all.insert(all.end(), kExpertDtypes.begin(), kExpertDtypes.end());
-  return all;
-}
-
-// Of the embedding and the head.
-int64_t EndParams(const ModelSummary& summary) {
-  return summary.part(ModelPart::kEmbedding).num_params + summary.part(ModelPart::kHead).num_params;
+// `engine`: that ranks hold their memory for.
+InspectReport MakeInspectReport(const ModelFiles& files, const EngineOptions& engine, const RankContext& context) {
+  const ModelSummary summary = SummarizeModel(files.plan.plan);
+  InspectReport report = {.files = files, .engine = engine, .total = summary.Total()};
+  report.end_params = summary.part(ModelPart::kEmbedding).num_params + summary.part(ModelPart::kHead).num_params;
+  for (int p = 0; p < kNumModelParts; ++p) {
+    report.parts.push_back({std::string(ModelPartName(static_cast<ModelPart>(p))), summary.parts[p]});
+  }
+  for (const auto& [dtype, num_bytes] : summary.bytes_by_dtype) {
+    report.by_dtype.push_back({std::string(DTypeName(dtype)), num_bytes});
+  }
+  const auto add = [&](ExpertDtype dtype) {
+    report.by_expert_dtype.push_back({std::string(ExpertDtypeName(dtype)), BytesWith(dtype, files)});
+  };
+  add(ExpertDtype::kStored);
+  for (const ExpertDtype dtype : kExpertDtypes) add(dtype);
+  for (const RankMemory& memory :
+       PlanMemory(files.plan.plan, files.placement, engine, context.topology, context.device.kind())) {
+    const int64_t rank = std::ssize(report.ranks);
+    const auto experts = files.placement.local_experts(RankId(static_cast<int>(rank)));
+    report.ranks.push_back({rank, {experts.begin(), experts.end()}, memory});
+  }
+  return report;
 }
 
 // "15.9 M (15855744), 14.7 M without embedding and head; ..": the figures that model cards give differ in what they
 // leave out.
-std::string ParameterCounts(const ModelFiles& files, const ModelSummary& summary) {
-  const PartSummary total = summary.Total();
-  const int64_t ends = EndParams(summary);
+std::string ParameterCounts(const InspectReport& report) {
+  const PartSummary& total = report.total;
+  const int64_t ends = report.end_params, skipped = report.files.plan.num_skipped_params;
   const auto millions = [](int64_t count) { return absl::StrFormat("%.1f M", static_cast<double>(count) / 1e6); };
   std::string text = absl::StrFormat("%s (%d), %s without embedding and head\n  active per token: %s (%d), %s without",
                                      millions(total.num_params), total.num_params, millions(total.num_params - ends),
                                      millions(total.num_active_params), total.num_active_params,
                                      millions(total.num_active_params - ends));
-  if (files.plan.num_skipped_params > 0) {
-    absl::StrAppend(&text, "\n  in the files: ", millions(total.num_params + files.plan.num_skipped_params),
-                    " with what is not read");
+  if (skipped > 0) {
+    absl::StrAppend(&text, "\n  in the files: ", millions(total.num_params + skipped), " with what is not read");
   }
   return text;
 }
@@ -110,58 +204,43 @@ std::string DescribeModel(const ModelSpec& m) {
   return text;
 }
 
-void PrintTables(const ModelFiles& files, const ModelSummary& summary, const MemoryReport& report) {
-  const PartSummary total = summary.Total();
-  std::printf("%s\n", DescribeModel(files.model).c_str());
-  const std::string generation =
-      files.generation.ok() ? Describe(*files.generation) : std::string(files.generation.status().message());
-  std::printf("answers (generation_config.json): %s\n", generation.c_str());
-  if (files.checkpoint == nullptr) std::printf("no weights here: sizes are those that config.json implies\n");
-  std::printf("parameters: %s\n\n", ParameterCounts(files, summary).c_str());
-  std::printf("%-16s %16s %16s %12s\n", "part", "parameters", "active", "MiB");
-  for (int p = 0; p < kNumModelParts; ++p) {
-    const PartSummary& part = summary.parts[p];
-    const std::string name(ModelPartName(static_cast<ModelPart>(p)));
-    std::printf("%-16s %16ld %16ld %12.2f\n", name.c_str(), static_cast<long>(part.num_params),
-                static_cast<long>(part.num_active_params), Mib(part.num_bytes));
+std::string BytesText(const std::vector<NamedBytes>& all) {
+  std::string text;
+  for (const auto& [name, bytes] : all) {
+    absl::StrAppendFormat(&text, "%-16s %12s MiB\n", name, bytes ? absl::StrFormat("%.2f", Mib(*bytes)) : "-");
   }
-  std::printf("%-16s %16ld %16ld %12.2f\n\n", "all", static_cast<long>(total.num_params),
-              static_cast<long>(total.num_active_params), Mib(total.num_bytes));
-  for (const auto& [dtype, num_bytes] : summary.bytes_by_dtype) {
-    std::printf("%-16s %12.2f MiB\n", std::string(DTypeName(dtype)).c_str(), Mib(num_bytes));
-  }
+  return text;
+}
+
+std::string InspectText(const InspectReport& report) {
+  const ModelFiles& files = report.files;
+  std::string out =
+      absl::StrCat(DescribeModel(files.model), "\nanswers (generation_config.json): ",
+                   files.generation.ok() ? Describe(*files.generation) : files.generation.status().message(), "\n",
+                   files.checkpoint == nullptr ? "no weights here: sizes are those that config.json implies\n" : "",
+                   "parameters: ", ParameterCounts(report), "\n\n");
+  std::vector<PartRow> parts = report.parts;
+  parts.push_back({"all", report.total});
+  absl::StrAppend(&out, TableText(PartColumns(), Table::kFirst, parts), "\n", BytesText(report.by_dtype));
   if (files.plan.num_skipped > 0) {
-    std::printf("%-16s %12.2f MiB in %ld tensors (multi-token prediction and the like)\n", "not read",
-                Mib(files.plan.skipped_bytes), static_cast<long>(files.plan.num_skipped));
+    absl::StrAppendFormat(&out, "%-16s %12.2f MiB in %d tensors (multi-token prediction and the like)\n", "not read",
+                          Mib(files.plan.skipped_bytes), files.plan.num_skipped);
   }
-  std::printf("\nall weights in memory, by --expert-dtype\n");
-  for (const ExpertDtype dtype : AllExpertDtypes()) {
-    const std::optional<int64_t> bytes = BytesWith(dtype, files);
-    const std::string name(ExpertDtypeName(dtype));
-    std::printf("%-16s %12s MiB\n", name.c_str(), bytes ? absl::StrFormat("%.2f", Mib(*bytes)).c_str() : "-");
-  }
-  std::printf("\nmemory per rank in MiB, at least, with a cache of %ld tokens and steps of %ld\n",
-              static_cast<long>(report.engine.cache_tokens_per_rank), static_cast<long>(report.engine.max_tokens()));
+  absl::StrAppend(&out, "\nall weights in memory, by --expert-dtype\n", BytesText(report.by_expert_dtype));
+  absl::StrAppendFormat(&out, "\nmemory per rank, at least, with a cache of %d tokens and steps of %d\n",
+                        report.engine.cache_tokens_per_rank, report.engine.max_tokens());
   if (files.model.has_states()) {
-    std::printf("(of the cache %.2f MiB for each of %ld sequences, whatever their length)\n",
-                Mib(KvCache::BytesPerState(Engine::CacheOptions(files.model, report.engine))),
-                static_cast<long>(report.engine.max_sequences_per_rank));
+    absl::StrAppendFormat(&out, "(of the cache %.2f MiB for each of %d sequences, whatever their length)\n",
+                          Mib(KvCache::BytesPerState(Engine::CacheOptions(files.model, report.engine))),
+                          report.engine.max_sequences_per_rank);
   }
-  const auto growth = [](const RankMemory& a, const RankMemory& b) { return a.exchange_growth < b.exchange_growth; };
-  const RankMemory& most = *std::max_element(report.per_rank.begin(), report.per_rank.end(), growth);
-  if (most.exchange_growth > 0) {
-    std::printf("(up to %.2f MiB more for exchanges, if the router sends all tokens to one rank)\n",
-                Mib(most.exchange_growth));
+  int64_t growth = 0;
+  for (const RankRow& row : report.ranks) growth = std::max(growth, row.memory.exchange_growth);
+  if (growth > 0) {
+    absl::StrAppendFormat(&out, "(up to %.2f MiB more for exchanges, if the router sends all tokens to one rank)\n",
+                          Mib(growth));
   }
-  std::printf("%-6s %9s", "rank", "experts");
-  for (const MemoryPart& part : kMemoryParts) std::printf(" %12s", part.name);
-  std::printf(" %12s\n", "all");
-  for (size_t r = 0; r < report.per_rank.size(); ++r) {
-    const RankMemory& memory = report.per_rank[r];
-    std::printf("%-6zu %9d", r, files.placement.num_local_slots(RankId(static_cast<int>(r))));
-    for (const MemoryPart& part : kMemoryParts) std::printf(" %12.2f", Mib(memory.*part.bytes));
-    std::printf(" %12.2f\n", Mib(memory.total()));
-  }
+  return absl::StrCat(out, TableText(RankColumns(), Table::kFirst, report.ranks));
 }
 
 // What the file says; null where it says nothing.
@@ -177,41 +256,37 @@ nlohmann::ordered_json GenerationJson(const GenerationConfig& config) {
           {"max_new_tokens", or_null(config.max_new_tokens)}};
 }
 
-void PrintJson(const ModelFiles& files, const ModelSummary& summary, const MemoryReport& report) {
-  const PartSummary total = summary.Total();
+nlohmann::ordered_json BytesJson(const std::vector<NamedBytes>& all) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (const auto& [name, bytes] : all) json[name] = bytes ? nlohmann::ordered_json(*bytes) : nlohmann::ordered_json();
+  return json;
+}
+
+std::string InspectJson(const InspectReport& report) {
+  const ModelFiles& files = report.files;
+  const PartSummary& total = report.total;
   nlohmann::ordered_json json = {{"model_type", files.model.model_type},
                                  {"parameters", total.num_params},
                                  {"active_parameters", total.num_active_params},
-                                 {"parameters_without_embeddings", total.num_params - EndParams(summary)},
-                                 {"active_parameters_without_embeddings", total.num_active_params - EndParams(summary)},
+                                 {"parameters_without_embeddings", total.num_params - report.end_params},
+                                 {"active_parameters_without_embeddings", total.num_active_params - report.end_params},
                                  {"skipped_parameters", files.plan.num_skipped_params},
                                  {"bytes", total.num_bytes}};
-  for (int p = 0; p < kNumModelParts; ++p) {
-    const PartSummary& part = summary.parts[p];
-    json["parts"][std::string(ModelPartName(static_cast<ModelPart>(p)))] = {
-        {"parameters", part.num_params}, {"active_parameters", part.num_active_params}, {"bytes", part.num_bytes}};
-  }
-  for (const auto& [dtype, num_bytes] : summary.bytes_by_dtype)
-    json["bytes_by_dtype"][std::string(DTypeName(dtype))] = num_bytes;
+  for (const PartRow& row : report.parts) json["parts"][row.name] = FiguresJson(PartColumns(), row);
+  json["bytes_by_dtype"] = BytesJson(report.by_dtype);
   if (files.generation.ok()) json["generation"] = GenerationJson(*files.generation);
   json["weights_there"] = files.checkpoint != nullptr;
   json["cache_tokens_per_rank"] = report.engine.cache_tokens_per_rank;
   json["state_bytes_per_sequence"] = KvCache::BytesPerState(Engine::CacheOptions(files.model, report.engine));
-  for (const ExpertDtype dtype : AllExpertDtypes()) {
-    const std::optional<int64_t> bytes = BytesWith(dtype, files);
-    json["bytes_by_expert_dtype"][std::string(ExpertDtypeName(dtype))] =
-        bytes ? nlohmann::ordered_json(*bytes) : nlohmann::ordered_json();
-  }
+  json["bytes_by_expert_dtype"] = BytesJson(report.by_expert_dtype);
   json["skipped_bytes"] = files.plan.skipped_bytes;
   json["unknown_tensors"] = files.plan.num_unknown;
-  for (size_t r = 0; r < report.per_rank.size(); ++r) {
-    const auto experts = files.placement.local_experts(RankId(static_cast<int>(r)));
-    nlohmann::ordered_json rank = {{"experts", std::vector<int>(experts.begin(), experts.end())}};
-    for (const MemoryPart& part : kMemoryParts) rank[part.key] = report.per_rank[r].*part.bytes;
-    rank["exchange_growth_bytes"] = report.per_rank[r].exchange_growth;
+  for (const RankRow& row : report.ranks) {
+    nlohmann::ordered_json rank = {{"experts", row.experts}};
+    rank.update(FiguresJson(RankColumns(), row));
     json["ranks"].push_back(std::move(rank));
   }
-  std::printf("%s\n", FormatJson(json).c_str());
+  return FormatJson(json) + "\n";
 }
 
 }  // namespace
@@ -229,12 +304,9 @@ absl::Status InspectCommand::Run(RankContext& context) const {
   TF_ASSIGN_OR_RETURN(const std::unique_ptr<ModelFiles> files,
                       OpenModel(context, TokenizerUse::kNone, WeightsUse::kIfThere));
   if (context.transport.rank() != RankId(0)) return absl::OkStatus();
-  const ModelSummary summary = SummarizeModel(files->plan.plan);
-  MemoryReport report;
-  report.engine = ServingEngine(context.flags, files->model, {flags_.max_num_seqs, flags_.max_model_len});
-  report.per_rank =
-      PlanMemory(files->plan.plan, files->placement, report.engine, context.topology, context.device.kind());
-  (flags_.json ? PrintJson : PrintTables)(*files, summary, report);
+  const EngineOptions engine = ServingEngine(context.flags, files->model, {flags_.max_num_seqs, flags_.max_model_len});
+  const InspectReport report = MakeInspectReport(*files, engine, context);
+  std::fputs((flags_.json ? InspectJson : InspectText)(report).c_str(), stdout);
   return absl::OkStatus();
 }
 

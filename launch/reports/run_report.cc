@@ -6,9 +6,11 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "comm/transport/collectives.h"
 #include "core/host/memory_info.h"
+#include "core/io/report_figures.h"
 #include "core/mib.h"
 #include "launch/reports/json_fields.h"
 
@@ -84,7 +86,62 @@ constexpr std::tuple kRankFields{std::pair{"host", &RankReport::host},
 
 double PerSecond(int64_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
 
-std::string InMib(int64_t num_bytes) { return absl::StrFormat("%.1f MiB", Mib(num_bytes)); }
+struct RankLine {
+  int64_t rank;
+  const RankReport& report;
+};
+using RankColumn = FigureColumn<RankLine>;
+
+// Of the tables: of runs (kFirst) and of memory (kSecond). Those without a key are of kRankFields.
+const std::vector<RankColumn>& RankReportColumns() {
+  static const auto* const columns = [] {
+    auto* all = new std::vector<RankColumn>{{.value = [](const RankLine& l) -> Cell { return l.rank; },
+                                             .table = Table::kEvery,
+                                             .heading = "rank",
+                                             .width = -5}};
+    const auto add = [all](Table table, const char* heading, const char* unit, int width, int decimals,
+                           std::function<Cell(const RankReport&)> value, const char* key = "") {
+      all->push_back({.key = key,
+                      .value = [value = std::move(value)](const RankLine& l) { return value(l.report); },
+                      .table = table,
+                      .heading = heading,
+                      .unit = unit,
+                      .width = width,
+                      .decimals = decimals,
+                      .scale = absl::StartsWith(unit, "MiB") ? kMibPerByte : 1});
+    };
+    using R = RankReport;
+    add(Table::kFirst, "experts", "", 9, 0, [](const R& r) -> Cell { return int64_t{r.num_experts}; });
+    add(Table::kFirst, "expert rows", "", 13, 0, [](const R& r) -> Cell { return r.rows; });
+    add(Table::kFirst, "dispatched", "MiB", 12, 1, [](const R& r) -> Cell { return r.dispatch_bytes; });
+    add(Table::kFirst, "combined", "MiB", 12, 1, [](const R& r) -> Cell { return r.combine_bytes; });
+    add(Table::kFirst, "waited", "s", 10, 3, [](const R& r) -> Cell { return Sum(r.wait_seconds); });
+    add(Table::kSecond, "load", "s", 9, 3, [](const R& r) -> Cell { return r.load_seconds; });
+    add(Table::kSecond, "loaded", "MiB/s", 11, 1,
+        [](const R& r) -> Cell { return PerSecond(r.load_bytes, r.load_seconds); });
+    add(Table::kEvery, "weights", "MiB", 11, 1, [](const R& r) -> Cell { return r.weight_bytes; });
+    add(Table::kSecond, "cache", "MiB", 11, 1, [](const R& r) -> Cell { return r.cache_bytes; });
+    add(Table::kSecond, "declared", "MiB", 11, 1, [](const R& r) -> Cell { return r.declared_bytes; });
+    add(Table::kSecond, "resident", "MiB", 11, 1, [](const R& r) -> Cell { return r.resident_bytes; });
+    add(Table::kSecond, "program", "MiB", 11, 1, [](const R& r) -> Cell { return r.base_bytes; });
+    // What the run added to the resident memory, of what it declared: weights, cache, buffers.
+    add(
+        Table::kSecond, "of declared", "", 12, 3,
+        [](const R& r) -> Cell {
+          return static_cast<double>(r.resident_bytes - r.base_bytes) / static_cast<double>(r.declared_bytes);
+        },
+        "/memory_ratio");
+    add(Table::kEvery, "peak", "MiB", 11, 1, [](const R& r) -> Cell { return r.peak_bytes; });
+    return all;
+  }();
+  return *columns;
+}
+
+std::string RankTable(Table table, const std::vector<RankReport>& ranks) {
+  std::vector<RankLine> lines;
+  for (const RankReport& r : ranks) lines.push_back({std::ssize(lines), r});
+  return TableText(RankReportColumns(), table, lines);
+}
 
 // Empty when no policy had to do anything.
 std::string OverflowLine(const std::vector<RankReport>& ranks) {
@@ -164,25 +221,25 @@ std::string RunReport::Table() const {
                                     engine.prefill_tokens, prefill_tokens_per_second(), engine.decode_tokens,
                                     decode_tokens_per_second());
   absl::StrAppendFormat(&out, "ranks %d on %s, balancedness %.3f\n\n", ranks.size(), instruction_set, balancedness());
-  absl::StrAppendFormat(&out, "%-5s %8s %12s %14s %14s %10s %12s %12s\n", "rank", "experts", "expert rows",
-                        "dispatched", "combined", "waited", "weights", "peak memory");
-  for (size_t i = 0; i < ranks.size(); ++i) {
-    const RankReport& r = ranks[i];
-    absl::StrAppendFormat(&out, "%-5d %8d %12d %14s %14s %8.3f s %12s %12s\n", i, r.num_experts, r.rows,
-                          InMib(r.dispatch_bytes), InMib(r.combine_bytes), Sum(r.wait_seconds), InMib(r.weight_bytes),
-                          InMib(r.peak_bytes));
-  }
+  absl::StrAppend(&out, RankTable(Table::kFirst, ranks));
   std::vector<ExchangeReport> exchanges;
   for (const RankReport& r : ranks) exchanges.push_back(r.exchange);
   absl::StrAppend(&out, OverflowLine(ranks), "\n", ExchangeTable(exchanges));
   return out;
 }
 
+std::string RunReport::MemoryTable() const { return RankTable(Table::kSecond, ranks); }
+
 nlohmann::ordered_json RunReport::Json() const {
+  nlohmann::ordered_json per_rank = nlohmann::ordered_json::array();
+  for (const RankReport& r : ranks) {
+    per_rank.push_back(r);
+    per_rank.back().update(FiguresJson(RankReportColumns(), RankLine{0, r}));
+  }
   return {{"instruction_set", instruction_set},      {"steps", engine.num_steps},
           {"prefill_tokens", engine.prefill_tokens}, {"prefill_tokens_per_second", prefill_tokens_per_second()},
           {"decode_tokens", engine.decode_tokens},   {"decode_tokens_per_second", decode_tokens_per_second()},
-          {"balancedness", balancedness()},          {"ranks", ranks}};
+          {"balancedness", balancedness()},          {"ranks", per_rank}};
 }
 
 }  // namespace tokenferry

@@ -38,6 +38,7 @@ struct RunReport {
   // Mean rows per rank over the busiest rank's, layers added up: 1 when all ranks are equally busy.
   double balancedness() const;
   std::string Table() const;
+  std::string MemoryTable() const;  // loading and memory, by rank
   nlohmann::ordered_json Json() const;
 };
 

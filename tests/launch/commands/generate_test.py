@@ -193,7 +193,8 @@ class Generate(ProgramTest):
         self.assertRegex(table, r"(?m)^prefill +\d+ tokens +\d+\.\d tokens/s$")
         self.assertRegex(table, r"(?m)^decode +3 tokens +\d+\.\d tokens/s$")
         self.assertRegex(table, r"(?m)^ranks 3 on \S+, balancedness [01]\.\d+$")
-        rows = re.findall(r"(?m)^(\d) +(\d+) +(\d+) +[\d.]+ MiB +[\d.]+ MiB +[\d.]+ s +([\d.]+) MiB +[\d.]+ MiB$", table)
+        self.assertRegex(table, r"(?m)^ +\(MiB\) +\(MiB\) +\(s\) +\(MiB\) +\(MiB\)$")
+        rows = re.findall(r"(?m)^(\d) +(\d+) +(\d+) +[\d.]+ +[\d.]+ +[\d.]+ +([\d.]+) +[\d.]+$", table)
         self.assertEqual([row[:2] for row in rows], [("0", "11"), ("1", "11"), ("2", "10")], table)
         self.assertRegex(table, r"(?m)^exchange: path peer, (\d+) exchanges in \1 layer calls; ")
         for phase in ("dispatch", "combine"):

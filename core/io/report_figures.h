@@ -1,5 +1,5 @@
-// The figures of a benchmark's results, each described once: where it stands in the JSON report and, for those that are
-// printed, its place in the tables.
+// The figures of a report, each described once: where it stands in the JSON and, for those that are printed, its place
+// in the tables.
 #pragma once
 
 #include <cstdint>
@@ -18,22 +18,26 @@ namespace tokenferry {
 // Empty: the row has no such figure, or nothing was moved that it could be of.
 using Cell = std::variant<std::monostate, bool, int64_t, double, std::string>;
 
-enum class Table : uint8_t { kNone, kGroup, kTimes, kRates, kBoth };  // kGroup: in the line above the tables of a group
+// Where a figure is printed: in the line above the tables of a group, or in tables.
+enum class Table : uint8_t { kNone, kGroup, kFirst, kSecond, kEvery };
 
 struct Heading {
-  std::string group, name, unit;  // above several columns, of the column, in parentheses below
-  int width = 0;                  // with the space before it; negative: to the left
+  std::string group, name,
+      unit;       // above several columns, of the column, in parentheses below; a line of none is left out
+  int width = 0;  // with the space before it; negative: to the left
 };
 
 template <class Row>
 struct FigureColumn {
-  std::string key;  // JSON pointer within a result, "/phases/plan/median_us"; CSV has dots: "phases.plan.median_us"
+  // JSON pointer within a result, "/phases/plan/median_us"; CSV has dots: "phases.plan.median_us". Empty: printed
+  // alone.
+  std::string key;
   std::function<Cell(const Row&)> value;
   Table table = Table::kNone;
   std::string group, heading, unit;  // Heading's
   int width = 0;
   int decimals = 0;
-  double scale = 1;  // of what is printed: 100 where the unit is %
+  double scale = 1;  // of what is printed: 100 where the unit is %, 1 / 2^20 for bytes in MiB
 };
 
 constexpr size_t kReportColumns = 120;  // that lines of text may have
@@ -41,6 +45,8 @@ constexpr size_t kReportColumns = 120;  // that lines of text may have
 // Lines of at most kReportColumns, broken at spaces; a word that is longer stays whole.
 std::string Wrapped(absl::string_view text);
 std::string Padded(absl::string_view text, int width);
+// With a space before what stands to the left, but at the line's begin.
+void AppendCell(std::string* line, absl::string_view text, int width);
 // The name of several columns, with dashes as far as it goes.
 std::string GroupHeading(const std::string& name, int width);
 std::string TableHeader(const std::vector<Heading>& headings);
@@ -56,7 +62,7 @@ template <class Row>
 std::vector<const FigureColumn<Row>*> ColumnsOf(const std::vector<FigureColumn<Row>>& all, Table table) {
   std::vector<const FigureColumn<Row>*> columns;
   for (const FigureColumn<Row>& c : all) {
-    if (c.table == table || (c.table == Table::kBoth && table != Table::kGroup)) columns.push_back(&c);
+    if (c.table == table || (c.table == Table::kEvery && table != Table::kGroup)) columns.push_back(&c);
   }
   return columns;
 }
@@ -68,16 +74,23 @@ std::string Header(const std::vector<const FigureColumn<Row>*>& columns) {
   return TableHeader(headings);
 }
 
-// `why_not`: what stands in place of all columns but those of every table (kBoth); empty: the row has its figures.
+// `why_not`: what stands in place of all columns but those of every table (kEvery); empty: the row has its figures.
 template <class Row>
 std::string RowLine(const std::vector<const FigureColumn<Row>*>& columns, const Row& row, const std::string& why_not) {
   std::string line;
   for (const FigureColumn<Row>* c : columns) {
-    if (!why_not.empty() && c->table != Table::kBoth) continue;
-    const std::string text = CellText(c->value(row), c->decimals, c->scale);
-    absl::StrAppend(&line, Padded(c->width < 0 ? " " + text : text, c->width));
+    if (!why_not.empty() && c->table != Table::kEvery) continue;
+    AppendCell(&line, CellText(c->value(row), c->decimals, c->scale), c->width);
   }
   return why_not.empty() ? EndLine(line) : Wrapped(absl::StrCat(line, " not available: ", why_not));
+}
+
+template <class Row>
+std::string TableText(const std::vector<FigureColumn<Row>>& all, Table table, const std::vector<Row>& rows) {
+  const std::vector<const FigureColumn<Row>*> columns = ColumnsOf(all, table);
+  std::string text = Header(columns);
+  for (const Row& row : rows) absl::StrAppend(&text, RowLine(columns, row, ""));
+  return text;
 }
 
 // "hidden 7168, experts 256, ..": what the rows of a group have in common.
@@ -93,20 +106,10 @@ std::string GroupTitle(const std::vector<FigureColumn<Row>>& all, const Row& row
 template <class Row>
 nlohmann::ordered_json FiguresJson(const std::vector<FigureColumn<Row>>& all, const Row& row) {
   nlohmann::ordered_json json;
-  for (const FigureColumn<Row>& column : all) PutFigure(json, column.key, column.value(row));
+  for (const FigureColumn<Row>& column : all) {
+    if (!column.key.empty()) PutFigure(json, column.key, column.value(row));
+  }
   return json;
-}
-
-// Where a report's figures were measured.
-template <class Report>
-nlohmann::ordered_json MachineJson(const Report& r) {
-  return {{"description", r.machine},
-          {"topology", r.topology},
-          {"ranks", r.num_ranks},
-          {"threads_per_rank", r.num_threads},
-          {"device", r.device},
-          {"instruction_set", r.instruction_set},
-          {"two_core_ratio", {{"before", r.core_ratio_before}, {"after", r.core_ratio_after}}}};
 }
 
 }  // namespace tokenferry

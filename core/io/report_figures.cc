@@ -1,4 +1,4 @@
-#include "bench/measure/figures.h"
+#include "core/io/report_figures.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -26,6 +26,10 @@ std::string Padded(absl::string_view text, int width) {
   return width < 0 ? absl::StrCat(text, spaces) : absl::StrCat(spaces, text);
 }
 
+void AppendCell(std::string* line, absl::string_view text, int width) {
+  absl::StrAppend(line, Padded(absl::StrCat(width < 0 && !line->empty() ? " " : "", text), width));
+}
+
 std::string GroupHeading(const std::string& name, int width) {
   const int num_dashes = width - 3 - static_cast<int>(name.size());
   if (name.empty() || num_dashes < 2) return Padded(name, width);
@@ -44,15 +48,22 @@ std::string TableHeader(const std::vector<Heading>& headings) {
     absl::StrAppend(&groups, GroupHeading(group, width));
   }
   for (const Heading& h : headings) {
-    absl::StrAppend(&names, Padded(h.name, h.width));
-    absl::StrAppend(&units, Padded(h.unit.empty() ? "" : absl::StrCat("(", h.unit, ")"), h.width));
+    AppendCell(&names, h.name, h.width);
+    AppendCell(&units, h.unit.empty() ? "" : absl::StrCat("(", h.unit, ")"), h.width);
   }
-  return absl::StrCat(EndLine(groups), EndLine(names), EndLine(units));
+  std::string header;
+  for (const std::string& line : {groups, names, units}) {
+    if (line.find_first_not_of(' ') != std::string::npos) absl::StrAppend(&header, EndLine(line));
+  }
+  return header;
 }
 
 std::string CellText(const Cell& cell, int decimals, double scale) {
   if (std::holds_alternative<bool>(cell)) return std::get<bool>(cell) ? "true" : "false";
-  if (std::holds_alternative<int64_t>(cell)) return absl::StrCat(std::get<int64_t>(cell));
+  if (std::holds_alternative<int64_t>(cell)) {
+    const int64_t v = std::get<int64_t>(cell);
+    return scale == 1 ? absl::StrCat(v) : absl::StrFormat("%.*f", decimals, scale * static_cast<double>(v));
+  }
   if (std::holds_alternative<double>(cell)) return absl::StrFormat("%.*f", decimals, scale * std::get<double>(cell));
   return std::holds_alternative<std::string>(cell) ? std::get<std::string>(cell) : "-";
 }
