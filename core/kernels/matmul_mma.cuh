@@ -13,17 +13,9 @@
 #include <cuda_fp8.h>
 
 #include "core/kernels/matmul_mma_copy.cuh"
+#include "core/kernels/mma.cuh"
 
 namespace tokenferry::mma {
-
-// d += a b: a [16 outputs, 16 inputs], b [16 inputs, 8 rows].
-__device__ inline void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
 
 // Four FP8 values times their scale, each product rounded to f32 and then to bf16.
 __device__ inline void WidenF8(uint32_t packed, float scale, uint32_t& low, uint32_t& high) {

@@ -5,6 +5,7 @@
 #include "core/formats/weight_format.h"
 #include "core/kernels/copy_async.cuh"
 #include "core/kernels/matmul.h"
+#include "core/kernels/mma.cuh"
 
 namespace tokenferry::mma {
 
@@ -42,10 +43,6 @@ struct Problem {
 // chunks that a quad reads together.
 __device__ inline int SwizzledBF16(int row, int chunk) { return row * kRowBytes + ((chunk ^ (row & 1)) << 4); }
 __device__ inline int PlainF8(int row, int chunk) { return row * kStepInputs + (chunk << 4); }
-
-__device__ inline uint32_t PackBF16(float low, float high) {
-  return static_cast<uint32_t>(ToBF16(low).bits) | static_cast<uint32_t>(ToBF16(high).bits) << 16;
-}
 
 template <int kTokens, WeightLoad kWeightLoad>
 struct Tile {

@@ -3,6 +3,7 @@
 #include "core/kernels/matmul_tile.cuh"
 #include "runtime/attention/attention_kernels.h"
 #include "runtime/attention/attention_ops.h"
+#include "runtime/attention/latent_attention_mma.h"
 
 namespace tokenferry {
 namespace {
@@ -328,6 +329,8 @@ absl::Status CudaAbsorbQuery(const AbsorbQueryArgs& a, void* stream) {
 }
 
 absl::Status CudaLatentAttention(const LatentAttentionArgs& a, void* stream) {
+  TF_ASSIGN_OR_RETURN(const bool takes_tensor_cores, TakesTensorCores(a));
+  if (takes_tensor_cores) return CudaMmaLatentAttention(a, stream);
   const bool is_bf16 = a.cache.dtype == DType::kBF16;
   if (a.selected != nullptr) {
     return is_bf16 ? LaunchLatent<BF16, true>(a, stream) : LaunchLatent<float, true>(a, stream);

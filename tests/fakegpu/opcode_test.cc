@@ -137,6 +137,9 @@ const std::vector<OpCase> kIntegerCases = {
     {"bfe.s32 %r0, %r1, 5, 9;", [](u64 a, u64, u64) { return Of(S32(U32(a) << 18) >> 23); }},
     {"bfi.b32 %r0, %r1, %r2, 3, 7;",
      [](u64 a, u64 b, u64) { return Of((U32(b) & ~(0x7Fu << 3)) | (U32(a) & 0x7F) << 3); }},
+    {"bfi.b64 %rd0, %rd1, %rd2, 6, 58;", [](u64 a, u64 b, u64) { return a << 6 | (b & 63); }},
+    {"bfi.b64 %rd0, %rd1, %rd2, 30, 9;",
+     [](u64 a, u64 b, u64) { return (b & ~(u64{0x1FF} << 30)) | (a & 0x1FF) << 30; }},
     {"lop3.b32 %r0, %r1, %r2, %r3, 0xE8;", [](u64 a, u64 b, u64 c) { return Of(U32((a & b) | (a & c) | (b & c))); }},
     {"prmt.b32 %r0, %r1, %r2, 0x7531;",
      [](u64 a, u64 b, u64) {

@@ -177,15 +177,16 @@ void Bfe(Warp& w, const Instruction& in, uint32_t mask) {
   });
 }
 
+template <class U>
 void Bfi(Warp& w, const Instruction& in, uint32_t mask) {
   const Register &a = w.Use(in.sources[0], mask), &b = w.Use(in.sources[1], mask), &c = w.Use(in.sources[2], mask),
                  &n = w.Use(in.sources[3], mask);
   Register& d = w.Define(in.dsts[0], mask);
   ForLanes(mask, [&](int l) {
     const int position = c.lane[l] & 0xFF, length = n.lane[l] & 0xFF;
-    uint32_t out = static_cast<uint32_t>(b.lane[l]);
-    for (int i = 0; i < length && position + i < 32; ++i) {
-      out = (out & ~(1u << (position + i))) | static_cast<uint32_t>(a.lane[l] >> i & 1) << (position + i);
+    U out = static_cast<U>(b.lane[l]);
+    for (int i = 0; i < length && position + i < static_cast<int>(8 * sizeof(U)); ++i) {
+      out = (out & ~(U{1} << (position + i))) | static_cast<U>(a.lane[l] >> i & 1) << (position + i);
     }
     d.lane[l] = out;
   });
@@ -259,7 +260,11 @@ bool DecodeInteger(Opcode& op, Instruction& in) {
                                : nullptr;
     });
   }
-  if (name == "bfi") return simple(4, [](Type t) -> Handler { return t == Type::kB32 ? &Bfi : nullptr; });
+  if (name == "bfi") {
+    return simple(4, [](Type t) -> Handler {
+      return t == Type::kB32 ? &Bfi<uint32_t> : t == Type::kB64 ? &Bfi<uint64_t> : nullptr;
+    });
+  }
   if (name == "lop3") return simple(4, [](Type t) -> Handler { return t == Type::kB32 ? &Lop3 : nullptr; });
   if (name == "prmt") return simple(3, [](Type t) -> Handler { return t == Type::kB32 ? &Prmt : nullptr; });
   if (name == "shf") {

@@ -167,6 +167,7 @@ void AttentionCase(OpRun& run, const Shape& s, int64_t num_tokens, Compute compu
 TEST_F(AttentionCudaTest, LatentAttention) {
   ForShapes([&](const Shape& s, int64_t num_tokens, Compute compute) {
     ExpectSameBits([&](OpRun& run) { AttentionCase<float>(run, s, num_tokens, compute); });
+    if (compute == Compute::kBF16 && s.latent % 32 == 0) return;  // on tensor cores: latent_attention_mma_cuda_test.cc
     ExpectSameBits([&](OpRun& run) { AttentionCase<BF16>(run, s, num_tokens, compute); });
   });
 }

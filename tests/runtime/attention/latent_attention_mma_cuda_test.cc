@@ -1,0 +1,132 @@
+// Latent attention in bf16 on tensor cores: near the exact result, and a token's bits are its own.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "tests/runtime/attention/latent_mma_problem.h"
+
+namespace tokenferry::latent_mma {
+namespace {
+
+// Columns from the fewest to DeepSeek-V3's; a row that ends within a step of 16; heads in one tile and in two.
+const std::vector<Shape> kShapes = {{1, 32, 8}, {4, 128, 32}, {66, 64, 16}, {3, 512, 64}};
+// In double: the contexts, and how far a result may be from them.
+struct Exact {
+  std::vector<double> context, bound;  // [latent]
+};
+
+// A score's 16 products per instruction are exact, and are added with one rounding of 2^-23 of the sum of magnitudes;
+// two more for the order inside; the scale rounds once. That, and what exp (2 ulp), its argument and the rescaling by
+// each block add, are relative errors of a weight, of numerator and of denominator: eta each. In the numerator weights
+// are rounded to bf16 besides, 2^-8. What adds up is rounded as the scores are, in the numerator, and key by key in the
+// denominator.
+Exact ComputeExactly(const Problem& p, int64_t t, int64_t h) {
+  const std::vector<int64_t> keys = p.KeysOf(t);
+  const auto num_keys = static_cast<double>(keys.size()), num_blocks = std::ceil(num_keys / kCacheBlockTokens);
+  std::vector<double> score;
+  double max = -INFINITY, min = INFINITY, off = 0;
+  for (const int64_t key : keys) {
+    double sum = 0, magnitude = 0;
+    for (int64_t i = 0; i < p.width(); ++i) {
+      const double product = p.Query(t, h, i) * ToFloat(p.Row(t, key)[i]);
+      sum += product, magnitude += std::fabs(product);
+    }
+    score.push_back(sum * kScale);
+    max = std::max(max, score.back()), min = std::min(min, score.back());
+    const double roundings = (static_cast<double>(p.width()) / 16 + 4) * 0x1p-23;
+    off = std::max(off, kScale * (roundings + 0x1p-24) * magnitude);
+  }
+  const double range = keys.empty() ? 0 : max - min;
+  const double eta = 2 * off + (num_blocks + 1) * (2 * 0x1p-23 + (range + 2 * off) * 0x1p-24 + 0x1p-24);
+  const double sums = (num_keys / 16 + 3 + 3 * num_blocks) * 0x1p-23 + (num_keys + 2) * 0x1p-24;
+  const auto latent = static_cast<size_t>(p.shape.latent);
+  Exact exact{std::vector<double>(latent), std::vector<double>(latent)};
+  double all = 0;
+  for (size_t j = 0; j < keys.size(); ++j) {
+    const double weight = std::exp(score[j] - max);
+    all += weight;
+    for (size_t i = 0; i < latent; ++i) {
+      const double value = ToFloat(p.Row(t, keys[j])[i]);
+      exact.context[i] += weight * value;
+      exact.bound[i] += weight * std::fabs(value);
+    }
+  }
+  for (size_t i = 0; i < latent && all > 0; ++i) {
+    exact.context[i] /= all;
+    exact.bound[i] *= ((1 + 0x1p-8) * std::exp(2 * eta) - 1 + sums) * 1.001 / all;
+  }
+  return exact;
+}
+
+class LatentAttentionMmaCudaTest : public CudaCompareTest {
+ protected:
+  void ExpectNear(const Problem& p) {
+    const std::vector<uint8_t> got = RunAttention(*cuda_, p);
+    const int64_t latent = p.shape.latent, num_values = p.num_tokens() * p.shape.heads * latent;
+    ASSERT_EQ(got.size(), num_values * sizeof(float) + OpRun::kGuardBytes);
+    for (int64_t t = 0; t < p.num_tokens(); ++t) {
+      for (int64_t h = 0; h < p.shape.heads; ++h) {
+        const Exact exact = ComputeExactly(p, t, h);
+        for (int64_t i = 0; i < latent; ++i) {
+          float out;
+          std::memcpy(&out, &got[((t * p.shape.heads + h) * latent + i) * sizeof(float)], sizeof(float));
+          ASSERT_LE(std::fabs(out - exact.context[i]), exact.bound[i])
+              << "token " << t << ", head " << h << ", column " << i << ": " << out << ", want " << exact.context[i];
+        }
+      }
+    }
+    const std::vector<uint8_t> guard(OpRun::kGuardBytes, 0xEE);
+    EXPECT_TRUE(std::equal(guard.begin(), guard.end(), got.end() - OpRun::kGuardBytes)) << "behind the end";
+  }
+};
+
+TEST_F(LatentAttentionMmaCudaTest, IsNearTheExactResult) {
+  for (const Shape& shape : kShapes) {
+    const bool is_small = shape.heads * shape.latent < 1024;
+    for (uint32_t seed = 0; seed < (is_small ? 10 : 2); ++seed) {
+      SCOPED_TRACE(testing::Message() << shape.heads << " heads, latent " << shape.latent << ", seed " << seed);
+      ExpectNear(RandomProblem(shape, {}, seed));
+      ExpectNear(RandomProblem(shape, {static_cast<int32_t>(seed)}, seed));
+      // One key, a whole block, no token, the first key of a block, several blocks.
+      ExpectNear(RandomProblem(shape, {0, 63, -1, 64, 130}, seed));
+    }
+  }
+}
+
+TEST_F(LatentAttentionMmaCudaTest, OverSelectedKeysIsNearTheExactResult) {
+  for (const Shape& shape : kShapes) {
+    for (const int64_t num_selected : {1, 70}) {
+      SCOPED_TRACE(testing::Message() << shape.heads << " heads, latent " << shape.latent << ", " << num_selected);
+      ExpectNear(RandomProblem(shape, {0, -1, 69, 200}, 3, num_selected));
+    }
+  }
+}
+
+// Alone, beside others, and with a list of all keys.
+TEST_F(LatentAttentionMmaCudaTest, ATokensBitsAreItsOwn) {
+  for (const Shape& shape : kShapes) {
+    const Problem all = RandomProblem(shape, {150, 3, 64, 63, -1}, 5);
+    const std::vector<uint8_t> together = RunAttention(*cuda_, all);
+    const int64_t row = shape.heads * shape.latent;
+    for (int64_t t = 0; t < all.num_tokens(); ++t) {
+      SCOPED_TRACE(testing::Message() << shape.heads << " heads, latent " << shape.latent << ", token " << t);
+      Problem one = all;
+      one.seq = {all.seq[t]};
+      one.position = {all.position[t]};
+      const auto part = [&](const std::vector<float>& x) {
+        const int64_t size = std::ssize(x) / all.num_tokens();
+        return std::vector<float>(x.begin() + t * size, x.begin() + (t + 1) * size);
+      };
+      one.q_latent = part(all.q_latent), one.q = part(all.q);
+      const std::vector<uint8_t> alone = RunAttention(*cuda_, one);
+      ASSERT_EQ(0, std::memcmp(alone.data(), together.data() + t * row * sizeof(float), row * sizeof(float)));
+      one.num_selected = 200;
+      one.selected.assign(one.num_selected, -1);
+      std::iota(one.selected.begin(), one.selected.begin() + one.position[0] + 1, 0);
+      EXPECT_EQ(alone, RunAttention(*cuda_, one));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tokenferry::latent_mma
