@@ -17,10 +17,23 @@
 
 namespace tokenferry::mma {
 
+// The two FP8 values in the lower half of `packed` as f16, exact.
+__device__ inline __half2 HalvesOfF8(uint32_t packed) {
+#if __CUDA_ARCH__ >= 890
+  return __half2(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(packed & 0xFFFFu), __NV_E4M3));
+#else
+  // There is no instruction for it, and CUDA's own function has a loop. In the places of f16 an exponent and mantissa
+  // are worth 2^-8 of the value. The code of NaN is the largest, and alone carries into the next bit.
+  const uint32_t spread = __byte_perm(packed, 0, 0x1404), magnitude = spread >> 1 & 0x3F803F80u;
+  const uint32_t nan = (magnitude + 0x00800080u) & 0x40004000u;
+  const uint32_t bits = magnitude | (spread & 0x80008000u) | nan | (nan - (nan >> 5));
+  return __hmul2(*reinterpret_cast<const __half2*>(&bits), __float2half2_rn(256.0f));
+#endif
+}
+
 // Four FP8 values times their scale, each product rounded to f32 and then to bf16.
 __device__ inline void WidenF8(uint32_t packed, float scale, uint32_t& low, uint32_t& high) {
-  const __half2 a(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(packed & 0xFFFFu), __NV_E4M3));
-  const __half2 b(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(packed >> 16), __NV_E4M3));
+  const __half2 a = HalvesOfF8(packed), b = HalvesOfF8(packed >> 16);
   const __nv_bfloat162 x = __floats2bfloat162_rn(__fmul_rn(__low2float(a), scale), __fmul_rn(__high2float(a), scale));
   const __nv_bfloat162 y = __floats2bfloat162_rn(__fmul_rn(__low2float(b), scale), __fmul_rn(__high2float(b), scale));
   low = *reinterpret_cast<const uint32_t*>(&x);

@@ -24,7 +24,7 @@ struct ScoreSpan {
 
 // Along x a block per (token, part).
 template <class T>
-__global__ void __launch_bounds__(kScoreThreads)
+__global__ void __launch_bounds__(kScoreThreads, 2)
     IndexScoresKernel(SelectKeysArgs a, ScoreSpan span, float dot_scale, float weight_scale) {
   using Format = std::conditional_t<std::is_same_v<T, BF16>, BF16Weights, F32Weights>;
   extern __shared__ float shared[];

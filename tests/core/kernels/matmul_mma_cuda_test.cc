@@ -212,6 +212,38 @@ class MeantWeights : public MatMulMmaCudaTest {
   }
 };
 
+// A row that is 1 at one input has its weight alone, where the output has no NaN among the others.
+TEST_F(MatMulMmaCudaTest, TakesEveryCodeOfF8) {
+  constexpr int64_t kSize = 16;
+  std::vector<F8E4M3> codes;
+  std::vector<BF16> rows(kSize * kSize, BF16{0});
+  for (int i = 0; i < 256; ++i) codes.push_back(F8E4M3{static_cast<uint8_t>(i)});
+  for (int64_t t = 0; t < kSize; ++t) rows[t * kSize + t] = ToBF16(1.0f);
+  OpRun run(*cuda_, 7);
+  MatMulArgs args;
+  args.x = run.Input(rows);
+  args.x_dtype = DType::kBF16;
+  args.x_stride = args.y_stride = args.num_rows = kSize;
+  args.w = {.format = F8BlockWeights::Of(128, 128), .data = run.Input(codes), .rows = kSize, .cols = kSize};
+  args.w.scales = run.Input(std::vector<float>{0.5f});
+  args.w.scale_stride = 1;
+  args.y = run.Output<float>("y", kSize * kSize);
+  args.compute = Compute::kBF16;
+  MatMul(run.stream(), args);
+  const auto results = run.Finish();
+  ASSERT_TRUE(results.ok()) << results.status();
+  for (int code = 0; code < 256; ++code) {
+    const int64_t o = code / kSize, t = code % kSize;
+    float y;
+    std::memcpy(&y, &results->at(0).bytes[(t * kSize + o) * sizeof(float)], sizeof(float));
+    if (o % 8 == 7) {
+      EXPECT_TRUE(std::isnan(y)) << code;
+    } else {
+      EXPECT_EQ(y, 0.5f * ToFloat(codes[code])) << code;
+    }
+  }
+}
+
 TEST_F(MeantWeights, OfCodes) {
   std::vector<WeightFormat> formats = kCodes;
   formats.push_back({.dtype = DType::kF16});

@@ -212,7 +212,7 @@ cudaError_t cudaFuncSetAttribute(const void* stub, cudaFuncAttribute attribute, 
     if (const cudaError_t error = FindKernel(runtime, stub, function, kernel); error != cudaSuccess) return error;
     if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
-        value + kernel->shared_bytes > runtime.max_shared_bytes)
+        static_cast<size_t>(value) + kernel->shared_bytes > runtime.max_shared_bytes)
       return cudaErrorInvalidValue;
     function->max_dynamic_shared = value;
     return cudaSuccess;

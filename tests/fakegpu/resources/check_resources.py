@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """What ptxas gives each kernel: registers and static shared memory as in kernels.txt, no spills, no local memory.
 
-    check_resources.py [--update] --ptxas PTXAS --arch 90 LIBRARY ..
+    check_resources.py [--update] --ptxas PTXAS --arch 90a LIBRARY ..
 
 Reads the PTX that nvcc left, as text, in the objects of the libraries. A kernel may need fewer registers than its line
-allows, not more; --update writes the table anew.
+allows, not more; --update writes the table anew. The table is sm_90a's: of other architectures only spills and local
+memory are looked at.
 """
 import argparse
 import pathlib
@@ -79,25 +80,29 @@ def main():
                     kernels[name] = max(used, kernels.get(name, used))
     if not kernels:
         sys.exit(f"no PTX of sm_{args.arch} in {', '.join(args.libraries)}")
-    if args.update:
+    has_table = args.arch == "90a"
+    if args.update and has_table:
         lines = [f"{name} {kernels[name][0]} {kernels[name][1]}\n" for name in sorted(kernels)]
         TABLE.write_text(HEAD + "".join(lines))
     table = {}
     for line in TABLE.read_text().splitlines():
-        if not line.startswith("#"):
+        if has_table and not line.startswith("#"):
             name, registers, shared = line.rsplit(" ", 2)
             table[name] = (int(registers), int(shared))
     problems = [f"{name}: in the table, but no kernel" for name in table.keys() - kernels.keys()]
+    largest = max(kernels, key=kernels.get)
     for name, (registers, shared, stack, spills) in kernels.items():
         if stack or spills:
             problems.append(f"{name}: {stack} bytes of local memory, {spills} of spills")
+        if not has_table:
+            continue
         if name not in table:
             problems.append(f"{name}: not in the table ({registers} registers, {shared} bytes)")
         elif registers > table[name][0] or shared != table[name][1]:
             problems.append(f"{name}: {registers} registers and {shared} bytes of shared memory, the table says {table[name][0]} and {table[name][1]}")
     for problem in sorted(problems):
         print(problem)
-    print(f"{len(kernels)} kernels of sm_{args.arch}, {len(problems)} problems")
+    print(f"{len(kernels)} kernels of sm_{args.arch}, at most {kernels[largest][0]} registers ({largest}), {len(problems)} problems")
     return 1 if problems else 0
 
 
