@@ -2,8 +2,8 @@
 #include "core/kernels/exp.h"
 #include "core/kernels/matmul_tile.cuh"
 #include "runtime/attention/attention_kernels.h"
+#include "runtime/attention/attention_mma.h"
 #include "runtime/attention/attention_ops.h"
-#include "runtime/attention/latent_attention_mma.h"
 
 namespace tokenferry {
 namespace {
@@ -339,6 +339,7 @@ absl::Status CudaLatentAttention(const LatentAttentionArgs& a, void* stream) {
 }
 
 absl::Status CudaGroupedAttention(const GroupedAttentionArgs& a, void* stream) {
+  if (TakesTensorCores(a)) return CudaMmaGroupedAttention(a, stream);
   return a.cache.dtype == DType::kBF16 ? LaunchGrouped<BF16>(a, stream) : LaunchGrouped<float>(a, stream);
 }
 

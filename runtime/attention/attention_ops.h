@@ -96,7 +96,7 @@ void AbsorbQuery(Stream& stream, const AbsorbQueryArgs& args);
 //   weight_j = exp(score_j - m); sum = fma(sum, f, the block's weights added up in lane order, key j of it in lane j %
 //   16); acc = acc * f, then one fma chain over the block's keys in order; in the end u = acc / sum.
 // In kBF16 q~ and the rope query are rounded to bf16 before the scores, and GPUs use tensor cores, with orders of sums
-// of their own (latent_attention_mma.h). Where `selected` says which keys a token sees, they are the only ones, and
+// of their own (attention_mma.h). Where `selected` says which keys a token sees, they are the only ones, and
 // blocks are of so many of them in their order: those who see all keys get the same bits.
 struct LatentAttentionArgs {
   const float* q_latent = nullptr;  // [T, heads, r]

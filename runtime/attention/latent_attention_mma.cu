@@ -1,77 +1,101 @@
 #include "core/device/cuda_launch.cuh"
-#include "runtime/attention/latent_attention_mma.cuh"
-#include "runtime/attention/latent_attention_mma.h"
+#include "runtime/attention/attention_mma.cuh"
+#include "runtime/attention/attention_mma.h"
 
 namespace tokenferry {
 namespace {
 
-using namespace latent_mma;
+using attention_mma::kKeys, attention_mma::Rows;
 
-// A block per (token, 64 heads); those of a token side by side, so that all but the first find the keys in L2. With two
-// stages the next keys are copied while these are multiplied.
-template <bool kIsSparse, int kStages>
-__global__ void __launch_bounds__(kThreads, 1) LatentAttentionMma(LatentAttentionArgs a, int num_head_tiles) {
-  extern __shared__ __align__(128) char shared[];
-  const int64_t t = blockIdx.x / num_head_tiles;
-  const int first_head = static_cast<int>(blockIdx.x % num_head_tiles) * kHeads,
-            latent = static_cast<int>(a.cache.first);
-  const Rows rows(latent + a.rope);
-  const Shared s(shared, rows, kStages);
-  const KeysOf<kIsSparse> keys(a, t);
-  LoadQueries(a, t, first_head, rows, s.queries);
-  Softmax softmax;
-  float contexts[2 * kMaxPairs][4] = {};
-  keys.Load(0, rows, s.keys);
-  CommitCopies();
-  for (int64_t begin = 0; begin < keys.count; begin += kKeys) {
-    const char* stage = s.keys + (kStages == 1 ? 0 : begin / kKeys % 2 * rows.bytes());
-    WaitForCopies<0>();
-    __syncthreads();  // everybody's copies have arrived, and what the last block of keys needed has been read
-    if (kStages == 2 && begin + kKeys < keys.count) {
-      keys.Load(begin + kKeys, rows, s.keys + (begin / kKeys + 1) % 2 * rows.bytes());
-      CommitCopies();
-    }
-    float scores[4][4] = {};
-    Score(s, rows, stage, scores);
-    Weigh(s, a.scale, static_cast<int>(min(keys.count - begin, int64_t{kKeys})), scores, softmax);
-    __syncthreads();  // weights are there, and nobody reads the maxima any more
-    AddContexts(s, rows, latent, stage, softmax, contexts);
-    if (kStages == 1 && begin + kKeys < keys.count) {
-      __syncthreads();  // the keys have been read
-      keys.Load(begin + kKeys, rows, s.keys);
-      CommitCopies();
-    }
+constexpr int kMaxLatent = 512, kMaxRope = 64;
+// 64 heads. Values are the keys' first `latent` columns.
+using Tile = attention_mma::Tile<4, 2, kMaxLatent / 16 / 2>;
+
+struct Layout {
+  Rows rows;
+  __host__ __device__ explicit Layout(const LatentAttentionArgs& a) : rows(static_cast<int>(a.cache.first) + a.rope) {}
+  __host__ __device__ int query_bytes() const { return Tile::kHeads * rows.row_bytes; }
+  __host__ __device__ int stage_bytes() const { return kKeys * rows.row_bytes; }
+  __host__ size_t bytes(int num_stages) const { return query_bytes() + num_stages * stage_bytes() + Tile::kBytes; }
+};
+
+// Rounded to bf16; heads and columns that there are not are zeros.
+__device__ void LoadQueries(const LatentAttentionArgs& a, int64_t t, int first_head, const Rows& rows, char* to) {
+  const int latent = static_cast<int>(a.cache.first), width = latent + a.rope, num_pairs = 8 * rows.num_steps;
+  for (int at = threadIdx.x; at < Tile::kHeads * num_pairs; at += Tile::kThreads) {
+    const int h = at / num_pairs, i = at % num_pairs * 2;
+    const int64_t row = t * a.heads + first_head + h;
+    const auto value = [&](int k) {
+      if (first_head + h >= a.heads || k >= width) return 0.0f;
+      return k < latent ? a.q_latent[row * latent + k] : a.q[row * (a.nope + a.rope) + a.nope + k - latent];
+    };
+    attention_mma::PutPair(rows, h, i, value(i), value(i + 1), to);
   }
-  WaitForCopies<0>();
-  Store(a, s, t, first_head, softmax, contexts);
+}
+
+// A block per (token, 64 heads); those of a token side by side, so that all but the first find the keys in L2.
+template <bool kIsSparse, int kStages>
+__global__ void __launch_bounds__(Tile::kThreads, 1) LatentAttentionMma(LatentAttentionArgs a, int num_head_tiles) {
+  extern __shared__ __align__(128) char shared[];
+  const int64_t t = blockIdx.x / num_head_tiles, latent = a.cache.first;
+  const int first_head = static_cast<int>(blockIdx.x % num_head_tiles) * Tile::kHeads;
+  const Layout layout(a);
+  char* const stages = shared + layout.query_bytes();
+  Tile tile(stages + kStages * layout.stage_bytes());
+  LoadQueries(a, t, first_head, layout.rows, shared);
+
+  const int32_t seq = a.tokens.seq[t];
+  const int64_t position = a.tokens.position[t];
+  const int64_t num_keys = kIsSparse ? min(position + 1, a.num_selected) : position + 1;
+  const int32_t* list = kIsSparse ? a.selected + t * a.num_selected : nullptr;
+  const auto* data = static_cast<const char*>(a.cache.data);
+  attention_mma::ForBlocks<kStages>(
+      (num_keys + kKeys - 1) / kKeys,
+      [&](int64_t number, int stage) {
+        const uint32_t to = SharedAddress(stages + stage * layout.stage_bytes());
+        for (int j = threadIdx.x / 32; j < kKeys; j += Tile::kThreads / 32) {
+          const int64_t key = number * kKeys + j;
+          const char* row = nullptr;
+          if (key < num_keys) row = data + 2 * CacheRow(a.cache, seq, kIsSparse ? list[key] : key);
+          attention_mma::CopyRow(layout.rows, j, row, data, to);
+        }
+      },
+      [&](int64_t number, int stage) {
+        const char* keys = stages + stage * layout.stage_bytes();
+        const int64_t left = num_keys - number * kKeys;
+        tile.Add({shared, keys, keys, layout.rows, layout.rows, static_cast<int>(latent / 16)},
+                 [&](float dot, int, int key) { return key < left ? __fmul_rn(dot, a.scale) : -INFINITY; });
+      });
+  tile.Finish(static_cast<int>(latent / 16), [&](int h, int column, float first, float second) {
+    if (first_head + h >= a.heads) return;
+    *reinterpret_cast<float2*>(a.out + (t * a.heads + first_head + h) * latent + column) = make_float2(first, second);
+  });
 }
 
 template <bool kIsSparse, int kStages>
-absl::Status Launch(const LatentAttentionArgs& a, size_t shared_bytes, void* stream) {
-  const int64_t num_head_tiles = CeilDiv(a.heads, kHeads);
+absl::Status Launch(const LatentAttentionArgs& a, void* stream) {
+  const int64_t num_head_tiles = CeilDiv(a.heads, Tile::kHeads);
   return LaunchKernel(LatentAttentionMma<kIsSparse, kStages>,
-                      {a.tokens.num_tokens * num_head_tiles, kThreads, shared_bytes}, stream, a, num_head_tiles);
+                      {a.tokens.num_tokens * num_head_tiles, Tile::kThreads, Layout(a).bytes(kStages)}, stream, a,
+                      num_head_tiles);
 }
 
 template <bool kIsSparse>
 absl::Status LaunchForMemory(const LatentAttentionArgs& a, void* stream) {
-  const Rows rows(static_cast<int>(a.cache.first) + a.rope);
   TF_ASSIGN_OR_RETURN(const size_t most, MostSharedBytes());
-  const size_t with_two = Shared::Bytes(rows, 2);
-  return with_two <= most ? Launch<kIsSparse, 2>(a, with_two, stream)
-                          : Launch<kIsSparse, 1>(a, Shared::Bytes(rows, 1), stream);
+  return Layout(a).bytes(2) <= most ? Launch<kIsSparse, 2>(a, stream) : Launch<kIsSparse, 1>(a, stream);
 }
 
 }  // namespace
 
 absl::StatusOr<bool> TakesTensorCores(const LatentAttentionArgs& a) {
-  const int64_t width = a.cache.first + a.rope;
-  if (a.compute != Compute::kBF16 || a.cache.dtype != DType::kBF16 || a.cache.first % 32 != 0 ||
-      a.cache.first > kMaxLatent || a.rope > 64 || width % 8 != 0) {
+  const int64_t latent = a.cache.first;
+  if (a.compute != Compute::kBF16 || a.cache.dtype != DType::kBF16 || latent % 16 != 0 || latent > kMaxLatent ||
+      a.rope > kMaxRope || a.rope % 8 != 0) {
     return false;
   }
   TF_ASSIGN_OR_RETURN(const size_t most, MostSharedBytes());
-  return Shared::Bytes(Rows(static_cast<int>(width)), 1) <= most;
+  return Layout(a).bytes(1) <= most;
 }
 
 absl::Status CudaMmaLatentAttention(const LatentAttentionArgs& a, void* stream) {

@@ -1,8 +1,10 @@
 // Latent attention in bf16 on tensor cores: near the exact result, and a token's bits are its own.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
+#include "tests/runtime/attention/exact_attention.h"
 #include "tests/runtime/attention/latent_mma_problem.h"
 
 namespace tokenferry::latent_mma {
@@ -10,52 +12,16 @@ namespace {
 
 // Columns from the fewest to DeepSeek-V3's; a row that ends within a step of 16; heads in one tile and in two.
 const std::vector<Shape> kShapes = {{1, 32, 8}, {4, 128, 32}, {66, 64, 16}, {3, 512, 64}};
-// In double: the contexts, and how far a result may be from them.
-struct Exact {
-  std::vector<double> context, bound;  // [latent]
-};
-
-// A score's 16 products per instruction are exact, and are added with one rounding of 2^-23 of the sum of magnitudes;
-// two more for the order inside; the scale rounds once. That, and what exp (2 ulp), its argument and the rescaling by
-// each block add, are relative errors of a weight, of numerator and of denominator: eta each. In the numerator weights
-// are rounded to bf16 besides, 2^-8. What adds up is rounded as the scores are, in the numerator, and key by key in the
-// denominator.
-Exact ComputeExactly(const Problem& p, int64_t t, int64_t h) {
+ExactAttention Exactly(const Problem& p, int64_t t, int64_t h) {
   const std::vector<int64_t> keys = p.KeysOf(t);
-  const auto num_keys = static_cast<double>(keys.size()), num_blocks = std::ceil(num_keys / kCacheBlockTokens);
-  std::vector<double> score;
-  double max = -INFINITY, min = INFINITY, off = 0;
-  for (const int64_t key : keys) {
-    double sum = 0, magnitude = 0;
-    for (int64_t i = 0; i < p.width(); ++i) {
-      const double product = p.Query(t, h, i) * ToFloat(p.Row(t, key)[i]);
-      sum += product, magnitude += std::fabs(product);
-    }
-    score.push_back(sum * kScale);
-    max = std::max(max, score.back()), min = std::min(min, score.back());
-    const double roundings = (static_cast<double>(p.width()) / 16 + 4) * 0x1p-23;
-    off = std::max(off, kScale * (roundings + 0x1p-24) * magnitude);
-  }
-  const double range = keys.empty() ? 0 : max - min;
-  const double eta = 2 * off + (num_blocks + 1) * (2 * 0x1p-23 + (range + 2 * off) * 0x1p-24 + 0x1p-24);
-  const double sums = (num_keys / 16 + 3 + 3 * num_blocks) * 0x1p-23 + (num_keys + 2) * 0x1p-24;
-  const auto latent = static_cast<size_t>(p.shape.latent);
-  Exact exact{std::vector<double>(latent), std::vector<double>(latent)};
-  double all = 0;
-  for (size_t j = 0; j < keys.size(); ++j) {
-    const double weight = std::exp(score[j] - max);
-    all += weight;
-    for (size_t i = 0; i < latent; ++i) {
-      const double value = ToFloat(p.Row(t, keys[j])[i]);
-      exact.context[i] += weight * value;
-      exact.bound[i] += weight * std::fabs(value);
-    }
-  }
-  for (size_t i = 0; i < latent && all > 0; ++i) {
-    exact.context[i] /= all;
-    exact.bound[i] *= ((1 + 0x1p-8) * std::exp(2 * eta) - 1 + sums) * 1.001 / all;
-  }
-  return exact;
+  const auto value = [&](int64_t j, int64_t i) { return ToFloat(p.Row(t, keys[j])[i]); };
+  return AttendExactly({.num_keys = std::ssize(keys),
+                        .width = p.width(),
+                        .num_columns = p.shape.latent,
+                        .scale = kScale,
+                        .query = [&](int64_t i) { return p.Query(t, h, i); },
+                        .key = value,
+                        .value = value});
 }
 
 class LatentAttentionMmaCudaTest : public CudaCompareTest {
@@ -66,7 +32,7 @@ class LatentAttentionMmaCudaTest : public CudaCompareTest {
     ASSERT_EQ(got.size(), num_values * sizeof(float) + OpRun::kGuardBytes);
     for (int64_t t = 0; t < p.num_tokens(); ++t) {
       for (int64_t h = 0; h < p.shape.heads; ++h) {
-        const Exact exact = ComputeExactly(p, t, h);
+        const ExactAttention exact = Exactly(p, t, h);
         for (int64_t i = 0; i < latent; ++i) {
           float out;
           std::memcpy(&out, &got[((t * p.shape.heads + h) * latent + i) * sizeof(float)], sizeof(float));

@@ -6,19 +6,23 @@
 #include "core/device/cpu_device.h"
 #include "core/device/cuda_device.h"
 #include "tests/fakegpu/cudart/runtime.h"
+#include "tests/runtime/attention/grouped_mma_problem.h"
 #include "tests/runtime/attention/latent_mma_problem.h"
 
-namespace tokenferry::latent_mma {
+namespace tokenferry {
 namespace {
 
 using fakegpu::Runtime;
 using testing::HasSubstr;
 
-class LatentTilesTest : public testing::TestWithParam<int64_t> {
+constexpr size_t kHopperBytes = 227 << 10, kA100Bytes = 163 << 10, kSmallBytes = 99 << 10;  // sm_90, 80; 86, 89, 120
+
+class AttentionTilesTest : public testing::TestWithParam<int64_t> {
  protected:
   void SetUp() override { device_ = *CreateCudaDevice({}); }
   void TearDown() override { Runtime::Get().max_shared_bytes = had_bytes_; }
 
+  template <class Problem>
   std::vector<uint8_t> RunWith(size_t shared_bytes, const Problem& problem) {
     Runtime::Get().max_shared_bytes = shared_bytes;
     Runtime::Get().launched.clear();
@@ -35,19 +39,27 @@ class LatentTilesTest : public testing::TestWithParam<int64_t> {
 };
 
 // DeepSeek-V3's widths; all keys, and some. The stages decide no bit; without tensor cores the bits are the CPU's.
-TEST_P(LatentTilesTest, FollowTheMemory) {
-  const Problem problem = RandomProblem({2, 512, 64}, {130, 0, 200}, 1, GetParam());
-  const std::vector<uint8_t> hopper = RunWith(227 << 10, problem);
-  EXPECT_THAT(Launched(), HasSubstr("ELi2E"));
-  EXPECT_EQ(hopper, RunWith(163 << 10, problem));  // A100's
-  EXPECT_THAT(Launched(), HasSubstr("ELi1E"));
-  const std::vector<uint8_t> small = RunWith(99 << 10, problem);
+TEST_P(AttentionTilesTest, LatentFollowsTheMemory) {
+  const auto problem = latent_mma::RandomProblem({2, 512, 64}, {130, 0, 200}, 1, GetParam());
+  const std::vector<uint8_t> hopper = RunWith(kHopperBytes, problem);
+  EXPECT_THAT(Launched(), HasSubstr("LatentAttentionMmaILb" + std::to_string(GetParam() > 0) + "ELi2E"));
+  EXPECT_EQ(hopper, RunWith(kA100Bytes, problem));
+  EXPECT_THAT(Launched(), HasSubstr("LatentAttentionMmaILb" + std::to_string(GetParam() > 0) + "ELi1E"));
+  const std::vector<uint8_t> small = RunWith(kSmallBytes, problem);
   EXPECT_THAT(Launched(), HasSubstr("LatentAttentionKernel"));
   EXPECT_NE(hopper, small);
   EXPECT_EQ(small, RunAttention(*CreateCpuDevice({.kernels = KernelSet::kReference}), problem));
 }
 
-INSTANTIATE_TEST_SUITE_P(NumSelected, LatentTilesTest, testing::Values(0, 70));
+INSTANTIATE_TEST_SUITE_P(NumSelected, AttentionTilesTest, testing::Values(0, 70));
+
+TEST_F(AttentionTilesTest, GroupedFollowsTheMemory) {
+  const auto problem = grouped_mma::RandomProblem({3, 1, 256}, {130, 0, 200}, 1);
+  const std::vector<uint8_t> large = RunWith(kA100Bytes, problem);
+  EXPECT_THAT(Launched(), HasSubstr("GroupedAttentionMmaILi2E"));
+  EXPECT_EQ(large, RunWith(kSmallBytes, problem));
+  EXPECT_THAT(Launched(), HasSubstr("GroupedAttentionMmaILi1E"));
+}
 
 }  // namespace
-}  // namespace tokenferry::latent_mma
+}  // namespace tokenferry

@@ -1,0 +1,102 @@
+#include "core/device/cuda_launch.cuh"
+#include "runtime/attention/attention_mma.cuh"
+#include "runtime/attention/attention_mma.h"
+
+namespace tokenferry {
+namespace {
+
+using attention_mma::kKeys, attention_mma::Rows;
+
+constexpr int kMaxHeadDim = 256;
+// 16 heads, which few models have more of for a head of keys.
+using Tile = attention_mma::Tile<1, 4, kMaxHeadDim / 16 / 4>;
+
+struct Layout {
+  Rows rows;
+  __host__ __device__ explicit Layout(const GroupedAttentionArgs& a) : rows(a.head_dim) {}
+  __host__ __device__ int query_bytes() const { return Tile::kHeads * rows.row_bytes; }
+  __host__ __device__ int stage_bytes() const { return 2 * kKeys * rows.row_bytes; }  // keys, then values
+  __host__ size_t bytes(int num_stages) const { return query_bytes() + num_stages * stage_bytes() + Tile::kBytes; }
+};
+
+// A block per (token, head of keys, 16 of its query heads).
+template <int kStages>
+__global__ void __launch_bounds__(Tile::kThreads) GroupedAttentionMma(GroupedAttentionArgs a, int num_head_tiles) {
+  extern __shared__ __align__(128) char shared[];
+  const int64_t group = blockIdx.x / num_head_tiles, t = group / a.kv_heads, kv_head = group % a.kv_heads;
+  const int heads_per_group = a.heads / a.kv_heads;
+  const int first = static_cast<int>(blockIdx.x % num_head_tiles) * Tile::kHeads;  // of the group's
+  const int num_heads = min(heads_per_group - first, Tile::kHeads);
+  const int64_t first_head = kv_head * heads_per_group + first, size = a.head_dim;
+  const Layout layout(a);
+  char* const stages = shared + layout.query_bytes();
+  Tile tile(stages + kStages * layout.stage_bytes());
+
+  const int64_t first_row = group * heads_per_group + first;  // (token, head) of all
+  const float* q = a.q + first_row * size;
+  for (int at = threadIdx.x; at < Tile::kHeads * a.head_dim / 2; at += Tile::kThreads) {
+    const int h = 2 * at / a.head_dim, i = 2 * at % a.head_dim;
+    const bool is_there = h < num_heads;
+    attention_mma::PutPair(layout.rows, h, i, is_there ? q[h * size + i] : 0.0f, is_there ? q[h * size + i + 1] : 0.0f,
+                           shared);
+  }
+  if (a.sinks != nullptr) tile.BeginWith([&](int h) { return a.sinks[first_head + min(h, num_heads - 1)]; });
+
+  const int32_t seq = a.tokens.seq[t];
+  const int64_t position = a.tokens.position[t], begin = a.keys.First(position), last = a.Last(t);
+  const int64_t first_block = begin / kKeys, num_blocks = last < begin ? 0 : last / kKeys - first_block + 1;
+  const auto* data = static_cast<const char*>(a.cache.data);
+  attention_mma::ForBlocks<kStages>(
+      num_blocks,
+      [&](int64_t number, int stage) {
+        const uint32_t keys = SharedAddress(stages + stage * layout.stage_bytes());
+        const uint32_t values = keys + kKeys * layout.rows.row_bytes;
+        for (int j = threadIdx.x / 32; j < kKeys; j += Tile::kThreads / 32) {
+          const int64_t key = (first_block + number) * kKeys + j;
+          const char *row = nullptr, *value = nullptr;
+          if (begin <= key && key <= last) {
+            row = data + 2 * (CacheRow(a.cache, seq, key) + kv_head * size);
+            value = row + 2 * a.cache.first;
+          }
+          attention_mma::CopyRow(layout.rows, j, row, data, keys);
+          attention_mma::CopyRow(layout.rows, j, value, data, values);
+        }
+      },
+      [&](int64_t number, int stage) {
+        const char* keys = stages + stage * layout.stage_bytes();
+        tile.Add({shared, keys, keys + kKeys * layout.rows.row_bytes, layout.rows, layout.rows, a.head_dim / 16},
+                 [&](float dot, int h, int j) {
+                   const int64_t key = (first_block + number) * kKeys + j;
+                   if (key < begin || key > last) return -INFINITY;
+                   if (a.bias.values != nullptr)
+                     dot = __fadd_rn(dot, a.bias.At(first_head + min(h, num_heads - 1), key - position));
+                   return __fmul_rn(dot, a.scale);
+                 });
+      });
+  tile.Finish(a.head_dim / 16, [&](int h, int column, float x, float y) {
+    if (h >= num_heads) return;
+    *reinterpret_cast<float2*>(a.out + (first_row + h) * size + column) = make_float2(x, y);
+  });
+}
+
+template <int kStages>
+absl::Status Launch(const GroupedAttentionArgs& a, void* stream) {
+  const int64_t num_head_tiles = CeilDiv(a.heads / a.kv_heads, Tile::kHeads);
+  return LaunchKernel(GroupedAttentionMma<kStages>,
+                      {a.tokens.num_tokens * a.kv_heads * num_head_tiles, Tile::kThreads, Layout(a).bytes(kStages)},
+                      stream, a, num_head_tiles);
+}
+
+}  // namespace
+
+bool TakesTensorCores(const GroupedAttentionArgs& a) {
+  return a.compute == Compute::kBF16 && a.cache.dtype == DType::kBF16 && a.head_dim % 16 == 0 &&
+         a.head_dim <= kMaxHeadDim;
+}
+
+absl::Status CudaMmaGroupedAttention(const GroupedAttentionArgs& a, void* stream) {
+  TF_ASSIGN_OR_RETURN(const size_t most, MostSharedBytes());
+  return Layout(a).bytes(2) <= most ? Launch<2>(a, stream) : Launch<1>(a, stream);
+}
+
+}  // namespace tokenferry

@@ -1,0 +1,90 @@
+// Grouped attention in bf16 on tensor cores: near the exact result, and a token's bits are its own.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "tests/runtime/attention/exact_attention.h"
+#include "tests/runtime/attention/grouped_mma_problem.h"
+
+namespace tokenferry::grouped_mma {
+namespace {
+
+using Kind = KeyRange::Kind;
+// A head of keys for each query head, for several, for more than a tile has; windows that begin within a block.
+const std::vector<Shape> kShapes = {
+    {1, 1, 16}, {4, 4, 32, {Kind::kChunk, 50}}, {10, 2, 128, {Kind::kSliding, 70}}, {20, 1, 80}, {2, 1, 256}};
+ExactAttention Exactly(const Problem& p, int64_t t, int64_t h) {
+  const Shape& s = p.shape;
+  const int64_t first = s.keys.First(p.position[t]), kv = h / (s.heads / s.kv_heads) * s.head_dim;
+  AttentionQuery q{
+      .num_keys = std::max<int64_t>(0, p.Last(t) - first + 1),
+      .width = s.head_dim,
+      .num_columns = s.head_dim,
+      .scale = kScale,
+      .query = [&](int64_t i) { return ToFloat(ToBF16(p.q[(t * s.heads + h) * s.head_dim + i])); },
+      .key = [&, first, kv](int64_t j, int64_t i) { return ToFloat(p.Row(t, first + j)[kv + i]); },
+      .value = [&, first, kv](int64_t j, int64_t i) { return ToFloat(p.Row(t, first + j)[p.kv_size() + kv + i]); }};
+  if (!p.bias.empty()) {
+    q.bias = [&, first](int64_t j) { return RelativeBias{p.bias.data(), kReach}.At(h, first + j - p.position[t]); };
+  }
+  if (!p.sinks.empty()) q.has_sink = true, q.sink = p.sinks[h];
+  return AttendExactly(q);
+}
+
+class GroupedAttentionMmaCudaTest : public CudaCompareTest {
+ protected:
+  void ExpectNear(const Problem& p) {
+    const std::vector<uint8_t> got = RunAttention(*cuda_, p);
+    const int64_t size = p.shape.head_dim, num_values = p.num_tokens() * p.shape.heads * size;
+    ASSERT_EQ(got.size(), num_values * sizeof(float) + OpRun::kGuardBytes);
+    for (int64_t t = 0; t < p.num_tokens(); ++t) {
+      for (int64_t h = 0; h < p.shape.heads; ++h) {
+        const ExactAttention exact = Exactly(p, t, h);
+        for (int64_t i = 0; i < size; ++i) {
+          float out;
+          std::memcpy(&out, &got[((t * p.shape.heads + h) * size + i) * sizeof(float)], sizeof(float));
+          ASSERT_LE(std::fabs(out - exact.context[i]), exact.bound[i])
+              << "token " << t << ", head " << h << ", column " << i << ": " << out << ", want " << exact.context[i];
+        }
+      }
+    }
+    const std::vector<uint8_t> guard(OpRun::kGuardBytes, 0xEE);
+    EXPECT_TRUE(std::equal(guard.begin(), guard.end(), got.end() - OpRun::kGuardBytes)) << "behind the end";
+  }
+};
+
+TEST_F(GroupedAttentionMmaCudaTest, IsNearTheExactResult) {
+  for (const Shape& shape : kShapes) {
+    for (const With with : {With::kNothing, With::kSinks, With::kBiasAndLastKeys}) {
+      const bool is_small = shape.heads * shape.head_dim <= 128;
+      for (uint32_t seed = 0; seed < (is_small ? 10 : 2); ++seed) {
+        SCOPED_TRACE(testing::Message() << shape.heads << " heads of " << shape.head_dim << ", with "
+                                        << static_cast<int>(with) << ", seed " << seed);
+        ExpectNear(RandomProblem(shape, {}, seed, with));
+        ExpectNear(RandomProblem(shape, {static_cast<int32_t>(seed)}, seed, with));
+        // One key, a whole block, no token, the first key of a block, several blocks.
+        ExpectNear(RandomProblem(shape, {0, 63, -1, 64, 190}, seed, with));
+      }
+    }
+  }
+}
+
+TEST_F(GroupedAttentionMmaCudaTest, ATokensBitsAreItsOwn) {
+  for (const Shape& shape : kShapes) {
+    const Problem all = RandomProblem(shape, {150, 3, 64, 63, -1}, 5, With::kSinks);
+    const std::vector<uint8_t> together = RunAttention(*cuda_, all);
+    const int64_t row = int64_t{shape.heads} * shape.head_dim, bytes = row * static_cast<int64_t>(sizeof(float));
+    for (int64_t t = 0; t < all.num_tokens(); ++t) {
+      SCOPED_TRACE(testing::Message() << shape.heads << " heads of " << shape.head_dim << ", token " << t);
+      Problem one = all;
+      one.seq = {all.seq[t]};
+      one.position = {all.position[t]};
+      one.q.assign(all.q.begin() + t * row, all.q.begin() + (t + 1) * row);
+      const std::vector<uint8_t> alone = RunAttention(*cuda_, one);
+      EXPECT_EQ(0, std::memcmp(alone.data(), together.data() + t * bytes, bytes));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tokenferry::grouped_mma
