@@ -6,7 +6,8 @@
 #          2 seconds                                                        (--full: every test; 5 minutes each)
 #   tsan   thread sanitizer: the tests labelled `tsan`, transports and exchange                  (--full: `tsan_full` too)
 #   cuda   where nvcc is found: core and the tests labelled `gpu`, which pass without one: kernels are executed on the CPU,
-#          from nvcc's PTX for Hopper, beside hardly optimised host code  (--full: all architectures; the program, a model)
+#          from nvcc's PTX for Hopper, with few seeds, beside hardly optimised host code
+#                                                             (--full: all architectures and seeds; the program, a model)
 #   arm64  with --full only: tests/arm64.sh
 # A part that does not build counts as one failed test, and the others still run. All parts but cpu are left out when
 # nothing has changed since they passed.
@@ -76,7 +77,7 @@ run_tests() {
     asan-yes) run_ctest asan ;;
     tsan-no) TF_CTEST_PREFIX=$tsan_prefix run_ctest tsan --label-regex '^tsan$' ;;
     tsan-yes) TF_CTEST_PREFIX=$tsan_prefix run_ctest tsan --label-regex '^tsan' ;;
-    cuda-no) run_ctest cuda --label-regex '^gpu$' ;;
+    cuda-no) TF_TEST_SEEDS=4 run_ctest cuda --label-regex '^gpu$' ;;
     cuda-yes) run_ctest cuda --label-regex '^(gpu|fakegpu)$' ;;
   esac
 }

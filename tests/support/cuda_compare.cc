@@ -1,11 +1,11 @@
 #include "tests/support/cuda_compare.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "core/device/cpu_device.h"
 #include "core/device/cuda_device.h"
 #include "tests/support/random_blocks.h"
+#include "tests/support/seeds.h"
 
 namespace tokenferry {
 
@@ -76,9 +76,7 @@ void ExpectSameResult(const OpRun::Result& want, const OpRun::Result& got) {
 }  // namespace
 
 void CudaCompareTest::ExpectSameBits(const std::function<void(OpRun&)>& op_case, int num_seeds) {
-  // Tools that slow kernels down a hundredfold run fewer.
-  const char* fewer = std::getenv("TF_TEST_SEEDS");
-  if (fewer != nullptr) num_seeds = std::min(num_seeds, std::max(1, std::atoi(fewer)));
+  num_seeds = NumTestSeeds(num_seeds);
   for (int seed = 0; seed < num_seeds; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     const auto want = RunOn(*reference_, seed, op_case), got = RunOn(*cuda_, seed, op_case);

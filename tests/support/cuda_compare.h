@@ -67,7 +67,7 @@ class CudaCompareTest : public testing::Test {
   void SetUp() override;
 
   // Runs `op_case` on the reference kernels and on the CUDA device, `num_seeds` times with different numbers, and
-  // expects the same bytes in every output. Environment variable TF_TEST_SEEDS makes them fewer.
+  // expects the same bytes in every output. TF_TEST_SEEDS (seeds.h) makes them fewer.
   void ExpectSameBits(const std::function<void(OpRun&)>& op_case, int num_seeds = 10);
 
   std::unique_ptr<Device> cuda_, reference_;

@@ -8,6 +8,7 @@
 #include "tests/comm/transport/conformance.h"
 #include "tests/comm/transport/hosted_transport.h"
 #include "tests/fakegpu/nccl/rank_threads.h"
+#include "tests/support/seeds.h"
 
 namespace tokenferry::fakegpu {
 namespace {
@@ -17,7 +18,7 @@ using testing::AnyOf;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-constexpr int kNumSeeds = 20;
+const int kNumSeeds = NumTestSeeds(20, 8);  // 8: every layout of hosts once
 constexpr absl::Duration kLong = absl::Seconds(30);          // never reached
 constexpr absl::Duration kShort = absl::Milliseconds(1500);  // reached by who hangs; nobody else is that late
 

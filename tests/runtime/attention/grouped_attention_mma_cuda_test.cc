@@ -5,6 +5,7 @@
 
 #include "tests/runtime/attention/exact_attention.h"
 #include "tests/runtime/attention/grouped_mma_problem.h"
+#include "tests/support/seeds.h"
 
 namespace tokenferry::grouped_mma {
 namespace {
@@ -57,7 +58,7 @@ TEST_F(GroupedAttentionMmaCudaTest, IsNearTheExactResult) {
   for (const Shape& shape : kShapes) {
     for (const With with : {With::kNothing, With::kSinks, With::kBiasAndLastKeys}) {
       const bool is_small = shape.heads * shape.head_dim <= 128;
-      for (uint32_t seed = 0; seed < (is_small ? 10 : 2); ++seed) {
+      for (uint32_t seed = 0; seed < static_cast<uint32_t>(NumTestSeeds(is_small ? 10 : 2)); ++seed) {
         SCOPED_TRACE(testing::Message() << shape.heads << " heads of " << shape.head_dim << ", with "
                                         << static_cast<int>(with) << ", seed " << seed);
         ExpectNear(RandomProblem(shape, {}, seed, with));

@@ -6,6 +6,7 @@
 
 #include "tests/runtime/attention/exact_attention.h"
 #include "tests/runtime/attention/latent_mma_problem.h"
+#include "tests/support/seeds.h"
 
 namespace tokenferry::latent_mma {
 namespace {
@@ -49,7 +50,7 @@ class LatentAttentionMmaCudaTest : public CudaCompareTest {
 TEST_F(LatentAttentionMmaCudaTest, IsNearTheExactResult) {
   for (const Shape& shape : kShapes) {
     const bool is_small = shape.heads * shape.latent < 1024;
-    for (uint32_t seed = 0; seed < (is_small ? 10 : 2); ++seed) {
+    for (uint32_t seed = 0; seed < static_cast<uint32_t>(NumTestSeeds(is_small ? 10 : 2)); ++seed) {
       SCOPED_TRACE(testing::Message() << shape.heads << " heads, latent " << shape.latent << ", seed " << seed);
       ExpectNear(RandomProblem(shape, {}, seed));
       ExpectNear(RandomProblem(shape, {static_cast<int32_t>(seed)}, seed));
