@@ -163,7 +163,7 @@ Result TimeAbsorb(Bench& bench) {
       {.name = "absorb queries, 128 tokens, 128 heads",
        .bytes = 2.0 * kHeads * kNope * kLatent + 4.0 * kTokens * kHeads * (kNope + kLatent),
        .flops = 2.0 * kTokens * kHeads * kNope * kLatent,
-       .units = Units::kF32},
+       .units = Units::kTensor},
       [&] { AbsorbQuery(bench.stream(), args); }, args.out, kTokens * kHeads * kLatent);
 }
 

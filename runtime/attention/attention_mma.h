@@ -21,4 +21,8 @@ bool TakesTensorCores(const GroupedAttentionArgs& args);
 absl::Status CudaMmaLatentAttention(const LatentAttentionArgs& args, void* stream);
 absl::Status CudaMmaGroupedAttention(const GroupedAttentionArgs& args, void* stream);
 
+// Of any sizes and formats. Inputs in one chain from 0 to the end, 16 per instruction.
+absl::Status CudaMmaAbsorbQuery(const AbsorbQueryArgs& args, void* stream);
+absl::Status CudaMmaExpandValue(const ExpandValueArgs& args, void* stream);
+
 }  // namespace tokenferry

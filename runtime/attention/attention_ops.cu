@@ -46,7 +46,7 @@ __global__ void TemperatureKernel(TemperatureArgs a) {
 constexpr int kAbsorbTokens = 4, kAbsorbThreads = 128;
 
 // Along x a block per (head, columns, tile of tokens), a thread per column; weights are read once per tile.
-template <class Format, Compute kCompute>
+template <class Format>
 __global__ void AbsorbQueryKernel(AbsorbQueryArgs a, int64_t num_column_tiles, int64_t num_token_tiles) {
   extern __shared__ float queries[];  // [kAbsorbTokens][nope]
   const int64_t first = blockIdx.x % num_token_tiles * kAbsorbTokens, rest = blockIdx.x / num_token_tiles;
@@ -55,14 +55,13 @@ __global__ void AbsorbQueryKernel(AbsorbQueryArgs a, int64_t num_column_tiles, i
   const int64_t latent = a.kv_b.cols;
   for (int at = threadIdx.x; at < kAbsorbTokens * a.nope; at += blockDim.x) {
     const int64_t t = first + min(at / a.nope, num_tokens - 1);
-    queries[at] = InputValue<kCompute>(a.q[(t * a.heads + h) * (a.nope + a.rope) + at % a.nope]);
+    queries[at] = a.q[(t * a.heads + h) * (a.nope + a.rope) + at % a.nope];
   }
   __syncthreads();
   if (c >= latent) return;
   float sums[kAbsorbTokens] = {};
   for (int32_t i = 0; i < a.nope; ++i) {
-    float weight = Format::Value(a.kv_b, h * (a.nope + a.value) + i, c);
-    if constexpr (kCompute == Compute::kBF16 && !Format::kIsBF16) weight = RoundToBF16(weight);
+    const float weight = Format::Value(a.kv_b, h * (a.nope + a.value) + i, c);
 #pragma unroll
     for (int t = 0; t < kAbsorbTokens; ++t) sums[t] = __fmaf_rn(queries[t * a.nope + i], weight, sums[t]);
   }
@@ -73,7 +72,7 @@ __global__ void AbsorbQueryKernel(AbsorbQueryArgs a, int64_t num_column_tiles, i
 }
 
 // A block per (head, panel of values, tile of tokens): the rows of a product per head.
-template <class Format, Compute kCompute>
+template <class Format>
 __global__ void ExpandValueKernel(ExpandValueArgs a, int64_t row_bytes, int64_t num_panels, int64_t num_token_tiles) {
   const int64_t row = blockIdx.x % num_token_tiles * kTileRows, rest = blockIdx.x / num_token_tiles;
   const int64_t h = rest / num_panels, latent = a.kv_b.cols;
@@ -81,9 +80,10 @@ __global__ void ExpandValueKernel(ExpandValueArgs a, int64_t row_bytes, int64_t 
   w.row_offset += h * (a.nope + a.value) + a.nope;
   w.data = static_cast<const uint8_t*>(w.data) + (h * (a.nope + a.value) + a.nope) * row_bytes;
   w.rows = a.value;
-  MultiplyBlock<Format, kCompute>(ProductRows<float>{a.u + h * latent, a.heads * latent, nullptr}, w, row,
-                                  min(a.num_tokens - row, int64_t{kTileRows}), rest % num_panels * kBlockOuts,
-                                  ProductOut<float>{a.out + h * a.value, int64_t{a.heads} * a.value, Accumulate::kNo});
+  MultiplyBlock<Format, Compute::kF32>(
+      ProductRows<float>{a.u + h * latent, a.heads * latent, nullptr}, w, row,
+      min(a.num_tokens - row, int64_t{kTileRows}), rest % num_panels * kBlockOuts,
+      ProductOut<float>{a.out + h * a.value, int64_t{a.heads} * a.value, Accumulate::kNo});
 }
 
 constexpr int kLatentThreads = 256, kGroupedThreads = 128;  // at least kCacheBlockTokens
@@ -316,15 +316,14 @@ absl::Status CudaCacheWrite(const CacheWriteArgs& a, void* stream) {
 }
 
 absl::Status CudaAbsorbQuery(const AbsorbQueryArgs& a, void* stream) {
+  if (a.compute == Compute::kBF16) return CudaMmaAbsorbQuery(a, stream);
   const int64_t num_column_tiles = CeilDiv(a.kv_b.cols, kAbsorbThreads),
                 num_token_tiles = CeilDiv(a.num_tokens, kAbsorbTokens);
   const LaunchShape shape = {a.heads * num_column_tiles * num_token_tiles, kAbsorbThreads,
                              kAbsorbTokens * a.nope * sizeof(float)};
   return LaunchForFormat(a.kv_b.format, [&](auto format) {
     using Format = decltype(format);
-    const auto kernel = a.compute == Compute::kBF16 ? AbsorbQueryKernel<Format, Compute::kBF16>
-                                                    : AbsorbQueryKernel<Format, Compute::kF32>;
-    return LaunchKernel(kernel, shape, stream, a, num_column_tiles, num_token_tiles);
+    return LaunchKernel(AbsorbQueryKernel<Format>, shape, stream, a, num_column_tiles, num_token_tiles);
   });
 }
 
@@ -344,13 +343,12 @@ absl::Status CudaGroupedAttention(const GroupedAttentionArgs& a, void* stream) {
 }
 
 absl::Status CudaExpandValue(const ExpandValueArgs& a, void* stream) {
+  if (a.compute == Compute::kBF16) return CudaMmaExpandValue(a, stream);
   const int64_t num_panels = CeilDiv(a.value, kBlockOuts), num_token_tiles = CeilDiv(a.num_tokens, kTileRows);
   const LaunchShape shape = {a.heads * num_panels * num_token_tiles, kTileThreads};
   return LaunchForFormat(a.kv_b.format, [&](auto format) {
     using Format = decltype(format);
-    const auto kernel = a.compute == Compute::kBF16 ? ExpandValueKernel<Format, Compute::kBF16>
-                                                    : ExpandValueKernel<Format, Compute::kF32>;
-    return LaunchKernel(kernel, shape, stream, a, a.kv_b.row_bytes(), num_panels, num_token_tiles);
+    return LaunchKernel(ExpandValueKernel<Format>, shape, stream, a, a.kv_b.row_bytes(), num_panels, num_token_tiles);
   });
 }
 

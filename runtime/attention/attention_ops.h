@@ -78,7 +78,7 @@ void CacheWrite(Stream& stream, const CacheWriteArgs& args);
 
 // q~[t, h, :] = sum_i q_nope[t, h, i] * W_UK[h][i, :], i increasing, one fma chain per element. kv_b is the stored
 // [heads * (nope + value), r] matrix; head h's W_UK is its rows h * (nope + value) .. + nope. In kBF16 q_nope and the
-// weight are rounded to bf16 first.
+// weight are rounded to bf16 first; tensor cores have an order of their own (attention_mma.h).
 struct AbsorbQueryArgs {
   const float* q = nullptr;  // [T, heads, nope + rope]; the first `nope` of a head are read
   int64_t num_tokens = 0;
@@ -184,8 +184,8 @@ struct GroupedAttentionArgs {
 };
 void GroupedAttention(Stream& stream, const GroupedAttentionArgs& args);
 
-// o[t, h, :] = W_UV[h] . u[t, h, :] in matmul.h's lane order; W_UV[h] = kv_b's rows h * (nope + value) + nope .. +
-// value.
+// o[t, h, :] = W_UV[h] . u[t, h, :] in matmul.h's lane order, in kBF16 with both rounded (on tensor cores in theirs);
+// W_UV[h] = kv_b's rows h * (nope + value) + nope .. + value.
 struct ExpandValueArgs {
   const float* u = nullptr;  // [T, heads, r]
   int64_t num_tokens = 0;
