@@ -73,7 +73,7 @@ class Nccl(FakeGpuTest):
 
     def test_refused_at_the_start(self):
         cases = [
-            ([*NCCL], {"TF_FAKENCCL_VERSION": 21300}, "--transport nccl: NCCL on this machine is 2.13.0; install 2.14 or newer"),
+            ([*NCCL], {"TF_FAKENCCL_VERSION": 21300}, "--transport nccl: rank 0: NCCL on this machine is 2.13.0; install 2.14 or newer"),
             ([*NCCL], {"TF_FAKEGPU_DEVICES": 2}, "has 2 GPUs for 3 ranks"),
             ([*NCCL, "--share-gpus"], {"TF_FAKEGPU_DEVICES": 2}, "install 2.30.3 or newer"),
             (["--device", "cpu", "--transport", "nccl"], {}, "rows lie on cpu"),

@@ -18,7 +18,7 @@ using testing::AnyOf;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-const int kNumSeeds = NumTestSeeds(20, 8);  // 8: every layout of hosts once
+const int kNumSeeds = NumTestSeeds(20, 8);                   // 8: every layout of hosts once
 constexpr absl::Duration kLong = absl::Seconds(30);          // never reached
 constexpr absl::Duration kShort = absl::Milliseconds(1500);  // reached by who hangs; nobody else is that late
 
