@@ -5,7 +5,6 @@
 
 namespace tokenferry {
 
-// Where a report's figures were measured.
 template <class Report>
 nlohmann::ordered_json MachineJson(const Report& r) {
   return {{"description", r.machine},

@@ -22,15 +22,16 @@ using Cell = std::variant<std::monostate, bool, int64_t, double, std::string>;
 enum class Table : uint8_t { kNone, kGroup, kFirst, kSecond, kEvery };
 
 struct Heading {
-  std::string group, name,
-      unit;       // above several columns, of the column, in parentheses below; a line of none is left out
-  int width = 0;  // with the space before it; negative: to the left
+  std::string group;  // above several columns
+  std::string name;
+  std::string unit;  // in parentheses below
+  int width = 0;     // with the space before it; negative: to the left
 };
 
 template <class Row>
 struct FigureColumn {
-  // JSON pointer within a result, "/phases/plan/median_us"; CSV has dots: "phases.plan.median_us". Empty: printed
-  // alone.
+  // JSON pointer within a result, "/phases/plan/median_us"; CSV has dots: "phases.plan.median_us". Empty: it is only
+  // printed.
   std::string key;
   std::function<Cell(const Row&)> value;
   Table table = Table::kNone;
@@ -49,6 +50,7 @@ std::string Padded(absl::string_view text, int width);
 void AppendCell(std::string* line, absl::string_view text, int width);
 // The name of several columns, with dashes as far as it goes.
 std::string GroupHeading(const std::string& name, int width);
+// Without a line for groups or units where no heading has any.
 std::string TableHeader(const std::vector<Heading>& headings);
 std::string CellText(const Cell& cell, int decimals, double scale);  // "-": empty
 // Without the spaces at its end, which ends with a line feed.
