@@ -4,8 +4,9 @@
 # and the kernels' rates.
 #
 #   bash tests/gpu.sh                 builds what it needs in build/gpu, for the GPU that is there, and runs it
-#   bash tests/gpu.sh --pack DIR      builds, and puts all that is needed into DIR (below 60 MiB): programs, libraries but
-#                                     glibc, mpirun, model. On a machine without this project's packages: bash DIR/tests/gpu.sh
+#   bash tests/gpu.sh --pack DIR      builds, and puts all that is needed into DIR (below 60 MiB): an archive of programs,
+#                                     libraries but glibc, mpirun and model. On a machine without this project's packages:
+#                                     bash DIR/tests/gpu.sh, which unpacks it
 #   --out DIR                         where results go [gpu-results]: a log per step, and gpu.json
 #
 # Every step has a time limit, and the next one runs whatever became of it; after 350 seconds no new one begins. What a
@@ -38,7 +39,7 @@ mpi_tests=(build/gpu/tests/comm/comm_device_peer_mpi_test)
 # build ARCHITECTURE: a folder of its own, since tests/run.sh leaves build/cuda without optimisation and benchmarks.
 build() {
   cmake --preset cuda -B build/gpu -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON -DCMAKE_CUDA_ARCHITECTURES="$1" \
-    '-DCMAKE_CXX_FLAGS_RELEASE=-O3 -DNDEBUG' >/dev/null || return
+    -DTOKENFERRY_PTX_AS_TEXT=OFF '-DCMAKE_CXX_FLAGS_RELEASE=-O3 -DNDEBUG' >/dev/null || return
   cmake --build build/gpu --target tokenferry tests_gpu cuda_kernels_bench
 }
 
@@ -76,6 +77,7 @@ make_pack() {
   cp tests/gpu.sh tests/gpu_steps.py "$pack/tests/"
   cp launch/scripts/mpirun_env.sh "$pack/launch/scripts/"
   git rev-parse HEAD >"$pack/commit"
+  (cd "$pack" && tar --create --gzip --remove-files --file files.tar.gz bin gpu-tests mpi-tests lib openmpi models "$data")
   local kib
   kib=$(du -sk "$pack" | cut -f1)
   echo "gpu.sh: packed $((kib / 1024)) MiB in $pack"
@@ -89,8 +91,11 @@ fi
 
 refuse() { echo "gpu.sh: $1" >&2; exit 2; }
 
+if [ -f files.tar.gz ]; then
+  tar --extract --gzip --file files.tar.gz 2>/dev/null || refuse "files.tar.gz is not whole, or there is no room to unpack it"
+  rm files.tar.gz
+fi
 if [ -d gpu-tests ]; then
-  chmod +x bin/* gpu-tests/* mpi-tests/* openmpi/mpirun 2>/dev/null  # what carried the folder may have lost it
   export LD_LIBRARY_PATH=$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   if [ -d openmpi ]; then
     export PATH=$root/openmpi:$PATH OPAL_PREFIX=$root/openmpi OPAL_PKGLIBDIR=$root/openmpi/plugins OPAL_PKGDATADIR=$root/openmpi/help

@@ -66,6 +66,11 @@ class GpuSh(unittest.TestCase):
         self.write(path, "#!/usr/bin/env bash\n" + text)
         os.chmod(os.path.join(self.dir, path), 0o755)
 
+    def archive(self):
+        """What --pack leaves."""
+        subprocess.run(["tar", "--create", "--gzip", "--remove-files", "--file", "files.tar.gz", "bin", "gpu-tests", "mpi-tests", "openmpi",
+                        "tests/data"], cwd=self.dir, check=True)
+
     def run_it(self):
         done = subprocess.run(["bash", "tests/gpu.sh"], cwd=self.dir, capture_output=True, text=True, timeout=200)
         file = os.path.join(self.dir, "gpu-results/gpu.json")
@@ -78,6 +83,7 @@ class GpuSh(unittest.TestCase):
         self.script("gpu-tests/all", SKIPPED.format(MANY, 0))
         self.script("gpu-tests/gone", SKIPPED.format("cudaGetDeviceCount: cudaErrorNoDevice", 0))
         self.script("gpu-tests/some", SKIPPED.format(MANY, 5))
+        self.archive()
         done, steps = self.run_it()
         self.assertEqual(done.returncode, 1, done.stdout)
         failed = [name for name, step in steps.items() if step["outcome"] not in ("passed", "skipped")]
@@ -99,6 +105,12 @@ class GpuSh(unittest.TestCase):
     def test_without_a_gpu(self):
         self.script("bin/tokenferry", PROGRAM.replace("inspect*) ;;", "inspect*) echo 'tokenferry: no CUDA device: why' >&2; exit 1 ;;"))
         self.refused("no GPU to test: tokenferry: no CUDA device: why")
+
+    def test_an_archive_that_is_cut_off(self):
+        self.archive()
+        archive = os.path.join(self.dir, "files.tar.gz")
+        os.truncate(archive, os.path.getsize(archive) // 2)
+        self.refused("files.tar.gz is not whole")
 
     def test_a_program_that_does_not_start(self):
         self.script("bin/tokenferry", "echo \"version 'GLIBC_2.36' not found\" >&2; exit 1")
