@@ -13,7 +13,7 @@ template <class Format, class X>
 __global__ void MatMulKernel(ProductRows<X> rows, int64_t num_rows, WeightView w, ProductOut<float> out) {
   const int64_t num_row_tiles = (num_rows + kTileRows - 1) / kTileRows;
   const int64_t panel = blockIdx.x / num_row_tiles, row = blockIdx.x % num_row_tiles * kTileRows;
-  MultiplyBlock<Format, Compute::kF32>(rows, w, row, min(num_rows - row, int64_t{kTileRows}), panel * kBlockOuts, out);
+  MultiplyBlock<Format>(rows, w, row, min(num_rows - row, int64_t{kTileRows}), panel * kBlockOuts, out);
 }
 
 // Tiles of a group's rows are dealt out to this many blocks at most: how many there are is known on the device only.
@@ -27,7 +27,7 @@ __global__ void GroupedMatMulKernel(ProductRows<X> rows, const int64_t* offsets,
   const WeightView w = weights[group];
   for (int64_t row = offsets[group] + int64_t{blockIdx.y} * kTileRows; row < end;
        row += int64_t{gridDim.y} * kTileRows) {
-    MultiplyBlock<Format, Compute::kF32>(rows, w, row, min(end - row, int64_t{kTileRows}), o, out);
+    MultiplyBlock<Format>(rows, w, row, min(end - row, int64_t{kTileRows}), o, out);
   }
 }
 

@@ -1,4 +1,4 @@
-// A tile of a product by half a warp, in the order of core/kernels/matmul.h: what the CUDA kernels of dense and grouped
+// A tile of a product by half a warp, in the order of core/kernels/matmul.h: what the f32 kernels of dense and grouped
 // products and of the attention's projections are made of.
 #pragma once
 
@@ -36,12 +36,6 @@ struct ProductOut {
     StoreFloat(sum, to);
   }
 };
-
-template <Compute kCompute, class X>
-__device__ inline float InputValue(X x) {
-  if constexpr (kCompute == Compute::kBF16 && std::is_same_v<X, float>) return RoundToBF16(x);
-  return ToFloat(x);
-}
 
 // One lane's view of a weight row, good for a segment of inputs: the lane reads inputs begin + lane, + 16, .. of it.
 template <class Format>
@@ -137,7 +131,7 @@ struct TileSpan {
 
 // All threads of the warp take part; each half has its own span. Rows and outputs behind the span's end are read as the
 // last that there is and not stored.
-template <class Format, Compute kCompute, int kRows, int kOuts, class X, class Y>
+template <class Format, int kRows, int kOuts, class X, class Y>
 __device__ void MultiplyTile(const ProductRows<X>& rows, const WeightView& w, const TileSpan& span,
                              const ProductOut<Y>& out) {
   const int lane = threadIdx.x % kHalfWarp;
@@ -155,13 +149,10 @@ __device__ void MultiplyTile(const ProductRows<X>& rows, const WeightView& w, co
     for (int64_t i = begin + lane; i < end; i += kHalfWarp) {
       float values[kOuts];
 #pragma unroll
-      for (int j = 0; j < kOuts; ++j) {
-        const float value = weights[j].Value(i);
-        values[j] = kCompute == Compute::kBF16 && !Format::kIsBF16 ? RoundToBF16(value) : value;
-      }
+      for (int j = 0; j < kOuts; ++j) values[j] = weights[j].Value(i);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const float input = InputValue<kCompute>(x[r][i]);
+        const float input = ToFloat(x[r][i]);
 #pragma unroll
         for (int j = 0; j < kOuts; ++j) sums[r][j] = __fmaf_rn(input, values[j], sums[r][j]);
       }
@@ -186,7 +177,7 @@ constexpr int kTileRows = 4, kTileOuts = 4, kTileThreads = 128;
 constexpr int kBlockOuts = kTileThreads / kHalfWarp * kTileOuts;
 
 // Rows [row, row + num_rows), at most kTileRows, and outputs [o, o + kBlockOuts) as far as there are such, by a block.
-template <class Format, Compute kCompute, class X, class Y>
+template <class Format, class X, class Y>
 __device__ void MultiplyBlock(const ProductRows<X>& rows, const WeightView& w, int64_t row, int64_t num_rows, int64_t o,
                               const ProductOut<Y>& out) {
   const int64_t warp_o = o + threadIdx.x / kWarpSize * 2 * kTileOuts;
@@ -195,9 +186,9 @@ __device__ void MultiplyBlock(const ProductRows<X>& rows, const WeightView& w, i
   const auto num_outs = static_cast<int>(max(int64_t{0}, min(w.rows - half_o, int64_t{kTileOuts})));
   const TileSpan span{row, static_cast<int>(num_rows), half_o, num_outs};
   if (num_rows == 1) {
-    MultiplyTile<Format, kCompute, 1, kTileOuts>(rows, w, span, out);
+    MultiplyTile<Format, 1, kTileOuts>(rows, w, span, out);
   } else {
-    MultiplyTile<Format, kCompute, kTileRows, kTileOuts>(rows, w, span, out);
+    MultiplyTile<Format, kTileRows, kTileOuts>(rows, w, span, out);
   }
 }
 

@@ -53,7 +53,7 @@ class Tile {
   // What a block of keys is multiplied with and as: rows in shared memory, kHeads of them and twice kKeys.
   struct Operands {
     const char *queries, *keys, *values;
-    Rows query_and_key, value;
+    Rows rows;
     int num_pairs;  // of eight columns of a value
   };
 
@@ -128,10 +128,10 @@ class Tile {
 
   __device__ void Score(const Operands& in, float (&scores)[2 * kKeyPairs][4]) const {
     const uint32_t queries = SharedAddress(in.queries), keys = SharedAddress(in.keys);
-    const int row_bytes = in.query_and_key.row_bytes;
+    const int row_bytes = in.rows.row_bytes;
     const int head = 16 * warp_m_ + lane_ % 16, key = 16 * kKeyPairs * part_ + lane_ / 16 * 8 + lane_ % 8;
 #pragma unroll 2
-    for (int step = 0; step < in.query_and_key.num_steps; ++step) {
+    for (int step = 0; step < in.rows.num_steps; ++step) {
       uint32_t q[4];
       LoadMatrices(q, queries + Place(row_bytes, head, 2 * step + lane_ / 16));
 #pragma unroll
@@ -206,7 +206,7 @@ class Tile {
         const int pair = part_ + kWarpsN * i;
         if (pair >= in.num_pairs) break;
         uint32_t v[4];
-        LoadTransposed(v, values + Place(in.value.row_bytes, 16 * step + lane_ % 16, 2 * pair + lane_ / 16));
+        LoadTransposed(v, values + Place(in.rows.row_bytes, 16 * step + lane_ % 16, 2 * pair + lane_ / 16));
         Mma(contexts_[2 * i], w, {v[0], v[1]});
         Mma(contexts_[2 * i + 1], w, {v[2], v[3]});
       }
@@ -219,6 +219,18 @@ class Tile {
   // Of a thread's two heads. Sums are of the keys whose scores it has; of all keys they are in the end.
   float max_[2] = {-INFINITY, -INFINITY}, sum_[2] = {}, rescale_[2] = {};
   float contexts_[2 * kMaxPairs][4] = {};
+};
+
+// A block's shared memory: queries, then stages of kRowsPerKey rows for each of kKeys keys, then the tile's own.
+template <class Tile, int kRowsPerKey>
+struct Layout {
+  Rows rows;
+
+  __host__ __device__ explicit Layout(int width) : rows(width) {}
+  __host__ __device__ int stages() const { return Tile::kHeads * rows.row_bytes; }  // where they begin
+  __host__ __device__ int stage_bytes() const { return kRowsPerKey * kKeys * rows.row_bytes; }
+  __host__ __device__ int tile(int num_stages) const { return stages() + num_stages * stage_bytes(); }
+  __host__ size_t bytes(int num_stages) const { return tile(num_stages) + Tile::kBytes; }
 };
 
 // The blocks of keys of a tile, one after the other: load(number, stage) begins to copy block `number` into one of

@@ -11,9 +11,8 @@ namespace tokenferry {
 
 // Whether the functions below can compute it, which follows from the model's types and sizes and from the kind of GPU
 // alone: a bf16 cache, and
-// - latent attention: `latent` a multiple of 16 up to 512, rotary values a multiple of 8 up to 64; shared memory for
-// the
-//   queries of 64 heads and 64 keys (DeepSeek-V3's take 153 KiB of the 163 that A100 has);
+// - latent attention: `latent` a multiple of 16 up to 512, rotary values a multiple of 8 up to 64, and shared memory
+//   for queries of 64 heads and 64 keys (DeepSeek-V3's take 153 KiB of the 163 that A100 has);
 // - grouped attention: a head size that is a multiple of 16, up to 256.
 absl::StatusOr<bool> TakesTensorCores(const LatentAttentionArgs& args);
 bool TakesTensorCores(const GroupedAttentionArgs& args);

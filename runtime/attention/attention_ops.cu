@@ -80,10 +80,9 @@ __global__ void ExpandValueKernel(ExpandValueArgs a, int64_t row_bytes, int64_t 
   w.row_offset += h * (a.nope + a.value) + a.nope;
   w.data = static_cast<const uint8_t*>(w.data) + (h * (a.nope + a.value) + a.nope) * row_bytes;
   w.rows = a.value;
-  MultiplyBlock<Format, Compute::kF32>(
-      ProductRows<float>{a.u + h * latent, a.heads * latent, nullptr}, w, row,
-      min(a.num_tokens - row, int64_t{kTileRows}), rest % num_panels * kBlockOuts,
-      ProductOut<float>{a.out + h * a.value, int64_t{a.heads} * a.value, Accumulate::kNo});
+  MultiplyBlock<Format>(ProductRows<float>{a.u + h * latent, a.heads * latent, nullptr}, w, row,
+                        min(a.num_tokens - row, int64_t{kTileRows}), rest % num_panels * kBlockOuts,
+                        ProductOut<float>{a.out + h * a.value, int64_t{a.heads} * a.value, Accumulate::kNo});
 }
 
 constexpr int kLatentThreads = 256, kGroupedThreads = 128;  // at least kCacheBlockTokens
@@ -241,6 +240,12 @@ __device__ void Attend(Keys keys, const HeadPlace& place, const Rule& rule, Onli
   }
 }
 
+// A query as it enters the product.
+template <Compute kCompute>
+__device__ float QueryValue(float x) {
+  return kCompute == Compute::kBF16 ? RoundToBF16(x) : x;
+}
+
 // A block per (token, head).
 template <class T, Compute kCompute, bool kIsSparse>
 __global__ void LatentAttentionKernel(LatentAttentionArgs a) {
@@ -250,7 +255,7 @@ __global__ void LatentAttentionKernel(LatentAttentionArgs a) {
   const AttentionScratch s(shared, place);
   const float* q_rope = a.q + row * (a.nope + a.rope) + a.nope;
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
-    s.query[i] = InputValue<kCompute>(i < latent ? a.q_latent[row * latent + i] : q_rope[i - latent]);
+    s.query[i] = QueryValue<kCompute>(i < latent ? a.q_latent[row * latent + i] : q_rope[i - latent]);
   }
   if constexpr (!kIsSparse) __syncthreads();  // SelectedKeyBlocks has one before any key is scored
   const int32_t seq = a.tokens.seq[t];
@@ -275,7 +280,7 @@ __global__ void GroupedAttentionKernel(GroupedAttentionArgs a) {
   const HeadPlace place{
       .key = kv_head * size, .key_size = size, .value = a.cache.first + kv_head * size, .value_size = size};
   const AttentionScratch s(shared, place);
-  for (int64_t i = threadIdx.x; i < size; i += blockDim.x) s.query[i] = InputValue<kCompute>(a.q[row * size + i]);
+  for (int64_t i = threadIdx.x; i < size; i += blockDim.x) s.query[i] = QueryValue<kCompute>(a.q[row * size + i]);
   __syncthreads();
   const Online online = a.sinks == nullptr ? Online{-INFINITY, 0.0f} : Online{a.sinks[h], 1.0f};
   Attend(KeyBlocks<T>{a.cache, a.tokens.seq[t], a.keys.First(position), a.Last(t), a.cache.first + a.cache.second},

@@ -5,19 +5,13 @@
 namespace tokenferry {
 namespace {
 
-using attention_mma::kKeys, attention_mma::Rows;
+using attention_mma::kKeys;
 
 constexpr int kMaxHeadDim = 256;
 // 16 heads, which few models have more of for a head of keys.
 using Tile = attention_mma::Tile<1, 4, kMaxHeadDim / 16 / 4>;
 
-struct Layout {
-  Rows rows;
-  __host__ __device__ explicit Layout(const GroupedAttentionArgs& a) : rows(a.head_dim) {}
-  __host__ __device__ int query_bytes() const { return Tile::kHeads * rows.row_bytes; }
-  __host__ __device__ int stage_bytes() const { return 2 * kKeys * rows.row_bytes; }  // keys, then values
-  __host__ size_t bytes(int num_stages) const { return query_bytes() + num_stages * stage_bytes() + Tile::kBytes; }
-};
+using Layout = attention_mma::Layout<Tile, 2>;  // keys, then values
 
 // A block per (token, head of keys, 16 of its query heads).
 template <int kStages>
@@ -28,9 +22,9 @@ __global__ void __launch_bounds__(Tile::kThreads) GroupedAttentionMma(GroupedAtt
   const int first = static_cast<int>(blockIdx.x % num_head_tiles) * Tile::kHeads;  // of the group's
   const int num_heads = min(heads_per_group - first, Tile::kHeads);
   const int64_t first_head = kv_head * heads_per_group + first, size = a.head_dim;
-  const Layout layout(a);
-  char* const stages = shared + layout.query_bytes();
-  Tile tile(stages + kStages * layout.stage_bytes());
+  const Layout layout(a.head_dim);
+  char* const stages = shared + layout.stages();
+  Tile tile(shared + layout.tile(kStages));
 
   const int64_t first_row = group * heads_per_group + first;  // (token, head) of all
   const float* q = a.q + first_row * size;
@@ -64,7 +58,7 @@ __global__ void __launch_bounds__(Tile::kThreads) GroupedAttentionMma(GroupedAtt
       },
       [&](int64_t number, int stage) {
         const char* keys = stages + stage * layout.stage_bytes();
-        tile.Add({shared, keys, keys + kKeys * layout.rows.row_bytes, layout.rows, layout.rows, a.head_dim / 16},
+        tile.Add({shared, keys, keys + kKeys * layout.rows.row_bytes, layout.rows, a.head_dim / 16},
                  [&](float dot, int h, int j) {
                    const int64_t key = (first_block + number) * kKeys + j;
                    if (key < begin || key > last) return -INFINITY;
@@ -82,9 +76,10 @@ __global__ void __launch_bounds__(Tile::kThreads) GroupedAttentionMma(GroupedAtt
 template <int kStages>
 absl::Status Launch(const GroupedAttentionArgs& a, void* stream) {
   const int64_t num_head_tiles = CeilDiv(a.heads / a.kv_heads, Tile::kHeads);
-  return LaunchKernel(GroupedAttentionMma<kStages>,
-                      {a.tokens.num_tokens * a.kv_heads * num_head_tiles, Tile::kThreads, Layout(a).bytes(kStages)},
-                      stream, a, num_head_tiles);
+  return LaunchKernel(
+      GroupedAttentionMma<kStages>,
+      {a.tokens.num_tokens * a.kv_heads * num_head_tiles, Tile::kThreads, Layout(a.head_dim).bytes(kStages)}, stream, a,
+      num_head_tiles);
 }
 
 }  // namespace
@@ -96,7 +91,7 @@ bool TakesTensorCores(const GroupedAttentionArgs& a) {
 
 absl::Status CudaMmaGroupedAttention(const GroupedAttentionArgs& a, void* stream) {
   TF_ASSIGN_OR_RETURN(const size_t most, MostSharedBytes());
-  return Layout(a).bytes(2) <= most ? Launch<2>(a, stream) : Launch<1>(a, stream);
+  return Layout(a.head_dim).bytes(2) <= most ? Launch<2>(a, stream) : Launch<1>(a, stream);
 }
 
 }  // namespace tokenferry

@@ -1,5 +1,4 @@
-// What latent attention multiplies for each head by itself, AbsorbQuery and ExpandValue, in Compute::kBF16 on tensor
-// cores.
+// What latent attention multiplies for each head by itself, AbsorbQuery and ExpandValue, in bf16 on tensor cores.
 #include <type_traits>
 
 #include "core/device/cuda_launch.cuh"
@@ -15,7 +14,7 @@ using attention_mma::Place;
 constexpr int kTokens = 64, kOuts = 128, kStep = 64, kThreads = 256;  // eight warps: four over the tokens
 constexpr int kInputRowBytes = kStep * 2, kOutRowBytes = kOuts * 2, kOutPairs = kOuts / 2 / 16;
 
-// out[t, h, n] = sum_k x[t, h, k] * weight(h, n, k); a head's part of the matrix begins at row first_row + h *
+// out[t, h, n] = sum_k x[t, h, k] * weight(h, n, k). A head's part of the matrix begins at row first_row + h *
 // head_rows.
 struct HeadProduct {
   const float* x;

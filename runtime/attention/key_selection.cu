@@ -47,9 +47,8 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
                           .cols = dim};
     __syncthreads();  // the queries are there, and nobody reads the last block's products any more
     for (int64_t h = 0; h < heads; h += kTileRows) {
-      MultiplyBlock<Format, Compute::kF32>(ProductRows<float>{query, dim, nullptr}, keys, h,
-                                           min(heads - h, int64_t{kTileRows}), 0,
-                                           ProductOut<float>{dots, kCacheBlockTokens, Accumulate::kNo});
+      MultiplyBlock<Format>(ProductRows<float>{query, dim, nullptr}, keys, h, min(heads - h, int64_t{kTileRows}), 0,
+                            ProductOut<float>{dots, kCacheBlockTokens, Accumulate::kNo});
     }
     __syncthreads();
     if (threadIdx.x >= size) continue;

@@ -11,13 +11,9 @@ constexpr int kMaxLatent = 512, kMaxRope = 64;
 // 64 heads. Values are the keys' first `latent` columns.
 using Tile = attention_mma::Tile<4, 2, kMaxLatent / 16 / 2>;
 
-struct Layout {
-  Rows rows;
-  __host__ __device__ explicit Layout(const LatentAttentionArgs& a) : rows(static_cast<int>(a.cache.first) + a.rope) {}
-  __host__ __device__ int query_bytes() const { return Tile::kHeads * rows.row_bytes; }
-  __host__ __device__ int stage_bytes() const { return kKeys * rows.row_bytes; }
-  __host__ size_t bytes(int num_stages) const { return query_bytes() + num_stages * stage_bytes() + Tile::kBytes; }
-};
+using Layout = attention_mma::Layout<Tile, 1>;
+
+Layout LayoutOf(const LatentAttentionArgs& a) { return Layout(static_cast<int>(a.cache.first) + a.rope); }
 
 // Rounded to bf16; heads and columns that there are not are zeros.
 __device__ void LoadQueries(const LatentAttentionArgs& a, int64_t t, int first_head, const Rows& rows, char* to) {
@@ -39,9 +35,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) LatentAttentionMma(LatentAt
   extern __shared__ __align__(128) char shared[];
   const int64_t t = blockIdx.x / num_head_tiles, latent = a.cache.first;
   const int first_head = static_cast<int>(blockIdx.x % num_head_tiles) * Tile::kHeads;
-  const Layout layout(a);
-  char* const stages = shared + layout.query_bytes();
-  Tile tile(stages + kStages * layout.stage_bytes());
+  const Layout layout(static_cast<int>(latent) + a.rope);
+  char* const stages = shared + layout.stages();
+  Tile tile(shared + layout.tile(kStages));
   LoadQueries(a, t, first_head, layout.rows, shared);
 
   const int32_t seq = a.tokens.seq[t];
@@ -63,7 +59,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) LatentAttentionMma(LatentAt
       [&](int64_t number, int stage) {
         const char* keys = stages + stage * layout.stage_bytes();
         const int64_t left = num_keys - number * kKeys;
-        tile.Add({shared, keys, keys, layout.rows, layout.rows, static_cast<int>(latent / 16)},
+        tile.Add({shared, keys, keys, layout.rows, static_cast<int>(latent / 16)},
                  [&](float dot, int, int key) { return key < left ? __fmul_rn(dot, a.scale) : -INFINITY; });
       });
   tile.Finish(static_cast<int>(latent / 16), [&](int h, int column, float first, float second) {
@@ -76,14 +72,14 @@ template <bool kIsSparse, int kStages>
 absl::Status Launch(const LatentAttentionArgs& a, void* stream) {
   const int64_t num_head_tiles = CeilDiv(a.heads, Tile::kHeads);
   return LaunchKernel(LatentAttentionMma<kIsSparse, kStages>,
-                      {a.tokens.num_tokens * num_head_tiles, Tile::kThreads, Layout(a).bytes(kStages)}, stream, a,
+                      {a.tokens.num_tokens * num_head_tiles, Tile::kThreads, LayoutOf(a).bytes(kStages)}, stream, a,
                       num_head_tiles);
 }
 
 template <bool kIsSparse>
 absl::Status LaunchForMemory(const LatentAttentionArgs& a, void* stream) {
   TF_ASSIGN_OR_RETURN(const size_t most, MostSharedBytes());
-  return Layout(a).bytes(2) <= most ? Launch<kIsSparse, 2>(a, stream) : Launch<kIsSparse, 1>(a, stream);
+  return LayoutOf(a).bytes(2) <= most ? Launch<kIsSparse, 2>(a, stream) : Launch<kIsSparse, 1>(a, stream);
 }
 
 }  // namespace
@@ -95,7 +91,7 @@ absl::StatusOr<bool> TakesTensorCores(const LatentAttentionArgs& a) {
     return false;
   }
   TF_ASSIGN_OR_RETURN(const size_t most, MostSharedBytes());
-  return Layout(a).bytes(1) <= most;
+  return LayoutOf(a).bytes(1) <= most;
 }
 
 absl::Status CudaMmaLatentAttention(const LatentAttentionArgs& a, void* stream) {
