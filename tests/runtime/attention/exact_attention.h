@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <vector>
 
 #include "runtime/attention/attention_ops.h"
+#include "tests/support/cuda_compare.h"
 
 namespace tokenferry {
 
@@ -65,6 +67,27 @@ inline ExactAttention AttendExactly(const AttentionQuery& q) {
     exact.bound[i] *= ((1 + 0x1p-8) * std::exp(2 * eta) - 1 + sums) * 1.001 / all;
   }
   return exact;
+}
+
+// Whether `got`, what an OpRun gave of out [num_tokens, num_heads, num_columns], is near exactly(token, head), and
+// nothing was written behind it.
+template <class Exactly>
+void ExpectNear(const std::vector<uint8_t>& got, int64_t num_tokens, int64_t num_heads, int64_t num_columns,
+                const Exactly& exactly) {
+  ASSERT_EQ(got.size(), num_tokens * num_heads * num_columns * sizeof(float) + OpRun::kGuardBytes);
+  for (int64_t t = 0; t < num_tokens; ++t) {
+    for (int64_t h = 0; h < num_heads; ++h) {
+      const ExactAttention exact = exactly(t, h);
+      for (int64_t i = 0; i < num_columns; ++i) {
+        float out;
+        std::memcpy(&out, &got[((t * num_heads + h) * num_columns + i) * sizeof(float)], sizeof(float));
+        ASSERT_LE(std::fabs(out - exact.context[i]), exact.bound[i])
+            << "token " << t << ", head " << h << ", column " << i << ": " << out << ", want " << exact.context[i];
+      }
+    }
+  }
+  const std::vector<uint8_t> guard(OpRun::kGuardBytes, 0xEE);
+  EXPECT_TRUE(std::equal(guard.begin(), guard.end(), got.end() - OpRun::kGuardBytes)) << "behind the end";
 }
 
 }  // namespace tokenferry

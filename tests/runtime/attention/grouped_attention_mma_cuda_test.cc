@@ -1,6 +1,5 @@
 // Grouped attention in bf16 on tensor cores: near the exact result, and a token's bits are its own.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "tests/runtime/attention/exact_attention.h"
@@ -35,22 +34,8 @@ ExactAttention Exactly(const Problem& p, int64_t t, int64_t h) {
 class GroupedAttentionMmaCudaTest : public CudaCompareTest {
  protected:
   void ExpectNear(const Problem& p) {
-    const std::vector<uint8_t> got = RunAttention(*cuda_, p);
-    const int64_t size = p.shape.head_dim, num_values = p.num_tokens() * p.shape.heads * size;
-    ASSERT_EQ(got.size(), num_values * sizeof(float) + OpRun::kGuardBytes);
-    for (int64_t t = 0; t < p.num_tokens(); ++t) {
-      for (int64_t h = 0; h < p.shape.heads; ++h) {
-        const ExactAttention exact = Exactly(p, t, h);
-        for (int64_t i = 0; i < size; ++i) {
-          float out;
-          std::memcpy(&out, &got[((t * p.shape.heads + h) * size + i) * sizeof(float)], sizeof(float));
-          ASSERT_LE(std::fabs(out - exact.context[i]), exact.bound[i])
-              << "token " << t << ", head " << h << ", column " << i << ": " << out << ", want " << exact.context[i];
-        }
-      }
-    }
-    const std::vector<uint8_t> guard(OpRun::kGuardBytes, 0xEE);
-    EXPECT_TRUE(std::equal(guard.begin(), guard.end(), got.end() - OpRun::kGuardBytes)) << "behind the end";
+    tokenferry::ExpectNear(RunAttention(*cuda_, p), p.num_tokens(), p.shape.heads, p.shape.head_dim,
+                           [&](int64_t t, int64_t h) { return Exactly(p, t, h); });
   }
 };
 

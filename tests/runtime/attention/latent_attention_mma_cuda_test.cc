@@ -1,6 +1,4 @@
 // Latent attention in bf16 on tensor cores: near the exact result, and a token's bits are its own.
-#include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <numeric>
 
@@ -28,22 +26,8 @@ ExactAttention Exactly(const Problem& p, int64_t t, int64_t h) {
 class LatentAttentionMmaCudaTest : public CudaCompareTest {
  protected:
   void ExpectNear(const Problem& p) {
-    const std::vector<uint8_t> got = RunAttention(*cuda_, p);
-    const int64_t latent = p.shape.latent, num_values = p.num_tokens() * p.shape.heads * latent;
-    ASSERT_EQ(got.size(), num_values * sizeof(float) + OpRun::kGuardBytes);
-    for (int64_t t = 0; t < p.num_tokens(); ++t) {
-      for (int64_t h = 0; h < p.shape.heads; ++h) {
-        const ExactAttention exact = Exactly(p, t, h);
-        for (int64_t i = 0; i < latent; ++i) {
-          float out;
-          std::memcpy(&out, &got[((t * p.shape.heads + h) * latent + i) * sizeof(float)], sizeof(float));
-          ASSERT_LE(std::fabs(out - exact.context[i]), exact.bound[i])
-              << "token " << t << ", head " << h << ", column " << i << ": " << out << ", want " << exact.context[i];
-        }
-      }
-    }
-    const std::vector<uint8_t> guard(OpRun::kGuardBytes, 0xEE);
-    EXPECT_TRUE(std::equal(guard.begin(), guard.end(), got.end() - OpRun::kGuardBytes)) << "behind the end";
+    tokenferry::ExpectNear(RunAttention(*cuda_, p), p.num_tokens(), p.shape.heads, p.shape.latent,
+                           [&](int64_t t, int64_t h) { return Exactly(p, t, h); });
   }
 };
 
