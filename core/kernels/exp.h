@@ -52,4 +52,11 @@ TF_HOST_DEVICE inline float ExpF32(float x) {
 // 1 / (1 + exp(-x)), each of the three rounded.
 TF_HOST_DEVICE inline float Sigmoid(float x) { return 1.0f / (1.0f + ExpF32(-x)); }
 
+// x / (1 + exp(-x)), each of the three rounded. Where exp(-x) overflows (x < -88.7, true value above -3e-37) and at
+// -inf the result is -0; silu(+inf) = +inf; NaN stays NaN.
+TF_HOST_DEVICE inline float Silu(float x) {
+  const float denominator = 1.0f + ExpF32(-x);
+  return std::isinf(denominator) ? -0.0f : x / denominator;
+}
+
 }  // namespace tokenferry

@@ -1,5 +1,4 @@
-// SiluMul: silu(z) = z / (1 + exp(-z)) with core/kernels/exp.h. Where exp(-z) overflows (z < -88.7, true value above
-// -3e-37) and at -inf the result is -0; silu(+inf) = +inf; NaN stays NaN.
+// SiluMul, by Silu of core/kernels/exp.h and its twin in vectors.
 #include <algorithm>
 
 #include "core/check.h"
@@ -56,10 +55,7 @@ namespace tokenferry {
 namespace {
 
 void PortableSiluMulRow(const float* gate, const float* up, float* out, int64_t size) {
-  for (int64_t i = 0; i < size; ++i) {
-    const float denominator = 1.0f + ExpF32(-gate[i]);
-    out[i] = (std::isinf(denominator) ? -0.0f : gate[i] / denominator) * up[i];
-  }
+  for (int64_t i = 0; i < size; ++i) out[i] = Silu(gate[i]) * up[i];
 }
 
 void ReferenceSiluMul(const SiluMulArgs& args) {

@@ -11,11 +11,7 @@ __global__ void SiluMulKernel(SiluMulArgs a) {
   if (!IsLive(blockIdx.x, a.live_rows)) return;
   const float *z = a.gate.row(blockIdx.x), *factor = a.up.row(blockIdx.x);
   float* to = a.out.row(blockIdx.x);
-  for (int64_t i = threadIdx.x; i < a.out.cols; i += blockDim.x) {
-    const float denominator = __fadd_rn(1.0f, ExpF32(-z[i]));
-    const float silu = isinf(denominator) ? -0.0f : __fdiv_rn(z[i], denominator);
-    to[i] = __fmul_rn(silu, factor[i]);
-  }
+  for (int64_t i = threadIdx.x; i < a.out.cols; i += blockDim.x) to[i] = __fmul_rn(Silu(z[i]), factor[i]);
 }
 
 }  // namespace
