@@ -56,9 +56,9 @@ double SecondsPerLaunch(Bench& bench, const std::function<void()>& launch);
 // [size] in [-1, 1].
 std::vector<float> Random(size_t size);
 
-// Operations of a model's layer that are no products, of DeepSeek-V3's shapes or those of the model that has them: a
-// decode step of 128 tokens with 4,096 tokens of context each. Tests compare them with their references; here their
-// outputs have to be numbers, and after the timing those from before it.
+// Operations of a model's layer that are no products alone, of DeepSeek-V3's shapes or those of the model that has
+// them: a decode step of 128 tokens with 4,096 tokens of context each. Tests compare them with their references; here
+// their outputs have to be numbers, and after the timing those from before it.
 using OpTimer = Result (*)(Bench& bench);
 const std::vector<OpTimer>& OpTimers();
 

@@ -4,6 +4,7 @@
 
 #include "bench/kernels/cuda_bench.h"
 #include "comm/ops/exchange_ops.h"
+#include "core/kernels/gated_matmul.h"
 #include "core/kernels/gather_rows.h"
 #include "experts/ffn/expert_ffn.h"
 #include "experts/router/router.h"
@@ -127,6 +128,44 @@ Result TimeSiluMul(Bench& bench) {
   return TimeOp(
       bench, {.name = "silu(gate) * up, 1024 rows of 2048", .bytes = 12.0 * kRows * kCols},
       [&] { SiluMul(bench.stream(), args); }, args.out.data, kRows * kCols);
+}
+
+// Of 16 experts, FP8. The same codes in every matrix, as in Cache.
+Result TimeGatedMatMul(Bench& bench) {
+  constexpr int64_t kExperts = 16, kRows = 1024, kOuts = 2048, kBlock = 128;
+  std::vector<F8E4M3> codes;
+  for (const float x : Random(kOuts * kHidden)) codes.push_back(ToF8E4M3(x));
+  const float* scales = bench.Upload(std::vector<float>(kOuts / kBlock * kHidden / kBlock, 0.02f));
+  std::vector<WeightView> views;
+  for (int64_t m = 0; m < 2 * kExperts; ++m) {
+    views.push_back({.format = F8BlockWeights::Of(kBlock, kBlock),
+                     .data = bench.Upload(codes),
+                     .rows = kOuts,
+                     .cols = kHidden,
+                     .scales = scales,
+                     .scale_stride = kHidden / kBlock});
+  }
+  std::vector<int64_t> offsets;
+  for (int64_t e = 0; e <= kExperts; ++e) offsets.push_back(kRows / kExperts * e);
+  std::vector<BF16> rows;
+  for (const float x : Random(kRows * kHidden)) rows.push_back(ToBF16(x));
+  const WeightView* device_views = bench.Upload(views);
+  const GatedMatMulArgs args{.x = bench.Upload(rows),
+                             .x_dtype = DType::kBF16,
+                             .x_stride = kHidden,
+                             .offsets = bench.Upload(offsets),
+                             .num_groups = kExperts,
+                             .max_rows = kRows,
+                             .gate = {views[0], device_views},
+                             .up = {views[0], device_views + kExperts},
+                             .y = {bench.Allocate<BF16>(kRows * kOuts), kRows, kOuts, kOuts}};
+  return TimeOp(
+      bench,
+      {.name = "fp8 gate, up, silu, 16 x 64 rows, 7168 -> 2048",
+       .bytes = 2.0 * kExperts * kOuts * kHidden + 2.0 * kRows * (kHidden + kOuts),
+       .flops = 4.0 * kRows * kOuts * kHidden,
+       .units = Units::kTensor},
+      [&] { GatedMatMul(bench.stream(), args); }, reinterpret_cast<const float*>(args.y.data), kRows * kOuts / 2);
 }
 
 Result TimeRouter(Bench& bench) {
@@ -271,9 +310,9 @@ Result TimeGatedDelta(Bench& bench) {
 }  // namespace
 
 const std::vector<OpTimer>& OpTimers() {
-  static const std::vector<OpTimer> timers = {
-      TimeGather,          TimeCombine,          TimeNorm,    TimeSiluMul,   TimeRouter, TimeAbsorb,
-      TimeLatentAttention, TimeGroupedAttention, TimeIndexer, TimeGatedDelta};
+  static const std::vector<OpTimer> timers = {TimeGather,           TimeCombine, TimeNorm,      TimeSiluMul,
+                                              TimeGatedMatMul,      TimeRouter,  TimeAbsorb,    TimeLatentAttention,
+                                              TimeGroupedAttention, TimeIndexer, TimeGatedDelta};
   return timers;
 }
 

@@ -3,7 +3,8 @@
 // A block of four or eight warps computes a tile of kTileOuts outputs by kTokens rows: weights are the M side of the
 // instruction and rows the N side, so that one design serves one row and thousands. K passes in steps of 64 from 0 to
 // its end, in one chain of instructions per output element, whatever the tile: a row's bits depend on the row, the
-// weights and K. Only kTokens differs between a small and a large batch, and it decides no bit.
+// weights and K. Only kTokens differs between a small and a large batch, and it decides no bit; nor does it that a tile
+// is shared by the matrices gate and up, whose product silu(gate) * up then leaves the block instead of their sums.
 //
 // Within a step thread q of a quad holds the inputs 16 q .. 16 q + 15 of its rows, four of them per instruction: an
 // order of the sum that lets fragments be read 16 bytes at a time, from bf16 and from FP8 alike.
@@ -12,6 +13,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
+#include "core/kernels/exp.h"
 #include "core/kernels/matmul_mma_copy.cuh"
 #include "core/kernels/mma.cuh"
 
@@ -133,9 +135,21 @@ __device__ inline void StoreFour(const Problem& p, int64_t row, int64_t o, float
   }
 }
 
+// silu(gate) * up of two outputs.
+__device__ inline void StoreGated(const Problem& p, int64_t row, int64_t o, float2 gate, float2 up) {
+  const float first = __fmul_rn(Silu(gate.x), up.x), second = __fmul_rn(Silu(gate.y), up.y);
+  BF16* const y = static_cast<BF16*>(p.y) + row * p.y_stride + o;
+  if (o + 2 <= p.num_outs() && reinterpret_cast<uintptr_t>(y) % 4 == 0) {
+    *reinterpret_cast<uint32_t*>(y) = PackBF16(first, second);
+    return;
+  }
+  if (o < p.num_outs()) y[0] = ToBF16(first);
+  if (o + 1 < p.num_outs()) y[1] = ToBF16(second);
+}
+
 // Sums pass through shared memory, so that a warp writes whole rows of the tile. Between them and what the next tile
 // brings is RowCopier's barrier.
-template <int kTokens, WeightLoad kWeightLoad>
+template <int kTokens, WeightLoad kWeightLoad, Form kForm>
 __device__ inline void StoreTile(
     const Problem& p, const Work& work, float* shared,
     const float (&sums)[Tile<kTokens, kWeightLoad>::kTilesM][Tile<kTokens, kWeightLoad>::kTilesN][4]) {
@@ -156,25 +170,33 @@ __device__ inline void StoreTile(
   }
   __syncthreads();
   for (int t = warp; t < work.num_rows; t += T::kThreads / 32) {
-    const float4 v = *reinterpret_cast<const float4*>(shared + t * T::kOutStride + 4 * lane);
-    StoreFour(p, work.row + t, work.out + 4 * lane, v);
+    const float* const row = shared + t * T::kOutStride;
+    if constexpr (kForm == Form::kGated) {
+      const float2 gate = *reinterpret_cast<const float2*>(row + 2 * lane);
+      const float2 up = *reinterpret_cast<const float2*>(row + kTileOuts / 2 + 2 * lane);
+      StoreGated(p, work.row + t, work.out + 2 * lane, gate, up);
+    } else {
+      StoreFour(p, work.row + t, work.out + 4 * lane, *reinterpret_cast<const float4*>(row + 4 * lane));
+    }
   }
 }
 
-template <int kTokens, WeightLoad kWeightLoad, RowLoad kRowLoad>
+template <int kTokens, WeightLoad kWeightLoad, RowLoad kRowLoad, Form kForm>
 __global__ void __launch_bounds__(Tile<kTokens, kWeightLoad>::kThreads, 1) Product(const __grid_constant__ Problem p) {
   using T = Tile<kTokens, kWeightLoad>;
+  using M = Matrices<kForm, T::kThreads>;
+  static_assert(M::kOuts % T::kWarpOuts == 0 && M::kMatrixThreads % (32 * T::kWarpsN) == 0, "a warp has one matrix");
   extern __shared__ __align__(128) char shared[];
   auto* row_places = reinterpret_cast<uint32_t*>(shared + T::kBytes);               // [kTokens]
   int* tiles = reinterpret_cast<int*>(shared + T::kBytes + kTokens * sizeof(int));  // [num_groups + 1]
   CountRowTiles<kTokens>(p, tiles);
-  const int num_out_tiles = static_cast<int>((p.num_outs() + kTileOuts - 1) / kTileOuts);
+  const int num_out_tiles = static_cast<int>((p.num_outs() + M::kOuts - 1) / M::kOuts);
   const int64_t num_tiles = static_cast<int64_t>(tiles[p.num_groups]) * num_out_tiles;
   const int num_steps = static_cast<int>((p.num_inputs() + kStepInputs - 1) / kStepInputs);
-  const int first_out = threadIdx.x / 32 / T::kWarpsN * T::kWarpOuts;
+  const int first_out = M::MyThread() / 32 / T::kWarpsN * T::kWarpOuts;
   for (int64_t index = blockIdx.x; index < num_tiles; index += gridDim.x) {
-    const Work work = FindWork<kTokens>(p, tiles, index, num_out_tiles);
-    WeightCopier<kWeightLoad, T::kThreads> weights(p, work);
+    const Work work = FindWork<kTokens, M>(p, tiles, index, num_out_tiles);
+    WeightCopier<kWeightLoad, M> weights(p, work);
     const RowCopier<kTokens, kRowLoad, T::kThreads> rows(p, work, row_places);
     float sums[T::kTilesM][T::kTilesN][4] = {};
     const auto load = [&](int step, int slot) {
@@ -202,7 +224,7 @@ __global__ void __launch_bounds__(Tile<kTokens, kWeightLoad>::kThreads, 1) Produ
       slot = slot + 1 == T::kStages ? 0 : slot + 1;
     }
     WaitForCopies<0>();
-    StoreTile<kTokens, kWeightLoad>(p, work, reinterpret_cast<float*>(shared), sums);
+    StoreTile<kTokens, kWeightLoad, kForm>(p, work, reinterpret_cast<float*>(shared), sums);
   }
 }
 

@@ -20,6 +20,20 @@ enum class WeightLoad {
   kAny,   // converted on the way into shared memory: any type, alignment and block
 };
 enum class RowLoad { kBF16, kAny };
+enum class Form {
+  kPlain,  // a tile has kTileOuts outputs of one matrix
+  kGated,  // half as many each of gate and up, and y = silu(gate) * up, rounded to bf16
+};
+
+// A thread copies weights of one of the tile's matrices, and multiplies by weights of that matrix.
+template <Form kForm, int kThreads>
+struct Matrices {
+  static constexpr int kCount = kForm == Form::kGated ? 2 : 1;
+  static constexpr int kOuts = kTileOuts / kCount, kMatrixThreads = kThreads / kCount;
+
+  __device__ static int Mine() { return kCount == 1 ? 0 : threadIdx.x / kMatrixThreads; }
+  __device__ static int MyThread() { return threadIdx.x - Mine() * kMatrixThreads; }
+};
 
 struct Problem {
   const void* x;
@@ -29,11 +43,12 @@ struct Problem {
   const int64_t* offsets = nullptr;  // [num_groups + 1]; null: one group of num_rows
   int64_t num_rows = 0;              // where offsets is null
   int num_groups;
-  WeightArray weights;  // [num_groups]; views null: the layout is the one matrix itself
+  WeightArray weights;  // [num_groups]; views null: the layout is the one matrix itself. kGated: gate
+  WeightArray up = {};  // kGated: as `weights`, of the same shape
   void* y;
-  DType y_dtype;
+  DType y_dtype;  // kGated: kBF16
   int64_t y_stride;
-  Accumulate accumulate;
+  Accumulate accumulate = Accumulate::kNo;
 
   __device__ __host__ int64_t num_outs() const { return weights.layout.rows; }
   __device__ __host__ int64_t num_inputs() const { return weights.layout.cols; }
@@ -62,8 +77,8 @@ struct Tile {
 
 // A block's part of the problem.
 struct Work {
-  WeightView w;
-  int out;       // first output
+  WeightView w;  // the thread's matrix
+  int out;       // first output of it
   int64_t row;   // first row of the product
   int num_rows;  // of the tile, 1 .. kTokens
 };
@@ -92,7 +107,7 @@ __device__ inline void CountRowTiles(const Problem& p, int* tiles) {
 
 // Tile `index`: groups one after the other; in a group, row tiles of the same outputs are neighbours, so that weights
 // come from the second cache for all but the first.
-template <int kTokens>
+template <int kTokens, class Matrices>
 __device__ inline Work FindWork(const Problem& p, const int* tiles, int64_t index, int num_out_tiles) {
   int low = 0, high = p.num_groups;  // tiles[low] * num_out_tiles <= index < tiles[high] * num_out_tiles
   while (high - low > 1) {
@@ -106,8 +121,9 @@ __device__ inline Work FindWork(const Problem& p, const int* tiles, int64_t inde
   const int row_tiles = tiles[low + 1] - tiles[low];
   const int64_t rest = index - static_cast<int64_t>(tiles[low]) * num_out_tiles;
   Work work;
-  work.w = p.weights.views == nullptr ? p.weights.layout : p.weights.views[low];
-  work.out = static_cast<int>(rest / row_tiles) * kTileOuts;
+  const WeightArray& weights = Matrices::Mine() == 0 ? p.weights : p.up;
+  work.w = weights.views == nullptr ? weights.layout : weights.views[low];
+  work.out = static_cast<int>(rest / row_tiles) * Matrices::kOuts;
   const int64_t begin = p.offsets == nullptr ? 0 : p.offsets[low];
   const int64_t end = p.offsets == nullptr ? p.num_rows : p.offsets[low + 1];
   const int64_t first = rest % row_tiles * kTokens;
@@ -140,21 +156,24 @@ __device__ inline int BytesWithin(int64_t num_inputs, int64_t i, int element_byt
 
 // Copies a tile's weights into shared memory, step by step. Outputs beyond the last are copies of it, whose sums nobody
 // stores; inputs beyond the last are zeros.
-template <WeightLoad kWeightLoad, int kThreads>
+template <WeightLoad kWeightLoad, class Matrices>
 class WeightCopier {
  public:
   static constexpr int kElementBytes = kWeightLoad == WeightLoad::kF8 ? 1 : 2;
   static constexpr int kChunks = kStepInputs * kElementBytes / 16;  // of a row
-  static constexpr int kRowsAtOnce = kThreads / kChunks, kCount = kTileOuts / kRowsAtOnce;
+  static constexpr int kRowsAtOnce = Matrices::kMatrixThreads / kChunks, kCount = Matrices::kOuts / kRowsAtOnce;
 
   __device__ WeightCopier(const Problem& p, const Work& work)
-      : first_(threadIdx.x / kChunks), chunk_(threadIdx.x % kChunks), row_bytes_(p.num_inputs() * kElementBytes) {
+      : first_(Matrices::MyThread() / kChunks),
+        chunk_(threadIdx.x % kChunks),
+        row_bytes_(p.num_inputs() * kElementBytes) {
     const int64_t outs_left = p.num_outs() - work.out;
-    is_whole_ = outs_left >= kTileOuts;
-    last_ = static_cast<int>(is_whole_ ? kTileOuts : outs_left) - 1;
+    is_whole_ = outs_left >= Matrices::kOuts;
+    last_ = static_cast<int>(is_whole_ ? Matrices::kOuts : outs_left) - 1;
     from_ = static_cast<const char*>(work.w.data) + (work.out + (first_ < last_ ? first_ : last_)) * row_bytes_ +
             chunk_ * 16;
-    to_ = kWeightLoad == WeightLoad::kF8 ? PlainF8(first_, chunk_) : SwizzledBF16(first_, chunk_);
+    const int row = Matrices::Mine() * Matrices::kOuts + first_;
+    to_ = kWeightLoad == WeightLoad::kF8 ? PlainF8(row, chunk_) : SwizzledBF16(row, chunk_);
   }
 
   // Steps come in order.
@@ -188,7 +207,8 @@ class WeightCopier {
 
  private:
   __device__ void Convert(const Problem& p, const Work& work, int step, char* stage) const {
-    for (int e = threadIdx.x; e < kTileOuts * kStepInputs / 2; e += kThreads) {
+    stage += Matrices::Mine() * Matrices::kOuts * kRowBytes;
+    for (int e = Matrices::MyThread(); e < Matrices::kOuts * kStepInputs / 2; e += Matrices::kMatrixThreads) {
       const int row = e / (kStepInputs / 2), pair = e % (kStepInputs / 2);
       const int64_t o = work.out + row, i = static_cast<int64_t>(step) * kStepInputs + 2 * pair;
       const float a = o < p.num_outs() && i < p.num_inputs() ? WeightValue(work.w, o, i) : 0.0f;
@@ -200,7 +220,7 @@ class WeightCopier {
   const int first_, chunk_;
   const int64_t row_bytes_;
   bool is_whole_;
-  int last_;  // output of the tile
+  int last_;  // output of the matrix in the tile
   const char* from_;
   uint32_t to_;
 };
