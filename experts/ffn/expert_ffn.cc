@@ -1,66 +1,105 @@
 #include "experts/ffn/expert_ffn.h"
 
 #include "core/check.h"
+#include "core/kernels/gated_matmul.h"
 #include "core/kernels/matmul.h"
 
 namespace tokenferry {
+namespace {
+
+void AddBias(Stream& stream, const ExpertFfnArgs& args, FloatMatrix x, const WeightArray& bias) {
+  if (bias.views != nullptr) AddSlotBias(stream, {x, args.rows.slot_offsets, args.num_slots, bias});
+}
+
+// Of the selections' rows; weights and y are missing.
+GroupedMatMulArgs ProductOfRows(const ExpertFfnArgs& args) {
+  GroupedMatMulArgs product;
+  product.x = args.rows.rows;
+  product.x_dtype = args.rows.dtype;
+  product.x_stride = args.rows.row_stride;
+  product.row_idx = args.rows.row_idx;
+  product.offsets = args.rows.slot_offsets;
+  product.num_groups = args.num_slots;
+  product.max_rows = args.rows.max_selections;
+  product.expected_rows = args.rows.expected_selections;
+  product.compute = args.compute;
+  return product;
+}
+
+// What the product down is given. The activation overwrites the gate's half.
+MatrixView<const float> Activate(Stream& stream, const ExpertFfnArgs& args) {
+  const int64_t stride = 2 * args.intermediate;
+  const MatrixView<float> gate = {args.scratch, args.rows.max_selections, args.intermediate, stride};
+  const MatrixView<float> up = {args.scratch + args.intermediate, gate.rows, gate.cols, stride};
+  GroupedMatMulArgs product = ProductOfRows(args);
+  product.weights = args.gate;
+  product.y = gate.data;
+  product.y_stride = stride;
+  GroupedMatMul(stream, product);
+  AddBias(stream, args, gate, args.gate_bias);
+  if (args.activation.has_up()) {
+    product.weights = args.up;
+    product.y = up.data;
+    GroupedMatMul(stream, product);
+    AddBias(stream, args, up, args.up_bias);
+  }
+  // Behind the last selection nothing has been computed.
+  const int64_t* const live_rows = args.rows.slot_offsets + args.num_slots;
+  switch (args.activation.kind) {
+    case GatedActivation::Kind::kSilu:
+      SiluMul(stream, {.gate = gate, .up = up, .out = gate, .live_rows = live_rows});
+      break;
+    case GatedActivation::Kind::kRelu:
+      Relu(stream, {gate, live_rows});
+      break;
+    case GatedActivation::Kind::kClampedSwiglu:
+      ClampedSwiglu(stream, {gate, up, gate, args.activation.limit, args.activation.alpha, live_rows});
+      break;
+  }
+  return gate;
+}
+
+bool TakesOneKernel(Stream& stream, const ExpertFfnArgs& args) {
+  return TakesGatedMatMul(stream, args.compute) && args.activation.kind == GatedActivation::Kind::kSilu &&
+         args.gate_bias.views == nullptr && args.up_bias.views == nullptr;
+}
+
+// The same in one kernel, rounded as down would round it.
+MatrixView<const BF16> ActivateInOneKernel(Stream& stream, const ExpertFfnArgs& args) {
+  const ExpertRows& rows = args.rows;
+  const auto y = MakeMatrix<BF16>(args.scratch, rows.max_selections, args.intermediate);
+  GatedMatMul(stream, {.x = rows.rows,
+                       .x_dtype = rows.dtype,
+                       .x_stride = rows.row_stride,
+                       .row_idx = rows.row_idx,
+                       .offsets = rows.slot_offsets,
+                       .num_groups = args.num_slots,
+                       .max_rows = rows.max_selections,
+                       .expected_rows = rows.expected_selections,
+                       .gate = args.gate,
+                       .up = args.up,
+                       .y = y});
+  return y;
+}
+
+}  // namespace
 
 void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
   if (args.rows.max_selections == 0) return;
   TF_CHECK_GT(args.num_slots, 0);
-  const int64_t intermediate = args.intermediate, scratch_stride = 2 * intermediate;
-  float *const gate_half = args.scratch, *const up_half = args.scratch + intermediate;
-  GroupedMatMulArgs up;
-  up.x = args.rows.rows;
-  up.x_dtype = args.rows.dtype;
-  up.x_stride = args.rows.row_stride;
-  up.row_idx = args.rows.row_idx;
-  up.offsets = args.rows.slot_offsets;
-  up.num_groups = args.num_slots;
-  up.max_rows = args.rows.max_selections;
-  up.expected_rows = args.rows.expected_selections;
-  up.weights = args.up;
-  up.y = up_half;
-  up.y_stride = scratch_stride;
-  up.compute = args.compute;
-  GroupedMatMulArgs gate = up;
-  gate.weights = args.gate;
-  gate.y = gate_half;
-  GroupedMatMul(stream, gate);
-  if (args.activation.has_up()) GroupedMatMul(stream, up);
-  const auto add_bias = [&](FloatMatrix x, const WeightArray& bias) {
-    if (bias.views != nullptr) AddSlotBias(stream, {x, args.rows.slot_offsets, args.num_slots, bias});
-  };
-
-  // The activation overwrites the gate's half. Behind the last selection nothing has been computed.
-  const int64_t* const live_rows = args.rows.slot_offsets + args.num_slots;
-  const MatrixView<float> gate_rows = {gate_half, args.rows.max_selections, intermediate, scratch_stride};
-  const MatrixView<float> up_rows = {up_half, args.rows.max_selections, intermediate, scratch_stride};
-  add_bias(gate_rows, args.gate_bias);
-  if (args.activation.has_up()) add_bias(up_rows, args.up_bias);
-  switch (args.activation.kind) {
-    case GatedActivation::Kind::kSilu:
-      SiluMul(stream, {.gate = gate_rows, .up = up_rows, .out = gate_rows, .live_rows = live_rows});
-      break;
-    case GatedActivation::Kind::kRelu:
-      Relu(stream, {gate_rows, live_rows});
-      break;
-    case GatedActivation::Kind::kClampedSwiglu:
-      ClampedSwiglu(stream, {gate_rows, up_rows, gate_rows, args.activation.limit, args.activation.alpha, live_rows});
-      break;
-  }
-
-  GroupedMatMulArgs down = up;
-  down.x = gate_half;
-  down.x_dtype = DType::kF32;
-  down.x_stride = scratch_stride;
+  const ConstFloatMatrix activated = TakesOneKernel(stream, args) ? ConstFloatMatrix(ActivateInOneKernel(stream, args))
+                                                                  : ConstFloatMatrix(Activate(stream, args));
+  GroupedMatMulArgs down = ProductOfRows(args);
+  down.x = activated.data;
+  down.x_dtype = activated.dtype;
+  down.x_stride = activated.stride;
   down.row_idx = nullptr;
   down.weights = args.down;
   down.y = args.out.data;
   down.y_dtype = args.out.dtype;
   down.y_stride = args.out.stride;
   GroupedMatMul(stream, down);
-  add_bias(args.out, args.down_bias);
+  AddBias(stream, args, args.out, args.down_bias);
 }
 
 }  // namespace tokenferry

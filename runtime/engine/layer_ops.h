@@ -1,6 +1,7 @@
 // Operations of a layer on this rank's own rows, called with the views that weights have. Internal to the engine.
 #pragma once
 
+#include "core/formats/tensor.h"
 #include "core/kernels/matmul.h"
 #include "runtime/model/weights.h"
 #include "runtime/ops/norm_ops.h"
@@ -8,9 +9,10 @@
 namespace tokenferry {
 
 // y [x.rows, w.rows] contiguous = x times w transposed, or added to it.
-inline void Project(Stream& stream, MatrixView<const float> x, const WeightView& w, float* y, Compute compute,
+inline void Project(Stream& stream, ConstFloatMatrix x, const WeightView& w, float* y, Compute compute,
                     Accumulate accumulate = Accumulate::kNo) {
   MatMul(stream, {.x = x.data,
+                  .x_dtype = x.dtype,
                   .x_stride = x.stride,
                   .num_rows = x.rows,
                   .w = w,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/kernels/gated_matmul.h"
 #include "core/kernels/gather_rows.h"
 #include "experts/ffn/expert_ffn.h"
 #include "runtime/engine/cache_layers.h"
@@ -341,6 +342,16 @@ void Transformer::Logits(Stream& stream, const int32_t* row_idx, MatrixView<floa
 
 void Transformer::GatedFfn(Stream& stream, MatrixView<const float> x, const GatedWeights& ffn, float* y,
                            Accumulate accumulate) {
+  if (ffn.activation == GatedActivation::Kind::kSilu && TakesGatedMatMul(stream, options_.compute)) {
+    const auto gated = MakeMatrix<BF16>(gate_.data(), x.rows, ffn.gate.rows);
+    GatedMatMul(stream, {.x = x.data,
+                         .x_stride = x.stride,
+                         .max_rows = x.rows,
+                         .gate = {.layout = ffn.gate},
+                         .up = {.layout = ffn.up},
+                         .y = gated});
+    return Project(stream, gated, ffn.down, y, options_.compute, accumulate);
+  }
   const auto gate = MakeMatrix<float>(gate_.data(), x.rows, ffn.gate.rows),
              up = MakeMatrix<float>(up_.data(), x.rows, ffn.up.rows);
   Project(stream, x, ffn.gate, gate.data, options_.compute);

@@ -57,13 +57,14 @@ class ProductTilesTest : public testing::Test {
     return {LaunchedTile(), results.ok() ? results->at(0).bytes : std::vector<uint8_t>()};
   }
 
-  // The largest one.
-  static int LaunchedTile() {
+  // The largest one, of the kernels in whose mangled names `form` occurs.
+  static int LaunchedTile(const std::string& form = "") {
     const std::string before = "ProductILi";
     int tile = 0;
     for (const fakegpu::Kernel* kernel : Runtime::Get().launched) {
       const size_t at = kernel->name.find(before);
-      if (at != std::string::npos) tile = std::max(tile, std::atoi(kernel->name.c_str() + at + before.size()));
+      if (at == std::string::npos || kernel->name.find(form) == std::string::npos) continue;
+      tile = std::max(tile, std::atoi(kernel->name.c_str() + at + before.size()));
     }
     return tile;
   }
@@ -102,7 +103,8 @@ TEST_F(ProductTilesTest, FollowTheRowsThatAreExpected) {
   }
 }
 
-// A decode step's on path peer: 5 selections of the 600 that a launch covers, which nobody has written.
+// A decode step's on path peer: 5 selections of the 600 that a launch covers, which nobody has written. Gate, up and
+// activation are one kernel, whose rows the other one copies as they are.
 TEST_F(ProductTilesTest, OfExpertsFollowTheSelectionsThatAreExpected) {
   constexpr int64_t kSize = 16, kMost = 600;
   Runtime::Get().launched.clear();
@@ -127,6 +129,10 @@ TEST_F(ProductTilesTest, OfExpertsFollowTheSelectionsThatAreExpected) {
   const auto results = run.Finish();
   ASSERT_TRUE(results.ok()) << results.status();
   EXPECT_EQ(LaunchedTile(), 8);
+  EXPECT_EQ(Runtime::Get().launched.size(), 2);
+  const std::string rows_in_bf16 = "RowLoadE0";
+  EXPECT_EQ(LaunchedTile(rows_in_bf16 + "ELNS0_4FormE1"), 8);
+  EXPECT_EQ(LaunchedTile(rows_in_bf16 + "ELNS0_4FormE0"), 8);
 }
 
 TEST_F(ProductTilesTest, NoneThatFitsIsNamed) {
