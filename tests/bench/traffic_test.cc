@@ -13,7 +13,7 @@
 namespace tokenferry {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 TrafficSpec Spec(const std::string& text) {
   const auto spec = ParseTraffic(text);
@@ -27,7 +27,7 @@ std::vector<int64_t> CountExperts(const std::vector<int32_t>& expert_idx, int nu
   return counts;
 }
 
-class EveryTraffic : public testing::TestWithParam<const char*> {};
+class EveryTraffic : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(EveryTraffic, DoesNotDependOnHowTokensAreSplit) {
   const TrafficSpec spec = Spec(GetParam());
@@ -64,7 +64,7 @@ TEST_P(EveryTraffic, ExpertsOfATokenDifferAndWeightsSumToOne) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EveryTraffic,
-                         testing::Values("uniform", "zipf:1", "hot:3", "grouped", "grouped:4:2", "silent-rank"));
+                         ::testing::Values("uniform", "zipf:1", "hot:3", "grouped", "grouped:4:2", "silent-rank"));
 
 // Bounds: five standard deviations of a binomial count.
 TEST(Traffic, UniformIsUniform) {
@@ -136,7 +136,7 @@ TEST(Traffic, ImpossibleShapesAreRefused) {
   EXPECT_THAT(CheckTraffic(Spec("trace:x"), {8, 3}, &trace).message(), HasSubstr("8 experts and top-2"));
 }
 
-class TraceFile : public testing::Test {
+class TraceFile : public ::testing::Test {
  protected:
   void SetUp() override {
     path_ = (std::filesystem::temp_directory_path() / ("tokenferry-trace-" + std::to_string(getpid()))).string();

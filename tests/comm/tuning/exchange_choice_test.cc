@@ -12,13 +12,13 @@
 namespace tokenferry {
 namespace {
 
-constexpr int kExperts = 6, kTopK = 2;
+constexpr int kNumExperts = 6, kNumChosen = 2;
 constexpr int64_t kHidden = 16;
 
 void RunOne(Exchange& exchange, Stream& stream, const Placement& placement, ExchangeCase& c) {
   const CallSite site{"choice"};
-  const Routing routing{MakeMatrix<int32_t>(c.expert_idx.data(), c.num_tokens(), kTopK),
-                        MakeMatrix<float>(c.weight.data(), c.num_tokens(), kTopK)};
+  const Routing routing{MakeMatrix<int32_t>(c.expert_idx.data(), c.num_tokens(), kNumChosen),
+                        MakeMatrix<float>(c.weight.data(), c.num_tokens(), kNumChosen)};
   const auto rows = MakeMatrix<const float>(c.rows.data(), c.num_tokens(), kHidden);
   std::vector<float> out(c.rows.size());
   ASSERT_EQ(exchange.Plan(stream, site, routing, placement), absl::OkStatus());
@@ -44,7 +44,7 @@ TEST_P(BySize, EverySizeIsServedByTheSamePathOnAllRanks) {
                                        {.hidden = kHidden,
                                         .on_choice = [&](const std::string& why) { told += why; },
                                         .max_tokens = kMaxTokens,
-                                        .max_top_k = kTopK});
+                                        .max_top_k = kNumChosen});
     ASSERT_TRUE(made.ok()) << made.status();
     const auto all = AllGather(hosted, {"paths"}, made->ToString());
     ASSERT_TRUE(all.ok()) << all.status();
@@ -52,8 +52,8 @@ TEST_P(BySize, EverySizeIsServedByTheSamePathOnAllRanks) {
     if (t.rank() == RankId(0)) {
       EXPECT_NE(told.find(absl::StrCat("for ", kMaxTokens, " tokens per rank")), std::string::npos) << told;
     }
-    const Placement placement = Placement::Linear(kExperts, t.num_ranks());
-    ExchangeCase c = RandomCase(7 + t.rank().value, 3, kExperts, kTopK, kHidden, DType::kF32);
+    const Placement placement = Placement::Linear(kNumExperts, t.num_ranks());
+    ExchangeCase c = RandomCase(7 + t.rank().value, 3, kNumExperts, kNumChosen, kHidden, DType::kF32);
     int64_t num_exchanges = 0;
     for (const int64_t size : {0, 1, 3, 64, 999, 1000, 5000}) {
       Exchange& exchange = made->For(size);

@@ -10,9 +10,9 @@
 namespace tokenferry {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::IsEmpty;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using Table = std::vector<std::vector<int>>;
 
 TEST(PlacementTest, LinearSpreadsExpertsInOrder) {
@@ -94,7 +94,7 @@ TEST(PlacementTest, DigestTellsTablesApart) {
   }
 }
 
-class PlacementFileTest : public testing::Test {
+class PlacementFileTest : public ::testing::Test {
  protected:
   void TearDown() override { std::remove(path_.c_str()); }
   absl::StatusOr<Placement> Parse(const std::string& text, int num_experts = 3, int num_ranks = 2) {
@@ -109,7 +109,7 @@ class PlacementFileTest : public testing::Test {
     EXPECT_THAT(std::string(p.status().message()), HasSubstr(message));
     EXPECT_LT(p.status().message().size(), path_.size() + 300);
   }
-  const std::string path_ = testing::TempDir() + "/placement_test." + std::to_string(getpid()) + ".json";
+  const std::string path_ = ::testing::TempDir() + "/placement_test." + std::to_string(getpid()) + ".json";
 };
 
 TEST_F(PlacementFileTest, ReadsATable) {
@@ -144,7 +144,7 @@ TEST_F(PlacementFileTest, BadFilesAreRefused) {
 
 TEST_F(PlacementFileTest, MissingFilesAndFoldersAreErrors) {
   EXPECT_EQ(Placement::FromFile(path_ + ".none", 3, 2).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(Placement::FromFile(testing::TempDir(), 3, 2).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Placement::FromFile(::testing::TempDir(), 3, 2).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

@@ -6,9 +6,9 @@
 namespace tokenferry {
 namespace {
 
-using testing::AllOf;
-using testing::HasSubstr;
-using testing::Not;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr int64_t kGib = int64_t{1} << 30;
 
