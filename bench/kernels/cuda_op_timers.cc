@@ -2,6 +2,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "bench/kernels/cuda_bench.h"
 #include "comm/ops/exchange_ops.h"
 #include "core/kernels/gated_matmul.h"
@@ -45,25 +47,39 @@ MatrixView<float> Matrix(Bench& bench, int64_t rows, int64_t cols) {
   return {bench.Allocate<float>(rows * cols), rows, cols, cols};
 }
 
+// Sequences, and the keys of each.
+struct Contexts {
+  int64_t num_tokens = kTokens, num_keys = kContext;
+
+  std::string Name() const { return absl::StrFormat("%d tokens of %d keys", num_tokens, num_keys); }
+};
+constexpr Contexts kLong = {2, 65536};  // as many keys as a quarter of the others'
+
 // Each token at the end of a sequence of its own.
-TokenPositions AtTheEnd(Bench& bench) {
-  std::vector<int32_t> seq(kTokens);
+TokenPositions AtTheEnd(Bench& bench, const Contexts& c = {}) {
+  std::vector<int32_t> seq(c.num_tokens);
   std::iota(seq.begin(), seq.end(), 0);
-  return {bench.Upload(seq), bench.Upload(std::vector<int32_t>(kTokens, kContext - 1)), kTokens};
+  const std::vector<int32_t> position(c.num_tokens, static_cast<int32_t>(c.num_keys - 1));
+  return {bench.Upload(seq), bench.Upload(position), c.num_tokens};
 }
 
-// Of kTokens sequences, bf16. The same numbers in every block: of any numbers it takes the same time.
-CacheView Cache(Bench& bench, int64_t first, int64_t second) {
-  constexpr int64_t kBlocks = kTokens * kContext / kCacheBlockTokens;
+SplitSums Splits(Bench& bench, int64_t num_tokens, int64_t heads) {
+  return {bench.Allocate<float>(num_tokens * heads * 2),
+          bench.Upload(std::vector<int32_t>(SplitSums::Turns(num_tokens, heads)))};
+}
+
+// Of all sequences, bf16. The same numbers in every block: of any numbers it takes the same time.
+CacheView Cache(Bench& bench, int64_t first, int64_t second, const Contexts& c = {}) {
+  const int64_t num_blocks = c.num_tokens * c.num_keys / kCacheBlockTokens;
   const int64_t block = kCacheBlockTokens * (first + second);
   std::vector<BF16> values;
   for (const float x : Random(block)) values.push_back(ToBF16(x));
-  BF16* data = bench.Allocate<BF16>(kBlocks * block);
-  for (int64_t b = 0; b < kBlocks; ++b)
+  BF16* data = bench.Allocate<BF16>(num_blocks * block);
+  for (int64_t b = 0; b < num_blocks; ++b)
     bench.stream().CopyToDevice(data + b * block, values.data(), block * sizeof(BF16));
-  std::vector<int32_t> table(kBlocks);
+  std::vector<int32_t> table(num_blocks);
   std::iota(table.rbegin(), table.rend(), 0);
-  return {data, DType::kBF16, first, second, bench.Upload(table), kContext / kCacheBlockTokens};
+  return {data, DType::kBF16, first, second, bench.Upload(table), c.num_keys / kCacheBlockTokens};
 }
 
 WeightView BF16Weight(Bench& bench, int64_t rows, int64_t cols) {
@@ -206,46 +222,48 @@ Result TimeAbsorb(Bench& bench) {
       [&] { AbsorbQuery(bench.stream(), args); }, args.out, kTokens * kHeads * kLatent);
 }
 
-Result TimeLatentAttention(Bench& bench) {
+Result TimeLatentAttention(Bench& bench, const Contexts& c) {
   constexpr int64_t kLatent = 512;
   LatentAttentionArgs args;
   args.heads = 128;
   args.nope = 128;
   args.rope = 64;
   args.scale = 0.01f;
-  args.q_latent = bench.Upload(Random(kTokens * args.heads * kLatent));
-  args.q = bench.Upload(Random(kTokens * args.heads * (args.nope + args.rope)));
-  args.tokens = AtTheEnd(bench);
-  args.cache = Cache(bench, kLatent, args.rope);
-  args.out = bench.Allocate<float>(kTokens * args.heads * kLatent);
+  args.q_latent = bench.Upload(Random(c.num_tokens * args.heads * kLatent));
+  args.q = bench.Upload(Random(c.num_tokens * args.heads * (args.nope + args.rope)));
+  args.tokens = AtTheEnd(bench, c);
+  args.cache = Cache(bench, kLatent, args.rope, c);
+  args.out = bench.Allocate<float>(c.num_tokens * args.heads * kLatent);
   args.compute = Compute::kBF16;
+  args.splits = Splits(bench, c.num_tokens, args.heads);
   return TimeOp(
       bench,
-      {.name = "latent attention, 128 tokens, 128 heads",
-       .bytes = 2.0 * kTokens * kContext * (kLatent + args.rope),
-       .flops = 2.0 * kTokens * args.heads * kContext * (2 * kLatent + args.rope),
+      {.name = absl::StrCat("latent attention, ", c.Name(), ", 128 heads"),
+       .bytes = 2.0 * c.num_tokens * c.num_keys * (kLatent + args.rope),
+       .flops = 2.0 * c.num_tokens * args.heads * c.num_keys * (2 * kLatent + args.rope),
        .units = Units::kTensor},
-      [&] { LatentAttention(bench.stream(), args); }, args.out, kTokens * args.heads * kLatent);
+      [&] { LatentAttention(bench.stream(), args); }, args.out, c.num_tokens * args.heads * kLatent);
 }
 
 // Qwen3-235B-A22B's.
-Result TimeGroupedAttention(Bench& bench) {
+Result TimeGroupedAttention(Bench& bench, const Contexts& c) {
   GroupedAttentionArgs args;
   args.heads = 64;
   args.kv_heads = 4;
   args.head_dim = 128;
   args.scale = 0.1f;
-  const int64_t kv = int64_t{args.kv_heads} * args.head_dim, size = kTokens * args.heads * args.head_dim;
+  const int64_t kv = int64_t{args.kv_heads} * args.head_dim, size = c.num_tokens * args.heads * args.head_dim;
   args.q = bench.Upload(Random(size));
-  args.tokens = AtTheEnd(bench);
-  args.cache = Cache(bench, kv, kv);
+  args.tokens = AtTheEnd(bench, c);
+  args.cache = Cache(bench, kv, kv, c);
   args.out = bench.Allocate<float>(size);
   args.compute = Compute::kBF16;
+  args.splits = Splits(bench, c.num_tokens, args.heads);
   return TimeOp(
       bench,
-      {.name = "grouped attention, 128 tokens, 64 heads",
-       .bytes = 2.0 * kTokens * kContext * 2 * kv,
-       .flops = 4.0 * size * kContext,
+      {.name = absl::StrCat("grouped attention, ", c.Name(), ", 64 heads"),
+       .bytes = 2.0 * c.num_tokens * c.num_keys * 2 * kv,
+       .flops = 4.0 * size * c.num_keys,
        .units = Units::kTensor},
       [&] { GroupedAttention(bench.stream(), args); }, args.out, size);
 }
@@ -310,9 +328,19 @@ Result TimeGatedDelta(Bench& bench) {
 }  // namespace
 
 const std::vector<OpTimer>& OpTimers() {
-  static const std::vector<OpTimer> timers = {TimeGather,           TimeCombine, TimeNorm,      TimeSiluMul,
-                                              TimeGatedMatMul,      TimeRouter,  TimeAbsorb,    TimeLatentAttention,
-                                              TimeGroupedAttention, TimeIndexer, TimeGatedDelta};
+  static const std::vector<OpTimer> timers = {TimeGather,
+                                              TimeCombine,
+                                              TimeNorm,
+                                              TimeSiluMul,
+                                              TimeGatedMatMul,
+                                              TimeRouter,
+                                              TimeAbsorb,
+                                              [](Bench& bench) { return TimeLatentAttention(bench, {}); },
+                                              [](Bench& bench) { return TimeLatentAttention(bench, kLong); },
+                                              [](Bench& bench) { return TimeGroupedAttention(bench, {}); },
+                                              [](Bench& bench) { return TimeGroupedAttention(bench, kLong); },
+                                              TimeIndexer,
+                                              TimeGatedDelta};
   return timers;
 }
 

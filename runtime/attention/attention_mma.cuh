@@ -10,6 +10,7 @@
 #include "core/kernels/exp.h"
 #include "core/kernels/mma.cuh"
 #include "runtime/attention/attention_kernels.h"
+#include "runtime/attention/attention_splits.cuh"
 
 namespace tokenferry::attention_mma {
 
@@ -86,38 +87,59 @@ class Tile {
     AddContexts(in);
   }
 
-  // store(head, column, first, second): two neighbouring columns of the contexts over the sums of all weights; zeros
-  // where there was no key. With a barrier, behind one.
-  template <class Store>
-  __device__ void Finish(int num_pairs, const Store& store) {
+  // Adds the contexts of the split, over the sums of all weights when it is the last; zeros where there was no key.
+  // out(head): the columns of one of the tile's num_heads heads. With barriers, behind one.
+  template <class Out>
+  __device__ void Finish(const Split& split, int num_heads, int num_pairs, const Out& out) {
 #pragma unroll
     for (float& sum : sum_) {
       for (int d = 1; d < 4; d *= 2) sum = __fadd_rn(sum, __shfl_xor_sync(0xFFFFFFFFu, sum, d));
     }
     PutPerPart(sum_);
-    __syncthreads();
+    split.AwaitTurn();
+    __syncthreads();  // all parts' sums are there, and what splits before this one have left
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      if (Head(r) >= num_heads) break;
       float all = per_part_[Head(r)];
 #pragma unroll
       for (int part = 1; part < kWarpsN; ++part) all = __fadd_rn(all, per_part_[part * kHeads + Head(r)]);
-#pragma unroll
-      for (int i = 0; i < kMaxPairs; ++i) {
-        const int pair = part_ + kWarpsN * i;
-        if (pair >= num_pairs) break;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float first = contexts_[2 * i + half][2 * r], second = contexts_[2 * i + half][2 * r + 1];
-          store(Head(r), 16 * pair + 8 * half + lane_ % 4 * 2, all == 0.0f ? 0.0f : __fdiv_rn(first, all),
-                all == 0.0f ? 0.0f : __fdiv_rn(second, all));
-        }
+      float* to = out(Head(r)) + lane_ % 4 * 2;
+      if (split.is_only()) {
+        PutColumns(r, num_pairs, to, [=](float2 own, float2*) { return OverSum(own, all); });
+        continue;
       }
+      const SplitScale scale(split, Head(r), max_[r], all);
+      PutColumns(r, num_pairs, to, scale);
+      max_[r] = scale.max, sum_[r] = scale.sum;
     }
+    if (split.is_only()) return;
+    __syncthreads();  // everybody has read the sums
+    for (int r = 0; r < 2; ++r) {
+      if (part_ == 0 && lane_ % 4 == 0 && Head(r) < num_heads) split.sums[Head(r)] = make_float2(sum_[r], max_[r]);
+    }
+    __syncthreads();  // contexts and sums have been written
+    split.PassTurn();
   }
 
  private:
   // Of the two that a thread has.
   __device__ int Head(int r) const { return 16 * warp_m_ + 8 * r + lane_ / 4; }
+
+  // value(contexts of the split, where they go): two neighbouring columns of head Head(r).
+  template <class Value>
+  __device__ void PutColumns(int r, int num_pairs, float* to, const Value& value) const {
+#pragma unroll
+    for (int i = 0; i < kMaxPairs; ++i) {
+      const int pair = part_ + kWarpsN * i;
+      if (pair >= num_pairs) break;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        auto* place = reinterpret_cast<float2*>(to + 16 * pair + 8 * half);
+        *place = value(make_float2(contexts_[2 * i + half][2 * r], contexts_[2 * i + half][2 * r + 1]), place);
+      }
+    }
+  }
 
   // What the threads of a quad agree on. Behind all shuffles: between them the compiler would part the warp, with a
   // copy of a shuffle on either way.

@@ -1,6 +1,7 @@
 // Attention in Compute::kBF16 on tensor cores: the operations of attention_ops.h, but for the orders of sums, which are
 // the instructions' own, and for the weights, which are rounded to bf16 before they multiply values; their sum adds
-// them up unrounded. The order follows from the keys' places in blocks of kCacheBlockTokens alone, so that a token's
+// them up unrounded. Contexts and sums of kSplitKeys keys at a time, from position 0 on, are added one split after the
+// other. The order follows from the keys' places in blocks of kCacheBlockTokens and in splits alone, so that a token's
 // bits do not depend on the others of its step. Internal to this folder's CUDA code.
 #pragma once
 
@@ -8,6 +9,10 @@
 #include "runtime/attention/attention_ops.h"
 
 namespace tokenferry {
+
+// Few tokens with long contexts leave most of a GPU idle unless blocks of threads share a token's keys; 2.3 MiB of
+// DeepSeek-V3's are then read for 128 KiB of contexts of 64 heads that are added in the second-level cache.
+inline constexpr int64_t kSplitKeys = 2048;
 
 // Whether the functions below can compute it, which follows from the model's types and sizes and from the kind of GPU
 // alone: a bf16 cache, and
@@ -17,6 +22,7 @@ namespace tokenferry {
 absl::StatusOr<bool> TakesTensorCores(const LatentAttentionArgs& args);
 bool TakesTensorCores(const GroupedAttentionArgs& args);
 
+// InvalidArgument where the block table has room for more than kSplitKeys keys and `splits` is null.
 absl::Status CudaMmaLatentAttention(const LatentAttentionArgs& args, void* stream);
 absl::Status CudaMmaGroupedAttention(const GroupedAttentionArgs& args, void* stream);
 

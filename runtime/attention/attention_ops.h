@@ -50,6 +50,15 @@ struct TokenPositions {
   TF_HOST_DEVICE int64_t RotationRow(int64_t t) const { return rope_row == nullptr ? position[t] : rope_row[t]; }
 };
 
+// Where the splits of a token's keys that a GPU's kernels make (attention_mma.h) add up, for T tokens of `heads` query
+// heads. Device memory of one stream; other devices do not look at it.
+struct SplitSums {
+  float* sums = nullptr;     // [T, heads, 2]: of a head's weights so far, and their largest score
+  int32_t* turns = nullptr;  // [Turns(T, heads)], zeros; every launch leaves zeros behind
+
+  static constexpr int64_t Turns(int64_t num_tokens, int64_t heads) { return 1 + num_tokens * heads; }
+};
+
 // Rotates pairs in place, (a, b) -> (a * cos - b * sin, a * sin + b * cos) with every product rounded: per token
 // `heads` vectors of `dim`, at x + t * stride + h * head_stride; which two values are a pair says `layout`. cos_sin is
 // [rows, dim] f32, row RotationRow(t) for token t: dim / 2 cosines, then dim / 2 sines.
@@ -109,6 +118,7 @@ struct LatentAttentionArgs {
   Compute compute = Compute::kF32;
   const int32_t* selected = nullptr;  // [T, num_selected] positions, increasing, -1 behind the last; null: all keys
   int64_t num_selected = 0;
+  SplitSums splits = {};
 
   // Whether token t sees all keys up to its own.
   TF_HOST_DEVICE bool SeesAll(int64_t t) const { return selected == nullptr || tokens.position[t] < num_selected; }
@@ -177,6 +187,7 @@ struct GroupedAttentionArgs {
   // [T] the last position that a token sees, whatever its own: of the whole input of an encoder. Null: its own.
   const int32_t* last_key = nullptr;
   RelativeBias bias = {};
+  SplitSums splits = {};
 
   TF_HOST_DEVICE int64_t Last(int64_t t) const {
     return last_key == nullptr || tokens.position[t] < 0 ? tokens.position[t] : last_key[t];

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/device/cuda_launch.cuh"
 #include "runtime/attention/attention_mma.cuh"
 #include "runtime/attention/attention_mma.h"
@@ -5,7 +7,7 @@
 namespace tokenferry {
 namespace {
 
-using attention_mma::kKeys;
+using attention_mma::kKeys, attention_mma::Part, attention_mma::Parts;
 
 constexpr int kMaxHeadDim = 256;
 // 16 heads, which few models have more of for a head of keys.
@@ -13,18 +15,23 @@ using Tile = attention_mma::Tile<1, 4, kMaxHeadDim / 16 / 4>;
 
 using Layout = attention_mma::Layout<Tile, 2>;  // keys, then values
 
-// A block per (token, head of keys, 16 of its query heads).
+// A block per (token, head of keys, 16 of its query heads), or per split of its keys.
 template <int kStages>
-__global__ void __launch_bounds__(Tile::kThreads) GroupedAttentionMma(GroupedAttentionArgs a, int num_head_tiles) {
+__global__ void __launch_bounds__(Tile::kThreads) GroupedAttentionMma(GroupedAttentionArgs a, Parts parts) {
   extern __shared__ __align__(128) char shared[];
-  const int64_t group = blockIdx.x / num_head_tiles, t = group / a.kv_heads, kv_head = group % a.kv_heads;
+  const Layout layout(a.head_dim);
+  const Part part = TakePart(parts, shared + layout.tile(kStages));
+  const int64_t num_head_tiles = parts.items_per_token / a.kv_heads;
+  const int64_t group = part.item / num_head_tiles, t = group / a.kv_heads, kv_head = group % a.kv_heads;
+  const int64_t position = a.tokens.position[t], begin = a.keys.First(position), last = a.Last(t);
+  const int64_t first_split = begin / kSplitKeys;                                     // of those that the token has
+  const int64_t num_splits = last < begin ? 1 : last / kSplitKeys - first_split + 1;  // without keys: zeros
+  if (part.begin >= num_splits) return;
   const int heads_per_group = a.heads / a.kv_heads;
-  const int first = static_cast<int>(blockIdx.x % num_head_tiles) * Tile::kHeads;  // of the group's
+  const int first = static_cast<int>(part.item % num_head_tiles) * Tile::kHeads;  // of the group's
   const int num_heads = min(heads_per_group - first, Tile::kHeads);
   const int64_t first_head = kv_head * heads_per_group + first, size = a.head_dim;
-  const Layout layout(a.head_dim);
   char* const stages = shared + layout.stages();
-  Tile tile(shared + layout.tile(kStages));
 
   const int64_t first_row = group * heads_per_group + first;  // (token, head) of all
   const float* q = a.q + first_row * size;
@@ -34,52 +41,59 @@ __global__ void __launch_bounds__(Tile::kThreads) GroupedAttentionMma(GroupedAtt
     attention_mma::PutPair(layout.rows, h, i, is_there ? q[h * size + i] : 0.0f, is_there ? q[h * size + i + 1] : 0.0f,
                            shared);
   }
-  if (a.sinks != nullptr) tile.BeginWith([&](int h) { return a.sinks[first_head + min(h, num_heads - 1)]; });
 
   const int32_t seq = a.tokens.seq[t];
-  const int64_t position = a.tokens.position[t], begin = a.keys.First(position), last = a.Last(t);
-  const int64_t first_block = begin / kKeys, num_blocks = last < begin ? 0 : last / kKeys - first_block + 1;
   const auto* data = static_cast<const char*>(a.cache.data);
-  attention_mma::ForBlocks<kStages>(
-      num_blocks,
-      [&](int64_t number, int stage) {
-        const uint32_t keys = SharedAddress(stages + stage * layout.stage_bytes());
-        const uint32_t values = keys + kKeys * layout.rows.row_bytes;
-        for (int j = threadIdx.x / 32; j < kKeys; j += Tile::kThreads / 32) {
-          const int64_t key = (first_block + number) * kKeys + j;
-          const char *row = nullptr, *value = nullptr;
-          if (begin <= key && key <= last) {
-            row = data + 2 * (CacheRow(a.cache, seq, key) + kv_head * size);
-            value = row + 2 * a.cache.first;
+  for (int64_t split = part.begin; split < min(part.end, num_splits); ++split) {
+    Tile tile(shared + layout.tile(kStages));
+    if (a.sinks != nullptr && split == 0) {
+      tile.BeginWith([&](int h) { return a.sinks[first_head + min(h, num_heads - 1)]; });
+    }
+    const int64_t first_block = max(begin / kKeys, (first_split + split) * attention_mma::kSplitBlocks);
+    const int64_t end_block = min(last / kKeys + 1, (first_split + split + 1) * attention_mma::kSplitBlocks);
+    attention_mma::ForBlocks<kStages>(
+        last < begin ? 0 : end_block - first_block,
+        [&](int64_t number, int stage) {
+          const uint32_t keys = SharedAddress(stages + stage * layout.stage_bytes());
+          const uint32_t values = keys + kKeys * layout.rows.row_bytes;
+          for (int j = threadIdx.x / 32; j < kKeys; j += Tile::kThreads / 32) {
+            const int64_t key = (first_block + number) * kKeys + j;
+            const char *row = nullptr, *value = nullptr;
+            if (begin <= key && key <= last) {
+              row = data + 2 * (CacheRow(a.cache, seq, key) + kv_head * size);
+              value = row + 2 * a.cache.first;
+            }
+            attention_mma::CopyRow(layout.rows, j, row, data, keys);
+            attention_mma::CopyRow(layout.rows, j, value, data, values);
           }
-          attention_mma::CopyRow(layout.rows, j, row, data, keys);
-          attention_mma::CopyRow(layout.rows, j, value, data, values);
-        }
-      },
-      [&](int64_t number, int stage) {
-        const char* keys = stages + stage * layout.stage_bytes();
-        tile.Add({shared, keys, keys + kKeys * layout.rows.row_bytes, layout.rows, a.head_dim / 16},
-                 [&](float dot, int h, int j) {
-                   const int64_t key = (first_block + number) * kKeys + j;
-                   if (key < begin || key > last) return -INFINITY;
-                   if (a.bias.values != nullptr)
-                     dot = __fadd_rn(dot, a.bias.At(first_head + min(h, num_heads - 1), key - position));
-                   return __fmul_rn(dot, a.scale);
-                 });
-      });
-  tile.Finish(a.head_dim / 16, [&](int h, int column, float x, float y) {
-    if (h >= num_heads) return;
-    *reinterpret_cast<float2*>(a.out + (first_row + h) * size + column) = make_float2(x, y);
-  });
+        },
+        [&](int64_t number, int stage) {
+          const char* keys = stages + stage * layout.stage_bytes();
+          tile.Add({shared, keys, keys + kKeys * layout.rows.row_bytes, layout.rows, a.head_dim / 16},
+                   [&](float dot, int h, int j) {
+                     const int64_t key = (first_block + number) * kKeys + j;
+                     if (key < begin || key > last) return -INFINITY;
+                     if (a.bias.values != nullptr)
+                       dot = __fadd_rn(dot, a.bias.At(first_head + min(h, num_heads - 1), key - position));
+                     return __fmul_rn(dot, a.scale);
+                   });
+        });
+    tile.Finish(parts.SplitOf(part, first_row, split, num_splits), num_heads, a.head_dim / 16,
+                [&](int h) { return a.out + (first_row + h) * size; });
+  }
 }
 
 template <int kStages>
 absl::Status Launch(const GroupedAttentionArgs& a, void* stream) {
   const int64_t num_head_tiles = CeilDiv(a.heads / a.kv_heads, Tile::kHeads);
-  return LaunchKernel(
-      GroupedAttentionMma<kStages>,
-      {a.tokens.num_tokens * a.kv_heads * num_head_tiles, Tile::kThreads, Layout(a.head_dim).bytes(kStages)}, stream, a,
-      num_head_tiles);
+  int64_t num_splits = CeilDiv(a.cache.max_blocks * kCacheBlockTokens, kSplitKeys);
+  // A window of w keys touches one split more than it fills.
+  if (a.keys.kind != KeyRange::Kind::kAll) num_splits = std::min(num_splits, CeilDiv(a.keys.size, kSplitKeys) + 1);
+  TF_ASSIGN_OR_RETURN(const Parts parts, attention_mma::CutIntoParts(a.splits, a.tokens.num_tokens,
+                                                                     a.kv_heads * num_head_tiles, num_splits));
+  return LaunchKernel(GroupedAttentionMma<kStages>,
+                      {parts.num_blocks(a.tokens.num_tokens), Tile::kThreads, Layout(a.head_dim).bytes(kStages)},
+                      stream, a, parts);
 }
 
 }  // namespace

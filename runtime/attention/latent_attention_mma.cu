@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/device/cuda_launch.cuh"
 #include "runtime/attention/attention_mma.cuh"
 #include "runtime/attention/attention_mma.h"
@@ -5,7 +7,7 @@
 namespace tokenferry {
 namespace {
 
-using attention_mma::kKeys, attention_mma::Rows;
+using attention_mma::kKeys, attention_mma::Rows, attention_mma::Part, attention_mma::Parts;
 
 constexpr int kMaxLatent = 512, kMaxRope = 64;
 // 64 heads. Values are the keys' first `latent` columns.
@@ -29,51 +31,60 @@ __device__ void LoadQueries(const LatentAttentionArgs& a, int64_t t, int first_h
   }
 }
 
-// A block per (token, 64 heads); those of a token side by side, so that all but the first find the keys in L2.
+// A block per (token, 64 heads) or per split of its keys; those of a token side by side, so that all but the first find
+// the keys in L2.
 template <bool kIsSparse, int kStages>
-__global__ void __launch_bounds__(Tile::kThreads, 1) LatentAttentionMma(LatentAttentionArgs a, int num_head_tiles) {
+__global__ void __launch_bounds__(Tile::kThreads, 1) LatentAttentionMma(LatentAttentionArgs a, Parts parts) {
   extern __shared__ __align__(128) char shared[];
-  const int64_t t = blockIdx.x / num_head_tiles, latent = a.cache.first;
-  const int first_head = static_cast<int>(blockIdx.x % num_head_tiles) * Tile::kHeads;
-  const Layout layout(static_cast<int>(latent) + a.rope);
+  const Layout layout(static_cast<int>(a.cache.first) + a.rope);
+  const Part part = TakePart(parts, shared + layout.tile(kStages));
+  const int64_t t = part.item / parts.items_per_token, latent = a.cache.first, position = a.tokens.position[t];
+  const int64_t num_keys = kIsSparse ? min(position + 1, a.num_selected) : position + 1;
+  const int64_t num_splits = max((num_keys + kSplitKeys - 1) / kSplitKeys, int64_t{1});  // without keys: zeros
+  if (part.begin >= num_splits) return;
+  const int first_head = static_cast<int>(part.item % parts.items_per_token) * Tile::kHeads;
+  const int64_t first_row = t * a.heads + first_head;  // (token, head) of all
   char* const stages = shared + layout.stages();
-  Tile tile(shared + layout.tile(kStages));
   LoadQueries(a, t, first_head, layout.rows, shared);
 
   const int32_t seq = a.tokens.seq[t];
-  const int64_t position = a.tokens.position[t];
-  const int64_t num_keys = kIsSparse ? min(position + 1, a.num_selected) : position + 1;
   const int32_t* list = kIsSparse ? a.selected + t * a.num_selected : nullptr;
   const auto* data = static_cast<const char*>(a.cache.data);
-  attention_mma::ForBlocks<kStages>(
-      (num_keys + kKeys - 1) / kKeys,
-      [&](int64_t number, int stage) {
-        const uint32_t to = SharedAddress(stages + stage * layout.stage_bytes());
-        for (int j = threadIdx.x / 32; j < kKeys; j += Tile::kThreads / 32) {
-          const int64_t key = number * kKeys + j;
-          const char* row = nullptr;
-          if (key < num_keys) row = data + 2 * CacheRow(a.cache, seq, kIsSparse ? list[key] : key);
-          attention_mma::CopyRow(layout.rows, j, row, data, to);
-        }
-      },
-      [&](int64_t number, int stage) {
-        const char* keys = stages + stage * layout.stage_bytes();
-        const int64_t left = num_keys - number * kKeys;
-        tile.Add({shared, keys, keys, layout.rows, static_cast<int>(latent / 16)},
-                 [&](float dot, int, int key) { return key < left ? __fmul_rn(dot, a.scale) : -INFINITY; });
-      });
-  tile.Finish(static_cast<int>(latent / 16), [&](int h, int column, float first, float second) {
-    if (first_head + h >= a.heads) return;
-    *reinterpret_cast<float2*>(a.out + (t * a.heads + first_head + h) * latent + column) = make_float2(first, second);
-  });
+  for (int64_t split = part.begin; split < min(part.end, num_splits); ++split) {
+    Tile tile(shared + layout.tile(kStages));
+    const int64_t first = split * kSplitKeys, count = min(num_keys - first, kSplitKeys);
+    attention_mma::ForBlocks<kStages>(
+        (count + kKeys - 1) / kKeys,
+        [&](int64_t number, int stage) {
+          const uint32_t to = SharedAddress(stages + stage * layout.stage_bytes());
+          for (int j = threadIdx.x / 32; j < kKeys; j += Tile::kThreads / 32) {
+            const int64_t key = first + number * kKeys + j;
+            const char* row = nullptr;
+            if (key < num_keys) row = data + 2 * CacheRow(a.cache, seq, kIsSparse ? list[key] : key);
+            attention_mma::CopyRow(layout.rows, j, row, data, to);
+          }
+        },
+        [&](int64_t number, int stage) {
+          const char* keys = stages + stage * layout.stage_bytes();
+          const int64_t left = count - number * kKeys;
+          tile.Add({shared, keys, keys, layout.rows, static_cast<int>(latent / 16)},
+                   [&](float dot, int, int key) { return key < left ? __fmul_rn(dot, a.scale) : -INFINITY; });
+        });
+    tile.Finish(parts.SplitOf(part, first_row, split, num_splits), a.heads - first_head, static_cast<int>(latent / 16),
+                [&](int h) { return a.out + (first_row + h) * latent; });
+  }
 }
 
 template <bool kIsSparse, int kStages>
 absl::Status Launch(const LatentAttentionArgs& a, void* stream) {
-  const int64_t num_head_tiles = CeilDiv(a.heads, Tile::kHeads);
+  int64_t most_keys = a.cache.max_blocks * kCacheBlockTokens;
+  if (kIsSparse) most_keys = std::min(most_keys, a.num_selected);
+  TF_ASSIGN_OR_RETURN(const Parts parts,
+                      attention_mma::CutIntoParts(a.splits, a.tokens.num_tokens, CeilDiv(a.heads, Tile::kHeads),
+                                                  CeilDiv(most_keys, kSplitKeys)));
   return LaunchKernel(LatentAttentionMma<kIsSparse, kStages>,
-                      {a.tokens.num_tokens * num_head_tiles, Tile::kThreads, LayoutOf(a).bytes(kStages)}, stream, a,
-                      num_head_tiles);
+                      {parts.num_blocks(a.tokens.num_tokens), Tile::kThreads, LayoutOf(a).bytes(kStages)}, stream, a,
+                      parts);
 }
 
 template <bool kIsSparse>

@@ -30,6 +30,7 @@ struct AttentionStep {
   MatrixView<float> hidden;              // [T, H] in and out: the layer's output is added
   MatrixView<float> normed;              // [T, H] scratch
   float* workspace = nullptr;            // AttentionWorkspace floats
+  SplitSums splits;                      // of max_tokens tokens and the layer's heads, where the device needs them
 };
 void LatentAttentionLayer(Stream& stream, const AttentionStep& step);
 void GroupedAttentionLayer(Stream& stream, const AttentionStep& step);

@@ -31,7 +31,8 @@ void CrossAttentionLayer(Stream& stream, const AttentionStep& s) {
                             .cache = s.cache,
                             .out = out.data,
                             .compute = s.compute,
-                            .last_key = s.last_source});
+                            .last_key = s.last_source,
+                            .splits = s.splits});
   Project(stream, out, s.weights[Role::kCrossO], s.hidden.data, s.compute, Accumulate::kYes);
 }
 

@@ -10,17 +10,10 @@ int64_t DecodeGraphs::RowsFor(int64_t most_tokens) {
   return rows;
 }
 
-int64_t DecodeGraphs::TableColumns(int64_t num_rows, int64_t num_blocks, int64_t most) {
-  Step& step = steps_[num_rows];
-  if (step.table_columns < std::max<int64_t>(1, num_blocks)) {
-    step = Step{.table_columns = std::min(RowsFor(num_blocks), most)};
-  }
-  return step.table_columns;
-}
+int64_t DecodeGraphs::TableColumns(int64_t num_blocks, int64_t most) { return std::min(RowsFor(num_blocks), most); }
 
-absl::Status DecodeGraphs::Run(Device& device, Stream& stream, int64_t num_rows,
-                               absl::FunctionRef<absl::Status()> enqueue) {
-  Step& step = steps_[num_rows];
+absl::Status DecodeGraphs::Run(Device& device, Stream& stream, Shape shape, absl::FunctionRef<absl::Status()> enqueue) {
+  Step& step = steps_[shape];
   if (step.num_frees != device.num_frees()) {
     step.graph.reset();
     TF_RETURN_IF_ERROR(enqueue());

@@ -174,7 +174,7 @@ StepTokens Engine::Upload(const std::vector<const StepEntry*>& mine, int64_t num
     }
   }
   const int64_t num_tokens = num_rows > 0 ? num_rows : static_cast<int64_t>(ids.size());
-  if (num_rows > 0) max_blocks = graphs_.TableColumns(num_rows, max_blocks, cache_->options().num_blocks);
+  if (num_rows > 0) max_blocks = DecodeGraphs::TableColumns(max_blocks, cache_->options().num_blocks);
   ids.resize(num_tokens);
   seq.resize(num_tokens);
   position.resize(num_tokens, -1);
@@ -274,7 +274,7 @@ absl::Status Engine::Decode(int64_t step, const std::vector<const StepEntry*>& m
   std::vector<LogitRows::Row> wanted;
   for (const StepEntry* e : mine) wanted.push_back({e, &sequences_->at(e->seq), 0});
   logits_->Want(*stream_, std::move(wanted));
-  absl::Status decoded = graphs_.Run(device_, *stream_, num_rows, [&]() -> absl::Status {
+  absl::Status decoded = graphs_.Run(device_, *stream_, {num_rows, tokens.max_blocks}, [&]() -> absl::Status {
     TF_RETURN_IF_ERROR(transformer_->Forward(*stream_, /*step=*/-1, tokens, *cache_, {}));  // the graph is of many
     for (int64_t begin = 0; begin < num_rows; begin += Transformer::kLogitRows) {
       const int64_t n = std::min(Transformer::kLogitRows, num_rows - begin);

@@ -97,7 +97,8 @@ void GroupedAttentionLayer(Stream& stream, const AttentionStep& s) {
                             .out = out.data,
                             .compute = s.compute,
                             .last_key = a.sees_all ? s.last_source : nullptr,
-                            .bias = s.bias});
+                            .bias = s.bias,
+                            .splits = s.splits});
   GateOutput(stream, s, projected, out);
   AddAttention(stream, s, out);
 }

@@ -75,7 +75,7 @@ void LatentAttentionLayer(Stream& stream, const AttentionStep& s) {
   if (a.indexer.kind == IndexerSpec::Kind::kOwn) RunIndexer(stream, s, query_latent, workspace);
   const bool is_sparse = a.indexer.kind != IndexerSpec::Kind::kNone;
   LatentAttention(stream, {absorbed.data, query.data, heads, nope, rope, a.scale, s.tokens, s.cache, context.data,
-                           s.compute, is_sparse ? s.selected : nullptr, a.indexer.num_selected});
+                           s.compute, is_sparse ? s.selected : nullptr, a.indexer.num_selected, s.splits});
   ExpandValue(stream, {context.data, T, heads, nope, value, kv_b, out.data, s.compute});
   AddAttention(stream, s, out);
 }

@@ -46,8 +46,8 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(Transport& tran
                                                                  const Placement& placement,
                                                                  const EngineOptions& options) {
   std::unique_ptr<Transformer> t(new Transformer(model, weights, options));
-  TF_RETURN_IF_ERROR(t->AllocateActivations(device));
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, device.CreateStream());
+  TF_RETURN_IF_ERROR(t->AllocateActivations(device, *stream));
   TF_ASSIGN_OR_RETURN(t->positions_, PositionTables::Create(*stream, model, ServedPositions(model, options)));
   TF_ASSIGN_OR_RETURN(t->relative_bias_, RelativeBiasTables::Create(*stream, model, weights));
   TF_RETURN_IF_ERROR(t->CreateMoe(transport, device, placement));
@@ -210,7 +210,8 @@ AttentionStep Transformer::AttentionOf(int layer, const MicroBatch& mb, const St
           .bias = relative_bias_.Of(layer),
           .hidden = Rows(hidden_, mb),
           .normed = Rows(normed_, mb),
-          .workspace = attention_.as<float>()};
+          .workspace = attention_.as<float>(),
+          .splits = {split_sums_.as<float>(), split_turns_.as<int32_t>()}};
 }
 
 void Transformer::Attention(Stream& stream, int layer, const MicroBatch& mb, const StepTokens& tokens,

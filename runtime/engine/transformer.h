@@ -100,7 +100,7 @@ class Transformer {
     const char* label;
   };
   static std::vector<Activation> Activations(const ModelSpec& model, const EngineOptions& options, DeviceKind device);
-  absl::Status AllocateActivations(Device& device);
+  absl::Status AllocateActivations(Device& device, Stream& stream);
   absl::Status CreateMoe(Transport& transport, Device& device, const Placement& placement);
   // The rows of a step that pass through one stack.
   struct Part {
@@ -160,7 +160,9 @@ class Transformer {
   Buffer selected_;    // [max_tokens, ModelSpec::num_selected_keys()] int32
   Buffer key_scores_;  // SelectKeysArgs::scores
   Buffer attention_;   // AttentionWorkspace of the layer that needs most
-  Buffer head_rows_;   // [kLogitRows, H]
+  // SplitSums, of a GPU's attention alone: micro-batches take them one after the other.
+  Buffer split_sums_, split_turns_;
+  Buffer head_rows_;  // [kLogitRows, H]
 };
 
 }  // namespace tokenferry

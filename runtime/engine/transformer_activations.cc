@@ -19,12 +19,14 @@ int64_t Transformer::ServedPositions(const ModelSpec& model, const EngineOptions
 std::vector<Transformer::Activation> Transformer::Activations(const ModelSpec& model, const EngineOptions& options,
                                                               DeviceKind device) {
   const int64_t T = options.max_tokens(), H = model.hidden_size;
-  const bool has_scores = model.num_selected_keys() > 0 && device == DeviceKind::kCuda;
-  int64_t ffn = model.moe.shared_intermediate, attention = 0;
+  const bool is_gpu = device == DeviceKind::kCuda, has_scores = model.num_selected_keys() > 0 && is_gpu;
+  int64_t ffn = model.moe.shared_intermediate, attention = 0, heads = 0;
   for (const LayerSpec& layer : model.layers) {
     if (!layer.is_moe) ffn = std::max(ffn, layer.dense_intermediate);
     attention = std::max(attention, AttentionWorkspace(layer.attention, T));
+    heads = std::max(heads, layer.attention.num_heads);
   }
+  const bool has_splits = is_gpu && options.compute == Compute::kBF16;
   return {
       {&Transformer::hidden_, T, H, "hidden states"},
       {&Transformer::normed_, T, H, "normed hidden states"},
@@ -32,6 +34,8 @@ std::vector<Transformer::Activation> Transformer::Activations(const ModelSpec& m
       {&Transformer::key_scores_, has_scores ? std::min(T, kScoredTokens) : 0, ServedPositions(model, options),
        "scores of keys"},
       {&Transformer::attention_, 1, attention, "attention"},
+      {&Transformer::split_sums_, has_splits ? T : 0, 2 * heads, "sums of attention's splits"},
+      {&Transformer::split_turns_, has_splits ? 1 : 0, SplitSums::Turns(T, heads), "turns of attention's splits"},
       {&Transformer::gate_, T, ffn, "ffn gate"},
       {&Transformer::up_, T, ffn, "ffn up"},
       {&Transformer::shared_out_, T, H, "shared expert output"},
@@ -47,12 +51,13 @@ int64_t Transformer::ActivationBytes(const ModelSpec& model, const EngineOptions
   return num_bytes;
 }
 
-absl::Status Transformer::AllocateActivations(Device& device) {
+absl::Status Transformer::AllocateActivations(Device& device, Stream& stream) {
   for (const Activation& a : Activations(model_, options_, device.kind())) {
     TF_ASSIGN_OR_RETURN(this->*a.buffer,
                         device.Allocate(a.rows * a.cols * sizeof(float), MemoryKind::kDevice, a.label));
   }
-  return absl::OkStatus();
+  if (split_turns_.num_bytes() > 0) stream.Fill(split_turns_.data(), 0, split_turns_.num_bytes());
+  return stream.Synchronize();
 }
 
 MatrixView<float> Transformer::KeyScores() const {

@@ -8,7 +8,7 @@
 #include <functional>
 #include <vector>
 
-#include "runtime/attention/attention_ops.h"
+#include "runtime/attention/attention_mma.h"
 #include "tests/support/cuda_compare.h"
 
 namespace tokenferry {
@@ -30,12 +30,13 @@ struct AttentionQuery {
 
 // A score's 16 products per instruction are exact, and are added with one rounding of 2^-23 of the sum of magnitudes;
 // two more for the order inside; bias and scale round once each. That, and what exp (2 ulp), its argument and the
-// rescaling by each block add, are relative errors of a weight, of numerator and of denominator: eta each. In the
-// numerator weights are rounded to bf16 besides, 2^-8. What adds up is rounded as the scores are, in the numerator, and
-// key by key in the denominator.
+// rescaling by each block and split add, are relative errors of a weight, of numerator and of denominator: eta each. In
+// the numerator weights are rounded to bf16 besides, 2^-8. What adds up is rounded as the scores are, in the numerator,
+// and key by key in the denominator.
 inline ExactAttention AttendExactly(const AttentionQuery& q) {
   const auto num_keys = static_cast<double>(q.num_keys);
-  const double num_blocks = std::ceil(num_keys / kCacheBlockTokens) + 1;  // the first may be cut
+  // What is rescaled and added: blocks and splits, of which the first may be cut.
+  const double num_parts = std::ceil(num_keys / kCacheBlockTokens) + 1 + std::ceil(num_keys / kSplitKeys) + 1;
   const double roundings = (static_cast<double>(q.width) / 16 + 5) * 0x1p-23;
   std::vector<double> score;
   double max = q.has_sink ? q.sink : -INFINITY, min = q.has_sink ? q.sink : INFINITY, off = 0;
@@ -50,8 +51,8 @@ inline ExactAttention AttendExactly(const AttentionQuery& q) {
     off = std::max(off, q.scale * roundings * magnitude);
   }
   const double range = q.num_keys == 0 ? 0 : max - min;
-  const double eta = 2 * off + (num_blocks + 1) * (2 * 0x1p-23 + (range + 2 * off) * 0x1p-24 + 0x1p-24);
-  const double sums = (num_keys / 16 + 3 + 3 * num_blocks) * 0x1p-23 + (num_keys + 3) * 0x1p-24;
+  const double eta = 2 * off + (num_parts + 1) * (2 * 0x1p-23 + (range + 2 * off) * 0x1p-24 + 0x1p-24);
+  const double sums = (num_keys / 16 + 3 + 3 * num_parts) * 0x1p-23 + (num_keys + 3) * 0x1p-24;
   ExactAttention exact{std::vector<double>(q.num_columns), std::vector<double>(q.num_columns)};
   double all = q.has_sink ? std::exp(q.sink - max) : 0;
   for (int64_t j = 0; j < q.num_keys; ++j) {

@@ -72,5 +72,21 @@ TEST_F(GroupedAttentionMmaCudaTest, ATokensBitsAreItsOwn) {
   }
 }
 
+// Windows begin and end within a split.
+TEST_F(GroupedAttentionMmaCudaTest, LongContextsAreSplit) {
+  for (const KeyRange& keys :
+       {KeyRange{}, KeyRange{Kind::kSliding, 2300}, KeyRange{Kind::kSliding, 100}, KeyRange{Kind::kChunk, 3000}}) {
+    SCOPED_TRACE(testing::Message() << static_cast<int>(keys.kind) << " of " << keys.size);
+    ExpectNear(RandomProblem({6, 2, 16, keys}, {2048, -1, 70, 4300}, 7, With::kSinks));
+  }
+}
+
+// As latent attention's.
+TEST_F(GroupedAttentionMmaCudaTest, SplitsDecideNoBit) {
+  const Problem apart = RandomProblem({8, 4, 16}, {2048, -1, 70, 4300}, 7, With::kSinks);
+  const std::vector<uint8_t> some = RunAttention(*cuda_, apart), many = RunAttention(*cuda_, WithoutTokens(apart, 256));
+  EXPECT_EQ(0, std::memcmp(some.data(), many.data(), some.size() - OpRun::kGuardBytes));
+}
+
 }  // namespace
 }  // namespace tokenferry::grouped_mma

@@ -79,5 +79,19 @@ TEST_F(LatentAttentionMmaCudaTest, ATokensBitsAreItsOwn) {
   }
 }
 
+// One that has a single key, two whole ones and a cut one, tokens that have fewer; two tiles of heads; a list of keys.
+TEST_F(LatentAttentionMmaCudaTest, LongContextsAreSplit) {
+  ExpectNear(RandomProblem({2, 32, 8}, {2048, -1, 70, 4300}, 7));
+  ExpectNear(RandomProblem({66, 16, 8}, {10, 2048}, 7));
+  ExpectNear(RandomProblem({2, 32, 8}, {2500}, 8, 2100));
+}
+
+// In blocks of their own, or, beside many rows that are no tokens, one after the other in a block.
+TEST_F(LatentAttentionMmaCudaTest, SplitsDecideNoBit) {
+  const Problem apart = RandomProblem({2, 32, 8}, {2048, -1, 70, 4300}, 7), in_turn = WithoutTokens(apart, 1024);
+  const std::vector<uint8_t> some = RunAttention(*cuda_, apart), many = RunAttention(*cuda_, in_turn);
+  EXPECT_EQ(0, std::memcmp(some.data(), many.data(), some.size() - OpRun::kGuardBytes));
+}
+
 }  // namespace
 }  // namespace tokenferry::latent_mma

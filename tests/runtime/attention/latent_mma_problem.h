@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "runtime/attention/attention_ops.h"
-#include "tests/support/cuda_compare.h"
+#include "tests/runtime/attention/mma_run.h"
 
 namespace tokenferry::latent_mma {
 
@@ -15,12 +15,13 @@ struct Shape {
   int64_t latent;
   int32_t rope;
 };
-inline constexpr int64_t kSequences = 2, kMaxBlocks = 4;
+inline constexpr int64_t kSequences = 2;
 inline constexpr int32_t kNope = 3;
 inline constexpr float kScale = 0.05f;
 
 struct Problem {
   Shape shape;
+  int64_t max_blocks = 0;  // of a sequence
   std::vector<int32_t> seq, position, block_table;
   std::vector<float> q_latent, q;
   std::vector<BF16> cache;
@@ -40,7 +41,7 @@ struct Problem {
     return keys;
   }
   const BF16* Row(int64_t t, int64_t key) const {
-    const int64_t block = block_table[seq[t] * kMaxBlocks + key / kCacheBlockTokens];
+    const int64_t block = block_table[seq[t] * max_blocks + key / kCacheBlockTokens];
     return cache.data() + (block * kCacheBlockTokens + key % kCacheBlockTokens) * width();
   }
   // As it enters the product.
@@ -59,14 +60,15 @@ inline Problem RandomProblem(const Shape& shape, std::vector<int32_t> positions,
   Problem p;
   p.shape = shape;
   p.position = std::move(positions);
+  p.max_blocks = BlocksFor(p.position);
   const int64_t rows = p.num_tokens() * shape.heads;
   p.seq = UniformInts(rng, p.num_tokens(), 0, kSequences);
-  p.block_table.resize(kSequences * kMaxBlocks);
+  p.block_table.resize(kSequences * p.max_blocks);
   std::iota(p.block_table.begin(), p.block_table.end(), 0);
   std::shuffle(p.block_table.begin(), p.block_table.end(), rng);
   p.q_latent = NormalFloats(rng, rows * shape.latent);
   p.q = NormalFloats(rng, rows * (kNope + shape.rope));
-  p.cache = NormalValues<BF16>(rng, kSequences * kMaxBlocks * kCacheBlockTokens * p.width());
+  p.cache = NormalValues<BF16>(rng, kSequences * p.max_blocks * kCacheBlockTokens * p.width());
   p.num_selected = num_selected;
   for (int64_t t = 0; num_selected > 0 && t < p.num_tokens(); ++t) {
     std::vector<int32_t> keys(std::max(0, p.position[t] + 1));
@@ -76,6 +78,16 @@ inline Problem RandomProblem(const Shape& shape, std::vector<int32_t> positions,
     std::sort(keys.begin(), std::find(keys.begin(), keys.end(), -1));
     p.selected.insert(p.selected.end(), keys.begin(), keys.end());
   }
+  return p;
+}
+
+// The same, and `count` rows behind it that are no tokens.
+inline Problem WithoutTokens(Problem p, int64_t count) {
+  p.seq.resize(p.num_tokens() + count);
+  p.position.resize(p.seq.size(), -1);
+  const int64_t rows = p.num_tokens() * p.shape.heads;
+  p.q_latent.resize(rows * p.shape.latent), p.q.resize(rows * (kNope + p.shape.rope));
+  p.selected.resize(p.num_tokens() * p.num_selected, -1);
   return p;
 }
 
@@ -92,14 +104,13 @@ inline std::vector<uint8_t> RunAttention(Device& device, const Problem& p) {
   args.cache.dtype = DType::kBF16;
   args.cache.first = p.shape.latent, args.cache.second = p.shape.rope;
   args.cache.block_table = run.Input(p.block_table);
-  args.cache.max_blocks = kMaxBlocks;
+  args.cache.max_blocks = p.max_blocks;
   args.out = run.Output<float>("out", p.num_tokens() * p.shape.heads * p.shape.latent);
   args.compute = Compute::kBF16;
+  args.splits = SplitSumsOf(run, p.num_tokens(), p.shape.heads);
   if (p.num_selected > 0) args.selected = run.Input(p.selected), args.num_selected = p.num_selected;
   LatentAttention(run.stream(), args);
-  const auto results = run.Finish();
-  EXPECT_TRUE(results.ok()) << results.status();
-  return results.ok() ? results->at(0).bytes : std::vector<uint8_t>();
+  return FinishRun(run);
 }
 
 }  // namespace tokenferry::latent_mma
