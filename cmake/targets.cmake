@@ -6,7 +6,7 @@
 #   so count as two. With RANKS: one ctest per rank count, under mpirun, with tests/support's MPI main; two as well.
 #   Test names: <name> or <name>.np<ranks>. PROGRAMS are built with it, for tests that start them.
 #   QUICK, or SHARE n: under the address sanitizer, test <name>.quick is the part of a `slow` test that the short runs do: what the
-#   filter names, or every n-th case.
+#   filter names, or every n-th case; under the thread sanitizer every n-th case of one labelled `tsan`.
 #   LABELS: `slow` (not in the short sanitizer runs), `tsan` (also run under the thread sanitizer; `tsan_full`: only by
 #   run.sh --full), `fakegpu` (test <name>.fakegpu.sm<arch> is the same with the CUDA runtime of tests/fakegpu, once for each
 #   architecture: the kernels' PTX executed on the CPU), `gpu` (all that the cuda preset's short run builds and runs, of one architecture alone,
@@ -226,7 +226,12 @@ function(tf_test)
     add_dependencies(${A_NAME} ${A_PROGRAMS})
   endif()
   set(quick_labels ${A_LABELS})
-  if((A_QUICK OR A_SHARE) AND TOKENFERRY_SANITIZE MATCHES "address")
+  set(is_tsan_share OFF)
+  if(A_SHARE AND "tsan" IN_LIST A_LABELS AND TOKENFERRY_SANITIZE MATCHES "thread")
+    set(is_tsan_share ON)
+    list(TRANSFORM A_LABELS REPLACE "^tsan$" tsan_full)
+  endif()
+  if(is_tsan_share OR ((A_QUICK OR A_SHARE) AND TOKENFERRY_SANITIZE MATCHES "address"))
     list(REMOVE_ITEM quick_labels slow)
     set(quick_environment ${TF_TEST_ENVIRONMENT})
     if(A_SHARE)
