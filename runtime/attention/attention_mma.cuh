@@ -104,13 +104,8 @@ class Tile {
       float all = per_part_[Head(r)];
 #pragma unroll
       for (int part = 1; part < kWarpsN; ++part) all = __fadd_rn(all, per_part_[part * kHeads + Head(r)]);
-      float* to = out(Head(r)) + lane_ % 4 * 2;
-      if (split.is_only()) {
-        PutColumns(r, num_pairs, to, [=](float2 own, float2*) { return OverSum(own, all); });
-        continue;
-      }
       const SplitScale scale(split, Head(r), max_[r], all);
-      PutColumns(r, num_pairs, to, scale);
+      PutColumns(r, num_pairs, out(Head(r)) + lane_ % 4 * 2, scale);
       max_[r] = scale.max, sum_[r] = scale.sum;
     }
     if (split.is_only()) return;
@@ -126,9 +121,8 @@ class Tile {
   // Of the two that a thread has.
   __device__ int Head(int r) const { return 16 * warp_m_ + 8 * r + lane_ / 4; }
 
-  // value(contexts of the split, where they go): two neighbouring columns of head Head(r).
-  template <class Value>
-  __device__ void PutColumns(int r, int num_pairs, float* to, const Value& value) const {
+  // Columns of head Head(r), two neighbouring ones at a time.
+  __device__ void PutColumns(int r, int num_pairs, float* to, const SplitScale& scale) const {
 #pragma unroll
     for (int i = 0; i < kMaxPairs; ++i) {
       const int pair = part_ + kWarpsN * i;
@@ -136,7 +130,7 @@ class Tile {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         auto* place = reinterpret_cast<float2*>(to + 16 * pair + 8 * half);
-        *place = value(make_float2(contexts_[2 * i + half][2 * r], contexts_[2 * i + half][2 * r + 1]), place);
+        *place = scale(make_float2(contexts_[2 * i + half][2 * r], contexts_[2 * i + half][2 * r + 1]), place);
       }
     }
   }

@@ -90,12 +90,9 @@ __device__ inline Part TakePart(const Parts& parts, char* shared) {
   return {token * parts.items_per_token + rest % parts.items_per_token, split, split + 1};
 }
 
-__device__ inline float2 OverSum(float2 x, float sum) {
-  return sum == 0.0f ? make_float2(0.0f, 0.0f) : make_float2(__fdiv_rn(x.x, sum), __fdiv_rn(x.y, sum));
-}
-
 // A head's contexts so far and those of a split, both relative to a maximum of their own, as relative to the larger:
-// before * exp(its maximum - the larger) + own * exp(its maximum - the larger), every product rounded.
+// before * exp(its maximum - the larger) + own * exp(its maximum - the larger), every product rounded. With the last
+// split, over the sum of all weights; zeros where there is none.
 struct SplitScale {
   float max, sum, before_factor = 0.0f, own_factor = 1.0f;
   bool is_first, is_last;
@@ -109,9 +106,9 @@ struct SplitScale {
     sum = __fadd_rn(__fmul_rn(before.x, before_factor), __fmul_rn(own_sum, own_factor));
   }
   __device__ float2 operator()(float2 own, const float2* before) const {
-    if (is_first) return own;
-    const float2 all = make_float2(Add(own.x, before->x), Add(own.y, before->y));
-    return is_last ? OverSum(all, sum) : all;
+    const float2 all = is_first ? own : make_float2(Add(own.x, before->x), Add(own.y, before->y));
+    if (!is_last) return all;
+    return sum == 0.0f ? make_float2(0.0f, 0.0f) : make_float2(__fdiv_rn(all.x, sum), __fdiv_rn(all.y, sum));
   }
 
  private:
