@@ -118,13 +118,13 @@ __global__ void PullRowsKernel(PullRowsArgs a) {
 // A block per token; first, a thread per term finds where it lies.
 template <class T>
 __global__ void CombinePeersKernel(CombinePeersArgs a, int64_t vector_cols) {
-  extern __shared__ char shared[];
+  extern __shared__ char terms[];
   const PeerGroupView& g = a.group;
   if (*g.gave_up != 0) return;
   const int64_t t = blockIdx.x, begin = a.combine_offsets[t];
   const int num_terms = static_cast<int>(a.combine_offsets[t + 1] - begin);
-  auto* outputs = reinterpret_cast<const T**>(shared);                                  // [K]
-  auto* weights = reinterpret_cast<float*>(shared + a.weight.cols * sizeof(const T*));  // [K]
+  auto* outputs = reinterpret_cast<const T**>(terms);                                  // [K]
+  auto* weights = reinterpret_cast<float*>(terms + a.weight.cols * sizeof(const T*));  // [K]
   for (int i = threadIdx.x; i < num_terms; i += blockDim.x) {
     const int64_t s = a.combine_selection[begin + i];
     const int r = GroupHolding(a.selection_offsets, g.num_ranks, s);

@@ -49,6 +49,8 @@ void Convert(Warp& w, const Instruction& in, uint32_t mask) {
   });
 }
 
+// What is whole already needs no rounding to whole numbers.
+using Floats = Types<float, double>;
 using All = Types<uint8_t, uint16_t, uint32_t, uint64_t, int8_t, int16_t, int32_t, int64_t, float, double>;
 
 template <class To, auto Whole, class... Froms>
@@ -57,10 +59,10 @@ Handler FromOf(Type from, Types<Froms...>) {
   ((StandsFor<Froms>(from) ? static_cast<void>(handler = &Convert<To, Froms, Whole>) : static_cast<void>(0)), ...);
   return handler;
 }
-template <auto Whole, class... Tos>
-Handler Between(Type to, Type from, Types<Tos...>) {
+template <auto Whole, class Froms, class... Tos>
+Handler Between(Type to, Type from, Froms froms, Types<Tos...>) {
   Handler handler = nullptr;
-  ((StandsFor<Tos>(to) ? static_cast<void>(handler = FromOf<Tos, Whole>(from, All{})) : static_cast<void>(0)), ...);
+  ((StandsFor<Tos>(to) ? static_cast<void>(handler = FromOf<Tos, Whole>(from, froms)) : static_cast<void>(0)), ...);
   return handler;
 }
 
@@ -152,16 +154,16 @@ bool DecodeConvert(Opcode& op, Instruction& in) {
   if (IsFloat(from) && !IsFloat(to) && !whole) op.Refuse("a rounding to whole numbers was expected");
   if (IsFloat(to) && !IsFloat(from) && rounding != "rn") op.Refuse("rounding");
   if (to == Type::kF32 && from == Type::kF64 && rounding != "rn") op.Refuse("rounding");
-  if (rounding == "rni")
-    in.run = Between<kToEven>(to, from, All{});
+  if (!whole || !IsFloat(from))
+    in.run = Between<kAsIs>(to, from, All{}, All{});
+  else if (rounding == "rni")
+    in.run = Between<kToEven>(to, from, Floats{}, All{});
   else if (rounding == "rzi")
-    in.run = Between<kToZero>(to, from, All{});
+    in.run = Between<kToZero>(to, from, Floats{}, All{});
   else if (rounding == "rmi")
-    in.run = Between<kDown>(to, from, All{});
-  else if (rounding == "rpi")
-    in.run = Between<kUp>(to, from, All{});
+    in.run = Between<kDown>(to, from, Floats{}, All{});
   else
-    in.run = Between<kAsIs>(to, from, All{});
+    in.run = Between<kUp>(to, from, Floats{}, All{});
   return true;
 }
 

@@ -3,9 +3,10 @@
 
     check_resources.py [--update] --ptxas PTXAS --arch 90a LIBRARY ..
 
-Reads the PTX that nvcc left, as text, in the objects of the libraries. A kernel may need fewer registers than its line
-allows, not more; --update writes the table anew. The table is sm_90a's: of other architectures only spills and local
-memory are looked at.
+Reads the PTX that nvcc left, as text, in the objects of the libraries. A kernel may need less than its line allows, not
+more (shared memory is aligned to what the largest variable of all kernels in a file wants, so that a file by itself may
+need less); --update writes the table anew. The table is sm_90a's: of other architectures only spills and local memory
+are looked at.
 """
 import argparse
 import pathlib
@@ -98,7 +99,7 @@ def main():
             continue
         if name not in table:
             problems.append(f"{name}: not in the table ({registers} registers, {shared} bytes)")
-        elif registers > table[name][0] or shared != table[name][1]:
+        elif registers > table[name][0] or shared > table[name][1]:
             problems.append(f"{name}: {registers} registers and {shared} bytes of shared memory, the table says {table[name][0]} and {table[name][1]}")
     for problem in sorted(problems):
         print(problem)
