@@ -48,8 +48,8 @@ struct FloatMatrixView {
     static_assert(std::is_same_v<std::remove_const_t<T>, BF16> || std::is_same_v<std::remove_const_t<T>, float>);
   }
 
-  int64_t element_bytes() const { return dtype == DType::kBF16 ? 2 : 4; }
-  Void* row(int64_t i) const {
+  TF_HOST_DEVICE int64_t element_bytes() const { return dtype == DType::kBF16 ? 2 : 4; }
+  TF_HOST_DEVICE Void* row(int64_t i) const {
     using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
     return static_cast<Byte*>(data) + i * stride * element_bytes();
   }

@@ -52,8 +52,4 @@ void GatedMatMul(Stream& stream, const GatedMatMulArgs& args) {
   stream.Launch(kGatedMatMul, args);
 }
 
-bool TakesGatedMatMul(Stream& stream, Compute compute) {
-  return stream.device().kind() == DeviceKind::kCuda && compute == Compute::kBF16;
-}
-
 }  // namespace tokenferry

@@ -25,9 +25,7 @@ struct GatedMatMulArgs {
   MatrixView<BF16> y = {};  // [offsets[num_groups], gate.layout.rows]
 };
 
+// The faster way where products run on tensor cores; CPUs have the plain reference of it alone.
 void GatedMatMul(Stream& stream, const GatedMatMulArgs& args);
-
-// Whether that is the faster way, on GPUs in kBF16. CPUs have the plain reference of it alone.
-bool TakesGatedMatMul(Stream& stream, Compute compute);
 
 }  // namespace tokenferry

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/device/cuda_launcher.h"
+#include "core/kernels/live_rows.h"
 
 namespace tokenferry {
 namespace {
@@ -17,7 +18,7 @@ int64_t RowsPerTask(int64_t floats_per_row) {
 void GatherRange(const GatherRowsArgs& a, int64_t begin, int64_t end) {
   const int64_t cols = a.src.cols;
   for (int64_t i = begin; i < end; ++i) {
-    const void* src = a.src.row(a.idx[i]);
+    const void* src = a.src.row(a.idx == nullptr ? i : a.idx[i]);
     if (a.dtype == a.src.dtype) {
       const int64_t row_bytes = cols * a.src.element_bytes();
       std::memcpy(static_cast<char*>(a.out) + i * row_bytes, src, row_bytes);
@@ -29,12 +30,12 @@ void GatherRange(const GatherRowsArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-void GatherReference(const GatherRowsArgs& a) { GatherRange(a, 0, a.num_rows); }
+void GatherReference(const GatherRowsArgs& a) { GatherRange(a, 0, NumLive(a.num_rows, a.live_rows)); }
 
 void GatherCpu(const GatherRowsArgs& a, CpuContext& context) {
-  const int64_t per_task = RowsPerTask(a.src.cols);
-  context.pool.ParallelFor((a.num_rows + per_task - 1) / per_task, [&](int64_t task, int) {
-    GatherRange(a, task * per_task, std::min(a.num_rows, (task + 1) * per_task));
+  const int64_t per_task = RowsPerTask(a.src.cols), num_rows = NumLive(a.num_rows, a.live_rows);
+  context.pool.ParallelFor((num_rows + per_task - 1) / per_task, [&](int64_t task, int) {
+    GatherRange(a, task * per_task, std::min(num_rows, (task + 1) * per_task));
   });
 }
 

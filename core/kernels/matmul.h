@@ -33,6 +33,11 @@ struct MatMulArgs {
 
 void MatMul(Stream& stream, const MatMulArgs& args);
 
+// Whether products run on tensor cores: on GPUs in kBF16. Rows in bf16 that begin at multiples of 16 bytes, each of
+// w.cols, a multiple of 8, are copied there as they are; others are converted for every 128 outputs again, element by
+// element, as are the weights then.
+bool RunsOnTensorCores(Stream& stream, Compute compute);
+
 // One product per group: rows [offsets[g], offsets[g + 1]) of the product use weights.views[g].
 struct GroupedMatMulArgs {
   const void* x = nullptr;

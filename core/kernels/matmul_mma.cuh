@@ -71,11 +71,11 @@ struct Scales {
   }
 };
 
-template <int kTokens, WeightLoad kWeightLoad>
-__device__ inline void MultiplyStage(
-    const char* weights, const char* rows, const float (&scale)[Tile<kTokens, kWeightLoad>::kTilesM],
-    float (&sums)[Tile<kTokens, kWeightLoad>::kTilesM][Tile<kTokens, kWeightLoad>::kTilesN][4]) {
-  using T = Tile<kTokens, kWeightLoad>;
+template <int kTokens, LoadKind kLoad>
+__device__ inline void MultiplyStage(const char* weights, const char* rows,
+                                     const float (&scale)[Tile<kTokens, kLoad>::kTilesM],
+                                     float (&sums)[Tile<kTokens, kLoad>::kTilesM][Tile<kTokens, kLoad>::kTilesN][4]) {
+  using T = Tile<kTokens, kLoad>;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4;
   const int first_out = warp / T::kWarpsN * T::kWarpOuts, first_row = warp % T::kWarpsN * T::kWarpTokens;
 #pragma unroll
@@ -90,7 +90,7 @@ __device__ inline void MultiplyStage(
       uint4 a[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        if constexpr (kWeightLoad == WeightLoad::kF8) {
+        if constexpr (kLoad == LoadKind::kF8) {
           const auto v =
               *reinterpret_cast<const uint2*>(weights + PlainF8(first_out + 16 * m + 8 * half + group, quad) + 8 * h);
           WidenF8(v.x, scale[m], a[half].x, a[half].y);
@@ -149,11 +149,10 @@ __device__ inline void StoreGated(const Problem& p, int64_t row, int64_t o, floa
 
 // Sums pass through shared memory, so that a warp writes whole rows of the tile. Between them and what the next tile
 // brings is RowCopier's barrier.
-template <int kTokens, WeightLoad kWeightLoad, Form kForm>
-__device__ inline void StoreTile(
-    const Problem& p, const Work& work, float* shared,
-    const float (&sums)[Tile<kTokens, kWeightLoad>::kTilesM][Tile<kTokens, kWeightLoad>::kTilesN][4]) {
-  using T = Tile<kTokens, kWeightLoad>;
+template <int kTokens, LoadKind kLoad, Form kForm>
+__device__ inline void StoreTile(const Problem& p, const Work& work, float* shared,
+                                 const float (&sums)[Tile<kTokens, kLoad>::kTilesM][Tile<kTokens, kLoad>::kTilesN][4]) {
+  using T = Tile<kTokens, kLoad>;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4;
   const int first_out = warp / T::kWarpsN * T::kWarpOuts, first_row = warp % T::kWarpsN * T::kWarpTokens;
   __syncthreads();  // the last stage has been read
@@ -181,9 +180,9 @@ __device__ inline void StoreTile(
   }
 }
 
-template <int kTokens, WeightLoad kWeightLoad, RowLoad kRowLoad, Form kForm>
-__global__ void __launch_bounds__(Tile<kTokens, kWeightLoad>::kThreads, 1) Product(const __grid_constant__ Problem p) {
-  using T = Tile<kTokens, kWeightLoad>;
+template <int kTokens, LoadKind kLoad, Form kForm>
+__global__ void __launch_bounds__(Tile<kTokens, kLoad>::kThreads, 1) Product(const __grid_constant__ Problem p) {
+  using T = Tile<kTokens, kLoad>;
   using M = Matrices<kForm, T::kThreads>;
   static_assert(M::kOuts % T::kWarpOuts == 0 && M::kMatrixThreads % (32 * T::kWarpsN) == 0, "a warp has one matrix");
   extern __shared__ __align__(128) char shared[];
@@ -196,8 +195,8 @@ __global__ void __launch_bounds__(Tile<kTokens, kWeightLoad>::kThreads, 1) Produ
   const int first_out = M::MyThread() / 32 / T::kWarpsN * T::kWarpOuts;
   for (int64_t index = blockIdx.x; index < num_tiles; index += gridDim.x) {
     const Work work = FindWork<kTokens, M>(p, tiles, index, num_out_tiles);
-    WeightCopier<kWeightLoad, M> weights(p, work);
-    const RowCopier<kTokens, kRowLoad, T::kThreads> rows(p, work, row_places);
+    WeightCopier<kLoad, M> weights(p, work);
+    const RowCopier<kTokens, kLoad, T::kThreads> rows(p, work, row_places);
     float sums[T::kTilesM][T::kTilesN][4] = {};
     const auto load = [&](int step, int slot) {
       char* stage = shared + slot * T::kStageBytes;
@@ -205,7 +204,7 @@ __global__ void __launch_bounds__(Tile<kTokens, kWeightLoad>::kThreads, 1) Produ
       rows.Load(p, step, stage + T::kWeightBytes);
     };
     constexpr int kFirstLoads = T::kStages - 1;
-#pragma unroll(kWeightLoad == WeightLoad::kAny ? 1 : kFirstLoads)  // a conversion is long to compile
+#pragma unroll(kLoad == LoadKind::kAny ? 1 : kFirstLoads)  // a conversion is long to compile
     for (int step = 0; step < kFirstLoads; ++step) {
       if (step < num_steps) load(step, step);
       CommitCopies();
@@ -213,18 +212,18 @@ __global__ void __launch_bounds__(Tile<kTokens, kWeightLoad>::kThreads, 1) Produ
     Scales<T::kTilesM> scales(p, work, first_out);
     int slot = 0, next_slot = T::kStages - 1;
     for (int step = 0; step < num_steps; ++step) {
-      if constexpr (kWeightLoad == WeightLoad::kF8) scales.Advance();
+      if constexpr (kLoad == LoadKind::kF8) scales.Advance();
       WaitForCopies<T::kStages - 2>();
       __syncthreads();  // everybody's copies of this step have arrived, and the stage that comes next has been read
       if (step + T::kStages - 1 < num_steps) load(step + T::kStages - 1, next_slot);
       CommitCopies();
       const char* stage = shared + slot * T::kStageBytes;
-      MultiplyStage<kTokens, kWeightLoad>(stage, stage + T::kWeightBytes, scales.value, sums);
+      MultiplyStage<kTokens, kLoad>(stage, stage + T::kWeightBytes, scales.value, sums);
       next_slot = slot;
       slot = slot + 1 == T::kStages ? 0 : slot + 1;
     }
     WaitForCopies<0>();
-    StoreTile<kTokens, kWeightLoad, kForm>(p, work, reinterpret_cast<float*>(shared), sums);
+    StoreTile<kTokens, kLoad, kForm>(p, work, reinterpret_cast<float*>(shared), sums);
   }
 }
 

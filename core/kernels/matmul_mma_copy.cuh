@@ -13,13 +13,12 @@ constexpr int kTileOuts = 128;
 constexpr int kStepInputs = 64;
 constexpr int kRowBytes = 2 * kStepInputs;  // of a row of bf16 in shared memory
 
-// How a tile's weights reach the fragments.
-enum class WeightLoad {
+// How a tile's weights and rows reach the fragments.
+enum class LoadKind {
   kBF16,  // copied as they are
-  kF8,    // copied as they are, widened in registers; scales are uniform over 16 outputs and kStepInputs inputs
+  kF8,    // the same, weights widened in registers; scales are uniform over 16 outputs and kStepInputs inputs
   kAny,   // converted on the way into shared memory: any type, alignment and block
 };
-enum class RowLoad { kBF16, kAny };
 enum class Form {
   kPlain,  // a tile has kTileOuts outputs of one matrix
   kGated,  // half as many each of gate and up, and y = silu(gate) * up, rounded to bf16
@@ -59,7 +58,7 @@ struct Problem {
 __device__ inline int SwizzledBF16(int row, int chunk) { return row * kRowBytes + ((chunk ^ (row & 1)) << 4); }
 __device__ inline int PlainF8(int row, int chunk) { return row * kStepInputs + (chunk << 4); }
 
-template <int kTokens, WeightLoad kWeightLoad>
+template <int kTokens, LoadKind kLoad>
 struct Tile {
   static constexpr int kThreads = kTokens == 256 ? 256 : 128;
   static constexpr int kWarpsM = kTokens >= 64 ? 2 : 4;
@@ -67,7 +66,7 @@ struct Tile {
   static constexpr int kWarpOuts = kTileOuts / kWarpsM;  // 64 or 32
   static constexpr int kWarpTokens = kTokens / kWarpsN;  // 64, 32; 32, 16, 8
   static constexpr int kTilesM = kWarpOuts / 16, kTilesN = kWarpTokens / 8;
-  static constexpr int kWeightBytes = kTileOuts * kStepInputs * (kWeightLoad == WeightLoad::kF8 ? 1 : 2);
+  static constexpr int kWeightBytes = kTileOuts * kStepInputs * (kLoad == LoadKind::kF8 ? 1 : 2);
   static constexpr int kStageBytes = kWeightBytes + kTokens * kRowBytes;
   static constexpr int kStages = kTokens >= 128 ? 3 : 4;  // with four, the large tiles would not fit on A100
   static constexpr int kOutStride = kTileOuts + 4;        // floats, of a row of sums in shared memory
@@ -156,10 +155,10 @@ __device__ inline int BytesWithin(int64_t num_inputs, int64_t i, int element_byt
 
 // Copies a tile's weights into shared memory, step by step. Outputs beyond the last are copies of it, whose sums nobody
 // stores; inputs beyond the last are zeros.
-template <WeightLoad kWeightLoad, class Matrices>
+template <LoadKind kLoad, class Matrices>
 class WeightCopier {
  public:
-  static constexpr int kElementBytes = kWeightLoad == WeightLoad::kF8 ? 1 : 2;
+  static constexpr int kElementBytes = kLoad == LoadKind::kF8 ? 1 : 2;
   static constexpr int kChunks = kStepInputs * kElementBytes / 16;  // of a row
   static constexpr int kRowsAtOnce = Matrices::kMatrixThreads / kChunks, kCount = Matrices::kOuts / kRowsAtOnce;
 
@@ -173,12 +172,12 @@ class WeightCopier {
     from_ = static_cast<const char*>(work.w.data) + (work.out + (first_ < last_ ? first_ : last_)) * row_bytes_ +
             chunk_ * 16;
     const int row = Matrices::Mine() * Matrices::kOuts + first_;
-    to_ = kWeightLoad == WeightLoad::kF8 ? PlainF8(row, chunk_) : SwizzledBF16(row, chunk_);
+    to_ = kLoad == LoadKind::kF8 ? PlainF8(row, chunk_) : SwizzledBF16(row, chunk_);
   }
 
   // Steps come in order.
   __device__ void Load(const Problem& p, const Work& work, int step, char* stage) {
-    if constexpr (kWeightLoad == WeightLoad::kAny) {
+    if constexpr (kLoad == LoadKind::kAny) {
       Convert(p, work, step, stage);
     } else {
       const uint32_t to = SharedAddress(stage) + to_;
@@ -231,7 +230,7 @@ __device__ inline float RowAsF32(const Problem& p, int64_t row, int64_t i) {
 }
 
 // The same for a tile's rows, which lie where row_idx says. Rows beyond the last are copies of it.
-template <int kTokens, RowLoad kRowLoad, int kThreads>
+template <int kTokens, LoadKind kLoad, int kThreads>
 class RowCopier {
  public:
   static constexpr int kRowsAtOnce = kThreads / 8;  // eight chunks a row
@@ -250,7 +249,7 @@ class RowCopier {
   __device__ void Load(const Problem& p, int step, char* stage) const {
     if (kTokens < kRowsAtOnce && threadIdx.x / 8 >= kTokens) return;
     const int i = step * kStepInputs + chunk_ * 8;
-    if constexpr (kRowLoad == RowLoad::kBF16) {
+    if constexpr (kLoad != LoadKind::kAny) {
       const uint32_t to = SharedAddress(stage) + to_;
       const auto row_bytes = static_cast<uint32_t>(p.x_stride * 2);
       const char* from = static_cast<const char*>(p.x) + i * 2;

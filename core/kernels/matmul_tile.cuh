@@ -2,12 +2,9 @@
 // products and of the attention's projections are made of.
 #pragma once
 
-#include <type_traits>
-
 #include "core/formats/weight_format.h"
 #include "core/kernels/lanes.cuh"
 #include "core/kernels/matmul_values.h"
-#include "core/kernels/store.cuh"
 
 namespace tokenferry {
 
@@ -21,19 +18,21 @@ struct ProductRows {
   __device__ const X* Row(int64_t t) const { return x + (row_idx == nullptr ? t : row_idx[t]) * stride; }
 };
 
-// Where element (t, o) of a product goes. Y is float or BF16 (rounded once; never accumulated).
-template <class Y>
+// Where element (t, o) of a product goes.
 struct ProductOut {
-  Y* y;
+  void* y;
   int64_t stride;
-  Accumulate accumulate;
+  Accumulate accumulate = Accumulate::kNo;
+  DType dtype = DType::kF32;  // kF32, or kBF16: rounded once, and never accumulated
 
   __device__ void Store(int64_t t, int64_t o, float sum) const {
-    Y& to = y[t * stride + o];
-    if constexpr (std::is_same_v<Y, float>) {
-      if (accumulate == Accumulate::kYes) sum = __fadd_rn(to, sum);
+    const int64_t at = t * stride + o;
+    if (dtype == DType::kBF16) {
+      static_cast<BF16*>(y)[at] = ToBF16(sum);
+      return;
     }
-    StoreFloat(sum, to);
+    float& to = static_cast<float*>(y)[at];
+    to = accumulate == Accumulate::kYes ? __fadd_rn(to, sum) : sum;
   }
 };
 
@@ -131,9 +130,9 @@ struct TileSpan {
 
 // All threads of the warp take part; each half has its own span. Rows and outputs behind the span's end are read as the
 // last that there is and not stored.
-template <class Format, int kRows, int kOuts, class X, class Y>
+template <class Format, int kRows, int kOuts, class X>
 __device__ void MultiplyTile(const ProductRows<X>& rows, const WeightView& w, const TileSpan& span,
-                             const ProductOut<Y>& out) {
+                             const ProductOut& out) {
   const int lane = threadIdx.x % kHalfWarp;
   const X* x[kRows];
   LaneWeights<Format> weights[kOuts];
@@ -177,9 +176,9 @@ constexpr int kTileRows = 4, kTileOuts = 4, kTileThreads = 128;
 constexpr int kBlockOuts = kTileThreads / kHalfWarp * kTileOuts;
 
 // Rows [row, row + num_rows), at most kTileRows, and outputs [o, o + kBlockOuts) as far as there are such, by a block.
-template <class Format, class X, class Y>
+template <class Format, class X>
 __device__ void MultiplyBlock(const ProductRows<X>& rows, const WeightView& w, int64_t row, int64_t num_rows, int64_t o,
-                              const ProductOut<Y>& out) {
+                              const ProductOut& out) {
   const int64_t warp_o = o + threadIdx.x / kWarpSize * 2 * kTileOuts;
   if (warp_o >= w.rows) return;  // the whole warp
   const int64_t half_o = warp_o + threadIdx.x % kWarpSize / kHalfWarp * kTileOuts;

@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/kernels/gated_matmul.h"
+#include "core/kernels/gather_rows.h"
 #include "core/kernels/matmul.h"
 
 namespace tokenferry {
@@ -26,11 +27,11 @@ GroupedMatMulArgs ProductOfRows(const ExpertFfnArgs& args) {
   return product;
 }
 
-// What the product down is given. The activation overwrites the gate's half.
-MatrixView<const float> Activate(Stream& stream, const ExpertFfnArgs& args) {
-  const int64_t stride = 2 * args.intermediate;
-  const MatrixView<float> gate = {args.scratch, args.rows.max_selections, args.intermediate, stride};
-  const MatrixView<float> up = {args.scratch + args.intermediate, gate.rows, gate.cols, stride};
+// What the product down is given. The activation overwrites the gate.
+ConstFloatMatrix Activate(Stream& stream, const ExpertFfnArgs& args) {
+  const int64_t num_rows = args.rows.max_selections, stride = args.intermediate;
+  const auto gate = MakeMatrix<float>(args.scratch, num_rows, stride);
+  const auto up = MakeMatrix<float>(args.scratch + num_rows * stride, num_rows, stride);
   GroupedMatMulArgs product = ProductOfRows(args);
   product.weights = args.gate;
   product.y = gate.data;
@@ -56,16 +57,19 @@ MatrixView<const float> Activate(Stream& stream, const ExpertFfnArgs& args) {
       ClampedSwiglu(stream, {gate, up, gate, args.activation.limit, args.activation.alpha, live_rows});
       break;
   }
-  return gate;
+  if (!RunsOnTensorCores(stream, args.compute)) return gate;
+  const auto rounded = MakeMatrix<BF16>(up.data, num_rows, stride);  // nobody reads up any more
+  stream.Launch(kGatherRows, {gate, nullptr, num_rows, rounded.data, DType::kBF16, live_rows});
+  return rounded;
 }
 
 bool TakesOneKernel(Stream& stream, const ExpertFfnArgs& args) {
-  return TakesGatedMatMul(stream, args.compute) && args.activation.kind == GatedActivation::Kind::kSilu &&
+  return RunsOnTensorCores(stream, args.compute) && args.activation.kind == GatedActivation::Kind::kSilu &&
          args.gate_bias.views == nullptr && args.up_bias.views == nullptr;
 }
 
 // The same in one kernel, rounded as down would round it.
-MatrixView<const BF16> ActivateInOneKernel(Stream& stream, const ExpertFfnArgs& args) {
+ConstFloatMatrix ActivateInOneKernel(Stream& stream, const ExpertFfnArgs& args) {
   const ExpertRows& rows = args.rows;
   const auto y = MakeMatrix<BF16>(args.scratch, rows.max_selections, args.intermediate);
   GatedMatMul(stream, {.x = rows.rows,
@@ -87,8 +91,8 @@ MatrixView<const BF16> ActivateInOneKernel(Stream& stream, const ExpertFfnArgs& 
 void ExpertFfn(Stream& stream, const ExpertFfnArgs& args) {
   if (args.rows.max_selections == 0) return;
   TF_CHECK_GT(args.num_slots, 0);
-  const ConstFloatMatrix activated = TakesOneKernel(stream, args) ? ConstFloatMatrix(ActivateInOneKernel(stream, args))
-                                                                  : ConstFloatMatrix(Activate(stream, args));
+  const ConstFloatMatrix activated =
+      TakesOneKernel(stream, args) ? ActivateInOneKernel(stream, args) : Activate(stream, args);
   GroupedMatMulArgs down = ProductOfRows(args);
   down.x = activated.data;
   down.x_dtype = activated.dtype;

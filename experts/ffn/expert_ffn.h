@@ -23,7 +23,7 @@ struct ExpertFfnArgs {
   // Vectors as matrices of one row, F32, by slot; views null: there are none. Added to what the matrix makes.
   WeightArray gate_bias = {}, up_bias = {}, down_bias = {};
   GatedActivation activation = {};
-  float* scratch = nullptr;  // [max_selections, 2 * I]; where GatedMatMul is taken the first quarter is used, as bf16
+  float* scratch = nullptr;  // [max_selections, 2 * I]; of which GatedMatMul needs a quarter, for bf16
   FloatMatrix out;           // [max_selections, H], in the order of `rows`; kBF16: rounded once, with a down bias twice
   Compute compute = Compute::kF32;
 };

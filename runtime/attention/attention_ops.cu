@@ -1,6 +1,7 @@
 #include "core/device/cuda_launch.cuh"
 #include "core/kernels/exp.h"
 #include "core/kernels/matmul_tile.cuh"
+#include "core/kernels/store.cuh"
 #include "runtime/attention/attention_kernels.h"
 #include "runtime/attention/attention_mma.h"
 #include "runtime/attention/attention_ops.h"
@@ -82,7 +83,7 @@ __global__ void ExpandValueKernel(ExpandValueArgs a, int64_t row_bytes, int64_t 
   w.rows = a.value;
   MultiplyBlock<Format>(ProductRows<float>{a.u + h * latent, a.heads * latent, nullptr}, w, row,
                         min(a.num_tokens - row, int64_t{kTileRows}), rest % num_panels * kBlockOuts,
-                        ProductOut<float>{a.out + h * a.value, int64_t{a.heads} * a.value, Accumulate::kNo});
+                        ProductOut{a.out + h * a.value, int64_t{a.heads} * a.value});
 }
 
 constexpr int kLatentThreads = 256, kGroupedThreads = 128;  // at least kCacheBlockTokens

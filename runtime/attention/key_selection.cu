@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
     __syncthreads();  // the queries are there, and nobody reads the last block's products any more
     for (int64_t h = 0; h < heads; h += kTileRows) {
       MultiplyBlock<Format>(ProductRows<float>{query, dim, nullptr}, keys, h, min(heads - h, int64_t{kTileRows}), 0,
-                            ProductOut<float>{dots, kCacheBlockTokens, Accumulate::kNo});
+                            ProductOut{dots, kCacheBlockTokens});
     }
     __syncthreads();
     if (threadIdx.x >= size) continue;

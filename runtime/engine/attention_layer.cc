@@ -1,5 +1,7 @@
 #include "runtime/engine/attention_layer.h"
 
+#include <algorithm>
+
 #include "runtime/engine/layer_ops.h"
 #include "runtime/engine/workspace.h"
 #include "runtime/ops/elementwise_ops.h"
@@ -20,14 +22,20 @@ void RunAttention(Stream& stream, const AttentionStep& step) {
 void AddAttention(Stream& stream, const AttentionStep& s, MatrixView<const float> out) {
   const WeightView& o = s.weights[OutputRole(s.spec.kind)];
   const bool has_bias = s.spec.has_o_bias;
+  const ConstFloatMatrix rows = AsInputs(stream, out, s.Rounded(out.cols));
   if (s.residual_scale == 1) {
-    Project(stream, out, o, s.hidden.data, s.compute, Accumulate::kYes);
+    Project(stream, rows, o, s.hidden.data, s.compute, Accumulate::kYes);
     if (has_bias) AddBias(stream, {s.hidden, s.weights.vector(Role::kOBias)});
     return;
   }
-  Project(stream, out, o, s.normed.data, s.compute);
+  Project(stream, rows, o, s.normed.data, s.compute);
   if (has_bias) AddBias(stream, {s.normed, s.weights.vector(Role::kOBias)});
   Add(stream, {s.hidden, s.normed, {}, s.residual_scale});
+}
+
+int64_t WidestInput(const AttentionSpec& a) {
+  const int64_t output = a.kind == AttentionKind::kGatedDelta ? a.delta.values_size() : a.output_size();
+  return std::max(output, a.q_lora_rank);
 }
 
 static int64_t IndexerWorkspace(const IndexerSpec& i, int64_t max_tokens) {

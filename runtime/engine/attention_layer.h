@@ -29,8 +29,18 @@ struct AttentionStep {
   RelativeBias bias;                     // of the layer's own scores
   MatrixView<float> hidden;              // [T, H] in and out: the layer's output is added
   MatrixView<float> normed;              // [T, H] scratch
-  float* workspace = nullptr;            // AttentionWorkspace floats
-  SplitSums splits;                      // of max_tokens tokens and the layer's heads, where the device needs them
+  // On tensor cores: the inputs of projections, as they are multiplied. Both scratch, null elsewhere.
+  MatrixView<BF16> rounded_normed;  // [T, H]
+  BF16* rounded = nullptr;          // [T, WidestInput], what is not a norm of `hidden`
+  float* workspace = nullptr;       // AttentionWorkspace floats
+  SplitSums splits;                 // of max_tokens tokens and the layer's heads, where the device needs them
+
+  ConstFloatMatrix inputs() const {
+    return rounded_normed.data == nullptr ? ConstFloatMatrix(normed) : ConstFloatMatrix(rounded_normed);
+  }
+  MatrixView<BF16> Rounded(int64_t cols) const {
+    return rounded == nullptr ? MatrixView<BF16>() : MakeMatrix<BF16>(rounded, tokens.num_tokens, cols);
+  }
 };
 void LatentAttentionLayer(Stream& stream, const AttentionStep& step);
 void GroupedAttentionLayer(Stream& stream, const AttentionStep& step);
@@ -49,5 +59,7 @@ void AddAttention(Stream& stream, const AttentionStep& step, MatrixView<const fl
 void RunAttention(Stream& stream, const AttentionStep& step);
 // Floats that a step of up to `max_tokens` tokens needs.
 int64_t AttentionWorkspace(const AttentionSpec& spec, int64_t max_tokens);
+// Columns of AttentionStep::rounded.
+int64_t WidestInput(const AttentionSpec& spec);
 
 }  // namespace tokenferry

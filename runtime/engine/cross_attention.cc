@@ -10,8 +10,8 @@ void WriteSource(Stream& stream, const AttentionStep& s) {
   const int64_t T = s.tokens.num_tokens;
   Workspace workspace(s.workspace);
   const auto key = workspace.Take(T, a.cache_first()), value = workspace.Take(T, a.cache_second());
-  Project(stream, s.normed, s.weights[Role::kCrossK], key.data, s.compute);
-  Project(stream, s.normed, s.weights[Role::kCrossV], value.data, s.compute);
+  Project(stream, s.inputs(), s.weights[Role::kCrossK], key.data, s.compute);
+  Project(stream, s.inputs(), s.weights[Role::kCrossV], value.data, s.compute);
   CacheWrite(stream, {key.data, key.stride, value.data, value.stride, s.tokens, s.cache});
 }
 
@@ -20,8 +20,8 @@ void CrossAttentionLayer(Stream& stream, const AttentionStep& s) {
   const int64_t T = s.tokens.num_tokens;
   Workspace workspace(s.workspace);
   const auto query = workspace.Take(T, a.query_size()), out = workspace.Take(T, a.output_size());
-  Norm(stream, s.hidden, s.weights[Role::kCrossNorm], s.normed, s.norm_eps);
-  Project(stream, s.normed, s.weights[Role::kCrossQ], query.data, s.compute);
+  Norm(stream, s.hidden, s.weights[Role::kCrossNorm], s.normed, s.norm_eps, s.rounded_normed);
+  Project(stream, s.inputs(), s.weights[Role::kCrossQ], query.data, s.compute);
   GroupedAttention(stream, {.q = query.data,
                             .heads = static_cast<int32_t>(a.num_heads),
                             .kv_heads = static_cast<int32_t>(a.num_kv_heads),
@@ -33,7 +33,8 @@ void CrossAttentionLayer(Stream& stream, const AttentionStep& s) {
                             .compute = s.compute,
                             .last_key = s.last_source,
                             .splits = s.splits});
-  Project(stream, out, s.weights[Role::kCrossO], s.hidden.data, s.compute, Accumulate::kYes);
+  Project(stream, AsInputs(stream, out, s.Rounded(out.cols)), s.weights[Role::kCrossO], s.hidden.data, s.compute,
+          Accumulate::kYes);
 }
 
 }  // namespace tokenferry

@@ -14,7 +14,7 @@ struct DeltaParts {
 MatrixView<float> ProjectNormed(Stream& stream, const AttentionStep& s, Role role, Workspace& workspace) {
   const WeightView& w = s.weights[role];
   const auto out = workspace.Take(s.tokens.num_tokens, w.rows);
-  Project(stream, s.normed, w, out.data, s.compute);
+  Project(stream, s.inputs(), w, out.data, s.compute);
   return out;
 }
 
@@ -55,7 +55,7 @@ void GatedDeltaLayer(Stream& stream, const AttentionStep& s) {
   const DeltaShape& d = s.spec.delta;
   const int64_t T = s.tokens.num_tokens;
   Workspace workspace(s.workspace);
-  Norm(stream, s.hidden, s.weights, kInputNorm, s.normed, s.norm_eps);
+  Norm(stream, s.hidden, s.weights, kInputNorm, s.normed, s.norm_eps, s.rounded_normed);
   const DeltaParts parts = s.spec.delta_projections == DeltaProjections::kApart ? ProjectApart(stream, s, workspace)
                                                                                 : ProjectGrouped(stream, s, workspace);
   const auto qkv = workspace.Take(T, d.num_channels()), out = workspace.Take(T, d.values_size());

@@ -22,7 +22,7 @@ MatrixView<float> PerHead(MatrixView<float> x, int64_t head_dim) {
 
 void ProjectHeads(Stream& stream, const AttentionStep& s, const Heads& roles, QkNorm norm, MatrixView<float> x) {
   const AttentionSpec& a = s.spec;
-  Project(stream, s.normed, s.weights[roles.weight], x.data, s.compute);
+  Project(stream, s.inputs(), s.weights[roles.weight], x.data, s.compute);
   if (a.has_qkv_bias) AddBias(stream, {x, s.weights.vector(roles.bias)});
   if (norm == QkNorm::kProjection) Norm(stream, x, s.weights[roles.norm], x, s.norm_eps);
   if (norm == QkNorm::kHead) {
@@ -67,7 +67,7 @@ void GroupedAttentionLayer(Stream& stream, const AttentionStep& s) {
   const auto key = workspace.Take(T, a.cache_first()), value = workspace.Take(T, a.cache_second());
   const auto out = workspace.Take(T, a.output_size());
 
-  Norm(stream, s.hidden, s.weights, kInputNorm, s.normed, s.norm_eps);
+  Norm(stream, s.hidden, s.weights, kInputNorm, s.normed, s.norm_eps, s.rounded_normed);
   ProjectQueries(stream, s, projected, query);
   ProjectHeads(stream, s, kKeys, a.qk_norm, key);
   ProjectHeads(stream, s, kValues, QkNorm::kNone, value);

@@ -12,22 +12,28 @@ MatrixView<T> Columns(MatrixView<T> m, int64_t begin, int64_t count) {
   return {m.data + begin, m.rows, count, m.stride};
 }
 
-void Query(Stream& stream, const AttentionStep& s, MatrixView<float> latent, float* query) {
-  if (s.spec.q_lora_rank == 0) return Project(stream, s.normed, s.weights[Role::kQ], query, s.compute);
-  Project(stream, s.normed, s.weights[Role::kQA], latent.data, s.compute);
-  Norm(stream, latent, s.weights[Role::kQANorm], latent, s.spec.latent_norm_eps);
-  Project(stream, latent, s.weights[Role::kQB], query, s.compute);
+// Returns what the indexer's queries are made of, too.
+ConstFloatMatrix Query(Stream& stream, const AttentionStep& s, MatrixView<float> latent, float* query) {
+  if (s.spec.q_lora_rank == 0) {
+    Project(stream, s.inputs(), s.weights[Role::kQ], query, s.compute);
+    return {};
+  }
+  Project(stream, s.inputs(), s.weights[Role::kQA], latent.data, s.compute);
+  const ConstFloatMatrix inputs =
+      Norm(stream, latent, s.weights[Role::kQANorm], latent, s.spec.latent_norm_eps, s.Rounded(latent.cols));
+  Project(stream, inputs, s.weights[Role::kQB], query, s.compute);
+  return inputs;
 }
 
 // Which keys the layer's tokens see, into `selected`; the indexer's own keys go into the cache.
-void RunIndexer(Stream& stream, const AttentionStep& s, MatrixView<const float> query_latent, Workspace& workspace) {
+void RunIndexer(Stream& stream, const AttentionStep& s, ConstFloatMatrix query_latent, Workspace& workspace) {
   const IndexerSpec& i = s.spec.indexer;
   const int64_t T = s.tokens.num_tokens;
   const auto query = workspace.Take(T, i.num_heads * i.head_dim), key = workspace.Take(T, i.head_dim);
   const auto weight = workspace.Take(T, i.num_heads);
   const auto heads = static_cast<int32_t>(i.num_heads), rope = static_cast<int32_t>(s.rope_dim);
   Project(stream, query_latent, s.weights[Role::kIndexQB], query.data, s.compute);
-  Project(stream, s.normed, s.weights[Role::kIndexK], key.data, s.compute);
+  Project(stream, s.inputs(), s.weights[Role::kIndexK], key.data, s.compute);
   // An output per head: in f32, as a router.
   Project(stream, s.normed, s.weights[Role::kIndexWeights], weight.data, Compute::kF32);
   const WeightView& norm = s.weights[Role::kIndexKNorm];
@@ -62,9 +68,9 @@ void LatentAttentionLayer(Stream& stream, const AttentionStep& s) {
   const auto latent = Columns(key_value, 0, a.kv_lora_rank), rope_key = Columns(key_value, a.kv_lora_rank, rope);
   const WeightView& kv_b = s.weights[Role::kKvB];
 
-  Norm(stream, s.hidden, s.weights, kInputNorm, s.normed, s.norm_eps);
-  Query(stream, s, query_latent, query.data);
-  Project(stream, s.normed, s.weights[Role::kKvA], key_value.data, s.compute);
+  Norm(stream, s.hidden, s.weights, kInputNorm, s.normed, s.norm_eps, s.rounded_normed);
+  const ConstFloatMatrix query_inputs = Query(stream, s, query_latent, query.data);
+  Project(stream, s.inputs(), s.weights[Role::kKvA], key_value.data, s.compute);
   Norm(stream, latent, s.weights[Role::kKvANorm], latent, a.latent_norm_eps);
 
   Rotate(stream, {query.data + nope, query.stride, nope + rope, heads, rope, s.rope_table, s.tokens, a.rope_layout});
@@ -72,7 +78,7 @@ void LatentAttentionLayer(Stream& stream, const AttentionStep& s) {
   CacheWrite(stream, {latent.data, latent.stride, rope_key.data, rope_key.stride, s.tokens, s.cache});
 
   AbsorbQuery(stream, {query.data, T, heads, nope, rope, value, kv_b, absorbed.data, s.compute});
-  if (a.indexer.kind == IndexerSpec::Kind::kOwn) RunIndexer(stream, s, query_latent, workspace);
+  if (a.indexer.kind == IndexerSpec::Kind::kOwn) RunIndexer(stream, s, query_inputs, workspace);
   const bool is_sparse = a.indexer.kind != IndexerSpec::Kind::kNone;
   LatentAttention(stream, {absorbed.data, query.data, heads, nope, rope, a.scale, s.tokens, s.cache, context.data,
                            s.compute, is_sparse ? s.selected : nullptr, a.indexer.num_selected, s.splits});

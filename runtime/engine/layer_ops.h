@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/formats/tensor.h"
+#include "core/kernels/gather_rows.h"
 #include "core/kernels/matmul.h"
 #include "runtime/model/weights.h"
 #include "runtime/ops/norm_ops.h"
@@ -22,9 +23,19 @@ inline void Project(Stream& stream, ConstFloatMatrix x, const WeightView& w, flo
                   .accumulate = accumulate});
 }
 
-inline void Norm(Stream& stream, MatrixView<const float> x, const WeightView& weight, MatrixView<float> out, float eps,
-                 MatrixView<BF16> rounded = {}) {
+// x as products on tensor cores read it, rounded into `to` once for all of them; elsewhere `to` is null, and x is what
+// they read.
+inline ConstFloatMatrix AsInputs(Stream& stream, MatrixView<const float> x, MatrixView<BF16> to) {
+  if (to.data == nullptr) return x;
+  stream.Launch(kGatherRows, {.src = x, .num_rows = x.rows, .out = to.data, .dtype = DType::kBF16});
+  return to;
+}
+
+// What products then read, as above: `rounded`, or where it is null `out`.
+inline ConstFloatMatrix Norm(Stream& stream, MatrixView<const float> x, const WeightView& weight, MatrixView<float> out,
+                             float eps, MatrixView<BF16> rounded = {}) {
   RmsNorm(stream, {x, weight.data, weight.dtype(), eps, out, rounded});
+  return rounded.data == nullptr ? ConstFloatMatrix(out) : ConstFloatMatrix(rounded);
 }
 
 // A norm of hidden states: one with a bias is a layer norm (NormKind).
@@ -34,12 +45,13 @@ struct HiddenNorm {
 inline constexpr HiddenNorm kInputNorm{Role::kInputNorm, Role::kInputNormBias},
     kPostNorm{Role::kPostNorm, Role::kPostNormBias}, kFinalNorm{Role::kFinalNorm, Role::kFinalNormBias};
 
-inline void Norm(Stream& stream, MatrixView<const float> x, const RoleViews& weights, const HiddenNorm& norm,
-                 MatrixView<float> out, float eps, MatrixView<BF16> rounded = {}) {
+inline ConstFloatMatrix Norm(Stream& stream, MatrixView<const float> x, const RoleViews& weights,
+                             const HiddenNorm& norm, MatrixView<float> out, float eps, MatrixView<BF16> rounded = {}) {
   const WeightView& weight = weights[norm.weight];
   const float* bias = weights.vector(norm.bias);
   if (bias == nullptr) return Norm(stream, x, weight, out, eps, rounded);
   LayerNorm(stream, {x, weight.data, weight.dtype(), bias, eps, out, rounded});
+  return rounded.data == nullptr ? ConstFloatMatrix(out) : ConstFloatMatrix(rounded);
 }
 
 }  // namespace tokenferry

@@ -123,6 +123,12 @@ MatrixView<float> Transformer::Rows(const Buffer& buffer, const MicroBatch& mb) 
                            model_.hidden_size);
 }
 
+MatrixView<BF16> Transformer::RoundedRows(const MicroBatch& mb) const {
+  if (rounded_normed_.num_bytes() == 0) return {};
+  return MakeMatrix<BF16>(rounded_normed_.as<BF16>() + mb.first * model_.hidden_size, mb.positions.num_tokens,
+                          model_.hidden_size);
+}
+
 absl::Status Transformer::Forward(Stream& stream, int64_t step, const StepTokens& tokens, KvCache& cache,
                                   const LayerObserver& observer) {
   const int64_t T = tokens.positions.num_tokens;
@@ -210,6 +216,8 @@ AttentionStep Transformer::AttentionOf(int layer, const MicroBatch& mb, const St
           .bias = relative_bias_.Of(layer),
           .hidden = Rows(hidden_, mb),
           .normed = Rows(normed_, mb),
+          .rounded_normed = RoundedRows(mb),
+          .rounded = rounded_.as<BF16>(),
           .workspace = attention_.as<float>(),
           .splits = {split_sums_.as<float>(), split_turns_.as<int32_t>()}};
 }
@@ -228,7 +236,8 @@ void Transformer::Attention(Stream& stream, int layer, const MicroBatch& mb, con
 
 void Transformer::WriteSources(Stream& stream, const StepTokens& tokens, const KvCache& cache) {
   const MicroBatch& mb = micro_batches_.front();
-  Norm(stream, Rows(hidden_, mb), weights_.ends[Role::kEncoderNorm], Rows(normed_, mb), model_.norm_eps);
+  Norm(stream, Rows(hidden_, mb), weights_.ends[Role::kEncoderNorm], Rows(normed_, mb), model_.norm_eps,
+       RoundedRows(mb));
   for (int l = static_cast<int>(model_.num_encoder_layers); l < model_.num_layers(); ++l) {
     AttentionStep step = AttentionOf(l, mb, tokens);
     step.cache = cache.Layer(CrossCacheLayer(model_, l), tokens.block_table, tokens.max_blocks);
@@ -238,19 +247,19 @@ void Transformer::WriteSources(Stream& stream, const StepTokens& tokens, const K
 
 void Transformer::DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb) {
   const auto hidden = Rows(hidden_, mb), normed = Rows(normed_, mb);
-  Norm(stream, hidden, layer, kPostNorm, normed, model_.norm_eps);
+  const ConstFloatMatrix inputs = Norm(stream, hidden, layer, kPostNorm, normed, model_.norm_eps, RoundedRows(mb));
   const GatedWeights ffn{layer[Role::kDenseGate], layer[Role::kDenseUp], layer[Role::kDenseDown],
                          model_.dense_activation};
-  if (model_.residual_scale == 1) return GatedFfn(stream, normed, ffn, hidden.data, Accumulate::kYes);
-  GatedFfn(stream, normed, ffn, normed.data, Accumulate::kNo);
+  if (model_.residual_scale == 1) return GatedFfn(stream, inputs, ffn, hidden.data, Accumulate::kYes);
+  GatedFfn(stream, inputs, ffn, normed.data, Accumulate::kNo);
   Add(stream, {hidden, normed, {}, model_.residual_scale});
 }
 
-void Transformer::SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb,
-                            MatrixView<const float> x) {
+void Transformer::SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb, MatrixView<const float> x,
+                            ConstFloatMatrix inputs) {
   if (model_.moe.shared_intermediate == 0) return;
   const auto out = Rows(shared_out_, mb);
-  GatedFfn(stream, x, {layer[Role::kSharedGate], layer[Role::kSharedUp], layer[Role::kSharedDown]}, out.data,
+  GatedFfn(stream, inputs, {layer[Role::kSharedGate], layer[Role::kSharedUp], layer[Role::kSharedDown]}, out.data,
            Accumulate::kNo);
   if (!model_.moe.has_shared_score) return;
   // One output per token: in f32, as the router.
@@ -267,9 +276,11 @@ absl::Status Transformer::BeginMoe(Stream& stream, const MoeCall& call, const La
   TF_ASSIGN_OR_RETURN(const FloatMatrix home, moe.HomeRows(mb.positions.num_tokens, mb.max_tokens_per_rank));
   const bool is_narrow = home.dtype == DType::kBF16;
   const auto x = home.data == nullptr || is_narrow ? Rows(normed_, mb) : home.as<float>();
-  Norm(stream, Rows(hidden_, mb), layer, kPostNorm, x, model_.norm_eps,
-       is_narrow ? home.as<BF16>() : MatrixView<BF16>());
-  if (options_.overlap == Overlap::kOff) SharedFfn(stream, layer, mb, x);
+  const MatrixView<BF16> rounded = RoundedRows(mb);
+  const ConstFloatMatrix normed =
+      Norm(stream, Rows(hidden_, mb), layer, kPostNorm, x, model_.norm_eps, is_narrow ? home.as<BF16>() : rounded);
+  const ConstFloatMatrix inputs = rounded.data == nullptr ? ConstFloatMatrix(x) : normed;
+  if (options_.overlap == Overlap::kOff) SharedFfn(stream, layer, mb, x, inputs);
   TF_RETURN_IF_ERROR(moe.Begin(stream, {.site = call.site,
                                         .moe_idx = call.moe_idx,
                                         .weights = &moe_weights_[call.moe_idx],
@@ -280,7 +291,7 @@ absl::Status Transformer::BeginMoe(Stream& stream, const MoeCall& call, const La
                                         .max_tokens_per_rank = mb.max_tokens_per_rank,
                                         .first_row = call.first_row,
                                         .sequences = call.sequences}));
-  if (options_.overlap != Overlap::kOff) SharedFfn(stream, layer, mb, x);
+  if (options_.overlap != Overlap::kOff) SharedFfn(stream, layer, mb, x, inputs);
   if (observer.on_routing) observer.on_routing(call.moe_idx_in_stack, mb.first, moe.routing(), moe.router_logits());
   return absl::OkStatus();
 }
@@ -335,17 +346,19 @@ void Transformer::Logits(Stream& stream, const int32_t* row_idx, MatrixView<floa
   const auto hidden = MakeMatrix<const float>(hidden_.data(), options_.max_tokens(), model_.hidden_size);
   const auto rows = MakeMatrix<float>(head_rows_.data(), logits.rows, model_.hidden_size);
   stream.Launch(kGatherRows, {hidden, row_idx, rows.rows, rows.data, DType::kF32});
-  Norm(stream, rows, weights_.ends, kFinalNorm, rows, model_.norm_eps);
-  Project(stream, rows, weights_.ends[Role::kLmHead], logits.data, options_.compute);
+  const MatrixView<BF16> rounded = RoundedRows({.positions = {.num_tokens = rows.rows}});
+  const ConstFloatMatrix inputs = Norm(stream, rows, weights_.ends, kFinalNorm, rows, model_.norm_eps, rounded);
+  Project(stream, inputs, weights_.ends[Role::kLmHead], logits.data, options_.compute);
   if (model_.has_head_bias) AddBias(stream, {logits, weights_.ends.vector(Role::kLmHeadBias)});
   if (model_.logits_scale != 1) Scale(stream, {logits, model_.logits_scale});
 }
 
-void Transformer::GatedFfn(Stream& stream, MatrixView<const float> x, const GatedWeights& ffn, float* y,
+void Transformer::GatedFfn(Stream& stream, ConstFloatMatrix x, const GatedWeights& ffn, float* y,
                            Accumulate accumulate) {
-  if (ffn.activation == GatedActivation::Kind::kSilu && TakesGatedMatMul(stream, options_.compute)) {
+  if (ffn.activation == GatedActivation::Kind::kSilu && RunsOnTensorCores(stream, options_.compute)) {
     const auto gated = MakeMatrix<BF16>(gate_.data(), x.rows, ffn.gate.rows);
     GatedMatMul(stream, {.x = x.data,
+                         .x_dtype = x.dtype,
                          .x_stride = x.stride,
                          .max_rows = x.rows,
                          .gate = {.layout = ffn.gate},
@@ -356,13 +369,15 @@ void Transformer::GatedFfn(Stream& stream, MatrixView<const float> x, const Gate
   const auto gate = MakeMatrix<float>(gate_.data(), x.rows, ffn.gate.rows),
              up = MakeMatrix<float>(up_.data(), x.rows, ffn.up.rows);
   Project(stream, x, ffn.gate, gate.data, options_.compute);
+  MatrixView<BF16> rounded;
   if (ffn.activation == GatedActivation::Kind::kRelu) {
     Relu(stream, {gate});
+    if (RunsOnTensorCores(stream, options_.compute)) rounded = MakeMatrix<BF16>(up_.data(), gate.rows, gate.cols);
   } else {
     Project(stream, x, ffn.up, up.data, options_.compute);
     SiluMul(stream, {gate, up, gate});
   }
-  Project(stream, gate, ffn.down, y, options_.compute, accumulate);
+  Project(stream, AsInputs(stream, gate, rounded), ffn.down, y, options_.compute, accumulate);
 }
 
 }  // namespace tokenferry

@@ -119,6 +119,7 @@ class Transformer {
   };
   std::vector<MicroBatch> Split(const TokenPositions& all, const Part& part) const;
   MatrixView<float> Rows(const Buffer& buffer, const MicroBatch& mb) const;  // of hidden_size columns
+  MatrixView<BF16> RoundedRows(const MicroBatch& mb) const;                  // of rounded_normed_, or null
   MatrixView<float> KeyScores() const;
   void ShowHidden(int layer, const MicroBatch& mb, const LayerObserver& observer) const;
   int32_t* Selected(const IndexerSpec& indexer, const MicroBatch& mb) const;
@@ -128,7 +129,9 @@ class Transformer {
   // Of what the encoder has made of its rows, for every layer that attends to it.
   void WriteSources(Stream& stream, const StepTokens& tokens, const KvCache& cache);
   void DenseFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb);
-  void SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb, MatrixView<const float> x);
+  // `inputs`: x as products read it.
+  void SharedFfn(Stream& stream, const LayerWeights& layer, const MicroBatch& mb, MatrixView<const float> x,
+                 ConstFloatMatrix inputs);
   // A MoE layer, for the observer by its number within the stack.
   struct MoeCall {
     CallSite site;
@@ -145,7 +148,7 @@ class Transformer {
     const WeightView &gate, &up, &down;
     GatedActivation::Kind activation = GatedActivation::Kind::kSilu;
   };
-  void GatedFfn(Stream& stream, MatrixView<const float> x, const GatedWeights& ffn, float* y, Accumulate accumulate);
+  void GatedFfn(Stream& stream, ConstFloatMatrix x, const GatedWeights& ffn, float* y, Accumulate accumulate);
 
   const ModelSpec& model_;
   const ModelWeights& weights_;
@@ -157,6 +160,8 @@ class Transformer {
   RelativeBiasTables relative_bias_;
   // Activations of max_tokens rows, f32.
   Buffer hidden_, normed_, gate_, up_, shared_out_, shared_score_, moe_out_;
+  // What products on tensor cores read, bf16: normed_, and AttentionStep::rounded. Elsewhere there are none.
+  Buffer rounded_normed_, rounded_;
   Buffer selected_;    // [max_tokens, ModelSpec::num_selected_keys()] int32
   Buffer key_scores_;  // SelectKeysArgs::scores
   Buffer attention_;   // AttentionWorkspace of the layer that needs most

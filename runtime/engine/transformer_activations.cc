@@ -20,22 +20,27 @@ std::vector<Transformer::Activation> Transformer::Activations(const ModelSpec& m
                                                               DeviceKind device) {
   const int64_t T = options.max_tokens(), H = model.hidden_size;
   const bool is_gpu = device == DeviceKind::kCuda, has_scores = model.num_selected_keys() > 0 && is_gpu;
-  int64_t ffn = model.moe.shared_intermediate, attention = 0, heads = 0;
+  int64_t ffn = model.moe.shared_intermediate, attention = 0, heads = 0, widest = 0;
   for (const LayerSpec& layer : model.layers) {
     if (!layer.is_moe) ffn = std::max(ffn, layer.dense_intermediate);
     attention = std::max(attention, AttentionWorkspace(layer.attention, T));
     heads = std::max(heads, layer.attention.num_heads);
+    widest = std::max(widest, WidestInput(layer.attention));
   }
-  const bool has_splits = is_gpu && options.compute == Compute::kBF16;
+  const bool has_tensor_cores = is_gpu && options.compute == Compute::kBF16;
+  const auto floats = [](int64_t num_bf16) { return (num_bf16 + 1) / 2; };
   return {
       {&Transformer::hidden_, T, H, "hidden states"},
       {&Transformer::normed_, T, H, "normed hidden states"},
+      {&Transformer::rounded_normed_, has_tensor_cores ? std::max(T, kLogitRows) : 0, floats(H),
+       "rounded hidden states"},
+      {&Transformer::rounded_, has_tensor_cores ? T : 0, floats(widest), "rounded inputs"},
       {&Transformer::selected_, T, model.num_selected_keys(), "selected keys"},
       {&Transformer::key_scores_, has_scores ? std::min(T, kScoredTokens) : 0, ServedPositions(model, options),
        "scores of keys"},
       {&Transformer::attention_, 1, attention, "attention"},
-      {&Transformer::split_sums_, has_splits ? T : 0, 2 * heads, "sums of attention's splits"},
-      {&Transformer::split_turns_, has_splits ? 1 : 0, SplitSums::Turns(T, heads), "turns of attention's splits"},
+      {&Transformer::split_sums_, has_tensor_cores ? T : 0, 2 * heads, "sums of attention's splits"},
+      {&Transformer::split_turns_, has_tensor_cores ? 1 : 0, SplitSums::Turns(T, heads), "turns of attention's splits"},
       {&Transformer::gate_, T, ffn, "ffn gate"},
       {&Transformer::up_, T, ffn, "ffn up"},
       {&Transformer::shared_out_, T, H, "shared expert output"},

@@ -130,9 +130,9 @@ TEST_F(ProductTilesTest, OfExpertsFollowTheSelectionsThatAreExpected) {
   ASSERT_TRUE(results.ok()) << results.status();
   EXPECT_EQ(LaunchedTile(), 8);
   EXPECT_EQ(Runtime::Get().launched.size(), 2);
-  const std::string rows_in_bf16 = "RowLoadE0";
-  EXPECT_EQ(LaunchedTile(rows_in_bf16 + "ELNS0_4FormE1"), 8);
-  EXPECT_EQ(LaunchedTile(rows_in_bf16 + "ELNS0_4FormE0"), 8);
+  const std::string copied = "LoadKindE0";
+  EXPECT_EQ(LaunchedTile(copied + "ELNS0_4FormE1"), 8);
+  EXPECT_EQ(LaunchedTile(copied + "ELNS0_4FormE0"), 8);
 }
 
 TEST_F(ProductTilesTest, NoneThatFitsIsNamed) {
