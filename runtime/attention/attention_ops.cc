@@ -107,6 +107,7 @@ void GroupedAttention(Stream& stream, const GroupedAttentionArgs& args) {
 
 void ExpandValue(Stream& stream, const ExpandValueArgs& args) {
   CheckKvB(args.kv_b, args.heads, args.nope, args.value);
+  TF_CHECK(args.rounded == nullptr || RunsOnTensorCores(stream, args.compute));
   stream.Launch(kExpand, args);
 }
 

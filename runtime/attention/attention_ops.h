@@ -204,6 +204,7 @@ struct ExpandValueArgs {
   WeightView kv_b;
   float* out = nullptr;  // [T, heads * value]
   Compute compute = Compute::kF32;
+  BF16* rounded = nullptr;  // where products run on tensor cores: instead of `out`, o rounded for the next one
 };
 void ExpandValue(Stream& stream, const ExpandValueArgs& args);
 

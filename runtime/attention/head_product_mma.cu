@@ -23,6 +23,7 @@ struct HeadProduct {
   WeightView w;
   int64_t first_row, head_rows;
   float* out;
+  BF16* rounded;  // instead of out, where it is not null
   int64_t out_token_stride, out_head_stride;
   int num_out_tiles, num_token_tiles;
 };
@@ -121,7 +122,13 @@ __global__ void __launch_bounds__(kThreads, 2) HeadProductMma(HeadProduct p) {
     for (int e = 0; e < 4; ++e) {
       const int64_t t = token0 + 16 * warp_m + e / 2 * 8 + lane / 4;
       const int n = out0 + kOuts / 2 * warp_n + 8 * tile + lane % 4 * 2 + e % 2;
-      if (t < p.num_tokens && n < p.num_outs) p.out[t * p.out_token_stride + h * p.out_head_stride + n] = sums[tile][e];
+      if (t >= p.num_tokens || n >= p.num_outs) continue;
+      const int64_t at = t * p.out_token_stride + h * p.out_head_stride + n;
+      if (p.rounded != nullptr) {
+        p.rounded[at] = ToBF16(sums[tile][e]);
+      } else {
+        p.out[at] = sums[tile][e];
+      }
     }
   }
 }
@@ -150,6 +157,7 @@ absl::Status CudaMmaAbsorbQuery(const AbsorbQueryArgs& a, void* stream) {
                        .first_row = 0,
                        .head_rows = a.nope + a.value,
                        .out = a.out,
+                       .rounded = nullptr,
                        .out_token_stride = a.heads * latent,
                        .out_head_stride = latent},
                       a.heads, stream);
@@ -167,6 +175,7 @@ absl::Status CudaMmaExpandValue(const ExpandValueArgs& a, void* stream) {
                         .first_row = a.nope,
                         .head_rows = a.nope + a.value,
                         .out = a.out,
+                        .rounded = a.rounded,
                         .out_token_stride = int64_t{a.heads} * a.value,
                         .out_head_stride = a.value},
                        a.heads, stream);

@@ -19,16 +19,15 @@ void RunAttention(Stream& stream, const AttentionStep& step) {
   }
 }
 
-void AddAttention(Stream& stream, const AttentionStep& s, MatrixView<const float> out) {
+void AddAttention(Stream& stream, const AttentionStep& s, ConstFloatMatrix out) {
   const WeightView& o = s.weights[OutputRole(s.spec.kind)];
   const bool has_bias = s.spec.has_o_bias;
-  const ConstFloatMatrix rows = AsInputs(stream, out, s.Rounded(out.cols));
   if (s.residual_scale == 1) {
-    Project(stream, rows, o, s.hidden.data, s.compute, Accumulate::kYes);
+    Project(stream, out, o, s.hidden.data, s.compute, Accumulate::kYes);
     if (has_bias) AddBias(stream, {s.hidden, s.weights.vector(Role::kOBias)});
     return;
   }
-  Project(stream, rows, o, s.normed.data, s.compute);
+  Project(stream, out, o, s.normed.data, s.compute);
   if (has_bias) AddBias(stream, {s.normed, s.weights.vector(Role::kOBias)});
   Add(stream, {s.hidden, s.normed, {}, s.residual_scale});
 }

@@ -52,8 +52,9 @@ void CrossAttentionLayer(Stream& stream, const AttentionStep& step);
 // step.tokens are the inputs of encoders, step.normed what came of them; `hidden` is not looked at.
 void WriteSource(Stream& stream, const AttentionStep& step);
 
-// What all end with: hidden += residual_scale * (o_proj(out) + bias); `normed` is free by then.
-void AddAttention(Stream& stream, const AttentionStep& step, MatrixView<const float> out);
+// What all end with: hidden += residual_scale * (o_proj(out) + bias), `out` as projections read it; `normed` is free by
+// then.
+void AddAttention(Stream& stream, const AttentionStep& step, ConstFloatMatrix out);
 
 // The one of them that the layer has.
 void RunAttention(Stream& stream, const AttentionStep& step);

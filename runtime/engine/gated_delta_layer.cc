@@ -79,7 +79,7 @@ void GatedDeltaLayer(Stream& stream, const AttentionStep& s) {
                       .tokens = s.tokens,
                       .state = s.state,
                       .out = out.data});
-  AddAttention(stream, s, out);
+  AddAttention(stream, s, AsInputs(stream, out, s.Rounded(out.cols)));
 }
 
 }  // namespace tokenferry

@@ -100,7 +100,7 @@ void GroupedAttentionLayer(Stream& stream, const AttentionStep& s) {
                             .bias = s.bias,
                             .splits = s.splits});
   GateOutput(stream, s, projected, out);
-  AddAttention(stream, s, out);
+  AddAttention(stream, s, AsInputs(stream, out, s.Rounded(out.cols)));
 }
 
 }  // namespace tokenferry

@@ -82,8 +82,9 @@ void LatentAttentionLayer(Stream& stream, const AttentionStep& s) {
   const bool is_sparse = a.indexer.kind != IndexerSpec::Kind::kNone;
   LatentAttention(stream, {absorbed.data, query.data, heads, nope, rope, a.scale, s.tokens, s.cache, context.data,
                            s.compute, is_sparse ? s.selected : nullptr, a.indexer.num_selected, s.splits});
-  ExpandValue(stream, {context.data, T, heads, nope, value, kv_b, out.data, s.compute});
-  AddAttention(stream, s, out);
+  const MatrixView<BF16> rounded = s.Rounded(out.cols);
+  ExpandValue(stream, {context.data, T, heads, nope, value, kv_b, out.data, s.compute, rounded.data});
+  AddAttention(stream, s, rounded.data == nullptr ? ConstFloatMatrix(out) : rounded);
 }
 
 }  // namespace tokenferry

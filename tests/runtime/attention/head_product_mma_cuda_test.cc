@@ -52,7 +52,13 @@ Products RunProducts(Device& device, const Problem& p, Compute compute,
   float* absorbed = run.Output<float>("absorbed", p.num_tokens * s.heads * s.latent);
   AbsorbQuery(run.stream(), {run.Input(p.q), p.num_tokens, s.heads, s.nope, s.rope, s.value, kv_b, absorbed, compute});
   float* expanded = run.Output<float>("expanded", p.num_tokens * s.heads * s.value);
-  ExpandValue(run.stream(), {run.Input(p.u), p.num_tokens, s.heads, s.nope, s.value, kv_b, expanded, compute});
+  ExpandValueArgs expand{run.Input(p.u), p.num_tokens, s.heads, s.nope, s.value, kv_b, expanded, compute};
+  ExpandValue(run.stream(), expand);
+  const int64_t num_values = p.num_tokens * s.heads * s.value;
+  if (compute == Compute::kBF16) {
+    expand.rounded = run.Output<BF16>("rounded", num_values);
+    ExpandValue(run.stream(), expand);
+  }
   const auto results = run.Finish();
   EXPECT_TRUE(results.ok()) << results.status();
   if (!results.ok()) return {};
@@ -61,7 +67,13 @@ Products RunProducts(Device& device, const Problem& p, Compute compute,
       EXPECT_EQ(result.bytes[i], 0xEE) << result.name << ": behind the end";
     }
   }
-  return {Floats(results->at(0).bytes), Floats(results->at(1).bytes)};
+  const Products products = {Floats(results->at(0).bytes), Floats(results->at(1).bytes)};
+  if (compute == Compute::kBF16) {
+    std::vector<BF16> rounded(num_values);
+    std::memcpy(rounded.data(), results->at(2).bytes.data(), num_values * sizeof(BF16));
+    for (int64_t i = 0; i < num_values; ++i) EXPECT_EQ(rounded[i], ToBF16(products.expanded[i])) << i;
+  }
+  return products;
 }
 
 std::function<WeightView(OpRun&)> BF16Weight(const std::vector<BF16>& values, int64_t cols) {
