@@ -202,10 +202,12 @@ TEST_F(GatedMatMulCudaTest, OfSpecialValues) {
   ExpectTheSequence(*reference_, inputs, 0, {0});
 }
 
-// The product down takes the rounded activation to the sums that it makes of the wide one.
+// The product down takes the rounded activation to the sums that it makes of the wide one; also where a bias, here of
+// zeros, keeps gate and up from being one kernel.
 TEST_F(GatedMatMulCudaTest, LeavesExpertsTheirBits) {
-  for (const GatedCase& c : {kGatedCases[0], kGatedCases[3], kGatedCases[5]}) {
-    SCOPED_TRACE(testing::Message() << c);
+  for (const auto& [c, has_bias] : {std::pair{kGatedCases[0], false}, std::pair{kGatedCases[3], false},
+                                    std::pair{kGatedCases[5], false}, std::pair{kGatedCases[5], true}}) {
+    SCOPED_TRACE(testing::Message() << c << ", bias " << has_bias);
     OpRun run(*cuda_, 7);
     const GatedMatMulArgs args = RandomInputs<BF16>(run, c);
     const MatrixView<float> activation = ActivateApart(run, args);
@@ -219,6 +221,12 @@ TEST_F(GatedMatMulCudaTest, LeavesExpertsTheirBits) {
     rows.x_stride = activation.stride;
     rows.row_idx = nullptr;
     MultiplyOne(run, rows, down, run.Output<float>("want", args.max_rows * c.cols));
+    WeightArray bias;
+    if (has_bias) {
+      const WeightView zeros{
+          .format = {.dtype = DType::kF32}, .data = run.Input(std::vector<float>(c.outs)), .rows = 1, .cols = c.outs};
+      bias = {zeros, run.Input(std::vector<WeightView>(c.rows.size(), zeros))};
+    }
     float* const out = run.Output<float>("got", args.max_rows * c.cols);
     ExpertFfn(run.stream(), {.rows = {.rows = args.x,
                                       .dtype = args.x_dtype,
@@ -232,6 +240,7 @@ TEST_F(GatedMatMulCudaTest, LeavesExpertsTheirBits) {
                              .gate = args.gate,
                              .up = args.up,
                              .down = down,
+                             .gate_bias = bias,
                              .scratch = run.Output<float>("scratch", args.max_rows * 2 * c.outs),
                              .out = MakeMatrix<float>(out, args.max_rows, c.cols),
                              .compute = Compute::kBF16});

@@ -119,14 +119,14 @@ std::vector<T> RunFfnTo(const FfnCase& c, const CpuDeviceOptions& options) {
   args.rows.row_stride = c.hidden + kPadding;
   args.rows.row_idx = device.Upload(c.row_idx);
   args.rows.slot_offsets = device.Upload(c.slot_offsets);
-  args.rows.max_selections = n + 3;  // more than there is memory for: nobody touches what is not there
+  args.rows.max_selections = n + 3;  // more than there are rows of out and row_idx: nobody touches what is not there
   args.num_slots = static_cast<int64_t>(c.gate.size());
   args.intermediate = c.intermediate;
   args.gate = UploadViews(device, c.gate);
   if (c.activation.has_up()) args.up = UploadViews(device, c.up);
   args.activation = c.activation;
   args.down = UploadViews(device, c.down);
-  args.scratch = device.Allocate<float>(std::max<int64_t>(1, n * 2 * c.intermediate));
+  args.scratch = device.Allocate<float>(args.rows.max_selections * 2 * c.intermediate);
   T* out = device.Allocate<T>(n * c.hidden);
   args.out = MakeMatrix<T>(out, n, c.hidden);
   args.compute = c.compute;
