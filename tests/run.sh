@@ -65,7 +65,7 @@ configure_and_build() {
     asan-yes) tf_configure asan -DTOKENFERRY_FUZZ_SECONDS=300 -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON -DCMAKE_UNITY_BUILD=OFF && tf_build asan all ;;
     tsan-no) tf_configure tsan && tf_build tsan tests_tsan ;;
     tsan-yes) tf_configure tsan && tf_build tsan all ;;
-    cuda-no) tf_configure cuda -DTOKENFERRY_BENCH=OFF -DCMAKE_CUDA_ARCHITECTURES=90a-virtual '-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG' && tf_build cuda tests_gpu ;;
+    cuda-no) tf_configure cuda -DTOKENFERRY_BENCH=OFF -DCMAKE_CUDA_ARCHITECTURES=90a-virtual '-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG' '-DCMAKE_CUDA_FLAGS_RELEASE=-O1 -DNDEBUG' && tf_build cuda tests_gpu ;;
     cuda-yes) tf_configure cuda -DTOKENFERRY_BENCH=OFF '-DCMAKE_CXX_FLAGS_RELEASE=-O3 -DNDEBUG' && tf_build cuda tokenferry tokenferry.fakegpu fakegpu_engine_test.fakegpu tests_gpu ;;
   esac
 }

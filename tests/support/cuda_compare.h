@@ -80,17 +80,7 @@ inline const std::vector<int64_t> kWidths = {1, 3, 16, 31, 64, 257, 1030};
 std::vector<float> NormalFloats(std::mt19937& rng, size_t size, float scale = 1);
 // The same, rounded where T is BF16.
 template <class T>
-std::vector<T> NormalValues(std::mt19937& rng, size_t size, float scale = 1) {
-  std::vector<T> values;
-  for (float x : NormalFloats(rng, size, scale)) {
-    if constexpr (std::is_same_v<T, BF16>) {
-      values.push_back(ToBF16(x));
-    } else {
-      values.push_back(x);
-    }
-  }
-  return values;
-}
+std::vector<T> NormalValues(std::mt19937& rng, size_t size, float scale = 1);  // float, BF16
 template <class T>
 inline constexpr DType kDTypeOf = std::is_same_v<T, BF16> ? DType::kBF16 : DType::kF32;
 

@@ -1,5 +1,7 @@
 #include "tests/fakegpu/cudart/runtime.h"
 
+#include <malloc.h>
+
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -46,6 +48,9 @@ Runtime::Runtime()
       queue(OrderOfEnvironment(), static_cast<uint32_t>(std::atoi(Environment("TF_FAKEGPU_SEED", "1")))),
       launched_file(FileOfEnvironment("TF_FAKEGPU_LAUNCHED")),
       allows_ipc(std::strcmp(Environment("TF_FAKEGPU_IPC", ""), "refused") != 0) {
+  // Blocks of threads come and go with megabytes each: the kernel need not clear them every time.
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
   queue.OnStuck([this](Stuck stuck) {
     if (stuck == Stuck::kWaits) LetOthersGoOn();
   });

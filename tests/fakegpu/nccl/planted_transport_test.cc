@@ -8,6 +8,8 @@
 #include "tests/comm/transport/conformance.h"
 #include "tests/fakegpu/nccl/rank_threads.h"
 
+extern const bool kIsPlanted;  // behind the copy
+
 namespace tokenferry::fakegpu {
 namespace {
 
@@ -52,12 +54,12 @@ TEST(PlantedTransport, IsFound) {
   bool is_found = false;
   for (int seed = 1; seed <= 10 && !is_found; ++seed) {
     // A mistake may make ranks wait for ever.
-    const auto ends = RunRanks(3, seed, TF_PLANTED ? absl::Milliseconds(500) : absl::Seconds(30),
+    const auto ends = RunRanks(3, seed, kIsPlanted ? absl::Milliseconds(500) : absl::Seconds(30),
                                [&](Transport& t, Device& device) { return Exchange(t, device, is_wrong); });
     is_found = is_wrong || !TakeReports().empty();
     for (const RankEnd& end : ends) is_found |= !end.status.ok();
   }
-  EXPECT_EQ(is_found, bool{TF_PLANTED});
+  EXPECT_EQ(is_found, kIsPlanted);
 }
 
 }  // namespace

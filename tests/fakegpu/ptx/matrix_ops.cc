@@ -14,21 +14,29 @@ template <const HalfFormat& kFormat>
 void MultiplyTiles(Warp& w, const Instruction& in, uint32_t) {
   double a[16][16], b[16][8];
   const auto half = [](const Register& r, int l, int i) {
-    return FromHalfBits(static_cast<uint16_t>(r.lane[l] >> (16 * i)), kFormat);
+    const auto bits = static_cast<uint16_t>(r.lane[l] >> (16 * i));
+    if constexpr (&kFormat == &kBF16Format) return double{std::bit_cast<float>(uint32_t{bits} << 16)};
+    return FromHalfBits(bits, kFormat);
   };
-  for (int l = 0; l < kLanes; ++l) {
-    for (int i = 0; i < 8; ++i)
-      a[l / 4 + (i / 2 % 2) * 8][l % 4 * 2 + i % 2 + i / 4 * 8] = half(w.Use(in.sources[i / 2], ~0u), l, i % 2);
-    for (int i = 0; i < 4; ++i)
-      b[l % 4 * 2 + i % 2 + i / 2 * 8][l / 4] = half(w.Use(in.sources[4 + i / 2], ~0u), l, i % 2);
+  for (int i = 0; i < 8; ++i) {
+    const Register& r = w.Use(in.sources[i / 2], ~0u);
+    for (int l = 0; l < kLanes; ++l) a[l / 4 + (i / 2 % 2) * 8][l % 4 * 2 + i % 2 + i / 4 * 8] = half(r, l, i % 2);
+  }
+  for (int i = 0; i < 4; ++i) {
+    const Register& r = w.Use(in.sources[4 + i / 2], ~0u);
+    for (int l = 0; l < kLanes; ++l) b[l % 4 * 2 + i % 2 + i / 2 * 8][l / 4] = half(r, l, i % 2);
+  }
+  double sums[16][8] = {};
+  for (int row = 0; row < 16; ++row) {
+    for (int k = 0; k < 16; ++k) {
+      for (int col = 0; col < 8; ++col) sums[row][col] += a[row][k] * b[k][col];
+    }
   }
   uint32_t out[4][kLanes];
-  for (int l = 0; l < kLanes; ++l) {
-    for (int i = 0; i < 4; ++i) {
-      const int row = l / 4 + i / 2 * 8, col = l % 4 * 2 + i % 2;
-      double sum = 0;
-      for (int k = 0; k < 16; ++k) sum += a[row][k] * b[k][col];
-      sum += As<float>(w.Use(in.sources[6 + i], ~0u).lane[l]);
+  for (int i = 0; i < 4; ++i) {
+    const Register& c = w.Use(in.sources[6 + i], ~0u);
+    for (int l = 0; l < kLanes; ++l) {
+      const double sum = sums[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2] + As<float>(c.lane[l]);
       out[i][l] = static_cast<uint32_t>(Bits(OneNaN(static_cast<float>(sum))));
     }
   }

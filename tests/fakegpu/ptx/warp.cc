@@ -13,7 +13,7 @@ Warp::Warp(Block& block, int first_thread, int num_threads)
     : block_(block),
       first_thread_(first_thread),
       alive_(num_threads >= kLanes ? ~0u : (1u << num_threads) - 1),
-      registers_(block.launch.kernel->register_bytes.size()),
+      registers_(new Register[block.launch.kernel->register_bytes.size()]),
       local_(static_cast<size_t>(block.launch.kernel->local_bytes) * kLanes, static_cast<char>(0xCB)) {
   parts_.push_back({0, alive_});
   for (const auto& [name, index] : block.launch.kernel->special_registers) {

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -115,7 +116,7 @@ class Warp {
   uint32_t warp_epoch_ = 1;
   bool any_order_ = false;  // this time, parts go on in any order
   std::vector<Part> parts_;
-  std::vector<Register> registers_;
+  std::unique_ptr<Register[]> registers_;
   std::vector<char> local_;  // [32, local_bytes]
   std::vector<LaneCopies> async_copies_;
 };

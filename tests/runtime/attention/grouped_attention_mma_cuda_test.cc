@@ -16,14 +16,13 @@ const std::vector<Shape> kShapes = {
 ExactAttention Exactly(const Problem& p, int64_t t, int64_t h) {
   const Shape& s = p.shape;
   const int64_t first = s.keys.First(p.position[t]), kv = h / (s.heads / s.kv_heads) * s.head_dim;
-  AttentionQuery q{
-      .num_keys = std::max<int64_t>(0, p.Last(t) - first + 1),
-      .width = s.head_dim,
-      .num_columns = s.head_dim,
-      .scale = kScale,
-      .query = [&](int64_t i) { return ToFloat(ToBF16(p.q[(t * s.heads + h) * s.head_dim + i])); },
-      .key = [&, first, kv](int64_t j, int64_t i) { return ToFloat(p.Row(t, first + j)[kv + i]); },
-      .value = [&, first, kv](int64_t j, int64_t i) { return ToFloat(p.Row(t, first + j)[p.kv_size() + kv + i]); }};
+  AttentionQuery q{.num_keys = std::max<int64_t>(0, p.Last(t) - first + 1),
+                   .num_columns = s.head_dim,
+                   .scale = kScale,
+                   .key = [&, first, kv](int64_t j) { return p.Row(t, first + j) + kv; },
+                   .value = [&, first, kv](int64_t j) { return p.Row(t, first + j) + p.kv_size() + kv; }};
+  const float* const query = &p.q[(t * s.heads + h) * s.head_dim];
+  for (int64_t i = 0; i < s.head_dim; ++i) q.query.push_back(ToFloat(ToBF16(query[i])));
   if (!p.bias.empty()) {
     q.bias = [&, first](int64_t j) { return RelativeBias{p.bias.data(), kReach}.At(h, first + j - p.position[t]); };
   }

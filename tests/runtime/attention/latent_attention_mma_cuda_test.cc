@@ -13,14 +13,13 @@ namespace {
 const std::vector<Shape> kShapes = {{1, 32, 8}, {4, 128, 32}, {66, 64, 16}, {3, 512, 64}};
 ExactAttention Exactly(const Problem& p, int64_t t, int64_t h) {
   const std::vector<int64_t> keys = p.KeysOf(t);
-  const auto value = [&](int64_t j, int64_t i) { return ToFloat(p.Row(t, keys[j])[i]); };
+  const auto row = [&](int64_t j) { return p.Row(t, keys[j]); };
   return AttendExactly({.num_keys = std::ssize(keys),
-                        .width = p.width(),
                         .num_columns = p.shape.latent,
                         .scale = kScale,
-                        .query = [&](int64_t i) { return p.Query(t, h, i); },
-                        .key = value,
-                        .value = value});
+                        .query = p.Query(t, h),
+                        .key = row,
+                        .value = row});
 }
 
 class LatentAttentionMmaCudaTest : public CudaCompareTest {

@@ -45,11 +45,13 @@ struct Problem {
     return cache.data() + (block * kCacheBlockTokens + key % kCacheBlockTokens) * width();
   }
   // As it enters the product.
-  double Query(int64_t t, int64_t h, int64_t i) const {
+  std::vector<double> Query(int64_t t, int64_t h) const {
     const int64_t row = t * shape.heads + h;
-    const float x =
-        i < shape.latent ? q_latent[row * shape.latent + i] : q[row * (kNope + shape.rope) + kNope + i - shape.latent];
-    return ToFloat(ToBF16(x));
+    const float* const rope = &q[row * (kNope + shape.rope) + kNope];
+    std::vector<double> query(&q_latent[row * shape.latent], &q_latent[row * shape.latent] + shape.latent);
+    query.insert(query.end(), rope, rope + shape.rope);
+    for (double& x : query) x = ToFloat(ToBF16(static_cast<float>(x)));
+    return query;
   }
 };
 
