@@ -1,5 +1,6 @@
 #include "comm/peer/peer_flags.h"
 
+#include "comm/peer/peer_wait.h"
 #include "comm/wait/wait.h"
 
 namespace tokenferry {
@@ -91,7 +92,7 @@ std::string PeerFlags::Describe(const CallSite& site, PeerSignal signal, int64_t
     p.last_sign = LastSign(r);
     ranks.push_back(std::move(p));
   }
-  return DescribeWait(site, sequence, peers_.rank(), ranks);
+  return DescribePeerWait(peers_, site, sequence, ranks);
 }
 
 std::string PeerFlags::LastSign(int rank) const {

@@ -10,6 +10,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "comm/peer/peer_wait.h"
 #include "comm/transport/host_peers.h"
 #include "comm/transport/mpi_communicator.h"
 #include "comm/transport/mpi_status.h"
@@ -271,7 +272,7 @@ class MpiTransport : public HostTransport {
       p.process_state = peers_.ProcessStateOf(rank);
       pending.push_back(std::move(p));
     }
-    return DescribeWait(t.site, t.sequence, RankId(rank_), pending);
+    return DescribePeerWait(peers_, t.site, t.sequence, pending);
   }
 
   // A process that has ended may have sent everything before: it is missed only when, a period later, its bytes have

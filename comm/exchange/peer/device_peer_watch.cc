@@ -4,6 +4,7 @@
 #include <atomic>
 #include <new>
 
+#include "comm/peer/peer_wait.h"
 #include "comm/wait/wait.h"
 
 namespace tokenferry {
@@ -68,7 +69,7 @@ absl::Status DevicePeerWatch::GaveUp() const {
     p.last_sign = seen()[r] == 0 ? "no sign of it yet" : absl::StrCat("its last sign: exchange ", seen()[r]);
     pending.push_back(std::move(p));
   }
-  const std::string text = DescribeWait(site, wait.sequence, peers_.rank(), pending);
+  const std::string text = DescribePeerWait(peers_, site, wait.sequence, pending);
   if (cause_.ok()) return WaitError(absl::StatusCode::kDeadlineExceeded, peers_.timeout(), text);
   if (absl::IsCancelled(cause_)) return WaitError(absl::StatusCode::kCancelled, peers_.timeout(), text);
   return absl::Status(cause_.code(), absl::StrCat(text, ": ", cause_.message()));

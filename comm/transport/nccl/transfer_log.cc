@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "comm/peer/peer_wait.h"
 #include "comm/transport/collectives.h"
 #include "comm/wait/wait.h"
 
@@ -95,10 +96,10 @@ std::string TransferLog::Describe(const Transfer& t) const {
     all.push_back(DescribeRank(t, r, progress));
     if (progress == nullptr) unknown.push_back(all.back());
   }
-  return DescribeWait(t.site, t.sequence, control_.rank(),
-                      !missing.empty()   ? missing
-                      : !unknown.empty() ? unknown
-                                         : all);
+  return DescribePeerWait(control_.peers(), t.site, t.sequence,
+                          !missing.empty()   ? missing
+                          : !unknown.empty() ? unknown
+                                             : all);
 }
 
 }  // namespace tokenferry
