@@ -10,6 +10,7 @@
 #   run.sh --full), `fakegpu` (test <name>.fakegpu.sm<arch> is the same with the CUDA runtime of tests/fakegpu, once for each
 #   architecture: the kernels' PTX executed on the CPU), `gpu` (all that the cuda preset's short run builds and runs, of one architecture alone,
 #   TF_SHORT_RUN_ARCH; they pass without a GPU), `arm64` (tests/arm64.sh runs it).
+# tf_test_library(target)   compiles a library of tests as they are: with their headers, without optimisation
 # tf_script_test(NAME name COMMAND .. [LABELS ..] [TIMEOUT s] [PROGRAMS target ..])   a test that is not GoogleTest
 # tf_fuzz(NAME name SOURCES .. DEPS .. [SEEDS folder])   a libFuzzer target, built in preset `asan` (clang); its test runs it
 #   for TOKENFERRY_FUZZ_SECONDS from the files in SEEDS
@@ -63,6 +64,11 @@ if(TOKENFERRY_CUDA)
   endif()
 endif()
 
+function(tf_test_library name)
+  target_precompile_headers(${name} REUSE_FROM tf_test_headers)
+  target_compile_options(${name} PRIVATE ${TF_TEST_OPTIONS})
+endfunction()
+
 # The test again, of its sources or its objects, with the fake CUDA runtime, whose ranks and streams are threads. Other labels
 # than `gpu` may follow: `slow` is for what takes long to build too.
 function(tf_fake_gpu_test name timeout sources deps)
@@ -73,8 +79,7 @@ function(tf_fake_gpu_test name timeout sources deps)
   add_executable(${name}.fakegpu ${sources})
   set_target_properties(${name}.fakegpu PROPERTIES TF_FAKE_CUDA ON LINKER_LANGUAGE CXX)
   target_link_libraries(${name}.fakegpu PRIVATE tf_options ${deps} tokenferry_test_fake_nccl tokenferry_test_fake_cudart GTest::gtest GTest::gmock GTest::gtest_main)
-  target_precompile_headers(${name}.fakegpu REUSE_FROM tf_test_headers)
-  target_compile_options(${name}.fakegpu PRIVATE ${TF_TEST_OPTIONS})
+  tf_test_library(${name}.fakegpu)
   tf_join_groups(${name}.fakegpu "${labels}")
   foreach(arch ${CMAKE_CUDA_ARCHITECTURES})
     set(arch_labels fakegpu ${labels})
@@ -108,8 +113,7 @@ function(tf_test)
     set_target_properties(${A_NAME} PROPERTIES UNITY_BUILD ON)
   endif()
   target_link_libraries(${A_NAME} PRIVATE tf_options ${A_DEPS} GTest::gtest GTest::gmock)
-  target_precompile_headers(${A_NAME} REUSE_FROM tf_test_headers)
-  target_compile_options(${A_NAME} PRIVATE ${TF_TEST_OPTIONS})
+  tf_test_library(${A_NAME})
   if(A_PROGRAMS)
     add_dependencies(${A_NAME} ${A_PROGRAMS})
   endif()

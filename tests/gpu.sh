@@ -36,10 +36,11 @@ gpu_tests() {
 }
 mpi_tests=(build/gpu/tests/comm/comm_device_peer_mpi_test)
 
-# build ARCHITECTURE: a folder of its own, since tests/run.sh leaves build/cuda without optimisation and benchmarks.
+# build ARCHITECTURE: a folder of its own, since tests/run.sh leaves build/cuda without optimisation and benchmarks. File by
+# file, so that a program has the kernels that it launches and no others.
 build() {
   cmake --preset cuda -B build/gpu -DTOKENFERRY_TESTS=ON -DTOKENFERRY_BENCH=ON -DCMAKE_CUDA_ARCHITECTURES="$1" \
-    -DTOKENFERRY_PTX_AS_TEXT=OFF '-DCMAKE_CXX_FLAGS_RELEASE=-O3 -DNDEBUG' >/dev/null || return
+    -DTOKENFERRY_PTX_AS_TEXT=OFF -DCMAKE_UNITY_BUILD=OFF '-DCMAKE_CXX_FLAGS_RELEASE=-O3 -DNDEBUG' >/dev/null || return
   cmake --build build/gpu --target tokenferry tests_gpu cuda_kernels_bench
 }
 
