@@ -232,10 +232,6 @@ void MatMul(Stream& stream, const MatMulArgs& args) {
   stream.Launch(kMatMul, args);
 }
 
-bool RunsOnTensorCores(Stream& stream, Compute compute) {
-  return stream.device().kind() == DeviceKind::kCuda && compute == Compute::kBF16;
-}
-
 void GroupedMatMul(Stream& stream, const GroupedMatMulArgs& args) {
   TF_CHECK(args.x_dtype == DType::kF32 || args.x_dtype == DType::kBF16);
   stream.Launch(kGroupedMatMul, args);

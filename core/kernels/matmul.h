@@ -36,7 +36,12 @@ void MatMul(Stream& stream, const MatMulArgs& args);
 // Whether products run on tensor cores: on GPUs in kBF16. Rows in bf16 that begin at multiples of 16 bytes, each of
 // w.cols, a multiple of 8, are copied there as they are; others are converted for every 128 outputs again, element by
 // element, as are the weights then.
-bool RunsOnTensorCores(Stream& stream, Compute compute);
+inline bool RunsOnTensorCores(DeviceKind device, Compute compute) {
+  return device == DeviceKind::kCuda && compute == Compute::kBF16;
+}
+inline bool RunsOnTensorCores(Stream& stream, Compute compute) {
+  return RunsOnTensorCores(stream.device().kind(), compute);
+}
 
 // One product per group: rows [offsets[g], offsets[g + 1]) of the product use weights.views[g].
 struct GroupedMatMulArgs {

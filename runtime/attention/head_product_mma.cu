@@ -23,7 +23,7 @@ struct HeadProduct {
   WeightView w;
   int64_t first_row, head_rows;
   float* out;
-  BF16* rounded;  // instead of out, where it is not null
+  BF16* rounded = nullptr;  // instead of out, where it is not null
   int64_t out_token_stride, out_head_stride;
   int num_out_tiles, num_token_tiles;
 };
@@ -157,7 +157,6 @@ absl::Status CudaMmaAbsorbQuery(const AbsorbQueryArgs& a, void* stream) {
                        .first_row = 0,
                        .head_rows = a.nope + a.value,
                        .out = a.out,
-                       .rounded = nullptr,
                        .out_token_stride = a.heads * latent,
                        .out_head_stride = latent},
                       a.heads, stream);

@@ -4,6 +4,7 @@
 #include "core/device/device.h"
 #include "core/formats/tensor.h"
 #include "runtime/attention/attention_ops.h"
+#include "runtime/engine/layer_ops.h"
 #include "runtime/model/model_spec.h"
 #include "runtime/model/weights.h"
 
@@ -35,9 +36,7 @@ struct AttentionStep {
   float* workspace = nullptr;       // AttentionWorkspace floats
   SplitSums splits;                 // of max_tokens tokens and the layer's heads, where the device needs them
 
-  ConstFloatMatrix inputs() const {
-    return rounded_normed.data == nullptr ? ConstFloatMatrix(normed) : ConstFloatMatrix(rounded_normed);
-  }
+  ConstFloatMatrix inputs() const { return InputsOf(normed, rounded_normed); }
   MatrixView<BF16> Rounded(int64_t cols) const {
     return rounded == nullptr ? MatrixView<BF16>() : MakeMatrix<BF16>(rounded, tokens.num_tokens, cols);
   }

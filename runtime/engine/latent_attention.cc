@@ -84,7 +84,7 @@ void LatentAttentionLayer(Stream& stream, const AttentionStep& s) {
                            s.compute, is_sparse ? s.selected : nullptr, a.indexer.num_selected, s.splits});
   const MatrixView<BF16> rounded = s.Rounded(out.cols);
   ExpandValue(stream, {context.data, T, heads, nope, value, kv_b, out.data, s.compute, rounded.data});
-  AddAttention(stream, s, rounded.data == nullptr ? ConstFloatMatrix(out) : rounded);
+  AddAttention(stream, s, InputsOf(out, rounded));
 }
 
 }  // namespace tokenferry

@@ -23,19 +23,24 @@ inline void Project(Stream& stream, ConstFloatMatrix x, const WeightView& w, flo
                   .accumulate = accumulate});
 }
 
-// x as products on tensor cores read it, rounded into `to` once for all of them; elsewhere `to` is null, and x is what
-// they read.
-inline ConstFloatMatrix AsInputs(Stream& stream, MatrixView<const float> x, MatrixView<BF16> to) {
-  if (to.data == nullptr) return x;
-  stream.Launch(kGatherRows, {.src = x, .num_rows = x.rows, .out = to.data, .dtype = DType::kBF16});
-  return to;
+// x as products read it: on tensor cores `rounded`, made once for all of them; elsewhere that is null, and they read x.
+inline ConstFloatMatrix InputsOf(MatrixView<const float> x, MatrixView<BF16> rounded) {
+  return rounded.data == nullptr ? ConstFloatMatrix(x) : ConstFloatMatrix(rounded);
 }
 
-// What products then read, as above: `rounded`, or where it is null `out`.
+// The same, of x that nobody has rounded yet.
+inline ConstFloatMatrix AsInputs(Stream& stream, MatrixView<const float> x, MatrixView<BF16> to) {
+  if (to.data != nullptr) {
+    stream.Launch(kGatherRows, {.src = x, .num_rows = x.rows, .out = to.data, .dtype = DType::kBF16});
+  }
+  return InputsOf(x, to);
+}
+
+// InputsOf what comes of it.
 inline ConstFloatMatrix Norm(Stream& stream, MatrixView<const float> x, const WeightView& weight, MatrixView<float> out,
                              float eps, MatrixView<BF16> rounded = {}) {
   RmsNorm(stream, {x, weight.data, weight.dtype(), eps, out, rounded});
-  return rounded.data == nullptr ? ConstFloatMatrix(out) : ConstFloatMatrix(rounded);
+  return InputsOf(out, rounded);
 }
 
 // A norm of hidden states: one with a bias is a layer norm (NormKind).
@@ -51,7 +56,7 @@ inline ConstFloatMatrix Norm(Stream& stream, MatrixView<const float> x, const Ro
   const float* bias = weights.vector(norm.bias);
   if (bias == nullptr) return Norm(stream, x, weight, out, eps, rounded);
   LayerNorm(stream, {x, weight.data, weight.dtype(), bias, eps, out, rounded});
-  return rounded.data == nullptr ? ConstFloatMatrix(out) : ConstFloatMatrix(rounded);
+  return InputsOf(out, rounded);
 }
 
 }  // namespace tokenferry

@@ -27,7 +27,7 @@ std::vector<Transformer::Activation> Transformer::Activations(const ModelSpec& m
     heads = std::max(heads, layer.attention.num_heads);
     widest = std::max(widest, WidestInput(layer.attention));
   }
-  const bool has_tensor_cores = is_gpu && options.compute == Compute::kBF16;
+  const bool has_tensor_cores = RunsOnTensorCores(device, options.compute);
   const auto floats = [](int64_t num_bf16) { return (num_bf16 + 1) / 2; };
   return {
       {&Transformer::hidden_, T, H, "hidden states"},

@@ -20,7 +20,7 @@ TF_HOST_DEVICE inline Converted Convert(uint32_t i, uint32_t stride) {
           ToFloat(BF16{code}), ToFloat(FP16{code}), ToFloat(F8E4M3{byte}), ToFloat(F8E5M2{byte}), ToFloat(UE8M0{byte})};
 }
 
-// out [n], device memory: Convert(i, stride) of each i, by the device's current stream.
+// out [n], device memory: Convert(i, stride) of each i, by the default stream.
 void ConvertAll(Converted* out, uint32_t n, uint32_t stride);
 
 }  // namespace tokenferry

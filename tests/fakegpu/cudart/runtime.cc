@@ -49,7 +49,7 @@ Runtime::Runtime()
       launched_file(FileOfEnvironment("TF_FAKEGPU_LAUNCHED")),
       allows_ipc(std::strcmp(Environment("TF_FAKEGPU_IPC", ""), "refused") != 0) {
   // Blocks of threads come and go with megabytes each: the kernel need not clear them every time.
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that every glibc takes
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   queue.OnStuck([this](Stuck stuck) {
     if (stuck == Stuck::kWaits) LetOthersGoOn();

@@ -15,7 +15,7 @@ inline constexpr HalfFormat kF16Format{10, -14, 15}, kBF16Format{7, -126, 127}, 
 
 enum class Rounding : uint8_t { kNearest, kToZero };
 
-// x times 2^n, where that is neither subnormal nor too large: a tenth of ldexp's time.
+// x times 2^n, where that is neither subnormal nor too large, without ldexp's call.
 inline double Scale(double x, int n) { return x * std::bit_cast<double>(static_cast<uint64_t>(1023 + n) << 52); }
 
 // The value on the format's grid (which may be beyond its largest number).
